@@ -1,0 +1,7 @@
+"""`python -m xetserve` is the console script `xetserve`."""
+
+import sys
+
+from xetserve.cli import main
+
+sys.exit(main())

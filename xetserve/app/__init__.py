@@ -1,0 +1,1 @@
+"""What our clients see: Request in, Response out; no sockets."""

@@ -1,0 +1,159 @@
+"""Requests and responses as the application sees them.
+
+A handler takes a Request and gives a Response; neither knows of sockets. A body that is streamed
+is an async iterator of blocks, pulled by whoever writes to the socket: the next block is asked for
+only once the last one has left.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+Buffer = bytes | bytearray | memoryview
+
+# Buffers that are written in order, in one go. They must stay as they are until the next block is
+# asked for, and may be reused from then on.
+Block = Sequence[Buffer]
+
+
+class Headers:
+    """Header fields in order, looked up without regard to case."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._fields = [(name, value) for name, value in fields]
+
+    @classmethod
+    def from_raw(cls, fields: Iterable[tuple[bytes, bytes]]) -> "Headers":
+        """Make from h11's byte pairs; values are Latin-1 on the wire (RFC 9110, 5.5)."""
+        return cls((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Give the first value of a field."""
+        wanted = name.lower()
+        for field_name, value in self._fields:
+            if field_name.lower() == wanted:
+                return value
+        return default
+
+    def get_all(self, name: str) -> list[str]:
+        """Give every value of a field, in order."""
+        wanted = name.lower()
+        return [value for field_name, value in self._fields if field_name.lower() == wanted]
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._fields)
+
+    def __repr__(self) -> str:
+        # Values may be tokens: only the names are fit to be printed.
+        return f"Headers({', '.join(name for name, _ in self._fields)})"
+
+
+class RequestBody(Protocol):
+    """The body of a request, read from the socket as it is asked for."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Iterate over the pieces as they arrive."""
+        ...
+
+    async def read(self, limit: int) -> bytes:
+        """Read it whole.
+
+        Raises:
+            RequestError: 413, more than limit bytes.
+        """
+        ...
+
+
+class EmptyBody:
+    """The body of a request that has none."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    async def read(self, limit: int) -> bytes:
+        return b""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request.
+
+    method: as sent, upper case by convention.
+    target: the request target as sent, still percent-encoded.
+    peer: the client's address, for logs; "" on a Unix socket.
+    secure: whether it came over TLS.
+    """
+
+    method: str
+    target: str
+    headers: Headers = field(default_factory=Headers)
+    http_version: str = "1.1"
+    body: RequestBody = field(default_factory=EmptyBody)
+    request_id: str = ""
+    peer: str = ""
+    secure: bool = False
+
+    @property
+    def raw_path(self) -> str:
+        """The path, percent-encoded, without the query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query parameters; the last of several with one name counts."""
+        return dict(self.query_pairs)
+
+    @property
+    def query_pairs(self) -> list[tuple[str, str]]:
+        """The query parameters in order."""
+        return parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
+
+    @property
+    def host(self) -> str:
+        """The host, with port, that the client named; "localhost" for HTTP/1.0 without one."""
+        return self.headers.get("host") or "localhost"
+
+    @property
+    def base_url(self) -> str:
+        """How the client reaches us: scheme and host, without a slash at the end."""
+        return f"{'https' if self.secure else 'http'}://{self.host}"
+
+
+@dataclass(slots=True)
+class Response:
+    """One response.
+
+    body: bytes, or an async iterator of blocks. The iterator is closed (aclose) whatever happens.
+        If it raises, or ends before length bytes, the connection is reset: what the client has can then
+        not be taken for complete.
+    length: bytes of a streamed body where they are known; they are then announced as Content-Length.
+        None: chunked, or ended by closing for an HTTP/1.0 client. Must be None when body is bytes.
+    headers: without Content-Length, Transfer-Encoding, Connection and Date, which the connection writes.
+    """
+
+    status: int
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes | AsyncIterator[Block] = b""
+    length: int | None = None
+
+    @property
+    def reason(self) -> str:
+        """The usual phrase for the status."""
+        try:
+            return HTTPStatus(self.status).phrase
+        except ValueError:
+            return ""
+
+
+Handler = Callable[[Request], Awaitable[Response]]

@@ -1,0 +1,1 @@
+"""Sockets, both directions; nothing here knows Xet."""

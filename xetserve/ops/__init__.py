@@ -1,0 +1,1 @@
+"""How the process lives: signals, workers, logs."""

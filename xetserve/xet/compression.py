@@ -1,0 +1,138 @@
+"""The three ways a chunk's payload is packed: as it is, LZ4, byte-grouped LZ4.
+
+LZ4 payloads are one complete frame without a content size, so the output is bounded here by
+the decoded size that the chunk header promises: decoding stops one byte past it.
+
+BG4 orders the bytes by index modulo 4 (all of index 0 mod 4, then 1, 2, 3) before LZ4: the exponent
+bytes of floats end up side by side.
+
+Source: draft-denis-xet, "Compression Schemes"; byte layout in xet-core byte_grouping/bg4.rs.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+import lz4.block
+import lz4.frame
+
+from xetserve.errors import FormatError
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Scheme(IntEnum):
+    """The compression byte of a chunk header."""
+
+    NONE = 0
+    LZ4 = 1
+    BG4_LZ4 = 2
+
+
+# What the official encoder writes before the first block: magic, FLG 0x60 (version 1, independent
+# blocks, no checksums, no content size), BD (64 KiB or 256 KiB blocks), header checksum.
+_KNOWN_FRAME_HEADS: Final = (bytes.fromhex("04224d18604082"), bytes.fromhex("04224d186050fb"))
+_FRAME_HEAD_SIZE: Final = 7
+_BLOCK_HEAD_SIZE: Final = 4
+_END_MARK: Final = bytes(4)
+_STORED_BLOCK: Final = 0x80000000
+
+
+def decode_payload(scheme: Scheme, payload: memoryview, decoded_size: int) -> Buffer:
+    """Unpack one chunk.
+
+    Args:
+        payload: packed bytes without the chunk header. For Scheme.NONE it is returned as it is,
+            so the result lives only as long as the caller's buffer.
+        decoded_size: bytes, from the chunk header.
+
+    Raises:
+        FormatError: a damaged frame, or an output that has not exactly decoded_size bytes.
+    """
+    if scheme is Scheme.NONE:
+        if len(payload) != decoded_size:
+            raise FormatError(f"raw chunk of {len(payload)} bytes, expected {decoded_size}")
+        return payload
+    packed = _decode_frame(payload, decoded_size)
+    return packed if scheme is Scheme.LZ4 else ungroup_bytes(packed)
+
+
+def encode_payload(scheme: Scheme, data: Buffer) -> bytes:
+    """Pack one chunk as the official encoder frames it; for the origin and for tests."""
+    if scheme is Scheme.NONE:
+        return bytes(data)
+    plain = bytes(data) if scheme is Scheme.LZ4 else group_bytes(data)
+    return bytes(
+        lz4.frame.compress(
+            plain,
+            block_size=(
+                lz4.frame.BLOCKSIZE_MAX64KB if len(plain) <= 65536 else lz4.frame.BLOCKSIZE_MAX256KB
+            ),
+            block_linked=False,
+            store_size=False,
+        )
+    )
+
+
+def _decode_frame(frame: memoryview, decoded_size: int) -> bytes:
+    """Decode one LZ4 frame to exactly decoded_size bytes; what follows the frame is ignored."""
+    if bytes(frame[:_FRAME_HEAD_SIZE]) in _KNOWN_FRAME_HEADS:
+        data = _decode_single_block(frame, decoded_size)
+        if data is not None:
+            return data
+    return _decode_any_frame(frame, decoded_size)
+
+
+def _decode_single_block(frame: memoryview, decoded_size: int) -> bytes | None:
+    """Decode a frame of one independent block, which is what a chunk normally is.
+
+    Spares the frame decoder's context and its growing output. None: the frame is something else.
+    """
+    start = _FRAME_HEAD_SIZE + _BLOCK_HEAD_SIZE
+    size = int.from_bytes(frame[_FRAME_HEAD_SIZE:start], "little")
+    end = start + (size & ~_STORED_BLOCK)
+    if frame[end : end + len(_END_MARK)] != _END_MARK:
+        return None
+    if size & _STORED_BLOCK:
+        data = bytes(frame[start:end])
+    else:
+        try:
+            data = lz4.block.decompress(frame[start:end], uncompressed_size=decoded_size)
+        except lz4.block.LZ4BlockError as exc:
+            raise FormatError(f"damaged LZ4 block: {exc}") from None
+    _check_size(len(data), decoded_size)
+    return data
+
+
+def _decode_any_frame(frame: memoryview, decoded_size: int) -> bytes:
+    decoder = lz4.frame.LZ4FrameDecompressor()
+    try:
+        data: bytes = decoder.decompress(frame, max_length=decoded_size + 1)
+    except (RuntimeError, EOFError) as exc:
+        raise FormatError(f"damaged LZ4 frame: {exc}") from None
+    if len(data) <= decoded_size and not decoder.eof:
+        raise FormatError("LZ4 frame without an end")
+    _check_size(len(data), decoded_size)
+    return data
+
+
+def _check_size(actual: int, expected: int) -> None:
+    if actual != expected:
+        raise FormatError(f"chunk of {actual} decoded bytes, expected {expected}")
+
+
+def group_bytes(data: Buffer) -> bytes:
+    """Reorder bytes by index modulo 4; the sizes of the groups differ by one byte at most."""
+    return b"".join(bytes(data[start::4]) for start in range(4))
+
+
+def ungroup_bytes(grouped: Buffer) -> bytearray:
+    """Undo group_bytes."""
+    size = len(grouped)
+    out = bytearray(size)
+    view = memoryview(grouped)
+    start = 0
+    for index in range(4):
+        end = start + (size - index + 3) // 4
+        out[index::4] = view[start:end]
+        start = end
+    return out

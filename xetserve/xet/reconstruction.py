@@ -1,0 +1,254 @@
+"""The CAS's answer to "how is this file built": terms, and where their chunks can be fetched.
+
+Chunk ranges count chunks in a xorb, byte ranges count bytes; both are half-open here. On
+the wire chunk ranges are half-open too, but byte ranges name their last byte.
+
+v1 lists one signed URL for each fetch range; v2 lists URLs that sign several ranges each. Both become the same
+Reconstruction.
+
+Source: xet-core cas_types; hub-docs xet/file-reconstruction.md.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from xetserve.errors import FormatError
+from xetserve.xet.hashes import format_hash, parse_hash
+
+MAX_TERM_SIZE: Final = 2**32 - 1
+MAX_OFFSET: Final = 2**63 - 1
+
+
+class ChunkRange(NamedTuple):
+    """Chunk indices [start, end) of one xorb."""
+
+    start: int
+    end: int
+
+    def contains(self, other: "ChunkRange") -> bool:
+        """Tell whether all of other lies inside."""
+        return self.start <= other.start and other.end <= self.end
+
+
+class ByteRange(NamedTuple):
+    """Byte positions [start, end)."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in the range."""
+        return self.end - self.start
+
+    def to_header(self) -> str:
+        """Give the value of a Range header; its end is inclusive (RFC 9110, 14.1.2)."""
+        return f"bytes={self.start}-{self.end - 1}"
+
+
+class Term(NamedTuple):
+    """A run of the file: the decoded chunks of one chunk range."""
+
+    xorb_hash: bytes
+    chunks: ChunkRange
+    decoded_size: int
+
+
+class FetchInfo(NamedTuple):
+    """Where a chunk range lies: the byte range of the xorb, and the URL that signs it."""
+
+    chunks: ChunkRange
+    byte_range: ByteRange
+    url: str
+
+
+class Reconstruction(NamedTuple):
+    """The terms that cover the asked file range, in file order.
+
+    offset_into_first_range: decoded bytes of the first term that lie before the asked start. It
+        may span many chunks.
+    """
+
+    offset_into_first_range: int
+    terms: tuple[Term, ...]
+    fetch_info: dict[bytes, tuple[FetchInfo, ...]]
+
+    @property
+    def decoded_size(self) -> int:
+        """Bytes from the asked start to the end of the last term."""
+        return sum(term.decoded_size for term in self.terms) - self.offset_into_first_range
+
+    def find_fetch_info(self, term: Term) -> FetchInfo:
+        """Give the first fetch range that holds all of the term's chunks.
+
+        Raises:
+            FormatError: there is none; two adjacent ranges do not count together.
+        """
+        for info in self.fetch_info.get(term.xorb_hash, ()):
+            if info.chunks.contains(term.chunks):
+                return info
+        raise FormatError(
+            f"no fetch range for chunks {term.chunks.start}..{term.chunks.end} "
+            f"of xorb {format_hash(term.xorb_hash)}"
+        )
+
+
+def parse_reconstruction(body: bytes) -> Reconstruction:
+    """Read a v1 or v2 answer and check that every term can be fetched.
+
+    Raises:
+        FormatError: not such JSON, a value out of bounds, or an invariant that does not hold:
+            each term inside one fetch range of its xorb, and the offset inside the first term.
+    """
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        raise FormatError("reconstruction is not JSON") from None
+    try:
+        return _check(_read(answer))
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise FormatError(f"reconstruction lacks or mistypes a field: {exc}") from None
+    except ValueError as exc:
+        raise FormatError(f"reconstruction: {exc}") from None
+
+
+def _read(answer: Any) -> Reconstruction:
+    terms = tuple(
+        Term(
+            parse_hash(_text(item["hash"])),
+            _chunk_range(item["range"]),
+            _integer(item["unpacked_length"], MAX_TERM_SIZE),
+        )
+        for item in _list(answer["terms"])
+    )
+    fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {}
+    if "xorbs" in answer:
+        for name, entries in answer["xorbs"].items():
+            fetch_info[parse_hash(name)] = tuple(
+                FetchInfo(_chunk_range(part["chunks"]), _byte_range(part["bytes"]), url)
+                for entry in _list(entries)
+                for url in (_url(entry["url"]),)
+                for part in _list(entry["ranges"])
+            )
+    else:
+        for name, entries in answer["fetch_info"].items():
+            fetch_info[parse_hash(name)] = tuple(
+                FetchInfo(
+                    _chunk_range(entry["range"]),
+                    _byte_range(entry["url_range"]),
+                    _url(entry["url"]),
+                )
+                for entry in _list(entries)
+            )
+    offset = _integer(answer.get("offset_into_first_range", 0), MAX_OFFSET)
+    return Reconstruction(offset, terms, fetch_info)
+
+
+def _check(answer: Reconstruction) -> Reconstruction:
+    for term in answer.terms:
+        answer.find_fetch_info(term)
+    offset = answer.offset_into_first_range
+    first = answer.terms[0].decoded_size if answer.terms else 0
+    if offset and offset >= first:
+        raise FormatError(f"offset {offset} into a first term of {first} bytes")
+    return answer
+
+
+def _integer(value: Any, limit: int) -> int:
+    if type(value) is not int or not 0 <= value <= limit:
+        raise FormatError(f"reconstruction: a number is not within 0..{limit}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise FormatError("reconstruction: a hash or URL is not a string")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise FormatError("reconstruction: a list is expected")
+    return value
+
+
+def _url(value: Any) -> str:
+    """Check what goes into a request line of ours; the URL itself stays as it was signed."""
+    url = _text(value)
+    if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
+        raise FormatError("reconstruction: a data URL has a character that URLs do not have")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise FormatError("reconstruction: a data URL is not http(s)")
+    return url
+
+
+def _chunk_range(value: Any) -> ChunkRange:
+    start = _integer(value["start"], 2**32 - 1)
+    end = _integer(value["end"], 2**32 - 1)
+    if start >= end:
+        raise FormatError(f"chunk range {start}..{end} is empty")
+    return ChunkRange(start, end)
+
+
+def _byte_range(value: Any) -> ByteRange:
+    start = _integer(value["start"], MAX_OFFSET)
+    last = _integer(value["end"], MAX_OFFSET)
+    if start > last:
+        raise FormatError(f"byte range {start}-{last} is empty")
+    return ByteRange(start, last + 1)
+
+
+def to_v1(answer: Reconstruction) -> dict[str, Any]:
+    """Give the v1 JSON value."""
+    return {
+        "offset_into_first_range": answer.offset_into_first_range,
+        "terms": _terms_json(answer.terms),
+        "fetch_info": {
+            format_hash(xorb): [
+                {
+                    "range": info.chunks._asdict(),
+                    "url": info.url,
+                    "url_range": _inclusive(info.byte_range),
+                }
+                for info in infos
+            ]
+            for xorb, infos in answer.fetch_info.items()
+        },
+    }
+
+
+def to_v2(answer: Reconstruction) -> dict[str, Any]:
+    """Give the v2 JSON value; neighbouring fetch ranges with the same URL share an entry."""
+    xorbs: dict[str, list[dict[str, Any]]] = {}
+    for xorb, infos in answer.fetch_info.items():
+        entries: list[dict[str, Any]] = []
+        for info in infos:
+            if not entries or entries[-1]["url"] != info.url:
+                entries.append({"url": info.url, "ranges": []})
+            entries[-1]["ranges"].append(
+                {"chunks": info.chunks._asdict(), "bytes": _inclusive(info.byte_range)}
+            )
+        xorbs[format_hash(xorb)] = entries
+    return {
+        "offset_into_first_range": answer.offset_into_first_range,
+        "terms": _terms_json(answer.terms),
+        "xorbs": xorbs,
+    }
+
+
+def _terms_json(terms: Iterable[Term]) -> list[dict[str, Any]]:
+    return [
+        {
+            "hash": format_hash(term.xorb_hash),
+            "unpacked_length": term.decoded_size,
+            "range": term.chunks._asdict(),
+        }
+        for term in terms
+    ]
+
+
+def _inclusive(byte_range: ByteRange) -> dict[str, int]:
+    return {"start": byte_range.start, "end": byte_range.end - 1}

@@ -1,0 +1,163 @@
+"""Xorb chunks: from the bytes of a xorb range to the chunks inside it.
+
+A data range holds whole chunk records back to back: header, payload, header, payload. There is
+no padding, and the footer of a stored xorb never appears in it.
+
+Source: draft-denis-xet, "Xorb Format"; xet-core xorb_object/xorb_chunk_format.rs.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from xetserve.errors import FormatError
+from xetserve.xet.compression import Buffer, Scheme, decode_payload, encode_payload
+
+CHUNK_HEADER_SIZE: Final = 8
+MAX_CHUNK_SIZE: Final = 131_072  # decoded bytes
+MAX_PACKED_SIZE: Final = 262_144  # payload bytes; what the official reader accepts
+MAX_RECORD_SIZE: Final = CHUNK_HEADER_SIZE + MAX_PACKED_SIZE
+MAX_XORB_SIZE: Final = 64 * 1024 * 1024  # serialized bytes
+FOOTER_IDENT: Final = b"XETBLOB"
+
+_SCHEMES: Final = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
+
+
+class ChunkHeader(NamedTuple):
+    """What precedes a payload. Sizes in bytes."""
+
+    packed_size: int
+    scheme: Scheme
+    decoded_size: int
+
+    @property
+    def record_size(self) -> int:
+        """Header and payload together."""
+        return CHUNK_HEADER_SIZE + self.packed_size
+
+
+class ChunkRecord(NamedTuple):
+    """One packed chunk; the payload is a view of the buffer it was read from."""
+
+    header: ChunkHeader
+    payload: memoryview
+
+    def decode(self) -> Buffer:
+        """Unpack the chunk; see decode_payload for how long the result lives.
+
+        Raises:
+            FormatError: the payload does not decode to the promised size.
+        """
+        return decode_payload(self.header.scheme, self.payload, self.header.decoded_size)
+
+
+def parse_chunk_header(data: Buffer, offset: int = 0) -> ChunkHeader:
+    """Read the header that precedes a chunk payload.
+
+    Layout, little-endian:
+
+        0     version, always 0     u8
+        1-3   packed size, bytes    u24
+        4     compression           u8
+        5-7   decoded size, bytes   u24
+
+    Sizes are checked here, before anyone allocates a buffer from them.
+
+    Args:
+        data: holds at least CHUNK_HEADER_SIZE bytes from offset on.
+
+    Raises:
+        FormatError: unknown version or compression, or a size out of bounds.
+    """
+    version, p0, p1, p2, scheme, d0, d1, d2 = data[offset : offset + CHUNK_HEADER_SIZE]
+    packed_size = p0 | p1 << 8 | p2 << 16
+    decoded_size = d0 | d1 << 8 | d2 << 16
+    if version:
+        raise FormatError(f"chunk version {version}, expected 0")
+    if scheme >= len(_SCHEMES):
+        raise FormatError(f"chunk compression {scheme}, expected 0, 1 or 2")
+    if decoded_size > MAX_CHUNK_SIZE or packed_size > MAX_PACKED_SIZE:
+        raise FormatError(
+            f"chunk sizes {packed_size} and {decoded_size}, expected at most "
+            f"{MAX_PACKED_SIZE} packed and {MAX_CHUNK_SIZE} decoded"
+        )
+    if scheme == 0 and packed_size != decoded_size:
+        raise FormatError(f"raw chunk of {packed_size} bytes, expected {decoded_size}")
+    return ChunkHeader(packed_size, _SCHEMES[scheme], decoded_size)
+
+
+def iter_records(data: Buffer) -> Iterator[ChunkRecord]:
+    """Walk a buffer that holds nothing but whole chunk records.
+
+    Raises:
+        FormatError: a bad header, or bytes that are missing or left over at the end.
+    """
+    view = memoryview(data)
+    offset = 0
+    while offset < len(view):
+        if len(view) - offset < CHUNK_HEADER_SIZE:
+            raise FormatError(f"chunk header cut after {len(view) - offset} bytes")
+        header = parse_chunk_header(view, offset)
+        start = offset + CHUNK_HEADER_SIZE
+        offset += header.record_size
+        if offset > len(view):
+            raise FormatError(f"chunk payload cut: {len(view) - start} of {header.packed_size}")
+        yield ChunkRecord(header, view[start:offset])
+
+
+class RecordReader:
+    """Finds chunk records in bytes that arrive piece by piece, without copying them.
+
+    The caller receives into a buffer of its own and calls scan with what that buffer holds; a record
+    that is not complete yet is looked at again once more of it is there.
+    """
+
+    __slots__ = ("_position", "num_records")
+
+    def __init__(self) -> None:
+        self._position = 0  # where in the current buffer the next record starts
+        self.num_records = 0
+
+    @property
+    def position(self) -> int:
+        """Offset of the first byte in the current buffer that belongs to no complete record."""
+        return self._position
+
+    def scan(self, buffer: memoryview, filled: int) -> Iterator[ChunkRecord]:
+        """Yield the records that are complete within buffer[:filled].
+
+        Raises:
+            FormatError: a bad header.
+        """
+        while filled - self._position >= CHUNK_HEADER_SIZE:
+            header = parse_chunk_header(buffer, self._position)
+            end = self._position + header.record_size
+            if end > filled:
+                return
+            record = ChunkRecord(header, buffer[self._position + CHUNK_HEADER_SIZE : end])
+            self._position = end
+            self.num_records += 1
+            yield record
+
+    def move_to(self, position: int) -> None:
+        """Go on in another buffer, where the incomplete record starts at position."""
+        self._position = position
+
+
+def pack_chunk(data: Buffer, scheme: Scheme) -> bytes:
+    """Make a chunk record, raw where packing does not shrink it, as the official writer does."""
+    payload = encode_payload(scheme, data)
+    if len(payload) >= len(data):
+        scheme, payload = Scheme.NONE, bytes(data)
+    return make_chunk_header(ChunkHeader(len(payload), scheme, len(data))) + payload
+
+
+def make_chunk_header(header: ChunkHeader) -> bytes:
+    """Write a chunk header; the layout is parse_chunk_header's."""
+    return b"".join(
+        (
+            b"\0",
+            header.packed_size.to_bytes(3, "little"),
+            bytes((header.scheme,)),
+            header.decoded_size.to_bytes(3, "little"),
+        )
+    )
