@@ -5,6 +5,7 @@ is an async iterator of blocks, pulled by whoever writes to the socket: the next
 only once the last one has left.
 """
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -137,8 +138,10 @@ class Response:
     body: bytes, or an async iterator of blocks. The iterator is closed (aclose) whatever happens.
         If it raises, or ends before length bytes, the connection is reset: what the client has can then
         not be taken for complete.
-    length: bytes of a streamed body where they are known; they are then announced as Content-Length.
-        None: chunked, or ended by closing for an HTTP/1.0 client. Must be None when body is bytes.
+    length: bytes of a streamed body where they are known. None: chunked, or ended by closing for an
+        HTTP/1.0 client. With a body of bytes it is set only to answer HEAD without making the body.
+    chunked: send chunked transfer-encoding to HTTP/1.1 clients although length is known, so that the
+        end can be withheld. HEAD and HTTP/1.0 get Content-Length all the same.
     headers: without Content-Length, Transfer-Encoding, Connection and Date, which the connection writes.
     """
 
@@ -146,6 +149,14 @@ class Response:
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes | AsyncIterator[Block] = b""
     length: int | None = None
+    chunked: bool = False
+
+    @property
+    def content_length(self) -> int | None:
+        """Bytes in the body, where they are known beforehand."""
+        return (
+            len(self.body) if isinstance(self.body, bytes) and self.length is None else self.length
+        )
 
     @property
     def reason(self) -> str:
@@ -154,6 +165,17 @@ class Response:
             return HTTPStatus(self.status).phrase
         except ValueError:
             return ""
+
+
+def json_response(status: int, value: object, headers: Iterable[tuple[str, str]] = ()) -> Response:
+    """Answer with a JSON document."""
+    body = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    return Response(status, [("Content-Type", "application/json"), *headers], body)
+
+
+def error_response(status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> Response:
+    """Answer with {"error": message}, the one shape that errors have."""
+    return json_response(status, {"error": message}, headers)
 
 
 Handler = Callable[[Request], Awaitable[Response]]

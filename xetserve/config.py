@@ -1,0 +1,336 @@
+"""Settings: one frozen dataclass a section, from flags, environment and a TOML file, in that order.
+
+Every setting is declared once, with its flag, its environment variables, its parser and its help; the
+command line, the environment and the file all read the same declaration. Nothing is guessed: an unknown
+key or a bad value stops the start with a sentence that names it.
+"""
+
+import argparse
+import dataclasses
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from xetserve.errors import ConfigError
+
+PREFIX: Final = "XETSERVE_"
+CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_text(text: str) -> str:
+    """Read a setting that may be any non-empty text."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text.strip()
+
+
+def parse_port(text: str) -> int:
+    """Read a TCP port, 0 to 65535; 0 lets the system choose."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise ValueError("must be a port number, 0 to 65535")
+    return int(text)
+
+
+def parse_bool(text: str) -> bool:
+    """Read a switch."""
+    value = text.strip().lower()
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def parse_seconds(text: str) -> float:
+    """Read a time in seconds, more than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise ValueError("must be a number of seconds above 0")
+    return value
+
+
+def parse_size(text: str) -> int:
+    """Read a size: bytes, or with a unit, 128MiB and 128M being the same, 128MB a decimal one."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("must be a size such as 134217728, 128MiB or 2GB")
+    number, unit, binary = match.groups()
+    decimal = unit and not binary and text.strip().lower().endswith("b")
+    return int(float(number) * (1000 if decimal else 1024) ** _UNITS[unit.lower()])
+
+
+def parse_url(text: str) -> str:
+    """Read an http(s) base URL; a slash at its end is dropped."""
+    parts = urlsplit(text.strip())
+    try:
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or parts.username:
+        raise ValueError("must be an http or https URL, without credentials or query")
+    return text.strip().rstrip("/")
+
+
+def parse_repo(text: str) -> str:
+    """Read a repository id: owner/name."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text.strip(), re.ASCII):
+        raise ValueError("must be a repository: owner/name")
+    return text.strip()
+
+
+def parse_log_level(text: str) -> str:
+    """Read a log level."""
+    level = text.strip().lower()
+    if level not in ("debug", "info", "warning", "error"):
+        raise ValueError("must be debug, info, warning or error")
+    return level
+
+
+def parse_min_budget(text: str) -> int:
+    """Read the memory budget, at least 8 MiB: less could not keep one download going."""
+    size = parse_size(text)
+    if size < 8 * 1024 * 1024:
+        raise ValueError("must be at least 8MiB")
+    return size
+
+
+def _setting(
+    default: Any, parse: Callable[[str], Any], variables: str, help_text: str, *, metavar: str = ""
+) -> Any:
+    """Declare a setting; variables are environment variables, the first one found counts."""
+    return field(
+        default=default,
+        metadata={
+            "parse": parse,
+            "variables": tuple(variables.split()),
+            "help": help_text,
+            "metavar": metavar,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where clients reach us. Times in seconds."""
+
+    host: str = _setting(
+        "0.0.0.0",
+        parse_text,
+        "XETSERVE_HOST",
+        "address to listen on",
+        metavar="ADDRESS",
+    )
+    port: int = _setting(
+        8080, parse_port, "XETSERVE_PORT PORT", "TCP port; 0 picks a free one", metavar="PORT"
+    )
+    drain_timeout: float = _setting(
+        30.0,
+        parse_seconds,
+        "XETSERVE_DRAIN_TIMEOUT",
+        "seconds that downloads may go on after SIGTERM",
+        metavar="SECONDS",
+    )
+    write_timeout: float = _setting(
+        60.0,
+        parse_seconds,
+        "XETSERVE_WRITE_TIMEOUT",
+        "seconds after which a client that takes no byte is cut",
+        metavar="SECONDS",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HubConfig:
+    """The Hub behind us, and who may use it through us."""
+
+    hub_url: str = _setting(
+        "https://huggingface.co", parse_url, "XETSERVE_HUB_URL", "the Hub", metavar="URL"
+    )
+    allow_anonymous: bool = _setting(
+        False,
+        parse_bool,
+        "XETSERVE_ALLOW_ANONYMOUS",
+        "serve /download and /download-hash without a token too; the Hub then decides",
+        metavar="BOOL",
+    )
+    hash_repo: str = _setting(
+        "jedisct1/MiMo-7B-RL-GGUF",
+        parse_repo,
+        "XETSERVE_HASH_REPO",
+        "public model repository whose read token serves /download-hash without ?repo=",
+        metavar="OWNER/NAME",
+    )
+    upstream_timeout: float = _setting(
+        8.0,
+        parse_seconds,
+        "XETSERVE_UPSTREAM_TIMEOUT",
+        "seconds without a byte for the client, retries included, after which a download fails; "
+        "client libraries give up after 10",
+        metavar="SECONDS",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig:
+    """What the process may hold. Sizes in bytes."""
+
+    memory_budget: int = _setting(
+        128 * 1024 * 1024,
+        parse_min_budget,
+        "XETSERVE_MEMORY_BUDGET",
+        "ceiling on file data held between upstream and clients",
+        metavar="SIZE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is logged, to standard error."""
+
+    log_level: str = _setting(
+        "info",
+        parse_log_level,
+        "XETSERVE_LOG_LEVEL",
+        "debug, info, warning or error",
+        metavar="LEVEL",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. In the TOML file each section is a table."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+SECTIONS: Final[Mapping[str, type]] = {
+    "server": ServerConfig,
+    "hub": HubConfig,
+    "memory": MemoryConfig,
+    "log": LogConfig,
+}
+
+
+def add_flags(parser: argparse.ArgumentParser, sections: Sequence[str] = tuple(SECTIONS)) -> None:
+    """Give a parser --config and a flag for every setting of the sections."""
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG_VARIABLE}]")
+    for name in sections:
+        group = parser.add_argument_group(f"[{name}]")
+        for setting in dataclasses.fields(SECTIONS[name]):
+            meta = setting.metadata
+            is_switch = meta["parse"] is parse_bool
+            group.add_argument(
+                "--" + setting.name.replace("_", "-"),
+                dest=setting.name,
+                metavar=meta["metavar"],
+                nargs="?" if is_switch else None,
+                const="true" if is_switch else None,
+                help=f"{meta['help']} [{', '.join(meta['variables'])}; default {setting.default}]",
+            )
+
+
+def load_config(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None = None
+) -> Config:
+    """Put the settings together.
+
+    Args:
+        flags: values of the flags by setting name; None where a flag was not given.
+        config_file: path of the TOML file; without it, XETSERVE_CONFIG names one.
+
+    Raises:
+        ConfigError: an unknown key or a bad value.
+    """
+    path = config_file or environ.get(CONFIG_VARIABLE)
+    tables = _read_file(path) if path else {}
+    _check_environment(environ)
+    sections = {}
+    for name, section in SECTIONS.items():
+        table = tables.pop(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: [{name}] must be a table")
+        sections[name] = _load_section(section, name, table, flags, environ, path)
+    if tables:
+        raise ConfigError(f"{path}: unknown section or key {next(iter(tables))!r}")
+    return Config(**sections)
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not TOML: {exc}") from None
+
+
+def _check_environment(environ: Mapping[str, str]) -> None:
+    known = {CONFIG_VARIABLE}
+    for section in SECTIONS.values():
+        for setting in dataclasses.fields(section):
+            known.update(setting.metadata["variables"])
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            raise ConfigError(f"unknown environment variable {name}")
+
+
+def _load_section(
+    section: type,
+    name: str,
+    table: dict[str, Any],
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    path: str | None,
+) -> Any:
+    values: dict[str, Any] = {}
+    for setting in dataclasses.fields(section):
+        found = _find_value(setting, name, table, flags, environ, path)
+        if found is not None:
+            source, text = found
+            try:
+                values[setting.name] = setting.metadata["parse"](text)
+            except ValueError as exc:
+                raise ConfigError(f"{source} {exc}, not {text!r}") from None
+    for key in table:
+        if key not in {setting.name for setting in dataclasses.fields(section)}:
+            raise ConfigError(f"{path}: unknown key {key!r} in [{name}]")
+    return section(**values)
+
+
+def _find_value(
+    setting: dataclasses.Field[Any],
+    section: str,
+    table: dict[str, Any],
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    path: str | None,
+) -> tuple[str, str] | None:
+    """Give (where it comes from, its text) for a setting that is set somewhere."""
+    flag = flags.get(setting.name)
+    if flag is not None:
+        return "--" + setting.name.replace("_", "-"), flag
+    for variable in setting.metadata["variables"]:
+        if environ.get(variable, "") != "":
+            return variable, environ[variable]
+    if setting.name in table:
+        value = table[setting.name]
+        where = f"{path}: {section}.{setting.name}"
+        if isinstance(value, bool):
+            return where, "true" if value else "false"
+        if isinstance(value, str | int | float):
+            return where, str(value)
+        raise ConfigError(f"{where} must be a single value")
+    return None

@@ -1,0 +1,213 @@
+"""One server connection's HTTP/1.1 state machine: events in, bytes out.
+
+h11 parses heads and frames bodies. Around it stands this table; whoever owns the socket acts on it:
+
+    state       event                         next         the owner
+    IDLE        request                       RESPONDING   calls the handler
+    IDLE        malformed request             CLOSING      sends an error response
+    IDLE        end of input                  CLOSED       closes
+    RESPONDING  response complete             IDLE, or CLOSING when the connection cannot be kept
+    RESPONDING  error before the head         RESPONDING   sends an error response instead
+    RESPONDING  error after the head          CLOSED       resets: a short body must look short
+    CLOSING     response complete             CLOSED       half-closes, lets the peer read, closes
+
+Body bytes pass through uncopied: a block is handed to h11 as one Data event that only tells its
+length, and comes back with the chunk's framing around it.
+"""
+
+from enum import Enum, auto
+from typing import Any, Final, cast
+
+import h11
+
+from xetserve.errors import RequestError
+from xetserve.http.messages import Block, Buffer, Headers, Request, Response
+
+MAX_HEAD_SIZE: Final = 64 * 1024  # bytes of request line and fields; nginx stops at 32 KiB
+
+
+class State(Enum):
+    """What the connection is doing."""
+
+    IDLE = auto()
+    RESPONDING = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+class NeedData(Enum):
+    """More bytes are needed, or there will be none."""
+
+    MORE = auto()
+    END = auto()
+
+
+class _Batch:
+    """A block as h11 sees it: something with a length."""
+
+    __slots__ = ("block", "size")
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.size = sum(map(len, block))
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class ServerProtocol:
+    """The server's side of one connection. Feed it bytes, ask it what they mean, have it frame answers."""
+
+    def __init__(self, max_head_size: int = MAX_HEAD_SIZE) -> None:
+        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_size)
+        self.state = State.IDLE
+        self.head_sent = False
+
+    def __repr__(self) -> str:
+        return f"<ServerProtocol {self.state.name}>"
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the socket; b"" says that there will be no more."""
+        self._connection.receive_data(data)
+
+    def next_request(self) -> Request | NeedData:
+        """Give the next request's head, without a body.
+
+        Raises:
+            RequestError: malformed; the state is CLOSING and an error response may be sent.
+        """
+        event = self._next_event()
+        if event is h11.NEED_DATA:
+            return NeedData.MORE
+        if isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+            self.state = State.CLOSED
+            return NeedData.END
+        head = cast(h11.Request, event)
+        self.state = State.RESPONDING
+        request = Request(
+            method=head.method.decode("ascii"),
+            target=head.target.decode("ascii"),
+            headers=Headers.from_raw(head.headers),
+            http_version=head.http_version.decode("ascii"),
+        )
+        try:
+            _check_request(request)
+        except RequestError:
+            self.state = State.CLOSING
+            raise
+        return request
+
+    def next_body_data(self) -> bytes | NeedData:
+        """Give the next piece of the request's body; NeedData.END after the last.
+
+        Raises:
+            RequestError: malformed framing; the connection cannot be kept.
+        """
+        if self._connection.their_state is not h11.SEND_BODY:
+            return NeedData.END
+        event = self._next_event()
+        if event is h11.NEED_DATA:
+            return NeedData.MORE
+        return bytes(event.data) if isinstance(event, h11.Data) else NeedData.END
+
+    @property
+    def has_input(self) -> bool:
+        """Whether a part of the next request has been received."""
+        return bool(self._connection.trailing_data[0])
+
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether the client holds its body back until it is told to go on."""
+        return self._connection.they_are_waiting_for_100_continue
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a part of the request's body has not been read."""
+        return self._connection.their_state is h11.SEND_BODY
+
+    def send_continue(self) -> bytes:
+        """Tell the client to send its body."""
+        return self._send(
+            h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+        )
+
+    def send_head(self, response: Response, request: Request | None, date: str) -> bytes:
+        """Frame the response's head. request is None when none could be read."""
+        headers = [("Date", date), ("Server", "xetserve"), *response.headers]
+        length = response.content_length
+        chunked = response.length is not None and response.chunked
+        is_head = request is not None and request.method == "HEAD"
+        is_old = request is not None and request.http_version == "1.0"
+        if length is not None and (is_head or is_old or not chunked):
+            if response.status >= 200 and response.status not in (204, 304):
+                headers.append(("Content-Length", str(length)))
+        elif not is_old:
+            headers.append(("Transfer-Encoding", "chunked"))
+        if self.state is State.CLOSING:
+            headers.append(("Connection", "close"))
+        self.head_sent = True
+        return self._send(
+            h11.Response(
+                status_code=response.status,
+                headers=[(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers],
+                reason=response.reason.encode("ascii"),
+            )
+        )
+
+    def send_block(self, block: Block) -> list[Buffer]:
+        """Frame a block; its buffers are in the result as they are."""
+        batch = _Batch(block)
+        framed = self._connection.send_with_data_passthrough(h11.Data(data=cast(Any, batch)))
+        out: list[Buffer] = []
+        for part in framed or ():
+            if isinstance(part, _Batch):
+                out.extend(part.block)
+            else:
+                out.append(part)
+        return out
+
+    def send_end(self) -> bytes:
+        """Frame the end of the response.
+
+        Raises:
+            h11.LocalProtocolError: fewer bytes were sent than announced; reset the connection.
+        """
+        data = self._send(h11.EndOfMessage())
+        if self.state is State.CLOSING or self._connection.our_state is h11.MUST_CLOSE:
+            self.state = State.CLOSING
+        return data
+
+    def start_next_cycle(self) -> bool:
+        """Get ready for the next request; False: the connection has to be closed."""
+        if self.state is not State.RESPONDING or self._connection.our_state is not h11.DONE:
+            return False
+        if self._connection.their_state is not h11.DONE:
+            return False
+        self._connection.start_next_cycle()
+        self.state = State.IDLE
+        self.head_sent = False
+        return True
+
+    def close_after_response(self) -> None:
+        """Announce, in a head that is not sent yet, that this is the last response."""
+        self.state = State.CLOSING
+
+    def _send(self, event: h11.Event) -> bytes:
+        return self._connection.send(event) or b""
+
+    def _next_event(self) -> Any:
+        try:
+            return self._connection.next_event()
+        except h11.RemoteProtocolError as exc:
+            self.state = State.CLOSING
+            raise RequestError(exc.error_status_hint, f"malformed request: {exc}") from None
+
+
+def _check_request(request: Request) -> None:
+    """Refuse what h11 lets pass but two servers could read differently."""
+    if request.http_version not in ("1.0", "1.1"):
+        raise RequestError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        raise RequestError(400, "both Transfer-Encoding and Content-Length (RFC 9112, 6.3)")
+    if not request.target.startswith("/") and (request.method, request.target) != ("OPTIONS", "*"):
+        raise RequestError(400, "the request target must be a path")
