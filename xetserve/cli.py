@@ -3,75 +3,201 @@
 import argparse
 import logging
 import os
+import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from xetserve import __version__
-from xetserve.config import ServerConfig, add_flags, load_config
+from xetserve.app.application import Application
+from xetserve.app.files import Upstreams
+from xetserve.config import Config, ServerConfig, add_flags, load_config
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
+from xetserve.net.connect import ProxyRules
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
+from xetserve.net.pool import ConnectionPool
+from xetserve.net.tls import make_client_context
 from xetserve.ops.lifecycle import run_loop, serve_until_signal
 from xetserve.ops.logs import set_up_logging
 from xetserve.origin.app import Origin
+from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.cas import CasClient
+from xetserve.upstream.hub import HubClient
+from xetserve.upstream.retry import RetryPolicy
 
 logger = logging.getLogger("xetserve")
+
+CONNECT_TIMEOUT = 5.0  # seconds
+DESCRIPTION = """\
+Serve the files of a Xet-backed Hub (Hugging Face) to plain HTTP clients: rebuilt from the CAS,
+verified chunk by chunk, streamed in bounded memory.
+
+  xetserve                              serve on port 8080
+  curl -H "Authorization: Bearer hf_..." http://localhost:8080/download/OWNER/REPO/PATH -o FILE
+
+Without a command, `serve` is meant.
+"""
+SETTINGS_HELP = """\
+Every setting can be given as a flag, as an environment variable (in brackets) or in the TOML file that
+--config names; the first one found in this order counts. HTTPS_PROXY, HTTP_PROXY, NO_PROXY and
+SSL_CERT_FILE are honoured for upstream connections.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status: 0, 1 for a failure, 2 for a bad setting."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _make_parser()
-    options = parser.parse_args(arguments)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in _ROOT_FLAGS):
+        arguments.insert(0, "serve")
+    options = _make_parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        config = load_config(vars(options), os.environ, options.config)
+        set_up_logging(config.log.log_level)
+        return int(options.run(options, config))
     except ConfigError as exc:
         sys.stderr.write(f"xetserve: {exc}\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
+
+
+_ROOT_FLAGS = ("-h", "--help", "--version")
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="xetserve")
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="xetserve", description=DESCRIPTION, formatter_class=layout
+    )
     parser.add_argument("--version", action="version", version=f"xetserve {__version__}")
-    commands = parser.add_subparsers(required=True)
-    origin = commands.add_parser("origin")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = commands.add_parser(
+        "serve", help="serve files (the default)", description=SETTINGS_HELP, formatter_class=layout
+    )
+    add_flags(serve)
+    serve.set_defaults(run=_run_serve)
+
+    origin = commands.add_parser(
+        "origin",
+        help="run a small Hub and CAS on a folder",
+        description="Run a small Hub and CAS on a folder. It takes uploads from the official clients "
+        "(HF_ENDPOINT=http://HOST:PORT) and keeps what they send in DIR.",
+    )
+    origin.add_argument("dir", metavar="DIR", help="where repositories, xorbs and shards are kept")
+    origin.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME=FOLDER",
+        help="take a local folder in as a model repository, before serving; may be repeated",
+    )
+    origin.add_argument(
+        "--token",
+        dest="tokens",
+        action="append",
+        default=[],
+        metavar="TOKEN=USER",
+        help="a token that is known here; with none, everybody may read and write everything",
+    )
+    origin.add_argument("--data-url", metavar="URL", help="where data URLs point to, if not here")
+    origin.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
     add_flags(origin, ("server", "log"))
-    origin.add_argument("dir")
-    origin.add_argument("--test-controls", action="store_true")
     origin.set_defaults(run=_run_origin)
     return parser
 
 
-def _run_origin(options: argparse.Namespace) -> int:
-    config = load_config(vars(options), os.environ, options.config)
-    set_up_logging(config.log.log_level)
-    origin = Origin(Path(options.dir), test_controls=options.test_controls)
-    return _serve(origin.handle, config.server, "origin", origin.aclose)
+def _run_serve(options: argparse.Namespace, config: Config) -> int:
+    return _serve(_application(config), config.server, f"hub {config.hub.hub_url}")
 
 
-def _serve(
-    handler: Handler, server: ServerConfig, name: str, aclose: Callable[[], Awaitable[None]]
-) -> int:
+@asynccontextmanager
+async def _application(config: Config) -> AsyncIterator[Handler]:
+    """Build the application and what is under it; close it afterwards."""
+    gap = config.hub.upstream_timeout
+    limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
+    policy = RetryPolicy(time_limit=gap * 0.9)
+    pool = ConnectionPool(
+        tls=make_client_context(),
+        proxies=ProxyRules(),
+        connect_timeout=min(CONNECT_TIMEOUT, gap / 2),
+    )
+    hub = HubClient(pool, config.hub.hub_url, timeout=gap, policy=policy)
+    cas = CasClient(pool, timeout=limits.stall_timeout, policy=policy)
+    upstreams = Upstreams(
+        hub=hub,
+        cas=cas,
+        budget=ByteBudget(config.memory.memory_budget),
+        limits=limits,
+        policy=policy,
+        hash_repo=config.hub.hash_repo,
+    )
+    application = Application(upstreams, allow_anonymous=config.hub.allow_anonymous)
     try:
-        sockets = bind_sockets(server.host, server.port)
-    except OSError as exc:
-        raise ConfigError(f"cannot listen on {server.host}:{server.port}: {exc.strerror}") from None
+        yield application.handle
+    finally:
+        await pool.aclose()
 
-    async def on_ready() -> None:
-        logger.info("%s listening on %s", name, sockets[0].getsockname())
+
+def _run_origin(options: argparse.Namespace, config: Config) -> int:
+    return _serve(_origin(options), config.server, f"origin on {options.dir}")
+
+
+@asynccontextmanager
+async def _origin(options: argparse.Namespace) -> AsyncIterator[Handler]:
+    origin = Origin(
+        Path(options.dir),
+        tokens=dict(_parse_pair(text, "--token", "TOKEN=USER") for text in options.tokens),
+        data_url=options.data_url,
+        test_controls=options.test_controls,
+    )
+    try:
+        for text in options.imports:
+            repo_id, folder = _parse_pair(text, "--import", "OWNER/NAME=FOLDER")
+            await origin.library.import_folder("model", repo_id, Path(folder))
+            logger.info("took %s in as %s", folder, repo_id)
+        yield origin.handle
+    finally:
+        await origin.aclose()
+
+
+def _parse_pair(text: str, flag: str, form: str) -> tuple[str, str]:
+    left, equals, right = text.partition("=")
+    if not (left and equals and right):
+        raise ConfigError(f"{flag} must be {form}, not {text!r}")
+    return left, right
+
+
+def _serve(making: AbstractAsyncContextManager[Handler], server: ServerConfig, name: str) -> int:
+    """Serve a handler until a signal ends it."""
+    sockets = _bind(server.host, server.port)
 
     async def serve() -> None:
-        listener = Listener(handler, ConnectionLimits(write_timeout=server.write_timeout))
-        try:
+        async with making as handler:
+            listener = Listener(handler, ConnectionLimits(write_timeout=server.write_timeout))
+
+            async def on_ready() -> None:
+                where = ", ".join(_describe(sock) for sock in sockets)
+                logger.info("xetserve %s: %s, listening on %s", __version__, name, where)
+
             await serve_until_signal(
                 listener, sockets, drain_timeout=server.drain_timeout, on_ready=on_ready
             )
-        finally:
-            await aclose()
 
     run_loop(serve())
     return 0
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    try:
+        return bind_sockets(host, port)
+    except OSError as exc:
+        raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from None
+
+
+def _describe(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -11,6 +11,7 @@ XetserveError
     UpstreamTimeout     no answer in time; 504
     UpstreamBusy        429 (passed on as 429) or 503; carries retry_after
     UpstreamDenied      the token was refused; 401 or 403, as the Hub said
+    UpstreamRefused     another 4xx, which asking again will not change; 502
     UrlExpired          a signed URL ran out; recovered by asking the CAS again
     RangeUnsatisfiable  the CAS says that the range starts past the end of the file
 
@@ -63,6 +64,7 @@ class UpstreamError(XetserveError):
     """
 
     status = 502
+    retriable = True  # whether the same request may do better later
 
     def __init__(
         self, message: str, *, code: str | None = None, headers: Sequence[tuple[str, str]] = ()
@@ -76,6 +78,7 @@ class UpstreamMissing(UpstreamError):
     """There is no such thing; a fact, never retried."""
 
     status = 404
+    retriable = False
 
 
 class UpstreamTimeout(UpstreamError):
@@ -109,6 +112,8 @@ class UpstreamBusy(UpstreamError):
 class UpstreamDenied(UpstreamError):
     """The token was refused: 401 or 403."""
 
+    retriable = False
+
     def __init__(
         self,
         message: str,
@@ -121,11 +126,20 @@ class UpstreamDenied(UpstreamError):
         self.status = status
 
 
+class UpstreamRefused(UpstreamError):
+    """An answer that makes no sense for what was asked, and will be the same next time."""
+
+    retriable = False
+
+
 class UrlExpired(UpstreamError):
     """403 on a data URL: expired, or a range that is not the signed one."""
+
+    retriable = False
 
 
 class RangeUnsatisfiable(UpstreamError):
     """416 from the CAS: the first byte asked for lies past the end of the file."""
 
     status = 416
+    retriable = False

@@ -169,7 +169,9 @@ class Response:
 
 def json_response(status: int, value: object, headers: Iterable[tuple[str, str]] = ()) -> Response:
     """Answer with a JSON document."""
-    body = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(value, ensure_ascii=False)
+    # Half a surrogate pair has no UTF-8 form, but Python's escape for it is JSON's as well.
+    body = text.encode(errors="backslashreplace") + b"\n"
     return Response(status, [("Content-Type", "application/json"), *headers], body)
 
 

@@ -4,7 +4,9 @@ import re
 from typing import Final, NamedTuple
 
 _SINGLE: Final = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.ASCII | re.IGNORECASE)
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_CONTENT_RANGE: Final = re.compile(
+    r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE
+)
 _MAX_DIGITS: Final = 19  # more than any file has bytes; longer numbers only cost time
 
 
@@ -62,10 +64,12 @@ def parse_content_range(value: str) -> tuple[Span, int | None] | None:
     match = _CONTENT_RANGE.fullmatch(value.strip())
     if match is None:
         return None
-    start, last, size = match.groups()
-    if int(last) < int(start):
+    first, last, total = match.groups()
+    span = Span(int(first), int(last) + 1)
+    size = None if total == "*" else int(total)
+    if span.size < 1 or (size is not None and span.end > size):  # RFC 9110, 14.4
         return None
-    return Span(int(start), int(last) + 1), None if size == "*" else int(size)
+    return span, size
 
 
 def format_content_range(span: Span, size: int) -> str:

@@ -118,6 +118,12 @@ class ByteStream(asyncio.BufferedProtocol):
         name = self.transport.get_extra_info("peername")
         return str(name[0]) if isinstance(name, tuple) else ""
 
+    def replace_transport(self, transport: asyncio.Transport) -> None:
+        """Go on over another transport, after a TLS upgrade."""
+        self._transport = transport
+        self._reading = True
+        transport.set_write_buffer_limits(high=0)
+
     async def receive(self, timeout: float | None = None) -> bytes:
         """Give what has arrived, waiting for at least a byte; b"" when the peer has finished.
 
@@ -226,6 +232,11 @@ class ByteStream(asyncio.BufferedProtocol):
             # Without this, closing sends an orderly FIN, the end of a close-delimited body.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
         self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection; nothing is waited for."""
+        if self._transport is not None and not self._lost:
+            self._transport.close()
 
     async def aclose(self, linger: float = 0.0) -> None:
         """Close in an orderly way.

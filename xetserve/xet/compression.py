@@ -29,8 +29,12 @@ class Scheme(IntEnum):
 
 
 # What the official encoder writes before the first block: magic, FLG 0x60 (version 1, independent
-# blocks, no checksums, no content size), BD (64 KiB or 256 KiB blocks), header checksum.
-_KNOWN_FRAME_HEADS: Final = (bytes.fromhex("04224d18604082"), bytes.fromhex("04224d186050fb"))
+# blocks, no checksums, no content size), BD, header checksum. The value is what BD allows a block
+# to hold, packed as well as decoded.
+_KNOWN_FRAME_HEADS: Final = {
+    bytes.fromhex("04224d18604082"): 65_536,
+    bytes.fromhex("04224d186050fb"): 262_144,
+}
 _FRAME_HEAD_SIZE: Final = 7
 _BLOCK_HEAD_SIZE: Final = 4
 _END_MARK: Final = bytes(4)
@@ -75,22 +79,25 @@ def encode_payload(scheme: Scheme, data: Buffer) -> bytes:
 
 def _decode_frame(frame: memoryview, decoded_size: int) -> bytes:
     """Decode one LZ4 frame to exactly decoded_size bytes; what follows the frame is ignored."""
-    if bytes(frame[:_FRAME_HEAD_SIZE]) in _KNOWN_FRAME_HEADS:
-        data = _decode_single_block(frame, decoded_size)
+    max_block_size = _KNOWN_FRAME_HEADS.get(bytes(frame[:_FRAME_HEAD_SIZE]), -1)
+    if decoded_size <= max_block_size:
+        data = _decode_single_block(frame, decoded_size, max_block_size)
         if data is not None:
             return data
     return _decode_any_frame(frame, decoded_size)
 
 
-def _decode_single_block(frame: memoryview, decoded_size: int) -> bytes | None:
+def _decode_single_block(frame: memoryview, decoded_size: int, max_block_size: int) -> bytes | None:
     """Decode a frame of one independent block, which is what a chunk normally is.
 
-    Spares the frame decoder's context and its growing output. None: the frame is something else.
+    Spares the frame decoder's context and its growing output. None: the frame is something else,
+    a block size of 0 included, which is the end mark of a frame without blocks.
     """
     start = _FRAME_HEAD_SIZE + _BLOCK_HEAD_SIZE
     size = int.from_bytes(frame[_FRAME_HEAD_SIZE:start], "little")
-    end = start + (size & ~_STORED_BLOCK)
-    if frame[end : end + len(_END_MARK)] != _END_MARK:
+    block_size = size & ~_STORED_BLOCK
+    end = start + block_size
+    if not 0 < block_size <= max_block_size or frame[end : end + len(_END_MARK)] != _END_MARK:
         return None
     if size & _STORED_BLOCK:
         data = bytes(frame[start:end])

@@ -179,9 +179,13 @@ def _url(value: Any) -> str:
     url = _text(value)
     if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
         raise FormatError("reconstruction: a data URL has a character that URLs do not have")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise FormatError("reconstruction: a data URL is not http(s)")
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # bad brackets or a bad port; the message would quote them
+        is_http = False
+    if not is_http:
+        raise FormatError("reconstruction: a data URL is not http(s) with a host")
     return url
 
 

@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from xetserve.http.ranges import (
+    Span,
+    UnsatisfiableRange,
+    format_content_range,
+    format_unsatisfied_range,
+    parse_content_range,
+    parse_range,
+)
+
+RECONSTRUCTION: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "data/reconstruction.json").read_text()
+)["reconstruction"]
+
+MAX_SIZE = 2**63 - 1
+HUGE = "9" * 5000
+
+
+def ask(value: str, size: int) -> Span | int | None:
+    """What parse_range says, 416 for an unsatisfiable range."""
+    try:
+        return parse_range(value, size)
+    except UnsatisfiableRange:
+        return 416
+
+
+def oracle(first: int | None, last: int | None, size: int) -> Span | int | None:
+    """RFC 9110, 14.1.2, byte by byte."""
+    if first is None and last is None:
+        return None
+    if first is None:
+        assert last is not None
+        wanted = [at for at in range(size) if at >= size - last]
+    elif last is None:
+        wanted = [at for at in range(size) if at >= first]
+    elif last < first:
+        return None
+    else:
+        wanted = [at for at in range(size) if first <= at <= last]
+    return Span(wanted[0], wanted[-1] + 1) if wanted else 416
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "expected"),
+    [
+        pytest.param("bytes=0-4", 10, Span(0, 5), id="first five"),
+        pytest.param("bytes=0-0", 10, Span(0, 1), id="first byte"),
+        pytest.param("bytes=9-9", 10, Span(9, 10), id="last byte"),
+        pytest.param("bytes=0-9", 10, Span(0, 10), id="all of it"),
+        pytest.param("bytes=0-", 10, Span(0, 10), id="all of it, open"),
+        pytest.param("bytes=5-", 10, Span(5, 10), id="from the middle"),
+        pytest.param("bytes=-3", 10, Span(7, 10), id="last three"),
+        pytest.param("bytes=-10", 10, Span(0, 10), id="all of it, from the end"),
+        pytest.param("bytes=-11", 10, Span(0, 10), id="more than there is, from the end"),
+        pytest.param("bytes=5-10", 10, Span(5, 10), id="end past the end"),
+        pytest.param(f"bytes=5-{HUGE}", 10, Span(5, 10), id="end of 5000 digits"),
+        pytest.param(f"bytes=-{HUGE}", 10, Span(0, 10), id="suffix of 5000 digits"),
+        pytest.param("bytes=" + "0" * 5000 + "5-7", 10, Span(5, 8), id="5000 zeros"),
+        pytest.param(f"bytes={MAX_SIZE - 1}-", MAX_SIZE, Span(MAX_SIZE - 1, MAX_SIZE), id="8 EiB"),
+        pytest.param("bytes=10-", 10, 416, id="starts at the end"),
+        pytest.param("bytes=10-20", 10, 416, id="starts at the end, closed"),
+        pytest.param("bytes=11-11", 10, 416, id="starts past the end"),
+        pytest.param(f"bytes={HUGE}-", 10, 416, id="start of 5000 digits"),
+        pytest.param(f"bytes={HUGE}-{HUGE}", 10, 416, id="both of 5000 digits"),
+        pytest.param("bytes=-0", 10, 416, id="last none"),
+        pytest.param("bytes=0-", 0, 416, id="of nothing"),
+        pytest.param("bytes=0-0", 0, 416, id="first byte of nothing"),
+        pytest.param("bytes=-5", 0, 416, id="last five of nothing"),
+        pytest.param("bytes=5-4", 10, None, id="backwards"),
+        pytest.param(f"bytes={HUGE}-4", 10, None, id="far backwards"),
+        pytest.param("bytes=20-15", 10, None, id="backwards and past the end"),
+        pytest.param("bytes=0-1,4-5", 10, None, id="several are ignored"),
+        pytest.param("bytes=0-1,", 10, None, id="a comma"),
+        pytest.param("bytes=-", 10, None, id="no number"),
+        pytest.param("bytes=", 10, None, id="no range"),
+        pytest.param("bytes", 10, None, id="no equals sign"),
+        pytest.param("", 10, None, id="empty"),
+        pytest.param("=0-4", 10, None, id="no unit"),
+        pytest.param("chunks=0-4", 10, None, id="another unit"),
+        pytest.param("bytes 0-4", 10, None, id="blank for the equals sign"),
+        pytest.param("bytes=--5", 10, None, id="two dashes"),
+        pytest.param("bytes=+1-5", 10, None, id="plus sign"),
+        pytest.param("bytes=0x1-0x5", 10, None, id="hex"),
+        pytest.param("bytes=1_0-2_0", 100, None, id="underscores"),
+        pytest.param("bytes=1.0-2", 10, None, id="decimal point"),
+        pytest.param("bytes=0-4;q=1", 10, None, id="parameter"),
+        pytest.param("bytes=\u0661-\u0662", 10, None, id="digits of another script"),
+        pytest.param("bytes=\xb2-\xb3", 10, None, id="superscripts"),
+        pytest.param("Bytes=0-4", 10, Span(0, 5), id="unit in upper case"),
+        pytest.param("  bytes=0-4  ", 10, Span(0, 5), id="blanks around it"),
+        pytest.param("bytes = 0 - 4", 10, Span(0, 5), id="blanks inside"),
+    ],
+)
+def test_parse_range(value: str, size: int, expected: Span | int | None) -> None:
+    assert ask(value, size) == expected
+
+
+numbers = st.none() | st.integers(0, 40)
+
+
+@given(numbers, numbers, st.integers(0, 30), st.integers(0, 3))
+def test_parse_range_picks_what_the_rfc_picks(
+    first: int | None, last: int | None, size: int, zeros: int
+) -> None:
+    texts = ["" if number is None else "0" * zeros + str(number) for number in (first, last)]
+    assert ask(f"bytes={'-'.join(texts)}", size) == oracle(first, last, size)
+
+
+@given(st.integers(0, MAX_SIZE - 1), st.integers(0, MAX_SIZE - 1), st.integers(1, MAX_SIZE))
+def test_parse_range_counts_exactly_in_large_files(first: int, last: int, size: int) -> None:
+    expected = None if last < first else 416 if first >= size else Span(first, min(size, last + 1))
+    assert ask(f"bytes={first}-{last}", size) == expected
+
+
+@given(
+    st.text() | st.text("bytes=-0123456789, ") | st.text("0123456789-, ").map("bytes=".__add__),
+    st.integers(0, MAX_SIZE),
+)
+@example("bytes=0-\n", 5)
+def test_any_range_gives_a_span_inside_the_file(value: str, size: int) -> None:
+    span = ask(value, size)
+    if isinstance(span, Span):
+        assert 0 <= span.start < span.end <= size
+        assert 0 < span.size <= size
+        assert parse_range(f"bytes={span.start}-{span.end - 1}", size) == span
+    else:
+        assert span in (None, 416)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in RECONSTRUCTION["cases"] if case["range_header"]],
+    ids=lambda case: case["range_header"],
+)
+def test_ranges_mean_what_they_mean_to_the_cas(case: dict[str, Any]) -> None:
+    span = ask(case["range_header"], RECONSTRUCTION["file"]["size"])
+    if case["status"] == 416:
+        assert span == 416
+    else:
+        assert isinstance(span, Span)
+        assert span.size == case["content_length"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param("bytes 0-4/10", (Span(0, 5), 10), id="first five of ten"),
+        pytest.param("bytes 0-0/1", (Span(0, 1), 1), id="one byte"),
+        pytest.param("bytes 5-9/10", (Span(5, 10), 10), id="up to the end"),
+        pytest.param("bytes 5-9/*", (Span(5, 10), None), id="unknown size"),
+        pytest.param(" bytes 0-4/10 ", (Span(0, 5), 10), id="blanks around it"),
+        pytest.param("Bytes 0-4/10", (Span(0, 5), 10), id="unit in upper case"),
+        pytest.param("bytes 5-4/10", None, id="backwards"),
+        pytest.param("bytes 0-9/9", None, id="ends past the size"),
+        pytest.param("bytes 0-0/0", None, id="a byte of nothing"),
+        pytest.param("bytes */10", None, id="unsatisfied"),
+        pytest.param("bytes */*", None, id="two stars"),
+        pytest.param("bytes -4/10", None, id="no start"),
+        pytest.param("bytes 0-/10", None, id="no end"),
+        pytest.param("bytes 0-4", None, id="no size"),
+        pytest.param("bytes 0-4/", None, id="empty size"),
+        pytest.param("bytes=0-4/10", None, id="equals sign"),
+        pytest.param("chunks 0-4/10", None, id="another unit"),
+        pytest.param("bytes 0-4/10, bytes 5-9/10", None, id="two"),
+        pytest.param("bytes 0-4/\u0661", None, id="digits of another script"),
+        pytest.param(f"bytes 0-{HUGE}/*", None, id="5000 digits"),
+        pytest.param("", None, id="empty"),
+    ],
+)
+def test_parse_content_range(value: str, expected: tuple[Span, int | None] | None) -> None:
+    assert parse_content_range(value) == expected
+
+
+@given(st.text() | st.text("bytes -/*0123456789") | st.text("-/*0123456789").map("bytes ".__add__))
+def test_any_content_range_is_sound_or_nothing(value: str) -> None:
+    parsed = parse_content_range(value)
+    if parsed is not None:
+        span, size = parsed
+        assert 0 <= span.start < span.end
+        assert size is None or span.end <= size
+
+
+@given(st.integers(1, MAX_SIZE), st.data())
+def test_what_is_written_is_read_back(size: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, size - 1))
+    span = Span(start, data.draw(st.integers(start + 1, size)))
+    assert parse_content_range(format_content_range(span, size)) == (span, size)
+
+
+def test_written_ends_are_inclusive() -> None:
+    assert format_content_range(Span(0, 5), 10) == "bytes 0-4/10"
+    assert format_unsatisfied_range(10) == "bytes */10"
+    assert format_unsatisfied_range(0) == "bytes */0"

@@ -1,0 +1,32 @@
+"""Bearer tokens (RFC 6750). We do not judge a token, only its form: the Hub decides what it may read."""
+
+import re
+from typing import Final
+
+from xetserve.app.responses import CHALLENGE
+from xetserve.errors import RequestError
+from xetserve.http.messages import Request
+
+_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE | re.ASCII)
+MAX_TOKEN_SIZE: Final = 4096  # characters
+
+
+def get_token(request: Request, *, required: bool) -> str | None:
+    """Give the request's bearer token; None when there is none and none is required.
+
+    Raises:
+        RequestError: 401, no token where one is required, or something that is not one bearer token.
+    """
+    values = request.headers.get_all("authorization")
+    if not values:
+        if required:
+            raise _unauthorized("send a Hub token: Authorization: Bearer hf_...")
+        return None
+    match = _BEARER.fullmatch(values[0].strip())
+    if len(values) > 1 or match is None or len(match[1]) > MAX_TOKEN_SIZE:
+        raise _unauthorized("the Authorization header must be: Bearer, a space, a Hub token")
+    return match[1]
+
+
+def _unauthorized(message: str) -> RequestError:
+    return RequestError(401, message, [CHALLENGE])

@@ -1,0 +1,124 @@
+"""Bodies: started before the head is sent, so that a failure still has a status."""
+
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
+from xetserve.http.messages import Block
+from xetserve.upstream.hub import FileEntry
+
+PLAIN_BUFFER_SIZE = 256 * 1024
+
+
+class StartedBody:
+    """An iterator of blocks whose first one is here already.
+
+    A class, not a generator: a generator that was never started would not close what it wraps.
+    """
+
+    def __init__(self, first: Block | None, rest: AsyncGenerator[Block, None]) -> None:
+        self._first = first
+        self._rest = rest
+
+    def __aiter__(self) -> "StartedBody":
+        return self
+
+    async def __anext__(self) -> Block:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await anext(self._rest)
+
+    async def aclose(self) -> None:
+        """Release what the body holds."""
+        self._first = None
+        await self._rest.aclose()
+
+
+async def start_body(blocks: AsyncGenerator[Block, None]) -> StartedBody:
+    """Wait for the first block; whatever keeps it from coming is raised here."""
+    try:
+        first = await anext(blocks, None)
+    except BaseException:
+        await blocks.aclose()
+        raise
+    return StartedBody(first, blocks)
+
+
+class PlainSource(Protocol):
+    """An upstream answer whose body is passed on; made in net, which app does not know."""
+
+    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
+        """Receive body bytes; 0 at the end."""
+        ...
+
+
+async def plain_blocks(
+    opened: AbstractAsyncContextManager[object],
+    source: PlainSource,
+    digest: "ContentDigest | None",
+    timeout: float,
+) -> AsyncGenerator[Block, None]:
+    """Pass a body on, a block behind, so that the last one leaves only if the digest is right.
+
+    Args:
+        opened: the entered context that source came from; left when the body ends or is closed.
+        digest: what the whole content must hash to; None for a part of it.
+    """
+    try:
+        filled, free = bytearray(PLAIN_BUFFER_SIZE), bytearray(PLAIN_BUFFER_SIZE)
+        count = await _receive(source, filled, timeout)
+        while count:
+            if digest is not None:
+                digest.update(memoryview(filled)[:count])
+            following = await _receive(source, free, timeout)
+            if not following and digest is not None:
+                digest.check()
+            yield [memoryview(filled)[:count]]
+            filled, free, count = free, filled, following
+    finally:
+        await opened.__aexit__(None, None, None)
+
+
+async def _receive(source: PlainSource, buffer: bytearray, timeout: float) -> int:
+    try:
+        return await source.receive_into(memoryview(buffer), timeout)
+    except BrokenStream as exc:
+        raise UpstreamError(f"the Hub's file broke off: {exc}") from exc
+    except TimeoutError as exc:
+        raise UpstreamTimeout("the Hub's file stalled") from exc
+
+
+class ContentDigest:
+    """The hash that the Hub names a plain file by: sha256, or SHA-1 of a git blob."""
+
+    def __init__(self, name: str, expected: str, prefix: bytes = b"") -> None:
+        self._hash = hashlib.new(name, prefix, usedforsecurity=False)
+        self._expected = expected
+
+    @classmethod
+    def of(cls, entry: FileEntry) -> "ContentDigest | None":
+        """Make the digest for an entry; None if its etag is not a hash of the content."""
+        if entry.sha256 is not None:
+            return cls("sha256", entry.sha256)
+        etag = entry.etag or ""
+        if entry.size is not None and len(etag) == 40 and set(etag) <= set("0123456789abcdef"):
+            return cls("sha1", etag, b"blob %d\0" % entry.size)
+        return None
+
+    def update(self, data: memoryview) -> None:
+        """Take in the next bytes."""
+        self._hash.update(data)
+
+    def check(self) -> None:
+        """Compare.
+
+        Raises:
+            IntegrityError: the content is not the one that was named.
+        """
+        if self._hash.hexdigest() != self._expected:
+            raise IntegrityError(
+                f"the file has {self._hash.name} {self._hash.hexdigest()}, expected {self._expected}"
+            )

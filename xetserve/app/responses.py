@@ -1,0 +1,42 @@
+"""What a failure may reveal, decided in one place: status, JSON, headers."""
+
+import logging
+import math
+
+from xetserve.errors import (
+    FormatError,
+    IntegrityError,
+    RequestError,
+    UpstreamBusy,
+    UpstreamDenied,
+    UpstreamError,
+    XetserveError,
+)
+from xetserve.http.messages import Request, Response, error_response
+
+logger = logging.getLogger(__name__)
+
+CHALLENGE = ("WWW-Authenticate", 'Bearer realm="xetserve"')
+
+
+def from_error(error: XetserveError, request: Request) -> Response:
+    """Give the response for a failure that happened before a head was sent.
+
+    Messages of ours hold no URL and no token. What the Hub says of its own errors is passed on, so that Hub
+    clients recognise them.
+    """
+    if isinstance(error, RequestError):
+        return error_response(error.status, str(error), error.headers)
+    if isinstance(error, UpstreamError):
+        logger.info("request %s: %s", request.request_id, error)
+        headers = list(error.headers)
+        if isinstance(error, UpstreamBusy) and error.retry_after is not None:
+            headers.append(("Retry-After", str(math.ceil(error.retry_after))))
+        if isinstance(error, UpstreamDenied) and error.status == 401:
+            headers.append(CHALLENGE)
+        status = 502 if error.status == 416 else error.status
+        return error_response(status, str(error), headers)
+    if isinstance(error, IntegrityError | FormatError):
+        logger.error("request %s: damaged data: %s", request.request_id, error)
+        return error_response(502, f"the upstream's data is damaged: {error}")
+    raise error

@@ -1,0 +1,89 @@
+"""From a request target to what is asked for. Segments are decoded one by one, after the path is cut."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from xetserve.errors import RequestError
+from xetserve.http.messages import Request
+from xetserve.upstream.hub import RepoRef
+
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+_REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\]{1,255}")
+KINDS: Final = ("model", "dataset", "space")
+
+
+def split_path(raw_path: str) -> list[str]:
+    """Cut a percent-encoded path into decoded segments; "/a/b%20c" gives ["a", "b c"].
+
+    Raises:
+        RequestError: 400, a segment that no file can be named by, or whose meaning depends on who reads it.
+    """
+    return [_decode_segment(segment) for segment in raw_path[1:].split("/")]
+
+
+def _decode_segment(raw: str) -> str:
+    if _BAD_ESCAPE.search(raw):
+        raise RequestError(400, "the path has a % that is not followed by two hex digits")
+    try:
+        text = unquote_to_bytes(raw).decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestError(400, "the path is not UTF-8") from None
+    if "/" in text:
+        raise RequestError(400, "the path has an encoded slash inside a segment")
+    if any(char < " " or char == "\x7f" for char in text):
+        raise RequestError(400, "the path has a control character")
+    if text in (".", ".."):
+        raise RequestError(400, "the path has a dot segment")
+    return text
+
+
+def join_file_path(segments: Sequence[str]) -> str:
+    """Give the path of a file in its repository.
+
+    Raises:
+        RequestError: 404, no file can be at an empty path or have an empty folder name.
+    """
+    if not segments or not all(segments):
+        raise RequestError(404, "no file has an empty name")
+    return "/".join(segments)
+
+
+def parse_repo(repo_id: str, kind: str) -> RepoRef:
+    """Read owner/name and a repository type.
+
+    Raises:
+        RequestError: 400.
+    """
+    if kind not in KINDS:
+        raise RequestError(400, f"type must be one of {', '.join(KINDS)}")
+    parts = repo_id.split("/")
+    if len(parts) != 2 or not all(_REPO_PART.fullmatch(part) for part in parts):
+        raise RequestError(400, "a repository is named owner/name")
+    return RepoRef(kind, repo_id)
+
+
+def get_revision(request: Request) -> str:
+    """Give ?revision=, "main" without it.
+
+    Raises:
+        RequestError: 400, not a name that git would allow.
+    """
+    revision = request.query.get("revision", "main")
+    is_odd = ".." in revision or revision.startswith(("/", "-", ".")) or revision.endswith("/")
+    if is_odd or not _REVISION.fullmatch(revision):
+        raise RequestError(400, "revision must be a branch, a tag, a commit id or refs/pr/N")
+    return revision
+
+
+def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> None:
+    """Refuse other methods.
+
+    Raises:
+        RequestError: 405 with Allow.
+    """
+    if request.method not in allowed:
+        names = ", ".join(allowed)
+        raise RequestError(405, f"only {names} here", [("Allow", names)])

@@ -1,0 +1,188 @@
+"""One upstream connection: send a request, read the head through h11, the body around it.
+
+A body with a Content-Length is counted here and received straight into the caller's buffers; h11 would
+copy it three times. A chunked body goes through h11.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import h11
+
+from xetserve.errors import BrokenStream, UpstreamError
+from xetserve.http.messages import Headers
+from xetserve.net.stream import ByteStream
+from xetserve.net.url import Url
+
+MAX_HEAD_SIZE: Final = 128 * 1024  # bytes; a Location with a signed URL can be long
+
+
+class ClientResponse:
+    """The answer to a request; its body is read from the connection as it is asked for.
+
+    content_length: body bytes, where they are known beforehand.
+    """
+
+    def __init__(
+        self, connection: "ClientConnection", status: int, headers: Headers, length: int | None
+    ) -> None:
+        self._connection = connection
+        self.status = status
+        self.headers = headers
+        self.content_length = length
+
+    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
+        """Receive body bytes into view; gives their number, 0 at the end of the body.
+
+        Raises:
+            BrokenStream: reset, or the body ended before its announced end.
+            TimeoutError: nothing came for timeout seconds.
+        """
+        return await self._connection.receive_body_into(view, timeout)
+
+    async def read(self, limit: int, timeout: float | None) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            UpstreamError: it has more than limit bytes.
+            BrokenStream, TimeoutError: as receive_into.
+        """
+        buffer = memoryview(bytearray(min(limit + 1, 64 * 1024)))
+        parts: list[bytes] = []
+        size = 0
+        while count := await self.receive_into(buffer, timeout):
+            size += count
+            if size > limit:
+                raise UpstreamError(f"an upstream answer has more than {limit} bytes")
+            parts.append(bytes(buffer[:count]))
+        return b"".join(parts)
+
+
+class ClientConnection:
+    """A connection that serves one request after the other."""
+
+    def __init__(self, stream: ByteStream, *, is_proxied: bool = False) -> None:
+        self.stream = stream
+        self._is_proxied = is_proxied  # a plain HTTP proxy wants the absolute form of the target
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
+        self._left: int | None = 0  # body bytes to come; None: h11 frames the body
+        self._rest = b""  # body bytes that came with the head, or that h11 has unframed
+        self._keep = False
+        self.num_requests = 0
+        self.idle_since = 0.0
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the last answer was read to its end and another request may follow."""
+        return self._keep and self._left == 0 and not self._rest and self.stream.is_quiet
+
+    async def request(
+        self,
+        method: str,
+        url: Url,
+        headers: Iterable[tuple[str, str]],
+        body: bytes,
+        timeout: float | None,
+    ) -> ClientResponse:
+        """Send a request and read the answer's head.
+
+        Args:
+            timeout: seconds without a byte.
+
+        Raises:
+            BrokenStream: the connection ended, or what came is not HTTP.
+            TimeoutError: nothing came for timeout seconds.
+        """
+        self.num_requests += 1
+        self._h11 = connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
+        target = url.target
+        if self._is_proxied:
+            target = f"{url.origin.scheme}://{url.origin.authority}{target}"
+        fields = [("Host", url.origin.authority), *headers]
+        if body or method in ("POST", "PUT"):
+            fields.append(("Content-Length", str(len(body))))
+        self._keep = False
+        parts = [
+            connection.send(
+                h11.Request(
+                    method=method.encode("ascii"),
+                    target=target.encode("ascii"),
+                    headers=[(k.encode("ascii"), v.encode("latin-1")) for k, v in fields],
+                )
+            ),
+            connection.send(h11.Data(data=body)) if body else b"",
+            connection.send(h11.EndOfMessage()),
+        ]
+        await self.stream.send_all([part for part in parts if part], timeout)
+        head = await self._read_head(timeout)
+        return self._start_body(method, head)
+
+    async def _read_head(self, timeout: float | None) -> h11.Response:
+        while True:
+            event = self._next_event()
+            if isinstance(event, h11.Response):
+                return event
+            if event is h11.NEED_DATA:
+                data = await self.stream.receive(timeout)
+                if not data:
+                    raise BrokenStream("closed before an answer")
+                self._h11.receive_data(data)
+            elif not isinstance(event, h11.InformationalResponse):
+                raise BrokenStream("closed before an answer")
+
+    def _start_body(self, method: str, head: h11.Response) -> ClientResponse:
+        headers = Headers.from_raw(head.headers)
+        tokens = ",".join(headers.get_all("connection")).lower()
+        self._keep = head.http_version >= b"1.1" and "close" not in tokens
+        length = headers.get("content-length")
+        if method == "HEAD" or head.status_code in (204, 304):
+            self._left = 0
+            known = int(length) if length is not None and length.isdigit() else None
+            return ClientResponse(self, head.status_code, headers, known)
+        if length is not None and "transfer-encoding" not in headers:
+            self._left = int(length)  # h11 has checked that it is one number
+            self._rest = bytes(self._h11.trailing_data[0])
+            if len(self._rest) > self._left:
+                raise BrokenStream("more bytes than announced")
+            return ClientResponse(self, head.status_code, headers, self._left)
+        self._left = None
+        if "transfer-encoding" not in headers:
+            self._keep = False  # the end of the connection is the end of the body
+        return ClientResponse(self, head.status_code, headers, None)
+
+    async def receive_body_into(self, view: memoryview, timeout: float | None) -> int:
+        """Receive body bytes into view; see ClientResponse.receive_into."""
+        if self._left is None and not self._rest:
+            self._rest = await self._next_unframed(timeout)
+        if self._rest:
+            count = min(len(view), len(self._rest))
+            view[:count] = self._rest[:count]
+            self._rest = self._rest[count:]
+        elif self._left:
+            count = await self.stream.receive_into(view[: self._left], timeout)
+            if not count:
+                raise BrokenStream(f"body ended {self._left} bytes early")
+        else:
+            return 0
+        if self._left is not None:
+            self._left -= count
+        return count
+
+    async def _next_unframed(self, timeout: float | None) -> bytes:
+        """Give the next body bytes out of h11; b"" at the end of the body."""
+        while True:
+            event = self._next_event()
+            if isinstance(event, h11.Data):
+                return bytes(event.data)
+            if isinstance(event, h11.EndOfMessage):
+                self._left = 0
+                return b""
+            if event is not h11.NEED_DATA:
+                raise BrokenStream("body ended early")
+            self._h11.receive_data(await self.stream.receive(timeout))
+
+    def _next_event(self) -> object:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise BrokenStream(f"not HTTP: {exc}") from None

@@ -1,0 +1,150 @@
+"""Opening upstream connections: addresses, proxies, TLS."""
+
+import asyncio
+import base64
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+import h11
+
+from xetserve.errors import BrokenStream
+from xetserve.net.client import ClientConnection
+from xetserve.net.stream import ByteStream
+from xetserve.net.url import Origin
+
+ATTEMPT_TIMEOUT: Final = 2.0  # seconds for one address while there are others to try
+
+
+class Proxy(NamedTuple):
+    """A forward proxy: where it is, and the Proxy-Authorization it wants."""
+
+    host: str
+    port: int
+    authorization: str | None
+
+
+class ProxyRules:
+    """HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, read once."""
+
+    def __init__(self, proxies: Mapping[str, str] | None = None) -> None:
+        self._proxies = dict(getproxies_environment() if proxies is None else proxies)
+
+    def find(self, origin: Origin) -> Proxy | None:
+        """Give the proxy for an origin; None: connect directly.
+
+        Raises:
+            BrokenStream: the proxy's URL is not one that can be used.
+        """
+        url = self._proxies.get(origin.scheme) or self._proxies.get("all")
+        if not url or proxy_bypass(f"{origin.host}:{origin.port}", self._proxies):
+            return None
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme != "http" or not parts.hostname:
+            raise BrokenStream(f"cannot use a proxy with scheme {parts.scheme!r}")
+        authorization = None
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+        return Proxy(parts.hostname, parts.port or 8080, authorization)
+
+
+async def open_connection(
+    origin: Origin, rules: ProxyRules, tls: ssl.SSLContext, timeout: float
+) -> ClientConnection:
+    """Connect to an origin, through a proxy where the rules name one.
+
+    Args:
+        timeout: seconds for all of it.
+
+    Raises:
+        BrokenStream: refused, unreachable, unknown host, bad certificate, or a proxy that says no.
+        TimeoutError: it took too long.
+    """
+    proxy = rules.find(origin)
+    stream: ByteStream | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
+            stream = await _connect(host, port, timeout)
+            if proxy and origin.scheme == "https":
+                await _open_tunnel(stream, origin, proxy, timeout)
+            if origin.scheme == "https":
+                await _start_tls(stream, tls, origin.host)
+    except (OSError, ssl.SSLError) as exc:
+        if stream is not None:
+            stream.abort()
+        if isinstance(exc, TimeoutError):
+            raise
+        reason = getattr(exc, "verify_message", None) or exc.strerror or str(exc)
+        raise BrokenStream(f"cannot connect to {origin.host}: {reason}") from exc
+    except BaseException:
+        if stream is not None:
+            stream.abort()
+        raise
+    return ClientConnection(stream, is_proxied=proxy is not None and origin.scheme == "http")
+
+
+async def _connect(host: str, port: int, timeout: float) -> ByteStream:
+    """Try the host's addresses in order, IPv6 and IPv4 in turn."""
+    loop = asyncio.get_running_loop()
+    deadline = time.monotonic() + timeout
+    infos = await loop.getaddrinfo(host, port, type=1)
+    addresses = _interleave([info[4][0] for info in infos])
+    error: OSError = OSError(f"no address for {host}")
+    for index, address in enumerate(addresses):
+        left = deadline - time.monotonic()
+        is_last = index == len(addresses) - 1
+        try:
+            async with asyncio.timeout(left if is_last else min(left, ATTEMPT_TIMEOUT)):
+                _, stream = await loop.create_connection(ByteStream, str(address), port)
+        except OSError as exc:  # TimeoutError is one of them
+            error = exc
+        else:
+            return stream
+    raise error
+
+
+def _interleave(addresses: list[str | int]) -> list[str]:
+    """Alternate the families, so that one which leads nowhere costs one attempt (RFC 8305, 4)."""
+    unique = list(dict.fromkeys(str(address) for address in addresses))
+    six = [address for address in unique if ":" in address]
+    four = [address for address in unique if ":" not in address]
+    first, second = (six, four) if unique and unique[0] in six else (four, six)
+    mixed = []
+    for index in range(max(len(first), len(second))):
+        mixed += first[index : index + 1] + second[index : index + 1]
+    return mixed
+
+
+async def _open_tunnel(stream: ByteStream, origin: Origin, proxy: Proxy, timeout: float) -> None:
+    """Ask a proxy for a tunnel (RFC 9110, 9.3.6)."""
+    target = f"[{origin.host}]" if ":" in origin.host else origin.host
+    target = f"{target}:{origin.port}"
+    headers = [("Host", target)]
+    if proxy.authorization:
+        headers.append(("Proxy-Authorization", proxy.authorization))
+    connection = h11.Connection(h11.CLIENT)
+    request = h11.Request(method="CONNECT", target=target, headers=headers)
+    await stream.send_all(
+        [connection.send(request) or b"", connection.send(h11.EndOfMessage()) or b""]
+    )
+    try:
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            connection.receive_data(await stream.receive(timeout))
+    except h11.RemoteProtocolError as exc:
+        raise BrokenStream(f"the proxy's answer is not HTTP: {exc}") from None
+    if not isinstance(event, h11.Response) or not 200 <= event.status_code < 300:
+        status = event.status_code if isinstance(event, h11.Response) else "no answer"
+        raise BrokenStream(f"the proxy refused a tunnel: {status}")
+
+
+async def _start_tls(stream: ByteStream, tls: ssl.SSLContext, host: str) -> None:
+    loop = asyncio.get_running_loop()
+    transport = await loop.start_tls(stream.transport, stream, tls, server_hostname=host)
+    if transport is None:
+        raise BrokenStream("closed during the TLS handshake")
+    stream.replace_transport(transport)

@@ -1,0 +1,133 @@
+"""Which connection serves which request."""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from xetserve.errors import BrokenStream
+from xetserve.net.client import ClientConnection, ClientResponse
+from xetserve.net.connect import ProxyRules, open_connection
+from xetserve.net.url import Origin, Url
+
+logger = logging.getLogger(__name__)
+
+IDLE_TIMEOUT: Final = 30.0  # seconds; servers commonly close after 60 or 75
+MAX_IDLE: Final = 32  # connections kept for one origin
+
+
+class ConnectionPool:
+    """Keeps connections whose last answer was read to the end, and opens new ones for the rest.
+
+    There is no upper limit: whoever asks has already reserved what the answer may hold, and a request
+    that waited for a slow client's connection could wait for ever.
+    """
+
+    def __init__(self, *, tls: ssl.SSLContext, proxies: ProxyRules, connect_timeout: float) -> None:
+        self._tls = tls
+        self._proxies = proxies
+        self._connect_timeout = connect_timeout
+        self._idle: dict[Origin, list[ClientConnection]] = {}
+        self.num_active = 0
+
+    @property
+    def num_idle(self) -> int:
+        """Open connections that wait for a request."""
+        return sum(map(len, self._idle.values()))
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        url: Url,
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        body: bytes = b"",
+        timeout: float,
+    ) -> AsyncIterator[ClientResponse]:
+        """Send a request; the connection is kept afterwards if the answer was read to its end.
+
+        Args:
+            timeout: seconds without a byte.
+
+        Raises:
+            BrokenStream: no connection, or it broke.
+            TimeoutError: no connection or no byte in time.
+        """
+        connection, response = await self._send(method, url, tuple(headers), body, timeout)
+        self.num_active += 1
+        try:
+            yield response
+        finally:
+            self.num_active -= 1
+            self._put_back(url.origin, connection)
+
+    async def _send(
+        self,
+        method: str,
+        url: Url,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes,
+        timeout: float,
+    ) -> tuple[ClientConnection, ClientResponse]:
+        while True:
+            connection = self._take_idle(url.origin)
+            is_fresh = connection is None
+            if connection is None:
+                connection = await open_connection(
+                    url.origin, self._proxies, self._tls, self._connect_timeout
+                )
+            try:
+                return connection, await connection.request(method, url, headers, body, timeout)
+            except BrokenStream:
+                connection.stream.abort()
+                # The server may have closed a kept connection just as we used it (RFC 9112, 9.3.1).
+                if is_fresh or method not in ("GET", "HEAD"):
+                    raise
+            except BaseException:
+                connection.stream.abort()
+                raise
+
+    def _take_idle(self, origin: Origin) -> ClientConnection | None:
+        idle = self._idle.get(origin, [])
+        while idle:
+            connection = idle.pop()  # the one used last is the likeliest to be alive
+            if not idle:
+                del self._idle[origin]
+            if connection.is_reusable and time.monotonic() - connection.idle_since < IDLE_TIMEOUT:
+                return connection
+            connection.stream.abort()
+        return None
+
+    def _put_back(self, origin: Origin, connection: ClientConnection) -> None:
+        idle = self._idle.get(origin, [])
+        if not connection.is_reusable or len(idle) >= MAX_IDLE:
+            connection.stream.abort()
+            return
+        connection.idle_since = time.monotonic()
+        if not idle:
+            self._idle[origin] = idle
+            asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._expire, origin)
+        idle.append(connection)
+
+    def _expire(self, origin: Origin) -> None:
+        limit = time.monotonic() - IDLE_TIMEOUT
+        kept = []
+        for connection in self._idle.pop(origin, []):
+            if connection.idle_since > limit and connection.is_reusable:
+                kept.append(connection)
+            else:
+                connection.stream.close()
+        if kept:
+            self._idle[origin] = kept
+            asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._expire, origin)
+
+    async def aclose(self) -> None:
+        """Close every idle connection."""
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.stream.close()
+        self._idle.clear()

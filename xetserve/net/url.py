@@ -1,0 +1,62 @@
+"""URLs as a client needs them: whom to connect to, and what to put into the request line."""
+
+from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+
+class Origin(NamedTuple):
+    """Scheme ("http" or "https"), lower-case host, port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """The Host field: the port is left out where it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+
+class Url(NamedTuple):
+    """An absolute URL, cut in two. target is path and query exactly as written."""
+
+    origin: Origin
+    target: str
+
+    def join(self, reference: str) -> "Url":
+        """Resolve a Location against this URL.
+
+        Raises:
+            ValueError: the result is not an http(s) URL.
+        """
+        return parse_url(
+            urljoin(f"{self.origin.scheme}://{self.origin.authority}{self.target}", reference)
+        )
+
+    def __str__(self) -> str:
+        # Without the query, which may be a signature.
+        path = self.target.partition("?")[0]
+        return f"{self.origin.scheme}://{self.origin.authority}{path}"
+
+
+def parse_url(text: str) -> Url:
+    """Cut an absolute URL; nothing is re-encoded or reordered, since a signature may depend on it.
+
+    Raises:
+        ValueError: not an absolute http(s) URL, or one with bytes that cannot stand in a request line.
+    """
+    if not text.isascii() or any(char <= " " or char == "\x7f" for char in text):
+        raise ValueError("a URL has printable ASCII characters only")
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an absolute http(s) URL")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    start = text.index("//") + 2
+    ends = [at for char in "/?#" if (at := text.find(char, start)) >= 0]
+    target = text[min(ends) :] if ends else "/"
+    target = target.partition("#")[0]
+    if not target.startswith("/"):
+        target = "/" + target
+    return Url(Origin(parts.scheme, parts.hostname, port), target)

@@ -1,0 +1,87 @@
+"""How many bytes of file data may be held between upstream and clients.
+
+Each response has an account. What it must hold to make progress at all is always granted; what
+would merely make it faster (fetching ahead) is granted only while the process and the response are
+within their limits. So nobody ever waits for memory that somebody slower holds, and the excess over the
+limit is a small constant for each response.
+"""
+
+from typing import Final
+
+SLAB_SIZE: Final = 1024 * 1024
+SMALL_SLAB_SIZE: Final = 256 * 1024
+MAX_FREE_SLABS: Final = 8
+
+
+class ByteBudget:
+    """A ceiling on packed bytes held, for the whole process. Also recycles the buffers that hold them.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self.num_accounts = 0
+        self._free: list[bytearray] = []
+
+    def __repr__(self) -> str:
+        return f"<ByteBudget {self.held} of {self.limit}, {self.num_accounts} accounts>"
+
+    @property
+    def share(self) -> int:
+        """Bytes that one response may hold for fetching ahead; one more response always fits."""
+        return self.limit // (self.num_accounts + 1)
+
+    def open_account(self) -> "Account":
+        """Open an account for one response; close it when the response ends."""
+        self.num_accounts += 1
+        return Account(self)
+
+    def make_slab(self, size: int) -> bytearray:
+        """Give a buffer of size bytes with any content."""
+        if size == SLAB_SIZE and self._free:
+            return self._free.pop()
+        return bytearray(size)
+
+    def recycle(self, slab: bytearray) -> None:
+        """Take back a buffer that nothing reads or writes any more."""
+        if len(slab) == SLAB_SIZE and len(self._free) < MAX_FREE_SLABS:
+            self._free.append(slab)
+
+
+class Account:
+    """What one response holds. Sizes in bytes."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self.budget = budget
+        self.held = 0
+
+    def try_take(self, size: int) -> bool:
+        """Take size bytes if that keeps the process and this response within their limits."""
+        budget = self.budget
+        if budget.held + size > budget.limit or self.held + size > budget.share:
+            return False
+        self.take(size)
+        return True
+
+    def take(self, size: int) -> None:
+        """Take size bytes whatever the limits say: they are needed to go on."""
+        self.held += size
+        self.budget.held += size
+
+    def give(self, size: int) -> None:
+        """Give bytes back."""
+        self.held -= size
+        self.budget.held -= size
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+        if self.budget is not _CLOSED:
+            self.budget.num_accounts -= 1
+            self.give(self.held)
+            self.budget = _CLOSED
+
+
+_CLOSED: Final = ByteBudget(0)

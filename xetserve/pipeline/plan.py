@@ -1,0 +1,78 @@
+"""From a reconstruction to what is fetched, and in which order its chunks make the file.
+
+Terms may repeat, overlap and go back; fetch ranges may be wider than any term. A window fetches each
+distinct range once and knows how often every chunk in it is needed. Pure: no clock, no sockets.
+"""
+
+from typing import NamedTuple
+
+from xetserve.errors import IntegrityError
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
+
+
+class Piece(NamedTuple):
+    """One term: a run of chunks out of a step's fetch range, and its decoded size in bytes."""
+
+    step: int
+    chunks: ChunkRange
+    decoded_size: int
+
+
+class Step(NamedTuple):
+    """One fetch range, and how many pieces need each of its chunks."""
+
+    xorb_hash: bytes
+    info: FetchInfo
+    uses: tuple[int, ...]  # uses[i] is for chunk info.chunks.start + i
+
+
+class WindowPlan(NamedTuple):
+    """How a range of the file is made.
+
+    file_range: decoded positions that this window gives; whole terms, unless the caller's range ends earlier.
+    asked: the range that the CAS was asked for; asking again for the same gives the same fetch ranges.
+    skip: decoded bytes to drop before file_range.start.
+    """
+
+    file_range: ByteRange
+    asked: ByteRange
+    skip: int
+    steps: tuple[Step, ...]
+    pieces: tuple[Piece, ...]
+
+
+def make_plan(answer: Reconstruction, asked: ByteRange, limit: int | None) -> WindowPlan:
+    """Plan a window.
+
+    The window takes the terms whole, past the asked end, so that the next one starts where a chunk does.
+
+    Args:
+        answer: for the range `asked`.
+        limit: decoded position that the window must not pass; None: the end of the file is not known.
+
+    Raises:
+        IntegrityError: the terms do not reach the end that was asked for.
+    """
+    end = asked.start + answer.decoded_size
+    if limit is not None:
+        if end < min(asked.end, limit):
+            raise IntegrityError(f"the terms end at byte {end}, expected {min(asked.end, limit)}")
+        end = min(end, limit)
+    numbers: dict[tuple[bytes, FetchInfo], int] = {}
+    uses: list[list[int]] = []
+    pieces = []
+    for term in answer.terms:
+        info = answer.find_fetch_info(term)
+        number = numbers.setdefault((term.xorb_hash, info), len(numbers))
+        if number == len(uses):
+            uses.append([0] * (info.chunks.end - info.chunks.start))
+        for chunk in range(term.chunks.start, term.chunks.end):
+            uses[number][chunk - info.chunks.start] += 1
+        pieces.append(Piece(number, term.chunks, term.decoded_size))
+    steps = tuple(
+        Step(xorb_hash, info, tuple(counts))
+        for ((xorb_hash, info), _), counts in zip(numbers.items(), uses, strict=True)
+    )
+    return WindowPlan(
+        ByteRange(asked.start, end), asked, answer.offset_into_first_range, steps, tuple(pieces)
+    )

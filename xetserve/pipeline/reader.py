@@ -1,0 +1,373 @@
+"""From (file hash, byte range) to verified bytes in order.
+
+One rope, pulled from the client's end: asking for a block decodes a few chunks, which frees packed bytes, which
+lets fetches go on and windows be planned. Nobody asks, nothing moves.
+
+Verified means: every chunk's record is well-formed and decodes to its promised size; every term has its
+promised size; and on a whole-file read the hashes of all chunks fold to the file hash before the last block is given
+out. A part of a file proves nothing by itself.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from xetserve.errors import (
+    FormatError,
+    IntegrityError,
+    RangeUnsatisfiable,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.fetch import Fetch
+from xetserve.pipeline.pacing import Pacer
+from xetserve.pipeline.plan import Piece, Step, WindowPlan, make_plan
+from xetserve.upstream.cas import Access, CasClient
+from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.compression import Buffer, Scheme
+from xetserve.xet.hashes import MerkleTree, format_hash, hash_chunk
+from xetserve.xet.reconstruction import ByteRange, FetchInfo
+from xetserve.xet.xorb import ChunkRecord
+
+WINDOWS_AHEAD = 2
+MAX_REJECTS = 3  # times that a chunk which does not decode is fetched again
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """Times in seconds.
+
+    stall_timeout: without a byte on one upstream connection, before another is tried.
+    gap_timeout: without a block for the client, retries included, before the read fails.
+    """
+
+    stall_timeout: float = 3.0
+    gap_timeout: float = 8.0
+
+
+class _Window:
+    """A planned window and its fetches; knows how to get fresh URLs for them."""
+
+    def __init__(self, plan: WindowPlan) -> None:
+        self.plan = plan
+        self.fetches: list[Fetch] = []
+        self._infos = [step.info for step in plan.steps]
+        self._lock = asyncio.Lock()
+
+    async def aclose(self) -> None:
+        """Stop what is under way and give everything back."""
+        for fetch in self.fetches:
+            await fetch.aclose()
+
+    async def refresh(
+        self, cas: CasClient, access: Access, file_hash: bytes, number: int, stale: FetchInfo
+    ) -> FetchInfo:
+        """Give new fetch info for a step; one question to the CAS serves all steps of the window."""
+        async with self._lock:
+            if self._infos[number] == stale:
+                answer = await cas.fetch_reconstruction(access, file_hash, self.plan.asked)
+                for at, step in enumerate(self.plan.steps):
+                    self._infos[at] = _find_again(answer.fetch_info.get(step.xorb_hash, ()), step)
+            return self._infos[number]
+
+
+def _find_again(infos: tuple[FetchInfo, ...], step: Step) -> FetchInfo:
+    """Find the step's chunks in a later answer: the same range, or else one around it."""
+    for info in infos:
+        if info.chunks == step.info.chunks:
+            return info
+    for info in infos:
+        if info.chunks.contains(step.info.chunks):
+            return info
+    raise UpstreamError(f"the CAS has another plan for xorb {format_hash(step.xorb_hash)} now")
+
+
+class FileReader:
+    """Reads one range of one file, once.
+
+    Args:
+        byte_range: decoded positions; its end None: up to the end of the file, wherever that is.
+        size: of the file in bytes, where known.
+    """
+
+    def __init__(
+        self,
+        cas: CasClient,
+        access: Access,
+        budget: ByteBudget,
+        file_hash: bytes,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        size: int | None = None,
+        limits: ReadLimits,
+        policy: RetryPolicy,
+    ) -> None:
+        self._cas = cas
+        self._access = access
+        self._file_hash = file_hash
+        self._start = start
+        self._end = size if end is None else end
+        self._is_whole = start == 0 and (end is None or end == size)
+        self._limits = limits
+        self._policy = policy
+        self._account = budget.open_account()
+        self._pacer = Pacer()
+        self._windows: deque[_Window] = deque()  # planned and not finished
+        self._planner: asyncio.Task[None] | None = None
+        self._plan_error: Exception | None = None
+        self._change: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._tree = MerkleTree()
+        self._deadline = 0.0
+        self.is_verified = False
+
+    async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
+        """Give the bytes, in blocks; a block's buffers are good until the next one is asked for.
+
+        Raises:
+            UpstreamError: the CAS or the data host fails for good.
+            IntegrityError: the data is not what was promised.
+        """
+        self._deadline = time.monotonic() + self._limits.gap_timeout
+        self._planner = asyncio.get_running_loop().create_task(self._plan_windows())
+        try:
+            while (window := await self._next_window()) is not None:
+                started = time.monotonic()
+                async with aclosing(self._read_window(window)) as blocks:
+                    async for block in blocks:
+                        before = time.monotonic()
+                        yield block
+                        now = time.monotonic()
+                        self._pacer.note_block(sum(map(len, block)), now - before)
+                        self._deadline = now + self._limits.gap_timeout
+                self._pacer.note_window(window.plan.file_range.size, time.monotonic() - started)
+                self._pacer.cap_ahead(self._account.budget.share)
+                await window.aclose()
+                self._windows.popleft()
+                self._pump()
+            if self._is_whole and not self.is_verified:
+                self._verify()
+        except (IntegrityError, FormatError):
+            INTEGRITY_FAILURES.add()
+            raise
+        finally:
+            await self._aclose()
+
+    async def _aclose(self) -> None:
+        if self._planner is not None:
+            self._planner.cancel()
+            await asyncio.wait((self._planner,))
+        for window in self._windows:
+            await window.aclose()
+        self._account.close()
+
+    # Reading.
+
+    def _verify(self) -> None:
+        actual = self._tree.file_hash()
+        if actual != self._file_hash:
+            raise IntegrityError(
+                f"the chunks make file {format_hash(actual)}, expected {format_hash(self._file_hash)}"
+            )
+        self.is_verified = True
+
+    async def _next_window(self) -> _Window | None:
+        """Wait for the next window; None: there is none."""
+        await self._wait_for_windows(1)
+        return self._windows[0] if self._windows else None
+
+    async def _wait_for_windows(self, count: int) -> None:
+        """Wait until so many windows are planned, or all are."""
+        while len(self._windows) < count:
+            if self._plan_error is not None:
+                raise self._plan_error
+            if self._planner is None or self._planner.done():
+                return
+            self._change = asyncio.get_running_loop().create_future()
+            await self._wait_upstream(self._change)
+
+    async def _is_last(self, window: _Window) -> bool:
+        """Tell whether the file ends with this window."""
+        if self._end is not None:
+            return window.plan.file_range.end == self._end
+        await self._wait_for_windows(2)
+        return len(self._windows) < 2
+
+    async def _read_window(self, window: _Window) -> AsyncGenerator[list[Buffer], None]:
+        plan = window.plan
+        skip, left = plan.skip, plan.file_range.size
+        block: list[Buffer] = []
+        size = 0
+        used: list[tuple[Fetch, int]] = []  # raw records in the block: released once it has left
+        for piece in plan.pieces:
+            fetch = window.fetches[piece.step]
+            total = 0
+            for chunk in range(piece.chunks.start, piece.chunks.end):
+                if not fetch.has(chunk):
+                    if block:
+                        yield block
+                        block, size = [], 0
+                        _release(used)
+                    await self._wait_for_chunk(fetch, chunk)
+                record = fetch.get(chunk)
+                length = record.header.decoded_size
+                total += length
+                _check_total(piece, chunk, total)
+                if (skip and skip >= length) or not left:
+                    skip -= min(skip, length)
+                    fetch.release(chunk)
+                    continue
+                record, data = await self._decode(fetch, chunk)
+                if self._is_whole:
+                    if skip:
+                        raise IntegrityError(f"a window starts {skip} bytes into a chunk")
+                    self._tree.add(hash_chunk(data), length)
+                if skip or length > left:
+                    data = memoryview(data)[skip : skip + left]
+                    skip, length = 0, len(data)
+                block.append(data)
+                size += length
+                left -= length
+                if record.header.scheme is Scheme.NONE:
+                    used.append((fetch, chunk))
+                else:
+                    fetch.release(chunk)
+                if size >= self._pacer.block_size and left:
+                    yield block
+                    block, size = [], 0
+                    _release(used)
+        if left:
+            raise IntegrityError(f"a window is {left} bytes short")
+        if self._is_whole and await self._is_last(window):
+            self._verify()  # before the last bytes leave: a damaged file must not look complete
+        if block:
+            yield block
+        _release(used)
+
+    async def _wait_for_chunk(self, fetch: Fetch, chunk: int) -> None:
+        if not fetch.is_started:
+            fetch.start(must=True)
+            self._pump()
+        await self._wait_upstream(fetch.wait(chunk))
+
+    async def _decode(self, fetch: Fetch, chunk: int) -> tuple[ChunkRecord, Buffer]:
+        """Decode a record; one that is damaged is fetched again a few times."""
+        for _ in range(MAX_REJECTS):
+            record = fetch.get(chunk)
+            try:
+                return record, record.decode()
+            except FormatError as exc:
+                fetch.reject(chunk, exc)
+                await self._wait_upstream(fetch.wait(chunk))
+        record = fetch.get(chunk)
+        return record, record.decode()
+
+    async def _wait_upstream(self, waiting: Awaitable[None]) -> None:
+        """Wait for the upstream, at most until the gap towards the client becomes too long."""
+        before = time.monotonic()
+        try:
+            async with asyncio.timeout(self._deadline - before):
+                await waiting
+        except TimeoutError:
+            raise UpstreamTimeout(
+                f"no data from upstream for {self._limits.gap_timeout:g} seconds"
+            ) from None
+        self._pacer.note_starved(time.monotonic() - before)
+
+    # Looking ahead.
+
+    def _pump(self) -> None:
+        """Start, in file order, the fetches ahead that the pace asks for and the budget allows."""
+        _wake(self._room)
+        ahead = 0
+        for window in self._windows:
+            for fetch in window.fetches:
+                if fetch.is_started:
+                    fetch.widen()
+                elif ahead + fetch.size > self._pacer.ahead_limit or not fetch.start(must=False):
+                    return
+                ahead += fetch.granted
+
+    def _wants_window(self) -> bool:
+        """Tell whether another window should be planned."""
+        if len(self._windows) < WINDOWS_AHEAD:
+            return True
+        planned = sum(fetch.size for window in self._windows for fetch in window.fetches)
+        return planned < self._pacer.ahead_limit
+
+    async def _plan_windows(self) -> None:
+        try:
+            await self._plan_to_end()
+        except Exception as exc:  # noqa: BLE001 - it is the reader's to see, once it gets there
+            self._plan_error = exc
+        _wake(self._change)
+
+    async def _plan_to_end(self) -> None:
+        position, end = self._start, self._end
+        while end is None or position < end:
+            while not self._wants_window():
+                self._room = asyncio.get_running_loop().create_future()
+                await self._room
+            asked_end = position + self._pacer.window_size
+            if end is not None and asked_end + self._pacer.window_size // 4 >= end:
+                asked_end = end
+            asked = ByteRange(position, asked_end)
+            try:
+                answer = await self._cas.fetch_reconstruction(self._access, self._file_hash, asked)
+            except RangeUnsatisfiable:
+                if end is None:
+                    return
+                raise IntegrityError(f"the file ends before byte {position}") from None
+            plan = make_plan(answer, asked, end)
+            if not plan.file_range.size:
+                return
+            self._add_window(plan)
+            position = plan.file_range.end
+            if end is None and position < asked_end:
+                return
+
+    def _add_window(self, plan: WindowPlan) -> None:
+        window = _Window(plan)
+        for number, step in enumerate(plan.steps):
+
+            async def refresh(stale: FetchInfo, number: int = number) -> FetchInfo:
+                return await window.refresh(self._cas, self._access, self._file_hash, number, stale)
+
+            window.fetches.append(
+                Fetch(
+                    step,
+                    self._cas,
+                    self._account,
+                    refresh=refresh,
+                    policy=self._policy,
+                    stall_timeout=self._limits.stall_timeout,
+                    on_change=self._pump,
+                )
+            )
+        self._windows.append(window)
+        self._pump()
+        _wake(self._change)
+
+
+def _check_total(piece: Piece, chunk: int, total: int) -> None:
+    """Hold a term to its promised size, before the chunk that breaks the promise is given out."""
+    is_last = chunk == piece.chunks.end - 1
+    if total > piece.decoded_size or (is_last and total != piece.decoded_size):
+        raise IntegrityError(f"a term of {total} decoded bytes, expected {piece.decoded_size}")
+
+
+def _release(used: list[tuple[Fetch, int]]) -> None:
+    for fetch, chunk in used:
+        fetch.release(chunk)
+    used.clear()
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,186 @@
+"""The CAS: from a file hash to a reconstruction, and from a data URL to packed bytes.
+
+The read token goes to the CAS only. Data URLs are used exactly as they were signed, with exactly
+the planned Range, and without credentials.
+
+Source: hub-docs xet/api.md; xet-core remote_client.rs.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+from xetserve.errors import (
+    FormatError,
+    RangeUnsatisfiable,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamMissing,
+    UpstreamRefused,
+    UrlExpired,
+)
+from xetserve.http.ranges import Span, parse_content_range
+from xetserve.net.client import ClientResponse
+from xetserve.net.pool import ConnectionPool
+from xetserve.upstream.exchange import (
+    JSON_HEADERS,
+    USER_AGENT,
+    error_for_status,
+    join_url,
+    make_url,
+    read_document,
+    retrying,
+    send_request,
+)
+from xetserve.upstream.hub import CasToken
+from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import (
+    ByteRange,
+    FetchInfo,
+    Reconstruction,
+    parse_reconstruction,
+)
+
+MAX_RECONSTRUCTION_SIZE: Final = 64 * 1024 * 1024  # bytes of JSON; a window needs a few KiB
+MAX_REDIRECTS: Final = 3
+
+
+class Access(Protocol):
+    """Whatever can give a read token for the CAS."""
+
+    async def get_token(self) -> CasToken:
+        """Give a token that is good for a while."""
+        ...
+
+    async def renew_token(self) -> CasToken:
+        """Give another one, after the last was refused."""
+        ...
+
+
+class _WrongVersion(UpstreamMissing):
+    """404 or 501: the file is unknown, or this version of the API is."""
+
+
+class CasClient:
+    """Asks CAS servers and data hosts.
+
+    Args:
+        timeout: seconds without a byte before a connection is given up.
+    """
+
+    def __init__(self, pool: ConnectionPool, *, timeout: float, policy: RetryPolicy) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._policy = policy
+        self._versions: dict[str, int] = {}  # by CAS URL: the API version that answered last
+
+    async def fetch_reconstruction(
+        self, access: Access, file_hash: bytes, byte_range: ByteRange
+    ) -> Reconstruction:
+        """Ask how a range of a file is built.
+
+        Args:
+            byte_range: decoded positions in the file; its end may lie past the end of the file.
+
+        Raises:
+            RangeUnsatisfiable: the range starts at or past the end of the file.
+            UpstreamMissing: the CAS does not know the file.
+            UpstreamDenied: it refuses the token, a renewed one too.
+            UpstreamError: it is in trouble, or its answer breaks the rules.
+        """
+
+        async def attempt() -> Reconstruction:
+            token = await access.get_token()
+            try:
+                return await self._ask_versions(token, file_hash, byte_range)
+            except UpstreamDenied as exc:
+                if exc.status != 401:
+                    raise
+            return await self._ask_versions(await access.renew_token(), file_hash, byte_range)
+
+        return await retrying(attempt, self._policy, "cas")
+
+    async def _ask_versions(
+        self, token: CasToken, file_hash: bytes, byte_range: ByteRange
+    ) -> Reconstruction:
+        first = self._versions.get(token.cas_url, 2)
+        try:
+            answer = await self._ask(token, first, file_hash, byte_range)
+        except _WrongVersion:
+            first = 3 - first
+            answer = await self._ask(token, first, file_hash, byte_range)
+        self._versions[token.cas_url] = first
+        return answer
+
+    async def _ask(
+        self, token: CasToken, version: int, file_hash: bytes, byte_range: ByteRange
+    ) -> Reconstruction:
+        name = format_hash(file_hash)
+        url = make_url(f"{token.cas_url}/v{version}/reconstructions/{name}", "the CAS URL")
+        fields = (
+            *JSON_HEADERS,
+            ("Authorization", f"Bearer {token.access_token}"),
+            ("Range", byte_range.to_header()),
+        )
+        async with send_request(
+            self._pool, "the CAS", "GET", url, fields, self._timeout
+        ) as response:
+            status = response.status
+            if status not in (200, 206):
+                if status in (404, 501):
+                    raise _WrongVersion(f"the CAS does not know file {name}")
+                if status == 416:
+                    raise RangeUnsatisfiable(f"file {name} ends before {byte_range.start}")
+                if status in (401, 403):
+                    raise UpstreamDenied(f"the CAS refused file {name}", status=status)
+                raise error_for_status("the CAS", status, response.headers)
+            body = await read_document(response, "the CAS", MAX_RECONSTRUCTION_SIZE, self._timeout)
+        try:
+            return parse_reconstruction(body)
+        except FormatError as exc:
+            raise UpstreamError(f"the CAS: {exc}") from exc
+
+    @asynccontextmanager
+    async def open_data(self, info: FetchInfo) -> AsyncIterator[ClientResponse]:
+        """Open the packed bytes of a fetch range; the body has exactly that many bytes or breaks.
+
+        Raises:
+            UrlExpired: 403.
+            UpstreamError: anything else but the range that was asked for.
+        """
+        url = make_url(info.url, "a data URL")
+        fields = (
+            ("User-Agent", USER_AGENT),
+            ("Accept-Encoding", "identity"),
+            ("Range", info.byte_range.to_header()),
+        )
+        for _ in range(MAX_REDIRECTS + 1):
+            async with send_request(
+                self._pool, "the data host", "GET", url, fields, self._timeout
+            ) as response:
+                location = response.headers.get("location")
+                if response.status in (301, 302, 303, 307, 308) and location is not None:
+                    url = join_url(url, location, "the data host's redirect")
+                    continue
+                _check_data_response(response, info.byte_range)
+                yield response
+                return
+        raise UpstreamRefused("the data host redirects in circles")
+
+
+def _check_data_response(response: ClientResponse, asked: ByteRange) -> None:
+    status = response.status
+    if status == 403:
+        raise UrlExpired("the data host refused a signed URL")
+    if status not in (200, 206):
+        raise error_for_status("the data host", status, response.headers)
+    content_range = response.headers.get("content-range")
+    if status == 206 and content_range is not None:
+        parsed = parse_content_range(content_range)
+        if parsed is None or parsed[0] != Span(asked.start, asked.end):
+            raise UpstreamError("the data host sent another range")
+    # A 200 with the slice is as good as a 206; one with the whole xorb is not.
+    length = response.content_length
+    if length != asked.size and not (length is None and status == 206):
+        raise UpstreamError(f"the data host sent {length} bytes, expected {asked.size}")

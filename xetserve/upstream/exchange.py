@@ -1,0 +1,138 @@
+"""One request to the Hub, the CAS or a data host: errors named, retried, documents read."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeVar
+
+from xetserve import __version__
+from xetserve.errors import (
+    BrokenStream,
+    FormatError,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
+from xetserve.http.encoding import ACCEPT_ENCODING, decode_content
+from xetserve.http.messages import Headers
+from xetserve.metrics import UPSTREAM_RETRIES
+from xetserve.net.client import ClientResponse
+from xetserve.net.pool import ConnectionPool
+from xetserve.net.url import Url, parse_url
+from xetserve.upstream.retry import RetryPolicy, RetryState
+
+USER_AGENT: Final = f"xetserve/{__version__}"
+JSON_HEADERS: Final = (
+    ("User-Agent", USER_AGENT),
+    ("Accept", "application/json"),
+    ("Accept-Encoding", ACCEPT_ENCODING),
+)
+
+T = TypeVar("T")
+
+
+def make_url(text: str, what: str) -> Url:
+    """Read a URL that an upstream gave.
+
+    Raises:
+        UpstreamRefused: it cannot be requested; `what` says in the message what it was.
+    """
+    try:
+        return parse_url(text)
+    except ValueError as exc:
+        raise UpstreamRefused(f"{what}: {exc}") from None
+
+
+def join_url(base: Url, reference: str, what: str) -> Url:
+    """Resolve a Location.
+
+    Raises:
+        UpstreamRefused: as make_url.
+    """
+    try:
+        return base.join(reference)
+    except ValueError as exc:
+        raise UpstreamRefused(f"{what}: {exc}") from None
+
+
+@contextmanager
+def naming_errors(who: str):  # type: ignore[no-untyped-def]
+    """Turn a broken or silent connection into an UpstreamError that names the upstream."""
+    try:
+        yield
+    except BrokenStream as exc:
+        raise UpstreamError(f"{who}: {exc}") from exc
+    except TimeoutError as exc:
+        raise UpstreamTimeout(f"{who} did not answer in time") from exc
+
+
+@asynccontextmanager
+async def send_request(
+    pool: ConnectionPool,
+    who: str,
+    method: str,
+    url: Url,
+    headers: tuple[tuple[str, str], ...],
+    timeout: float,
+) -> AsyncIterator[ClientResponse]:
+    """Send a request; failures of the connection, until the block is left, are UpstreamErrors."""
+    with naming_errors(who):
+        async with pool.request(method, url, headers, timeout=timeout) as response:
+            yield response
+
+
+def error_for_status(who: str, status: int, headers: Headers) -> UpstreamError:
+    """Give the error for an answer that is neither a success nor a fact the caller knows."""
+    if status in (429, 503):
+        return UpstreamBusy(
+            f"{who} answered {status}",
+            status=status,
+            retry_after=parse_retry_after(headers.get("retry-after")),
+            headers=[
+                (name, value)
+                for name, value in headers
+                if name.lower() in ("ratelimit", "ratelimit-policy")
+            ],
+        )
+    if status in (408, 504):
+        return UpstreamTimeout(f"{who} answered {status}")
+    if status >= 500 and status != 501:
+        return UpstreamError(f"{who} answered {status}")
+    return UpstreamRefused(f"{who} answered {status}")
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Read Retry-After in seconds; its date form is not used by these upstreams."""
+    if value is None or not value.isascii() or not value.isdigit() or len(value) > 9:
+        return None
+    return float(value)
+
+
+async def read_document(response: ClientResponse, who: str, limit: int, timeout: float) -> bytes:
+    """Read a small body, its content coding undone.
+
+    Raises:
+        UpstreamError: too large or damaged.
+    """
+    with naming_errors(who):
+        data = await response.read(limit, timeout)
+    try:
+        return decode_content(response.headers.get("content-encoding"), data, limit)
+    except FormatError as exc:
+        raise UpstreamError(f"{who}: {exc}") from None
+
+
+async def retrying(attempt: Callable[[], Awaitable[T]], policy: RetryPolicy, who: str) -> T:
+    """Run attempt until it succeeds, fails for good, or the policy's time is over."""
+    state = RetryState(policy, time.monotonic())
+    while True:
+        try:
+            return await attempt()
+        except UpstreamError as exc:
+            delay = state.next_delay(exc, time.monotonic())
+            if delay is None:
+                raise
+            UPSTREAM_RETRIES.add(who, type(exc).__name__)
+            await asyncio.sleep(delay)

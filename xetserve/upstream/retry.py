@@ -1,0 +1,57 @@
+"""When to try again, and how long to wait. No clock: the caller tells the time."""
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from xetserve.errors import UpstreamBusy, UpstreamError
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How persistent to be. Times in seconds.
+
+    first_delay: upper bound of the first pause; it doubles with every failure.
+    max_delay: upper bound of every pause, except one that the upstream asks for.
+    time_limit: from the first try on; no try is made after it.
+    """
+
+    first_delay: float = 0.1
+    max_delay: float = 2.0
+    time_limit: float = 7.0
+
+
+DEFAULT_POLICY: Final = RetryPolicy()
+
+
+class RetryState:
+    """The failures of one request so far.
+
+    Args:
+        now: the time of the first try, seconds on any steady clock.
+    """
+
+    def __init__(self, policy: RetryPolicy, now: float) -> None:
+        self._policy = policy
+        self._deadline = now + policy.time_limit
+        self._num_failures = 0
+
+    def note_progress(self, now: float) -> None:
+        """Start over: the upstream has delivered something since the last failure."""
+        self._num_failures = 0
+        self._deadline = now + self._policy.time_limit
+
+    def next_delay(self, error: UpstreamError, now: float) -> float | None:
+        """Give the pause before the next try; None: give up.
+
+        A pause is drawn between half and all of its bound, so that clients which failed together do not come
+        back together. What Retry-After asks for is kept, if it fits the time limit.
+        """
+        if not error.retriable:
+            return None
+        bound = min(self._policy.first_delay * 2**self._num_failures, self._policy.max_delay)
+        self._num_failures += 1
+        delay = random.uniform(bound / 2, bound)
+        if isinstance(error, UpstreamBusy) and error.retry_after is not None:
+            delay = max(delay, error.retry_after)
+        return delay if now + delay < self._deadline else None

@@ -1,0 +1,51 @@
+"""Cutting a byte stream into chunks.
+
+Where the cuts lie is the producer's choice within the limits of the format: the chunk list, not the
+content, makes the file hash. The official producer cuts by content, so that edited files share chunks; an
+origin that takes in finished files has little to share, and cuts every 64 KiB.
+
+Source: hub-docs xet/chunking.md (limits).
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from xetserve.xet.compression import Buffer, Scheme
+from xetserve.xet.xorb import MAX_CHUNK_SIZE, pack_chunk
+
+CHUNK_SIZE: Final = 65_536  # bytes; the mean of the official producer
+
+
+class Chunker:
+    """Cuts a stream into chunks of one size; the last may be shorter.
+
+    Args:
+        chunk_size: decoded bytes, 1 to MAX_CHUNK_SIZE.
+    """
+
+    __slots__ = ("_chunk_size", "_rest")
+
+    def __init__(self, chunk_size: int = CHUNK_SIZE) -> None:
+        if not 0 < chunk_size <= MAX_CHUNK_SIZE:
+            raise ValueError(f"chunk size {chunk_size}, expected 1..{MAX_CHUNK_SIZE}")
+        self._chunk_size = chunk_size
+        self._rest = b""
+
+    def receive_data(self, data: Buffer) -> Iterator[bytes]:
+        """Yield the chunks that are complete. Run it to its end: the rest is kept only then."""
+        view = memoryview(self._rest + bytes(data) if self._rest else data)
+        size = self._chunk_size
+        end = len(view) - len(view) % size
+        for start in range(0, end, size):
+            yield bytes(view[start : start + size])
+        self._rest = bytes(view[end:])
+
+    def finish(self) -> bytes:
+        """Give the last chunk: what is left, b"" when the stream ended on a cut."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+def pack_smallest(data: Buffer) -> bytes:
+    """Make the smallest chunk record of the three: raw, LZ4 or byte-grouped LZ4."""
+    return min(pack_chunk(data, Scheme.LZ4), pack_chunk(data, Scheme.BG4_LZ4), key=len)
