@@ -13,6 +13,7 @@ from xetserve import __version__
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.config import Config, ServerConfig, add_flags, load_config
+from xetserve.demo import DemoFailed, run_demo
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
 from xetserve.net.connect import ProxyRules
@@ -107,6 +108,16 @@ def _make_parser() -> argparse.ArgumentParser:
     origin.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
     add_flags(origin, ("server", "log"))
     origin.set_defaults(run=_run_origin)
+
+    demo = commands.add_parser(
+        "demo",
+        help="see it work: a generated repository, an origin, the server, one download",
+        description="Generate a repository, serve it from an origin, put xetserve in front of it and "
+        "download a file. Then keep serving, for trying it with curl.",
+    )
+    demo.add_argument("--once", action="store_true", help="stop after the download")
+    add_flags(demo, ("server", "log"))
+    demo.set_defaults(run=_run_demo)
     return parser
 
 
@@ -162,6 +173,24 @@ async def _origin(options: argparse.Namespace) -> AsyncIterator[Handler]:
         yield origin.handle
     finally:
         await origin.aclose()
+
+
+def _run_demo(options: argparse.Namespace, config: Config) -> int:
+    host = config.server.host if options.host else "127.0.0.1"
+    demo = run_demo(host, config.server.port, once=options.once, write=_print)
+    try:
+        run_loop(demo)
+    except DemoFailed as exc:
+        sys.stderr.write(f"xetserve demo: {exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _parse_pair(text: str, flag: str, form: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xetserve.http.messages import (
@@ -62,6 +62,7 @@ def test_raw_values_are_latin_1() -> None:
     assert list(headers) == [("x-name", "caf\u00e9"), ("x-raw", "\xff\x80")]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=10), st.binary(max_size=10)), max_size=5))
 def test_any_raw_fields_come_through_unchanged(fields: list[tuple[bytes, bytes]]) -> None:
     headers = Headers.from_raw(fields)
@@ -114,6 +115,7 @@ def test_of_two_parameters_with_one_name_the_last_counts() -> None:
     assert request.query_pairs == [("a", "1"), ("b", "2"), ("a", "3")]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E)).map("/".__add__))
 def test_any_target_has_a_path_and_a_query(target: str) -> None:
     request = Request("GET", target)
@@ -211,6 +213,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(json_values)
 def test_any_json_value_can_be_answered(value: Any) -> None:
     body = json_response(200, value).body
@@ -232,6 +235,7 @@ def test_text_that_is_no_unicode_can_be_answered(message: str) -> None:
     assert json.loads(body) == {"error": message}
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_any_text_can_be_an_error(message: str) -> None:
     body = error_response(400, message).body

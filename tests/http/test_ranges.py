@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xetserve.http.ranges import (
@@ -105,6 +105,7 @@ def test_parse_range(value: str, size: int, expected: Span | int | None) -> None
 numbers = st.none() | st.integers(0, 40)
 
 
+@settings(deadline=None)
 @given(numbers, numbers, st.integers(0, 30), st.integers(0, 3))
 def test_parse_range_picks_what_the_rfc_picks(
     first: int | None, last: int | None, size: int, zeros: int
@@ -113,12 +114,14 @@ def test_parse_range_picks_what_the_rfc_picks(
     assert ask(f"bytes={'-'.join(texts)}", size) == oracle(first, last, size)
 
 
+@settings(deadline=None)
 @given(st.integers(0, MAX_SIZE - 1), st.integers(0, MAX_SIZE - 1), st.integers(1, MAX_SIZE))
 def test_parse_range_counts_exactly_in_large_files(first: int, last: int, size: int) -> None:
     expected = None if last < first else 416 if first >= size else Span(first, min(size, last + 1))
     assert ask(f"bytes={first}-{last}", size) == expected
 
 
+@settings(deadline=None)
 @given(
     st.text() | st.text("bytes=-0123456789, ") | st.text("0123456789-, ").map("bytes=".__add__),
     st.integers(0, MAX_SIZE),
@@ -178,6 +181,7 @@ def test_parse_content_range(value: str, expected: tuple[Span, int | None] | Non
     assert parse_content_range(value) == expected
 
 
+@settings(deadline=None)
 @given(st.text() | st.text("bytes -/*0123456789") | st.text("-/*0123456789").map("bytes ".__add__))
 def test_any_content_range_is_sound_or_nothing(value: str) -> None:
     parsed = parse_content_range(value)
@@ -187,6 +191,7 @@ def test_any_content_range_is_sound_or_nothing(value: str) -> None:
         assert size is None or span.end <= size
 
 
+@settings(deadline=None)
 @given(st.integers(1, MAX_SIZE), st.data())
 def test_what_is_written_is_read_back(size: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, size - 1))

@@ -76,6 +76,7 @@ def test_grouping_by_index_modulo_four(case: dict[str, Any]) -> None:
         assert decode(Scheme.BG4_LZ4, packed, len(plain)) == plain
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_ungrouping_undoes_grouping(data: bytes) -> None:
     grouped = group_bytes(data)

@@ -137,6 +137,7 @@ def test_parse_hash_refuses(text: str) -> None:
         parse_hash(text)
 
 
+@settings(deadline=None)
 @given(
     st.text()
     | st.text("0123456789abcdefABCDEF*", min_size=63, max_size=65)
@@ -151,6 +152,7 @@ def test_parse_hash_gives_a_hash_or_value_error(text: str) -> None:
     assert format_hash(raw) == text
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32))
 def test_format_then_parse_is_the_same_hash(raw: bytes) -> None:
     assert parse_hash(format_hash(raw)) == raw
@@ -294,6 +296,7 @@ def test_asking_for_the_root_midway_changes_nothing(leaves: list[Leaf]) -> None:
         assert tree.xorb_hash() == tree.xorb_hash()
 
 
+@settings(deadline=None)
 @given(leaf_lists.filter(lambda leaves: len(leaves) > 1), st.data())
 def test_any_other_leaf_gives_another_root(leaves: list[Leaf], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(leaves) - 1))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xetserve.errors import FormatError
-from xetserve.xet.compression import Scheme
+from xetserve.xet.compression import Scheme, encode_payload
 from xetserve.xet.hashes import MerkleTree, format_hash, hash_chunk, hash_range
 from xetserve.xet.xorb import (
     CHUNK_HEADER_SIZE,
@@ -19,6 +19,7 @@ from xetserve.xet.xorb import (
     MAX_CHUNK_SIZE,
     MAX_PACKED_SIZE,
     MAX_RECORD_SIZE,
+    MAX_XORB_SIZE,
     ChunkHeader,
     ChunkRecord,
     RecordReader,
@@ -189,6 +190,12 @@ def test_the_incremental_reader_rejects_them_or_sees_them_incomplete(case: dict[
 # Headers
 
 
+def test_limits_are_the_official_ones() -> None:
+    assert (MAX_CHUNK_SIZE, MAX_PACKED_SIZE) == (131_072, 262_144)
+    assert MAX_RECORD_SIZE == 262_152
+    assert MAX_XORB_SIZE == 67_108_864
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
@@ -247,6 +254,7 @@ def test_parse_chunk_header_refuses(header: str, message: str) -> None:
 small_or_any_byte = st.sampled_from([0, 1, 2, 3, 4]) | st.integers(0, 255)
 
 
+@settings(deadline=None)
 @given(st.lists(small_or_any_byte, min_size=8, max_size=8).map(bytes))
 def test_any_eight_bytes_are_a_header_or_a_format_error(data: bytes) -> None:
     try:
@@ -258,6 +266,7 @@ def test_any_eight_bytes_are_a_header_or_a_format_error(data: bytes) -> None:
     assert CHUNK_HEADER_SIZE <= header.record_size <= MAX_RECORD_SIZE
 
 
+@settings(deadline=None)
 @given(st.integers(0, MAX_PACKED_SIZE), st.sampled_from(Scheme), st.integers(0, MAX_CHUNK_SIZE))
 def test_a_made_header_is_parsed_back(packed_size: int, scheme: Scheme, decoded_size: int) -> None:
     if scheme is Scheme.NONE:
@@ -285,6 +294,14 @@ def test_pack_chunk(data: bytes, scheme: Scheme, stored_as: Scheme) -> None:
     assert record.header.scheme is stored_as
     assert record.header.packed_size == len(record.payload)
     assert record.decode() == data
+
+
+@pytest.mark.parametrize("size", range(20, 32), ids=lambda size: f"{size} zeros")
+def test_a_chunk_is_packed_only_where_that_is_smaller(size: int) -> None:
+    payload = encode_payload(Scheme.LZ4, bytes(size))
+    (record,) = iter_records(pack_chunk(bytes(size), Scheme.LZ4))
+    assert record.header.scheme is (Scheme.LZ4 if len(payload) < size else Scheme.NONE)
+    assert record.header.packed_size == min(size, len(payload))
 
 
 @pytest.mark.parametrize(
@@ -360,6 +377,7 @@ def test_one_byte_at_a_time_equals_all_at_once(case: dict[str, Any]) -> None:
         assert read_in_pieces(data, itertools.repeat(capacity), capacity) == whole
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.binary(max_size=60), st.integers(1, 30), st.sampled_from(Scheme)), max_size=8

@@ -1,185 +1,220 @@
-"""The Xet files of the origin: which terms they are made of, and which of them a range needs."""
+"""Xet files on disk, and how any range of one is rebuilt.
 
+    files/{file hash}.json   {"size": bytes, "sha256": hex or null, "terms": [[xorb hash, first chunk,
+                             end chunk, decoded bytes], ...]}
+
+A range is described by the terms that cover it, cut to whole chunks at both ends. The byte ranges
+to fetch are then the term's ranges, those of one xorb merged where they touch or overlap.
+"""
+
+import asyncio
 import json
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from xetserve.errors import FormatError, IntegrityError
-from xetserve.origin.storage import RecentlyUsed, Storage
-from xetserve.origin.xorbs import XorbIndex, XorbStore
-from xetserve.xet.hashes import MerkleTree, format_hash, hash_range, parse_hash
-from xetserve.xet.reconstruction import ChunkRange, Term
-from xetserve.xet.shard import ShardFile
+from xetserve.http.ranges import Span
+from xetserve.origin.storage import LruCache, TemporaryFiles, make_folder
+from xetserve.origin.xorbs import BLOCK_SIZE, XorbStore
+from xetserve.xet.hashes import format_hash, hash_chunk, parse_hash
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, Term
+from xetserve.xet.xorb import ChunkRecord, RecordReader
 
-MAX_RECORDS: Final = 32  # kept in memory; about 200 bytes for each term
-
-IndexLookup = Callable[[bytes], XorbIndex]
+MAX_CACHED_FILES: Final = 64
 
 
+@dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A Xet file: its terms in order, and where in the file they end."""
+    """A file as the CAS knows it.
 
-    __slots__ = ("ends", "terms")
+    term_ends: where each term ends, in bytes of the file.
+    sha256: of the content, as the uploader said; plain hex.
+    """
 
-    def __init__(self, terms: Iterable[Term]) -> None:
-        self.terms = tuple(terms)
-        self.ends = list(accumulate(term.decoded_size for term in self.terms))
+    file_hash: bytes
+    terms: tuple[Term, ...]
+    term_ends: tuple[int, ...]
+    sha256: str | None
 
     @property
     def size(self) -> int:
-        """Decoded bytes."""
-        return self.ends[-1] if self.ends else 0
-
-    def to_json(self) -> bytes:
-        """Write the record's file: one term on each line."""
-        lines = ",\n".join(
-            f'["{format_hash(t.xorb_hash)}", {t.chunks.start}, {t.chunks.end}, {t.decoded_size}]'
-            for t in self.terms
-        )
-        return f'{{"size": {self.size}, "terms": [\n{lines}\n]}}\n'.encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "FileRecord":
-        """Read the record's file."""
-        return cls(
-            Term(parse_hash(name), ChunkRange(start, end), size)
-            for name, start, end, size in json.loads(data)["terms"]
-        )
+        """Bytes in the file."""
+        return self.term_ends[-1] if self.term_ends else 0
 
 
-class Selection(NamedTuple):
-    """The terms of a file range, and the bytes of the first that lie before it."""
-
-    offset_into_first_range: int
-    terms: tuple[Term, ...]
-
-
-def select_terms(
-    record: FileRecord, start: int, end: int, get_index: IndexLookup, *, trim: bool = True
-) -> Selection:
-    """Choose the terms that cover [start, end) of a file.
-
-    Args:
-        trim: drop the chunks that lie wholly outside, as the production CAS does.
-    """
-    if start >= end:
-        return Selection(0, ())
-    first = bisect_right(record.ends, start)
-    last = bisect_left(record.ends, end, first)
-    terms = list(record.terms[first : last + 1])
-    position = record.ends[first - 1] if first else 0
-    if trim:
-        last_position = record.ends[last - 1] if last else 0
-        terms[-1] = _trim_tail(terms[-1], end - last_position, get_index(terms[-1].xorb_hash))
-        whole = terms[0].decoded_size
-        terms[0] = _trim_head(terms[0], start - position, get_index(terms[0].xorb_hash))
-        position += whole - terms[0].decoded_size
-    return Selection(start - position, tuple(terms))
-
-
-def _trim_head(term: Term, skip: int, index: XorbIndex) -> Term:
-    """Drop the chunks that end within the first skip bytes of a term."""
-    base = index.get_decoded_start(term.chunks.start)
-    start = bisect_right(index.decoded_ends, base + skip, term.chunks.start, term.chunks.end)
-    chunks = ChunkRange(start, term.chunks.end)
-    return Term(term.xorb_hash, chunks, index.get_decoded_size(chunks))
-
-
-def _trim_tail(term: Term, keep: int, index: XorbIndex) -> Term:
-    """Drop the chunks that start after the first keep bytes of a term."""
-    base = index.get_decoded_start(term.chunks.start)
-    last = bisect_left(index.decoded_ends, base + keep, term.chunks.start, term.chunks.end)
-    chunks = ChunkRange(term.chunks.start, last + 1)
-    return Term(term.xorb_hash, chunks, index.get_decoded_size(chunks))
-
-
-def merge_ranges(terms: Iterable[Term]) -> dict[bytes, list[ChunkRange]]:
-    """Give the fetch ranges of each xorb: ascending, and touching or overlapping ones made one."""
-    ranges: dict[bytes, list[ChunkRange]] = {}
-    for term in terms:
-        ranges.setdefault(term.xorb_hash, []).append(term.chunks)
-    for xorb_hash, found in ranges.items():
-        merged: list[ChunkRange] = []
-        for chunks in sorted(found):
-            if merged and chunks.start <= merged[-1].end:
-                merged[-1] = ChunkRange(merged[-1].start, max(merged[-1].end, chunks.end))
-            else:
-                merged.append(chunks)
-        ranges[xorb_hash] = merged
-    return ranges
+def make_file_record(file_hash: bytes, terms: Iterable[Term], sha256: str | None) -> FileRecord:
+    """Make a record; the terms are taken as they are."""
+    terms = tuple(terms)
+    ends = tuple(accumulate(term.decoded_size for term in terms))
+    return FileRecord(file_hash, terms, ends, sha256)
 
 
 class FileStore:
-    """All Xet files, by file hash."""
+    """The Xet files of a folder, by file hash."""
 
-    def __init__(self, storage: Storage, xorbs: XorbStore) -> None:
-        self._storage = storage
+    def __init__(self, root: Path, temporary: TemporaryFiles, xorbs: XorbStore) -> None:
+        self._folder = make_folder(root / "files")
+        self._temporary = temporary
         self._xorbs = xorbs
-        self._records: RecentlyUsed[FileRecord] = RecentlyUsed(MAX_RECORDS)
+        self._records: LruCache[bytes, FileRecord] = LruCache(MAX_CACHED_FILES)
 
-    def _get_path(self, file_hash: bytes) -> Path:
-        return self._storage.root / "files" / format_hash(file_hash)
-
-    def get_record(self, file_hash: bytes) -> FileRecord | None:
-        """Give the terms of a file; None: there is no such file. Reads files."""
-        path = self._get_path(file_hash)
-        try:
-            return self._records.get(file_hash, lambda: FileRecord.from_json(path.read_bytes()))
-        except FileNotFoundError:
-            return None
-
-    def get_index(self, xorb_hash: bytes) -> XorbIndex:
-        """Give the index of a xorb that a record names.
-
-        Raises:
-            IntegrityError: the xorb is gone or damaged.
-        """
-        index = self._xorbs.get_index(xorb_hash)
-        if index is None:
-            raise IntegrityError(f"xorb {format_hash(xorb_hash)} is gone")
-        return index
-
-    def check(self, file: ShardFile) -> None:
-        """Check a file that an uploader describes, against the xorbs that are here.
-
-        Raises:
-            FormatError: an unknown xorb, chunks outside it, a size that is not theirs, no proof.
-            IntegrityError: a wrong verification hash or file hash.
-        """
-        tree = MerkleTree()
-        for segment in file.segments:
-            name = format_hash(segment.xorb_hash)
-            index = self._xorbs.get_index(segment.xorb_hash)
-            if index is None:
-                raise FormatError(f"unknown xorb {name}")
-            if segment.chunks.end > index.num_chunks:
-                raise FormatError(
-                    f"chunks up to {segment.chunks.end} of xorb {name}, which has "
-                    f"{index.num_chunks}"
-                )
-            size = index.get_decoded_size(segment.chunks)
-            if size != segment.decoded_size:
-                raise FormatError(f"segment of {segment.decoded_size} bytes, expected {size}")
-            hashes = self._xorbs.get_chunk_hashes(segment.xorb_hash, segment.chunks)
-            if segment.range_hash is None:
-                raise FormatError("segment without a verification hash")
-            if segment.range_hash != hash_range(hashes):
-                raise IntegrityError(f"wrong verification hash for a segment of xorb {name}")
-            for offset, chunk_hash in enumerate(hashes):
-                chunk = segment.chunks.start + offset
-                tree.add(chunk_hash, index.get_decoded_size(ChunkRange(chunk, chunk + 1)))
-        if tree.file_hash() != file.file_hash:
-            raise IntegrityError(
-                f"file hash {format_hash(tree.file_hash())}, expected {format_hash(file.file_hash)}"
-            )
-
-    def add(self, file_hash: bytes, record: FileRecord) -> bool:
-        """Keep the terms of a file; False: it was there already, and stays as it was."""
-        path = self._get_path(file_hash)
+    def put(self, record: FileRecord) -> bool:
+        """Store a record; False: the file is known, and the first record stays."""
+        path = self._get_path(record.file_hash)
         if path.exists():
             return False
-        self._storage.write(path, record.to_json())
+        value = {
+            "size": record.size,
+            "sha256": record.sha256,
+            "terms": [
+                (format_hash(term.xorb_hash), *term.chunks, term.decoded_size)
+                for term in record.terms
+            ],
+        }
+        self._temporary.write(path, json.dumps(value).encode() + b"\n")
         return True
+
+    async def get(self, file_hash: bytes) -> FileRecord | None:
+        """Give a file's record; None: it is not known."""
+        record = self._records.get(file_hash)
+        if record is None:
+            record = await asyncio.to_thread(self._load, file_hash)
+            if record is not None:
+                self._records.put(file_hash, record)
+        return record
+
+    def _get_path(self, file_hash: bytes) -> Path:
+        return self._folder / f"{format_hash(file_hash)}.json"
+
+    def _load(self, file_hash: bytes) -> FileRecord | None:
+        try:
+            data = self._get_path(file_hash).read_bytes()
+        except FileNotFoundError:
+            return None
+        value = json.loads(data)
+        terms = (
+            Term(parse_hash(xorb), ChunkRange(start, end), size)
+            for xorb, start, end, size in value["terms"]
+        )
+        return make_file_record(file_hash, terms, value["sha256"])
+
+    async def find_terms(self, record: FileRecord, span: Span) -> tuple[int, list[Term]]:
+        """Give the terms that cover a range of the file, cut to whole chunks.
+
+        Returns:
+            the bytes of the first term that lie before the range, and the terms.
+        """
+        offset, terms = find_whole_terms(record, span)
+        if not terms:
+            return 0, []
+        last = terms[-1]
+        rest = sum(term.decoded_size for term in terms) - offset - span.size
+        terms[-1], _ = await self._trim(last, 0, last.decoded_size - rest)
+        terms[0], dropped = await self._trim(terms[0], offset, terms[0].decoded_size)
+        return offset - dropped, terms
+
+    async def _trim(self, term: Term, skip: int, stop: int) -> tuple[Term, int]:
+        index = await self._xorbs.require_index(term.xorb_hash)
+        chunks, dropped = index.trim(term.chunks, skip, stop)
+        return Term(term.xorb_hash, chunks, index.decoded_size(chunks)), dropped
+
+    async def find_fetch_ranges(
+        self, terms: Iterable[Term]
+    ) -> dict[bytes, list[tuple[ChunkRange, ByteRange]]]:
+        """Give what has to be fetched of each xorb, in ascending order."""
+        wanted: dict[bytes, list[ChunkRange]] = {}
+        for term in terms:
+            wanted.setdefault(term.xorb_hash, []).append(term.chunks)
+        found = {}
+        for xorb_hash, ranges in wanted.items():
+            index = await self._xorbs.require_index(xorb_hash)
+            found[xorb_hash] = [
+                (chunks, index.byte_range(chunks)) for chunks in merge_ranges(ranges)
+            ]
+        return found
+
+    async def read(self, record: FileRecord, span: Span) -> AsyncGenerator[list[bytes], None]:
+        """Iterate over a range of a file in blocks, every chunk checked against its hash.
+
+        Raises:
+            IntegrityError: a xorb on disk is damaged or gone.
+        """
+        skip, terms = await self.find_terms(record, span)
+        left = span.size
+        for term in terms:
+            async with aclosing(self._read_term(term)) as blocks:
+                async for block in blocks:
+                    parts = []
+                    for chunk in block:
+                        part = chunk[skip : skip + left]
+                        skip = max(0, skip - len(chunk))
+                        left -= len(part)
+                        parts.append(part)
+                    yield parts
+
+    async def _read_term(self, term: Term) -> AsyncGenerator[list[bytes], None]:
+        """Iterate over the term's chunks, as many in one block as make up BLOCK_SIZE bytes."""
+        index = await self._xorbs.require_index(term.xorb_hash)
+        leaves = index.leaves(term.chunks)
+        reader = RecordReader()
+        rest = b""
+        chunks: list[bytes] = []
+        size = 0
+        byte_range = index.byte_range(term.chunks)
+        async with aclosing(self._xorbs.read(term.xorb_hash, byte_range)) as blocks:
+            async for block in blocks:
+                view = memoryview(rest + block)
+                reader.move_to(0)
+                for record in reader.scan(view, len(view)):
+                    chunks.append(_decode_stored(record, next(leaves), term.xorb_hash))
+                    size += len(chunks[-1])
+                    if size >= BLOCK_SIZE:
+                        yield chunks
+                        chunks, size = [], 0
+                rest = bytes(view[reader.position :])
+        if chunks:
+            yield chunks
+
+
+def _decode_stored(record: ChunkRecord, leaf: tuple[bytes, int], xorb_hash: bytes) -> bytes:
+    try:
+        chunk = bytes(record.decode())
+    except FormatError as exc:
+        raise IntegrityError(f"xorb {format_hash(xorb_hash)} is damaged on disk: {exc}") from exc
+    if (hash_chunk(chunk), len(chunk)) != leaf:
+        raise IntegrityError(f"xorb {format_hash(xorb_hash)} is damaged on disk: wrong chunk hash")
+    return chunk
+
+
+def find_whole_terms(record: FileRecord, span: Span) -> tuple[int, list[Term]]:
+    """Give the terms that cover a range of the file as they are stored.
+
+    Returns:
+        the bytes of the first term that lie before the range, and the terms.
+    """
+    if not span.size:
+        return 0, []
+    first = bisect_right(record.term_ends, span.start)
+    start = record.term_ends[first - 1] if first else 0
+    terms = []
+    for index in range(first, len(record.terms)):
+        terms.append(record.terms[index])
+        if record.term_ends[index] >= span.end:
+            break
+    return span.start - start, terms
+
+
+def merge_ranges(ranges: Iterable[ChunkRange]) -> list[ChunkRange]:
+    """Sort ranges and join those that touch or overlap."""
+    merged: list[ChunkRange] = []
+    for chunks in sorted(ranges):
+        if merged and chunks.start <= merged[-1].end:
+            merged[-1] = ChunkRange(merged[-1].start, max(merged[-1].end, chunks.end))
+        else:
+            merged.append(chunks)
+    return merged

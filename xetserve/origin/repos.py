@@ -1,281 +1,398 @@
-"""Repositories on disk: refs, commits and what they list.
+"""Repositories on disk: refs, commits and what the commits hold.
 
-repos/{kind}s--{owner}--{name}/
-    repo.json       private, gated, who made it and when
-    refs.json       branches, tags and pull requests, each a commit id
-    commits/        one JSON file for each commit, with all the files it lists
-    links/          named by sha256: how the content came ("lfs", or a file hash); an upload writes
-                    it, a commit reads it, so that knowing a sha256 is not enough to get at the content
-    xet/            empty files named by file hash: what this repository's tokens may reconstruct
+    repos/{type}s/{owner}--{name}/   or {name}, for an id without an owner
+      repo.json                      type, id, owner (who made it), private, created
+      refs.json                      {"refs/heads/main": commit id, ...}
+      commits/{id}.json              tree id, parent, title, message, author, date
+      commits/{id}.entries           the files of the commit, one JSON object a line, sorted by path
+      uploads/{sha256}               large content that was uploaded to the repository: its file hash
+      files/{file hash}              an empty file for each Xet file that a commit has named
+    blobs/{git id}                   content of plain files
+
+A repository is used by one process at a time.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from hashlib import sha1
+import time
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from xetserve.origin.storage import RecentlyUsed, Storage
+from xetserve.origin.gitids import GitObject, hash_commit, hash_trees
+from xetserve.origin.storage import LruCache, TemporaryFiles, make_folder
+from xetserve.xet.hashes import format_hash, parse_hash
 
-KINDS: Final = ("model", "dataset", "space")
-MAX_COMMITS: Final = 8  # kept in memory; about 500 bytes for each file they list
-DEFAULT_BRANCH: Final = "main"
+MAX_CACHED_COMMITS: Final = 16
+MAX_PATH_SIZE: Final = 4096  # bytes
 
-_NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
-_COMMIT_ID = re.compile(r"[0-9a-f]{40}")
-_REF_NAME = re.compile(r"(?!.*(?:\.\.|//|@\{))[^\s~^:?*\[\\/.][^\s~^:?*\[\\\x00-\x1f\x7f]{0,200}")
-
-
-class RepoId(NamedTuple):
-    """A repository: kind ("model", "dataset" or "space") and id, with or without an owner."""
-
-    kind: str
-    id: str
-
-    @property
-    def owner(self) -> str | None:
-        """The part before the slash."""
-        owner, slash, _ = self.id.partition("/")
-        return owner if slash else None
-
-    @property
-    def url_path(self) -> str:
-        """What the repository's pages start with, without a slash in front."""
-        return self.id if self.kind == "model" else f"{self.kind}s/{self.id}"
-
-    @property
-    def key(self) -> str:
-        """One path segment that names it."""
-        return f"{self.kind}s--{self.id.replace('/', '--')}"
+_COMMIT_ID: Final = re.compile(r"[0-9a-f]{40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.][\w.-]{0,95}", re.ASCII)
+_REF_NAME: Final = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]{1,244}")
 
 
-def is_repo_name(text: str) -> bool:
-    """Tell whether this may be an id: one or two names, no "--" or ".." in them."""
-    parts = text.split("/")
-    return len(parts) <= 2 and all(
-        _NAME.fullmatch(part) is not None and not part.endswith(".git") for part in parts
-    )
+class RepoType(NamedTuple):
+    """A kind of repository: its name, in the plural for API paths, and what its URLs start with."""
+
+    name: str
+    plural: str
+    url_prefix: str
 
 
-def is_ref_name(text: str) -> bool:
-    """Tell whether this may be the name of a branch or tag."""
-    return _REF_NAME.fullmatch(text) is not None and not text.endswith(("/", ".", ".lock"))
-
-
-class PathEntry(NamedTuple):
-    """One file of a commit.
-
-    oid: git blob id, of the LFS pointer for what is not a plain file.
-    sha256: hex, LFS and Xet files only. file_hash: string form, Xet files only.
-    commit: the id of the commit that changed it last.
-    """
-
-    size: int
-    oid: str
-    sha256: str | None = None
-    file_hash: str | None = None
-    commit: str = ""
-
-    @property
-    def pointer_size(self) -> int:
-        """Bytes of the LFS pointer."""
-        return len(make_pointer(self.sha256 or "", self.size))
+MODEL: Final = RepoType("model", "models", "/")
+DATASET: Final = RepoType("dataset", "datasets", "/datasets/")
+SPACE: Final = RepoType("space", "spaces", "/spaces/")
+REPO_TYPES: Final = {kind.name: kind for kind in (MODEL, DATASET, SPACE)}
+REPO_TYPES_BY_PLURAL: Final = {kind.plural: kind for kind in REPO_TYPES.values()}
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A file in a commit.
+
+    oid: git id; for a large file that of its pointer.
+    sha256, file_hash: of a large file; both None for a plain one.
+    changed_in: id of the commit that brought this content to this path.
+    """
+
+    path: str
+    size: int
+    oid: str
+    sha256: str | None = None
+    file_hash: bytes | None = None
+    changed_in: str = ""
+
+    def is_same_content(self, other: "Entry | None") -> bool:
+        """Tell whether both have the same content, whichever commit it came with."""
+        return other is not None and (self.oid, self.file_hash) == (other.oid, other.file_hash)
+
+
+@dataclass(frozen=True)
 class Commit:
-    """A commit and everything it lists, by path."""
+    """A state of a repository. date: Unix seconds. entries: by path, in order of their paths."""
 
     id: str
     parent: str | None
     title: str
-    description: str
+    message: str
     author: str
-    date: str
-    files: dict[str, PathEntry]
+    date: int
+    entries: dict[str, Entry] = field(repr=False)
+
+    @cached_property
+    def trees(self) -> dict[str, str]:
+        """The git ids of the folders by path, the root being ""."""
+        return hash_trees(GitObject(entry.path, entry.oid) for entry in self.entries.values())
 
 
-@dataclass(slots=True)
-class Refs:
-    """Names of commits."""
+class CommitInfo(NamedTuple):
+    """Who made a commit, and why."""
 
-    branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    pull_requests: dict[str, str] = field(default_factory=dict)
+    title: str
+    message: str
+    author: str
 
-    def resolve(self, revision: str) -> str | None:
-        """Give the commit id of a branch, tag or ref; None: there is no such name."""
-        if revision.startswith("refs/pr/"):
-            return self.pull_requests.get(revision.removeprefix("refs/pr/"))
-        for prefix, names in (("refs/heads/", self.branches), ("refs/tags/", self.tags)):
-            name = revision.removeprefix(prefix)
-            if name in names:
-                return names[name]
+
+class Repo:
+    """One repository. What changes it holds the lock."""
+
+    def __init__(
+        self, folder: Path, temporary: TemporaryFiles, info: dict[str, Any], refs: dict[str, str]
+    ) -> None:
+        self._folder = folder
+        self._temporary = temporary
+        self.type = REPO_TYPES[info["type"]]
+        self.id: str = info["id"]
+        self.owner: str | None = info["owner"]
+        self.private: bool = info["private"]
+        self.created: int = info["created"]
+        self.refs = refs
+        self.lock = asyncio.Lock()
+        self._commits: LruCache[str, Commit] = LruCache(MAX_CACHED_COMMITS)
+
+    @property
+    def namespace(self) -> str:
+        """The part of the id before the slash; "" where there is none."""
+        return self.id.rpartition("/")[0]
+
+    @property
+    def url_path(self) -> str:
+        """What the repository's URLs start with."""
+        return self.type.url_prefix + self.id
+
+    def find_ref(self, revision: str) -> str | None:
+        """Give the full name of the ref that a revision names."""
+        for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
+            if name in self.refs:
+                return name
         return None
 
+    def find_commit_id(self, revision: str) -> str | None:
+        """Give the commit that a branch, tag, ref or commit id names; None: there is none."""
+        ref = self.find_ref(revision)
+        if ref is not None:
+            return self.refs[ref]
+        if _COMMIT_ID.fullmatch(revision) and self._commit_path(revision).exists():
+            return revision
+        return None
 
-@dataclass(slots=True)
-class RepoInfo:
-    """What is said about a repository itself."""
+    async def get_commit(self, revision: str) -> Commit | None:
+        """Give the commit that a revision names; None: there is none."""
+        commit_id = self.find_commit_id(revision)
+        if commit_id is None:
+            return None
+        commit = self._commits.get(commit_id)
+        if commit is None:
+            commit = await asyncio.to_thread(self._load_commit, commit_id)
+            self._commits.put(commit_id, commit)
+        return commit
 
-    private: bool
-    gated: bool
-    creator: str | None
-    created: str
+    async def load_commit_info(self, commit_id: str) -> dict[str, Any]:
+        """Give a commit without its entries, as it is stored."""
+        data = await asyncio.to_thread(self._commit_path(commit_id).read_bytes)
+        info: dict[str, Any] = json.loads(data)
+        return info
 
+    async def add_commit(
+        self, ref: str, parent: Commit | None, entries: Iterable[Entry], info: CommitInfo
+    ) -> Commit:
+        """Make a commit and let the ref point to it. The lock must be held.
 
-def now_text() -> str:
-    """Give the time as the Hub writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        Entries that the parent has with the same content keep the commit they were changed in.
+        """
+        return await asyncio.to_thread(self._add_commit, ref, parent, list(entries), info)
 
+    def _add_commit(
+        self, ref: str, parent: Commit | None, entries: list[Entry], info: CommitInfo
+    ) -> Commit:
+        entries.sort(key=lambda entry: entry.path)
+        tree = hash_trees(GitObject(entry.path, entry.oid) for entry in entries)[""]
+        parent_id = parent.id if parent else None
+        # Two equal commits within a second would have one id: the second one is dated a second later.
+        date = max(int(time.time()), parent.date + 1 if parent else 0)
+        message = f"{info.title}\n\n{info.message}" if info.message else info.title
+        commit_id = hash_commit(tree, parent_id, info.author, date, message)
+        known = parent.entries if parent else {}
+        kept = {}
+        for entry in entries:
+            old = known.get(entry.path)
+            changed_in = old.changed_in if old and entry.is_same_content(old) else commit_id
+            kept[entry.path] = replace(entry, changed_in=changed_in)
+        commit = Commit(commit_id, parent_id, info.title, info.message, info.author, date, kept)
+        self._write_commit(commit, tree)
+        self._set_ref(ref, commit_id)
+        self._commits.put(commit_id, commit)
+        return commit
 
-def make_pointer(sha256: str, size: int) -> bytes:
-    """Write the LFS pointer that stands for a file in git."""
-    return (
-        f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
-    )
-
-
-def hash_blob(data: bytes) -> str:
-    """Give the git blob id."""
-    return sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-class RepoFolder:
-    """One repository. Every method reads or writes files; writers take turns, see Library."""
-
-    def __init__(self, storage: Storage, repo: RepoId, commits: RecentlyUsed[Commit]) -> None:
-        self.repo = repo
-        self._storage = storage
-        self._commits = commits
-        self._path = storage.root / "repos" / repo.key
-
-    def exists(self) -> bool:
-        """Tell whether the repository has been made."""
-        return (self._path / "repo.json").exists()
-
-    def make(self, info: RepoInfo) -> None:
-        """Make it, with a first commit that lists nothing."""
-        for name in ("commits", "links", "xet"):
-            (self._path / name).mkdir(parents=True, exist_ok=True)
-        author = info.creator or "origin"
-        first = self.add_commit(None, {}, "initial commit", "", author)
-        self.save_refs(Refs(branches={DEFAULT_BRANCH: first.id}))
-        self.save_info(info)
-
-    def load_info(self) -> RepoInfo:
-        """Read repo.json."""
-        return RepoInfo(**self._load("repo.json"))
-
-    def save_info(self, info: RepoInfo) -> None:
-        """Write repo.json."""
-        self._save("repo.json", asdict(info))
-
-    def load_refs(self) -> Refs:
-        """Read refs.json."""
-        return Refs(**self._load("refs.json"))
-
-    def save_refs(self, refs: Refs) -> None:
-        """Write refs.json."""
-        self._save("refs.json", asdict(refs))
-
-    def _load(self, name: str) -> Any:
-        return json.loads((self._path / name).read_bytes())
-
-    def _save(self, name: str, value: object) -> None:
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        self._storage.write(self._path / name, text.encode())
-
-    def resolve(self, revision: str) -> str | None:
-        """Give the commit id of a branch, tag, ref or full commit id."""
-        known = self.load_refs().resolve(revision)
-        if known is None and _COMMIT_ID.fullmatch(revision):
-            return revision if (self._path / "commits" / f"{revision}.json").exists() else None
-        return known
-
-    def load_commit(self, commit_id: str) -> Commit:
-        """Read a commit that exists."""
-        return self._commits.get((self.repo, commit_id), lambda: self._load_commit(commit_id))
+    def _write_commit(self, commit: Commit, tree: str) -> None:
+        lines = [json.dumps(_entry_to_json(entry)) + "\n" for entry in commit.entries.values()]
+        path = self._commit_path(commit.id)
+        self._temporary.write(path.with_suffix(".entries"), "".join(lines).encode())
+        value = {
+            "tree": tree,
+            "parent": commit.parent,
+            "title": commit.title,
+            "message": commit.message,
+            "author": commit.author,
+            "date": commit.date,
+        }
+        self._temporary.write(path, json.dumps(value, indent=1).encode() + b"\n")
+        for entry in commit.entries.values():
+            if entry.file_hash is not None and entry.changed_in == commit.id:
+                path = self._file_path(entry.file_hash)
+                if not path.exists():
+                    self._temporary.write(path, b"")
+                self.add_upload(entry.sha256 or "", entry.file_hash)
 
     def _load_commit(self, commit_id: str) -> Commit:
-        value = self._load(f"commits/{commit_id}.json")
-        files = {path: PathEntry(*entry) for path, entry in value.pop("files").items()}
-        return Commit(files=files, **value)
-
-    def add_commit(
-        self,
-        parent: str | None,
-        files: dict[str, PathEntry],
-        title: str,
-        description: str,
-        author: str,
-    ) -> Commit:
-        """Write a commit. Entries without a commit of their own are new with this one."""
-        names = ("parent", "title", "description", "author", "date")
-        head = dict(zip(names, (parent, title, description, author, now_text()), strict=True))
-        ordered = sorted(files.items())
-        text = json.dumps([self.repo.key, head, ordered]).encode()
-        commit_id = sha1(text, usedforsecurity=False).hexdigest()
-        stamped = {
-            path: entry if entry.commit else entry._replace(commit=commit_id)
-            for path, entry in ordered
-        }
-        lines = ",\n".join(
-            f"  {json.dumps(path, ensure_ascii=False)}: {json.dumps(entry)}"
-            for path, entry in stamped.items()
+        path = self._commit_path(commit_id)
+        info = json.loads(path.read_bytes())
+        entries = {}
+        with path.with_suffix(".entries").open("rb") as lines:
+            for line in lines:
+                entry = _entry_from_json(json.loads(line))
+                entries[entry.path] = entry
+        return Commit(
+            commit_id,
+            info["parent"],
+            info["title"],
+            info["message"],
+            info["author"],
+            info["date"],
+            entries,
         )
-        value = json.dumps({"id": commit_id, **head}, ensure_ascii=False)
-        body = f'{value[:-1]}, "files": {{\n{lines}\n}}}}\n'
-        self._storage.write(self._path / f"commits/{commit_id}.json", body.encode())
-        return self.load_commit(commit_id)
 
-    def get_link(self, sha256: str) -> str | None:
-        """Tell how content came to this repository: "lfs", a file hash, or None for not at all."""
+    def set_ref(self, ref: str, commit_id: str) -> Awaitable[None]:
+        """Let a ref point to a commit. The lock must be held."""
+        return asyncio.to_thread(self._set_ref, ref, commit_id)
+
+    def delete_ref(self, ref: str) -> Awaitable[None]:
+        """Forget a ref. The lock must be held."""
+        return asyncio.to_thread(self._set_ref, ref, None)
+
+    def _set_ref(self, ref: str, commit_id: str | None) -> None:
+        refs = dict(self.refs)
+        if commit_id is None:
+            del refs[ref]
+        else:
+            refs[ref] = commit_id
+        self._temporary.write(
+            self._folder / "refs.json", json.dumps(refs, indent=1).encode() + b"\n"
+        )
+        self.refs = refs
+
+    def add_upload(self, sha256: str, file_hash: bytes) -> None:
+        """Remember content that was uploaded here, so that a commit may name it."""
+        path = self._upload_path(sha256)
+        if not path.exists():
+            self._temporary.write(path, format_hash(file_hash).encode() + b"\n")
+
+    async def get_upload(self, sha256: str) -> bytes | None:
+        """Give the file hash of content that was uploaded here; None: none was."""
+        if not _SHA256.fullmatch(sha256):
+            return None
         try:
-            return (self._path / "links" / sha256).read_text()
+            text = await asyncio.to_thread(self._upload_path(sha256).read_text)
         except FileNotFoundError:
             return None
+        return parse_hash(text.strip())
 
-    def add_link(self, sha256: str, target: str) -> None:
-        """Note how content came; what came as Xet stays so."""
-        known = self.get_link(sha256)
-        if known is None or (known == "lfs" and target != "lfs"):
-            self._storage.write(self._path / "links" / sha256, target.encode())
+    async def has_file(self, file_hash: bytes) -> bool:
+        """Tell whether a commit of this repository has named a Xet file."""
+        return await asyncio.to_thread(self._file_path(file_hash).exists)
 
-    def is_reachable(self, file_hash: str) -> bool:
-        """Tell whether any commit has listed this Xet file."""
-        return (self._path / "xet" / file_hash).exists()
+    def _commit_path(self, commit_id: str) -> Path:
+        return self._folder / "commits" / f"{commit_id}.json"
 
-    def add_reachable(self, file_hashes: Iterable[str]) -> None:
-        """Note the Xet files that a commit lists."""
-        for name in file_hashes:
-            (self._path / "xet" / name).touch()
+    def _upload_path(self, sha256: str) -> Path:
+        return self._folder / "uploads" / sha256
+
+    def _file_path(self, file_hash: bytes) -> Path:
+        return self._folder / "files" / format_hash(file_hash)
 
 
-def is_file_path(path: str) -> bool:
-    """Tell whether a commit may list this path."""
-    parts = path.split("/")
-    return len(path) <= 1000 and all(
-        part not in ("", ".", "..", ".git") and not any(c < " " or c == "\x7f" for c in part)
+class RepoStore:
+    """The repositories of a folder, by type and id."""
+
+    def __init__(self, root: Path, temporary: TemporaryFiles) -> None:
+        self._folder = make_folder(root / "repos")
+        self._temporary = temporary
+        self._repos: dict[tuple[str, str], Repo] = {}
+        self._lock = asyncio.Lock()
+
+    async def get(self, repo_type: RepoType, repo_id: str) -> Repo | None:
+        """Give a repository; None: there is none of that name."""
+        key = (repo_type.name, repo_id)
+        repo = self._repos.get(key)
+        if repo is None and is_valid_id(repo_id):
+            async with self._lock:
+                repo = self._repos.get(key)
+                if repo is None:
+                    repo = await asyncio.to_thread(self._load, self._get_folder(repo_type, repo_id))
+                    if repo is not None:
+                        self._repos[key] = repo
+        return repo
+
+    async def create(
+        self, repo_type: RepoType, repo_id: str, *, owner: str | None, private: bool
+    ) -> Repo:
+        """Make a repository with an empty first commit.
+
+        Raises:
+            ValueError: not a valid id.
+            FileExistsError: there is one of that name.
+        """
+        if not is_valid_id(repo_id):
+            raise ValueError(f"{repo_id!r} is not a repository id")
+        if await self.get(repo_type, repo_id) is not None:
+            raise FileExistsError(repo_id)
+        async with self._lock:
+            folder = self._get_folder(repo_type, repo_id)
+            if (folder / "repo.json").exists():
+                raise FileExistsError(repo_id)
+            info = {
+                "type": repo_type.name,
+                "id": repo_id,
+                "owner": owner,
+                "private": private,
+                "created": int(time.time()),
+            }
+            repo = Repo(folder, self._temporary, info, {})
+            async with repo.lock:
+                await repo.add_commit(
+                    "refs/heads/main", None, (), CommitInfo("initial commit", "", owner or "user")
+                )
+            # Written last: a folder without it is no repository yet.
+            self._temporary.write(folder / "repo.json", json.dumps(info, indent=1).encode() + b"\n")
+            self._repos[(repo_type.name, repo_id)] = repo
+        return repo
+
+    def _get_folder(self, repo_type: RepoType, repo_id: str) -> Path:
+        return self._folder / repo_type.plural / repo_id.replace("/", "--")
+
+    def _load(self, folder: Path) -> Repo | None:
+        try:
+            info = json.loads((folder / "repo.json").read_bytes())
+            refs = json.loads((folder / "refs.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return Repo(folder, self._temporary, info, refs)
+
+
+def is_valid_id(repo_id: str) -> bool:
+    """Tell whether this can be a repository's id: name, or owner/name, as the Hub has them."""
+    parts = repo_id.split("/")
+    return len(parts) <= 2 and all(
+        _NAME.fullmatch(part)
+        and "--" not in part
+        and ".." not in part
+        and not part.endswith((".git", ".", "-"))
+        and part != "."
         for part in parts
     )
 
 
-def find_conflict(paths: Iterable[str]) -> str | None:
-    """Give a path that is a file and a folder at once, if there is one."""
-    known = set(paths)
-    for path in known:
-        parts = path.split("/")
-        for count in range(1, len(parts)):
-            folder = "/".join(parts[:count])
-            if folder in known:
-                return folder
-    return None
+def is_valid_ref_name(name: str) -> bool:
+    """Tell whether this can be the name of a branch or tag (git check-ref-format, in short)."""
+    return (
+        _REF_NAME.fullmatch(name) is not None
+        and not name.startswith(("/", "-", "refs/"))
+        and not name.endswith(("/", ".", ".lock"))
+        and not any(bad in name for bad in ("..", "//", "@{", "/."))
+    )
 
 
-def open_folder(root: Path) -> Storage:
-    """Open an origin's folder."""
-    return Storage(root)
+def is_valid_path(path: str) -> bool:
+    """Tell whether this can be the path of a file in a repository."""
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError:
+        return False
+    return (
+        0 < size <= MAX_PATH_SIZE
+        and not any(c < " " or c == "\x7f" for c in path)
+        and all(part not in ("", ".", "..", ".git") for part in path.split("/"))
+    )
+
+
+def _entry_to_json(entry: Entry) -> dict[str, Any]:
+    value: dict[str, Any] = {"path": entry.path, "size": entry.size, "oid": entry.oid}
+    if entry.file_hash is not None:
+        value |= {"sha256": entry.sha256, "xet": format_hash(entry.file_hash)}
+    return value | {"changed_in": entry.changed_in}
+
+
+def _entry_from_json(value: dict[str, Any]) -> Entry:
+    xet = value.get("xet")
+    return Entry(
+        value["path"],
+        value["size"],
+        value["oid"],
+        value.get("sha256"),
+        parse_hash(xet) if xet else None,
+        value["changed_in"],
+    )

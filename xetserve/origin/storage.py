@@ -1,97 +1,91 @@
-"""The origin's folder: what lies where, and how files get there.
+"""Files on disk that are whole or not there: written aside, then renamed."""
 
-    secret          signs data URLs and CAS tokens
-    xorbs/          chunk records, named by xorb hash; any web server may serve them
-    index/          record offsets, decoded sizes and chunk hashes of each xorb; rebuilt if missing
-    files/          terms of each Xet file, named by file hash, JSON
-    blobs/          plain files, named by git blob id
-    lfs/            LFS objects that did not come as Xet, named by sha256
-    repos/          one folder for each repository: see repos.py
-    tmp/            uploads under way
-
-A file appears under its name complete or not at all: it is written elsewhere and then renamed.
-"""
-
+import contextlib
 import os
-import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-_FOLDERS: Final = ("xorbs", "index", "files", "blobs", "lfs", "repos", "tmp")
-_STALE_AFTER: Final = 24 * 3600.0  # seconds; no upload takes a day
+from xetserve.errors import ConfigError
+
+STALE_AGE: Final = 86400.0  # seconds after which a temporary file has no owner any more
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
-class Storage:
-    """The folder, made if it is not there."""
+class TemporaryFiles:
+    """The folder where files grow until they are renamed into place, on the same file system.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for name in _FOLDERS:
-            (root / name).mkdir(parents=True, exist_ok=True)
-        self._remove_stale()
+    What a crash has left is removed at the next start, once it is a day old: another process may be
+    writing into the same folder.
+    """
 
-    def _remove_stale(self) -> None:
-        """Remove what a crash left behind; another process may be uploading just now."""
-        limit = time.time() - _STALE_AFTER
-        for path in (self.root / "tmp").iterdir():
-            try:
-                if path.stat().st_mtime < limit:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        make_folder(folder)
+        oldest = time.time() - STALE_AGE
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
                     path.unlink()
-            except FileNotFoundError:
-                continue
 
-    def make_temporary(self) -> Path:
-        """Give a new path on the same filesystem; nothing is there yet."""
-        return self.root / "tmp" / secrets.token_hex(16)
+    def make_path(self) -> Path:
+        """Give a name that nobody uses."""
+        return self._folder / f"{os.getpid()}-{os.urandom(8).hex()}"
 
-    def write(self, path: Path, data: bytes) -> None:
-        """Put a small file in its place, in one step."""
-        temporary = self.make_temporary()
+    def write(self, target: Path, data: bytes, *, mode: int = 0o644) -> None:
+        """Put a small file in place; readers see the old one or the new one."""
+        path = self.make_path()
         try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(data)
+            publish(path, target)
         finally:
-            temporary.unlink(missing_ok=True)
-
-    def load_secret(self) -> bytes:
-        """Give the secret of this folder; made at the first call, the same ever after."""
-        path = self.root / "secret"
-        temporary = self.make_temporary()
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32))
-            # A link, unlike a rename, does not replace the secret of a process that was faster.
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink(missing_ok=True)
-        return bytes.fromhex(path.read_text())
+            path.unlink(missing_ok=True)
 
 
-V = TypeVar("V")
+def publish(path: Path, target: Path) -> None:
+    """Move a finished file into place, over an older one; its folder is made when missing."""
+    try:
+        path.replace(target)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
 
 
-class RecentlyUsed(Generic[V]):
-    """The last few values that were loaded. For values that never change once they exist."""
+def make_folder(path: Path) -> Path:
+    """Make a folder and its parents where they are missing.
 
-    def __init__(self, max_values: int) -> None:
-        self._max_values = max_values
-        self._values: OrderedDict[object, V] = OrderedDict()
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"cannot make the folder {path}: {exc.strerror}") from None
+    return path
 
-    def get(self, key: object, load: Callable[[], V]) -> V:
-        """Give the value of key, loading it if it is not at hand. Threads may call this at once."""
-        value = self._values.pop(key, None)
-        if value is None:
-            value = load()
-        self._values[key] = value
-        while len(self._values) > self._max_values:
-            try:
-                self._values.popitem(last=False)
-            except KeyError:
-                break
+
+class LruCache(Generic[Key, Value]):
+    """The values that were used last, at most max_entries of them."""
+
+    def __init__(self, max_entries: int) -> None:
+        self._entries: OrderedDict[Key, Value] = OrderedDict()
+        self._max_entries = max_entries
+
+    def get(self, key: Key) -> Value | None:
+        """Give a value, and keep it for longer."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
         return value
+
+    def put(self, key: Key, value: Value) -> None:
+        """Keep a value, at the expense of the one that was not used for longest."""
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)

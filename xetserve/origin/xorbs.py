@@ -1,56 +1,49 @@
-"""The xorbs of the origin: taken in while they are checked, found again by chunk.
+"""Xorbs on disk.
 
-Beside each xorb lies an index, which says where its records end and what they hold:
+    xorbs/{xorb hash}        chunk records and nothing else, so that any web server can serve them
+    xorb-index/{xorb hash}   for each chunk: hash 32, end of its record u32, decoded size u32
 
-    magic 8, number of chunks n u32
-    n times     record end in the xorb u32
-    n times     decoded bytes up to the end of the chunk u32
-    n times     chunk hash 32
-
-Little-endian. It is made from the xorb alone, so it may be deleted at any time.
+The index is made while the xorb arrives, and made again from the xorb when it is missing or does not fit.
 """
 
+import asyncio
 import struct
-import sys
 from array import array
-from collections.abc import AsyncIterator
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import aiofiles
-import aiofiles.os
 
 from xetserve.errors import FormatError, IntegrityError
-from xetserve.origin.storage import RecentlyUsed, Storage
+from xetserve.origin.storage import LruCache, TemporaryFiles, make_folder, publish
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree, format_hash, hash_chunk
-from xetserve.xet.reconstruction import MAX_TERM_SIZE, ByteRange, ChunkRange
-from xetserve.xet.xorb import (
-    CHUNK_HEADER_SIZE,
-    FOOTER_IDENT,
-    MAX_XORB_SIZE,
-    ChunkRecord,
-    parse_chunk_header,
-)
+from xetserve.xet.reconstruction import ByteRange, ChunkRange
+from xetserve.xet.xorb import FOOTER_IDENT, MAX_XORB_SIZE, RecordReader
 
-MAX_INDEXES: Final = 128  # kept in memory, 8 bytes for each chunk
+BLOCK_SIZE: Final = 512 * 1024  # bytes of one read, and of one served block
+SCAN_SIZE: Final = 256 * 1024  # bytes of an upload that are looked at in one turn
+MAX_DECODED_SIZE: Final = 2**32 - 1  # a term counts the bytes of its chunks in 32 bits
+MAX_CACHED_INDEXES: Final = 64  # about 50 KB each, 400 KB for the finest chunks
 
-_MAGIC: Final = b"XORBIDX1"
-_HEAD: Final = struct.Struct("<8sI")
-_READ_SIZE: Final = 1024 * 1024
+_INDEX_ENTRY: Final = struct.Struct("<32sII")
 
 
+@dataclass(frozen=True, slots=True)
 class XorbIndex:
-    """Where the chunks of one xorb lie.
+    """Where the chunks of a xorb lie.
 
-    record_ends: bytes of the xorb up to the end of each record.
-    decoded_ends: decoded bytes up to the end of each chunk.
+    hashes: the chunk hashes back to back.
+    record_ends: where each chunk's record ends, in packed bytes.
+    decoded_ends: where each chunk ends, in decoded bytes.
     """
 
-    __slots__ = ("decoded_ends", "record_ends")
-
-    def __init__(self, record_ends: "array[int]", decoded_ends: "array[int]") -> None:
-        self.record_ends = record_ends
-        self.decoded_ends = decoded_ends
+    hashes: bytes
+    record_ends: "array[int]"
+    decoded_ends: "array[int]"
 
     @property
     def num_chunks(self) -> int:
@@ -59,228 +52,276 @@ class XorbIndex:
 
     @property
     def packed_size(self) -> int:
-        """Bytes of the xorb."""
+        """Bytes of the xorb on disk."""
         return self.record_ends[-1]
 
-    def get_byte_range(self, chunks: ChunkRange) -> ByteRange:
-        """Give the byte range of the xorb that holds these records."""
+    def byte_range(self, chunks: ChunkRange) -> ByteRange:
+        """Give where the records of a chunk range lie."""
         start = self.record_ends[chunks.start - 1] if chunks.start else 0
         return ByteRange(start, self.record_ends[chunks.end - 1])
 
-    def get_decoded_start(self, chunk: int) -> int:
-        """Give the decoded bytes that lie before a chunk."""
+    def decoded_start(self, chunk: int) -> int:
+        """Give the decoded bytes before a chunk."""
         return self.decoded_ends[chunk - 1] if chunk else 0
 
-    def get_decoded_size(self, chunks: ChunkRange) -> int:
+    def decoded_size(self, chunks: ChunkRange) -> int:
         """Give the decoded bytes of a chunk range."""
-        return self.decoded_ends[chunks.end - 1] - self.get_decoded_start(chunks.start)
+        return self.decoded_ends[chunks.end - 1] - self.decoded_start(chunks.start)
+
+    def chunk_hash(self, chunk: int) -> bytes:
+        """Give a chunk's hash."""
+        return self.hashes[chunk * HASH_SIZE : (chunk + 1) * HASH_SIZE]
+
+    def leaves(self, chunks: ChunkRange) -> Iterator[tuple[bytes, int]]:
+        """Iterate over (chunk hash, decoded size)."""
+        start = self.decoded_start(chunks.start)
+        for chunk in range(chunks.start, chunks.end):
+            end = self.decoded_ends[chunk]
+            yield self.chunk_hash(chunk), end - start
+            start = end
+
+    def trim(self, chunks: ChunkRange, skip: int, stop: int) -> tuple[ChunkRange, int]:
+        """Drop the chunks of a range that lie wholly outside its decoded bytes [skip, stop).
+
+        Returns:
+            the chunks that are left, and the decoded bytes that were dropped before them.
+        """
+        base = self.decoded_start(chunks.start)
+        first = bisect_right(self.decoded_ends, base + skip, chunks.start, chunks.end - 1)
+        end = bisect_left(self.decoded_ends, base + stop, first, chunks.end - 1) + 1
+        return ChunkRange(first, end), self.decoded_start(first) - base
+
+    def to_bytes(self) -> bytes:
+        """Write the index file."""
+        parts = []
+        start = 0
+        for chunk, decoded_end in enumerate(self.decoded_ends):
+            parts.append(
+                _INDEX_ENTRY.pack(
+                    self.chunk_hash(chunk), self.record_ends[chunk], decoded_end - start
+                )
+            )
+            start = decoded_end
+        return b"".join(parts)
 
 
-class XorbIntake:
-    """Checks a xorb while it arrives. Holds one incomplete record at most."""
+def parse_index(data: bytes) -> XorbIndex:
+    """Read an index file.
+
+    Raises:
+        FormatError: not whole entries, none, or records that do not follow each other.
+    """
+    if not data or len(data) % _INDEX_ENTRY.size:
+        raise FormatError(f"xorb index of {len(data)} bytes")
+    hashes = bytearray()
+    record_ends, decoded_ends = array("I"), array("Q")
+    decoded_end = record_end = 0
+    for chunk_hash, end, decoded_size in _INDEX_ENTRY.iter_unpack(data):
+        if end <= record_end:
+            raise FormatError(f"xorb index: a record ends at {end}, the one before at {record_end}")
+        record_end = end
+        decoded_end += decoded_size
+        hashes += chunk_hash
+        record_ends.append(end)
+        decoded_ends.append(decoded_end)
+    return XorbIndex(bytes(hashes), record_ends, decoded_ends)
+
+
+class XorbScanner:
+    """Checks a xorb while it arrives: every record is decoded and hashed.
+
+    Memory: one incomplete record and 48 bytes for each chunk.
+    """
 
     def __init__(self) -> None:
-        self._pending = bytearray()
+        self._reader = RecordReader()
         self._tree = MerkleTree()
-        self._record_ends = array("I")
-        self._decoded_ends = array("I")
         self._hashes = bytearray()
+        self._record_ends, self._decoded_ends = array("I"), array("Q")
         self._size = 0
-        self._at_footer = False
-
-    @property
-    def size(self) -> int:
-        """Bytes of complete records so far."""
-        return self._size
-
-    @property
-    def num_chunks(self) -> int:
-        """Complete records so far."""
-        return len(self._record_ends)
+        self._rest = b""
+        self._in_footer = False
 
     def receive_data(self, data: bytes) -> bytes:
-        """Take the next bytes; gives those that are to be stored: whole records.
+        """Take the next bytes; gives the records that they complete, to be stored as they are.
 
-        A footer, which older producers may send, ends the records and is dropped.
+        A footer, as old producers append one, is left out.
 
         Raises:
-            FormatError: not chunk records, or more than a xorb may have.
+            FormatError: a bad record, or more bytes than a xorb may have.
         """
-        if self._at_footer:
+        if self._in_footer:
             return b""
-        pending = self._pending
-        pending += data
-        end = 0
-        with memoryview(pending) as view:
-            while len(view) - end >= CHUNK_HEADER_SIZE:
-                if pending.startswith(FOOTER_IDENT, end):
-                    self._at_footer = True
-                    break
-                header = parse_chunk_header(view, end)
-                start, stop = end + CHUNK_HEADER_SIZE, end + header.record_size
-                if stop > len(view):
-                    break
-                self._add(ChunkRecord(header, view[start:stop]))
-                end = stop
-        whole = bytes(pending[:end])
-        del pending[:end]
-        return whole
+        data = self._rest + data
+        view = memoryview(data)
+        self._reader.move_to(0)
+        try:
+            for record in self._reader.scan(view, len(view)):
+                decoded = record.decode()
+                chunk_hash = hash_chunk(decoded)
+                self._tree.add(chunk_hash, len(decoded))
+                self._hashes += chunk_hash
+                self._size += record.header.record_size
+                self._record_ends.append(self._size)
+                self._decoded_ends.append(self._tree.size)
+        except FormatError:
+            if not data.startswith(FOOTER_IDENT, self._reader.position):
+                raise
+            self._in_footer = True
+        if self._size > MAX_XORB_SIZE or self._tree.size > MAX_DECODED_SIZE:
+            raise FormatError(f"xorb of more than {MAX_XORB_SIZE} bytes")
+        self._rest = b"" if self._in_footer else data[self._reader.position :]
+        return data[: self._reader.position]
 
-    def _add(self, record: ChunkRecord) -> None:
-        size = record.header.decoded_size
-        chunk_hash = hash_chunk(record.decode())
-        record.payload.release()
-        self._tree.add(chunk_hash, size)
-        self._size += record.header.record_size
-        if self._size > MAX_XORB_SIZE or self._tree.size > MAX_TERM_SIZE:
-            raise FormatError(
-                f"xorb of {self._size} bytes, {self._tree.size} decoded, expected at most "
-                f"{MAX_XORB_SIZE} and {MAX_TERM_SIZE}"
-            )
-        self._record_ends.append(self._size)
-        self._decoded_ends.append(self._tree.size)
-        self._hashes += chunk_hash
-
-    def finish(self) -> bytes:
-        """Give the xorb hash of all that was received.
+    def finish(self) -> tuple[bytes, XorbIndex]:
+        """Give the xorb hash and the index.
 
         Raises:
-            FormatError: no chunk at all, or a record that is not complete.
+            FormatError: the last record is cut, or there is none.
         """
-        if self._pending and not self._at_footer:
-            raise FormatError(f"xorb ends in the middle of a record, {len(self._pending)} bytes in")
+        if self._rest:
+            raise FormatError(f"xorb cut: {len(self._rest)} bytes of an incomplete chunk record")
         if not self._record_ends:
             raise FormatError("xorb without chunks")
-        return self._tree.xorb_hash()
-
-    def make_index(self) -> bytes:
-        """Give the index file."""
-        return b"".join(
-            (
-                _HEAD.pack(_MAGIC, len(self._record_ends)),
-                _to_little_endian(self._record_ends),
-                _to_little_endian(self._decoded_ends),
-                self._hashes,
-            )
-        )
+        index = XorbIndex(bytes(self._hashes), self._record_ends, self._decoded_ends)
+        return self._tree.xorb_hash(), index
 
 
 class XorbStore:
-    """All xorbs, by xorb hash."""
+    """The xorbs of a folder, by xorb hash."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._indexes: RecentlyUsed[XorbIndex] = RecentlyUsed(MAX_INDEXES)
+    def __init__(self, root: Path, temporary: TemporaryFiles) -> None:
+        self._folder = make_folder(root / "xorbs")
+        self._index_folder = make_folder(root / "xorb-index")
+        self._temporary = temporary
+        self._indexes: LruCache[bytes, XorbIndex] = LruCache(MAX_CACHED_INDEXES)
 
     def get_path(self, xorb_hash: bytes) -> Path:
-        """Give where the records lie, whether they are there or not."""
-        return self._storage.root / "xorbs" / format_hash(xorb_hash)
+        """Give where a xorb lies, if it is there."""
+        return self._folder / format_hash(xorb_hash)
 
-    def _get_index_path(self, xorb_hash: bytes) -> Path:
-        return self._storage.root / "index" / format_hash(xorb_hash)
+    def make_temporary_path(self) -> Path:
+        """Give a place for a xorb that is not finished; publish moves it from there."""
+        return self._temporary.make_path()
 
-    def get_index(self, xorb_hash: bytes) -> XorbIndex | None:
-        """Give the index of a xorb; None: there is no such xorb. Reads files.
+    async def put(self, xorb_hash: bytes, body: AsyncIterable[bytes]) -> bool:
+        """Store an upload, checked as it arrives; False: it was there already.
 
         Raises:
-            IntegrityError: the xorb on disk is damaged. Found only when its index is made anew.
+            FormatError: not a xorb, or not the one that its hash names. Nothing is left behind.
         """
+        path = self.make_temporary_path()
+        scanner = XorbScanner()
         try:
-            return self._indexes.get(xorb_hash, lambda: self._load_index(xorb_hash))
-        except FileNotFoundError:
-            return None
-
-    def _load_index(self, xorb_hash: bytes) -> XorbIndex:
-        size = self.get_path(xorb_hash).stat().st_size
-        for data in (self._read_index(xorb_hash), None):
-            if data is None:
-                data = self._rebuild_index(xorb_hash)
-            count = (len(data) - _HEAD.size) // (8 + HASH_SIZE)
-            if data[: _HEAD.size] == _HEAD.pack(_MAGIC, max(count, 0)) and count > 0:
-                middle = _HEAD.size + 4 * count
-                index = XorbIndex(
-                    _from_little_endian(data[_HEAD.size : middle]),
-                    _from_little_endian(data[middle : middle + 4 * count]),
+            async with aiofiles.open(path, "wb") as file:
+                async for block in gather_blocks(body, SCAN_SIZE):
+                    await file.write(await asyncio.to_thread(scanner.receive_data, block))
+            actual, index = scanner.finish()
+            if actual != xorb_hash:
+                raise FormatError(
+                    f"the body's xorb hash is {format_hash(actual)}, not {format_hash(xorb_hash)}"
                 )
-                if index.packed_size == size:
-                    return index
-        raise IntegrityError(f"xorb {format_hash(xorb_hash)} changed while it was read")
-
-    def _read_index(self, xorb_hash: bytes) -> bytes | None:
-        try:
-            return self._get_index_path(xorb_hash).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def _rebuild_index(self, xorb_hash: bytes) -> bytes:
-        intake = XorbIntake()
-        try:
-            with self.get_path(xorb_hash).open("rb") as file:
-                while data := file.read(_READ_SIZE):
-                    intake.receive_data(data)
-            actual = intake.finish()
-        except FormatError as exc:
-            raise IntegrityError(f"xorb {format_hash(xorb_hash)} is damaged: {exc}") from exc
-        _check_hash(actual, xorb_hash)
-        data = intake.make_index()
-        self._storage.write(self._get_index_path(xorb_hash), data)
-        return data
-
-    def get_chunk_hashes(self, xorb_hash: bytes, chunks: ChunkRange) -> list[bytes]:
-        """Give the chunk hashes of a range that lies within the xorb. Reads files."""
-        index = self.get_index(xorb_hash)
-        if index is None:
-            raise FileNotFoundError(format_hash(xorb_hash))
-        with self._get_index_path(xorb_hash).open("rb") as file:
-            file.seek(_HEAD.size + 8 * index.num_chunks + HASH_SIZE * chunks.start)
-            data = file.read(HASH_SIZE * (chunks.end - chunks.start))
-        return [data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)]
-
-    async def store(self, xorb_hash: bytes, pieces: AsyncIterator[bytes]) -> bool:
-        """Take a xorb in, under the hash that its sender claims; False: it was there already.
-
-        Nothing is left behind by a failure or a cancellation.
-
-        Raises:
-            FormatError: not a xorb.
-            IntegrityError: a xorb with another hash.
-        """
-        intake = XorbIntake()
-        temporary = self._storage.make_temporary()
-        try:
-            async with aiofiles.open(temporary, "wb", buffering=0) as file:
-                async for piece in pieces:
-                    await file.write(intake.receive_data(piece))
-            _check_hash(intake.finish(), xorb_hash)
-            return self.adopt(temporary, xorb_hash, intake)
+            return await asyncio.to_thread(self.publish, path, xorb_hash, index)
         finally:
-            temporary.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
-    def adopt(self, temporary: Path, xorb_hash: bytes, intake: XorbIntake) -> bool:
-        """Put a checked file of records in its place; False: it was there already."""
-        path = self.get_path(xorb_hash)
-        if path.exists():
+    def publish(self, path: Path, xorb_hash: bytes, index: XorbIndex) -> bool:
+        """Move a finished xorb into place; False: there is one, and path is removed."""
+        target = self.get_path(xorb_hash)
+        if target.exists():
+            path.unlink(missing_ok=True)
             return False
-        # The index first: it is of no use without the xorb, and is never missed beside one.
-        self._storage.write(self._get_index_path(xorb_hash), intake.make_index())
-        temporary.replace(path)
+        # The index first: a xorb that can be seen has one.
+        self._temporary.write(self._index_folder / target.name, index.to_bytes())
+        publish(path, target)
         return True
 
+    async def get_index(self, xorb_hash: bytes) -> XorbIndex | None:
+        """Give a xorb's index; None: there is no such xorb.
 
-def _check_hash(actual: bytes, expected: bytes) -> None:
-    if actual != expected:
-        raise IntegrityError(f"xorb hash {format_hash(actual)}, expected {format_hash(expected)}")
+        Raises:
+            IntegrityError: the xorb on disk is damaged.
+        """
+        index = self._indexes.get(xorb_hash)
+        if index is None:
+            index = await asyncio.to_thread(self._load_index, xorb_hash)
+            if index is not None:
+                self._indexes.put(xorb_hash, index)
+        return index
+
+    async def require_index(self, xorb_hash: bytes) -> XorbIndex:
+        """Give the index of a xorb that a stored file names.
+
+        Raises:
+            IntegrityError: the xorb is damaged, or gone.
+        """
+        index = await self.get_index(xorb_hash)
+        if index is None:
+            raise IntegrityError(f"xorb {format_hash(xorb_hash)} is missing on disk")
+        return index
+
+    def _load_index(self, xorb_hash: bytes) -> XorbIndex | None:
+        path = self.get_path(xorb_hash)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return None
+        with suppress(FileNotFoundError, FormatError):
+            index = parse_index((self._index_folder / path.name).read_bytes())
+            if index.packed_size == size:
+                return index
+        index = _scan_file(path, xorb_hash)
+        self._temporary.write(self._index_folder / path.name, index.to_bytes())
+        return index
+
+    async def read(
+        self, xorb_hash: bytes, byte_range: ByteRange, block_size: int = BLOCK_SIZE
+    ) -> AsyncGenerator[bytes, None]:
+        """Iterate over packed bytes of a xorb.
+
+        Raises:
+            IntegrityError: the file is gone or ends before the range does.
+        """
+        try:
+            async with aiofiles.open(self.get_path(xorb_hash), "rb", buffering=0) as file:
+                await file.seek(byte_range.start)
+                left = byte_range.size
+                while left:
+                    block = await file.read(min(left, block_size))
+                    if not block:
+                        raise IntegrityError(f"xorb {format_hash(xorb_hash)} is cut on disk")
+                    left -= len(block)
+                    yield block
+        except FileNotFoundError:
+            raise IntegrityError(f"xorb {format_hash(xorb_hash)} is missing on disk") from None
 
 
-def _to_little_endian(values: "array[int]") -> bytes:
-    if sys.byteorder == "big":
-        values = values[:]
-        values.byteswap()
-    return values.tobytes()
+def _scan_file(path: Path, xorb_hash: bytes) -> XorbIndex:
+    scanner = XorbScanner()
+    try:
+        with path.open("rb") as file:
+            while data := file.read(SCAN_SIZE):
+                scanner.receive_data(data)
+        actual, index = scanner.finish()
+    except FormatError as exc:
+        raise IntegrityError(f"xorb {path.name} is damaged on disk: {exc}") from exc
+    if actual != xorb_hash:
+        raise IntegrityError(
+            f"xorb {path.name} is damaged on disk: it hashes to {format_hash(actual)}"
+        )
+    return index
 
 
-def _from_little_endian(data: bytes) -> "array[int]":
-    values = array("I", data)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values
+async def gather_blocks(pieces: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes, None]:
+    """Join small pieces into blocks of at least size bytes; the last may be smaller."""
+    parts: list[bytes] = []
+    gathered = 0
+    async for piece in pieces:
+        parts.append(piece)
+        gathered += len(piece)
+        if gathered >= size:
+            yield b"".join(parts)
+            parts.clear()
+            gathered = 0
+    if gathered:
+        yield b"".join(parts)

@@ -17,7 +17,7 @@ from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpir
 from xetserve.metrics import EXPIRED_URLS, UPSTREAM_BYTES, UPSTREAM_RETRIES
 from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, Account
 from xetserve.pipeline.plan import Step
-from xetserve.upstream.cas import CasClient
+from xetserve.pipeline.source import CasSource
 from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import FetchInfo
@@ -53,7 +53,7 @@ class Fetch:
     def __init__(
         self,
         step: Step,
-        cas: CasClient,
+        cas: CasSource,
         account: Account,
         *,
         refresh: Callable[[FetchInfo], Awaitable[FetchInfo]],

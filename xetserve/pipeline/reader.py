@@ -23,11 +23,12 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.metrics import INTEGRITY_FAILURES
-from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.budget import Account, ByteBudget
 from xetserve.pipeline.fetch import Fetch
 from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import Piece, Step, WindowPlan, make_plan
-from xetserve.upstream.cas import Access, CasClient
+from xetserve.pipeline.source import CasSource
+from xetserve.upstream.cas import Access
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Buffer, Scheme
 from xetserve.xet.hashes import MerkleTree, format_hash, hash_chunk
@@ -65,7 +66,7 @@ class _Window:
             await fetch.aclose()
 
     async def refresh(
-        self, cas: CasClient, access: Access, file_hash: bytes, number: int, stale: FetchInfo
+        self, cas: CasSource, access: Access, file_hash: bytes, number: int, stale: FetchInfo
     ) -> FetchInfo:
         """Give new fetch info for a step; one question to the CAS serves all steps of the window."""
         async with self._lock:
@@ -97,7 +98,7 @@ class FileReader:
 
     def __init__(
         self,
-        cas: CasClient,
+        cas: CasSource,
         access: Access,
         budget: ByteBudget,
         file_hash: bytes,
@@ -116,7 +117,8 @@ class FileReader:
         self._is_whole = start == 0 and (end is None or end == size)
         self._limits = limits
         self._policy = policy
-        self._account = budget.open_account()
+        self._budget = budget
+        self._account: Account  # open while blocks() runs
         self._pacer = Pacer()
         self._windows: deque[_Window] = deque()  # planned and not finished
         self._planner: asyncio.Task[None] | None = None
@@ -134,6 +136,7 @@ class FileReader:
             UpstreamError: the CAS or the data host fails for good.
             IntegrityError: the data is not what was promised.
         """
+        self._account = self._budget.open_account()
         self._deadline = time.monotonic() + self._limits.gap_timeout
         self._planner = asyncio.get_running_loop().create_task(self._plan_windows())
         try:

@@ -173,10 +173,10 @@ def make_shard(files: Iterable[ShardFile], xorbs: Iterable[ShardXorb]) -> bytes:
     parts.append(_RECORD.pack(_BOOKEND, 0, 0, 0, 0))
     for xorb in xorbs:
         parts.append(
-            _RECORD.pack(
-                xorb.xorb_hash, 0, len(xorb.chunks), xorb.decoded_size, xorb.packed_size
-            )
+            _RECORD.pack(xorb.xorb_hash, 0, len(xorb.chunks), xorb.decoded_size, xorb.packed_size)
         )
-        parts += (_RECORD.pack(chunk.chunk_hash, chunk.start, chunk.size, 0, 0) for chunk in xorb.chunks)
+        parts += (
+            _RECORD.pack(chunk.chunk_hash, chunk.start, chunk.size, 0, 0) for chunk in xorb.chunks
+        )
     parts.append(_RECORD.pack(_BOOKEND, 0, 0, 0, 0))
     return b"".join(parts)

@@ -1,0 +1,156 @@
+"""Fixtures: real processes of ours, real clients in front of them. The loop is uvloop."""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import uvloop
+
+START_TIMEOUT = 30.0
+LISTENING = re.compile(r"listening on (http://\S+?:\d+)")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every async test on the loop that the server runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """The environment of a child: no settings of ours, no proxies, no tokens of the user's."""
+    drop = re.compile(r"(?i)^(XETSERVE_.*|PORT|.*_proxy|HF_.*)$")
+    kept = {name: value for name, value in os.environ.items() if not drop.match(name)}
+    return {**kept, "NO_PROXY": "*", **extra}
+
+
+@dataclass
+class Process:
+    """A xetserve command that is running, and all that it has logged."""
+
+    popen: subprocess.Popen[str]
+    log_path: Path
+    url: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def stop(self) -> int:
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(timeout=START_TIMEOUT)
+
+    def peak_memory(self) -> int:
+        """Bytes of resident memory at most, so far."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+
+
+@dataclass
+class Launcher:
+    """Starts commands, and stops them all at the end."""
+
+    folder: Path
+    running: list[Process] = field(default_factory=list)
+
+    def start(self, *arguments: str, **environment: str) -> Process:
+        """Start `xetserve ARGUMENTS` and wait until it listens."""
+        log_path = self.folder / f"{arguments[0]}-{len(self.running)}.log"
+        log: IO[str]
+        with log_path.open("w") as log:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "xetserve", *arguments],
+                stderr=log,
+                stdout=log,
+                text=True,
+                env=clean_environment(**environment),
+            )
+        process = Process(popen, log_path)
+        self.running.append(process)
+        process.url = self._wait_for_url(process)
+        return process
+
+    def _wait_for_url(self, process: Process) -> str:
+        # The log is a file: there is no event to await, so its end is looked at until the line is there.
+        tail = subprocess.Popen(
+            ["tail", "-n", "+1", "-F", f"--pid={process.pid}", str(process.log_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert tail.stdout is not None
+        try:
+            for line in tail.stdout:
+                if match := LISTENING.search(line):
+                    return match[1]
+        finally:
+            tail.kill()
+            tail.wait()
+            tail.stdout.close()
+        raise AssertionError(f"did not start:\n{process.log}")
+
+    def stop_all(self) -> None:
+        for process in self.running:
+            process.stop()
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    launched = Launcher(tmp_path)
+    yield launched
+    launched.stop_all()
+
+
+def need_program(name: str) -> str:
+    """Give the path of a client program; a machine that runs the tests has to have it."""
+    path = shutil.which(name)
+    assert path is not None, f"{name} is not installed: apt-get install curl wget aria2"
+    return path
+
+
+@dataclass
+class OriginControl:
+    """The origin's test controls."""
+
+    url: str
+
+    def set_faults(self, **faults: Any) -> None:
+        self._call("POST", "/_test/faults", json.dumps(faults).encode())
+
+    def requests(self) -> list[dict[str, Any]]:
+        """What the origin was asked since the last reset."""
+        found: list[dict[str, Any]] = json.loads(self._call("GET", "/_test/requests"))
+        return found
+
+    def reset_requests(self) -> None:
+        self._call("DELETE", "/_test/requests")
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self.url + path, data=body, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=START_TIMEOUT) as response:
+            content: bytes = response.read()
+            return content
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,114 @@
+"""An origin that the official client has filled, and a server in front of it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Launcher, OriginControl, Process, clean_environment, sha256_of
+from tests.e2e.dataset import make_dataset
+
+TOKEN = "hf_" + "t" * 34
+REPO = "tester/everything"
+UPLOAD = Path(__file__).with_name("upload.py")
+
+
+@dataclass
+class Uploaded:
+    """What the official client uploaded: the folder, and path -> sha256."""
+
+    folder: Path
+    digests: dict[str, str]
+    origin_folder: Path
+
+
+@dataclass
+class Site:
+    """A server of ours in front of an origin with the uploaded repository."""
+
+    origin: Process
+    server: Process
+    control: OriginControl
+    uploaded: Uploaded
+
+
+def upload(python: str, origin_url: str, home: Path, kind: str, repo: str, folder: Path) -> None:
+    """Run the official client of an interpreter."""
+    environment = clean_environment(
+        HF_ENDPOINT=origin_url,
+        HF_HOME=str(home),
+        HF_TOKEN=TOKEN,
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        HF_XET_CLIENT_RETRY_BASE_DELAY="100ms",
+    )
+    done = subprocess.run(
+        [python, str(UPLOAD), kind, repo, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def uploaded(tmp_path_factory: pytest.TempPathFactory) -> Uploaded:
+    """A repository as the official client of today uploads it."""
+    base = tmp_path_factory.mktemp("uploaded")
+    names = make_dataset(base / "files")
+    launched = Launcher(base)
+    try:
+        origin = launched.start("origin", str(base / "origin"), *_origin_flags())
+        upload(sys.executable, origin.url, base / "home", "model", REPO, base / "files")
+    finally:
+        launched.stop_all()
+    digests = {name: sha256_of(base / "files" / name) for name in names}
+    return Uploaded(base / "files", digests, base / "origin")
+
+
+def _origin_flags() -> list[str]:
+    return ["--host", "127.0.0.1", "--port", "0", "--token", f"{TOKEN}=tester", "--test-controls"]
+
+
+@pytest.fixture(scope="session")
+def _running_site(uploaded: Uploaded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    launched = Launcher(tmp_path_factory.mktemp("site"))
+    try:
+        # Started anew: what was uploaded has to be on disk.
+        origin = launched.start("origin", str(uploaded.origin_folder), *_origin_flags())
+        server = launched.start(*serve_arguments(origin.url))
+        yield Site(origin, server, OriginControl(origin.url), uploaded)
+    finally:
+        launched.stop_all()
+
+
+@pytest.fixture
+def site(_running_site: Site) -> Iterator[Site]:
+    """The site, with no faults set and an empty record of requests."""
+    _running_site.control.set_faults()
+    _running_site.control.reset_requests()
+    yield _running_site
+    _running_site.control.set_faults()
+    assert _running_site.server.popen.poll() is None, "the server has died"
+    assert "Traceback" not in _running_site.server.log
+
+
+def serve_arguments(hub_url: str, *extra: str) -> list[str]:
+    """The command line of a server for tests."""
+    return [
+        "serve",
+        *("--host", "127.0.0.1", "--port", "0", "--hub-url", hub_url),
+        *("--log-level", "debug", "--hash-repo", REPO),
+        *extra,
+    ]
+
+
+def environment_without_home() -> dict[str, str]:
+    """What clients such as wget need, and no configuration of the user's."""
+    return {**clean_environment(), "HOME": os.devnull}

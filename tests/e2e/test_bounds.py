@@ -1,0 +1,176 @@
+"""What slow clients cost, and what clients that leave leave behind."""
+
+import asyncio
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conftest import Launcher, Process, need_program
+from tests.e2e.clients import curl, run
+from tests.e2e.conftest import TOKEN, Site, environment_without_home, serve_arguments
+from tests.e2e.dataset import MIB
+from xetserve.app.application import Application
+from xetserve.app.files import Upstreams
+from xetserve.net.connect import ProxyRules
+from xetserve.net.connection import ConnectionLimits
+from xetserve.net.listener import Listener, bind_sockets
+from xetserve.net.pool import ConnectionPool
+from xetserve.net.tls import make_client_context
+from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.cas import CasClient
+from xetserve.upstream.hub import HubClient
+from xetserve.upstream.retry import RetryPolicy
+
+NUM_SLOW_CLIENTS = 20
+
+
+@pytest.fixture(scope="module")
+def large_origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """An origin that has taken in a 256 MiB file by itself."""
+    base = tmp_path_factory.mktemp("large")
+    source = random.Random(7)
+    (base / "files").mkdir()
+    with (base / "files" / "large.bin").open("wb") as file:
+        for _ in range(64):
+            file.write(source.randbytes(4 * MIB))
+    launched = Launcher(base)
+    yield launched.start(
+        *("origin", str(base / "origin"), "--host", "127.0.0.1", "--port", "0"),
+        *("--import", f"tester/large={base / 'files'}"),
+    )
+    launched.stop_all()
+
+
+def test_slow_clients_of_a_large_file_cost_little_memory(
+    large_origin: Process, launcher: Launcher, tmp_path: Path
+) -> None:
+    server = launcher.start(*serve_arguments(large_origin.url))
+    url = f"{server.url}/download/tester/large/large.bin"
+    slow = [
+        subprocess.Popen(
+            curl(url, tmp_path / f"slow-{index}", "--limit-rate", "64k", "--max-time", "10"),
+            env=environment_without_home(),
+            stderr=subprocess.DEVNULL,
+        )
+        for index in range(NUM_SLOW_CLIENTS)
+    ]
+    # 28 is curl's "time is up": all of them were still being served when it was.
+    assert [client.wait(timeout=60) for client in slow] == [28] * NUM_SLOW_CLIENTS
+    assert server.peak_memory() < 128 * MIB
+
+
+def test_a_fast_client_is_served_beside_slow_ones(
+    large_origin: Process, launcher: Launcher, tmp_path: Path
+) -> None:
+    server = launcher.start(*serve_arguments(large_origin.url))
+    url = f"{server.url}/download/tester/large/large.bin"
+    slow = [
+        subprocess.Popen(
+            curl(url, tmp_path / f"slow-{index}", "--limit-rate", "64k"),
+            env=environment_without_home(),
+        )
+        for index in range(NUM_SLOW_CLIENTS)
+    ]
+    try:
+        done = run(curl(url, tmp_path / "fast", "-w", "%{size_download}"))
+        assert (done.returncode, done.stdout) == (0, str(256 * MIB))
+    finally:
+        for client in slow:
+            client.kill()
+            client.wait()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something is so that has no event of its own; ten seconds at most."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - turns of the loop, not time
+            await asyncio.sleep(0)
+
+
+class InProcess:
+    """The server inside the test's own loop, so that what is left behind can be seen."""
+
+    def __init__(self, hub_url: str) -> None:
+        policy = RetryPolicy()
+        self.pool = ConnectionPool(
+            tls=make_client_context(), proxies=ProxyRules({}), connect_timeout=5
+        )
+        self.budget = ByteBudget(64 * MIB)
+        limits = ReadLimits()
+        upstreams = Upstreams(
+            hub=HubClient(self.pool, hub_url, timeout=5, policy=policy),
+            cas=CasClient(self.pool, timeout=5, policy=policy),
+            budget=self.budget,
+            limits=limits,
+            policy=policy,
+            hash_repo="tester/large",
+        )
+        application = Application(upstreams, allow_anonymous=False)
+        self.listener = Listener(application.handle, ConnectionLimits())
+        self.sockets = bind_sockets("127.0.0.1", 0)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("leaving", ["killed", "closed after the head", "closed at once"])
+async def test_a_client_that_leaves_leaves_nothing_behind(
+    large_origin: Process, leaving: str
+) -> None:
+    server = InProcess(large_origin.url)
+    await server.listener.start(server.sockets)
+    before = set(asyncio.all_tasks())
+    num_files = len(os.listdir("/proc/self/fd"))
+    if leaving == "killed":
+        client = await asyncio.create_subprocess_exec(
+            *(need_program("curl"), "-q", "-sS", "-N", "--limit-rate", "20M", "-o", "-"),
+            *("-H", f"Authorization: Bearer {TOKEN}"),
+            f"{server.url}/download/tester/large/large.bin",
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert client.stdout is not None
+        assert len(await client.stdout.readexactly(2 * MIB)) == 2 * MIB
+        client.kill()
+        while await client.stdout.read(MIB):
+            pass
+        await client.wait()
+        del client
+    else:
+        parts = urlsplit(server.url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(
+            b"GET /download/tester/large/large.bin HTTP/1.1\r\nHost: x\r\n"
+            b"Authorization: Bearer %b\r\n\r\n" % TOKEN.encode()
+        )
+        await writer.drain()
+        if leaving == "closed after the head":
+            await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+    await until(lambda: not (server.listener.num_connections or asyncio.all_tasks() - before))
+    assert (server.budget.held, server.budget.num_accounts) == (0, 0)
+    assert server.pool.num_active == 0
+    await server.pool.aclose()
+    await server.listener.drain(1)
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= num_files)
+
+
+def test_a_server_that_is_stopped_finishes_what_it_has_begun(
+    site: Site, launcher: Launcher, tmp_path: Path
+) -> None:
+    server = launcher.start(*serve_arguments(site.origin.url))
+    command = curl(
+        f"{server.url}/download/tester/everything/big.bin", tmp_path / "out", "--limit-rate", "40M"
+    )
+    client = subprocess.Popen(command, env=environment_without_home())
+    while not (tmp_path / "out").exists() or not (tmp_path / "out").stat().st_size:
+        os.sched_yield()
+    assert server.stop() == 0
+    assert client.wait(timeout=60) == 0
+    assert (tmp_path / "out").read_bytes() == (site.uploaded.folder / "big.bin").read_bytes()

@@ -1,0 +1,20 @@
+"""Upload a folder with the official client, in its own process: `python upload.py TYPE REPO FOLDER`.
+
+HF_ENDPOINT, HF_HOME and HF_TOKEN come with the environment. Runs with old and new clients alike.
+"""
+
+import sys
+
+from huggingface_hub import HfApi
+
+
+def main() -> None:
+    kind, repo, folder = sys.argv[1:]
+    api = HfApi()
+    api.create_repo(repo, repo_type=kind, exist_ok=True)
+    # Uploads to models want binary files recognised; the origin decides by size and content.
+    api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message="add files")
+
+
+if __name__ == "__main__":
+    main()

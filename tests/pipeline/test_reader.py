@@ -1,0 +1,264 @@
+"""Reading a file through the pipeline, from a CAS in memory."""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+
+import pytest
+
+from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
+from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
+from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.reader import FileReader, ReadLimits
+from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.compression import Scheme
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
+
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.2)
+ALL_SCHEMES = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
+
+
+def make_chunks(count: int, seed: int = 1, size: int = 65536) -> list[bytes]:
+    source = random.Random(seed)
+    return [
+        source.randbytes(source.randrange(1, size))
+        if index % 3 == 0
+        else (source.randbytes(16) * (size // 8))[: source.randrange(1, size)]
+        for index in range(count)
+    ]
+
+
+def simple_file(num_chunks: int = 60) -> FakeFile:
+    xorb = FakeXorb.make(make_chunks(num_chunks), ALL_SCHEMES)
+    return FakeFile([(xorb, ChunkRange(0, num_chunks))])
+
+
+def fragmented_file() -> FakeFile:
+    """Terms that repeat, overlap and go back over two xorbs."""
+    a, b = (
+        FakeXorb.make(make_chunks(50), ALL_SCHEMES),
+        FakeXorb.make(make_chunks(30, 2), ALL_SCHEMES),
+    )
+    runs = [(a, 0, 49), (a, 1, 25), (b, 3, 9), (a, 49, 50), (a, 1, 10), (b, 0, 30), (a, 0, 50)]
+    return FakeFile([(xorb, ChunkRange(start, end)) for xorb, start, end in runs])
+
+
+def make_reader(
+    cas: FakeCas,
+    budget: ByteBudget,
+    *,
+    start: int = 0,
+    end: int | None = None,
+    size: int | None = None,
+    file_hash: bytes | None = None,
+) -> FileReader:
+    return FileReader(
+        cas,
+        FakeAccess(),
+        budget,
+        file_hash or cas.file.file_hash,
+        start=start,
+        end=end,
+        size=size,
+        limits=ReadLimits(stall_timeout=1.0, gap_timeout=5.0),
+        policy=POLICY,
+    )
+
+
+async def read_all(reader: FileReader, into: bytearray | None = None) -> bytes:
+    """Read to the end; `into` has what came before a failure."""
+    into = bytearray() if into is None else into
+    async with aclosing(reader.blocks()) as blocks:
+        async for block in blocks:
+            into += b"".join(block)  # at once: the buffers are good until the next block only
+    return bytes(into)
+
+
+def assert_released(cas: FakeCas, budget: ByteBudget) -> None:
+    assert (budget.held, budget.num_accounts, cas.num_open) == (0, 0, 0)
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+@pytest.mark.parametrize("trims", [True, False], ids=["trimmed", "untrimmed"])
+@pytest.mark.parametrize("knows_size", [True, False], ids=["size known", "size unknown"])
+@pytest.mark.parametrize("piece", [1 << 20, 1000], ids=["large reads", "small reads"])
+@pytest.mark.parametrize("limit", [1 << 27, 0], ids=["budget", "no budget"])
+@pytest.mark.parametrize("make", [simple_file, fragmented_file])
+async def test_a_whole_file_comes_out_verified(
+    make: Callable[[], FakeFile],
+    limit: int,
+    piece: int,
+    knows_size: bool,
+    trims: bool,
+) -> None:
+    file = make()
+    cas = FakeCas(file, piece=piece, trims=trims)
+    budget = ByteBudget(limit)
+    reader = make_reader(cas, budget, size=len(file.content) if knows_size else None)
+    assert hashlib.sha256(await read_all(reader)).digest() == hashlib.sha256(file.content).digest()
+    assert reader.is_verified
+    assert_released(cas, budget)
+
+
+@pytest.mark.parametrize("trims", [True, False], ids=["trimmed", "untrimmed"])
+async def test_any_range_gives_exactly_its_bytes(trims: bool) -> None:
+    file = fragmented_file()
+    content = file.content
+    source = random.Random(3)
+    for _ in range(25):
+        start = source.randrange(len(content))
+        end = source.randrange(start + 1, len(content) + 1)
+        cas, budget = FakeCas(file, trims=trims), ByteBudget(1 << 27)
+        reader = make_reader(cas, budget, start=start, end=end, size=len(content))
+        assert await read_all(reader) == content[start:end]
+        assert_released(cas, budget)
+
+
+async def test_a_damaged_chunk_never_looks_complete() -> None:
+    file = simple_file()
+    wrong = bytes(32)
+    budget = ByteBudget(1 << 27)
+    cas = FakeCas(file)
+    reader = make_reader(cas, budget, size=len(file.content), file_hash=wrong)
+    got = bytearray()
+    with pytest.raises(IntegrityError, match="the chunks make file"):
+        await read_all(reader, got)
+    assert len(got) < len(file.content)
+    assert_released(cas, budget)
+
+
+async def test_an_expired_url_is_asked_for_again_once_for_all_steps() -> None:
+    file = fragmented_file()
+
+    def expire(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        if "/1/" in info.url:
+            raise UrlExpired("403")
+        return data, None
+
+    cas, budget = FakeCas(file, on_data=expire), ByteBudget(1 << 27)
+    assert await read_all(make_reader(cas, budget, size=len(file.content))) == file.content
+    assert cas.asked.count(cas.asked[0]) == 2
+    assert_released(cas, budget)
+
+
+async def test_a_url_that_stays_forbidden_fails() -> None:
+    def forbid(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        raise UrlExpired("403")
+
+    cas, budget = FakeCas(simple_file(), on_data=forbid), ByteBudget(1 << 27)
+    with pytest.raises(UrlExpired):
+        await read_all(make_reader(cas, budget))
+    assert_released(cas, budget)
+
+
+async def test_a_body_that_breaks_off_goes_on_where_it_was() -> None:
+    file = simple_file(200)
+
+    def cut(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        return data, (number * len(data) // 5 if number % 5 else None)
+
+    cas, budget = FakeCas(file, piece=5000, on_data=cut), ByteBudget(1 << 27)
+    assert await read_all(make_reader(cas, budget, size=len(file.content))) == file.content
+    assert_released(cas, budget)
+
+
+async def test_an_undecodable_chunk_is_fetched_again() -> None:
+    file = simple_file()
+    at = file.runs[0][0].byte_range(ChunkRange(0, 7)).end + 30  # inside an LZ4 frame
+
+    def damage(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        start = at - info.byte_range.start
+        if number <= 2 and 0 <= start < len(data):
+            return data[:start] + bytes(10) + data[start + 10 :], None
+        return data, None
+
+    cas, budget = FakeCas(file, on_data=damage), ByteBudget(1 << 27)
+    assert await read_all(make_reader(cas, budget, size=len(file.content))) == file.content
+    assert_released(cas, budget)
+
+
+@pytest.mark.parametrize("delta", [-1, 1, -70000, 70000])
+async def test_a_wrong_term_length_is_an_integrity_error(delta: int) -> None:
+    file = simple_file()
+
+    def lie(answer: Reconstruction) -> Reconstruction:
+        term = answer.terms[0]
+        return answer._replace(terms=(term._replace(decoded_size=term.decoded_size + delta),))
+
+    cas, budget = FakeCas(file, on_plan=lie), ByteBudget(1 << 27)
+    with pytest.raises((IntegrityError, UpstreamError)):
+        await read_all(make_reader(cas, budget, size=len(file.content)))
+    assert_released(cas, budget)
+
+
+async def test_leaving_in_the_middle_releases_everything() -> None:
+    for num_blocks in range(6):
+        file = fragmented_file()
+        cas, budget = FakeCas(file, piece=3000), ByteBudget(1 << 27)
+        blocks = make_reader(cas, budget, size=len(file.content)).blocks()
+        for _ in range(num_blocks):
+            await anext(blocks)
+        await blocks.aclose()
+        assert_released(cas, budget)
+
+
+async def test_a_reader_that_is_not_asked_fetches_nothing_more() -> None:
+    file = simple_file(400)
+    cas, budget = FakeCas(file, piece=5000), ByteBudget(1 << 27)
+    async with aclosing(make_reader(cas, budget, size=len(file.content)).blocks()) as blocks:
+        await anext(blocks)
+        for _ in range(10_000):  # turns of the loop, not time
+            await asyncio.sleep(0)
+        fetched = sum(info.byte_range.size for info in cas.fetched)
+        assert fetched < 4 * 1024 * 1024
+        assert budget.held <= 4 * 1024 * 1024
+    assert_released(cas, budget)
+
+
+class HugeCas(FakeCas):
+    """A file of 2**40 bytes: one xorb of zeros over and over."""
+
+    CHUNK = 131072
+    CHUNKS = 512
+
+    def _plan(self, asked: ByteRange) -> Reconstruction:
+        xorb = self.file.runs[0][0]
+        size = self.CHUNK * self.CHUNKS
+        terms = []
+        offset = asked.start % size
+        position = asked.start - offset
+        while position < asked.end:
+            terms.append((xorb.xorb_hash, ChunkRange(0, self.CHUNKS), size))
+            position += size
+        info = FetchInfo(
+            ChunkRange(0, self.CHUNKS),
+            xorb.byte_range(ChunkRange(0, self.CHUNKS)),
+            f"http://data.test/0/{xorb.xorb_hash.hex()[:8]}/0",
+        )
+        return Reconstruction(offset, tuple(Term(*t) for t in terms), {xorb.xorb_hash: (info,)})
+
+
+async def test_positions_beyond_4_gib_are_right() -> None:
+    chunks = [bytes([index % 251]) * HugeCas.CHUNK for index in range(HugeCas.CHUNKS)]
+    file = FakeFile([(FakeXorb.make(chunks), ChunkRange(0, HugeCas.CHUNKS))])
+    cas, budget = HugeCas(file), ByteBudget(1 << 27)
+    content = file.content
+    start = 5 * 2**30 + 12345
+    reader = make_reader(cas, budget, start=start, end=start + 100_000_000, size=2**40)
+    expected = hashlib.sha256()
+    at = start
+    while at < start + 100_000_000:
+        inside = at % len(content)
+        part = content[inside : inside + start + 100_000_000 - at]
+        expected.update(part)
+        at += len(part)
+    assert hashlib.sha256(await read_all(reader)).digest() == expected.digest()
+    assert_released(cas, budget)
+
+
+def test_chunk_generator_makes_what_the_tests_rely_on() -> None:
+    chunks: Sequence[bytes] = make_chunks(9)
+    assert len(chunks) == 9
+    assert all(chunks)

@@ -1,0 +1,186 @@
+"""`xetserve demo`: an origin with a generated repository, the server in front of it, one real download.
+
+Origin and server are processes of their own, started by the command lines that a user would type, so what is
+shown (speed, peak memory) is the server's and nothing else.
+"""
+
+import asyncio
+import hashlib
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from xetserve.errors import BrokenStream, XetserveError
+from xetserve.net.connect import ProxyRules
+from xetserve.net.pool import ConnectionPool
+from xetserve.net.tls import make_client_context
+from xetserve.net.url import parse_url
+
+REPO: Final = "demo/tiny-model"
+FILE: Final = "model.safetensors"
+TOKEN: Final = "hf_demo"
+TIMEOUT: Final = 30.0
+_LISTENING: Final = re.compile(rb"listening on (http://\S+?:\d+)")
+
+
+class DemoFailed(XetserveError):
+    """A part of the demo did not do what it should."""
+
+
+class Original(NamedTuple):
+    """What went in: bytes, and their sha256 in hex."""
+
+    size: int
+    sha256: str
+
+
+def make_repository(folder: Path) -> Original:
+    """Fill a folder with what repositories hold: tensors, text, incompressible data, repeats."""
+    source = random.Random(20261121)
+    weights = array("f", (source.gauss(0, 0.02) for _ in range(500_000))).tobytes()
+    noise = source.randbytes(2_000_000)
+    words = [source.choice(["xorb", "chunk", "term", "range", "hash", "window", "byte"]) for _ in range(1000)]
+    text = " ".join(source.choices(words, k=300_000)).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    layers = [weights, noise, weights[:1_500_000], weights, noise[:700_000], bytes(1_000_000)] * 3
+    model = b"".join(layers)
+    (folder / FILE).write_bytes(model)
+    (folder / "corpus.txt.bin").write_bytes(text)
+    (folder / "tokens with spaces.bin").write_bytes(noise + text[:500_000] + noise)
+    (folder / "config.json").write_text('{"model_type": "demo"}\n')
+    (folder / "README.md").write_text("# A generated repository\n")
+    return Original(len(model), hashlib.sha256(model).hexdigest())
+
+
+async def run_demo(host: str, port: int, *, once: bool, write: Callable[[str], object]) -> None:
+    """Run the demo until it is interrupted; with once, until the download is done.
+
+    Raises:
+        DemoFailed: something did not start, or the file that came out is not the one that went in.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="xetserve-demo-"))
+    try:
+        write("generating a repository ...\n")
+        original = await asyncio.to_thread(make_repository, folder / "repository")
+        origin = ("origin", str(folder / "origin"), "--host", "127.0.0.1", "--port", "0")
+        imports = ("--import", f"{REPO}={folder / 'repository'}")
+        async with _running(*origin, *imports) as (origin_url, _):
+            write(f"origin (Hub and CAS)   {origin_url}\n")
+            serve = ("serve", "--host", host, "--port", str(port), "--hub-url", origin_url)
+            async with _running(*serve) as (url, pid):
+                url = url.replace("0.0.0.0", "localhost")
+                write(f"xetserve               {url}\n\n")
+                await _download(url, pid, original, write)
+                _tell(url, write)
+                if not once:
+                    write("\nserving until Ctrl-C\n")
+                    await _wait_for_signal()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _running(*arguments: str) -> AsyncIterator[tuple[str, int]]:
+    """Run a xetserve command; gives its URL and process id once it listens."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "xetserve", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    lines: list[bytes] = []
+    reading: asyncio.Task[None] | None = None
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            async for line in process.stderr:
+                lines.append(line)
+                if match := _LISTENING.search(line):
+                    break
+            else:
+                raise DemoFailed(f"`xetserve {arguments[0]}` ended: {b''.join(lines).decode()}")
+        # Its log must be read on, or the pipe fills up and the process waits.
+        reading = asyncio.create_task(_discard(process.stderr))
+        yield match[1].decode(), process.pid
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+        if reading is not None:
+            await reading
+
+
+async def _discard(stream: asyncio.StreamReader) -> None:
+    while await stream.read(65536):
+        pass
+
+
+async def _download(url: str, pid: int, original: Original, write: Callable[[str], object]) -> None:
+    """Download the file through a socket, showing how it goes, and compare it with the original."""
+    pool = ConnectionPool(
+        tls=make_client_context(), proxies=ProxyRules({}), connect_timeout=TIMEOUT
+    )
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(256 * 1024))
+    done, started, shown = 0, time.monotonic(), 0.0
+    target = parse_url(f"{url}/download/{REPO}/{FILE}")
+    headers = [("Authorization", f"Bearer {TOKEN}")]
+    try:
+        async with pool.request("GET", target, headers, timeout=TIMEOUT) as response:
+            if response.status != 200:
+                raise DemoFailed(f"the server answered {response.status}")
+            while count := await response.receive_into(buffer, TIMEOUT):
+                digest.update(buffer[:count])
+                done += count
+                if time.monotonic() - shown > 0.05:
+                    shown = time.monotonic()
+                    write("\r" + _bar(done, original.size, shown - started))
+    except (BrokenStream, TimeoutError) as exc:
+        raise DemoFailed(f"the download broke off: {exc}") from exc
+    finally:
+        await pool.aclose()
+    write("\r" + _bar(done, original.size, time.monotonic() - started) + "\n")
+    if digest.hexdigest() != original.sha256:
+        raise DemoFailed("the file that came out is not the one that went in")
+    write(f"sha256 {digest.hexdigest()}\n")
+    write(f"verified; the server's peak memory: {_peak_memory(pid)}\n")
+
+
+def _bar(done: int, size: int, seconds: float) -> str:
+    filled = 30 * done // size
+    speed = done / max(seconds, 1e-3) / 1e6
+    return f"{FILE} [{'#' * filled:.<30}] {done / 1e6:6.1f} MB {speed:6.1f} MB/s"
+
+
+def _peak_memory(pid: int) -> str:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return "unknown"
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return f"{int(match[1]) / 1024:.0f} MiB" if match else "unknown"
+
+
+def _tell(url: str, write: Callable[[str], object]) -> None:
+    write(
+        f"""
+try:
+  curl -f -H "Authorization: Bearer {TOKEN}" {url}/download/{REPO}/{FILE} -o {FILE}
+  curl -f -H "Authorization: Bearer {TOKEN}" -OJ "{url}/download/{REPO}/tokens%20with%20spaces.bin"
+  curl -I -H "Authorization: Bearer {TOKEN}" {url}/download/{REPO}/config.json
+  curl {url}/health
+"""
+    )
+
+
+async def _wait_for_signal() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()

@@ -1,0 +1,343 @@
+"""The origin as one handler: a small Hub, a CAS and a data host made from a folder.
+
+    /api/..., /{repo}/resolve/..., /{repo}.git/info/lfs/..., /lfs/...     hub
+    /v1/..., /v2/..., and the same without a version, for old clients     cas
+    /data/{xorb hash}                                                     data
+    /bridge/...                                                           bridge
+
+A data host of its own, such as nginx, can serve {root}/xorbs/ at {data_url}/data/ instead.
+"""
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+from xetserve.errors import FormatError, RequestError
+from xetserve.http.messages import Request, Response, error_response, json_response
+from xetserve.origin.auth import Gatekeeper
+from xetserve.origin.cas import CasApi
+from xetserve.origin.data import DataApi
+from xetserve.origin.faults import Misbehaviour, parse_faults
+from xetserve.origin.hub import HubApi, read_json
+from xetserve.origin.library import Library
+from xetserve.origin.repos import (
+    DATASET,
+    MODEL,
+    REPO_TYPES_BY_PLURAL,
+    SPACE,
+    Repo,
+    RepoType,
+)
+from xetserve.origin.resolve import ResolveApi
+from xetserve.origin.signing import Signer
+from xetserve.origin.uploads import UploadApi
+
+MAX_RECORDED_REQUESTS: Final = 100_000
+MAX_FAULTS_SIZE: Final = 64 * 1024  # bytes of JSON
+
+_CAS_ROOTS: Final = frozenset(
+    (
+        "v1",
+        "v2",
+        "reconstructions",
+        "chunks",
+        "xorbs",
+        "xorb-grants",
+        "shards",
+        "files",
+        "telemetry",
+    )
+)
+# What may follow a repository's id in API paths, and how many parts it needs behind it.
+_VERBS: Final = {
+    "revision": 1,
+    "tree": 1,
+    "paths-info": 1,
+    "refs": 0,
+    "commits": 1,
+    "preupload": 1,
+    "commit": 1,
+    "branch": 1,
+    "tag": 1,
+    "xet-read-token": 1,
+    "xet-write-token": 1,
+}
+_WRITES: Final = frozenset(("preupload", "commit", "branch", "tag", "xet-write-token"))
+
+
+class ApiPath(NamedTuple):
+    """A path under /api/{type}s/: the repository, a verb or "", what follows."""
+
+    repo_id: str
+    verb: str
+    rest: tuple[str, ...]
+
+
+class Origin:
+    """A Hub and CAS on a folder.
+
+    Args:
+        root: the folder; made when missing. One process uses it at a time.
+        tokens: token -> user name; none: anyone may read and write everything.
+        url_lifetime, token_lifetime: seconds, of data URLs and of CAS tokens.
+        data_url: what data URLs start with; by default what the request came to.
+        bridge_url: where downloads of Xet files are redirected to, as on the real Hub; None: they are
+            answered at once.
+        test_controls: whether /_test/ is there.
+        clock: Unix seconds.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        tokens: Mapping[str, str] | None = None,
+        url_lifetime: float = 3600.0,
+        token_lifetime: float = 900.0,
+        data_url: str | None = None,
+        bridge_url: str | None = None,
+        test_controls: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.library = Library(root)
+        self._test_controls = test_controls
+        self._misbehaviour = Misbehaviour()
+        self._requests: deque[dict[str, Any]] = deque(maxlen=MAX_RECORDED_REQUESTS)
+        signer = Signer(self.library.load_secret(), clock)
+        self._gatekeeper = Gatekeeper(tokens or {}, self.library.repos)
+        self._hub = HubApi(
+            self._gatekeeper,
+            signer,
+            token_lifetime=token_lifetime,
+            misbehaviour=self._get_misbehaviour,
+        )
+        self._uploads = UploadApi(self.library, self._gatekeeper, signer)
+        self._resolve = ResolveApi(
+            self.library,
+            signer,
+            url_lifetime=url_lifetime,
+            bridge_url=bridge_url,
+            misbehaviour=self._get_misbehaviour,
+        )
+        self._cas = CasApi(
+            self.library,
+            signer,
+            url_lifetime=url_lifetime,
+            data_url=data_url,
+            misbehaviour=self._get_misbehaviour,
+        )
+        self._data = DataApi(self.library.xorbs, signer, self._get_misbehaviour)
+
+    def _get_misbehaviour(self) -> Misbehaviour:
+        return self._misbehaviour
+
+    async def aclose(self) -> None:
+        """Nothing is held open between requests; what is on disk is whole at any time."""
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request."""
+        parts = request.raw_path.removeprefix("/").split("/")
+        if parts[0] == "_test":
+            return await _answer(self._test(request, parts[1:]))
+        kind = _kind_of(parts[0])
+        misbehaviour = self._misbehaviour
+        await misbehaviour.wait(kind)
+        response = misbehaviour.make_burst_response(kind)
+        if response is None:
+            response = await _answer(self._route(kind, request, parts))
+        if self._test_controls:
+            self._requests.append(_describe_request(request, kind, response.status))
+        return response
+
+    async def _route(self, kind: str, request: Request, parts: list[str]) -> Response:
+        if kind == "cas":
+            return await self._route_cas(request, parts)
+        if kind == "data":
+            return await self._route_data(request, parts)
+        if kind == "bridge" or parts[0] == "lfs":
+            return await self._route_signed(request, parts)
+        if parts[0] == "api":
+            return await self._route_api(request, [unquote(part) for part in parts[1:]])
+        return await self._route_files(request, parts)
+
+    async def _route_cas(self, request: Request, parts: list[str]) -> Response:
+        version = 1
+        if parts[0] in ("v1", "v2"):
+            version = int(parts[0][1])
+            parts = parts[1:]
+        match request.method, parts:
+            case "GET", ["reconstructions", name]:
+                return await self._cas.reconstruct(request, name, version)
+            case "HEAD", ["files", name]:
+                return await self._cas.head_file(request, name)
+            case "HEAD", ["xorbs", _, name]:
+                return await self._cas.head_xorb(request, name)
+            case "POST", ["xorbs", _, name]:
+                return await self._cas.post_xorb(request, name)
+            case "GET", ["chunks", _, _]:
+                return await self._cas.find_chunk(request)
+            case "POST", ["shards"]:
+                return await self._cas.post_shard(request, version)
+            case "POST", ["telemetry"]:
+                return json_response(200, {})
+        # For xorb-grants too, which clients take for "upload through the CAS".
+        raise RequestError(404, "no such CAS call")
+
+    async def _route_data(self, request: Request, parts: list[str]) -> Response:
+        if request.method != "GET":
+            raise RequestError(403, "the signature is for GET")
+        if len(parts) != 2:
+            raise RequestError(404, "no such data")
+        return await self._data.get(request, parts[1])
+
+    async def _route_signed(self, request: Request, parts: list[str]) -> Response:
+        """Serve /bridge/{type}s/{id}/{sha256} and /lfs/{type}s/{id}/{sha256}."""
+        kind = REPO_TYPES_BY_PLURAL.get(parts[1]) if len(parts) == 4 else None
+        if kind is not None:
+            repo_id = unquote(parts[2])
+            if parts[0] == "bridge" and request.method in ("GET", "HEAD"):
+                return await self._resolve.bridge(request, kind, repo_id, parts[3])
+            if parts[0] == "lfs" and request.method == "PUT":
+                return await self._uploads.lfs_put(request, kind, repo_id, parts[3])
+        raise RequestError(404, "no such object")
+
+    async def _route_api(self, request: Request, parts: list[str]) -> Response:
+        match request.method, parts:
+            case "GET", ["whoami-v2"]:
+                return self._hub.whoami(request)
+            case "POST", ["repos", "create"]:
+                return await self._uploads.create_repo(request)
+            case "POST", ["validate-yaml"]:
+                await read_json(request)
+                return json_response(200, {"errors": [], "warnings": []})
+        kind = REPO_TYPES_BY_PLURAL.get(parts[0])
+        path = parse_api_path(parts[1:])
+        if kind is None or path is None:
+            raise RequestError(404, "no such API call")
+        write = path.verb in _WRITES
+        repo = await self._gatekeeper.open_repo(request.headers, kind, path.repo_id, write=write)
+        return await self._route_repo(request, repo, path)
+
+    async def _route_repo(self, request: Request, repo: Repo, path: ApiPath) -> Response:
+        hub, uploads = self._hub, self._uploads
+        revision = path.rest[0] if path.rest else ""
+        # Names of branches and tags come encoded, or with their slashes as they are.
+        name = "/".join(path.rest)
+        match request.method, path.verb:
+            case "GET" | "HEAD", "":
+                return await hub.info(request, repo, "main")
+            case "GET" | "HEAD", "revision":
+                return await hub.info(request, repo, name)
+            case "GET", "tree":
+                return await hub.tree(request, repo, revision, "/".join(path.rest[1:]))
+            case "POST", "paths-info":
+                return await hub.paths_info(request, repo, name)
+            case "GET", "refs":
+                return hub.refs(request, repo)
+            case "GET", "commits":
+                return await hub.commits(repo, name)
+            case "GET", "xet-read-token":
+                return await hub.token(request, repo, name, "read")
+            case "GET", "xet-write-token":
+                return await hub.token(request, repo, name, "write")
+            case "POST", "preupload":
+                return await uploads.preupload(request, repo, name)
+            case "POST", "commit":
+                return await uploads.commit(request, repo, name)
+            case "POST", "branch":
+                return await hub.add_branch(request, repo, name)
+            case "POST", "tag":
+                return await hub.add_tag(request, repo, name)
+            case "DELETE", "branch":
+                return await hub.delete_ref(repo, f"refs/heads/{name}")
+            case "DELETE", "tag":
+                return await hub.delete_ref(repo, f"refs/tags/{name}")
+        raise RequestError(404, "no such API call")
+
+    async def _route_files(self, request: Request, parts: list[str]) -> Response:
+        """Serve what hangs below a repository's own URL: files, and its LFS endpoint."""
+        kind = {"datasets": DATASET, "spaces": SPACE}.get(parts[0], MODEL)
+        if kind is not MODEL:
+            parts = parts[1:]
+        for id_size in (2, 1):
+            repo_id = unquote("/".join(parts[:id_size]))
+            match request.method, parts[id_size:]:
+                case "GET" | "HEAD", ["resolve", revision, *path] if path:
+                    repo = await self._gatekeeper.open_repo(request.headers, kind, repo_id)
+                    name = unquote("/".join(path))
+                    return await self._resolve.resolve(request, repo, unquote(revision), name)
+                case "POST", ["info", "lfs", "objects", "batch"] if repo_id.endswith(".git"):
+                    return await self._lfs_batch(request, kind, repo_id.removesuffix(".git"))
+        if request.method in ("GET", "HEAD") and parts == [""]:
+            return json_response(200, {"service": "xetserve origin"})
+        raise RequestError(404, "no such page")
+
+    async def _lfs_batch(self, request: Request, kind: RepoType, repo_id: str) -> Response:
+        value = await read_json(request)
+        write = value.get("operation") != "download"
+        repo = await self._gatekeeper.open_repo(request.headers, kind, repo_id, write=write)
+        return await self._uploads.lfs_batch(request, repo, value)
+
+    async def _test(self, request: Request, parts: list[str]) -> Response:
+        """Serve /_test/: what to do wrong, and what was asked."""
+        if self._test_controls:
+            match request.method, parts:
+                case "POST", ["faults"]:
+                    faults = parse_faults(await request.body.read(MAX_FAULTS_SIZE))
+                    self._misbehaviour = Misbehaviour(faults)
+                    return json_response(200, {})
+                case "GET", ["requests"]:
+                    return json_response(200, list(self._requests))
+                case "DELETE", ["requests"]:
+                    self._requests.clear()
+                    return json_response(200, {})
+        raise RequestError(404, "no such page")
+
+
+def parse_api_path(parts: list[str]) -> ApiPath | None:
+    """Find the repository's id, of one part or two, in a path under /api/{type}s/.
+
+    A verb counts only with the parts that it needs behind it: there may be a repository of that name.
+    """
+    for id_size in (2, 1):
+        verb, rest = "".join(parts[id_size : id_size + 1]), tuple(parts[id_size + 1 :])
+        if verb in _VERBS and len(rest) >= _VERBS[verb] and all(parts[:id_size]):
+            return ApiPath("/".join(parts[:id_size]), verb, rest)
+    return ApiPath("/".join(parts), "", ()) if len(parts) in (1, 2) else None
+
+
+def _kind_of(root: str) -> str:
+    if root in ("data", "bridge"):
+        return root
+    return "cas" if root in _CAS_ROOTS else "hub"
+
+
+async def _answer(work: Awaitable[Response]) -> Response:
+    """Await an answer; what the client did wrong becomes one too."""
+    try:
+        return await work
+    except RequestError as exc:
+        return error_response(exc.status, str(exc), exc.headers)
+    except FormatError as exc:
+        return error_response(400, str(exc))
+
+
+def _describe_request(request: Request, kind: str, status: int) -> dict[str, Any]:
+    headers = request.headers
+    return {
+        "method": request.method,
+        "target": request.target,
+        "path": request.raw_path,
+        "kind": kind,
+        "authorization": headers.get("authorization"),
+        "cookie": headers.get("cookie"),
+        "range": headers.get("range"),
+        "user_agent": headers.get("user-agent"),
+        "status": status,
+    }

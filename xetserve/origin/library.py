@@ -1,0 +1,250 @@
+"""Everything the origin keeps: one folder with repositories, plain blobs, Xet files and xorbs."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import aiofiles
+
+from xetserve.errors import IntegrityError, RequestError
+from xetserve.http.ranges import Span
+from xetserve.origin.files import FileStore
+from xetserve.origin.gitids import hash_object, make_pointer
+from xetserve.origin.ingest import Ingest
+from xetserve.origin.modes import MAX_PLAIN_SIZE, SAMPLE_SIZE, is_large_file
+from xetserve.origin.repos import (
+    REPO_TYPES,
+    Commit,
+    CommitInfo,
+    Entry,
+    Repo,
+    RepoStore,
+    is_valid_path,
+)
+from xetserve.origin.signing import load_secret
+from xetserve.origin.storage import TemporaryFiles, make_folder, publish
+from xetserve.origin.xorbs import BLOCK_SIZE, XorbStore
+
+MAIN: Final = "refs/heads/main"
+_LEFT_OUT: Final = (".git", ".cache")  # folders that an import does not take in
+
+
+class AddFile(NamedTuple):
+    """Put a file at its path; its content is stored already."""
+
+    entry: Entry
+
+
+class DeleteFile(NamedTuple):
+    """Remove a file."""
+
+    path: str
+
+
+class DeleteFolder(NamedTuple):
+    """Remove whatever lies under a path."""
+
+    path: str
+
+
+Change = AddFile | DeleteFile | DeleteFolder
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBlob:
+    """A plain file's content that waits, under a temporary name, for its commit."""
+
+    path: Path
+    oid: str
+    size: int
+
+
+class Library:
+    """The folder of an origin. One process uses it at a time.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = make_folder(root)
+        self._temporary = TemporaryFiles(root / "tmp")
+        self._blobs = make_folder(root / "blobs")
+        self.xorbs = XorbStore(root, self._temporary)
+        self.files = FileStore(root, self._temporary, self.xorbs)
+        self.repos = RepoStore(root, self._temporary)
+
+    def load_secret(self) -> bytes:
+        """Give the folder's secret."""
+        return load_secret(self.root, self._temporary)
+
+    def make_ingest(self) -> Ingest:
+        """Give something that packs content into xorbs."""
+        return Ingest(self.xorbs, self.files)
+
+    async def stage_blob(self, content: bytes) -> StagedBlob:
+        """Write a plain file's content aside."""
+        path = self._temporary.make_path()
+        await asyncio.to_thread(path.write_bytes, content)
+        return StagedBlob(path, hash_object("blob", content), len(content))
+
+    async def publish_blobs(self, blobs: Iterable[StagedBlob]) -> None:
+        """Move staged content to where commits find it."""
+        for blob in blobs:
+            await asyncio.to_thread(publish, blob.path, self._blobs / blob.oid)
+
+    async def discard_blobs(self, blobs: Iterable[StagedBlob]) -> None:
+        """Remove staged content that was not published."""
+        for blob in blobs:
+            await asyncio.to_thread(blob.path.unlink, True)
+
+    async def commit(
+        self,
+        repo: Repo,
+        ref: str,
+        changes: Iterable[Change],
+        info: CommitInfo,
+        *,
+        base: str | None = None,
+    ) -> Commit:
+        """Make a commit with some changes on top of a ref, or of base. The repo's lock must be held.
+
+        Raises:
+            RequestError: 404, something to delete is not there; 400, a path is a file and a folder
+                at once.
+        """
+        parent = await repo.get_commit(base or ref)
+        entries = dict(parent.entries) if parent else {}
+        _apply(entries, changes)
+        return await repo.add_commit(ref, parent, entries.values(), info)
+
+    def make_large_entry(self, path: str, sha256: str, size: int, file_hash: bytes) -> Entry:
+        """Make the entry of a Xet file."""
+        oid = hash_object("blob", make_pointer(sha256, size))
+        return Entry(path, size, oid, sha256, file_hash)
+
+    async def read_entry(self, entry: Entry, span: Span) -> AsyncGenerator[list[bytes], None]:
+        """Iterate over a range of a file's content in blocks.
+
+        Raises:
+            IntegrityError: what is on disk is damaged or gone.
+        """
+        if entry.file_hash is None:
+            async with aclosing(self._read_blob(entry.oid, span)) as blocks:
+                async for block in blocks:
+                    yield [block]
+            return
+        record = await self.files.get(entry.file_hash)
+        if record is None:
+            raise IntegrityError(f"{entry.path}: its Xet file is missing on disk")
+        async with aclosing(self.files.read(record, span)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _read_blob(self, oid: str, span: Span) -> AsyncGenerator[bytes, None]:
+        async with aiofiles.open(self._blobs / oid, "rb", buffering=0) as file:
+            await file.seek(span.start)
+            left = span.size
+            while left:
+                block = await file.read(min(left, BLOCK_SIZE))
+                if not block:
+                    raise IntegrityError(f"blob {oid} is cut on disk")
+                left -= len(block)
+                yield block
+
+    async def import_folder(
+        self, repo_type: str, repo_id: str, folder: Path, *, private: bool = False
+    ) -> Commit:
+        """Take a local folder in, as a commit on main; the repository is made when missing.
+
+        Files that main has and the folder has not stay. Without any difference there is no new commit.
+
+        Args:
+            repo_type: "model", "dataset" or "space".
+            private: for a repository that is made now.
+
+        Raises:
+            ValueError: not a repository type or id, or a file name that a repository cannot hold.
+            OSError: the folder cannot be read.
+        """
+        kind = REPO_TYPES.get(repo_type)
+        if kind is None:
+            raise ValueError(f"{repo_type!r} is not a repository type")
+        repo = await self.repos.get(kind, repo_id)
+        if repo is None:
+            repo = await self.repos.create(kind, repo_id, owner=None, private=private)
+        ingest = self.make_ingest()
+        blobs: list[StagedBlob] = []
+        try:
+            entries = []
+            for path in await asyncio.to_thread(_list_files, folder):
+                name = path.relative_to(folder).as_posix()
+                entries.append(await self._import_file(path, name, ingest, blobs))
+            await ingest.publish()
+            await self.publish_blobs(blobs)
+            async with repo.lock:
+                head = await repo.get_commit(MAIN)
+                if head and all(e.is_same_content(head.entries.get(e.path)) for e in entries):
+                    return head
+                info = CommitInfo(f"Import {folder.name}", "", "xetserve")
+                return await self.commit(repo, MAIN, map(AddFile, entries), info)
+        finally:
+            await ingest.abort()
+            await self.discard_blobs(blobs)
+
+    async def _import_file(
+        self, path: Path, name: str, ingest: Ingest, blobs: list[StagedBlob]
+    ) -> Entry:
+        async with aiofiles.open(path, "rb", buffering=0) as file:
+            size = (await asyncio.to_thread(path.stat)).st_size
+            sample = await file.read(SAMPLE_SIZE)
+            if size <= MAX_PLAIN_SIZE and not is_large_file(name, size, sample):
+                blob = await self.stage_blob(sample + await file.readall())
+                blobs.append(blob)
+                return Entry(name, blob.size, blob.oid)
+            await file.seek(0)
+
+            async def pieces() -> AsyncGenerator[bytes, None]:
+                while piece := await file.read(BLOCK_SIZE):
+                    yield piece
+
+            ingested = await ingest.add_file(pieces())
+        return self.make_large_entry(name, ingested.sha256, ingested.size, ingested.file_hash)
+
+
+def _list_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder")
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(part in _LEFT_OUT for part in parts):
+            if not is_valid_path("/".join(parts)):
+                raise ValueError(f"a repository cannot hold a file named {path}")
+            found.append(path)
+    return found
+
+
+def _apply(entries: dict[str, Entry], changes: Iterable[Change]) -> None:
+    for change in changes:
+        if isinstance(change, AddFile):
+            entries[change.entry.path] = change.entry
+        elif isinstance(change, DeleteFile):
+            if entries.pop(change.path, None) is None:
+                raise RequestError(404, f"cannot delete {change.path}: there is no such file")
+        else:
+            prefix = change.path.rstrip("/") + "/"
+            inside = [path for path in entries if path.startswith(prefix)]
+            if not inside:
+                raise RequestError(404, f"cannot delete {prefix}: there is no such folder")
+            for path in inside:
+                del entries[path]
+    for path in entries:
+        parent = path.rpartition("/")[0]
+        while parent:
+            if parent in entries:
+                raise RequestError(400, f"{parent} would be a file and a folder at once")
+            parent = parent.rpartition("/")[0]

@@ -1,0 +1,337 @@
+"""The Hub's API, the part that writes: new repositories, LFS, commits.
+
+A commit names large files by sha256 only. What that stands for was uploaded before: through the CAS, whose
+shards carry the sha256, or by an LFS PUT, which is packed into xorbs on arrival. Either way it was uploaded
+to the same repository: nobody gets at another's content by knowing its sha256.
+
+Source: huggingface_hub _commit_api.py and lfs.py.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterable
+from typing import Any, Final
+from urllib.parse import quote
+
+from xetserve.errors import RequestError
+from xetserve.http.messages import Request, Response, json_response
+from xetserve.origin.auth import Gatekeeper, hub_error
+from xetserve.origin.hub import find_commit, is_true, read_json
+from xetserve.origin.library import (
+    AddFile,
+    Change,
+    DeleteFile,
+    DeleteFolder,
+    Library,
+    StagedBlob,
+)
+from xetserve.origin.modes import SAMPLE_SIZE, is_large_file
+from xetserve.origin.repos import (
+    REPO_TYPES,
+    Commit,
+    CommitInfo,
+    Entry,
+    Repo,
+    RepoType,
+    is_valid_id,
+    is_valid_path,
+)
+from xetserve.origin.signing import Signer
+
+MAX_LINE_SIZE: Final = (
+    64 * 1024 * 1024
+)  # bytes of one line of a commit, so of one plain file in base64
+LFS_URL_LIFETIME: Final = 3600.0  # seconds
+LFS_TYPE: Final = "application/vnd.git-lfs+json"
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class UploadApi:
+    """Takes in what clients upload to the Hub."""
+
+    def __init__(self, library: Library, gatekeeper: Gatekeeper, signer: Signer) -> None:
+        self._library = library
+        self._gatekeeper = gatekeeper
+        self._signer = signer
+
+    async def create_repo(self, request: Request) -> Response:
+        """POST /api/repos/create."""
+        user = self._gatekeeper.require_user(request.headers)
+        value = await read_json(request)
+        repo_type = REPO_TYPES.get(str(value.get("type") or "model"))
+        name, organization = value.get("name"), value.get("organization")
+        if repo_type is None or not isinstance(name, str):
+            raise hub_error(400, "a repository has a name and a type: model, dataset or space")
+        if "/" not in name:
+            # A user's repositories are the user's by name; an open origin has no users to name.
+            owner = organization or ("" if self._gatekeeper.is_open else user)
+            name = f"{owner}/{name}" if owner else name
+        if not is_valid_id(name):
+            raise hub_error(400, f"{name} is not a valid repository id")
+        self._gatekeeper.check_namespace(user, name.rpartition("/")[0])
+        answer = {"url": request.base_url + repo_type.url_prefix + name, "name": name}
+        private = value.get("private") is True or value.get("visibility") == "private"
+        try:
+            repo = await self._library.repos.create(repo_type, name, owner=user, private=private)
+        except FileExistsError:
+            error = "You already created this repo"
+            headers = [("X-Error-Message", error)]
+            return json_response(409, {**answer, "error": error}, headers)
+        return json_response(200, {**answer, "id": repo.id})
+
+    async def preupload(self, request: Request, repo: Repo, revision: str) -> Response:
+        """POST .../{id}/preupload/{rev}: which files are large, and which are there already."""
+        commit = await find_commit(repo, revision)
+        files = (await read_json(request)).get("files")
+        if not isinstance(files, list):
+            raise hub_error(400, "files must be a list")
+        return json_response(200, {"files": [_choose_mode(commit, file) for file in files]})
+
+    async def lfs_batch(self, request: Request, repo: Repo, value: dict[str, Any]) -> Response:
+        """POST /{id}.git/info/lfs/objects/batch; value is its body."""
+        objects, operation = value.get("objects"), value.get("operation")
+        if not isinstance(objects, list) or operation not in ("upload", "download"):
+            raise hub_error(422, "an LFS batch has an operation and objects")
+        transfers = value.get("transfers") or ["basic"]
+        is_xet = operation == "upload" and "xet" in transfers
+        found = [await self._lfs_object(request, repo, item, operation) for item in objects]
+        answer = {"transfer": "xet" if is_xet else "basic", "objects": found, "hash_algo": "sha256"}
+        response = json_response(200, answer)
+        response.headers[0] = ("Content-Type", LFS_TYPE)
+        return response
+
+    async def _lfs_object(
+        self, request: Request, repo: Repo, item: Any, operation: str
+    ) -> dict[str, Any]:
+        sha256, size = _read_lfs_object(item)
+        file_hash = await repo.get_upload(sha256)
+        found: dict[str, Any] = {"oid": sha256, "size": size}
+        expires = self._signer.get_expiry(LFS_URL_LIFETIME)
+        if operation == "download":
+            if file_hash is None:
+                return found | {"error": {"code": 404, "message": "no such object"}}
+            path = f"/bridge/{repo.type.plural}/{quote(repo.id, safe='')}/{sha256}"
+            url = self._signer.make_url(request.base_url, path, {}, expires)
+            return found | {"actions": {"download": {"href": url, "header": {}}}}
+        if file_hash is not None:
+            return found  # without actions: it need not be uploaded again
+        path = f"/lfs/{repo.type.plural}/{quote(repo.id, safe='')}/{sha256}"
+        url = self._signer.make_url(request.base_url, path, {"size": str(size)}, expires)
+        return found | {"actions": {"upload": {"href": url, "header": {}}}}
+
+    async def lfs_put(
+        self, request: Request, repo_type: RepoType, repo_id: str, sha256: str
+    ) -> Response:
+        """PUT /lfs/{type}s/{id}/{sha256}, as lfs_batch signed it."""
+        problem = self._signer.check_url(request.raw_path, request.query)
+        if problem is not None:
+            raise hub_error(403, problem)
+        repo = await self._library.repos.get(repo_type, repo_id)
+        if repo is None:
+            raise hub_error(404, "Repository not found", "RepoNotFound")
+        size = int(request.query["size"])
+        ingest = self._library.make_ingest()
+        try:
+            ingested = await ingest.add_file(_limit(request.body, size))
+            if (ingested.sha256, ingested.size) != (sha256, size):
+                raise hub_error(
+                    400,
+                    f"{ingested.size} bytes with sha256 {ingested.sha256}, "
+                    f"expected {size} with {sha256}",
+                )
+            await ingest.publish()
+        finally:
+            await ingest.abort()
+        repo.add_upload(sha256, ingested.file_hash)
+        return Response(200)
+
+    async def commit(self, request: Request, repo: Repo, revision: str) -> Response:
+        """POST .../{id}/commit/{rev}, NDJSON; with create_pr=1 onto a new refs/pr/N."""
+        creates_pr = is_true(request.query.get("create_pr"))
+        staged: list[StagedBlob] = []
+        try:
+            header, changes = await self._read_commit(request, repo, staged)
+            info = _read_commit_header(header, self._gatekeeper.identify(request.headers).user)
+            async with repo.lock:
+                ref = _choose_ref(repo, revision, creates_pr)
+                base = await find_commit(repo, revision)
+                parent = header.get("parentCommit")
+                if parent is not None and parent != base.id:
+                    raise hub_error(
+                        412, "A commit has happened since. Please refresh and try again."
+                    )
+                try:
+                    await self._library.publish_blobs(staged)
+                    made = await self._library.commit(repo, ref, changes, info, base=base.id)
+                except RequestError as exc:
+                    code = "EntryNotFound" if exc.status == 404 else None
+                    raise hub_error(exc.status, str(exc), code, base.id) from None
+        finally:
+            await self._library.discard_blobs(staged)
+        return json_response(200, _describe_commit(request, repo, ref, made, creates_pr))
+
+    async def _read_commit(
+        self, request: Request, repo: Repo, staged: list[StagedBlob]
+    ) -> tuple[dict[str, Any], list[Change]]:
+        """Read the lines; plain content is written aside as it comes."""
+        header: dict[str, Any] | None = None
+        changes: list[Change] = []
+        async for line in _iter_lines(request.body):
+            try:
+                item = json.loads(line)
+                key, value = item["key"], item["value"]
+            except (ValueError, TypeError, KeyError):
+                raise hub_error(400, "a line of the commit is not {key, value}") from None
+            if not isinstance(value, dict):
+                raise hub_error(400, "a line of the commit has no object for a value")
+            if key == "header":
+                header = value
+                continue
+            changes.append(await self._read_change(repo, key, value, staged))
+        if header is None:
+            raise hub_error(400, "the commit has no header")
+        return header, changes
+
+    async def _read_change(
+        self, repo: Repo, key: Any, value: dict[str, Any], staged: list[StagedBlob]
+    ) -> Change:
+        path = value.get("path")
+        if not isinstance(path, str) or not is_valid_path(path.rstrip("/")):
+            raise hub_error(400, f"{path!r} is not a valid path")
+        if key == "deletedFolder":
+            return DeleteFolder(path)
+        if not is_valid_path(path):
+            raise hub_error(400, f"{path!r} is not a valid path")
+        if key == "deletedFile":
+            return DeleteFile(path)
+        if key == "file":
+            blob = await self._library.stage_blob(_read_content(value))
+            staged.append(blob)
+            return AddFile(Entry(path, blob.size, blob.oid))
+        if key == "lfsFile":
+            return AddFile(await self._make_large_entry(repo, path, value))
+        raise hub_error(400, f"a line of the commit has an unknown key: {key!r}")
+
+    async def _make_large_entry(self, repo: Repo, path: str, value: dict[str, Any]) -> Entry:
+        sha256, size = value.get("oid"), value.get("size")
+        if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+            raise hub_error(400, f"{path}: oid must be a sha256")
+        file_hash = await repo.get_upload(sha256)
+        record = await self._library.files.get(file_hash) if file_hash is not None else None
+        if record is None:
+            raise hub_error(400, f"{path}: its content, sha256 {sha256}, was not uploaded")
+        if size is not None and size != record.size:
+            raise hub_error(400, f"{path}: {record.size} bytes were uploaded, not {size}")
+        return self._library.make_large_entry(path, sha256, record.size, record.file_hash)
+
+
+def _choose_mode(commit: Commit, file: Any) -> dict[str, Any]:
+    try:
+        path, size = file["path"], file["size"]
+        sample = base64.b64decode(file.get("sample") or "")
+    except (TypeError, KeyError, AttributeError, binascii.Error):
+        raise hub_error(400, "a file needs a path, a size and a sample") from None
+    if not isinstance(path, str) or type(size) is not int:
+        raise hub_error(400, "a file needs a path, a size and a sample")
+    is_large = is_large_file(path, size, sample[:SAMPLE_SIZE])
+    answer = {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
+    present = commit.entries.get(path)
+    if present is not None:
+        # Clients compare it with their own sha256, or git id, and leave out what is the same.
+        answer["oid"] = present.sha256 or present.oid
+    return answer
+
+
+def _read_lfs_object(item: Any) -> tuple[str, int]:
+    try:
+        sha256, size = item["oid"], item["size"]
+    except (TypeError, KeyError):
+        raise hub_error(422, "an LFS object has an oid and a size") from None
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise hub_error(422, "an LFS oid is a sha256")
+    if type(size) is not int or size < 0:
+        raise hub_error(422, "an LFS size is a number of bytes")
+    return sha256, size
+
+
+def _read_content(value: dict[str, Any]) -> bytes:
+    content, encoding = value.get("content"), value.get("encoding", "utf-8")
+    if not isinstance(content, str) or encoding not in ("base64", "utf-8"):
+        raise hub_error(400, "a file has content, in base64 or utf-8")
+    if encoding == "utf-8":
+        return content.encode("utf-8", "surrogatepass")
+    try:
+        return base64.b64decode(content, validate=True)
+    except ValueError:
+        raise hub_error(400, "a file's content is not base64") from None
+
+
+def _read_commit_header(header: dict[str, Any], user: str | None) -> CommitInfo:
+    title, message = header.get("summary"), header.get("description") or ""
+    if not isinstance(title, str) or not title or not isinstance(message, str):
+        raise hub_error(400, "a commit has a summary")
+    return CommitInfo(title, message, user or "")
+
+
+def _choose_ref(repo: Repo, revision: str, creates_pr: bool) -> str:
+    """Give the ref that a commit goes to."""
+    if creates_pr:
+        numbers = (int(ref.rpartition("/")[2]) for ref in repo.refs if ref.startswith("refs/pr/"))
+        return f"refs/pr/{max(numbers, default=0) + 1}"
+    ref = repo.find_ref(revision)
+    if ref is None:
+        raise hub_error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+    if ref.startswith("refs/tags/"):
+        raise hub_error(400, f"{revision} is a tag: commits go to branches")
+    return ref
+
+
+def _describe_commit(
+    request: Request, repo: Repo, ref: str, commit: Commit, creates_pr: bool
+) -> dict[str, Any]:
+    base = request.base_url + repo.url_path
+    answer = {
+        "success": True,
+        "commitUrl": f"{base}/commit/{commit.id}",
+        "commitOid": commit.id,
+        "hookOutput": "",
+    }
+    if creates_pr:
+        answer["pullRequestUrl"] = f"{base}/discussions/{ref.removeprefix('refs/pr/')}"
+    return answer
+
+
+async def _limit(body: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes, None]:
+    """Pass a body on, and refuse it once it is longer than announced."""
+    async for piece in body:
+        size -= len(piece)
+        if size < 0:
+            raise hub_error(400, "more bytes than were announced")
+        yield piece
+
+
+async def _iter_lines(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """Iterate over the lines of a body that are not empty.
+
+    Raises:
+        RequestError: 413, a line is too long.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for piece in body:
+        *ends, rest = piece.split(b"\n")
+        for end in ends:
+            line = b"".join((*parts, end))
+            parts, size = [], 0
+            if line.strip():
+                yield line
+        parts.append(rest)
+        size += len(rest)
+        if size > MAX_LINE_SIZE:
+            raise hub_error(413, f"a line of the commit is longer than {MAX_LINE_SIZE} bytes")
+    last = b"".join(parts)
+    if last.strip():
+        yield last
