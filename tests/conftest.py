@@ -9,11 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import uvloop
@@ -43,6 +44,7 @@ class Process:
     popen: subprocess.Popen[str]
     log_path: Path
     url: str = ""
+    follower: threading.Thread | None = None
 
     @property
     def pid(self) -> int:
@@ -52,10 +54,37 @@ class Process:
     def log(self) -> str:
         return self.log_path.read_text()
 
+    def follow_log(self) -> None:
+        """Keep the log in a file from now on; returns once the process listens.
+
+        Raises:
+            AssertionError: it ended before.
+        """
+        is_listening = threading.Event()
+
+        def follow() -> None:
+            assert self.popen.stderr is not None
+            with self.log_path.open("w") as log, self.popen.stderr as lines:
+                for line in lines:
+                    log.write(line)
+                    log.flush()
+                    if not self.url and (match := LISTENING.search(line)):
+                        self.url = match[1]
+                        is_listening.set()
+            is_listening.set()
+
+        self.follower = threading.Thread(target=follow)
+        self.follower.start()
+        assert is_listening.wait(START_TIMEOUT)
+        assert self.url, f"did not start:\n{self.log}"
+
     def stop(self) -> int:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(timeout=START_TIMEOUT)
+        status = self.popen.wait(timeout=START_TIMEOUT)
+        if self.follower is not None:
+            self.follower.join()
+        return status
 
     def peak_memory(self) -> int:
         """Bytes of resident memory at most, so far."""
@@ -72,39 +101,16 @@ class Launcher:
 
     def start(self, *arguments: str, **environment: str) -> Process:
         """Start `xetserve ARGUMENTS` and wait until it listens."""
-        log_path = self.folder / f"{arguments[0]}-{len(self.running)}.log"
-        log: IO[str]
-        with log_path.open("w") as log:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "xetserve", *arguments],
-                stderr=log,
-                stdout=log,
-                text=True,
-                env=clean_environment(**environment),
-            )
-        process = Process(popen, log_path)
-        self.running.append(process)
-        process.url = self._wait_for_url(process)
-        return process
-
-    def _wait_for_url(self, process: Process) -> str:
-        # The log is a file: there is no event to await, so its end is looked at until the line is there.
-        tail = subprocess.Popen(
-            ["tail", "-n", "+1", "-F", f"--pid={process.pid}", str(process.log_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "xetserve", *arguments],
+            stderr=subprocess.PIPE,
             text=True,
+            env=clean_environment(**environment),
         )
-        assert tail.stdout is not None
-        try:
-            for line in tail.stdout:
-                if match := LISTENING.search(line):
-                    return match[1]
-        finally:
-            tail.kill()
-            tail.wait()
-            tail.stdout.close()
-        raise AssertionError(f"did not start:\n{process.log}")
+        process = Process(popen, self.folder / f"{arguments[0]}-{len(self.running)}.log")
+        self.running.append(process)
+        process.follow_log()
+        return process
 
     def stop_all(self) -> None:
         for process in self.running:

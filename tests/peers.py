@@ -24,6 +24,19 @@ PATIENCE = 10.0  # seconds after which a test that waits for its peer has failed
 _LENGTH = re.compile(rb"(?im)^content-length: *(\d+)\r?$")
 
 
+async def turn(count: int = 1) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await turn()
+
+
 @dataclass
 class Received:
     """A request as it came; header names in lower case."""
@@ -207,6 +220,7 @@ class ScriptedPeer:
             with contextlib.suppress(ConnectionError):
                 await self._play(wire)
                 await wire.wait_end()
+                wire.writer.close()
         finally:
             wire.ended.set()
 
@@ -293,7 +307,9 @@ def make_certificates(folder: Path) -> Certificates:
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2",
             "-subj", "/CN=test CA")  # fmt: skip
-    openssl("req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
+    openssl(
+        "req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"
+    )
     (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n")
     openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
             "-CAcreateserial", "-extfile", "names", "-out", "server.pem")  # fmt: skip

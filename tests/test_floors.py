@@ -60,6 +60,12 @@ FORBIDDEN: dict[str, set[str]] = {
     "origin": SOCKETS | {"h11", "uvloop"},
 }
 PURE = {"xet", "http"}
+HIDING = {
+    "importlib",
+    "imp",
+    "pkgutil",
+    "runpy",
+}  # what imports by a name that is not in the source
 
 
 def module_name(path: Path) -> str:
@@ -106,6 +112,8 @@ def find_offences(source: str, module: str) -> list[str]:
                 continue  # a dunder of the package: its version
             if place_of(imported) not in allowed:
                 offences.append(f"{module}: {place} may not know {place_of(imported)}")
+        elif is_within(imported, HIDING):
+            offences.append(f"{module}: {imported} hides what it imports")
         elif is_within(imported, FORBIDDEN.get(place, set())):
             offences.append(f"{module}: {place} may not import {imported}")
         elif top not in sys.stdlib_module_names and top not in THIRD_PARTY:
@@ -194,6 +202,8 @@ OFFENDERS = [
     ("xetserve.xet.new", "try:\n    import time\nexcept ImportError:\n    pass", "time"),
     ("xetserve.xet.new", "data = open('x').read()", "xet may not open files"),
     ("xetserve.app.new", "__import__('socket')", "__import__ hides"),
+    ("xetserve.app.new", "import importlib", "importlib hides"),
+    ("xetserve.xet.new", "from importlib import import_module", "importlib.import_module hides"),
 ]  # fmt: skip
 
 

@@ -105,6 +105,9 @@ def _make_parser() -> argparse.ArgumentParser:
         help="a token that is known here; with none, everybody may read and write everything",
     )
     origin.add_argument("--data-url", metavar="URL", help="where data URLs point to, if not here")
+    origin.add_argument(
+        "--bridge-url", metavar="URL", help="redirect downloads there, as the Hub does, if not here"
+    )
     origin.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
     add_flags(origin, ("server", "log"))
     origin.set_defaults(run=_run_origin)
@@ -163,6 +166,7 @@ async def _origin(options: argparse.Namespace) -> AsyncIterator[Handler]:
         Path(options.dir),
         tokens=dict(_parse_pair(text, "--token", "TOKEN=USER") for text in options.tokens),
         data_url=options.data_url,
+        bridge_url=options.bridge_url,
         test_controls=options.test_controls,
     )
     try:

@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,8 +21,9 @@ from xetserve.errors import ConfigError
 PREFIX: Final = "XETSERVE_"
 CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(?:([KMGT])(i)?)?B?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_MAX_SIZE = 2**63 - 1
 
 
 def parse_text(text: str) -> str:
@@ -33,7 +35,7 @@ def parse_text(text: str) -> str:
 
 def parse_port(text: str) -> int:
     """Read a TCP port, 0 to 65535; 0 lets the system choose."""
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
         raise ValueError("must be a port number, 0 to 65535")
     return int(text)
 
@@ -62,28 +64,34 @@ def parse_seconds(text: str) -> float:
 def parse_size(text: str) -> int:
     """Read a size: bytes, or with a unit, 128MiB and 128M being the same, 128MB a decimal one."""
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    size = _MAX_SIZE + 1
+    if match is not None:
+        number, unit, binary = match.groups(default="")
+        decimal = unit and not binary and match[0].lower().endswith("b")
+        # A float would lose bytes above 2**53.
+        size = int(Fraction(number) * (1000 if decimal else 1024) ** _UNITS[unit.lower()])
+    if size > _MAX_SIZE:
         raise ValueError("must be a size such as 134217728, 128MiB or 2GB")
-    number, unit, binary = match.groups()
-    decimal = unit and not binary and text.strip().lower().endswith("b")
-    return int(float(number) * (1000 if decimal else 1024) ** _UNITS[unit.lower()])
+    return size
 
 
 def parse_url(text: str) -> str:
     """Read an http(s) base URL; a slash at its end is dropped."""
-    parts = urlsplit(text.strip())
+    url = text.strip()
     try:
+        parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment or parts.username:
+    # Printable ASCII, but no "?" or "#": even an empty query would swallow the paths that are appended.
+    if not usable or "@" in parts.netloc or not re.fullmatch(r"[!\"$->@-~]+", url):
         raise ValueError("must be an http or https URL, without credentials or query")
-    return text.strip().rstrip("/")
+    return url.rstrip("/")
 
 
 def parse_repo(text: str) -> str:
     """Read a repository id: owner/name."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text.strip(), re.ASCII):
+    if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", text.strip(), re.ASCII):
         raise ValueError("must be a repository: owner/name")
     return text.strip()
 
@@ -273,7 +281,7 @@ def _read_file(path: str) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:  # TOML, UTF-8, a number of 5000 digits, nesting
         raise ConfigError(f"{path} is not TOML: {exc}") from None
 
 
@@ -303,7 +311,8 @@ def _load_section(
             try:
                 values[setting.name] = setting.metadata["parse"](text)
             except ValueError as exc:
-                raise ConfigError(f"{source} {exc}, not {text!r}") from None
+                shown = re.sub(r"//[^/\s]*@", "//***@", text)  # a URL may hold a password
+                raise ConfigError(f"{source} {exc}, not {shown!r}") from None
     for key in table:
         if key not in {setting.name for setting in dataclasses.fields(section)}:
             raise ConfigError(f"{path}: unknown key {key!r} in [{name}]")

@@ -48,7 +48,10 @@ def make_repository(folder: Path) -> Original:
     source = random.Random(20261121)
     weights = array("f", (source.gauss(0, 0.02) for _ in range(500_000))).tobytes()
     noise = source.randbytes(2_000_000)
-    words = [source.choice(["xorb", "chunk", "term", "range", "hash", "window", "byte"]) for _ in range(1000)]
+    words = [
+        source.choice(["xorb", "chunk", "term", "range", "hash", "window", "byte"])
+        for _ in range(1000)
+    ]
     text = " ".join(source.choices(words, k=300_000)).encode()
     folder.mkdir(parents=True, exist_ok=True)
     layers = [weights, noise, weights[:1_500_000], weights, noise[:700_000], bytes(1_000_000)] * 3

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,23 @@ def site(_running_site: Site) -> Iterator[Site]:
     _running_site.control.set_faults()
     assert _running_site.server.popen.poll() is None, "the server has died"
     assert "Traceback" not in _running_site.server.log
+
+
+@pytest.fixture(scope="session")
+def _impatient_server(
+    _running_site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
+    launched = Launcher(tmp_path_factory.mktemp("impatient"))
+    flags = ("--upstream-timeout", "1")
+    yield launched.start(*serve_arguments(_running_site.origin.url, *flags))
+    launched.stop_all()
+
+
+@pytest.fixture
+def impatient_site(site: Site, _impatient_server: Process) -> Iterator[Site]:
+    """The site with a server that gives up soon: for trouble that does not pass."""
+    yield replace(site, server=_impatient_server)
+    assert "Traceback" not in _impatient_server.log
 
 
 def serve_arguments(hub_url: str, *extra: str) -> list[str]:

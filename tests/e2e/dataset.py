@@ -33,6 +33,10 @@ def make_dataset(folder: Path) -> list[str]:
         "odd/100% + more.bin": noise[: 200_000 + 2],
         "odd/größe-大きさ.bin": noise[: 200_000 + 3],
         "a/b/c/d/e/deep.bin": noise[: 200_000 + 4],
+        # For damage: chunks that no other file has, one file for each scheme.
+        "damage/raw.bin": source.randbytes(MIB),
+        "damage/lz4.bin": " ".join(source.choices(words[::-1], k=250_000)).encode(),
+        "damage/bg4.bin": array("f", (source.gauss(0, 3) for _ in range(250_000))).tobytes(),
         "config.json": b'{"model_type": "test"}\n',
     }
     for name, content in files.items():

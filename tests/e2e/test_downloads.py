@@ -27,6 +27,9 @@ FILES = [
     "odd/100% + more.bin",
     "odd/größe-大きさ.bin",
     "a/b/c/d/e/deep.bin",
+    "damage/raw.bin",
+    "damage/lz4.bin",
+    "damage/bg4.bin",
     "config.json",
 ]
 

@@ -15,10 +15,10 @@ PASSING: dict[str, dict[str, Any]] = {
     "data URLs refused at first": {"data_403_first": 3},
     "data URLs that live a second": {"url_lifetime": 1, "bandwidth": 20_000_000},
     "read tokens that live 10 seconds": {"token_lifetime": 10},
-    "read tokens that are expired": {"cas_401_first": 2},
+    "a read token that is expired": {"cas_status_burst": {"status": 401, "count": 1}},
     "v2 answers 404": {"v2_status": 404},
     "v2 answers 501": {"v2_status": 501},
-    "one entry per range": {"v2_entry_per_range": True},
+    "one entry per range": {"v2_one_entry_per_range": True},
     "untrimmed terms": {"untrimmed_terms": True},
     "data 429": {"data_status_burst": {"status": 429, "count": 3, "retry_after": 1}},
     "data 500": {"data_status_burst": {"status": 500, "count": 4}},
@@ -86,7 +86,7 @@ def test_lasting_trouble_in_the_middle_cuts_the_download(
     site: Site, launcher: Launcher, tmp_path: Path
 ) -> None:
     server = launcher.start(*serve_arguments(site.origin.url, "--upstream-timeout", "2"))
-    site.control.set_faults(data_fail_after_bytes=20_000_000)
+    site.control.set_faults(reset_first=10_000)
     done = run(curl(f"{server.url}/download/{REPO}/big.bin", tmp_path / "out"))
     assert done.returncode in (18, 56)
     assert 0 < (tmp_path / "out").stat().st_size < (site.uploaded.folder / "big.bin").stat().st_size

@@ -9,12 +9,13 @@ h11 parses heads and frames bodies. Around it stands this table; whoever owns th
     RESPONDING  response complete             IDLE, or CLOSING when the connection cannot be kept
     RESPONDING  error before the head         RESPONDING   sends an error response instead
     RESPONDING  error after the head          CLOSED       resets: a short body must look short
-    CLOSING     response complete             CLOSED       half-closes, lets the peer read, closes
+    CLOSING     response complete             CLOSING      half-closes, lets the peer read, closes
 
 Body bytes pass through uncopied: a block is handed to h11 as one Data event that only tells its
 length, and comes back with the chunk's framing around it.
 """
 
+import re
 from enum import Enum, auto
 from typing import Any, Final, cast
 
@@ -24,6 +25,9 @@ from xetserve.errors import RequestError
 from xetserve.http.messages import Block, Buffer, Headers, Request, Response
 
 MAX_HEAD_SIZE: Final = 64 * 1024  # bytes of request line and fields; nginx stops at 32 KiB
+
+# uri-host [":" port] (RFC 9112, 3.2; RFC 3986, 3.2.2); RFC 6874 adds zones in brackets.
+_HOST: Final = re.compile(r"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(?::[0-9]*)?")
 
 
 class State(Enum):
@@ -62,6 +66,8 @@ class ServerProtocol:
         self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_size)
         self.state = State.IDLE
         self.head_sent = False
+        self._is_head = False  # the request's method, known even if the request is refused
+        self._takes_body = True  # whether the response that is being sent has a body
 
     def __repr__(self) -> str:
         return f"<ServerProtocol {self.state.name}>"
@@ -84,6 +90,7 @@ class ServerProtocol:
             return NeedData.END
         head = cast(h11.Request, event)
         self.state = State.RESPONDING
+        self._is_head = head.method == b"HEAD"
         request = Request(
             method=head.method.decode("ascii"),
             target=head.target.decode("ascii"),
@@ -136,11 +143,12 @@ class ServerProtocol:
         headers = [("Date", date), ("Server", "xetserve"), *response.headers]
         length = response.content_length
         chunked = response.length is not None and response.chunked
-        is_head = request is not None and request.method == "HEAD"
+        self._takes_body = not self._is_head
         is_old = request is not None and request.http_version == "1.0"
-        if length is not None and (is_head or is_old or not chunked):
-            if response.status >= 200 and response.status not in (204, 304):
-                headers.append(("Content-Length", str(length)))
+        if response.status in (204, 304):
+            self._takes_body = False  # nor may a field frame one (RFC 9112, 6.1)
+        elif length is not None and (self._is_head or is_old or not chunked):
+            headers.append(("Content-Length", str(length)))
         elif not is_old:
             headers.append(("Transfer-Encoding", "chunked"))
         if self.state is State.CLOSING:
@@ -155,7 +163,12 @@ class ServerProtocol:
         )
 
     def send_block(self, block: Block) -> list[Buffer]:
-        """Frame a block; its buffers are in the result as they are."""
+        """Frame a block; its buffers are in the result as they are.
+
+        Gives nothing where the response may not have a body: to HEAD, 204 and 304.
+        """
+        if not self._takes_body:
+            return []
         batch = _Batch(block)
         framed = self._connection.send_with_data_passthrough(h11.Data(data=cast(Any, batch)))
         out: list[Buffer] = []
@@ -186,6 +199,7 @@ class ServerProtocol:
         self._connection.start_next_cycle()
         self.state = State.IDLE
         self.head_sent = False
+        self._is_head = False
         return True
 
     def close_after_response(self) -> None:
@@ -200,7 +214,9 @@ class ServerProtocol:
             return self._connection.next_event()
         except h11.RemoteProtocolError as exc:
             self.state = State.CLOSING
-            raise RequestError(exc.error_status_hint, f"malformed request: {exc}") from None
+            # h11 quotes the line that it does not understand, which may hold a token.
+            reason = str(exc).partition("bytearray(")[0].rstrip(": ")
+            raise RequestError(exc.error_status_hint, f"malformed request: {reason}") from None
 
 
 def _check_request(request: Request) -> None:
@@ -209,5 +225,8 @@ def _check_request(request: Request) -> None:
         raise RequestError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
         raise RequestError(400, "both Transfer-Encoding and Content-Length (RFC 9112, 6.3)")
-    if not request.target.startswith("/") and (request.method, request.target) != ("OPTIONS", "*"):
+    if not _HOST.fullmatch(request.headers.get("host") or ""):
+        raise RequestError(400, "the Host field must be a host, or host and port (RFC 9112, 3.2)")
+    is_path = request.target.startswith("/") and request.method != "CONNECT"
+    if not is_path and (request.method, request.target) != ("OPTIONS", "*"):
         raise RequestError(400, "the request target must be a path")

@@ -59,11 +59,23 @@ class ClientResponse:
 
 
 class ClientConnection:
-    """A connection that serves one request after the other."""
+    """A connection that serves one request after the other.
 
-    def __init__(self, stream: ByteStream, *, is_proxied: bool = False) -> None:
+    Args:
+        is_proxied: over a plain HTTP proxy, which wants the absolute form of the target.
+        proxy_authorization: the Proxy-Authorization that it wants with every request.
+    """
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        *,
+        is_proxied: bool = False,
+        proxy_authorization: str | None = None,
+    ) -> None:
         self.stream = stream
-        self._is_proxied = is_proxied  # a plain HTTP proxy wants the absolute form of the target
+        self._is_proxied = is_proxied
+        self._proxy_authorization = proxy_authorization
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
         self._left: int | None = 0  # body bytes to come; None: h11 frames the body
         self._rest = b""  # body bytes that came with the head, or that h11 has unframed
@@ -99,6 +111,8 @@ class ClientConnection:
         if self._is_proxied:
             target = f"{url.origin.scheme}://{url.origin.authority}{target}"
         fields = [("Host", url.origin.authority), *headers]
+        if self._proxy_authorization is not None:
+            fields.append(("Proxy-Authorization", self._proxy_authorization))
         if body or method in ("POST", "PUT"):
             fields.append(("Content-Length", str(len(body))))
         self._keep = False
@@ -134,14 +148,16 @@ class ClientConnection:
         headers = Headers.from_raw(head.headers)
         tokens = ",".join(headers.get_all("connection")).lower()
         self._keep = head.http_version >= b"1.1" and "close" not in tokens
+        trailing = bytes(self._h11.trailing_data[0])
         length = headers.get("content-length")
         if method == "HEAD" or head.status_code in (204, 304):
             self._left = 0
+            self._keep = self._keep and not trailing  # a body after all would be the next answer
             known = int(length) if length is not None and length.isdigit() else None
             return ClientResponse(self, head.status_code, headers, known)
         if length is not None and "transfer-encoding" not in headers:
             self._left = int(length)  # h11 has checked that it is one number
-            self._rest = bytes(self._h11.trailing_data[0])
+            self._rest = trailing
             if len(self._rest) > self._left:
                 raise BrokenStream("more bytes than announced")
             return ClientResponse(self, head.status_code, headers, self._left)
@@ -176,6 +192,7 @@ class ClientConnection:
                 return bytes(event.data)
             if isinstance(event, h11.EndOfMessage):
                 self._left = 0
+                self._keep = self._keep and not self._h11.trailing_data[0]
                 return b""
             if event is not h11.NEED_DATA:
                 raise BrokenStream("body ended early")

@@ -26,6 +26,9 @@ class Proxy(NamedTuple):
     port: int
     authorization: str | None
 
+    def __repr__(self) -> str:
+        return f"Proxy(host={self.host!r}, port={self.port})"
+
 
 class ProxyRules:
     """HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, read once."""
@@ -42,14 +45,18 @@ class ProxyRules:
         url = self._proxies.get(origin.scheme) or self._proxies.get("all")
         if not url or proxy_bypass(f"{origin.host}:{origin.port}", self._proxies):
             return None
-        parts = urlsplit(url if "//" in url else f"http://{url}")
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            port = parts.port or 8080
+        except ValueError:  # its message would quote the URL, which may hold a password
+            raise BrokenStream("cannot use a proxy with such a URL") from None
         if parts.scheme != "http" or not parts.hostname:
             raise BrokenStream(f"cannot use a proxy with scheme {parts.scheme!r}")
         authorization = None
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
-        return Proxy(parts.hostname, parts.port or 8080, authorization)
+        return Proxy(parts.hostname, port, authorization)
 
 
 async def open_connection(
@@ -85,14 +92,19 @@ async def open_connection(
         if stream is not None:
             stream.abort()
         raise
-    return ClientConnection(stream, is_proxied=proxy is not None and origin.scheme == "http")
+    if proxy is None or origin.scheme == "https":
+        return ClientConnection(stream)
+    return ClientConnection(stream, is_proxied=True, proxy_authorization=proxy.authorization)
 
 
 async def _connect(host: str, port: int, timeout: float) -> ByteStream:
     """Try the host's addresses in order, IPv6 and IPv4 in turn."""
     loop = asyncio.get_running_loop()
     deadline = time.monotonic() + timeout
-    infos = await loop.getaddrinfo(host, port, type=1)
+    try:
+        infos = await loop.getaddrinfo(host, port, type=1)
+    except UnicodeError:  # a label that is empty or too long
+        raise BrokenStream(f"cannot connect to {host}: not a host name") from None
     addresses = _interleave([info[4][0] for info in infos])
     error: OSError = OSError(f"no address for {host}")
     for index, address in enumerate(addresses):
@@ -133,8 +145,11 @@ async def _open_tunnel(stream: ByteStream, origin: Origin, proxy: Proxy, timeout
         [connection.send(request) or b"", connection.send(h11.EndOfMessage()) or b""]
     )
     try:
-        while (event := connection.next_event()) is h11.NEED_DATA:
-            connection.receive_data(await stream.receive(timeout))
+        event = connection.next_event()
+        while event is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
+            if event is h11.NEED_DATA:
+                connection.receive_data(await stream.receive(timeout))
+            event = connection.next_event()
     except h11.RemoteProtocolError as exc:
         raise BrokenStream(f"the proxy's answer is not HTTP: {exc}") from None
     if not isinstance(event, h11.Response) or not 200 <= event.status_code < 300:

@@ -79,8 +79,9 @@ class ClientConnection:
     def drain(self) -> None:
         """Finish the response that is under way, then close; close at once when there is none."""
         self._draining = True
-        if self._protocol.state is State.IDLE and self._idle_since is not None:
-            self._idle_since.reschedule(0)
+        idle = self._idle_since
+        if self._protocol.state is State.IDLE and idle is not None and not idle.expired():
+            idle.reschedule(0)
 
     async def serve(self) -> None:
         """Run until the connection is closed."""
@@ -110,7 +111,10 @@ class ClientConnection:
         try:
             sent = await self._send_response(request, response)
         finally:
+            # A client that leaves now must not interrupt this: what the body holds would never be released.
+            on_lost, self._stream.on_lost = self._stream.on_lost, None
             await _close_body(response)
+            self._stream.on_lost = on_lost
             _log_access(request, response, sent, time.monotonic() - started, self._protocol)
         if self._protocol.state is State.CLOSED:
             return False
@@ -119,14 +123,17 @@ class ClientConnection:
     async def _read_request(self) -> Request | None:
         """Give the next request; None: the client has finished, or said nothing for too long."""
         protocol = self._protocol
+        deadline: float | None = None  # for the whole head, however slowly it trickles in
         while (request := protocol.next_request()) is NeedData.MORE:
             waiting_for_first = self._stream.is_quiet and not protocol.has_input
             if self._draining and waiting_for_first:
                 return None
-            limits = self._limits
+            now = asyncio.get_running_loop().time()
+            if not waiting_for_first and deadline is None:
+                deadline = now + self._limits.head_timeout
             try:
-                async with asyncio.timeout(
-                    limits.keep_alive_timeout if waiting_for_first else limits.head_timeout
+                async with asyncio.timeout_at(
+                    deadline or now + self._limits.keep_alive_timeout
                 ) as self._idle_since:
                     protocol.receive_data(await self._stream.receive())
             except TimeoutError:
@@ -221,6 +228,7 @@ class ClientConnection:
                 str(exc) or type(exc).__name__,
             )
             protocol.state = State.CLOSED
+            stream.on_lost = None  # from here on we are the one who leaves
             stream.abort()
         return sent
 

@@ -44,6 +44,8 @@ class Listener:
         # The client is gone: whatever its task waits for is wanted by nobody.
         stream.on_lost = task.cancel
         self._connections[task] = connection
+        if self._draining:  # it was accepted just before the socket was closed
+            connection.drain()
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
@@ -53,6 +55,7 @@ class Listener:
 
     async def drain(self, timeout: float) -> None:
         """Stop accepting, let responses finish for timeout seconds, then cut what is left."""
+        self._draining = True
         for server in self._servers:
             server.close()
         for connection in list(self._connections.values()):

@@ -31,6 +31,7 @@ class ConnectionPool:
         self._proxies = proxies
         self._connect_timeout = connect_timeout
         self._idle: dict[Origin, list[ClientConnection]] = {}
+        self._timers: dict[Origin, asyncio.TimerHandle] = {}  # one for each origin, while needed
         self.num_active = 0
 
     @property
@@ -108,12 +109,17 @@ class ConnectionPool:
             connection.stream.abort()
             return
         connection.idle_since = time.monotonic()
-        if not idle:
-            self._idle[origin] = idle
-            asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._expire, origin)
-        idle.append(connection)
+        connection.stream.watch()
+        self._idle.setdefault(origin, idle).append(connection)
+        if origin not in self._timers:
+            self._set_timer(origin)
+
+    def _set_timer(self, origin: Origin) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[origin] = loop.call_later(IDLE_TIMEOUT, self._expire, origin)
 
     def _expire(self, origin: Origin) -> None:
+        del self._timers[origin]
         limit = time.monotonic() - IDLE_TIMEOUT
         kept = []
         for connection in self._idle.pop(origin, []):
@@ -123,7 +129,7 @@ class ConnectionPool:
                 connection.stream.close()
         if kept:
             self._idle[origin] = kept
-            asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._expire, origin)
+            self._set_timer(origin)
 
     async def aclose(self) -> None:
         """Close every idle connection."""
@@ -131,3 +137,6 @@ class ConnectionPool:
             for connection in idle:
                 connection.stream.close()
         self._idle.clear()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()

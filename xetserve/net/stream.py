@@ -79,7 +79,8 @@ class ByteStream(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         self._eof = True
         _wake(self._receiver)
-        return True  # a client may shut its side down and still read the answer
+        # A client may shut its side down and still read the answer; TLS has no such state.
+        return self.transport.get_extra_info("sslcontext") is None
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -122,7 +123,8 @@ class ByteStream(asyncio.BufferedProtocol):
         """Go on over another transport, after a TLS upgrade."""
         self._transport = transport
         self._reading = True
-        transport.set_write_buffer_limits(high=0)
+        # Not zero: TLS transports pause at the limit, not above it, and would wait with nothing unsent.
+        transport.set_write_buffer_limits(high=1)
 
     async def receive(self, timeout: float | None = None) -> bytes:
         """Give what has arrived, waiting for at least a byte; b"" when the peer has finished.
@@ -184,6 +186,10 @@ class ByteStream(asyncio.BufferedProtocol):
                     await self._receiver
         finally:
             self._receiver = None
+
+    def watch(self) -> None:
+        """Take in what the peer says although nobody asks, so that is_quiet tells of it."""
+        self._resume()
 
     def _pause(self) -> None:
         if self._reading and not self._lost:
@@ -247,7 +253,8 @@ class ByteStream(asyncio.BufferedProtocol):
         """
         if self._transport is None or self._lost:
             return
-        if linger and not self._eof:
+        # An aborted transport may still be able to send a FIN; that would spoil the reset.
+        if linger and not self._eof and not self._transport.is_closing():
             try:
                 if self._transport.can_write_eof():
                     self._transport.write_eof()

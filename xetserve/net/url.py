@@ -40,6 +40,9 @@ class Url(NamedTuple):
         path = self.target.partition("?")[0]
         return f"{self.origin.scheme}://{self.origin.authority}{path}"
 
+    def __repr__(self) -> str:
+        return f"Url({self})"
+
 
 def parse_url(text: str) -> Url:
     """Cut an absolute URL; nothing is re-encoded or reordered, since a signature may depend on it.

@@ -8,6 +8,7 @@
 A data host of its own, such as nginx, can serve {root}/xorbs/ at {data_url}/data/ instead.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
-from xetserve.errors import FormatError, RequestError
+from xetserve.errors import FormatError, IntegrityError, RequestError
 from xetserve.http.messages import Request, Response, error_response, json_response
 from xetserve.origin.auth import Gatekeeper
 from xetserve.origin.cas import CasApi
@@ -34,6 +35,8 @@ from xetserve.origin.repos import (
 from xetserve.origin.resolve import ResolveApi
 from xetserve.origin.signing import Signer
 from xetserve.origin.uploads import UploadApi
+
+logger = logging.getLogger(__name__)
 
 MAX_RECORDED_REQUESTS: Final = 100_000
 MAX_FAULTS_SIZE: Final = 64 * 1024  # bytes of JSON
@@ -326,6 +329,9 @@ async def _answer(work: Awaitable[Response]) -> Response:
         return error_response(exc.status, str(exc), exc.headers)
     except FormatError as exc:
         return error_response(400, str(exc))
+    except IntegrityError as exc:
+        logger.error("%s", exc)
+        return error_response(500, str(exc))
 
 
 def _describe_request(request: Request, kind: str, status: int) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class CasApi:
         self._library = library
         self._signer = signer
         self._url_lifetime = url_lifetime
-        self._data_url = data_url
+        self._data_url = data_url.rstrip("/") if data_url is not None else None
         self._misbehaviour = misbehaviour
 
     async def authorize(self, request: Request, scope: str) -> Repo:

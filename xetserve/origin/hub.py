@@ -3,6 +3,7 @@
 Source: huggingface_hub hf_api.py and utils/_xet.py; hub-docs api.md, xet/auth.md.
 """
 
+import asyncio
 import base64
 import binascii
 import json
@@ -148,6 +149,7 @@ class HubApi:
         commit = await find_commit(repo, revision)
         query = request.query
         recursive = is_true(query.get("recursive"))
+        await asyncio.to_thread(getattr, commit, "trees")  # hashes every folder, once
         items = _list_folder(commit, folder.strip("/"), recursive)
         if not items and folder.strip("/"):
             raise hub_error(404, f"{folder} does not exist", "EntryNotFound", commit.id)
@@ -169,6 +171,7 @@ class HubApi:
     async def paths_info(self, request: Request, repo: Repo, revision: str) -> Response:
         """POST .../{id}/paths-info/{rev}, a form or JSON; paths that do not exist are left out."""
         commit = await find_commit(repo, revision)
+        await asyncio.to_thread(getattr, commit, "trees")
         body = await request.body.read(MAX_JSON_SIZE)
         paths, expand = _parse_paths(body)
         found = []
@@ -183,7 +186,8 @@ class HubApi:
 
     async def token(self, request: Request, repo: Repo, revision: str, scope: str) -> Response:
         """GET .../{id}/xet-{read|write}-token/{rev}: the same values as headers and as JSON."""
-        await find_commit(repo, revision)
+        if scope == "read":  # uploads for a new pull request name "None" as their revision
+            await find_commit(repo, revision)
         lifetime = self._misbehaviour().faults.token_lifetime
         expires = self._signer.get_expiry(self._token_lifetime if lifetime is None else lifetime)
         token = self._signer.make_token(Grant(repo.type.name, repo.id, scope, expires))

@@ -105,21 +105,27 @@ class Library:
         self,
         repo: Repo,
         ref: str,
+        base: Commit,
         changes: Iterable[Change],
         info: CommitInfo,
         *,
-        base: str | None = None,
+        blobs: Iterable[StagedBlob] = (),
     ) -> Commit:
-        """Make a commit with some changes on top of a ref, or of base. The repo's lock must be held.
+        """Make a commit with some changes to base, and let the ref point to it.
+
+        The repo's lock must be held.
+
+        Args:
+            blobs: content of plain files, published once the changes have turned out to make sense.
 
         Raises:
             RequestError: 404, something to delete is not there; 400, a path is a file and a folder
                 at once.
         """
-        parent = await repo.get_commit(base or ref)
-        entries = dict(parent.entries) if parent else {}
+        entries = dict(base.entries)
         _apply(entries, changes)
-        return await repo.add_commit(ref, parent, entries.values(), info)
+        await self.publish_blobs(blobs)
+        return await repo.add_commit(ref, base, entries.values(), info)
 
     def make_large_entry(self, path: str, sha256: str, size: int, file_hash: bytes) -> Entry:
         """Make the entry of a Xet file."""
@@ -184,13 +190,14 @@ class Library:
                 name = path.relative_to(folder).as_posix()
                 entries.append(await self._import_file(path, name, ingest, blobs))
             await ingest.publish()
-            await self.publish_blobs(blobs)
             async with repo.lock:
                 head = await repo.get_commit(MAIN)
-                if head and all(e.is_same_content(head.entries.get(e.path)) for e in entries):
+                assert head is not None  # a repository begins with a commit, and main stays
+                if all(e.is_same_content(head.entries.get(e.path)) for e in entries):
                     return head
                 info = CommitInfo(f"Import {folder.name}", "", "xetserve")
-                return await self.commit(repo, MAIN, map(AddFile, entries), info)
+                changes = map(AddFile, entries)
+                return await self.commit(repo, MAIN, head, changes, info, blobs=blobs)
         finally:
             await ingest.abort()
             await self.discard_blobs(blobs)

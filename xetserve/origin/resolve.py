@@ -110,7 +110,7 @@ class ResolveApi:
         if_none_match = request.headers.get("if-none-match")
         if if_none_match is not None and etag in if_none_match.replace("W/", "").split(", "):
             return Response(304, headers)
-        wanted = request.headers.get("range")
+        wanted = request.headers.get("range") if request.method == "GET" else None
         if request.headers.get("if-range", etag) != etag:
             wanted = None  # the client has a part of another version
         try:

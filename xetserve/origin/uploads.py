@@ -7,6 +7,7 @@ to the same repository: nobody gets at another's content by knowing its sha256.
 Source: huggingface_hub _commit_api.py and lfs.py.
 """
 
+import asyncio
 import base64
 import binascii
 import json
@@ -67,15 +68,16 @@ class UploadApi:
             raise hub_error(400, "a repository has a name and a type: model, dataset or space")
         if "/" not in name:
             # A user's repositories are the user's by name; an open origin has no users to name.
-            owner = organization or ("" if self._gatekeeper.is_open else user)
-            name = f"{owner}/{name}" if owner else name
+            namespace = organization or ("" if self._gatekeeper.is_open else user)
+            name = f"{namespace}/{name}" if namespace else name
         if not is_valid_id(name):
             raise hub_error(400, f"{name} is not a valid repository id")
         self._gatekeeper.check_namespace(user, name.rpartition("/")[0])
         answer = {"url": request.base_url + repo_type.url_prefix + name, "name": name}
         private = value.get("private") is True or value.get("visibility") == "private"
         try:
-            repo = await self._library.repos.create(repo_type, name, owner=user, private=private)
+            owner = None if self._gatekeeper.is_open else user
+            repo = await self._library.repos.create(repo_type, name, owner=owner, private=private)
         except FileExistsError:
             error = "You already created this repo"
             headers = [("X-Error-Message", error)]
@@ -145,7 +147,7 @@ class UploadApi:
             await ingest.publish()
         finally:
             await ingest.abort()
-        repo.add_upload(sha256, ingested.file_hash)
+        await asyncio.to_thread(repo.add_upload, sha256, ingested.file_hash)
         return Response(200)
 
     async def commit(self, request: Request, repo: Repo, revision: str) -> Response:
@@ -164,8 +166,7 @@ class UploadApi:
                         412, "A commit has happened since. Please refresh and try again."
                     )
                 try:
-                    await self._library.publish_blobs(staged)
-                    made = await self._library.commit(repo, ref, changes, info, base=base.id)
+                    made = await self._library.commit(repo, ref, base, changes, info, blobs=staged)
                 except RequestError as exc:
                     code = "EntryNotFound" if exc.status == 404 else None
                     raise hub_error(exc.status, str(exc), code, base.id) from None

@@ -104,31 +104,34 @@ class Fetch:
         """Bytes of the account that it has now."""
         return self._granted
 
-    def start(self, *, must: bool) -> bool:
-        """Start if the account has room for the whole range.
+    def start(self, room: int, *, must: bool) -> bool:
+        """Start if all of the range fits into room bytes and into the account.
 
         Args:
             must: start in any case; without room the range is streamed.
         """
-        if not self._account.try_take(self.size):
-            if not must:
-                return False
-            self._account.take(min(self.size, STREAM_GRANT))
-            self._granted = min(self.size, STREAM_GRANT)
-        else:
+        if self.size <= room and self._account.try_take(self.size):
             self._granted = self.size
             self._is_full = True
+        elif must:
+            self._granted = min(self.size, STREAM_GRANT)
+            self._account.take(self._granted)
+        else:
+            return False
         self._task = asyncio.get_running_loop().create_task(self._run())
         return True
 
-    def widen(self) -> None:
-        """Let a streaming fetch run at full speed if there is room for it by now."""
-        if self.is_started and self._left and not self._is_full:
-            more = max(0, self._wanted - self._granted)
-            if self._account.try_take(more):
-                self._granted += more
-                self._is_full = True
-                _wake(self._room)
+    def fit(self, room: int) -> None:
+        """Let a running fetch receive at full speed if it fits into room bytes by now, or else stream."""
+        if not self._left or self._is_full == (self.size <= room):
+            return
+        if self._is_full:
+            self._is_full = False
+            self._give_excess()
+        elif self._account.try_take(max(0, self._wanted - self._granted)):
+            self._granted = max(self._granted, self._wanted)
+            self._is_full = True
+            _wake(self._room)
 
     @property
     def _wanted(self) -> int:

@@ -1,77 +1,80 @@
-"""How far to look ahead for one response. Pure: the caller tells the time that things took.
+"""How much one response may hold, and how far it looks ahead. Pure: the caller tells the time.
 
-Two things are learnt while a response runs. How fast its client takes bytes: that sizes windows and blocks, so that a
-slow client holds little. And whether it waits for the upstream: then more is fetched ahead, in smaller windows, over
-more connections, as long as that helps.
+Two things are learnt while a response runs. How fast its client takes bytes, over about the last second: that sizes
+what is held, so that a slow client holds little, and a client whose kernel swallows the first megabytes is not taken
+for a fast one. And whether it waits for the upstream: then more is fetched ahead, in smaller windows, over more
+connections, as long as that helps.
 """
 
+from math import exp
 from typing import Final
 
+MIN_HOLD: Final = 512 * 1024
 MIN_WINDOW: Final = 1024 * 1024
 MAX_WINDOW: Final = 16 * 1024 * 1024
 MIN_BLOCK: Final = 64 * 1024
 MAX_BLOCK: Final = 512 * 1024
 
-WINDOW_SECONDS: Final = 0.25  # what a window should last a client
+MEMORY_SECONDS: Final = 1.0  # how long a byte that was taken counts
+HOLD_SECONDS: Final = 0.125  # what is held should last a client
 BLOCK_SECONDS: Final = 0.005
 PARALLEL_FETCHES: Final = (
     8  # windows that fit into what is fetched ahead, when the upstream is slow
 )
 STARVED: Final = 0.1  # share of the time waiting for upstream above which more is fetched ahead
 BLOCKED: Final = 0.5  # share of the time waiting for the client above which less is
-SMOOTHING: Final = 0.3
 
 
 class Pacer:
     """The sizes for one response, in bytes.
 
-    window_size: of the next window. block_size: of the next block. ahead_limit: packed bytes to fetch
-    ahead of the client.
+    hold_limit: of packed bytes to hold. ahead_limit: of packed bytes to hold when the upstream is slow, in
+    fetches beyond the one that is being used. window_size: of the next window. block_size: of the next block.
     """
 
     def __init__(self) -> None:
+        self.hold_limit = MIN_HOLD
+        self.ahead_limit = MIN_HOLD
         self.window_size = MIN_WINDOW
         self.block_size = MIN_BLOCK
-        self.ahead_limit = MIN_WINDOW
-        self._rate = 0.0  # bytes per second, smoothed
+        self._rate = 0.0  # bytes per second, over about MEMORY_SECONDS
         self._starved = 0.0
         self._blocked = 0.0
         self._elapsed = 0.0
-        self._is_starving = False
 
-    def note_block(self, size: int, blocked: float) -> None:
-        """Learn that the client took size bytes in `blocked` seconds."""
+    def note_block(self, size: int, blocked: float, elapsed: float) -> None:
+        """Learn that the client took size bytes.
+
+        Args:
+            blocked: seconds that it took for it.
+            elapsed: seconds since the block before was taken.
+        """
+        self._rate = self._rate * exp(-elapsed / MEMORY_SECONDS) + size / MEMORY_SECONDS
         self._blocked += blocked
-        if blocked * MAX_BLOCK > BLOCK_SECONDS * size:
-            self.block_size = max(
-                MIN_BLOCK, min(self.block_size, int(size / blocked * BLOCK_SECONDS))
-            )
-        self.block_size = min(MAX_BLOCK, max(MIN_BLOCK, self.block_size))
+        self._elapsed += elapsed
+        self.hold_limit = max(MIN_HOLD, int(self._rate * HOLD_SECONDS))
+        self.block_size = min(max(MIN_BLOCK, int(self._rate * BLOCK_SECONDS)), MAX_BLOCK)
 
     def note_starved(self, seconds: float) -> None:
         """Learn that the response waited so long for upstream bytes."""
         self._starved += seconds
 
-    def note_window(self, size: int, elapsed: float) -> None:
-        """Learn that a window of size bytes has passed in `elapsed` seconds, and set the sizes anew."""
-        elapsed = max(elapsed, 1e-6)
-        rate = size / elapsed
-        self._rate = rate if not self._rate else self._rate + SMOOTHING * (rate - self._rate)
+    def note_window(self, share: int) -> None:
+        """Set the sizes for what comes after a window.
+
+        Args:
+            share: bytes that the budget would grant to this response.
+        """
+        elapsed = max(self._elapsed, 1e-6)
         starved, blocked = self._starved / elapsed, self._blocked / elapsed
-        self._starved = self._blocked = 0.0
-        self._is_starving = starved > STARVED
-        if self._is_starving:
+        self._starved = self._blocked = self._elapsed = 0.0
+        if starved > STARVED:
             self.ahead_limit *= 2
         elif blocked > BLOCKED:
-            self.ahead_limit = max(MIN_WINDOW, self.ahead_limit // 2)
+            self.ahead_limit //= 2
+        second = int(self._rate * MEMORY_SECONDS)
+        self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share, second))
         most = MAX_WINDOW
-        if self._is_starving:
-            most = max(MIN_WINDOW, min(MAX_WINDOW, self.ahead_limit // PARALLEL_FETCHES))
-        wanted = int(self._rate * WINDOW_SECONDS)
-        self.window_size = max(MIN_WINDOW, min(wanted, self.window_size * 2, most))
-        if blocked <= BLOCKED:
-            self.block_size = min(MAX_BLOCK, self.block_size * 2)
-
-    def cap_ahead(self, limit: int) -> None:
-        """Keep what is fetched ahead within what the budget would grant."""
-        self.ahead_limit = max(MIN_WINDOW, min(self.ahead_limit, limit))
+        if starved > STARVED:
+            most = max(MIN_WINDOW, self.ahead_limit // PARALLEL_FETCHES)
+        self.window_size = max(MIN_WINDOW, min(self.hold_limit, most, MAX_WINDOW))

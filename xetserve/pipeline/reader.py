@@ -137,20 +137,21 @@ class FileReader:
             IntegrityError: the data is not what was promised.
         """
         self._account = self._budget.open_account()
-        self._deadline = time.monotonic() + self._limits.gap_timeout
+        last = time.monotonic()
+        self._deadline = last + self._limits.gap_timeout
         self._planner = asyncio.get_running_loop().create_task(self._plan_windows())
         try:
             while (window := await self._next_window()) is not None:
-                started = time.monotonic()
                 async with aclosing(self._read_window(window)) as blocks:
                     async for block in blocks:
                         before = time.monotonic()
                         yield block
                         now = time.monotonic()
-                        self._pacer.note_block(sum(map(len, block)), now - before)
+                        self._pacer.note_block(sum(map(len, block)), now - before, now - last)
                         self._deadline = now + self._limits.gap_timeout
-                self._pacer.note_window(window.plan.file_range.size, time.monotonic() - started)
-                self._pacer.cap_ahead(self._account.budget.share)
+                        last = now
+                        self._pump()
+                self._pacer.note_window(self._account.budget.share)
                 await window.aclose()
                 self._windows.popleft()
                 self._pump()
@@ -255,7 +256,7 @@ class FileReader:
 
     async def _wait_for_chunk(self, fetch: Fetch, chunk: int) -> None:
         if not fetch.is_started:
-            fetch.start(must=True)
+            fetch.start(self._pacer.hold_limit, must=True)
             self._pump()
         await self._wait_upstream(fetch.wait(chunk))
 
@@ -288,21 +289,22 @@ class FileReader:
     def _pump(self) -> None:
         """Start, in file order, the fetches ahead that the pace asks for and the budget allows."""
         _wake(self._room)
-        ahead = 0
+        pacer = self._pacer
+        room = max(pacer.hold_limit, pacer.ahead_limit)
         for window in self._windows:
             for fetch in window.fetches:
                 if fetch.is_started:
-                    fetch.widen()
-                elif ahead + fetch.size > self._pacer.ahead_limit or not fetch.start(must=False):
+                    fetch.fit(room)
+                elif not fetch.start(room, must=False):
                     return
-                ahead += fetch.granted
+                room = max(0, room - fetch.granted)
 
     def _wants_window(self) -> bool:
         """Tell whether another window should be planned."""
         if len(self._windows) < WINDOWS_AHEAD:
             return True
         planned = sum(fetch.size for window in self._windows for fetch in window.fetches)
-        return planned < self._pacer.ahead_limit
+        return planned < max(self._pacer.hold_limit, self._pacer.ahead_limit)
 
     async def _plan_windows(self) -> None:
         try:

@@ -1,0 +1,103 @@
+"""Content codings, whole, cut and inflated."""
+
+import gzip
+import zlib
+
+import pytest
+import zstandard
+
+from xetserve.errors import FormatError
+from xetserve.http.encoding import decode_content
+
+TEXT = b'{"terms": []}' * 100
+LIMIT = len(TEXT)
+
+
+def zstd(data: bytes, *, with_size: bool = True) -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=with_size).compress(data)
+
+
+def wide_zstd(data: bytes) -> bytes:
+    """A frame that wants a window of 64 MiB."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=26)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return compressor.compress(data) + compressor.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "data"),
+    [
+        pytest.param(None, TEXT, id="none"),
+        pytest.param("", TEXT, id="empty"),
+        pytest.param("identity", TEXT, id="identity"),
+        pytest.param("gzip", gzip.compress(TEXT), id="gzip"),
+        pytest.param("x-gzip", gzip.compress(TEXT), id="x-gzip"),
+        pytest.param(" GZip ", gzip.compress(TEXT), id="case and blanks"),
+        pytest.param("zstd", zstd(TEXT), id="zstd"),
+        pytest.param("zstd", zstd(TEXT, with_size=False), id="zstd without its size"),
+        pytest.param("zstd", zstd(TEXT[:500]) + zstd(TEXT[500:]), id="two zstd frames"),
+        pytest.param("gzip", gzip.compress(TEXT[:9]) + gzip.compress(TEXT[9:]), id="two members"),
+    ],
+)
+def test_content_comes_out(coding: str | None, data: bytes) -> None:
+    assert decode_content(coding, data, LIMIT) == TEXT
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd", "identity"])
+def test_nothing_comes_out_of_nothing(coding: str) -> None:
+    packed = {"gzip": gzip.compress(b""), "zstd": zstd(b""), "identity": b""}[coding]
+    assert decode_content(coding, packed, 0) == b""
+
+
+@pytest.mark.parametrize("coding", ["br", "deflate", "gzip, gzip", "zstd,gzip", "compress", "x"])
+def test_an_unknown_coding_is_refused(coding: str) -> None:
+    with pytest.raises(FormatError, match="unknown"):
+        decode_content(coding, TEXT, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("coding", "data"),
+    [
+        pytest.param("gzip", TEXT, id="not gzip"),
+        pytest.param("gzip", zlib.compress(TEXT), id="zlib is not gzip"),
+        pytest.param("gzip", gzip.compress(TEXT)[:-1], id="gzip, cut in its end"),
+        pytest.param("gzip", gzip.compress(TEXT)[:20], id="gzip, cut"),
+        pytest.param("gzip", gzip.compress(TEXT)[:-8] + bytes(8), id="gzip, bad checksum"),
+        pytest.param("gzip", gzip.compress(TEXT) + b"more", id="more after gzip"),
+        pytest.param("gzip", b"", id="empty gzip"),
+        pytest.param("zstd", TEXT, id="not zstd"),
+        pytest.param("zstd", zstd(TEXT)[:-1], id="zstd, cut in its end"),
+        pytest.param("zstd", zstd(TEXT)[:10], id="zstd, cut"),
+        pytest.param("zstd", zstd(TEXT, with_size=False)[:-1], id="zstd without size, cut"),
+        pytest.param("zstd", zstd(TEXT) + zstd(TEXT)[:9], id="second zstd frame, cut"),
+        pytest.param("zstd", zstd(TEXT) + b"more", id="more after zstd"),
+        pytest.param("zstd", b"", id="empty zstd"),
+    ],
+)
+def test_damaged_content_is_refused(coding: str, data: bytes) -> None:
+    with pytest.raises(FormatError):
+        decode_content(coding, data, 10 * LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("coding", "data"),
+    [
+        pytest.param("identity", TEXT, id="identity"),
+        pytest.param("gzip", gzip.compress(TEXT), id="gzip"),
+        pytest.param("gzip", gzip.compress(TEXT[:9]) + gzip.compress(TEXT[9:]), id="two members"),
+        pytest.param("zstd", zstd(TEXT), id="zstd"),
+        pytest.param("zstd", zstd(TEXT, with_size=False), id="zstd without its size"),
+        pytest.param("zstd", zstd(TEXT[:9]) * 2 + zstd(TEXT), id="zstd frames"),
+        pytest.param("gzip", gzip.compress(bytes(200_000_000), 9), id="a gzip bomb"),
+        pytest.param("zstd", zstd(bytes(200_000_000)), id="a zstd bomb"),
+    ],
+)
+def test_content_above_the_limit_is_refused(coding: str, data: bytes) -> None:
+    with pytest.raises(FormatError, match=f"more than {LIMIT - 1} bytes"):
+        decode_content(coding, data, LIMIT - 1)
+
+
+def test_a_zstd_window_above_8_mib_is_refused() -> None:
+    # RFC 9659: what a client has to keep for it is bounded.
+    with pytest.raises(FormatError, match="damaged zstd"):
+        decode_content("zstd", wide_zstd(TEXT), LIMIT)

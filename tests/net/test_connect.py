@@ -1,0 +1,457 @@
+"""Opening upstream connections: addresses, proxies, TLS."""
+
+import asyncio
+import base64
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.peers import (
+    CLOSE,
+    PATIENCE,
+    RESET,
+    STALL,
+    Answer,
+    Certificates,
+    ScriptedPeer,
+    Wire,
+    answering,
+    http_answer,
+    http_head,
+    turn,
+)
+from xetserve.errors import BrokenStream
+from xetserve.net.client import ClientConnection
+from xetserve.net.connect import Proxy, ProxyRules, open_connection
+from xetserve.net.tls import make_client_context
+from xetserve.net.url import Origin, Url, parse_url
+
+DIRECT = ProxyRules({})
+OK = http_answer(200, b"ok")
+NO_TRUST = ssl.create_default_context()
+
+
+async def ask(
+    url: Url, rules: ProxyRules = DIRECT, tls: ssl.SSLContext = NO_TRUST, timeout: float = PATIENCE
+) -> bytes:
+    """Connect, ask, leave."""
+    connection = await open_connection(url.origin, rules, tls, timeout)
+    try:
+        response = await connection.request("GET", url, (), b"", PATIENCE)
+        return await response.read(1000, PATIENCE)
+    finally:
+        await leave(connection)
+
+
+async def leave(connection: ClientConnection) -> None:
+    connection.stream.abort()
+    await connection.stream.aclose()
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class ProxyPeer(ScriptedPeer):
+    """A forward proxy for CONNECT."""
+
+    def __init__(self, refusal: Answer | None = None) -> None:
+        super().__init__(self._tunnel)
+        self._refusal = refusal
+
+    async def _tunnel(self, wire: Wire) -> None:
+        if self._refusal is not None:
+            return await answering(self._refusal)(wire)
+        request = await wire.read_request()
+        assert request is not None
+        assert request.method == "CONNECT"
+        host, _, port = request.target.rpartition(":")
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        await wire.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(1 << 16):
+                    sink.write(data)
+                sink.close()
+
+        try:
+            await asyncio.gather(copy(wire.reader, writer), copy(reader, wire.writer))
+        finally:
+            writer.transport.abort()
+
+    def rules(self, scheme: str, **more: str) -> ProxyRules:
+        return ProxyRules({scheme: self.base, **more})
+
+
+class TestAddresses:
+    async def test_ipv4(self) -> None:
+        async with ScriptedPeer(answering(OK)) as peer:
+            assert await ask(peer.url()) == b"ok"
+
+    async def test_ipv6(self) -> None:
+        async with ScriptedPeer(answering(OK), host="::1") as peer:
+            assert await ask(peer.url()) == b"ok"
+            assert peer.requests[0].get("host") == f"[::1]:{peer.port}"
+
+    async def test_a_name_that_leads_to_ipv4(self) -> None:
+        async with ScriptedPeer(answering(OK)) as peer:
+            assert await ask(parse_url(f"http://localhost:{peer.port}/")) == b"ok"
+
+    @pytest.mark.parametrize(
+        ("addresses", "tried"),
+        [
+            pytest.param(["::1", "127.0.0.1"], ["::1", "127.0.0.1"], id="one that refuses first"),
+            pytest.param(
+                ["::2", "::3", "127.0.0.1"], ["::2", "127.0.0.1"], id="the other family second"
+            ),
+            pytest.param(["127.0.0.2", "::1", "127.0.0.1"], ["127.0.0.2", "::1", "127.0.0.1"],
+                         id="four, six, four"),
+            pytest.param(["::1", "::1", "127.0.0.1"], ["::1", "127.0.0.1"], id="none twice"),
+        ],
+    )  # fmt: skip
+    async def test_the_addresses_are_tried_in_turn(
+        self, addresses: list[str], tried: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with ScriptedPeer(answering(OK)) as peer:
+            loop = fake_resolver(monkeypatch, addresses)
+            assert await ask(parse_url(f"http://many.test:{peer.port}/")) == b"ok"
+            assert loop.tried == tried
+
+    async def test_a_silent_address_costs_one_attempt_only(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("xetserve.net.connect.ATTEMPT_TIMEOUT", 0.02)
+        async with ScriptedPeer(answering(OK)) as peer:
+            loop = fake_resolver(monkeypatch, ["::5", "127.0.0.1"], silent={"::5"})
+            assert await ask(parse_url(f"http://many.test:{peer.port}/")) == b"ok"
+            assert loop.tried == ["::5", "127.0.0.1"]
+
+    async def test_the_last_silent_address_has_all_the_time_that_is_left(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_resolver(monkeypatch, ["::5"], silent={"::5"})
+        with pytest.raises(TimeoutError):
+            await ask(parse_url("http://many.test:1/"), timeout=0.02)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            pytest.param("http://127.0.0.1:{port}/", id="nobody listens"),
+            pytest.param("http://name.invalid:{port}/", id="no such name"),
+            pytest.param("http://a..b:{port}/", id="an empty label"),
+            pytest.param("http://" + "a" * 70 + ".test:{port}/", id="a label too long"),
+            pytest.param("http://[::1%25nowhere]:{port}/", id="no such interface"),
+        ],
+    )
+    async def test_what_cannot_be_reached_is_a_broken_stream(self, url: str) -> None:
+        with pytest.raises(BrokenStream, match="cannot connect to"):
+            await ask(parse_url(url.format(port=free_port())))
+
+    async def test_no_address_at_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake_resolver(monkeypatch, [])
+        with pytest.raises(BrokenStream, match=r"many\.test"):
+            await ask(parse_url("http://many.test/"))
+
+
+class FakeLoop:
+    """The running loop with a resolver of the test's own."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, addresses: list[str], silent: set[str]
+    ) -> None:
+        self._loop = loop
+        self._addresses = addresses
+        self._silent = silent
+        self.tried: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def getaddrinfo(self, host: str, port: int, *, type: int) -> list[tuple[Any, ...]]:
+        return [(0, type, 6, "", (address, port)) for address in self._addresses]
+
+    async def create_connection(self, make: Callable[[], Any], host: str, port: int) -> Any:
+        self.tried.append(host)
+        if host in self._silent:
+            await self._loop.create_future()
+        if host not in ("127.0.0.1", "::1"):
+            raise ConnectionRefusedError
+        return await self._loop.create_connection(make, host, port)
+
+
+def fake_resolver(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], silent: set[str] | None = None
+) -> FakeLoop:
+    loop = FakeLoop(asyncio.get_running_loop(), addresses, silent or set())
+
+    class FakeAsyncio:
+        timeout = staticmethod(asyncio.timeout)
+
+        @staticmethod
+        def get_running_loop() -> FakeLoop:
+            return loop
+
+    monkeypatch.setattr("xetserve.net.connect.asyncio", FakeAsyncio)
+    return loop
+
+
+class TestTls:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    async def test_a_server_whose_ca_is_trusted(
+        self, certificates: Certificates, trusting: ssl.SSLContext, host: str
+    ) -> None:
+        tls = certificates.server_context()
+        async with ScriptedPeer(answering(OK), host=host, tls=tls) as peer:
+            assert await ask(peer.url(), tls=trusting) == b"ok"
+
+    async def test_an_unknown_ca_is_refused(self, certificates: Certificates) -> None:
+        async with ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer:
+            with pytest.raises(BrokenStream, match=r"127\.0\.0\.1: .*certificate"):
+                await ask(peer.url())
+            assert peer.requests == []
+
+    async def test_a_certificate_for_another_host_is_refused(
+        self, certificates: Certificates, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer:
+            fake_resolver(monkeypatch, ["127.0.0.1"])
+            with pytest.raises(BrokenStream, match="many.test"):
+                await ask(parse_url(f"https://many.test:{peer.port}/"), tls=trusting)
+            assert peer.requests == []
+
+    async def test_ssl_cert_file_is_honoured(
+        self, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+        context = make_client_context()
+        monkeypatch.delenv("SSL_CERT_FILE")
+        async with ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer:
+            assert await ask(peer.url(), tls=context) == b"ok"
+            with pytest.raises(BrokenStream):
+                await ask(peer.url(), tls=make_client_context())
+
+    def test_old_versions_are_not_spoken(self) -> None:
+        context = make_client_context()
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+        assert context.verify_mode is ssl.CERT_REQUIRED
+        assert context.check_hostname
+
+    async def test_several_requests_on_one_connection(
+        self, certificates: Certificates, trusting: ssl.SSLContext
+    ) -> None:
+        content = bytes(300_000)
+        answers = answering(http_answer(200, content))
+        async with ScriptedPeer(answers, tls=certificates.server_context()) as peer:
+            url = peer.url()
+            connection = await open_connection(url.origin, DIRECT, trusting, PATIENCE)
+            for _ in range(3):
+                response = await connection.request("GET", url, (), b"", PATIENCE)
+                assert await response.read(1 << 20, PATIENCE) == content
+                assert connection.is_reusable
+            await leave(connection)
+
+    @pytest.mark.parametrize("how", [CLOSE, RESET, "plain"])
+    async def test_a_server_that_does_not_speak_tls(self, how: str) -> None:
+        async def play(wire: Wire) -> None:
+            await wire.read()
+            if how == CLOSE:
+                await wire.close()
+            elif how == RESET:
+                wire.reset()
+            else:
+                await wire.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        async with ScriptedPeer(play) as peer:
+            with pytest.raises(BrokenStream, match="cannot connect"):
+                await ask(Url(Origin("https", "127.0.0.1", peer.port), "/"))
+
+    async def test_a_handshake_that_hangs_times_out(self) -> None:
+        async with ScriptedPeer(answering(STALL)) as peer:
+            with pytest.raises(TimeoutError):
+                await ask(Url(Origin("https", "127.0.0.1", peer.port), "/"), timeout=0.05)
+            await asyncio.wait_for(peer.wires[0].ended.wait(), PATIENCE)
+
+    @pytest.mark.parametrize("num_turns", [0, 1, 2, 3, 5, 8, 13, 21])
+    async def test_cancelling_at_any_moment_leaks_nothing(
+        self, certificates: Certificates, trusting: ssl.SSLContext, num_turns: int
+    ) -> None:
+        async with ScriptedPeer(answering(STALL), tls=certificates.server_context()) as peer:
+            task = asyncio.ensure_future(ask(peer.url(), tls=trusting))
+            await turn(num_turns)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await turn(50)
+            for wire in peer.wires:
+                await asyncio.wait_for(wire.ended.wait(), PATIENCE)
+
+
+class TestRules:
+    @pytest.mark.parametrize(
+        ("proxies", "url", "expected"),
+        [
+            pytest.param({}, "https://h/", None, id="none"),
+            pytest.param({"http": "http://p:1"}, "https://h/", None, id="for http only"),
+            pytest.param({"https": "http://p:1"}, "https://h/", ("p", 1, None), id="for https"),
+            pytest.param({"all": "http://p:1"}, "http://h/", ("p", 1, None), id="for all"),
+            pytest.param(
+                {"all": "http://a:1", "http": "http://b:2"}, "http://h/", ("b", 2, None),
+                id="the scheme's own before all",
+            ),
+            pytest.param({"https": "p:3128"}, "https://h/", ("p", 3128, None), id="no scheme"),
+            pytest.param({"https": "http://[::1]:9"}, "https://h/", ("::1", 9, None), id="IPv6"),
+            pytest.param(
+                {"https": "http://me:p%40ss@p:1/"}, "https://h/",
+                ("p", 1, "Basic " + base64.b64encode(b"me:p@ss").decode()), id="user and password",
+            ),
+            pytest.param(
+                {"https": "http://me@p:1"}, "https://h/",
+                ("p", 1, "Basic " + base64.b64encode(b"me:").decode()), id="user alone",
+            ),
+            pytest.param({"https": "http://p:1", "no": "*"}, "https://h/", None, id="never"),
+            pytest.param({"https": "http://p:1", "no": "h"}, "https://h/", None, id="not for h"),
+            pytest.param(
+                {"https": "http://p:1", "no": "other, .test"}, "https://a.test/", None, id="a domain"
+            ),
+            pytest.param(
+                {"https": "http://p:1", "no": "test"}, "https://contest/", ("p", 1, None),
+                id="only whole labels",
+            ),
+            pytest.param({"http": "http://p:1", "no": "h:81"}, "http://h:81/", None, id="a port"),
+            pytest.param(
+                {"http": "http://p:1", "no": "h:82"}, "http://h:81/", ("p", 1, None),
+                id="another port",
+            ),
+            pytest.param({"http": "http://p:1", "no": "::1"}, "http://[::1]/", None, id="not ::1"),
+        ],
+    )  # fmt: skip
+    def test_find(
+        self, proxies: dict[str, str], url: str, expected: tuple[str, int, str | None] | None
+    ) -> None:
+        found = ProxyRules(proxies).find(parse_url(url).origin)
+        assert found == (None if expected is None else Proxy(*expected))
+
+    @pytest.mark.parametrize(
+        "proxy", ["socks5://p:1", "https://p:1", "http://", "http://p:port", "http://p:99999",
+                  "http://[::1", "file:///x"],
+    )  # fmt: skip
+    def test_a_proxy_that_cannot_be_used_is_a_broken_stream(self, proxy: str) -> None:
+        with pytest.raises(BrokenStream, match="proxy"):
+            ProxyRules({"https": proxy}).find(parse_url("https://h/").origin)
+
+    def test_the_environment_is_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("http_proxy", "all_proxy", "no_proxy", "NO_PROXY", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HTTPS_PROXY", "http://p:1")
+        rules = ProxyRules()
+        monkeypatch.delenv("HTTPS_PROXY")
+        assert rules.find(parse_url("https://h/").origin) == Proxy("p", 1, None)
+
+    def test_a_password_does_not_show(self) -> None:
+        proxy = ProxyRules({"https": "http://me:pass@p:1"}).find(parse_url("https://h/").origin)
+        assert base64.b64encode(b"me:pass").decode() not in repr(proxy)
+
+
+class TestProxies:
+    async def test_a_tunnel_for_https(
+        self, certificates: Certificates, trusting: ssl.SSLContext
+    ) -> None:
+        async with (
+            ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer,
+            ProxyPeer() as proxy,
+        ):
+            assert await ask(peer.url("/x"), proxy.rules("https"), trusting) == b"ok"
+            (connect,) = proxy.requests
+            assert connect.target == connect.get("host") == f"127.0.0.1:{peer.port}"
+            assert connect.get("proxy-authorization") is None
+            assert peer.requests[0].target == "/x"
+
+    async def test_a_tunnel_to_ipv6(
+        self, certificates: Certificates, trusting: ssl.SSLContext
+    ) -> None:
+        tls = certificates.server_context()
+        async with ScriptedPeer(answering(OK), host="::1", tls=tls) as peer, ProxyPeer() as proxy:
+            assert await ask(peer.url(), proxy.rules("https"), trusting) == b"ok"
+            assert proxy.requests[0].target == f"[::1]:{peer.port}"
+
+    async def test_the_proxys_password_goes_to_the_proxy_only(
+        self, certificates: Certificates, trusting: ssl.SSLContext
+    ) -> None:
+        async with (
+            ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer,
+            ProxyPeer() as proxy,
+        ):
+            rules = ProxyRules({"https": f"http://me:word@127.0.0.1:{proxy.port}"})
+            assert await ask(peer.url(), rules, trusting) == b"ok"
+            expected = "Basic " + base64.b64encode(b"me:word").decode()
+            assert proxy.requests[0].get("proxy-authorization") == expected
+            assert peer.requests[0].get("proxy-authorization") is None
+
+    async def test_plain_http_is_asked_for_in_absolute_form(self) -> None:
+        async with ScriptedPeer(answering(OK)) as proxy:
+            rules = ProxyRules({"http": f"http://me:word@127.0.0.1:{proxy.port}"})
+            assert await ask(parse_url("http://hub.test:81/a%2Fb?c"), rules) == b"ok"
+            (request,) = proxy.requests
+            assert request.target == "http://hub.test:81/a%2Fb?c"
+            assert request.get("host") == "hub.test:81"
+            expected = "Basic " + base64.b64encode(b"me:word").decode()
+            assert request.get("proxy-authorization") == expected
+
+    async def test_no_proxy_connects_directly(self) -> None:
+        async with ScriptedPeer(answering(OK)) as peer, ProxyPeer() as proxy:
+            assert await ask(peer.url(), proxy.rules("http", no="127.0.0.1")) == b"ok"
+            assert proxy.wires == []
+            assert peer.requests[0].target == "/"
+
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            pytest.param(http_answer(407, b"who are you"), id="407"),
+            pytest.param(http_answer(502), id="502"),
+            pytest.param(http_head(302, "Location: http://login/"), id="a redirect"),
+            pytest.param(b"SSH-2.0-x\r\n\r\n", id="not HTTP"),
+            pytest.param(CLOSE, id="closes"),
+            pytest.param(RESET, id="resets"),
+        ],
+    )
+    async def test_a_proxy_that_says_no_is_a_broken_stream(self, refusal: Answer) -> None:
+        async with ProxyPeer(refusal) as proxy:
+            with pytest.raises(BrokenStream) as caught:
+                await ask(parse_url("https://hub.test/"), proxy.rules("https"))
+            assert "who are you" not in str(caught.value)
+            await asyncio.wait_for(proxy.wires[0].ended.wait(), PATIENCE)
+
+    async def test_an_interim_answer_is_not_the_answer(
+        self, certificates: Certificates, trusting: ssl.SSLContext
+    ) -> None:
+        class Chatty(ProxyPeer):
+            async def _tunnel(self, wire: Wire) -> None:
+                await wire.send(b"HTTP/1.1 102 Processing\r\n\r\n")
+                await super()._tunnel(wire)
+
+        async with (
+            ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer,
+            Chatty() as proxy,
+        ):
+            assert await ask(peer.url(), proxy.rules("https"), trusting) == b"ok"
+
+    async def test_a_silent_proxy_times_out(self) -> None:
+        async with ProxyPeer(STALL) as proxy:
+            with pytest.raises(TimeoutError):
+                await ask(parse_url("https://hub.test/"), proxy.rules("https"), timeout=0.05)
+            await asyncio.wait_for(proxy.wires[0].ended.wait(), PATIENCE)
+
+    async def test_a_proxy_that_is_not_there(self) -> None:
+        rules = ProxyRules({"https": f"http://127.0.0.1:{free_port()}"})
+        with pytest.raises(BrokenStream, match="cannot connect"):
+            await ask(parse_url("https://hub.test/"), rules)

@@ -1,0 +1,570 @@
+"""A client's connection, from a raw socket: requests in any shape, and every way out."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.peers import PATIENCE, RawClient, connected, gather_answers, serving, turn, until
+from xetserve.errors import BrokenStream, IntegrityError, RequestError, UpstreamError
+from xetserve.http.messages import Block, Handler, Request, Response, json_response
+from xetserve.net.connection import ConnectionLimits
+
+BIG = 16 * 1024 * 1024  # more than the kernel's buffers take
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+CLOSING_GET = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+LINGER = 0.2
+
+
+class Body:
+    """A streamed body that tells what becomes of it."""
+
+    def __init__(
+        self, *blocks: bytes, error: Exception | None = None, stalls: bool = False
+    ) -> None:
+        self._blocks = list(blocks)
+        self._error = error
+        self._stalls = stalls
+        self.num_given = 0
+        self.is_waiting = asyncio.Event()
+        self.is_closed = asyncio.Event()
+
+    def __aiter__(self) -> AsyncIterator[Block]:
+        return self
+
+    async def __anext__(self) -> Block:
+        if self.num_given < len(self._blocks):
+            self.num_given += 1
+            return [self._blocks[self.num_given - 1]]
+        if self._error is not None:
+            raise self._error
+        if self._stalls:
+            self.is_waiting.set()
+            await asyncio.get_running_loop().create_future()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.is_closed.set()
+
+
+def giving(make: Callable[[], Response]) -> Handler:
+    async def handle(request: Request) -> Response:
+        return make()
+
+    return handle
+
+
+async def echo(request: Request) -> Response:
+    """Answer with the body, however long."""
+    return Response(200, [("X-Target", request.target)], await request.body.read(1 << 20))
+
+
+async def ignore(request: Request) -> Response:
+    """Answer without looking at the body."""
+    return Response(200, [], b"ok")
+
+
+def streaming(body: Body, length: int | None = None, *, chunked: bool = False) -> Handler:
+    return giving(lambda: Response(200, [], body, length=length, chunked=chunked))
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno > logging.WARNING]
+
+
+class TestRequests:
+    async def test_one_after_the_other_on_one_connection(self) -> None:
+        async with serving(echo) as listener, connected(listener.port) as client:
+            for body in (b"", b"first", b"second"):
+                await client.send(
+                    b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+                )
+                status, headers, answer = await client.read_answer()
+                assert (status, answer) == (200, body)
+                assert headers["x-target"] == "/x"
+            assert listener.num_connections == 1
+
+    async def test_pipelined_requests_are_answered_in_order(self) -> None:
+        async with serving(echo) as listener, connected(listener.port) as client:
+            await client.send(
+                b"".join(
+                    b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n%d" % (n, n)
+                    for n in range(5)
+                )
+                + b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+            )
+            answers = await gather_answers(client, 6)
+            targets = [headers["x-target"] for _, headers, _ in answers]
+            assert targets == ["/0", "/1", "/2", "/3", "/4", "/last"]
+            assert [body for _, _, body in answers] == [b"0", b"1", b"2", b"3", b"4", b""]
+            assert await client.read_end() == (b"", "closed")
+
+    async def test_a_request_may_come_byte_by_byte(self) -> None:
+        async with serving(echo) as listener, connected(listener.port) as client:
+            for byte in b"POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n":
+                await client.send(bytes([byte]))
+                await turn()
+            assert (await client.read_answer())[2] == b"abc"
+
+    async def test_every_answer_has_a_date_and_its_own_request_id(self) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(GET + GET)
+            (_, first, _), (_, second, _) = await gather_answers(client, 2)
+            assert first["date"].endswith("GMT")
+            assert first["x-request-id"] != second["x-request-id"]
+
+    async def test_a_client_that_shuts_its_side_down_still_gets_its_answer(self) -> None:
+        async with serving(echo) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            client.writer.write_eof()
+            assert (await client.read_answer())[0] == 200
+            assert await client.read_end() == (b"", "closed")
+
+    async def test_an_upgrade_is_declined_and_the_connection_kept(self) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(
+                b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+                b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n" + GET
+            )
+            assert [status for status, _, _ in await gather_answers(client, 2)] == [200, 200]
+
+    @pytest.mark.parametrize(
+        ("raw", "status"),
+        [
+            pytest.param(b"nonsense\r\n\r\n", 400, id="nonsense"),
+            pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, id="a TLS hello"),
+            pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no host"),
+            pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, id="two hosts"),
+            pytest.param(b"GET http://x/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="absolute form"),
+            pytest.param(b"HEAD http://x/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="HEAD, absolute"),
+            pytest.param(b"CONNECT x:1 HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="CONNECT"),
+            pytest.param(b"GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505, id="HTTP/1.2"),
+            pytest.param(
+                b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                400,
+                id="both framings",
+            ),
+            pytest.param(
+                b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+                400,
+                id="two lengths",
+            ),
+            pytest.param(
+                b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 300_000 + b"\r\n\r\n",
+                431,
+                id="huge head",
+            ),
+            pytest.param(b"GET / HTTP/1.1\r\nHost: h\r\nX: a\x00b\r\n\r\n", 400, id="a null"),
+            pytest.param(b"GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400, id="space before colon"),
+        ],
+    )
+    async def test_what_cannot_be_served_is_refused_and_closed(
+        self, raw: bytes, status: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(raw)
+            answer = await client.read_answer(is_head=raw.startswith(b"HEAD"))
+            assert answer[0] == status
+            assert answer[1]["connection"] == "close"
+            assert await client.read_end() == (b"", "closed")
+        assert warnings_in(caplog) == []
+
+    async def test_nothing_after_a_malformed_request_is_served(self) -> None:
+        seen: list[str] = []
+
+        async def handle(request: Request) -> Response:
+            seen.append(request.target)
+            return Response(200)
+
+        async with serving(handle) as listener, connected(listener.port) as client:
+            await client.send(b"nonsense\r\n\r\n" + GET)
+            assert (await client.read_answer())[0] == 400
+            assert await client.read_end() == (b"", "closed")
+        assert seen == []
+
+
+class TestRequestBodies:
+    async def test_one_that_nobody_read_is_passed_over(self) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 50000\r\n\r\n")
+            await client.send(bytes(50000) + GET)
+            assert [status for status, _, _ in await gather_answers(client, 2)] == [200, 200]
+
+    async def test_one_too_long_to_pass_over_costs_the_connection(self) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
+            await client.send(bytes(200_000))
+            assert (await client.read_answer())[0] == 200
+            assert await client.read_end() == (b"", "closed")
+
+    async def test_one_above_the_handlers_limit_is_413(self) -> None:
+        async def handle(request: Request) -> Response:
+            return Response(200, [], await request.body.read(10))
+
+        async with serving(handle) as listener, connected(listener.port) as client:
+            await client.send(
+                b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\n01234567890"
+            )
+            assert (await client.read_answer())[0] == 413
+
+    async def test_the_client_is_told_to_go_on_only_when_the_body_is_wanted(self) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+        async with serving(echo) as listener, connected(listener.port) as client:
+            await client.send(head)
+            assert (await client.read_answer())[0] == 100
+            await client.send(b"abc" + GET)
+            assert [body for _, _, body in await gather_answers(client, 2)] == [b"abc", b""]
+
+    async def test_a_body_that_was_never_asked_for_costs_the_connection(self) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(head)
+            status, headers, _ = await client.read_answer()
+            assert (status, headers["connection"]) == (200, "close")
+            assert await client.read_end() == (b"", "closed")
+
+    @pytest.mark.parametrize("handler", [echo, ignore], ids=["read", "not read"])
+    async def test_broken_framing_never_reaches_the_next_request(self, handler: Handler) -> None:
+        async with serving(handler) as listener, connected(listener.port) as client:
+            await client.send(
+                b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + GET
+            )
+            assert (await client.read_answer())[0] == (400 if handler is echo else 200)
+            assert await client.read_end() == (b"", "closed")
+
+    async def test_one_that_ends_early_is_400(self) -> None:
+        async with serving(echo) as listener, connected(listener.port) as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+            client.writer.write_eof()
+            assert (await client.read_answer())[0] == 400
+            assert await client.read_end() == (b"", "closed")
+
+    async def test_one_that_stops_coming_is_408(self) -> None:
+        limits = ConnectionLimits(body_timeout=0.02, linger_timeout=LINGER)
+        async with serving(echo, limits) as listener, connected(listener.port) as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+            status, headers, _ = await client.read_answer()
+            assert (status, headers["connection"]) == (408, "close")
+            assert await client.read_end() == (b"", "closed")
+
+
+class TestResponses:
+    @pytest.mark.parametrize("version", ["1.0", "1.1"])
+    @pytest.mark.parametrize("length", [None, 6], ids=["length unknown", "length known"])
+    @pytest.mark.parametrize("chunked", [False, True], ids=["plain", "end withheld"])
+    async def test_a_stream_is_whole_in_every_framing(
+        self, version: str, length: int | None, chunked: bool
+    ) -> None:
+        body = Body(b"abc", b"", b"def")
+        async with (
+            serving(streaming(body, length, chunked=chunked)) as listener,
+            connected(listener.port) as client,
+        ):
+            await client.send(f"GET / HTTP/{version}\r\nHost: h\r\n\r\n".encode())
+            _, headers, content = await client.read_answer()
+            if version == "1.1" and (chunked or length is None):
+                assert (headers["transfer-encoding"], content) == ("chunked", b"abcdef")
+                assert "content-length" not in headers
+            elif length is None:
+                assert "transfer-encoding" not in headers
+                content, how = await client.read_end()
+                assert how == "closed"
+            else:
+                assert headers["content-length"] == "6"
+                assert "transfer-encoding" not in headers
+            assert content == b"abcdef"
+            await asyncio.wait_for(body.is_closed.wait(), PATIENCE)
+
+    async def test_http_1_0_is_closed_after_one_answer(self) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await client.read_answer())[2] == b"ok"
+            assert await client.read_end() == (b"", "closed")
+
+    @pytest.mark.parametrize("length", [None, 6], ids=["length unknown", "length known"])
+    async def test_head_takes_no_body_and_keeps_the_connection(self, length: int | None) -> None:
+        body = Body(b"abc", b"def")
+        async with serving(streaming(body, length)) as listener, connected(listener.port) as client:
+            await client.send(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+            for _ in range(2):
+                _, headers, _ = await client.read_answer(is_head=True)
+                assert headers.get("content-length") == (None if length is None else "6")
+            assert body.num_given == 0
+            assert body.is_closed.is_set()
+
+    async def test_head_of_a_body_in_memory_tells_its_length(self) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n" + GET)
+            assert (await client.read_answer(is_head=True))[1]["content-length"] == "2"
+            assert (await client.read_answer())[2] == b"ok"
+
+    async def test_204_and_304_have_no_body(self) -> None:
+        statuses = [204, 304]
+        handler = giving(lambda: Response(statuses.pop(0), [], b"not to be sent"))
+        async with serving(handler) as listener, connected(listener.port) as client:
+            await client.send(GET + GET)
+            assert [s for s, _, _ in await gather_answers(client, 2)] == [204, 304]
+
+    @pytest.mark.parametrize(
+        ("body", "length"),
+        [
+            pytest.param(lambda: Body(b"abc", error=UpstreamError("gone")), None, id="chunked"),
+            pytest.param(lambda: Body(b"abc", error=IntegrityError("bad")), 10, id="counted"),
+            pytest.param(lambda: Body(b"abc"), 10, id="too short"),
+            pytest.param(lambda: Body(b"abc", b"defg"), 5, id="too long"),
+            pytest.param(lambda: Body(b"abc", error=TimeoutError()), None, id="timed out"),
+            pytest.param(lambda: Body(b"abc", error=ZeroDivisionError()), None, id="a bug"),
+            pytest.param(lambda: Body(error=UpstreamError("gone")), None, id="before a byte"),
+            pytest.param(lambda: Body(), 10, id="nothing"),
+        ],
+    )
+    @pytest.mark.parametrize("version", ["1.0", "1.1"])
+    async def test_a_failing_body_is_cut_with_a_reset(
+        self,
+        body: Callable[[], Body],
+        length: int | None,
+        version: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        made = body()
+        async with serving(streaming(made, length)) as listener, connected(listener.port) as client:
+            await client.send(f"GET / HTTP/{version}\r\nHost: h\r\n\r\n".encode())
+            content, how = await client.read_end()
+            assert how == "reset"
+            assert not content.endswith(b"0\r\n\r\n")
+            await asyncio.wait_for(made.is_closed.wait(), PATIENCE)
+        assert warnings_in(caplog) == []
+
+    async def test_a_body_whose_closing_takes_time_is_closed_to_its_end(self) -> None:
+        ended = asyncio.Event()
+
+        class Slow(Body):
+            async def aclose(self) -> None:
+                await turn(20)  # more than the reset needs to be noticed
+                ended.set()
+
+        body = Slow(b"abc", error=UpstreamError("gone"))
+        async with serving(streaming(body)) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            assert (await client.read_end())[1] == "reset"
+            await asyncio.wait_for(ended.wait(), PATIENCE)
+
+    async def test_a_client_that_leaves_does_not_interrupt_the_closing_of_its_body(self) -> None:
+        closing, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        class Slow(Body):
+            async def aclose(self) -> None:
+                closing.set()
+                await may_end.wait()
+                ended.set()
+
+        async with (
+            serving(streaming(Slow(b"abc"))) as listener,
+            connected(listener.port) as client,
+        ):
+            await client.send(GET)
+            await client.read_answer()
+            await closing.wait()
+            client.reset()
+            await turn(20)
+            may_end.set()
+            await asyncio.wait_for(ended.wait(), PATIENCE)
+            await until(lambda: not listener.num_connections)
+
+    async def test_a_refusal_of_the_handler_is_json_with_its_headers(self) -> None:
+        async def handle(request: Request) -> Response:
+            raise RequestError(405, "only GET", [("Allow", "GET")])
+
+        async with serving(handle) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            status, headers, body = await client.read_answer()
+            assert (status, headers["allow"], body) == (405, "GET", b'{"error": "only GET"}\n')
+
+    async def test_a_bug_in_the_handler_is_500_and_says_nothing(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def handle(request: Request) -> Response:
+            raise KeyError("hf_secret")
+
+        async with serving(handle) as listener, connected(listener.port) as client:
+            await client.send(GET + GET)
+            for _ in range(2):
+                status, headers, body = await client.read_answer()
+                assert status == 500
+                assert b"secret" not in body
+                assert headers["x-request-id"].encode() in body
+
+    async def test_a_header_that_cannot_be_sent_is_not_sent(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        body = Body(b"x")
+        handler = giving(lambda: Response(200, [("X-Bad", "a\r\nSet-Cookie: b")], body))
+        async with serving(handler) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            content, _ = await client.read_end()
+            assert b"Set-Cookie" not in content
+            assert body.is_closed.is_set()
+
+
+class TestSlowClients:
+    async def test_one_that_reads_nothing_is_cut(self) -> None:
+        body = Body(*[bytes(1 << 20)] * 64)
+        limits = ConnectionLimits(write_timeout=0.05, linger_timeout=LINGER)
+        async with serving(streaming(body), limits) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await asyncio.wait_for(body.is_closed.wait(), PATIENCE)
+            assert body.num_given < 64
+            assert (await client.read_end())[1] == "reset"
+
+    async def test_the_next_block_is_asked_for_only_when_the_last_has_left(self) -> None:
+        body = Body(bytes(BIG), b"rest")
+        async with serving(streaming(body)) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await client.reader.readexactly(1000)
+            assert body.num_given == 1
+            content, how = b"", ""
+            await client.send(CLOSING_GET)
+            content, how = await client.read_end()
+            assert how == "closed"
+            assert b"rest" in content[-200_000:]
+
+    @pytest.mark.parametrize("waits_for", ["first", "next"])
+    async def test_a_silent_one_is_closed_without_a_word(self, waits_for: str) -> None:
+        limits = ConnectionLimits(keep_alive_timeout=0.02, linger_timeout=LINGER)
+        async with serving(ignore, limits) as listener, connected(listener.port) as client:
+            if waits_for == "next":
+                await client.send(GET)
+                await client.read_answer()
+            assert await client.read_end() == (b"", "closed")
+
+    async def test_a_head_that_stops_is_408(self) -> None:
+        limits = ConnectionLimits(head_timeout=0.02, linger_timeout=LINGER)
+        async with serving(ignore, limits) as listener, connected(listener.port) as client:
+            await client.send(GET[:-2])
+            status, headers, _ = await client.read_answer()
+            assert (status, headers["connection"]) == (408, "close")
+            assert await client.read_end() == (b"", "closed")
+
+    async def test_a_head_that_trickles_is_408_too(self) -> None:
+        limits = ConnectionLimits(head_timeout=0.1, linger_timeout=LINGER)
+        async with serving(ignore, limits) as listener, connected(listener.port) as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: h\r\nX: ")
+            answer = asyncio.ensure_future(client.read_answer())
+            for _ in range(100):
+                await client.send(b"x")
+                done, _ = await asyncio.wait((answer,), timeout=0.02)
+                if done:
+                    break
+            assert answer.done(), "two seconds of bytes one by one, and still no end"
+            assert (await answer)[0] == 408
+
+
+class TestClientsThatLeave:
+    async def leave(self, client: RawClient, how: str) -> None:
+        if how == "reset":
+            client.reset()
+        else:
+            await client.close()
+
+    async def test_a_handler_is_cancelled_when_its_client_resets(self) -> None:
+        started, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def handle(request: Request) -> Response:
+            started.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                cancelled.set()
+            raise AssertionError
+
+        async with serving(handle) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await started.wait()
+            client.reset()
+            await asyncio.wait_for(cancelled.wait(), PATIENCE)
+            await until(lambda: not listener.num_connections)
+
+    async def test_a_body_that_waits_is_closed_when_its_client_resets(self) -> None:
+        body = Body(b"x", stalls=True)
+        async with serving(streaming(body)) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await body.is_waiting.wait()
+            client.reset()
+            await asyncio.wait_for(body.is_closed.wait(), PATIENCE)
+            await until(lambda: not listener.num_connections)
+
+    @pytest.mark.parametrize("how", ["close", "reset"])
+    async def test_a_body_that_is_being_sent_is_closed(self, how: str) -> None:
+        body = Body(*[bytes(1 << 20)] * 64)
+        async with serving(streaming(body)) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await client.reader.readexactly(1000)
+            await self.leave(client, how)
+            await asyncio.wait_for(body.is_closed.wait(), PATIENCE)
+            assert body.num_given < 64
+            await until(lambda: not listener.num_connections)
+
+    @pytest.mark.parametrize("how", ["close", "reset"])
+    async def test_an_idle_one_is_forgotten(
+        self, how: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await client.read_answer()
+            await self.leave(client, how)
+            await until(lambda: not listener.num_connections)
+        assert warnings_in(caplog) == []
+
+    async def test_a_request_that_breaks_off_is_forgotten(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(GET[:10])
+            client.reset()
+            await until(lambda: not listener.num_connections)
+        assert warnings_in(caplog) == []
+
+    async def test_a_broken_stream_in_the_handler_ends_the_connection(self) -> None:
+        async def handle(request: Request) -> Response:
+            raise BrokenStream("gone")
+
+        async with serving(handle) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            assert await client.read_end() == (b"", "reset")
+
+
+class TestLogs:
+    async def test_an_access_line_has_no_query_and_no_headers(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(
+                b"GET /file?token=hf_secret HTTP/1.1\r\nHost: h\r\n"
+                b"Authorization: Bearer hf_secret\r\nConnection: close\r\n\r\n"
+            )
+            await client.read_end()
+        (line,) = [r.getMessage() for r in caplog.records if r.name == "xetserve.access"]
+        assert '127.0.0.1 "GET /file" 200 2' in line
+        assert "secret" not in caplog.text
+
+    async def test_a_cut_answer_says_so(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        body = Body(b"abc", error=UpstreamError("the data host answered 500"))
+        async with serving(streaming(body)) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await client.read_end()
+            await body.is_closed.wait()
+        lines = [r.getMessage() for r in caplog.records]
+        assert any("cut after 3 body bytes: the data host answered 500" in line for line in lines)
+        assert any(line.endswith(" cut") for line in lines)
+
+    async def test_json_with_half_a_surrogate_pair_is_sent(self) -> None:
+        handler = giving(lambda: json_response(200, "\ud800"))
+        async with serving(handler) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            with contextlib.suppress(UnicodeDecodeError):
+                assert (await client.read_answer())[2] == b'"\\ud800"\n'

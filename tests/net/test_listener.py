@@ -1,0 +1,209 @@
+"""Accepting clients, and letting them go."""
+
+import asyncio
+import logging
+import socket
+
+import pytest
+
+from tests.peers import PATIENCE, connected, serving, turn, until
+from xetserve.http.messages import Request, Response
+from xetserve.net.connection import ConnectionLimits
+from xetserve.net.listener import Listener, bind_sockets
+from xetserve.net.stream import ByteStream
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class Gate:
+    """A handler that answers once it may."""
+
+    def __init__(self) -> None:
+        self.num_started = 0
+        self.num_ended = 0
+        self.started = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def __call__(self, request: Request) -> Response:
+        self.num_started += 1
+        self.started.set()
+        try:
+            await self.may_answer.wait()
+        finally:
+            self.num_ended += 1
+        return Response(200, [], b"done")
+
+
+async def ok(request: Request) -> Response:
+    return Response(200, [], b"ok")
+
+
+class TestDrain:
+    async def test_a_response_that_is_under_way_is_finished(self) -> None:
+        gate = Gate()
+        async with serving(gate) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await gate.started.wait()
+            drain = asyncio.ensure_future(listener.drain(PATIENCE))
+            await turn()
+            gate.may_answer.set()
+            status, headers, body = await client.read_answer()
+            assert (status, headers["connection"], body) == (200, "close", b"done")
+            assert await client.read_end() == (b"", "closed")
+            await client.close()
+            await drain
+            assert listener.num_connections == 0
+
+    async def test_a_response_that_takes_too_long_is_cut(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        gate = Gate()
+        async with serving(gate) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await gate.started.wait()
+            await listener.drain(0.01)
+            assert gate.num_ended == 1
+            assert await client.read_end() == (b"", "reset")
+        assert [r.levelno for r in caplog.records] == [logging.WARNING]
+
+    @pytest.mark.parametrize("num_answers", [0, 1], ids=["a new one", "a kept one"])
+    async def test_an_idle_connection_is_closed_at_once(self, num_answers: int) -> None:
+        async with serving(ok) as listener, connected(listener.port) as client:
+            for _ in range(num_answers):
+                await client.send(GET)
+                await client.read_answer()
+            await until(lambda: listener.num_connections == 1)
+            drain = asyncio.ensure_future(listener.drain(PATIENCE))
+            assert await client.read_end() == (b"", "closed")
+            await client.close()
+            await drain
+
+    async def test_a_half_sent_request_is_told_to_come_again(self) -> None:
+        async with serving(ok) as listener, connected(listener.port) as client:
+            await client.send(GET + GET[:10])
+            await client.read_answer()
+            drain = asyncio.ensure_future(listener.drain(PATIENCE))
+            status, headers, _ = await client.read_answer()
+            assert (status, headers["connection"]) == (408, "close")
+            await client.close()
+            await drain
+
+    async def test_a_pipelined_request_is_still_answered(self) -> None:
+        gate = Gate()
+        async with serving(gate) as listener, connected(listener.port) as client:
+            await client.send(GET + GET)
+            await gate.started.wait()
+            drain = asyncio.ensure_future(listener.drain(PATIENCE))
+            await turn()
+            gate.may_answer.set()
+            # The head says that it was the last; what came after it was not served.
+            assert (await client.read_answer())[1]["connection"] == "close"
+            assert (await client.read_end())[1] in ("closed", "reset")
+            await drain
+            assert gate.num_started == 1
+
+    async def test_nobody_is_accepted_any_more(self) -> None:
+        async with serving(ok) as listener:
+            await listener.drain(PATIENCE)
+            with pytest.raises(ConnectionRefusedError):
+                async with connected(listener.port):
+                    pass
+
+    @pytest.mark.parametrize("num_turns", range(5))
+    async def test_a_second_drain_at_any_moment_cuts_what_is_left(self, num_turns: int) -> None:
+        gate = Gate()
+        async with (
+            serving(gate) as listener,
+            connected(listener.port) as busy,
+            connected(listener.port) as idle,
+        ):
+            await busy.send(GET)
+            await gate.started.wait()
+            await until(lambda: listener.num_connections == 2)
+            first = asyncio.ensure_future(listener.drain(PATIENCE))
+            await turn(num_turns)
+            first.cancel()
+            await listener.drain(0)
+            assert listener.num_connections == 0
+            assert gate.num_ended == 1
+            assert (await idle.read_end())[0] == b""
+            assert await busy.read_end() == (b"", "reset")
+
+    async def test_a_client_that_was_accepted_in_the_last_moment_is_closed_too(self) -> None:
+        listener = Listener(ok, ConnectionLimits())
+        (sock,) = bind_sockets("127.0.0.1", 0)
+        await listener.start([sock])
+        await listener.drain(0)
+        # As the loop does with a connection that it took before the socket was closed.
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            ours = socket.create_connection(other.getsockname())
+            theirs, _ = other.accept()
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(lambda: ByteStream(listener._accept), sock=ours)
+        with theirs:
+            theirs.setblocking(False)
+            async with asyncio.timeout(PATIENCE):
+                assert await loop.sock_recv(theirs, 1) == b""
+        await until(lambda: not listener.num_connections)
+        assert transport.is_closing()
+
+
+class TestClients:
+    async def test_many_at_once_are_all_known_and_all_forgotten(self) -> None:
+        gate = Gate()
+        async with serving(gate) as listener:
+
+            async def ask() -> bytes:
+                async with connected(listener.port) as client:
+                    await client.send(GET)
+                    return (await client.read_answer())[2]
+
+            asks = [asyncio.ensure_future(ask()) for _ in range(50)]
+            await until(lambda: gate.num_started == 50)
+            assert listener.num_connections == 50
+            gate.may_answer.set()
+            assert await asyncio.gather(*asks) == [b"done"] * 50
+            await until(lambda: not listener.num_connections)
+
+    async def test_the_handler_sees_the_peer(self) -> None:
+        seen: list[tuple[str, bool]] = []
+
+        async def handle(request: Request) -> Response:
+            seen.append((request.peer, request.secure))
+            return Response(200)
+
+        async with serving(handle) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await client.read_answer()
+        assert seen == [("127.0.0.1", False)]
+
+
+class TestBinding:
+    def test_port_0_is_a_free_one(self) -> None:
+        (sock,) = bind_sockets("127.0.0.1", 0)
+        with sock:
+            assert sock.getsockname()[1] > 0
+            assert not sock.getblocking()
+
+    def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_open(self) -> None:
+        (sock,) = bind_sockets("127.0.0.1", 0)
+        with sock:
+            sock.listen()
+            with pytest.raises(OSError, match="in use"):
+                bind_sockets("127.0.0.1", sock.getsockname()[1])
+
+    def test_both_families_share_a_port(self) -> None:
+        (four,) = bind_sockets("127.0.0.1", 0)
+        with four:
+            (six,) = bind_sockets("::1", four.getsockname()[1])
+            six.close()
+
+    async def test_ipv6_clients_are_served(self) -> None:
+        listener = Listener(ok, ConnectionLimits(linger_timeout=0.2))
+        sockets = bind_sockets("::1", 0)
+        await listener.start(sockets)
+        async with connected(sockets[0].getsockname()[1], "::1") as client:
+            await client.send(GET)
+            assert (await client.read_answer())[2] == b"ok"
+        await listener.drain(0)
