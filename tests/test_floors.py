@@ -60,12 +60,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "origin": SOCKETS | {"h11", "uvloop"},
 }
 PURE = {"xet", "http"}
-HIDING = {
-    "importlib",
-    "imp",
-    "pkgutil",
-    "runpy",
-}  # what imports by a name that is not in the source
+HIDING = {"importlib", "imp", "pkgutil", "runpy"}  # they import by names made at run time
 
 
 def module_name(path: Path) -> str:

@@ -11,8 +11,8 @@ from huggingface_hub import HfApi
 def main() -> None:
     kind, repo, folder = sys.argv[1:]
     api = HfApi()
-    api.create_repo(repo, repo_type=kind, exist_ok=True)
-    # Uploads to models want binary files recognised; the origin decides by size and content.
+    sdk = "static" if kind == "space" else None
+    api.create_repo(repo, repo_type=kind, exist_ok=True, space_sdk=sdk)
     api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message="add files")
 
 

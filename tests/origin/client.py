@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xetserve.errors import RequestError
+from xetserve.errors import RequestError, XetserveError
 from xetserve.http.messages import Headers, Request, Response
 from xetserve.origin.app import Origin
 from xetserve.xet.compression import Scheme
@@ -147,7 +147,7 @@ class Client:
         try:
             async for block in response.body:
                 parts += [bytes(part) for part in block]
-        except Exception as exc:
+        except XetserveError as exc:
             error = exc
         content = b"".join(parts)
         if error is None:

@@ -1,13 +1,25 @@
 """Content codings of small documents: gzip and zstd, with the output bounded."""
 
 import zlib
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import zstandard
 
 from xetserve.errors import FormatError
 
 ACCEPT_ENCODING: Final = "zstd, gzip"
+MAX_ZSTD_WINDOW: Final = 8 * 1024 * 1024  # bytes; RFC 9659, 3
+# Bytes decoded in one go, so that a bomb is found out early: at most 8 MiB can come of them.
+PIECE_SIZE: Final = 256
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
 
 
 def decode_content(coding: str | None, data: bytes, limit: int) -> bytes:
@@ -25,13 +37,10 @@ def decode_content(coding: str | None, data: bytes, limit: int) -> bytes:
         if name == "identity":
             result = data
         elif name in ("gzip", "x-gzip"):
-            decoder = zlib.decompressobj(wbits=31)
-            result = decoder.decompress(data, limit + 1)
-            if len(result) <= limit and not decoder.eof:
-                raise FormatError("gzip content without an end")
+            result = _decode_members(lambda: zlib.decompressobj(wbits=31), data, limit)
         elif name == "zstd":
-            reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
-            result = _read_up_to(reader, limit + 1)
+            decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+            result = _decode_members(decompressor.decompressobj, data, limit)
         else:
             raise FormatError("unknown Content-Encoding")
     except (zlib.error, zstandard.ZstdError):
@@ -41,9 +50,20 @@ def decode_content(coding: str | None, data: bytes, limit: int) -> bytes:
     return result
 
 
-def _read_up_to(reader: zstandard.ZstdDecompressionReader, limit: int) -> bytes:
-    parts = []
-    while limit > 0 and (part := reader.read(limit)):
-        parts.append(part)
-        limit -= len(part)
-    return b"".join(parts)
+def _decode_members(make_decoder: Callable[[], _Decoder], data: bytes, limit: int) -> bytes:
+    """Decode the gzip members or zstd frames one after the other, or until there is more than limit."""
+    result = bytearray()
+    decoder = make_decoder()
+    position = 0
+    while len(result) <= limit:
+        if decoder.eof:
+            position -= len(decoder.unused_data)
+            if position == len(data):
+                break
+            decoder = make_decoder()
+        piece = data[position : position + PIECE_SIZE]
+        if not piece:
+            raise FormatError("content without an end")
+        result += decoder.decompress(piece)
+        position += len(piece)
+    return bytes(result)

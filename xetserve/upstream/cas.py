@@ -61,6 +61,10 @@ class Access(Protocol):
 class _WrongVersion(UpstreamMissing):
     """404 or 501: the file is unknown, or this version of the API is."""
 
+    def __init__(self, message: str, *, is_file_unknown: bool) -> None:
+        super().__init__(message)
+        self.is_file_unknown = is_file_unknown
+
 
 class CasClient:
     """Asks CAS servers and data hosts.
@@ -107,9 +111,14 @@ class CasClient:
         first = self._versions.get(token.cas_url, 2)
         try:
             answer = await self._ask(token, first, file_hash, byte_range)
-        except _WrongVersion:
+        except _WrongVersion as one:
             first = 3 - first
-            answer = await self._ask(token, first, file_hash, byte_range)
+            try:
+                answer = await self._ask(token, first, file_hash, byte_range)
+            except _WrongVersion as other:
+                if one.is_file_unknown or other.is_file_unknown:
+                    raise
+                raise UpstreamRefused("the CAS answered 501") from None
         self._versions[token.cas_url] = first
         return answer
 
@@ -129,7 +138,9 @@ class CasClient:
             status = response.status
             if status not in (200, 206):
                 if status in (404, 501):
-                    raise _WrongVersion(f"the CAS does not know file {name}")
+                    raise _WrongVersion(
+                        f"the CAS does not know file {name}", is_file_unknown=status == 404
+                    )
                 if status == 416:
                     raise RangeUnsatisfiable(f"file {name} ends before {byte_range.start}")
                 if status in (401, 403):

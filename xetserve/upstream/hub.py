@@ -44,6 +44,8 @@ RENEW_BEFORE: Final = 60.0  # seconds before its expiry a read token is replaced
 _PUBLIC_HUB: Final = Origin("https", "huggingface.co", 443)
 _LINK: Final = re.compile(r'<([^>]*)>\s*;\s*rel="?([^",;]+)"?')
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_SIZE: Final = re.compile(r"[0-9]{1,18}")
+_TOKEN: Final = re.compile(r"[!-~]+")
 
 
 class RepoRef(NamedTuple):
@@ -201,10 +203,13 @@ class HubClient:
         try:
             answer = json.loads(body)
             fresh = CasToken(
-                str(answer["casUrl"]).rstrip("/"), str(answer["accessToken"]), float(answer["exp"])
+                str(answer["casUrl"]).rstrip("/"), answer["accessToken"], float(answer["exp"])
             )
-        except (ValueError, KeyError, TypeError):
-            raise UpstreamError("the Hub's token answer is not what it should be") from None
+            is_bearer = _TOKEN.fullmatch(fresh.access_token) is not None  # it goes into a header
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            is_bearer = False
+        if not is_bearer:
+            raise UpstreamError("the Hub's token answer is not what it should be")
         make_url(fresh.cas_url, "the Hub's CAS URL")
         return fresh
 
@@ -283,7 +288,7 @@ def _make_entry(url: Url, headers: Headers, length: int | None) -> FileEntry:
     file_hash = None
     with suppress(ValueError):  # absent, or redacted for a gated repository
         file_hash = parse_hash(headers.get("x-xet-hash") or "")
-    size = int(linked_size) if linked_size.isascii() and linked_size.isdigit() else length
+    size = int(linked_size) if _SIZE.fullmatch(linked_size) else length
     return FileEntry(
         size=size,
         etag=etag,

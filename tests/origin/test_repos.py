@@ -1,0 +1,193 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from xetserve.origin.repos import (
+    DATASET,
+    MODEL,
+    Commit,
+    CommitInfo,
+    Entry,
+    Repo,
+    RepoStore,
+    is_valid_id,
+    is_valid_path,
+    is_valid_ref_name,
+)
+from xetserve.origin.storage import TemporaryFiles
+
+INFO = CommitInfo("title", "message", "me")
+OID = "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def open_store(root: Path) -> RepoStore:
+    return RepoStore(root, TemporaryFiles(root / "tmp"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RepoStore:
+    return open_store(tmp_path)
+
+
+@pytest.fixture
+async def repo(store: RepoStore) -> Repo:
+    return await store.create(MODEL, "me/repo", owner="me", private=False)
+
+
+async def head_of(repo: Repo, revision: str = "main") -> Commit:
+    commit = await repo.get_commit(revision)
+    assert commit is not None
+    return commit
+
+
+async def add(repo: Repo, *entries: Entry) -> Commit:
+    return await repo.add_commit("refs/heads/main", await head_of(repo), entries, INFO)
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "expected"),
+    [
+        pytest.param("me/repo", True, id="owner and name"),
+        pytest.param("gpt2", True, id="name alone"),
+        pytest.param("Me-1/re.po_2", True, id="dots, dashes, underscores"),
+        pytest.param("", False, id="empty"),
+        pytest.param("a/b/c", False, id="three parts"),
+        pytest.param("a//b", False, id="an empty part"),
+        pytest.param("../b", False, id="parent folder"),
+        pytest.param("a/.", False, id="this folder"),
+        pytest.param("a/b--c", False, id="two dashes separate owner and name on disk"),
+        pytest.param("a/b.git", False, id="looks like a git URL"),
+        pytest.param("-a/b", False, id="looks like a flag"),
+        pytest.param("a/b\0", False, id="zero byte"),
+        pytest.param("a/bé", False, id="not ASCII"),
+        pytest.param("a" * 97, False, id="too long"),
+    ],
+)
+def test_is_valid_id(repo_id: str, expected: bool) -> None:
+    assert is_valid_id(repo_id) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("main", True, id="simple"),
+        pytest.param("feature/größe.2", True, id="slash, dot, umlaut"),
+        *(
+            pytest.param(name, False, id=repr(name))
+            for name in (
+                "",
+                "a b",
+                "a..b",
+                "/a",
+                "a/",
+                "a.lock",
+                "-a",
+                "a~1",
+                "refs/heads/x",
+                "a//b",
+            )
+        ),
+    ],
+)
+def test_is_valid_ref_name(name: str, expected: bool) -> None:
+    assert is_valid_ref_name(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param("a", True, id="simple"),
+        pytest.param("a b/größe/大.bin", True, id="any script"),
+        pytest.param("x" * 4096, True, id="long"),
+        *(
+            pytest.param(path, False, id=repr(path)[:20])
+            for path in ("", "/a", "a/", "a//b", "../a", "a/..", ".git/x", "a\nb", "a\0", "\udcff")
+        ),
+        pytest.param("x" * 4097, False, id="too long"),
+    ],
+)
+def test_is_valid_path(path: str, expected: bool) -> None:
+    assert is_valid_path(path) is expected
+
+
+async def test_a_new_repository_has_an_empty_commit(repo: Repo) -> None:
+    commit = await head_of(repo)
+    assert (commit.entries, commit.parent, commit.author) == ({}, None, "me")
+    assert repo.refs == {"refs/heads/main": commit.id}
+
+
+async def test_types_do_not_share_names(store: RepoStore, repo: Repo) -> None:
+    assert await store.get(MODEL, "me/repo") is repo
+    assert await store.get(DATASET, "me/repo") is None
+    assert await store.get(MODEL, "me--repo") is None
+    assert await store.get(MODEL, "../models/me--repo") is None
+
+
+async def test_a_name_is_given_once(store: RepoStore, repo: Repo) -> None:
+    with pytest.raises(FileExistsError):
+        await store.create(MODEL, "me/repo", owner=None, private=True)
+    with pytest.raises(ValueError, match="not a repository id"):
+        await store.create(MODEL, "me/..", owner=None, private=True)
+
+
+async def test_a_repository_outlives_a_restart(repo: Repo, tmp_path: Path) -> None:
+    large = Entry("b.bin", 9, OID, "ab" * 32, bytes(range(32)))
+    made = await add(repo, Entry("a", 6, OID), large)
+    await repo.set_ref("refs/tags/v1", made.id)
+    fresh = await open_store(tmp_path).get(MODEL, "me/repo")
+    assert fresh is not None
+    assert await head_of(fresh, "v1") == made
+    assert (fresh.owner, fresh.private, fresh.created) == ("me", False, repo.created)
+    assert fresh.refs == repo.refs
+    assert await fresh.has_file(bytes(range(32)))
+    assert await fresh.get_upload("ab" * 32) == bytes(range(32))
+
+
+async def test_a_revision_is_a_branch_a_tag_a_ref_or_a_commit(repo: Repo) -> None:
+    first = await head_of(repo)
+    second = await add(repo, Entry("a", 6, OID))
+    await repo.set_ref("refs/tags/v1", first.id)
+    await repo.set_ref("refs/heads/a/b", first.id)
+    await repo.set_ref("refs/pr/1", first.id)
+    assert repo.find_commit_id("main") == repo.find_commit_id("refs/heads/main") == second.id
+    for revision in ("v1", "a/b", "refs/pr/1", "refs/tags/v1", first.id):
+        assert repo.find_commit_id(revision) == first.id
+    for revision in ("", "absent", first.id[:12], "0" * 40, "pr/1", "../" + first.id):
+        assert repo.find_commit_id(revision) is None
+        assert await repo.get_commit(revision) is None
+
+
+async def test_a_deleted_ref_is_gone(repo: Repo) -> None:
+    await repo.set_ref("refs/tags/v1", (await head_of(repo)).id)
+    await repo.delete_ref("refs/tags/v1")
+    assert repo.find_commit_id("v1") is None
+
+
+async def test_an_entry_knows_the_commit_that_changed_it(repo: Repo) -> None:
+    first = await add(repo, Entry("a", 6, OID), Entry("b", 6, OID))
+    second = await add(repo, *first.entries.values(), Entry("c", 6, OID))
+    assert [entry.changed_in for entry in second.entries.values()] == [
+        first.id,
+        first.id,
+        second.id,
+    ]
+    third = await add(repo, Entry("a", 0, "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"))
+    assert third.entries["a"].changed_in == third.id
+    assert third.date > second.date > first.date
+
+
+async def test_only_what_a_commit_has_named_is_a_file_of_the_repository(repo: Repo) -> None:
+    repo.add_upload("cd" * 32, bytes(32))
+    assert await repo.get_upload("cd" * 32) == bytes(32)
+    assert not await repo.has_file(bytes(32))
+    assert await repo.get_upload("../refs.json") is None
+
+
+def test_old_temporary_files_are_removed_and_young_ones_are_not(tmp_path: Path) -> None:
+    old, young = tmp_path / "old", tmp_path / "young"
+    old.write_text("")
+    young.write_text("")
+    os.utime(old, (0, 0))
+    TemporaryFiles(tmp_path)
+    assert (old.exists(), young.exists()) == (False, True)
