@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from xetserve.http.messages import Handler
+from xetserve.net.connect import ProxyRules
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
+from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Url, parse_url
 
 PATIENCE = 10.0  # seconds after which a test that waits for its peer has failed
@@ -282,6 +284,20 @@ async def serving(
         yield listener
     finally:
         await listener.drain(0)
+
+
+@asynccontextmanager
+async def open_pool() -> AsyncIterator[ConnectionPool]:
+    """A pool that uses no proxy and trusts no CA; every connection has come back in the end."""
+    pool = ConnectionPool(
+        tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        proxies=ProxyRules({}),
+        connect_timeout=PATIENCE,
+    )
+    yield pool
+    await pool.aclose()
+    await turn(3)
+    assert (pool.num_active, pool.num_idle) == (0, 0)
 
 
 @dataclass

@@ -111,10 +111,13 @@ def test_without_anything_the_defaults_count() -> None:
     assert load_config(parse_flags(), {}) == Config()
 
 
-def test_the_settings_cannot_be_changed() -> None:
+@every_setting
+def test_a_setting_cannot_be_changed(section: str, setting: dataclasses.Field[Any]) -> None:
     config = Config()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.server.port = 1  # type: ignore[misc]
+        setattr(getattr(config, section), setting.name, None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, section, None)
 
 
 # Flags before environment before file

@@ -67,7 +67,7 @@ def parse_size(text: str) -> int:
     size = _MAX_SIZE + 1
     if match is not None:
         number, unit, binary = match.groups(default="")
-        decimal = unit and not binary and match[0].lower().endswith("b")
+        decimal = not binary and match[0].lower().endswith("b")
         # A float would lose bytes above 2**53.
         size = int(Fraction(number) * (1000 if decimal else 1024) ** _UNITS[unit.lower()])
     if size > _MAX_SIZE:
@@ -83,7 +83,7 @@ def parse_url(text: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    # Printable ASCII, but no "?" or "#": even an empty query would swallow the paths that are appended.
+    # Printable ASCII, but no "?" or "#": even an empty query would swallow what is appended.
     if not usable or "@" in parts.netloc or not re.fullmatch(r"[!\"$->@-~]+", url):
         raise ValueError("must be an http or https URL, without credentials or query")
     return url.rstrip("/")

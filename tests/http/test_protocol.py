@@ -710,6 +710,13 @@ def test_nonsense_after_a_request_is_found_in_its_turn() -> None:
         pytest.param(GET, Response(200, body=b"hello"), {b"Content-Length: 5"}, b"hello", id="bytes"),
         pytest.param(GET, Response(200), {b"Content-Length: 0"}, b"", id="no body"),
         pytest.param(
+            GET,
+            Response(200, body=b"hello", chunked=True),
+            {b"Content-Length: 5"},
+            b"hello",
+            id="bytes are never chunked",
+        ),
+        pytest.param(
             GET, Response(200, body=blocks(), length=5), {b"Content-Length: 5"}, b"hello", id="length"
         ),
         pytest.param(
@@ -804,6 +811,28 @@ def test_a_status_without_a_phrase_has_none() -> None:
     protocol = protocol_with(GET)
     answer = respond(protocol, read_request(protocol), Response(299))
     assert answer.startswith(b"HTTP/1.1 299 \r\n")
+
+
+def test_a_connection_that_is_to_close_during_a_response_is_not_kept() -> None:
+    # A drain may begin when the head, without "Connection: close", has left.
+    protocol = head_sent()
+    protocol.close_after_response()
+    assert protocol.send_block([b"hello"])
+    protocol.send_end()
+    assert protocol.next_body_data() is NeedData.END
+    assert protocol.start_next_cycle() is False
+    assert protocol.state is State.CLOSING
+
+
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(responding, id="no head yet"), pytest.param(head_sent, id="no end yet")],
+)
+def test_the_next_cycle_waits_for_the_response(make: Make) -> None:
+    protocol = make()
+    assert protocol.next_body_data() is NeedData.END
+    assert protocol.start_next_cycle() is False
+    assert protocol.state is State.RESPONDING
 
 
 def test_a_last_response_says_so() -> None:

@@ -110,8 +110,10 @@ class TestBodies:
             pytest.param([b"HTTP/1.1 200 OK\r\n\r\ncont", b"ent"], id="until the end"),
             pytest.param([b"HTTP/1.0 200 OK\r\n\r\ncontent"], id="HTTP/1.0"),
             pytest.param(
-                [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n"]
-                + [http_answer(200, b"content")],
+                [
+                    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n",
+                    http_answer(200, b"content"),
+                ],
                 id="interim answers",
             ),
         ],

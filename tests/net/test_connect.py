@@ -224,7 +224,7 @@ class TestTls:
     ) -> None:
         async with ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer:
             fake_resolver(monkeypatch, ["127.0.0.1"])
-            with pytest.raises(BrokenStream, match="many.test"):
+            with pytest.raises(BrokenStream, match=r"many\.test"):
                 await ask(parse_url(f"https://many.test:{peer.port}/"), tls=trusting)
             assert peer.requests == []
 

@@ -1,7 +1,6 @@
 """Which connection serves which request."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,12 +16,12 @@ from tests.peers import (
     Wire,
     answering,
     http_answer,
+    open_pool,
     turn,
     until,
 )
 from xetserve.errors import BrokenStream
 from xetserve.net import pool as pool_module
-from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import MAX_IDLE, ConnectionPool
 from xetserve.net.url import Origin
 
@@ -31,13 +30,8 @@ OK = http_answer(200, b"ok")
 
 @pytest.fixture
 async def pool() -> AsyncIterator[ConnectionPool]:
-    made = ConnectionPool(
-        tls=ssl.create_default_context(), proxies=ProxyRules({}), connect_timeout=PATIENCE
-    )
-    yield made
-    await made.aclose()
-    await turn(3)
-    assert (made.num_active, made.num_idle) == (0, 0)
+    async with open_pool() as made:
+        yield made
 
 
 async def get(pool: ConnectionPool, peer: ScriptedPeer, method: str = "GET") -> bytes:

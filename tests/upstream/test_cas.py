@@ -1,7 +1,6 @@
 """Asking the CAS, and opening data URLs."""
 
 import json
-import ssl
 from collections.abc import AsyncIterator
 
 import pytest
@@ -18,6 +17,7 @@ from tests.peers import (
     answering,
     http_answer,
     http_head,
+    open_pool,
 )
 from xetserve.errors import (
     RangeUnsatisfiable,
@@ -29,8 +29,6 @@ from xetserve.errors import (
     UpstreamTimeout,
     UrlExpired,
 )
-from xetserve.net.connect import ProxyRules
-from xetserve.net.pool import ConnectionPool
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import CasToken
 from xetserve.upstream.retry import RetryPolicy
@@ -45,7 +43,7 @@ from xetserve.xet.reconstruction import (
     to_v2,
 )
 
-POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.2)
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
 HASH = bytes(range(32))
 NAME = format_hash(HASH)
 XORB = bytes(32)
@@ -73,18 +71,12 @@ class Access:
 
 @pytest.fixture
 async def cas() -> AsyncIterator[CasClient]:
-    pool = ConnectionPool(
-        tls=ssl.create_default_context(), proxies=ProxyRules({}), connect_timeout=PATIENCE
-    )
-    yield CasClient(pool, timeout=PATIENCE, policy=POLICY)
-    await pool.aclose()
-    assert pool.num_active == 0
+    async with open_pool() as pool:
+        yield CasClient(pool, timeout=PATIENCE, policy=POLICY)
 
 
-async def ask(
-    cas: CasClient, peer: ScriptedPeer, byte_range: ByteRange = ByteRange(0, 1000)
-) -> Reconstruction:
-    return await cas.fetch_reconstruction(Access(peer.base), HASH, byte_range)
+async def ask(cas: CasClient, peer: ScriptedPeer) -> Reconstruction:
+    return await cas.fetch_reconstruction(Access(peer.base), HASH, ByteRange(0, 1000))
 
 
 def targets(peer: ScriptedPeer) -> list[str]:
@@ -183,7 +175,7 @@ class TestReconstructions:
             assert "t0" not in str(caught.value)
 
     async def test_trouble_is_tried_again(self, cas: CasClient) -> None:
-        trouble = [http_answer(500), RESET, http_answer(200, b"{"), http_answer(503)]
+        trouble: list[Answer] = [http_answer(500), RESET, http_answer(200, b"{"), http_answer(503)]
         async with ScriptedPeer(answering(*trouble, V2)) as peer:
             assert await ask(cas, peer) == PLAN
             assert len(peer.requests) == 5

@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import ssl
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
@@ -17,6 +16,7 @@ from tests.peers import (
     Wire,
     answering,
     http_answer,
+    open_pool,
 )
 from xetserve.errors import (
     BrokenStream,
@@ -28,7 +28,6 @@ from xetserve.errors import (
 )
 from xetserve.http.messages import Headers
 from xetserve.metrics import UPSTREAM_RETRIES
-from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import parse_url
 from xetserve.upstream.exchange import (
@@ -43,16 +42,13 @@ from xetserve.upstream.exchange import (
 )
 from xetserve.upstream.retry import RetryPolicy
 
-POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.5)
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
 
 
 @pytest.fixture
 async def pool() -> AsyncIterator[ConnectionPool]:
-    made = ConnectionPool(
-        tls=ssl.create_default_context(), proxies=ProxyRules({}), connect_timeout=PATIENCE
-    )
-    yield made
-    await made.aclose()
+    async with open_pool() as made:
+        yield made
 
 
 async def fetch(

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -18,6 +17,7 @@ from tests.peers import (
     answering,
     http_answer,
     http_head,
+    open_pool,
 )
 from xetserve.errors import (
     UpstreamBusy,
@@ -27,13 +27,12 @@ from xetserve.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
 from xetserve.upstream.hub import CasToken, FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 
-POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.2)
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
 REPO = RepoRef("model", "owner/name")
 TOKEN = "hf_the_clients_token"
 SHA = "a" * 64
@@ -45,12 +44,8 @@ Respond = Callable[[Received], Answer]
 
 @pytest.fixture
 async def pool() -> AsyncIterator[ConnectionPool]:
-    made = ConnectionPool(
-        tls=ssl.create_default_context(), proxies=ProxyRules({}), connect_timeout=PATIENCE
-    )
-    yield made
-    await made.aclose()
-    assert made.num_active == 0
+    async with open_pool() as made:
+        yield made
 
 
 def hub_at(pool: ConnectionPool, peer: ScriptedPeer) -> HubClient:
@@ -209,7 +204,7 @@ class TestResolve:
         assert TOKEN not in str(error)
 
     async def test_the_hubs_own_words_are_kept(self, pool: ConnectionPool) -> None:
-        with pytest.raises(UpstreamMissing, match="^Repository not found$") as caught:
+        with pytest.raises(UpstreamMissing, match=r"^Repository not found$") as caught:
             await resolve(
                 pool,
                 http_answer(
@@ -219,7 +214,7 @@ class TestResolve:
         assert caught.value.code == "RepoNotFound"
 
     async def test_trouble_is_tried_again(self, pool: ConnectionPool) -> None:
-        trouble = [http_answer(500), http_answer(503), RESET, CLOSE]
+        trouble: list[Answer] = [http_answer(500), http_answer(503), RESET, CLOSE]
         entry = await resolve(pool, *trouble, http_answer(200, b"", "X-Linked-Size: 5"))
         assert entry.size == 5
 

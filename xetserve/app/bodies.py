@@ -70,6 +70,8 @@ async def plain_blocks(
     try:
         filled, free = bytearray(PLAIN_BUFFER_SIZE), bytearray(PLAIN_BUFFER_SIZE)
         count = await _receive(source, filled, timeout)
+        if not count and digest is not None:
+            digest.check()
         while count:
             if digest is not None:
                 digest.update(memoryview(filled)[:count])

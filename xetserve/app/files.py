@@ -17,6 +17,7 @@ from xetserve.http.ranges import (
     UnsatisfiableRange,
     format_content_range,
     format_unsatisfied_range,
+    parse_content_range,
     parse_range,
 )
 from xetserve.pipeline.budget import ByteBudget
@@ -152,10 +153,11 @@ class FileService:
         body = await start_body(blocks)
         length = source.content_length
         coding = source.headers.get("content-encoding", "identity")
-        expected = entry.size if span is None or not is_part else span.size
+        expected = span.size if is_part and span is not None else entry.size
         if (
             coding != "identity"
             or source.status == 416
+            or (is_part and not _is_range(source.headers.get("content-range"), span))
             or (length is not None and expected is not None and length != expected)
         ):
             await body.aclose()
@@ -163,7 +165,13 @@ class FileService:
         if is_part and span is not None and entry.size is not None:
             headers.append(("Content-Range", format_content_range(span, entry.size)))
             return Response(206, headers, body, length=span.size)
-        return Response(200, headers, body, length=length)
+        return Response(200, headers, body, length=expected if length is None else length)
+
+
+def _is_range(content_range: str | None, span: Span | None) -> bool:
+    """Tell whether a 206 answer is for the part that was asked for."""
+    parsed = parse_content_range(content_range or "")
+    return parsed is not None and parsed[0] == span
 
 
 @asynccontextmanager

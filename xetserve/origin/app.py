@@ -219,7 +219,7 @@ class Origin:
             case "POST", ["validate-yaml"]:
                 await read_json(request)
                 return json_response(200, {"errors": [], "warnings": []})
-        kind = REPO_TYPES_BY_PLURAL.get(parts[0])
+        kind = REPO_TYPES_BY_PLURAL.get(parts[0]) if parts else None
         path = parse_api_path(parts[1:])
         if kind is None or path is None:
             raise RequestError(404, "no such API call")

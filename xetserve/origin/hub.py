@@ -5,7 +5,6 @@ Source: huggingface_hub hf_api.py and utils/_xet.py; hub-docs api.md, xet/auth.m
 
 import asyncio
 import base64
-import binascii
 import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -310,8 +309,8 @@ def _parse_cursor(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        return base64.urlsafe_b64decode(text).decode()
-    except (binascii.Error, ValueError):
+        return base64.b64decode(text, b"-_", validate=True).decode()
+    except ValueError:
         raise hub_error(400, "the cursor is not one of ours") from None
 
 

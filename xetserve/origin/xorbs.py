@@ -22,7 +22,7 @@ from xetserve.errors import FormatError, IntegrityError
 from xetserve.origin.storage import LruCache, TemporaryFiles, make_folder, publish
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree, format_hash, hash_chunk
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
-from xetserve.xet.xorb import FOOTER_IDENT, MAX_XORB_SIZE, RecordReader
+from xetserve.xet.xorb import CHUNK_HEADER_SIZE, FOOTER_IDENT, MAX_XORB_SIZE, RecordReader
 
 BLOCK_SIZE: Final = 512 * 1024  # bytes of one read, and of one served block
 SCAN_SIZE: Final = 256 * 1024  # bytes of an upload that are looked at in one turn
@@ -168,8 +168,9 @@ class XorbScanner:
             if not data.startswith(FOOTER_IDENT, self._reader.position):
                 raise
             self._in_footer = True
-        if self._size > MAX_XORB_SIZE or self._tree.size > MAX_DECODED_SIZE:
-            raise FormatError(f"xorb of more than {MAX_XORB_SIZE} bytes")
+        payload_size = self._size - CHUNK_HEADER_SIZE * len(self._record_ends)
+        if payload_size > MAX_XORB_SIZE or self._tree.size > MAX_DECODED_SIZE:
+            raise FormatError(f"xorb of more than {MAX_XORB_SIZE} payload bytes")
         self._rest = b"" if self._in_footer else data[self._reader.position :]
         return data[: self._reader.position]
 

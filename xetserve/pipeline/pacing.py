@@ -10,18 +10,21 @@ from math import exp
 from typing import Final
 
 MIN_HOLD: Final = 512 * 1024
+MAX_HOLD: Final = 8 * 1024 * 1024  # more only helps when the upstream is slow, see ahead_limit
 MIN_WINDOW: Final = 1024 * 1024
-MAX_WINDOW: Final = 16 * 1024 * 1024
+MAX_WINDOW: Final = 8 * 1024 * 1024
 MIN_BLOCK: Final = 64 * 1024
 MAX_BLOCK: Final = 512 * 1024
 
 MEMORY_SECONDS: Final = 1.0  # how long a byte that was taken counts
 HOLD_SECONDS: Final = 0.125  # what is held should last a client
 BLOCK_SECONDS: Final = 0.005
+MIN_WINDOW_SECONDS: Final = 0.015  # planning a window costs a request: not more often than this
 PARALLEL_FETCHES: Final = (
     8  # windows that fit into what is fetched ahead, when the upstream is slow
 )
 STARVED: Final = 0.1  # share of the time waiting for upstream above which more is fetched ahead
+WORTHWHILE: Final = 1.2  # how much faster things must have become for fetching still more ahead
 BLOCKED: Final = 0.5  # share of the time waiting for the client above which less is
 
 
@@ -41,6 +44,8 @@ class Pacer:
         self._starved = 0.0
         self._blocked = 0.0
         self._elapsed = 0.0
+        self._window_rate = 0.0  # bytes per second through the last windows
+        self._rate_before_growth = 0.0
 
     def note_block(self, size: int, blocked: float, elapsed: float) -> None:
         """Learn that the client took size bytes.
@@ -52,15 +57,15 @@ class Pacer:
         self._rate = self._rate * exp(-elapsed / MEMORY_SECONDS) + size / MEMORY_SECONDS
         self._blocked += blocked
         self._elapsed += elapsed
-        self.hold_limit = max(MIN_HOLD, int(self._rate * HOLD_SECONDS))
+        self.hold_limit = min(max(MIN_HOLD, int(self._rate * HOLD_SECONDS)), MAX_HOLD)
         self.block_size = min(max(MIN_BLOCK, int(self._rate * BLOCK_SECONDS)), MAX_BLOCK)
 
     def note_starved(self, seconds: float) -> None:
         """Learn that the response waited so long for upstream bytes."""
         self._starved += seconds
 
-    def note_window(self, share: int) -> None:
-        """Set the sizes for what comes after a window.
+    def note_window(self, size: int, share: int) -> None:
+        """Set the sizes for what comes after a window of size bytes.
 
         Args:
             share: bytes that the budget would grant to this response.
@@ -68,13 +73,16 @@ class Pacer:
         elapsed = max(self._elapsed, 1e-6)
         starved, blocked = self._starved / elapsed, self._blocked / elapsed
         self._starved = self._blocked = self._elapsed = 0.0
-        if starved > STARVED:
+        self._window_rate = (self._window_rate + size / elapsed) / 2
+        if starved > STARVED and self._window_rate > self._rate_before_growth * WORTHWHILE:
+            # Waiting alone is no reason: on a busy machine everybody waits. Growing must have helped.
+            self._rate_before_growth = self._window_rate
             self.ahead_limit *= 2
         elif blocked > BLOCKED:
             self.ahead_limit //= 2
         second = int(self._rate * MEMORY_SECONDS)
         self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share, second))
         most = MAX_WINDOW
-        if starved > STARVED:
-            most = max(MIN_WINDOW, self.ahead_limit // PARALLEL_FETCHES)
-        self.window_size = max(MIN_WINDOW, min(self.hold_limit, most, MAX_WINDOW))
+        if self.ahead_limit > self.hold_limit:
+            most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
+        self.window_size = max(MIN_WINDOW, min(self.hold_limit, most))

@@ -151,7 +151,7 @@ class FileReader:
                         self._deadline = now + self._limits.gap_timeout
                         last = now
                         self._pump()
-                self._pacer.note_window(self._account.budget.share)
+                self._pacer.note_window(window.plan.file_range.size, self._account.budget.share)
                 await window.aclose()
                 self._windows.popleft()
                 self._pump()

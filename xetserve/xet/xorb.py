@@ -16,7 +16,8 @@ CHUNK_HEADER_SIZE: Final = 8
 MAX_CHUNK_SIZE: Final = 131_072  # decoded bytes
 MAX_PACKED_SIZE: Final = 262_144  # payload bytes; what the official reader accepts
 MAX_RECORD_SIZE: Final = CHUNK_HEADER_SIZE + MAX_PACKED_SIZE
-MAX_XORB_SIZE: Final = 64 * 1024 * 1024  # serialized bytes
+# Payload bytes at which producers stop. They count decoded bytes, so record headers come on top of it.
+MAX_XORB_SIZE: Final = 64 * 1024 * 1024
 FOOTER_IDENT: Final = b"XETBLOB"
 
 _SCHEMES: Final = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)

@@ -1,0 +1,303 @@
+"""The whole application on sockets: raw clients, a scripted Hub, CAS and data host."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.fakes import FakeFile, FakeXorb
+from tests.peers import (
+    PATIENCE,
+    Answer,
+    RawClient,
+    Received,
+    ScriptedPeer,
+    answering,
+    connected,
+    http_answer,
+    open_pool,
+    serving,
+    until,
+)
+from xetserve.app.application import Application
+from xetserve.app.files import Upstreams
+from xetserve.net.pool import ConnectionPool
+from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.cas import CasClient
+from xetserve.upstream.hub import HubClient
+from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2
+
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
+XORB = FakeXorb.make([bytes([n]) * 50_000 for n in range(8)])
+FILE = FakeFile([(XORB, ChunkRange(0, 8))])
+CONTENT = FILE.content
+NAME = format_hash(FILE.file_hash)
+TOKEN = "hf_clients_token"
+CAS_TOKEN = "cas_read_token"
+SIGNATURE = "X-Sig=signature"
+
+
+@dataclass
+class World:
+    """A Hub, a CAS and a data host, each with an answer that a test may replace."""
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    hub: ScriptedPeer = field(init=False)
+    cas: ScriptedPeer = field(init=False)
+    data: ScriptedPeer = field(init=False)
+    budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 24))
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.hub = ScriptedPeer(answering(self._hub))
+        self.cas = ScriptedPeer(answering(self._cas))
+        self.data = ScriptedPeer(answering(self._data))
+
+    def _hub(self, request: Received) -> Answer:
+        if "xet-read-token" in request.path:
+            return self.answers.get("token") or http_answer(200, json.dumps(
+                {"casUrl": self.cas.base, "accessToken": CAS_TOKEN, "exp": time.time() + 900}
+            ).encode())  # fmt: skip
+        return self.answers.get("resolve") or http_answer(
+            302, b"", f"Location: {self.data.base}/bridge?{SIGNATURE}", f"X-Xet-Hash: {NAME}",
+            f"X-Linked-Size: {len(CONTENT)}", f'X-Linked-ETag: "{"e" * 64}"',
+        )  # fmt: skip
+
+    def _cas(self, request: Received) -> Answer:
+        chunks = ChunkRange(0, 8)
+        info = FetchInfo(chunks, XORB.byte_range(chunks), f"{self.data.base}/xorb?{SIGNATURE}")
+        plan = Reconstruction(
+            0, (Term(XORB.xorb_hash, chunks, len(CONTENT)),), {XORB.xorb_hash: (info,)}
+        )
+        return self.answers.get("cas") or http_answer(200, json.dumps(to_v2(plan)).encode())
+
+    def _data(self, request: Received) -> Answer:
+        return self.answers.get("data") or http_answer(206, b"".join(XORB.records))
+
+    @asynccontextmanager
+    async def run(self, *, allow_anonymous: bool = False) -> AsyncIterator[RawClient]:
+        async with self.hub, self.cas, self.data, open_pool() as pool:
+            app = Application(self._upstreams(pool), allow_anonymous=allow_anonymous)
+            async with serving(app.handle) as listener:
+                self.port = listener.port
+                async with connected(listener.port) as client:
+                    yield client
+                await until(lambda: not listener.num_connections)
+            assert (self.budget.held, self.budget.num_accounts) == (0, 0)
+
+    def _upstreams(self, pool: ConnectionPool) -> Upstreams:
+        return Upstreams(
+            HubClient(pool, self.hub.base, timeout=PATIENCE, policy=POLICY),
+            CasClient(pool, timeout=PATIENCE, policy=POLICY),
+            self.budget,
+            ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE),
+            POLICY,
+            "hash/repo",
+        )
+
+
+async def ask(
+    client: RawClient, target: str, *fields: str, method: str = "GET", token: str | None = TOKEN
+) -> tuple[int, dict[str, str], bytes]:
+    lines = [f"{method} {target} HTTP/1.1", "Host: files.test", *fields]
+    if token is not None:
+        lines.append(f"Authorization: Bearer {token}")
+    await client.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    return await client.read_answer(is_head=method == "HEAD")
+
+
+class TestDownloads:
+    async def test_a_file_and_every_secret_where_it_belongs(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        world = World()
+        async with world.run() as client:
+            status, headers, body = await ask(client, "/download/o/n/d/a.bin?revision=dev")
+            assert (status, body) == (200, CONTENT)
+            assert headers["transfer-encoding"] == "chunked"
+            assert [r.get("authorization") for r in world.hub.requests] == [f"Bearer {TOKEN}"] * 2
+            assert {r.get("authorization") for r in world.cas.requests} == {f"Bearer {CAS_TOKEN}"}
+            assert {r.get("authorization") for r in world.data.requests} == {None}
+            assert {r.path for r in world.data.requests} == {"/xorb"}
+            assert TOKEN.encode() not in world.cas.received + world.data.received
+            assert CAS_TOKEN.encode() not in world.hub.received + world.data.received
+            answer = repr(headers)
+        for secret in (TOKEN, CAS_TOKEN, SIGNATURE):
+            assert secret not in caplog.text
+            assert secret not in answer
+
+    async def test_several_on_one_connection(self) -> None:
+        world = World()
+        async with world.run() as client:
+            for _ in range(3):
+                assert (await ask(client, "/download/o/n/a.bin"))[2] == CONTENT
+                part = await ask(client, "/download/o/n/a.bin", "Range: bytes=5-9")
+                assert (part[0], part[2]) == (206, CONTENT[5:10])
+                head = await ask(client, "/download/o/n/a.bin", method="HEAD")
+                assert (head[0], head[1]["content-length"]) == (200, str(len(CONTENT)))
+            assert (await ask(client, f"/download-hash/{NAME}"))[2] == CONTENT
+
+    async def test_http_1_0_gets_a_length(self) -> None:
+        world = World()
+        async with world.run() as client:
+            await client.send(
+                f"GET /download/o/n/a HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+            )
+            status, headers, body = await client.read_answer()
+            assert (status, headers["content-length"], body) == (200, str(len(CONTENT)), CONTENT)
+            assert await client.read_end() == (b"", "closed")
+
+    async def test_a_range_past_the_end_is_416(self) -> None:
+        world = World()
+        async with world.run() as client:
+            status, headers, _ = await ask(client, "/download/o/n/a", "Range: bytes=99999999-")
+            assert (status, headers["content-range"]) == (416, f"bytes */{len(CONTENT)}")
+
+    async def test_damage_is_never_a_whole_answer(self) -> None:
+        records = bytearray(b"".join(XORB.records))
+        records[-1] ^= 1
+        world = World({"data": http_answer(206, bytes(records))})
+        async with world.run() as client:
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError, AssertionError)):
+                status, _, body = await ask(client, "/download/o/n/a.bin")
+                assert (status, body) == (200, CONTENT)
+
+    async def test_a_client_that_leaves_releases_everything(self) -> None:
+        world = World({"data": "stall"})
+        async with world.run() as client:
+            await client.send(
+                f"GET /download/o/n/a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+            )
+            await until(lambda: bool(world.data.requests))
+            client.reset()
+            await asyncio.wait_for(world.data.wires[0].ended.wait(), PATIENCE)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("where", "answer", "status"),
+        [
+            ("resolve", http_answer(401), 401),
+            ("resolve", http_answer(403), 403),
+            ("resolve", http_answer(404), 404),
+            ("resolve", http_answer(429, b"", "Retry-After: 60"), 429),
+            ("resolve", http_answer(500), 502),
+            ("resolve", http_answer(503), 503),
+            ("resolve", http_answer(504), 504),
+            ("resolve", http_answer(400), 502),
+            ("resolve", "reset", 502),
+            ("resolve", b"nonsense\r\n\r\n", 502),
+            ("token", http_answer(403), 403),
+            ("token", http_answer(200, b"{}"), 502),
+            ("token", http_answer(200, b'{"casUrl":"http://[","accessToken":"t","exp":1}'), 502),
+            ("token", http_answer(200, b'{"casUrl":"http://a..b","accessToken":"t","exp":1}'), 502),
+            ("token", http_answer(200, b'{"casUrl":"http://c","accessToken":"\\n","exp":1}'), 502),
+            ("cas", http_answer(401), 401),
+            ("cas", http_answer(404), 404),
+            ("cas", http_answer(416), 502),
+            ("cas", http_answer(500), 502),
+            ("cas", http_answer(501), 502),
+            ("cas", http_answer(302, b"", "Location: http://127.0.0.1:1/"), 502),
+            ("cas", http_answer(200, b'{"terms":'), 502),
+            ("cas", http_answer(200, b'{"terms":[],"xorbs":{}}'), 502),
+            ("cas", "close", 502),
+            ("data", http_answer(403), 502),
+            ("data", http_answer(404), 502),
+            ("data", http_answer(500), 502),
+            ("data", http_answer(503), 503),
+            ("data", http_answer(206, b"short"), 502),
+            ("data", http_answer(206, bytes(len(b"".join(XORB.records)))), 502),
+            ("data", "reset", 502),
+        ],
+    )  # fmt: skip
+    async def test_before_the_head_they_have_a_status_and_json(
+        self, where: str, answer: Answer, status: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        world = World({where: answer})
+        async with world.run() as client:
+            for _ in range(2):  # and the connection goes on
+                found, headers, body = await ask(client, "/download/o/n/a.bin")
+                assert found == status
+                assert headers["content-type"] == "application/json"
+                assert set(json.loads(body)) == {"error"}
+                text = repr(headers) + body.decode()
+                for secret in (TOKEN, CAS_TOKEN, SIGNATURE, "127.0.0.1"):
+                    assert secret not in text
+            assert ("www-authenticate" in headers) == (status == 401)
+        for secret in (TOKEN, CAS_TOKEN, SIGNATURE):
+            assert secret not in caplog.text
+
+    async def test_the_hubs_words_are_passed_on(self) -> None:
+        answer = http_answer(
+            404, b"", "X-Error-Code: RepoNotFound", "X-Error-Message: Repository \xe9 not found"
+        )
+        async with World({"resolve": answer}).run() as client:
+            status, headers, body = await ask(client, "/download/o/n/a.bin")
+            assert (status, headers["x-error-code"]) == (404, "RepoNotFound")
+            assert json.loads(body) == {"error": "Repository é not found"}
+
+
+class TestRoutes:
+    @pytest.mark.parametrize(
+        ("method", "target", "status"),
+        [
+            ("GET", "/", 200),
+            ("HEAD", "/", 200),
+            ("GET", "/?x=y", 200),
+            ("GET", "/health", 200),
+            ("HEAD", "/health", 200),
+            ("POST", "/health", 405),
+            ("PUT", "/download/o/n/a", 405),
+            ("DELETE", "/download-hash/x", 405),
+            ("OPTIONS", "*", 405),
+            ("GET", "/health/", 404),
+            ("GET", "/nothing", 404),
+            ("GET", "//", 404),
+            ("GET", "/download", 404),
+            ("GET", "/download/o/n", 404),
+            ("GET", "/download/o/n/", 404),
+            ("GET", "/download/o/n/a//b", 404),
+            ("GET", "/download-hash/", 400),
+            ("GET", "/download-hash/xyz", 400),
+            ("GET", "/download-hash/x/y", 404),
+            ("GET", "/download/o/n/%0d%0aX-Evil:%20y", 400),
+            ("GET", "/download/o/../a", 400),
+            ("GET", "/download/o/n/..%2f..%2fetc", 400),
+            ("GET", "/%", 400),
+        ],
+    )
+    async def test_statuses(self, method: str, target: str, status: int) -> None:
+        async with World().run() as client:
+            found, headers, _ = await ask(client, target, method=method)
+            assert found == status
+            assert "x-evil" not in headers
+            assert ("allow" in headers) == (status == 405)
+
+    @pytest.mark.parametrize("target", ["/download/o/n/a.bin", "/download-hash/" + "0" * 64])
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_without_a_token_nobody_is_asked(self, method: str, target: str) -> None:
+        world = World()
+        async with world.run() as client:
+            status, headers, _ = await ask(client, target, method=method, token=None)
+            assert (status, headers["www-authenticate"]) == (401, 'Bearer realm="xetserve"')
+            assert world.hub.wires == []
+
+    async def test_anonymous_use_where_it_is_allowed(self) -> None:
+        world = World()
+        async with world.run(allow_anonymous=True) as client:
+            assert (await ask(client, "/download/o/n/a.bin", token=None))[2] == CONTENT
+            assert {r.get("authorization") for r in world.hub.requests} == {None}
+
+    async def test_health_and_the_page_need_no_token(self) -> None:
+        async with World().run() as client:
+            assert (await ask(client, "/health", token=None))[0] == 200
+            assert (await ask(client, "/", token=None))[0] == 200

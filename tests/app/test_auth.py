@@ -1,0 +1,65 @@
+"""Bearer tokens: their form, not their worth."""
+
+import pytest
+
+from xetserve.app.auth import MAX_TOKEN_SIZE, get_token
+from xetserve.errors import RequestError
+from xetserve.http.messages import Headers, Request
+
+
+def request_with(*values: str) -> Request:
+    return Request("GET", "/", Headers([("authorization", value) for value in values]))
+
+
+@pytest.mark.parametrize(
+    ("value", "token"),
+    [
+        ("Bearer hf_abc", "hf_abc"),
+        ("bearer hf_abc", "hf_abc"),
+        ("BEARER   hf_abc", "hf_abc"),
+        (" Bearer hf_abc ", "hf_abc"),
+        ("Bearer a.b-c_d~e+f/g==", "a.b-c_d~e+f/g=="),
+        ("Bearer " + "x" * MAX_TOKEN_SIZE, "x" * MAX_TOKEN_SIZE),
+    ],
+)
+@pytest.mark.parametrize("required", [True, False])
+def test_a_token_is_taken_as_it_is(value: str, token: str, required: bool) -> None:
+    assert get_token(request_with(value), required=required) == token
+
+
+def test_none_is_needed_where_none_is_required() -> None:
+    assert get_token(Request("GET", "/"), required=False) is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([], id="none"),
+        pytest.param([""], id="empty"),
+        pytest.param(["Bearer"], id="scheme alone"),
+        pytest.param(["Bearer "], id="scheme and blank"),
+        pytest.param(["hf_secret"], id="no scheme"),
+        pytest.param(["Basic aGY6c2VjcmV0"], id="another scheme"),
+        pytest.param(["Bearerhf_secret"], id="no blank"),
+        pytest.param(["Bearer hf_secret more"], id="two words"),
+        pytest.param(["Bearer hf_secret, Bearer b"], id="a list"),
+        pytest.param(["Bearer hf_secret\r\nX: y"], id="a line break"),
+        pytest.param(["Bearer hf_secret\u20ac"], id="not ASCII"),
+        pytest.param(["Bearer \uff48f"], id="wide letters"),
+        pytest.param(["Bearer hf=secret"], id="= in the middle"),
+        pytest.param(["Bearer " + "x" * (MAX_TOKEN_SIZE + 1)], id="too long"),
+        pytest.param(["Bearer hf_secret", "Bearer hf_secret"], id="two headers"),
+    ],
+)
+def test_anything_else_is_401_and_is_not_repeated(values: list[str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        get_token(request_with(*values), required=True)
+    error = caught.value
+    assert error.status == 401
+    assert error.headers == (("WWW-Authenticate", 'Bearer realm="xetserve"'),)
+    assert "secret" not in str(error)
+
+
+def test_a_bad_one_is_refused_even_where_none_is_required() -> None:
+    with pytest.raises(RequestError):
+        get_token(request_with("Basic aGY6c2VjcmV0"), required=False)

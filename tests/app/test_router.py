@@ -1,0 +1,120 @@
+"""From a request target to what is asked for."""
+
+import pytest
+
+from xetserve.app.router import (
+    check_method,
+    get_revision,
+    join_file_path,
+    parse_repo,
+    split_path,
+)
+from xetserve.errors import RequestError
+from xetserve.http.messages import Request
+from xetserve.upstream.hub import RepoRef
+
+
+@pytest.mark.parametrize(
+    ("raw", "segments"),
+    [
+        ("/", [""]),
+        ("/a", ["a"]),
+        ("/a/b", ["a", "b"]),
+        ("/a//b/", ["a", "", "b", ""]),
+        ("/a%20b/c+d", ["a b", "c+d"]),
+        ("/%C3%A4/\u00e4".replace("\u00e4", "%c3%a4"), ["ä", "ä"]),
+        ("/%2525", ["%25"]),
+        ("/...", ["..."]),
+        ("/.hidden", [".hidden"]),
+        ("/a;b=c", ["a;b=c"]),
+        ("/a%3Fb%23", ["a?b#"]),
+        ("/%F0%9F%A4%97.bin", ["\U0001f917.bin"]),
+    ],
+)
+def test_split_path(raw: str, segments: list[str]) -> None:
+    assert split_path(raw) == segments
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["/a%", "/a%2", "/%zz", "/%2", "/a%2Fb", "/a%2f..%2fb", "/%00", "/%0D%0AX:%20y", "/a%0ab",
+     "/%7F", "/%1b[2J", "/..", "/a/../b", "/%2e%2e/x", "/.", "/%2E", "/%FF", "/%C3", "/%ED%A0%80",
+     "/%C0%AE%C0%AE"],
+)  # fmt: skip
+def test_a_path_that_could_mean_two_things_is_400(raw: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        split_path(raw)
+    assert caught.value.status == 400
+
+
+def test_join_file_path() -> None:
+    assert join_file_path(["a", "b c", "d"]) == "a/b c/d"
+
+
+@pytest.mark.parametrize("segments", [[], [""], ["a", ""], ["", "a"], ["a", "", "b"]])
+def test_no_file_has_an_empty_name(segments: list[str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        join_file_path(segments)
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
+@pytest.mark.parametrize("repo_id", ["o/n", "Org-1/a.b_c-D", "0/_x", "a" * 96 + "/n"])
+def test_parse_repo(kind: str, repo_id: str) -> None:
+    assert parse_repo(repo_id, kind) == RepoRef(kind, repo_id)
+
+
+@pytest.mark.parametrize(
+    "repo_id",
+    ["", "n", "/", "o/", "/n", "o/n/x", "o /n", "../n", "o/..", "o/.n", "-o/n", "ö/n", "o/n?x",
+     "o/n%2F", "a" * 97 + "/n", "o/n\n"],
+)  # fmt: skip
+def test_a_repository_with_another_name_is_400(repo_id: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_repo(repo_id, "model")
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("kind", ["", "models", "Model", "bucket", "../"])
+def test_another_type_is_400(kind: str) -> None:
+    with pytest.raises(RequestError, match="model, dataset, space") as caught:
+        parse_repo("o/n", kind)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "revision"),
+    [
+        ("", "main"),
+        ("?", "main"),
+        ("?revision=dev", "dev"),
+        ("?revision=a&revision=b", "b"),
+        ("?revision=refs/pr/1", "refs/pr/1"),
+        ("?revision=refs%2Fpr%2F1", "refs/pr/1"),
+        ("?revision=" + "c" * 40, "c" * 40),
+        ("?revision=v1.0-rc%2B1", "v1.0-rc+1"),
+        ("?revision=%C3%A4", "ä"),
+    ],
+)
+def test_get_revision(query: str, revision: str) -> None:
+    assert get_revision(Request("GET", f"/x{query}")) == revision
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "..", "a..b", "/a", "a/", "-x", ".x", "a%20b", "a%0Ab", "a%00", "a~1", "a^", "a:b", "a?",
+     "a*", "a[", "a%5C", "%7F", "x" * 256, "a%C2%A0b"],
+)  # fmt: skip
+def test_a_revision_that_git_would_not_allow_is_400(value: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        get_revision(Request("GET", f"/x?revision={value}"))
+    assert caught.value.status == 400
+
+
+def test_check_method() -> None:
+    check_method(Request("GET", "/"))
+    check_method(Request("HEAD", "/"))
+    check_method(Request("PUT", "/"), ["PUT"])
+    with pytest.raises(RequestError) as caught:
+        check_method(Request("POST", "/"))
+    assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET, HEAD"),))

@@ -1,0 +1,140 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.origin.client import Client, XorbFile
+from xetserve.origin.app import ApiPath, Origin, parse_api_path
+
+FILE = XorbFile([b"a" * 100, b"b" * 200])
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("me/repo", ApiPath("me/repo", "", ())),
+        ("repo", ApiPath("repo", "", ())),
+        ("me/repo/tree/main", ApiPath("me/repo", "tree", ("main",))),
+        ("me/repo/tree/main/a/b", ApiPath("me/repo", "tree", ("main", "a", "b"))),
+        ("repo/tree/main/a", ApiPath("repo", "tree", ("main", "a"))),
+        ("repo/tree/main", ApiPath("repo", "tree", ("main",))),
+        ("repo/refs", ApiPath("repo", "refs", ())),
+        ("me/repo/refs", ApiPath("me/repo", "refs", ())),
+        ("me/refs/refs", ApiPath("me/refs", "refs", ())),
+        ("me/tree/tree/main", ApiPath("me/tree", "tree", ("main",))),
+        ("me/tree", ApiPath("me/tree", "", ())),
+        ("me/repo/unknown", None),
+        ("me/repo/tree", None),
+        ("", ApiPath("", "", ())),
+        ("/tree/main", None),
+    ],
+    ids=str,
+)
+def test_parse_api_path(path: str, expected: ApiPath | None) -> None:
+    assert parse_api_path(path.split("/")) == expected
+
+
+@given(st.lists(st.sampled_from(("", "a", "tree", "refs", "main", "tag"))))
+def test_any_path_is_parsed_or_none(parts: list[str]) -> None:
+    path = parse_api_path(parts)
+    assert path is None or len(path.repo_id.split("/")) <= 2
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/", 200),
+        ("HEAD", "/", 200),
+        ("POST", "/", 404),
+        ("GET", "/nothing", 404),
+        ("GET", "/me/repo", 404),
+        ("GET", "/me/repo/resolve/main", 404),
+        ("POST", "/me/repo/resolve/main/x", 404),
+        ("GET", "/api", 404),
+        ("GET", "/api/", 404),
+        ("GET", "/api/models", 404),
+        ("GET", "/api/zebras/me/repo", 404),
+        ("POST", "/api/models/me/repo/refs", 404),
+        ("GET", "/api/models/me/repo/preupload/main", 404),
+        ("POST", "/me/repo/info/lfs/objects/batch", 404),
+        ("GET", "/data", 404),
+        ("GET", "/data/a/b", 404),
+        ("GET", "/data/x", 403),
+        ("GET", "/bridge/x", 404),
+        ("GET", "/bridge/models/me%2Frepo/x", 403),
+        ("POST", "/bridge/models/me%2Frepo/x", 404),
+        ("GET", "/lfs/models/me%2Frepo/x", 404),
+        ("PUT", "/lfs/models/me%2Frepo/x", 403),
+        ("GET", "/v1", 404),
+        ("GET", "/v2/nothing", 404),
+        ("GET", "//", 404),
+        ("GET", "/%00/%ff/resolve/main/x", 404),
+    ],
+)
+async def test_statuses(client: Client, method: str, target: str, status: int) -> None:
+    answer = await client.ask(method, target)
+    assert answer.status == status
+    if status >= 400:
+        assert answer.json()["error"]
+
+
+async def test_requests_are_recorded_by_kind(client: Client) -> None:
+    await client.add(FILE, "x.bin")
+    token = await client.get_cas_token()
+    plan = await client.get_json(f"/v2/reconstructions/{FILE.file_name}", token=token)
+    await client.ask("DELETE", "/_test/requests")
+    assert await client.get_json("/_test/requests") == []
+    (entry,) = plan["xorbs"][FILE.xorb_name]
+    fields = [("Range", "bytes=0-1"), ("User-Agent", "me/1"), ("Cookie", "a=b")]
+    await client.get(entry["url"], headers=fields, token="")
+    await client.get("/me/repo/resolve/main/x.bin?x=1", token="hf_me")
+    await client.get(f"/v1/reconstructions/{FILE.file_name}", token="xet_")
+    await client.get("/bridge/models/me%2Frepo/x")
+    seen = await client.get_json("/_test/requests")
+    assert [(item["kind"], item["status"]) for item in seen] == [
+        ("data", 403),
+        ("hub", 200),
+        ("cas", 401),
+        ("bridge", 403),
+    ]
+    assert seen[0] == {
+        "method": "GET",
+        "target": entry["url"].removeprefix("http://hub.test"),
+        "path": f"/data/{FILE.xorb_name}",
+        "kind": "data",
+        "authorization": None,
+        "cookie": "a=b",
+        "range": "bytes=0-1",
+        "user_agent": "me/1",
+        "status": 403,
+    }
+    assert seen[1]["authorization"] == "Bearer hf_me"
+    assert seen[1]["path"] == "/me/repo/resolve/main/x.bin"
+
+
+async def test_without_test_controls_there_are_none(client: Client) -> None:
+    plain = Client(Origin(client.origin.library.root))
+    assert (await plain.post_json("/_test/faults", {})).status == 404
+    assert (await plain.get("/_test/requests")).status == 404
+    assert (await plain.ask("DELETE", "/_test/requests")).status == 404
+
+
+async def test_controls_replace_what_was_set_before(client: Client) -> None:
+    await client.set_faults(hub_status_burst={"status": 500, "count": 99})
+    assert (await client.get("/")).status == 500
+    await client.set_faults(cas_status_burst={"status": 503, "count": 1, "retry_after": 3})
+    assert (await client.get("/")).status == 200
+    answer = await client.get("/v1/reconstructions/x")
+    assert (answer.status, answer.header("Retry-After")) == (503, "3")
+    assert (await client.get("/v1/reconstructions/x")).status == 400
+
+
+async def test_strange_controls_are_refused_and_change_nothing(client: Client) -> None:
+    await client.set_faults(hub_status_burst={"status": 500, "count": 99})
+    assert (await client.post_json("/_test/faults", {"typo": 1})).status == 400
+    assert (await client.get("/")).status == 500
+    assert (await client.get("/_test/other")).status == 404
+
+
+async def test_closing_is_fine_at_any_time(client: Client) -> None:
+    await client.origin.aclose()
+    assert (await client.get("/")).status == 200

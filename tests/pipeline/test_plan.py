@@ -1,0 +1,95 @@
+"""From a reconstruction to fetches and pieces."""
+
+import pytest
+
+from xetserve.errors import FormatError, IntegrityError
+from xetserve.pipeline.plan import Piece, Step, make_plan
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
+
+A, B = bytes(32), bytes([1]) * 32
+
+
+def info(start: int, end: int, url: str = "http://d/") -> FetchInfo:
+    return FetchInfo(ChunkRange(start, end), ByteRange(start * 100, end * 100), url)
+
+
+def term(xorb: bytes, start: int, end: int, size: int = 0) -> Term:
+    return Term(xorb, ChunkRange(start, end), size or (end - start) * 10)
+
+
+def test_one_term() -> None:
+    answer = Reconstruction(3, (term(A, 0, 4),), {A: (info(0, 4),)})
+    plan = make_plan(answer, ByteRange(100, 120), 1000)
+    assert plan.file_range == ByteRange(100, 137)  # to the end of the term, where a chunk ends
+    assert (plan.asked, plan.skip) == (ByteRange(100, 120), 3)
+    assert plan.steps == (Step(A, info(0, 4), (1, 1, 1, 1)),)
+    assert plan.pieces == (Piece(0, ChunkRange(0, 4), 40),)
+
+
+def test_a_fetch_range_is_fetched_once_however_often_it_is_used() -> None:
+    terms = (term(A, 0, 3), term(B, 5, 6), term(A, 1, 2), term(A, 1, 5))
+    answer = Reconstruction(0, terms, {A: (info(0, 6),), B: (info(5, 6),)})
+    plan = make_plan(answer, ByteRange(0, 90), None)
+    assert [step.uses for step in plan.steps] == [(1, 3, 2, 1, 1, 0), (1,)]
+    assert [piece.step for piece in plan.pieces] == [0, 1, 0, 0]
+
+
+def test_the_same_range_under_two_urls_is_two_fetches_at_most() -> None:
+    infos = (info(0, 2, "http://d/1"), info(4, 6, "http://d/2"))
+    answer = Reconstruction(0, (term(A, 0, 1), term(A, 5, 6), term(A, 1, 2)), {A: infos})
+    plan = make_plan(answer, ByteRange(0, 30), 30)
+    assert [step.info for step in plan.steps] == list(infos)
+    assert [step.uses for step in plan.steps] == [(1, 1), (0, 1)]
+
+
+def test_a_fetch_range_wider_than_any_term_counts_its_unused_chunks() -> None:
+    answer = Reconstruction(0, (term(A, 2, 3),), {A: (info(0, 5),)})
+    plan = make_plan(answer, ByteRange(0, 10), 10)
+    assert plan.steps[0].uses == (0, 0, 1, 0, 0)
+
+
+def test_the_window_ends_with_the_callers_range() -> None:
+    answer = Reconstruction(0, (term(A, 0, 4),), {A: (info(0, 4),)})
+    assert make_plan(answer, ByteRange(0, 25), 25).file_range == ByteRange(0, 25)
+    assert make_plan(answer, ByteRange(0, 25), 33).file_range == ByteRange(0, 33)
+    assert make_plan(answer, ByteRange(0, 25), None).file_range == ByteRange(0, 40)
+
+
+def test_a_file_of_unknown_size_may_end_before_the_asked_end() -> None:
+    answer = Reconstruction(0, (term(A, 0, 1),), {A: (info(0, 1),)})
+    assert make_plan(answer, ByteRange(0, 100), None).file_range == ByteRange(0, 10)
+    nothing = make_plan(Reconstruction(0, (), {}), ByteRange(50, 100), None)
+    assert (nothing.file_range, nothing.steps, nothing.pieces) == (ByteRange(50, 50), (), ())
+
+
+@pytest.mark.parametrize("limit", [50, 1000])
+def test_terms_that_do_not_reach_the_end_are_an_integrity_error(limit: int) -> None:
+    answer = Reconstruction(0, (term(A, 0, 4),), {A: (info(0, 4),)})
+    with pytest.raises(IntegrityError, match="end at byte 40, expected 50"):
+        make_plan(answer, ByteRange(0, 50), limit)
+
+
+def test_a_term_without_a_fetch_range_is_a_format_error() -> None:
+    answer = Reconstruction(0, (term(A, 0, 4),), {A: (info(0, 2), info(2, 4))})
+    with pytest.raises(FormatError, match="no fetch range"):
+        make_plan(answer, ByteRange(0, 40), 40)
+
+
+@pytest.mark.parametrize(
+    "chunks", [ChunkRange(0, 2**32 - 1), ChunkRange(7, 7 + 21)], ids=["all there can be", "one"]
+)
+def test_more_chunks_than_the_bytes_can_hold_are_refused_before_they_are_counted(
+    chunks: ChunkRange,
+) -> None:
+    # A chunk record has a header of 8 bytes: 160 bytes hold 20 at most.
+    crowded = FetchInfo(chunks, ByteRange(1000, 1160), "http://d/")
+    answer = Reconstruction(0, (Term(A, chunks, 500),), {A: (crowded,)})
+    with pytest.raises(IntegrityError, match="chunks in 160 bytes"):
+        make_plan(answer, ByteRange(0, 500), 500)
+
+
+def test_a_fetch_range_larger_than_any_xorb_is_refused() -> None:
+    huge = FetchInfo(ChunkRange(0, 2**31), ByteRange(0, 2**40), "http://d/")
+    answer = Reconstruction(0, (term(A, 0, 1),), {A: (huge,)})
+    with pytest.raises(IntegrityError, match="larger than a xorb"):
+        make_plan(answer, ByteRange(0, 10), 10)
