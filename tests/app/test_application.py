@@ -167,9 +167,11 @@ class TestDownloads:
         records[-1] ^= 1
         world = World({"data": http_answer(206, bytes(records))})
         async with world.run() as client:
-            with pytest.raises((asyncio.IncompleteReadError, ConnectionError, AssertionError)):
-                status, _, body = await ask(client, "/download/o/n/a.bin")
-                assert (status, body) == (200, CONTENT)
+            try:
+                status, _, _ = await ask(client, "/download/o/n/a.bin")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return
+            assert status == 502
 
     async def test_a_client_that_leaves_releases_everything(self) -> None:
         world = World({"data": "stall"})

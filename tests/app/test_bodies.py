@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from typing import Self
 
 import pytest
 
@@ -92,7 +93,7 @@ class Source:
         self._error = error
         self.num_exits = 0
 
-    async def __aenter__(self) -> "Source":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -258,7 +258,8 @@ class TestXetFiles:
             async def fetch_reconstruction(
                 self, access: Access, file_hash: bytes, byte_range: ByteRange
             ) -> Reconstruction:
-                return await asyncio.get_running_loop().create_future()
+                await asyncio.get_running_loop().create_future()
+                raise AssertionError
 
         async with staged(XET, gap_timeout=0.05, cas=Silent(FILE)) as stage:
             with pytest.raises(UpstreamTimeout, match=r"0\.05 seconds"):
@@ -360,7 +361,7 @@ class TestPlainFiles:
 
     async def test_one_that_breaks_off_is_an_upstream_error(self) -> None:
         cut = http_head(200, "Transfer-Encoding: chunked") + b"a\r\nplain\r\n"
-        async with staged(PLAIN, cut) as stage:
+        async with staged(PLAIN, cut, gap_timeout=0.05) as stage:
             with pytest.raises(UpstreamError):
                 await stage.get("README.md")
 

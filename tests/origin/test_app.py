@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.origin.client import Client, XorbFile
@@ -75,6 +75,73 @@ async def test_statuses(client: Client, method: str, target: str, status: int) -
     assert answer.status == status
     if status >= 400:
         assert answer.json()["error"]
+
+
+PIECES = (
+    *(
+        "api",
+        "models",
+        "datasets",
+        "me",
+        "repo",
+        "me%2Frepo",
+        "resolve",
+        "main",
+        "x.bin",
+        "tree",
+        "refs",
+    ),
+    *(
+        "revision",
+        "paths-info",
+        "preupload",
+        "commit",
+        "branch",
+        "tag",
+        "repos",
+        "create",
+        "commits",
+    ),
+    *("xet-read-token", "xet-write-token", "repo.git", "info", "lfs", "objects", "batch", "bridge"),
+    *("v1", "v2", "reconstructions", "xorbs", "shards", "files", "chunks", "default", "data", ""),
+    *("0" * 64, FILE.xorb_name, FILE.file_name, FILE.sha256, "..", "%00", "%ff", "%2e%2e", "%"),
+)
+BODIES = st.binary(max_size=30) | st.sampled_from(
+    (
+        b"[]",
+        b"{}",
+        b'{"name": "a"}',
+        b'{"files": [{}]}',
+        b'{"key": "header", "value": {"summary": 1}}',
+    )
+)
+VALUES = st.sampled_from(("bytes=0-1", "bytes=-", "\xe9", "Bearer x", "Bearer xet_.", "x", ""))
+
+
+@settings(
+    deadline=None, max_examples=6000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")),
+    st.lists(st.sampled_from(PIECES), max_size=8),
+    st.text("?&=%aX1-,", max_size=12),
+    BODIES,
+    st.dictionaries(
+        st.sampled_from(("Range", "Authorization", "If-None-Match", "If-Range")), VALUES
+    ),
+)
+async def test_whatever_is_asked_the_origin_is_not_at_fault(
+    client: Client,
+    method: str,
+    path: list[str],
+    query: str,
+    body: bytes,
+    headers: dict[str, str],
+) -> None:
+    target = "/" + "/".join(path) + query
+    answer = await client.ask(method, target, body, headers=headers.items(), token="")
+    assert 200 <= answer.status < 500
+    assert answer.error is None
 
 
 async def test_requests_are_recorded_by_kind(client: Client) -> None:

@@ -6,86 +6,106 @@ from hypothesis import strategies as st
 
 from xetserve.pipeline.pacing import (
     MAX_BLOCK,
+    MAX_HOLD,
     MAX_WINDOW,
     MIN_BLOCK,
+    MIN_HOLD,
     MIN_WINDOW,
-    PARALLEL_FETCHES,
     Pacer,
 )
 
 GB = 1e9
+PLENTY = 1 << 40
 
 
-def play(pacer: Pacer, *, blocked: float, starved: float, rate: float, count: int = 1) -> None:
+def play(
+    pacer: Pacer,
+    *,
+    rate: float,
+    blocked: float = 0.0,
+    starved: float = 0.0,
+    share: int = PLENTY,
+    count: int = 1,
+) -> None:
     """Let windows pass at a rate in bytes a second; blocked and starved are shares of the time."""
     for _ in range(count):
-        size = pacer.window_size
-        elapsed = size / rate
-        pacer.note_block(pacer.block_size, elapsed * blocked)
-        pacer.note_starved(elapsed * starved)
-        pacer.note_window(size, elapsed)
+        size = left = pacer.window_size
+        while left:
+            block = min(left, pacer.block_size)
+            left -= block
+            pacer.note_starved(block / rate * starved)
+            pacer.note_block(block, block / rate * blocked, block / rate)
+        pacer.note_window(size, share)
+
+
+def sizes(pacer: Pacer) -> tuple[int, int, int, int]:
+    return pacer.hold_limit, pacer.ahead_limit, pacer.window_size, pacer.block_size
+
+
+SMALLEST = (MIN_HOLD, MIN_HOLD, MIN_WINDOW, MIN_BLOCK)
 
 
 def test_it_starts_small() -> None:
-    pacer = Pacer()
-    assert (pacer.window_size, pacer.block_size, pacer.ahead_limit) == (
-        MIN_WINDOW,
-        MIN_BLOCK,
-        MIN_WINDOW,
-    )
+    assert sizes(Pacer()) == SMALLEST
 
 
-def test_a_fast_client_gets_large_windows_and_blocks() -> None:
+def test_a_fast_client_gets_large_sizes_and_nothing_extra_is_fetched_ahead() -> None:
     pacer = Pacer()
-    sizes = []
-    for _ in range(8):
-        play(pacer, blocked=0, starved=0, rate=GB)
-        sizes.append(pacer.window_size)
-    assert sizes[0] == 2 * MIN_WINDOW  # never more than double
-    assert sizes[-1] == MAX_WINDOW
-    assert pacer.block_size == MAX_BLOCK
-    assert pacer.ahead_limit == MIN_WINDOW  # nothing was waited for
+    play(pacer, rate=GB, count=500)
+    assert sizes(pacer) == (MAX_HOLD, MIN_HOLD, MAX_WINDOW, MAX_BLOCK)
 
 
 def test_a_slow_client_keeps_small_ones() -> None:
     pacer = Pacer()
-    play(pacer, blocked=0.99, starved=0, rate=100_000, count=10)
-    assert (pacer.window_size, pacer.block_size) == (MIN_WINDOW, MIN_BLOCK)
-    assert pacer.ahead_limit == MIN_WINDOW
+    play(pacer, rate=100_000, blocked=0.99, count=10)
+    assert sizes(pacer) == SMALLEST
 
 
-def test_a_client_that_becomes_slow_gets_smaller_ones_again() -> None:
+def test_a_client_that_becomes_slow_gets_small_ones_again() -> None:
     pacer = Pacer()
-    play(pacer, blocked=0, starved=0, rate=GB, count=8)
-    play(pacer, blocked=0.99, starved=0, rate=100_000, count=30)
-    assert (pacer.window_size, pacer.block_size) == (MIN_WINDOW, MIN_BLOCK)
+    play(pacer, rate=GB, count=500)
+    play(pacer, rate=100_000, blocked=0.99, count=10)
+    assert sizes(pacer) == SMALLEST
 
 
-def test_a_slow_upstream_is_asked_for_more_at_once_in_smaller_windows() -> None:
+def test_a_kernel_that_swallows_the_first_megabytes_is_no_fast_client() -> None:
     pacer = Pacer()
-    play(pacer, blocked=0, starved=0.5, rate=GB, count=5)
-    assert pacer.ahead_limit == MIN_WINDOW * 32
-    assert pacer.window_size == pacer.ahead_limit // PARALLEL_FETCHES
+    pacer.note_block(MIN_HOLD * 4, 0.0, 1e-6)
+    assert sizes(pacer) == SMALLEST
+
+
+def test_more_is_fetched_ahead_of_a_slow_upstream_as_long_as_that_makes_it_faster() -> None:
+    pacer = Pacer()
+    share = 64 * MIN_HOLD
+    for _ in range(3000):
+        play(pacer, rate=40.0 * pacer.ahead_limit, starved=0.5, share=share)
+        if pacer.ahead_limit == share:
+            break
+    assert pacer.ahead_limit == share
+
+
+def test_waiting_alone_is_no_reason_to_fetch_more_ahead() -> None:
+    pacer = Pacer()
+    play(pacer, rate=GB, starved=0.5, count=500)
+    assert pacer.ahead_limit <= 8 * MIN_HOLD
 
 
 def test_what_is_fetched_ahead_shrinks_when_the_client_is_the_slow_one() -> None:
     pacer = Pacer()
-    play(pacer, blocked=0, starved=0.5, rate=GB, count=5)
-    ahead = pacer.ahead_limit
-    play(pacer, blocked=0.9, starved=0, rate=GB)
-    assert pacer.ahead_limit == ahead // 2
-    play(pacer, blocked=0.9, starved=0, rate=GB, count=20)
-    assert pacer.ahead_limit == MIN_WINDOW
+    play(pacer, rate=GB, starved=0.5, count=5)
+    assert pacer.ahead_limit > MIN_HOLD
+    before = pacer.ahead_limit
+    play(pacer, rate=GB, blocked=0.9)
+    assert pacer.ahead_limit == max(MIN_HOLD, before // 2)
+    play(pacer, rate=GB, blocked=0.9, count=20)
+    assert pacer.ahead_limit == MIN_HOLD
 
 
-@pytest.mark.parametrize(
-    ("limit", "expected"), [(0, MIN_WINDOW), (5 * MIN_WINDOW, 5 * MIN_WINDOW), (1 << 60, 1 << 25)]
-)
-def test_the_budget_caps_it(limit: int, expected: int) -> None:
+@pytest.mark.parametrize("share", [0, MIN_HOLD, MIN_HOLD * 3 // 2])
+def test_the_budget_caps_it(share: int) -> None:
     pacer = Pacer()
-    play(pacer, blocked=0, starved=0.5, rate=GB, count=5)
-    pacer.cap_ahead(limit)
-    assert pacer.ahead_limit == expected
+    play(pacer, rate=GB, starved=0.5, share=share, count=5)
+    assert pacer.ahead_limit <= max(MIN_HOLD, share)
 
 
 SECONDS = st.floats(0, 1e5)
@@ -95,24 +115,25 @@ SIZES = st.integers(0, 1 << 32)
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just("block"), SIZES, SECONDS),
-            st.tuples(st.just("starved"), st.just(0), SECONDS),
-            st.tuples(st.just("window"), SIZES, SECONDS),
+            st.tuples(st.just("block"), SIZES, SECONDS, SECONDS),
+            st.tuples(st.just("starved"), st.just(0), SECONDS, st.just(0.0)),
+            st.tuples(st.just("window"), SIZES, st.just(0.0), st.just(0.0)),
         ),
         max_size=60,
     )
 )
-def test_no_history_leads_out_of_bounds(history: list[tuple[str, int, float]]) -> None:
+def test_no_history_leads_out_of_bounds(history: list[tuple[str, int, float, float]]) -> None:
     pacer = Pacer()
-    for kind, size, seconds in history:
+    share = 1 << 28
+    for kind, size, seconds, elapsed in history:
         if kind == "block":
-            pacer.note_block(size, seconds)
+            pacer.note_block(size, min(seconds, elapsed), elapsed)
         elif kind == "starved":
             pacer.note_starved(seconds)
         else:
-            pacer.note_window(size, seconds)
-            pacer.cap_ahead(1 << 28)
+            pacer.note_window(size, share)
+        assert MIN_HOLD <= pacer.hold_limit <= MAX_HOLD
+        assert MIN_HOLD <= pacer.ahead_limit <= share
         assert MIN_WINDOW <= pacer.window_size <= MAX_WINDOW
         assert MIN_BLOCK <= pacer.block_size <= MAX_BLOCK
-        assert MIN_WINDOW <= pacer.ahead_limit <= 1 << 28
-        assert type(pacer.window_size) is type(pacer.block_size) is int
+        assert all(type(value) is int for value in sizes(pacer))

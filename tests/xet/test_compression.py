@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xetserve.errors import FormatError
-from xetserve.xet import compression
+from xetserve.xet import _bg4, compression
 from xetserve.xet.compression import (
     Scheme,
+    choose_ungroup,
     decode_payload,
     encode_payload,
     group_bytes,
     ungroup_bytes,
+    ungroup_bytes_in_python,
 )
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/xorbs.json").read_text())
@@ -348,3 +350,31 @@ def test_the_shortcut_is_taken_for_what_the_official_encoder_makes(data: bytes) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compression, "_decode_any_frame", lambda *_: pytest.fail("the long way"))
         assert decode(Scheme.LZ4, frame, len(data)) == data
+
+
+# The extension in C
+
+
+@given(st.binary(max_size=600))
+def test_the_extension_and_python_agree(data: bytes) -> None:
+    # Wherever the tests run there is a compiler, so the extension has to be there.
+    assert _bg4.ungroup(data) == bytes(ungroup_bytes_in_python(data))
+    assert _bg4.ungroup(group_bytes(data)) == data
+    assert bytes(ungroup_bytes_in_python(group_bytes(data))) == data
+
+
+def test_the_extension_refuses_what_is_not_bytes() -> None:
+    with pytest.raises(TypeError):
+        _bg4.ungroup("text")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("native", "expected"),
+    [
+        pytest.param(_bg4.ungroup, _bg4.ungroup, id="it is right"),
+        pytest.param(bytes, ungroup_bytes_in_python, id="it is wrong"),
+        pytest.param(None, ungroup_bytes_in_python, id="it is absent"),
+    ],
+)
+def test_the_extension_is_used_if_it_is_there_and_right(native: Any, expected: object) -> None:
+    assert choose_ungroup(native) is expected

@@ -4,10 +4,13 @@ Terms may repeat, overlap and go back; fetch ranges may be wider than any term. 
 distinct range once and knows how often every chunk in it is needed. Pure: no clock, no sockets.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from xetserve.errors import IntegrityError
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
+from xetserve.xet.xorb import CHUNK_HEADER_SIZE, MAX_XORB_SIZE
+
+MAX_FETCH_SIZE: Final = 2 * MAX_XORB_SIZE  # bytes; generous, since it only guards memory
 
 
 class Piece(NamedTuple):
@@ -51,7 +54,8 @@ def make_plan(answer: Reconstruction, asked: ByteRange, limit: int | None) -> Wi
         limit: decoded position that the window must not pass; None: the end of the file is not known.
 
     Raises:
-        IntegrityError: the terms do not reach the end that was asked for.
+        IntegrityError: the terms do not reach the end that was asked for, or a fetch range cannot be
+            part of a xorb.
     """
     end = asked.start + answer.decoded_size
     if limit is not None:
@@ -65,6 +69,7 @@ def make_plan(answer: Reconstruction, asked: ByteRange, limit: int | None) -> Wi
         info = answer.find_fetch_info(term)
         number = numbers.setdefault((term.xorb_hash, info), len(numbers))
         if number == len(uses):
+            _check_fetch_range(info)
             uses.append([0] * (info.chunks.end - info.chunks.start))
         for chunk in range(term.chunks.start, term.chunks.end):
             uses[number][chunk - info.chunks.start] += 1
@@ -76,3 +81,12 @@ def make_plan(answer: Reconstruction, asked: ByteRange, limit: int | None) -> Wi
     return WindowPlan(
         ByteRange(asked.start, end), asked, answer.offset_into_first_range, steps, tuple(pieces)
     )
+
+
+def _check_fetch_range(info: FetchInfo) -> None:
+    """Refuse a range whose chunks could not even be counted in bounded memory."""
+    size, count = info.byte_range.size, info.chunks.end - info.chunks.start
+    if size > MAX_FETCH_SIZE:
+        raise IntegrityError(f"a fetch range of {size} bytes, larger than a xorb")
+    if count * CHUNK_HEADER_SIZE > size:
+        raise IntegrityError(f"{count} chunks in {size} bytes")

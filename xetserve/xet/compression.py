@@ -9,6 +9,7 @@ bytes of floats end up side by side.
 Source: draft-denis-xet, "Compression Schemes"; byte layout in xet-core byte_grouping/bg4.rs.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
@@ -16,6 +17,11 @@ import lz4.block
 import lz4.frame
 
 from xetserve.errors import FormatError
+
+try:
+    from xetserve.xet._bg4 import ungroup as _native_ungroup
+except ImportError:  # built without a compiler
+    _native_ungroup = None  # type: ignore[assignment]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -132,8 +138,8 @@ def group_bytes(data: Buffer) -> bytes:
     return b"".join(bytes(data[start::4]) for start in range(4))
 
 
-def ungroup_bytes(grouped: Buffer) -> bytearray:
-    """Undo group_bytes."""
+def ungroup_bytes_in_python(grouped: Buffer) -> bytearray:
+    """Undo group_bytes where the extension could not be built."""
     size = len(grouped)
     out = bytearray(size)
     view = memoryview(grouped)
@@ -143,3 +149,20 @@ def ungroup_bytes(grouped: Buffer) -> bytearray:
         out[index::4] = view[start:end]
         start = end
     return out
+
+
+Ungroup = Callable[[Buffer], Buffer]
+
+
+def choose_ungroup(native: Ungroup | None) -> Ungroup:
+    """Take the extension if it is there and does what Python does, for every size modulo 4."""
+    if native is None:
+        return ungroup_bytes_in_python
+    for size in (0, 1, 2, 3, 4, 253, 254, 255):
+        sample = bytes(range(size))
+        if bytes(native(sample)) != bytes(ungroup_bytes_in_python(sample)):
+            return ungroup_bytes_in_python
+    return native
+
+
+ungroup_bytes: Final = choose_ungroup(_native_ungroup)

@@ -1,0 +1,3 @@
+from xetserve.xet.compression import Buffer
+
+def ungroup(grouped: Buffer, /) -> bytes: ...
