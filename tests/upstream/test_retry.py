@@ -55,7 +55,7 @@ def test_facts_are_not_tried_again(error: UpstreamError) -> None:
 
 def test_no_try_is_made_after_the_time_limit() -> None:
     state = RetryState(POLICY, 1000)
-    assert state.next_delay(ERROR, 1099.4) is None  # at least half a second would be waited
+    assert state.next_delay(ERROR, 1099.6) is None  # at least half a second would be waited
     assert state.next_delay(ERROR, 1101) is None
 
 
