@@ -199,7 +199,7 @@ def info_at(peer: ScriptedPeer, target: str = "/x%2Fy?X-Sig=a%2Bb==&Expires=1") 
 
 
 async def read(cas: CasClient, info: FetchInfo, timeout: float = PATIENCE) -> bytes:
-    async with cas.open_data(info) as response:
+    async with cas.open_data(bytes(32), info) as response:
         return await response.read(1000, timeout)
 
 
@@ -303,6 +303,6 @@ class TestData:
 
     async def test_a_body_that_is_left_in_the_middle_leaks_nothing(self, cas: CasClient) -> None:
         async with ScriptedPeer(answering(PART)) as peer:
-            async with cas.open_data(info_at(peer)) as response:
+            async with cas.open_data(bytes(32), info_at(peer)) as response:
                 await response.receive_into(memoryview(bytearray(3)), PATIENCE)
             await peer.wires[0].ended.wait()

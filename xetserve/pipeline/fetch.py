@@ -241,7 +241,7 @@ class Fetch:
         """Read the range once from its start, keeping the records that have not arrived before."""
         slab: _Slab | None = None
         try:
-            async with self._cas.open_data(self._info) as response:
+            async with self._cas.open_data(self.step.xorb_hash, self._info) as response:
                 self._left = self._info.byte_range.size
                 chunk = self._info.chunks.start
                 slab = await self._open_slab(0)

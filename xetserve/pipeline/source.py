@@ -24,6 +24,8 @@ class CasSource(Protocol):
         """Ask how a range of a file is built."""
         ...
 
-    def open_data(self, info: FetchInfo) -> AbstractAsyncContextManager[DataResponse]:
-        """Open the packed bytes of a fetch range."""
+    def open_data(
+        self, xorb_hash: bytes, info: FetchInfo
+    ) -> AbstractAsyncContextManager[DataResponse]:
+        """Open the packed bytes of a fetch range of a xorb."""
         ...

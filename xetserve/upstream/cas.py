@@ -153,8 +153,11 @@ class CasClient:
             raise UpstreamError(f"the CAS: {exc}") from exc
 
     @asynccontextmanager
-    async def open_data(self, info: FetchInfo) -> AsyncIterator[ClientResponse]:
+    async def open_data(self, xorb_hash: bytes, info: FetchInfo) -> AsyncIterator[ClientResponse]:
         """Open the packed bytes of a fetch range; the body has exactly that many bytes or breaks.
+
+        Args:
+            xorb_hash: whose fetch range it is; the URL says so itself, caches in front of this do not read it.
 
         Raises:
             UrlExpired: 403.
