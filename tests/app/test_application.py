@@ -91,7 +91,7 @@ class World:
                 async with connected(listener.port) as client:
                     yield client
                 await until(lambda: not listener.num_connections)
-            assert (self.budget.held, self.budget.num_accounts) == (0, 0)
+            assert (self.budget.held, self.budget.num_readers) == (0, 0)
 
     def _upstreams(self, pool: ConnectionPool) -> Upstreams:
         return Upstreams(

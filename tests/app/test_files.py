@@ -102,7 +102,7 @@ async def staged(
         )
         yield Stage(FileService(upstreams), hub, made, budget)
         # Whatever has happened, nothing is held any more.
-        assert (budget.held, budget.num_accounts, made.num_open) == (0, 0, 0)
+        assert (budget.held, budget.num_readers, made.num_open) == (0, 0, 0)
         assert pool.num_active == 0
 
 

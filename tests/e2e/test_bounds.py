@@ -154,7 +154,7 @@ async def test_a_client_that_leaves_leaves_nothing_behind(
             await reader.readuntil(b"\r\n\r\n")
         writer.transport.abort()
     await until(lambda: not (server.listener.num_connections or asyncio.all_tasks() - before))
-    assert (server.budget.held, server.budget.num_accounts) == (0, 0)
+    assert (server.budget.held, server.budget.num_readers) == (0, 0)
     assert server.pool.num_active == 0
     await server.pool.aclose()
     await server.listener.drain(1)

@@ -11,7 +11,8 @@ import pytest
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
 from xetserve.pipeline.budget import ByteBudget
-from xetserve.pipeline.reader import FileReader, ReadLimits
+from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
@@ -55,16 +56,18 @@ def make_reader(
     file_hash: bytes | None = None,
 ) -> FileReader:
     return FileReader(
-        cas,
+        make_table(cas, budget),
         FakeAccess(),
-        budget,
         file_hash or cas.file.file_hash,
         start=start,
         end=end,
         size=size,
-        limits=ReadLimits(stall_timeout=1.0, gap_timeout=5.0),
-        policy=POLICY,
+        gap_timeout=5.0,
     )
+
+
+def make_table(cas: FakeCas, budget: ByteBudget) -> FetchTable:
+    return FetchTable(cas, budget, policy=POLICY, stall_timeout=1.0)
 
 
 async def read_all(reader: FileReader, into: bytearray | None = None) -> bytes:
@@ -77,7 +80,7 @@ async def read_all(reader: FileReader, into: bytearray | None = None) -> bytes:
 
 
 def assert_released(cas: FakeCas, budget: ByteBudget) -> None:
-    assert (budget.held, budget.num_accounts, cas.num_open) == (0, 0, 0)
+    assert (budget.held, budget.num_readers, cas.num_open) == (0, 0, 0)
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
@@ -215,6 +218,20 @@ async def test_a_reader_that_is_not_asked_fetches_nothing_more() -> None:
         assert fetched < 4 * 1024 * 1024
         assert budget.held <= 4 * 1024 * 1024
     assert_released(cas, budget)
+
+
+async def test_a_read_that_is_cancelled_at_any_turn_leaves_nothing_behind() -> None:
+    file = fragmented_file()
+    for num_turns in range(0, 400, 7):
+        cas, budget = FakeCas(file, piece=100_000), ByteBudget(1 << 27)
+        task = asyncio.ensure_future(read_all(make_reader(cas, budget, size=len(file.content))))
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait((task,))
+        for _ in range(3):  # cancelled tasks end in the next turns
+            await asyncio.sleep(0)
+        assert_released(cas, budget)
 
 
 class HugeCas(FakeCas):

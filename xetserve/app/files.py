@@ -22,6 +22,7 @@ from xetserve.http.ranges import (
 )
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader, ReadLimits
+from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import FileEntry, HubClient, ReadAccess
 from xetserve.upstream.retry import RetryPolicy
@@ -49,6 +50,12 @@ class FileService:
 
     def __init__(self, upstreams: Upstreams) -> None:
         self._up = upstreams
+        self._fetches = FetchTable(
+            upstreams.cas,
+            upstreams.budget,
+            policy=upstreams.policy,
+            stall_timeout=upstreams.limits.stall_timeout,
+        )
 
     async def get_file(
         self, request: Request, owner: str, name: str, path: list[str], token: str | None
@@ -120,15 +127,13 @@ class FileService:
         if size == 0:
             return Response(200, headers, b"")
         reader = FileReader(
-            self._up.cas,
+            self._fetches,
             access,
-            self._up.budget,
             file_hash,
             start=span.start if span else 0,
             end=span.end if span else None,
             size=size,
-            limits=self._up.limits,
-            policy=self._up.policy,
+            gap_timeout=self._up.limits.gap_timeout,
         )
         body = await start_body(reader.blocks())
         if span is None or size is None:

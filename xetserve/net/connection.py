@@ -216,6 +216,9 @@ class ClientConnection:
             await stream.send_all([pending, protocol.send_end()], self._limits.write_timeout)
         except (BrokenStream, asyncio.CancelledError):
             protocol.state = State.CLOSED
+            # Now, not later: the socket must let go of the block before its buffers are used again.
+            stream.on_lost = None
+            stream.abort()
             raise
         except Exception as exc:  # noqa: BLE001 - whatever broke the body, the answer is the same
             # The head is out: only a reset tells the client that this is not the whole.

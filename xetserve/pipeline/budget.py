@@ -1,9 +1,8 @@
 """How many bytes of file data may be held between upstream and clients.
 
-Each response has an account. What it must hold to make progress at all is always granted; what
-would merely make it faster (fetching ahead) is granted only while the process and the response are
-within their limits. So nobody ever waits for memory that somebody slower holds, and the excess over the
-limit is a small constant for each response.
+What a response must hold to make progress at all is always granted; what would merely make it faster (fetching
+ahead) is granted only while the process is within its limit. So nobody ever waits for memory that somebody
+slower holds, and the excess over the limit is a small constant for each response.
 """
 
 from typing import Final
@@ -14,7 +13,7 @@ MAX_FREE_SLABS: Final = 8
 
 
 class ByteBudget:
-    """A ceiling on packed bytes held, for the whole process. Also recycles the buffers that hold them.
+    """A ceiling on bytes held, for the whole process. Also recycles the buffers that hold them.
 
     Args:
         limit: bytes.
@@ -23,21 +22,31 @@ class ByteBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        self.num_accounts = 0
+        self.num_readers = 0  # responses that are being made
         self._free: list[bytearray] = []
 
     def __repr__(self) -> str:
-        return f"<ByteBudget {self.held} of {self.limit}, {self.num_accounts} accounts>"
+        return f"<ByteBudget {self.held} of {self.limit}, {self.num_readers} readers>"
 
     @property
     def share(self) -> int:
         """Bytes that one response may hold for fetching ahead; one more response always fits."""
-        return self.limit // (self.num_accounts + 1)
+        return self.limit // (self.num_readers + 1)
 
-    def open_account(self) -> "Account":
-        """Open an account for one response; close it when the response ends."""
-        self.num_accounts += 1
-        return Account(self)
+    def try_take(self, size: int) -> bool:
+        """Take size bytes if that keeps the process within its limit."""
+        if self.held + size > self.limit:
+            return False
+        self.held += size
+        return True
+
+    def take(self, size: int) -> None:
+        """Take size bytes whatever the limit says: they are needed to go on."""
+        self.held += size
+
+    def give(self, size: int) -> None:
+        """Give bytes back."""
+        self.held -= size
 
     def make_slab(self, size: int) -> bytearray:
         """Give a buffer of size bytes with any content."""
@@ -49,39 +58,3 @@ class ByteBudget:
         """Take back a buffer that nothing reads or writes any more."""
         if len(slab) == SLAB_SIZE and len(self._free) < MAX_FREE_SLABS:
             self._free.append(slab)
-
-
-class Account:
-    """What one response holds. Sizes in bytes."""
-
-    def __init__(self, budget: ByteBudget) -> None:
-        self.budget = budget
-        self.held = 0
-
-    def try_take(self, size: int) -> bool:
-        """Take size bytes if that keeps the process and this response within their limits."""
-        budget = self.budget
-        if budget.held + size > budget.limit or self.held + size > budget.share:
-            return False
-        self.take(size)
-        return True
-
-    def take(self, size: int) -> None:
-        """Take size bytes whatever the limits say: they are needed to go on."""
-        self.held += size
-        self.budget.held += size
-
-    def give(self, size: int) -> None:
-        """Give bytes back."""
-        self.held -= size
-        self.budget.held -= size
-
-    def close(self) -> None:
-        """Give everything back; a second call does nothing."""
-        if self.budget is not _CLOSED:
-            self.budget.num_accounts -= 1
-            self.give(self.held)
-            self.budget = _CLOSED
-
-
-_CLOSED: Final = ByteBudget(0)

@@ -1,121 +1,196 @@
-"""Fetching one range of a xorb: packed chunk records, as they arrive, until the last piece has used them.
+"""Fetching one range of a xorb: packed chunk records, as they arrive, until everybody has used them.
 
 Records are kept packed and decoded only when it is their turn: they are smaller so, and their size is known
 before they are fetched. They lie in slabs; a slab is given back once no record in it is needed.
 
-A fetch that has reserved all it will hold receives at full speed. One that has not (the budget is short, or the
-range is huge) streams: it holds a couple of small slabs and waits for the consumer to use them up.
+A fetch that has reserved all it will hold receives at full speed. One that has not (the budget is short, the client
+slow, or the range huge) streams: it holds a couple of small slabs and waits for them to be used up.
+
+Several responses can use one fetch; each does through a Ticket (see tickets.py). What one of them has decoded and hashed the
+others take as it is. One that lags behind holds records back but never stops the others: whoever waits for the next
+record is given room for it.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics import EXPIRED_URLS, UPSTREAM_BYTES, UPSTREAM_RETRIES
-from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, Account
+from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.retry import RetryPolicy, RetryState
-from xetserve.xet.hashes import format_hash
+from xetserve.xet.compression import Buffer
+from xetserve.xet.hashes import format_hash, hash_chunk
 from xetserve.xet.reconstruction import FetchInfo
-from xetserve.xet.xorb import CHUNK_HEADER_SIZE, ChunkRecord, RecordReader, parse_chunk_header
+from xetserve.xet.xorb import (
+    CHUNK_HEADER_SIZE,
+    ChunkHeader,
+    ChunkRecord,
+    RecordReader,
+    parse_chunk_header,
+)
 
 logger = logging.getLogger(__name__)
 
 STREAM_GRANT: Final = 2 * SMALL_SLAB_SIZE  # bytes that a streaming fetch holds
 MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
+MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
+
+
+class User(Protocol):
+    """Who uses a fetch."""
+
+    async def refresh(self, stale: FetchInfo) -> FetchInfo:
+        """Give fetch info with a URL that is good, in place of one that has run out."""
+        ...
+
+    def on_change(self) -> None:
+        """Hear that bytes were given back or that the fetch is complete."""
+        ...
 
 
 class _Slab:
     """A receive buffer and the number of records in it that are still needed."""
 
-    __slots__ = ("buffer", "is_open", "num_needed", "view")
+    __slots__ = ("buffer", "is_lent", "is_open", "num_needed", "view")
 
     def __init__(self, buffer: bytearray) -> None:
         self.buffer = buffer
         self.view = memoryview(buffer)
         self.num_needed = 0
         self.is_open = True  # still being received into
+        self.is_lent = False  # a client that was cut may still have parts of it in its socket
+
+
+class _Entry:
+    """A chunk that has arrived: packed in a slab, or decoded already for somebody else."""
+
+    __slots__ = ("chunk_hash", "decoded", "record", "slab")
+
+    def __init__(self, record: ChunkRecord, slab: _Slab) -> None:
+        self.record = record
+        self.slab: _Slab | None = slab
+        self.decoded: Buffer | None = None
+        self.chunk_hash: bytes | None = None
 
 
 class Fetch:
-    """One step of a window while it is fetched and used.
+    """One fetch range while it is fetched and used.
 
     Args:
-        refresh: gives new fetch info for the step once its URL has run out.
+        step: which; its uses are not looked at, users bring their own.
         stall_timeout: seconds without a byte after which a connection is given up.
-        on_change: called when bytes were given back or the fetch is complete.
     """
 
     def __init__(
         self,
         step: Step,
-        cas: CasSource,
-        account: Account,
+        source: CasSource,
+        budget: ByteBudget,
         *,
-        refresh: Callable[[FetchInfo], Awaitable[FetchInfo]],
         policy: RetryPolicy,
         stall_timeout: float,
-        on_change: Callable[[], None],
     ) -> None:
-        self.step = step
-        self._cas = cas
-        self._account = account
-        self._refresh = refresh
+        self.xorb_hash = step.xorb_hash
+        self.chunks = step.info.chunks
+        self.size = step.info.byte_range.size  # packed bytes
+        self.granted = 0  # bytes of the budget that it has now
+        self._info = step.info
+        self._source = source
+        self._budget = budget
         self._policy = policy
         self._stall_timeout = stall_timeout
-        self._on_change = on_change
-        self._info = step.info
-        self._uses = list(step.uses)
-        self._records: dict[int, tuple[ChunkRecord, _Slab]] = {}
-        self._next_chunk = step.info.chunks.start  # the first chunk that has not arrived
-        self._left = step.info.byte_range.size  # bytes that have not arrived
+        self._users: list[User] = []
+        self._needed = [0] * (self.chunks.end - self.chunks.start)  # uses to come, by chunk
+        self._entries: dict[int, _Entry] = {}
+        self._next_chunk = self.chunks.start  # the first chunk that has never arrived
+        self._rejected: set[int] = set()  # chunks that arrived damaged
+        self._left = self.size  # bytes that have not arrived
         self._open_space = 0  # bytes that the slab being received into can still take
-        self._held = 0
-        self._granted = 0
+        self._held = 0  # bytes in slabs
+        self._decoded_held = 0  # bytes decoded and kept
         self._is_full = False  # room for all of it has been granted: never wait for any
-        self._is_urgent = False  # the consumer waits for the next record
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._room: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
-        self._arrival: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self.is_closed = False
 
     def __repr__(self) -> str:
         return (
-            f"<Fetch {format_hash(self.step.xorb_hash)[:8]} chunk {self._next_chunk} "
-            f"of {self.step.info.chunks}, held {self._held} of {self._granted}>"
+            f"<Fetch {format_hash(self.xorb_hash)[:8]} at chunk {self._next_chunk} of "
+            f"{self.chunks.start}..{self.chunks.end}, {len(self._users)} users, "
+            f"held {self._held} of {self.granted}>"
         )
 
-    @property
-    def size(self) -> int:
-        """Packed bytes of the range."""
-        return self.step.info.byte_range.size
+    # Users come and go.
+
+    def can_serve(self, uses: tuple[int, ...]) -> bool:
+        """Tell whether every chunk with uses is still here or to come."""
+        if self.is_closed or self._error is not None:
+            return False
+        return all(
+            not count or chunk >= self._next_chunk or chunk in self._entries
+            for chunk, count in enumerate(uses, self.chunks.start)
+        )
+
+    def add_user(self, user: User, uses: tuple[int, ...]) -> None:
+        """Keep chunks for one more user, as often as it needs each of them."""
+        self._users.append(user)
+        for at, count in enumerate(uses):
+            self._needed[at] += count
+
+    def remove_user(self, user: User, uses: list[int]) -> None:
+        """Let a user go, with the uses that it will not make; the last one closes the fetch."""
+        self._users.remove(user)
+        if not self._users:
+            self.close()
+            return
+        for chunk, count in enumerate(uses, self.chunks.start):
+            if count:
+                entry = self._entries.get(chunk)
+                if entry is not None and entry.slab is not None:
+                    entry.slab.is_lent = True
+                self._use(chunk, count)
+
+    def close(self) -> None:
+        """Stop, and give everything back at once."""
+        self.is_closed = True
+        if self._task is not None:
+            self._task.cancel()
+        self._entries.clear()
+        self._budget.give(self.granted)
+        self.granted = self._held = self._decoded_held = 0
+
+    async def wait_closed(self) -> None:
+        """Wait until its task has ended."""
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    # Starting.
 
     @property
     def is_started(self) -> bool:
         """Whether it has been started."""
         return self._task is not None
 
-    @property
-    def granted(self) -> int:
-        """Bytes of the account that it has now."""
-        return self._granted
-
     def start(self, room: int, *, must: bool) -> bool:
-        """Start if all of the range fits into room bytes and into the account.
+        """Start if all of the range fits into room bytes and into the budget.
 
         Args:
             must: start in any case; without room the range is streamed.
         """
-        if self.size <= room and self._account.try_take(self.size):
-            self._granted = self.size
+        if self._task is not None:
+            return True
+        if self.size <= room and self._budget.try_take(self.size):
+            self.granted = self.size
             self._is_full = True
         elif must:
-            self._granted = min(self.size, STREAM_GRANT)
-            self._account.take(self._granted)
+            self.granted = min(self.size, STREAM_GRANT)
+            self._budget.take(self.granted)
         else:
             return False
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -126,87 +201,119 @@ class Fetch:
         if not self._left or self._is_full == (self.size <= room):
             return
         if self._is_full:
-            self._is_full = False
-            self._give_excess()
-        elif self._account.try_take(max(0, self._wanted - self._granted)):
-            self._granted = max(self._granted, self._wanted)
+            if len(self._users) == 1:  # others may have more room
+                self._is_full = False
+                self._give_excess()
+            return
+        more = max(0, self._wanted - self.granted)
+        if self._budget.try_take(more):
+            self.granted += more
             self._is_full = True
             _wake(self._room)
 
-    @property
-    def _wanted(self) -> int:
-        """Bytes held once all of the range has arrived and none of it was used."""
-        return self._held + max(0, self._left - self._open_space)
+    # Using.
 
     def has(self, chunk: int) -> bool:
-        """Tell whether a chunk's record is here."""
-        return chunk in self._records
-
-    def get(self, chunk: int) -> ChunkRecord:
-        """Give a chunk's record; it stays valid until it is released as often as it is needed."""
-        return self._records[chunk][0]
+        """Tell whether a chunk is here."""
+        return chunk in self._entries
 
     async def wait(self, chunk: int) -> None:
-        """Wait for a chunk's record.
+        """Wait for a chunk.
 
         Raises:
             UpstreamError: it cannot be had.
             IntegrityError: the fetch range does not hold it.
         """
-        self._is_urgent = True
-        try:
-            while chunk not in self._records:
-                if self._error is not None:
-                    raise self._error
-                if self._task is None or self._task.done():
-                    raise IntegrityError(f"chunk {chunk} is missing from its fetch range")
-                _wake(self._room)
-                self._arrival = asyncio.get_running_loop().create_future()
-                await self._arrival
-        finally:
-            self._arrival = None
-            self._is_urgent = False
+        while chunk not in self._entries:
+            if self._error is not None:
+                raise self._error
+            if self._task is None or self._task.done():
+                raise IntegrityError(f"chunk {chunk} is missing from its fetch range")
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            _wake(self._room)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def get_header(self, chunk: int) -> ChunkHeader:
+        """Give the header of a chunk that is here."""
+        return self._entries[chunk].record.header
+
+    def decode(self, chunk: int) -> Buffer:
+        """Give the decoded bytes of a chunk that is here.
+
+        A memoryview lies in a slab: it is good until the chunk is released. Other results stay.
+
+        Raises:
+            FormatError: the payload is damaged.
+        """
+        entry = self._entries[chunk]
+        if entry.decoded is not None:
+            return entry.decoded
+        data = entry.record.decode()
+        is_wanted_again = self._needed[chunk - self.chunks.start] > 1
+        if is_wanted_again and not isinstance(data, memoryview):
+            self._keep_decoded(entry, data)
+        return data
+
+    def _keep_decoded(self, entry: _Entry, data: Buffer) -> None:
+        if self._decoded_held + len(data) > MAX_SHARED_DECODED or entry.slab is None:
+            return
+        self._decoded_held += len(data)
+        self._budget.take(len(data))
+        self.granted += len(data)
+        entry.decoded = data
+        slab, entry.slab = entry.slab, None
+        self._leave_slab(slab)
+
+    def get_hash(self, chunk: int, data: Buffer) -> bytes:
+        """Give the chunk hash of decoded bytes that decode gave."""
+        entry = self._entries[chunk]
+        if entry.chunk_hash is None:
+            entry.chunk_hash = hash_chunk(data)
+        return entry.chunk_hash
 
     def release(self, chunk: int) -> None:
-        """Tell that one of the pieces that need a chunk has used it."""
-        at = chunk - self.step.info.chunks.start
-        self._uses[at] -= 1
-        if not self._uses[at]:
-            _, slab = self._records.pop(chunk)
-            slab.num_needed -= 1
-            if not slab.num_needed and not slab.is_open:
-                self._free_slab(slab)
+        """Tell that a chunk was used once."""
+        self._use(chunk, 1)
+
+    def _use(self, chunk: int, count: int) -> None:
+        at = chunk - self.chunks.start
+        self._needed[at] -= count
+        if self._needed[at]:
+            return
+        entry = self._entries.pop(chunk, None)
+        if entry is None:
+            return  # it has not come yet, and will not be kept
+        if entry.decoded is not None:
+            self._decoded_held -= len(entry.decoded)
+            self._give_excess()
+        if entry.slab is not None:
+            self._leave_slab(entry.slab)
 
     def reject(self, chunk: int, error: FormatError) -> None:
-        """Fetch a chunk again, whose record does not decode, and what follows it."""
+        """Fetch a chunk again, whose payload does not decode."""
         if self._task is not None:
             self._task.cancel()
-        for late in [known for known in self._records if known >= chunk]:
-            _, slab = self._records.pop(late)
-            slab.num_needed -= 1
-            if not slab.num_needed and not slab.is_open:
-                self._free_slab(slab)
-        self._next_chunk = chunk
+        entry = self._entries.pop(chunk)
+        if entry.slab is not None:
+            self._leave_slab(entry.slab)
+        self._rejected.add(chunk)
         self._left = self.size
         self._task = asyncio.get_running_loop().create_task(self._run(error))
 
-    async def aclose(self) -> None:
-        """Stop, and give everything back."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-        self._records.clear()
-        self._account.give(self._granted)
-        self._granted = self._held = 0
+    # Fetching.
 
     async def _run(self, error: UpstreamError | FormatError | None = None) -> None:
         """Fetch, again where it may help; error: what went wrong before this task."""
         try:
             await self._fetch_until_complete(error)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the consumer's to see
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the users' to see
             self._error = exc
-        _wake(self._arrival)
-        self._on_change()
+        self._wake_waiters()
+        self._tell_users()
 
     async def _fetch_until_complete(self, error: UpstreamError | FormatError | None) -> None:
         state = RetryState(self._policy, time.monotonic())
@@ -224,7 +331,7 @@ class Fetch:
             if isinstance(error, UrlExpired) and num_refreshes < MAX_REFRESHES:
                 num_refreshes += 1
                 EXPIRED_URLS.add()
-                self._info = await self._refresh(self._info)
+                self._info = await self._users[0].refresh(self._info)
             else:
                 cause = error
                 if isinstance(cause, FormatError):
@@ -238,10 +345,10 @@ class Fetch:
             error = None
 
     async def _attempt(self) -> None:
-        """Read the range once from its start, keeping the records that have not arrived before."""
+        """Read the range once from its start, keeping the chunks that have not arrived before."""
         slab: _Slab | None = None
         try:
-            async with self._cas.open_data(self.step.xorb_hash, self._info) as response:
+            async with self._source.open_data(self.xorb_hash, self._info) as response:
                 self._left = self._info.byte_range.size
                 chunk = self._info.chunks.start
                 slab = await self._open_slab(0)
@@ -252,6 +359,7 @@ class Fetch:
                     if reader.position + needed > len(slab.view) or filled == len(slab.view):
                         old, start = slab, reader.position
                         slab = await self._open_slab(max(needed, filled - start))
+                        # The one copy of packed bytes: a record must not be cut by the end of a slab.
                         rest = filled - start
                         slab.view[:rest] = old.view[start:filled]
                         reader.move_to(0)
@@ -282,55 +390,76 @@ class Fetch:
                 self._close_slab(slab)
 
     def _take_record(self, chunk: int, record: ChunkRecord, slab: _Slab) -> None:
-        if chunk != self._next_chunk:
-            return  # before: it is here already. It cannot be after, chunks come in order.
-        if chunk >= self.step.info.chunks.end:
+        """Keep a chunk, if it is needed and was not here before."""
+        if chunk == self._next_chunk and chunk < self.chunks.end:
+            self._next_chunk += 1
+        elif chunk not in self._rejected:
             return
-        self._next_chunk += 1
-        if self._uses[chunk - self.step.info.chunks.start]:
+        self._rejected.discard(chunk)
+        if self._needed[chunk - self.chunks.start]:
             slab.num_needed += 1
-            self._records[chunk] = (record, slab)
-            if self._is_urgent:
-                _wake(self._arrival)
+            self._entries[chunk] = _Entry(record, slab)
+            self._wake_waiters()
 
     async def _open_slab(self, at_least: int) -> _Slab:
         """Get a buffer for what is still to come, once there is room for it."""
         size = SLAB_SIZE if self._is_full else SMALL_SLAB_SIZE
         size = max(at_least, min(size, at_least + self._left))
-        while not (self._is_urgent or self._is_full or self._held + size <= self._granted):
+        while not (self._waiters or self._is_full or self._held + size <= self.granted):
             self._room = asyncio.get_running_loop().create_future()
             try:
                 await self._room
             finally:
                 self._room = None
         self._held += size
-        if self._held > self._granted:
-            self._account.take(self._held - self._granted)
-            self._granted = self._held
-        return _Slab(self._account.budget.make_slab(size))
+        more = self._held + self._decoded_held - self.granted
+        if more > 0:
+            self._budget.take(more)
+            self.granted += more
+        return _Slab(self._budget.make_slab(size))
 
     def _close_slab(self, slab: _Slab) -> None:
         """Receive no more into a slab."""
         slab.is_open = False
-        if not slab.num_needed:
+        if not slab.num_needed and not self.is_closed:
+            self._free_slab(slab)
+
+    def _leave_slab(self, slab: _Slab) -> None:
+        """Need one record of a slab no more."""
+        slab.num_needed -= 1
+        if not slab.num_needed and not slab.is_open:
             self._free_slab(slab)
 
     def _free_slab(self, slab: _Slab) -> None:
-        """Give back a slab. Its records were released, so not even the client's socket holds them."""
+        """Give back a slab; released records are not even in a client's socket any more."""
         self._held -= len(slab.buffer)
-        self._account.budget.recycle(slab.buffer)
+        if not slab.is_lent:
+            self._budget.recycle(slab.buffer)
         self._give_excess()
         _wake(self._room)
-        self._on_change()
+        self._tell_users()
+
+    @property
+    def _wanted(self) -> int:
+        """Bytes held once all of the range has arrived and none of it was used."""
+        return self._held + self._decoded_held + max(0, self._left - self._open_space)
 
     def _give_excess(self) -> None:
         """Give back what this fetch will not need again."""
         wanted = self._wanted
         if not self._is_full:
-            wanted = min(wanted, max(self._held, STREAM_GRANT))
-        if self._granted > wanted:
-            self._account.give(self._granted - wanted)
-            self._granted = wanted
+            wanted = min(wanted, max(self._held + self._decoded_held, STREAM_GRANT))
+        if self.granted > wanted:
+            self._budget.give(self.granted - wanted)
+            self.granted = wanted
+
+    def _tell_users(self) -> None:
+        for user in self._users:
+            user.on_change()
+
+    def _wake_waiters(self) -> None:
+        for waiter in self._waiters:
+            _wake(waiter)
 
 
 def _size_of_record(view: memoryview, position: int, filled: int) -> int:

@@ -85,4 +85,5 @@ class Pacer:
         most = MAX_WINDOW
         if self.ahead_limit > self.hold_limit:
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
-        self.window_size = max(MIN_WINDOW, min(self.hold_limit, most))
+        wanted = max(MIN_WINDOW, min(self.hold_limit, most))
+        self.window_size = 1 << (wanted.bit_length() - 1)  # a power of two: windows lie on a grid

@@ -11,9 +11,10 @@ out. A part of a file proves nothing by itself.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from xetserve.errors import (
     FormatError,
@@ -23,17 +24,13 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.metrics import INTEGRITY_FAILURES
-from xetserve.pipeline.budget import Account, ByteBudget
-from xetserve.pipeline.fetch import Fetch
 from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import Piece, Step, WindowPlan, make_plan
-from xetserve.pipeline.source import CasSource
+from xetserve.pipeline.tickets import FetchTable, Ticket
 from xetserve.upstream.cas import Access
-from xetserve.upstream.retry import RetryPolicy
-from xetserve.xet.compression import Buffer, Scheme
-from xetserve.xet.hashes import MerkleTree, format_hash, hash_chunk
-from xetserve.xet.reconstruction import ByteRange, FetchInfo
-from xetserve.xet.xorb import ChunkRecord
+from xetserve.xet.compression import Buffer
+from xetserve.xet.hashes import MerkleTree, format_hash
+from xetserve.xet.reconstruction import ByteRange, FetchInfo, Reconstruction
 
 WINDOWS_AHEAD = 2
 MAX_REJECTS = 3  # times that a chunk which does not decode is fetched again
@@ -52,26 +49,26 @@ class ReadLimits:
 
 
 class _Window:
-    """A planned window and its fetches; knows how to get fresh URLs for them."""
+    """A planned window and its fetches; knows how to get fresh URLs for them.
 
-    def __init__(self, plan: WindowPlan) -> None:
+    Args:
+        ask: asks the CAS about a range of the file.
+    """
+
+    def __init__(
+        self, plan: WindowPlan, ask: Callable[[ByteRange], Awaitable[Reconstruction]]
+    ) -> None:
         self.plan = plan
-        self.fetches: list[Fetch] = []
+        self.tickets: list[Ticket] = []
+        self._ask = ask
         self._infos = [step.info for step in plan.steps]
         self._lock = asyncio.Lock()
 
-    async def aclose(self) -> None:
-        """Stop what is under way and give everything back."""
-        for fetch in self.fetches:
-            await fetch.aclose()
-
-    async def refresh(
-        self, cas: CasSource, access: Access, file_hash: bytes, number: int, stale: FetchInfo
-    ) -> FetchInfo:
+    async def refresh(self, number: int, stale: FetchInfo) -> FetchInfo:
         """Give new fetch info for a step; one question to the CAS serves all steps of the window."""
         async with self._lock:
             if self._infos[number] == stale:
-                answer = await cas.fetch_reconstruction(access, file_hash, self.plan.asked)
+                answer = await self._ask(self.plan.asked)
                 for at, step in enumerate(self.plan.steps):
                     self._infos[at] = _find_again(answer.fetch_info.get(step.xorb_hash, ()), step)
             return self._infos[number]
@@ -98,27 +95,22 @@ class FileReader:
 
     def __init__(
         self,
-        cas: CasSource,
+        table: FetchTable,
         access: Access,
-        budget: ByteBudget,
         file_hash: bytes,
         *,
         start: int = 0,
         end: int | None = None,
         size: int | None = None,
-        limits: ReadLimits,
-        policy: RetryPolicy,
+        gap_timeout: float,
     ) -> None:
-        self._cas = cas
+        self._table = table
         self._access = access
         self._file_hash = file_hash
         self._start = start
         self._end = size if end is None else end
         self._is_whole = start == 0 and (end is None or end == size)
-        self._limits = limits
-        self._policy = policy
-        self._budget = budget
-        self._account: Account  # open while blocks() runs
+        self._gap_timeout = gap_timeout
         self._pacer = Pacer()
         self._windows: deque[_Window] = deque()  # planned and not finished
         self._planner: asyncio.Task[None] | None = None
@@ -136,9 +128,10 @@ class FileReader:
             UpstreamError: the CAS or the data host fails for good.
             IntegrityError: the data is not what was promised.
         """
-        self._account = self._budget.open_account()
+        budget = self._table.budget
+        budget.num_readers += 1
         last = time.monotonic()
-        self._deadline = last + self._limits.gap_timeout
+        self._deadline = last + self._gap_timeout
         self._planner = asyncio.get_running_loop().create_task(self._plan_windows())
         try:
             while (window := await self._next_window()) is not None:
@@ -148,12 +141,11 @@ class FileReader:
                         yield block
                         now = time.monotonic()
                         self._pacer.note_block(sum(map(len, block)), now - before, now - last)
-                        self._deadline = now + self._limits.gap_timeout
+                        self._deadline = now + self._gap_timeout
                         last = now
                         self._pump()
-                self._pacer.note_window(window.plan.file_range.size, self._account.budget.share)
-                await window.aclose()
-                self._windows.popleft()
+                self._pacer.note_window(window.plan.file_range.size, budget.share)
+                self._close_window(self._windows.popleft())
                 self._pump()
             if self._is_whole and not self.is_verified:
                 self._verify()
@@ -161,15 +153,22 @@ class FileReader:
             INTEGRITY_FAILURES.add()
             raise
         finally:
-            await self._aclose()
-
-    async def _aclose(self) -> None:
-        if self._planner is not None:
+            # All is given back here and now; what is awaited afterwards is only that tasks have ended.
+            budget.num_readers -= 1
             self._planner.cancel()
+            fetches = {ticket.fetch for window in self._windows for ticket in window.tickets}
+            while self._windows:
+                self._close_window(self._windows.popleft())
             await asyncio.wait((self._planner,))
-        for window in self._windows:
-            await window.aclose()
-        self._account.close()
+            for fetch in fetches:
+                if fetch.is_closed:
+                    await fetch.wait_closed()
+
+    def _close_window(self, window: _Window) -> None:
+        for ticket in window.tickets:
+            self._table.close_ticket(ticket)
+        asked = window.plan.asked
+        self._table.remove_window(self._file_hash, asked.start, asked.end)
 
     # Reading.
 
@@ -208,40 +207,40 @@ class FileReader:
         skip, left = plan.skip, plan.file_range.size
         block: list[Buffer] = []
         size = 0
-        used: list[tuple[Fetch, int]] = []  # raw records in the block: released once it has left
+        used: list[tuple[Ticket, int]] = []  # raw records in the block: released once it has left
         for piece in plan.pieces:
-            fetch = window.fetches[piece.step]
+            ticket = window.tickets[piece.step]
             total = 0
             for chunk in range(piece.chunks.start, piece.chunks.end):
-                if not fetch.has(chunk):
+                if not ticket.fetch.has(chunk):
                     if block:
                         yield block
                         block, size = [], 0
                         _release(used)
-                    await self._wait_for_chunk(fetch, chunk)
-                record = fetch.get(chunk)
-                length = record.header.decoded_size
+                    await self._wait_for_chunk(ticket, chunk)
+                length = ticket.get_header(chunk).decoded_size
                 total += length
                 _check_total(piece, chunk, total)
                 if (skip and skip >= length) or not left:
                     skip -= min(skip, length)
-                    fetch.release(chunk)
+                    ticket.release(chunk)
                     continue
-                record, data = await self._decode(fetch, chunk)
+                data = await self._decode(ticket, chunk)
                 if self._is_whole:
                     if skip:
                         raise IntegrityError(f"a window starts {skip} bytes into a chunk")
-                    self._tree.add(hash_chunk(data), length)
+                    self._tree.add(ticket.fetch.get_hash(chunk, data), length)
+                is_lent = isinstance(data, memoryview)
                 if skip or length > left:
                     data = memoryview(data)[skip : skip + left]
                     skip, length = 0, len(data)
                 block.append(data)
                 size += length
                 left -= length
-                if record.header.scheme is Scheme.NONE:
-                    used.append((fetch, chunk))
+                if is_lent:
+                    used.append((ticket, chunk))
                 else:
-                    fetch.release(chunk)
+                    ticket.release(chunk)
                 if size >= self._pacer.block_size and left:
                     yield block
                     block, size = [], 0
@@ -254,23 +253,21 @@ class FileReader:
             yield block
         _release(used)
 
-    async def _wait_for_chunk(self, fetch: Fetch, chunk: int) -> None:
-        if not fetch.is_started:
-            fetch.start(self._pacer.hold_limit, must=True)
+    async def _wait_for_chunk(self, ticket: Ticket, chunk: int) -> None:
+        if not ticket.fetch.is_started:
+            ticket.fetch.start(self._pacer.hold_limit, must=True)
             self._pump()
-        await self._wait_upstream(fetch.wait(chunk))
+        await self._wait_upstream(ticket.fetch.wait(chunk))
 
-    async def _decode(self, fetch: Fetch, chunk: int) -> tuple[ChunkRecord, Buffer]:
-        """Decode a record; one that is damaged is fetched again a few times."""
+    async def _decode(self, ticket: Ticket, chunk: int) -> Buffer:
+        """Decode a chunk; one that is damaged is fetched again a few times."""
         for _ in range(MAX_REJECTS):
-            record = fetch.get(chunk)
             try:
-                return record, record.decode()
+                return ticket.decode(chunk)
             except FormatError as exc:
-                fetch.reject(chunk, exc)
-                await self._wait_upstream(fetch.wait(chunk))
-        record = fetch.get(chunk)
-        return record, record.decode()
+                ticket.fetch.reject(chunk, exc)
+                await self._wait_upstream(ticket.fetch.wait(chunk))
+        return ticket.decode(chunk)
 
     async def _wait_upstream(self, waiting: Awaitable[None]) -> None:
         """Wait for the upstream, at most until the gap towards the client becomes too long."""
@@ -280,7 +277,7 @@ class FileReader:
                 await waiting
         except TimeoutError:
             raise UpstreamTimeout(
-                f"no data from upstream for {self._limits.gap_timeout:g} seconds"
+                f"no data from upstream for {self._gap_timeout:g} seconds"
             ) from None
         self._pacer.note_starved(time.monotonic() - before)
 
@@ -290,9 +287,10 @@ class FileReader:
         """Start, in file order, the fetches ahead that the pace asks for and the budget allows."""
         _wake(self._room)
         pacer = self._pacer
-        room = max(pacer.hold_limit, pacer.ahead_limit)
+        room = min(max(pacer.hold_limit, pacer.ahead_limit), self._table.budget.share)
         for window in self._windows:
-            for fetch in window.fetches:
+            for ticket in window.tickets:
+                fetch = ticket.fetch
                 if fetch.is_started:
                     fetch.fit(room)
                 elif not fetch.start(room, must=False):
@@ -303,7 +301,7 @@ class FileReader:
         """Tell whether another window should be planned."""
         if len(self._windows) < WINDOWS_AHEAD:
             return True
-        planned = sum(fetch.size for window in self._windows for fetch in window.fetches)
+        planned = sum(ticket.fetch.size for window in self._windows for ticket in window.tickets)
         return planned < max(self._pacer.hold_limit, self._pacer.ahead_limit)
 
     async def _plan_windows(self) -> None:
@@ -319,12 +317,9 @@ class FileReader:
             while not self._wants_window():
                 self._room = asyncio.get_running_loop().create_future()
                 await self._room
-            asked_end = position + self._pacer.window_size
-            if end is not None and asked_end + self._pacer.window_size // 4 >= end:
-                asked_end = end
-            asked = ByteRange(position, asked_end)
+            asked = ByteRange(position, self._choose_end(position, end))
             try:
-                answer = await self._cas.fetch_reconstruction(self._access, self._file_hash, asked)
+                answer = await self._ask(asked)
             except RangeUnsatisfiable:
                 if end is None:
                     return
@@ -334,28 +329,31 @@ class FileReader:
                 return
             self._add_window(plan)
             position = plan.file_range.end
-            if end is None and position < asked_end:
+            if end is None and position < asked.end:
                 return
 
+    def _choose_end(self, position: int, end: int | None) -> int:
+        """Choose where a window ends: with somebody else's, if that one is not too large for us."""
+        size = self._pacer.window_size
+        known = self._table.find_window(self._file_hash, position)
+        if known is not None and known - position <= 4 * size and (end is None or known <= end):
+            return known
+        # On a grid, so that others who come this way later choose the same.
+        wanted = (position // size + 1) * size
+        if end is not None and wanted + size // 4 >= end:
+            return end
+        return wanted
+
+    async def _ask(self, asked: ByteRange) -> Reconstruction:
+        return await self._table.source.fetch_reconstruction(self._access, self._file_hash, asked)
+
     def _add_window(self, plan: WindowPlan) -> None:
-        window = _Window(plan)
+        window = _Window(plan, self._ask)
         for number, step in enumerate(plan.steps):
-
-            async def refresh(stale: FetchInfo, number: int = number) -> FetchInfo:
-                return await window.refresh(self._cas, self._access, self._file_hash, number, stale)
-
-            window.fetches.append(
-                Fetch(
-                    step,
-                    self._cas,
-                    self._account,
-                    refresh=refresh,
-                    policy=self._policy,
-                    stall_timeout=self._limits.stall_timeout,
-                    on_change=self._pump,
-                )
-            )
+            refresh = partial(window.refresh, number)
+            window.tickets.append(self._table.open_ticket(step, refresh, self._pump))
         self._windows.append(window)
+        self._table.add_window(self._file_hash, plan.asked.start, plan.asked.end)
         self._pump()
         _wake(self._change)
 
@@ -367,9 +365,9 @@ def _check_total(piece: Piece, chunk: int, total: int) -> None:
         raise IntegrityError(f"a term of {total} decoded bytes, expected {piece.decoded_size}")
 
 
-def _release(used: list[tuple[Fetch, int]]) -> None:
-    for fetch, chunk in used:
-        fetch.release(chunk)
+def _release(used: list[tuple[Ticket, int]]) -> None:
+    for ticket, chunk in used:
+        ticket.release(chunk)
     used.clear()
 
 
