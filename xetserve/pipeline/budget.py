@@ -5,6 +5,7 @@ ahead) is granted only while the process is within its limit. So nobody ever wai
 slower holds, and the excess over the limit is a small constant for each response.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 SLAB_SIZE: Final = 1024 * 1024
@@ -23,6 +24,7 @@ class ByteBudget:
         self.limit = limit
         self.held = 0
         self.num_readers = 0  # responses that are being made
+        self.reclaim: Callable[[int], None] | None = None  # asked for bytes that are not needed
         self._free: list[bytearray] = []
 
     def __repr__(self) -> str:
@@ -35,6 +37,7 @@ class ByteBudget:
 
     def try_take(self, size: int) -> bool:
         """Take size bytes if that keeps the process within its limit."""
+        self._reclaim(size)
         if self.held + size > self.limit:
             return False
         self.held += size
@@ -42,7 +45,12 @@ class ByteBudget:
 
     def take(self, size: int) -> None:
         """Take size bytes whatever the limit says: they are needed to go on."""
+        self._reclaim(size)
         self.held += size
+
+    def _reclaim(self, size: int) -> None:
+        if self.reclaim is not None and self.held + size > self.limit:
+            self.reclaim(self.held + size - self.limit)
 
     def give(self, size: int) -> None:
         """Give bytes back."""

@@ -14,6 +14,7 @@ record is given room for it.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
@@ -83,6 +84,7 @@ class Fetch:
     Args:
         step: which; its uses are not looked at, users bring their own.
         stall_timeout: seconds without a byte after which a connection is given up.
+        is_awaited: tells whether others will come for what its users have used up.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Fetch:
         *,
         policy: RetryPolicy,
         stall_timeout: float,
+        is_awaited: Callable[[], bool],
     ) -> None:
         self.xorb_hash = step.xorb_hash
         self.chunks = step.info.chunks
@@ -103,6 +106,7 @@ class Fetch:
         self._budget = budget
         self._policy = policy
         self._stall_timeout = stall_timeout
+        self._is_awaited = is_awaited
         self._users: list[User] = []
         self._needed = [0] * (self.chunks.end - self.chunks.start)  # uses to come, by chunk
         self._entries: dict[int, _Entry] = {}
@@ -143,12 +147,19 @@ class Fetch:
         for at, count in enumerate(uses):
             self._needed[at] += count
 
+    @property
+    def is_used(self) -> bool:
+        """Whether it has users."""
+        return bool(self._users)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it has arrived."""
+        return self._task is not None and self._task.done() and self._error is None
+
     def remove_user(self, user: User, uses: list[int]) -> None:
-        """Let a user go, with the uses that it will not make; the last one closes the fetch."""
+        """Let a user go, with the uses that it will not make. Without users it should be closed."""
         self._users.remove(user)
-        if not self._users:
-            self.close()
-            return
         for chunk, count in enumerate(uses, self.chunks.start):
             if count:
                 entry = self._entries.get(chunk)
@@ -282,7 +293,7 @@ class Fetch:
     def _use(self, chunk: int, count: int) -> None:
         at = chunk - self.chunks.start
         self._needed[at] -= count
-        if self._needed[at]:
+        if self._needed[at] or self._is_awaited():
             return
         entry = self._entries.pop(chunk, None)
         if entry is None:

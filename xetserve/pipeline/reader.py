@@ -26,7 +26,7 @@ from xetserve.errors import (
 from xetserve.metrics import INTEGRITY_FAILURES
 from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import Piece, Step, WindowPlan, make_plan
-from xetserve.pipeline.tickets import FetchTable, Ticket
+from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
 from xetserve.upstream.cas import Access
 from xetserve.xet.compression import Buffer
 from xetserve.xet.hashes import MerkleTree, format_hash
@@ -117,6 +117,8 @@ class FileReader:
         self._plan_error: Exception | None = None
         self._change: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._traffic: FileTraffic  # of the file, while blocks() runs
+        self._position = start - 1  # where the current window starts, see _move_to
         self._tree = MerkleTree()
         self._deadline = 0.0
         self.is_verified = False
@@ -130,6 +132,8 @@ class FileReader:
         """
         budget = self._table.budget
         budget.num_readers += 1
+        self._traffic = self._table.get_traffic(self._file_hash)
+        self._traffic.add_reader(self._position)
         last = time.monotonic()
         self._deadline = last + self._gap_timeout
         self._planner = asyncio.get_running_loop().create_task(self._plan_windows())
@@ -145,7 +149,9 @@ class FileReader:
                         last = now
                         self._pump()
                 self._pacer.note_window(window.plan.file_range.size, budget.share)
-                self._close_window(self._windows.popleft())
+                self._windows.popleft()
+                self._move_to(window.plan.file_range.end)
+                self._close_window(window)
                 self._pump()
             if self._is_whole and not self.is_verified:
                 self._verify()
@@ -155,20 +161,28 @@ class FileReader:
         finally:
             # All is given back here and now; what is awaited afterwards is only that tasks have ended.
             budget.num_readers -= 1
+            self._traffic.remove_reader(self._position)
             self._planner.cancel()
             fetches = {ticket.fetch for window in self._windows for ticket in window.tickets}
             while self._windows:
                 self._close_window(self._windows.popleft())
+            self._table.forget_traffic(self._file_hash)
             await asyncio.wait((self._planner,))
             for fetch in fetches:
                 if fetch.is_closed:
                     await fetch.wait_closed()
 
+    def _move_to(self, position: int) -> None:
+        """Tell the others where we are; just before a window, as long as it is not planned."""
+        position -= not self._windows
+        self._traffic.move_reader(self._position, position)
+        self._position = position
+
     def _close_window(self, window: _Window) -> None:
-        for ticket in window.tickets:
-            self._table.close_ticket(ticket)
         asked = window.plan.asked
-        self._table.remove_window(self._file_hash, asked.start, asked.end)
+        for ticket in window.tickets:
+            self._table.close_ticket(ticket, self._traffic, asked.start)
+        self._traffic.remove_window(asked.start, asked.end)
 
     # Reading.
 
@@ -335,7 +349,7 @@ class FileReader:
     def _choose_end(self, position: int, end: int | None) -> int:
         """Choose where a window ends: with somebody else's, if that one is not too large for us."""
         size = self._pacer.window_size
-        known = self._table.find_window(self._file_hash, position)
+        known = self._traffic.find_window(position)
         if known is not None and known - position <= 4 * size and (end is None or known <= end):
             return known
         # On a grid, so that others who come this way later choose the same.
@@ -351,9 +365,13 @@ class FileReader:
         window = _Window(plan, self._ask)
         for number, step in enumerate(plan.steps):
             refresh = partial(window.refresh, number)
-            window.tickets.append(self._table.open_ticket(step, refresh, self._pump))
+            window.tickets.append(
+                self._table.open_ticket(step, self._traffic, plan.asked.start, refresh, self._pump)
+            )
         self._windows.append(window)
-        self._table.add_window(self._file_hash, plan.asked.start, plan.asked.end)
+        if len(self._windows) == 1:
+            self._move_to(plan.file_range.start)
+        self._traffic.add_window(plan.asked.start, plan.asked.end)
         self._pump()
         _wake(self._change)
 

@@ -3,9 +3,14 @@
 A response joins a fetch only through a plan that the CAS gave to its own token, and only as long as every chunk it needs is
 still there or to come. So that ranges are the same, responses for one file also agree on windows: whoever plans at a
 position where somebody else's window starts takes its end over.
+
+Responses for one file do not run in step. What the one in front has used up is kept for those that come close behind it,
+as long as the budget has room to spare.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.fetch import Fetch
@@ -16,11 +21,14 @@ from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import ChunkHeader
 
+CLOSE_BEHIND: Final = 64 * 1024 * 1024  # decoded bytes within which a follower is worth waiting for
+SHELF_SHARE: Final = 3  # the part of the budget that may be kept for followers: one in so many
+
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
 
 
 class Ticket:
-    """One response's part in a fetch; close it when the window is done. See Fetch for the methods."""
+    """One response's part in a fetch. See Fetch for the methods."""
 
     def __init__(
         self, fetch: Fetch, step: Step, refresh: Refresh, on_change: Callable[[], None]
@@ -56,8 +64,58 @@ class Ticket:
             self.fetch.remove_user(self, self._uses)
 
 
+class FileTraffic:
+    """Who reads one file, and where. Positions are decoded bytes.
+
+    A position is where a reader's current window starts; just before it, if the reader has no tickets for it yet.
+    """
+
+    def __init__(self) -> None:
+        self._positions: list[int] = []  # sorted
+        self._windows: dict[int, list[int]] = {}  # start of a window: asked ends
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody reads the file."""
+        return not self._positions
+
+    def add_reader(self, position: int) -> None:
+        """Tell that a reader has begun."""
+        insort(self._positions, position)
+
+    def remove_reader(self, position: int) -> None:
+        """Tell that the reader at a position has ended."""
+        del self._positions[bisect_left(self._positions, position)]
+
+    def move_reader(self, position: int, to: int) -> None:
+        """Tell that the reader at a position has gone on."""
+        self.remove_reader(position)
+        self.add_reader(to)
+
+    def is_followed(self, position: int) -> bool:
+        """Tell whether a reader comes close behind a window that starts at position."""
+        at = bisect_left(self._positions, position - CLOSE_BEHIND)
+        return at < len(self._positions) and self._positions[at] < position
+
+    def add_window(self, start: int, asked_end: int) -> None:
+        """Tell that a window is planned."""
+        self._windows.setdefault(start, []).append(asked_end)
+
+    def remove_window(self, start: int, asked_end: int) -> None:
+        """Tell that it is done."""
+        ends = self._windows[start]
+        ends.remove(asked_end)
+        if not ends:
+            del self._windows[start]
+
+    def find_window(self, start: int) -> int | None:
+        """Give the asked end of somebody's window that starts here."""
+        ends = self._windows.get(start)
+        return ends[-1] if ends else None
+
+
 class FetchTable:
-    """The fetches and windows that are under way in this process.
+    """The fetches that are under way in this process, and those kept for followers.
 
     Args:
         stall_timeout: seconds without a byte after which a connection is given up.
@@ -68,46 +126,88 @@ class FetchTable:
     ) -> None:
         self.source = source
         self.budget = budget
+        budget.reclaim = self._reclaim
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}
-        self._windows: dict[tuple[bytes, int], list[int]] = {}
+        self._shelf: dict[Fetch, tuple[FileTraffic, int]] = {}  # without users, oldest first
+        self._traffic: dict[bytes, FileTraffic] = {}
 
-    def open_ticket(self, step: Step, refresh: Refresh, on_change: Callable[[], None]) -> Ticket:
-        """Join the fetch of a step's range, or make one; it is not started."""
+    def get_traffic(self, file_hash: bytes) -> FileTraffic:
+        """Give the traffic of a file; forget_traffic when its readers have ended."""
+        return self._traffic.setdefault(file_hash, FileTraffic())
+
+    def forget_traffic(self, file_hash: bytes) -> None:
+        """Forget a file that nobody reads any more."""
+        if self._traffic[file_hash].is_idle:
+            del self._traffic[file_hash]
+
+    def open_ticket(
+        self,
+        step: Step,
+        traffic: FileTraffic,
+        position: int,
+        refresh: Refresh,
+        on_change: Callable[[], None],
+    ) -> Ticket:
+        """Join the fetch of a step's range, or make one; it is not started.
+
+        Args:
+            traffic, position: of the file, and where in it the window starts.
+        """
         key = (step.xorb_hash, step.info.chunks)
         fetch = self._fetches.get(key)
-        if fetch is None or not fetch.can_serve(step.uses):
-            fetch = Fetch(
-                step,
-                self.source,
-                self.budget,
-                policy=self._policy,
-                stall_timeout=self._stall_timeout,
-            )
-            self._fetches[key] = fetch
+        if fetch is not None and fetch.can_serve(step.uses):
+            self._shelf.pop(fetch, None)
+            return Ticket(fetch, step, refresh, on_change)
+        if fetch is not None and not fetch.is_used:
+            self._drop(fetch)
+        fetch = Fetch(
+            step,
+            self.source,
+            self.budget,
+            policy=self._policy,
+            stall_timeout=self._stall_timeout,
+            is_awaited=lambda: self._is_awaited(traffic, position),
+        )
+        self._fetches[key] = fetch
         return Ticket(fetch, step, refresh, on_change)
 
-    def close_ticket(self, ticket: Ticket) -> None:
-        """Close a ticket, and forget its fetch if nobody else uses it."""
+    def close_ticket(self, ticket: Ticket, traffic: FileTraffic, position: int) -> None:
+        """Close a ticket. Without other users its fetch is closed, too, or kept for followers."""
         ticket.close()
         fetch = ticket.fetch
+        if fetch.is_used or fetch.is_closed or fetch in self._shelf:
+            return
+        if fetch.is_complete and self._is_awaited(traffic, position):
+            self._shelf[fetch] = (traffic, position)
+        else:
+            self._drop(fetch)
+        self._tidy()
+
+    def _is_awaited(self, traffic: FileTraffic, position: int) -> bool:
+        return self.budget.held <= self.budget.limit and traffic.is_followed(position)
+
+    def _tidy(self) -> None:
+        """Drop what no follower will come for, and the oldest of what is too much."""
+        for fetch, (traffic, position) in list(self._shelf.items()):
+            if not traffic.is_followed(position):
+                self._drop(fetch)
+        kept = sum(fetch.granted for fetch in self._shelf)
+        if kept > self.budget.limit // SHELF_SHARE:
+            self._reclaim(kept - self.budget.limit // SHELF_SHARE)
+
+    def _reclaim(self, size: int) -> None:
+        """Give back at least size bytes of what is kept, if there are so many."""
+        for fetch in list(self._shelf):
+            if size <= 0:
+                return
+            size -= fetch.granted
+            self._drop(fetch)
+
+    def _drop(self, fetch: Fetch) -> None:
+        self._shelf.pop(fetch, None)
         key = (fetch.xorb_hash, fetch.chunks)
-        if fetch.is_closed and self._fetches.get(key) is fetch:
+        if self._fetches.get(key) is fetch:
             del self._fetches[key]
-
-    def add_window(self, file_hash: bytes, start: int, asked_end: int) -> None:
-        """Tell that a window of a file is planned; positions in decoded bytes."""
-        self._windows.setdefault((file_hash, start), []).append(asked_end)
-
-    def remove_window(self, file_hash: bytes, start: int, asked_end: int) -> None:
-        """Tell that it is done."""
-        ends = self._windows[file_hash, start]
-        ends.remove(asked_end)
-        if not ends:
-            del self._windows[file_hash, start]
-
-    def find_window(self, file_hash: bytes, start: int) -> int | None:
-        """Give the asked end of somebody's window that starts here."""
-        ends = self._windows.get((file_hash, start))
-        return ends[-1] if ends else None
+        fetch.close()
