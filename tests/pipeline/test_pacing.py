@@ -92,13 +92,17 @@ def test_waiting_alone_is_no_reason_to_fetch_more_ahead() -> None:
 
 def test_what_is_fetched_ahead_shrinks_when_the_client_is_the_slow_one() -> None:
     pacer = Pacer()
-    play(pacer, rate=GB, starved=0.5, count=5)
-    assert pacer.ahead_limit > MIN_HOLD
-    before = pacer.ahead_limit
-    play(pacer, rate=GB, blocked=0.9)
-    assert pacer.ahead_limit == max(MIN_HOLD, before // 2)
-    play(pacer, rate=GB, blocked=0.9, count=20)
+    play(pacer, rate=GB, starved=0.9, count=500)
+    assert pacer.ahead_limit > 16 * MIN_HOLD
+    play(pacer, rate=GB, blocked=0.9, count=500)
     assert pacer.ahead_limit == MIN_HOLD
+
+
+def test_a_client_that_only_waits_for_the_upstream_gets_a_second_of_data_ahead() -> None:
+    pacer = Pacer()
+    rate = 64.0 * MIN_HOLD
+    play(pacer, rate=rate, starved=0.95, count=500)
+    assert rate / 2 < pacer.ahead_limit <= rate * 1.5
 
 
 @pytest.mark.parametrize("share", [0, MIN_HOLD, MIN_HOLD * 3 // 2])

@@ -16,6 +16,7 @@ MAX_WINDOW: Final = 8 * 1024 * 1024
 MIN_BLOCK: Final = 64 * 1024
 MAX_BLOCK: Final = 512 * 1024
 
+JUDGED_SECONDS: Final = 0.1  # shorter than this, chance decides
 MEMORY_SECONDS: Final = 1.0  # how long a byte that was taken counts
 HOLD_SECONDS: Final = 0.125  # what is held should last a client
 BLOCK_SECONDS: Final = 0.005
@@ -24,6 +25,7 @@ PARALLEL_FETCHES: Final = (
     8  # windows that fit into what is fetched ahead, when the upstream is slow
 )
 STARVED: Final = 0.1  # share of the time waiting for upstream above which more is fetched ahead
+HUNGRY: Final = 0.5  # above which it is the upstream that everything waits for
 WORTHWHILE: Final = 1.2  # how much faster things must have become for fetching still more ahead
 BLOCKED: Final = 0.5  # share of the time waiting for the client above which less is
 
@@ -44,7 +46,7 @@ class Pacer:
         self._starved = 0.0
         self._blocked = 0.0
         self._elapsed = 0.0
-        self._window_rate = 0.0  # bytes per second through the last windows
+        self._judged_size = 0  # bytes since the pace was last judged
         self._rate_before_growth = 0.0
 
     def note_block(self, size: int, blocked: float, elapsed: float) -> None:
@@ -70,16 +72,9 @@ class Pacer:
         Args:
             share: bytes that the budget would grant to this response.
         """
-        elapsed = max(self._elapsed, 1e-6)
-        starved, blocked = self._starved / elapsed, self._blocked / elapsed
-        self._starved = self._blocked = self._elapsed = 0.0
-        self._window_rate = (self._window_rate + size / elapsed) / 2
-        if starved > STARVED and self._window_rate > self._rate_before_growth * WORTHWHILE:
-            # Waiting alone is no reason: on a busy machine everybody waits. Growing must have helped.
-            self._rate_before_growth = self._window_rate
-            self.ahead_limit *= 2
-        elif blocked > BLOCKED:
-            self.ahead_limit //= 2
+        self._judged_size += size
+        if self._elapsed >= JUDGED_SECONDS:
+            self._judge()
         second = int(self._rate * MEMORY_SECONDS)
         self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share, second))
         most = MAX_WINDOW
@@ -87,3 +82,16 @@ class Pacer:
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
         wanted = max(MIN_WINDOW, min(self.hold_limit, most))
         self.window_size = 1 << (wanted.bit_length() - 1)  # a power of two: windows lie on a grid
+
+    def _judge(self) -> None:
+        """Fetch more ahead, or less, by how the last windows went."""
+        starved, blocked = self._starved / self._elapsed, self._blocked / self._elapsed
+        rate = self._judged_size / self._elapsed
+        self._starved = self._blocked = self._elapsed = 0.0
+        self._judged_size = 0
+        # A little waiting is no reason, on a busy machine everybody waits: growing must have helped.
+        if starved > HUNGRY or (starved > STARVED and rate > self._rate_before_growth * WORTHWHILE):
+            self._rate_before_growth = rate
+            self.ahead_limit *= 2
+        elif blocked > BLOCKED:
+            self.ahead_limit //= 2

@@ -44,7 +44,9 @@ class WindowPlan(NamedTuple):
     pieces: tuple[Piece, ...]
 
 
-def make_plan(answer: Reconstruction, asked: ByteRange, limit: int | None) -> WindowPlan:
+def make_plan(
+    answer: Reconstruction, asked: ByteRange, limit: int | None, start: int | None = None
+) -> WindowPlan:
     """Plan a window.
 
     The window takes the terms whole, past the asked end, so that the next one starts where a chunk does.
@@ -52,6 +54,8 @@ def make_plan(answer: Reconstruction, asked: ByteRange, limit: int | None) -> Wi
     Args:
         answer: for the range `asked`.
         limit: decoded position that the window must not pass; None: the end of the file is not known.
+        start: where the window is to start, if the window before has reached past the asked start. Past the end
+            of the answer it gives an empty window.
 
     Raises:
         IntegrityError: the terms do not reach the end that was asked for, or a fetch range cannot be
@@ -62,10 +66,15 @@ def make_plan(answer: Reconstruction, asked: ByteRange, limit: int | None) -> Wi
         if end < min(asked.end, limit):
             raise IntegrityError(f"the terms end at byte {end}, expected {min(asked.end, limit)}")
         end = min(end, limit)
+    start = asked.start if start is None else start
+    skip = answer.offset_into_first_range + start - asked.start
     numbers: dict[tuple[bytes, FetchInfo], int] = {}
     uses: list[list[int]] = []
-    pieces = []
+    pieces: list[Piece] = []
     for term in answer.terms:
+        if not pieces and skip and skip >= term.decoded_size:
+            skip -= term.decoded_size  # wholly in the window before
+            continue
         info = answer.find_fetch_info(term)
         number = numbers.setdefault((term.xorb_hash, info), len(numbers))
         if number == len(uses):
@@ -78,9 +87,7 @@ def make_plan(answer: Reconstruction, asked: ByteRange, limit: int | None) -> Wi
         Step(xorb_hash, info, tuple(counts))
         for ((xorb_hash, info), _), counts in zip(numbers.items(), uses, strict=True)
     )
-    return WindowPlan(
-        ByteRange(asked.start, end), asked, answer.offset_into_first_range, steps, tuple(pieces)
-    )
+    return WindowPlan(ByteRange(start, end), asked, skip, steps, tuple(pieces))
 
 
 def _check_fetch_range(info: FetchInfo) -> None:

@@ -19,13 +19,13 @@ from functools import partial
 from xetserve.errors import (
     FormatError,
     IntegrityError,
-    RangeUnsatisfiable,
     UpstreamError,
     UpstreamTimeout,
 )
 from xetserve.metrics import INTEGRITY_FAILURES
 from xetserve.pipeline.pacing import Pacer
-from xetserve.pipeline.plan import Piece, Step, WindowPlan, make_plan
+from xetserve.pipeline.plan import Piece, Step, WindowPlan
+from xetserve.pipeline.planner import Planner
 from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
 from xetserve.upstream.cas import Access
 from xetserve.xet.compression import Buffer
@@ -113,10 +113,10 @@ class FileReader:
         self._gap_timeout = gap_timeout
         self._pacer = Pacer()
         self._windows: deque[_Window] = deque()  # planned and not finished
-        self._planner: asyncio.Task[None] | None = None
+        self._planner: Planner  # while blocks() runs
+        self._planning: asyncio.Task[None]
         self._plan_error: Exception | None = None
         self._change: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
         self._traffic: FileTraffic  # of the file, while blocks() runs
         self._position = start - 1  # where the current window starts, see _move_to
         self._tree = MerkleTree()
@@ -136,7 +136,18 @@ class FileReader:
         self._traffic.add_reader(self._position)
         last = time.monotonic()
         self._deadline = last + self._gap_timeout
-        self._planner = asyncio.get_running_loop().create_task(self._plan_windows())
+        self._planner = Planner(
+            self._ask,
+            self._pacer,
+            self._traffic,
+            start=self._start,
+            end=self._end,
+            wants_more=self._wants_more,
+            add_window=self._add_window,
+        )
+        planning = self._planning = asyncio.get_running_loop().create_task(
+            self._plan_windows(self._planner)
+        )
         try:
             while (window := await self._next_window()) is not None:
                 async with aclosing(self._read_window(window)) as blocks:
@@ -162,12 +173,12 @@ class FileReader:
             # All is given back here and now; what is awaited afterwards is only that tasks have ended.
             budget.num_readers -= 1
             self._traffic.remove_reader(self._position)
-            self._planner.cancel()
+            planning.cancel()
             fetches = {ticket.fetch for window in self._windows for ticket in window.tickets}
             while self._windows:
                 self._close_window(self._windows.popleft())
             self._table.forget_traffic(self._file_hash)
-            await asyncio.wait((self._planner,))
+            await asyncio.wait((planning,))
             for fetch in fetches:
                 if fetch.is_closed:
                     await fetch.wait_closed()
@@ -204,7 +215,7 @@ class FileReader:
         while len(self._windows) < count:
             if self._plan_error is not None:
                 raise self._plan_error
-            if self._planner is None or self._planner.done():
+            if self._planning.done():
                 return
             self._change = asyncio.get_running_loop().create_future()
             await self._wait_upstream(self._change)
@@ -299,7 +310,7 @@ class FileReader:
 
     def _pump(self) -> None:
         """Start, in file order, the fetches ahead that the pace asks for and the budget allows."""
-        _wake(self._room)
+        self._planner.wake()
         pacer = self._pacer
         room = min(max(pacer.hold_limit, pacer.ahead_limit), self._table.budget.share)
         for window in self._windows:
@@ -311,52 +322,19 @@ class FileReader:
                     return
                 room = max(0, room - fetch.granted)
 
-    def _wants_window(self) -> bool:
-        """Tell whether another window should be planned."""
-        if len(self._windows) < WINDOWS_AHEAD:
+    def _wants_more(self, asking: int) -> bool:
+        """Tell whether to plan further, when so many decoded bytes are being asked for."""
+        if len(self._windows) + bool(asking) < WINDOWS_AHEAD:
             return True
-        planned = sum(ticket.fetch.size for window in self._windows for ticket in window.tickets)
-        return planned < max(self._pacer.hold_limit, self._pacer.ahead_limit)
+        planned = sum(window.plan.file_range.size for window in self._windows)
+        return planned + asking < 2 * max(self._pacer.hold_limit, self._pacer.ahead_limit)
 
-    async def _plan_windows(self) -> None:
+    async def _plan_windows(self, planner: Planner) -> None:
         try:
-            await self._plan_to_end()
+            await planner.run()
         except Exception as exc:  # noqa: BLE001 - it is the reader's to see, once it gets there
             self._plan_error = exc
         _wake(self._change)
-
-    async def _plan_to_end(self) -> None:
-        position, end = self._start, self._end
-        while end is None or position < end:
-            while not self._wants_window():
-                self._room = asyncio.get_running_loop().create_future()
-                await self._room
-            asked = ByteRange(position, self._choose_end(position, end))
-            try:
-                answer = await self._ask(asked)
-            except RangeUnsatisfiable:
-                if end is None:
-                    return
-                raise IntegrityError(f"the file ends before byte {position}") from None
-            plan = make_plan(answer, asked, end)
-            if not plan.file_range.size:
-                return
-            self._add_window(plan)
-            position = plan.file_range.end
-            if end is None and position < asked.end:
-                return
-
-    def _choose_end(self, position: int, end: int | None) -> int:
-        """Choose where a window ends: with somebody else's, if that one is not too large for us."""
-        size = self._pacer.window_size
-        known = self._traffic.find_window(position)
-        if known is not None and known - position <= 4 * size and (end is None or known <= end):
-            return known
-        # On a grid, so that others who come this way later choose the same.
-        wanted = (position // size + 1) * size
-        if end is not None and wanted + size // 4 >= end:
-            return end
-        return wanted
 
     async def _ask(self, asked: ByteRange) -> Reconstruction:
         return await self._table.source.fetch_reconstruction(self._access, self._file_hash, asked)

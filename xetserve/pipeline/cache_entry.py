@@ -1,0 +1,231 @@
+"""One cache entry: the packed chunk records of one range of one xorb, and what proves them.
+
+    0       the records, exactly as the data host sent them
+    then    end offset of each record, from the start of the file     u32 each
+    then    BLAKE3 of each record, cut to 16 bytes                    16 bytes each
+    last    trailer, TRAILER_SIZE bytes:
+            xorb hash                                                 32 bytes
+            chunk range: start, end                                   u32, u32
+            where the records start in the xorb, their size in bytes  u64, u64
+            BLAKE3 of the offsets, hashes and trailer fields, cut     16 bytes
+            MAGIC                                                     8 bytes
+
+Numbers are little-endian. The size of a file is known before its first byte: a truncated file shows at once, and any other
+damage when a record is read, because its hash is compared before it is given out.
+
+Pure: bytes in, values out. Nothing in here says who asked, for which file, or where it came from.
+"""
+
+import re
+import struct
+import sys
+from array import array
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from xetserve.errors import FormatError
+from xetserve.xet.reconstruction import ByteRange, ChunkRange
+from xetserve.xet.xorb import CHUNK_HEADER_SIZE, parse_chunk_header
+
+MAGIC: Final = b"xscache1"
+CHECK_SIZE: Final = 16  # bytes; damage is found, an attacker who can write here is not the topic
+_TRAILER: Final = struct.Struct(f"<32sIIQQ{CHECK_SIZE}s{len(MAGIC)}s")
+_FIELDS: Final = struct.Struct("<32sIIQQ")
+TRAILER_SIZE: Final = _TRAILER.size
+_NAME: Final = re.compile(r"(\d{1,9})-(\d{1,9})-[0-9a-f]{16}\.xc", re.ASCII)
+
+
+class EntryKey(NamedTuple):
+    """What an entry holds: chunks of a xorb, and where they lie in it.
+
+    byte_range: packed positions in the xorb. The same chunks can be packed in another way elsewhere; the range tells.
+    """
+
+    xorb_hash: bytes
+    chunks: ChunkRange
+    byte_range: ByteRange
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks in the range."""
+        return self.chunks.end - self.chunks.start
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return self.byte_range.size + index_size(self.chunks)
+
+
+def index_size(chunks: ChunkRange) -> int:
+    """Bytes after the records in an entry with these chunks."""
+    return (chunks.end - chunks.start) * (4 + CHECK_SIZE) + TRAILER_SIZE
+
+
+def make_entry_name(chunks: ChunkRange, unique: bytes) -> str:
+    """Name the file of an entry; unique: 8 random bytes, so that nobody needs to lock anything."""
+    return f"{chunks.start}-{chunks.end}-{unique.hex()}.xc"
+
+
+def parse_entry_name(name: str) -> ChunkRange | None:
+    """Read the chunk range out of a file name; None: not an entry of ours."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    chunks = ChunkRange(int(match[1]), int(match[2]))
+    return chunks if chunks.start < chunks.end else None
+
+
+def check_record(record: memoryview) -> bytes:
+    """Give the cut BLAKE3 of a packed record, header included."""
+    return blake3(record).digest(CHECK_SIZE)
+
+
+class EntryIndex(NamedTuple):
+    """What lies where in an entry.
+
+    ends: end offset of each record in the file.
+    checks: cut BLAKE3 of each record, one after the other.
+    """
+
+    key: EntryKey
+    ends: "array[int]"
+    checks: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about."""
+        return 500 + self.key.num_chunks * (4 + CHECK_SIZE)
+
+    def offset_of(self, chunk: int) -> int:
+        """Give where the record of a chunk starts, or of the one after the last where all end."""
+        at = chunk - self.key.chunks.start
+        return self.ends[at - 1] if at else 0
+
+    def position_of(self, chunk: int) -> int:
+        """Give where the record of a chunk starts in the xorb, in packed bytes."""
+        return self.key.byte_range.start + self.offset_of(chunk)
+
+    def find_last(self, first: int, end: int, size: int) -> int:
+        """Give the end of the longest run of chunks from first on with at most size bytes, or of one chunk."""
+        limit = self.offset_of(first) + size
+        last = first + 1
+        while last < end and self.offset_of(last + 1) <= limit:
+            last += 1
+        return last
+
+    def is_intact(self, data: memoryview, first: int, last: int) -> bool:
+        """Tell whether data is the records of chunks [first, last), byte for byte."""
+        base = self.offset_of(first)
+        if len(data) != self.offset_of(last) - base:
+            return False
+        for chunk in range(first, last):
+            record = data[self.offset_of(chunk) - base : self.offset_of(chunk + 1) - base]
+            at = (chunk - self.key.chunks.start) * CHECK_SIZE
+            if check_record(record) != self.checks[at : at + CHECK_SIZE]:
+                return False
+        return True
+
+    def pack(self) -> bytes:
+        """Give what follows the records in the file."""
+        ends = array("I", self.ends)
+        if sys.byteorder == "big":
+            ends.byteswap()
+        key = self.key
+        fields = _FIELDS.pack(key.xorb_hash, *key.chunks, key.byte_range.start, key.byte_range.size)
+        body = ends.tobytes() + self.checks + fields
+        return body + blake3(body).digest(CHECK_SIZE) + MAGIC
+
+
+def parse_index(data: bytes, xorb_hash: bytes, chunks: ChunkRange, file_size: int) -> EntryIndex:
+    """Read what follows the records in the file of an entry.
+
+    Args:
+        data: the last index_size(chunks) bytes of the file.
+        xorb_hash, chunks: what the entry's folder and name say.
+        file_size: bytes of the whole file.
+
+    Raises:
+        FormatError: it is damaged, or the entry of something else.
+    """
+    if len(data) != index_size(chunks):
+        raise FormatError(f"an index of {len(data)} bytes, expected {index_size(chunks)}")
+    trailer = _TRAILER.unpack_from(data, len(data) - TRAILER_SIZE)
+    found_hash, start, end, position, size, check, magic = trailer
+    body = data[: -CHECK_SIZE - len(MAGIC)]
+    if magic != MAGIC or blake3(body).digest(CHECK_SIZE) != check:
+        raise FormatError("the index is damaged")
+    key = EntryKey(found_hash, ChunkRange(start, end), ByteRange(position, position + size))
+    if (found_hash, key.chunks) != (xorb_hash, chunks) or key.file_size != file_size:
+        raise FormatError("the entry of something else, or one that was cut")
+    ends: array[int] = array("I")
+    ends.frombytes(data[: 4 * key.num_chunks])
+    if sys.byteorder == "big":
+        ends.byteswap()
+    checks = bytes(data[4 * key.num_chunks : (4 + CHECK_SIZE) * key.num_chunks])
+    return EntryIndex(key, ends, checks)
+
+
+class Indexer:
+    """Makes the index of records that come by, in pieces of any size.
+
+    Whatever comes has to be exactly the records of the key: so many chunks, so many bytes.
+    """
+
+    def __init__(self, key: EntryKey) -> None:
+        self._key = key
+        self._ends: array[int] = array("I")
+        self._checks = bytearray()
+        self._position = 0  # of the next byte
+        self._header = bytearray()  # of the record that has begun, as far as it is here
+        self._left = 0  # bytes of its payload to come
+        self._hasher = blake3()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all chunks have come by."""
+        return len(self._ends) == self._key.num_chunks and (
+            self._position == self._key.byte_range.size
+        )
+
+    def feed(self, data: memoryview) -> None:
+        """Look at the next bytes.
+
+        Raises:
+            FormatError: these are not the records that the key names.
+        """
+        if self._position + len(data) > self._key.byte_range.size:
+            raise FormatError(f"more than {self._key.byte_range.size} bytes")
+        start = self._position  # of data
+        at = 0
+        while at < len(data):
+            if self._left:
+                part = data[at : at + self._left]
+                self._hasher.update(part)
+                self._left -= len(part)
+            elif self._header or len(data) - at < CHUNK_HEADER_SIZE:
+                part = data[at : at + CHUNK_HEADER_SIZE - len(self._header)]
+                self._header += part
+                if len(self._header) == CHUNK_HEADER_SIZE:
+                    self._left = parse_chunk_header(self._header).packed_size
+                    self._hasher = blake3(bytes(self._header))
+                    self._header.clear()
+            else:
+                size = parse_chunk_header(data, at).record_size
+                part = data[at : at + size]
+                self._hasher = blake3(part)  # all that is here in one go: half the time
+                self._left = size - len(part)
+            at += len(part)
+            if not self._left and not self._header:
+                self._end_record(start + at)
+        self._position = start + len(data)
+
+    def _end_record(self, position: int) -> None:
+        if len(self._ends) == self._key.num_chunks:
+            raise FormatError(f"more than {self._key.num_chunks} chunks")
+        self._ends.append(position)
+        self._checks += self._hasher.digest(CHECK_SIZE)
+
+    def make_index(self) -> EntryIndex:
+        """Give the index, once it is complete."""
+        return EntryIndex(self._key, self._ends, bytes(self._checks))

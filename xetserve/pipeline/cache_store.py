@@ -1,0 +1,420 @@
+"""The folder of the cache. Everything here blocks, and is for threads.
+
+    DIR/ab/{64 hex: xorb hash}/{start}-{end}-{random}.xc    entries, see cache_entry.py
+    DIR/tmp/{random}                                        entries that are being written
+    DIR/usage                                               bytes of both; a guess that sweeping corrects
+    DIR/sweep.lock                                          held by whoever sweeps
+
+Several processes share a folder. Names are unique and a rename is atomic, so reading and writing need no lock: a file is complete
+or not there. A file in tmp is locked (flock) by the process that writes it; the lock goes with the process, whichever way it
+ends, so a file that can be locked is what a crash has left.
+
+The least recently used entries go first: the time of modification is when an entry was last used, give or take a minute.
+"""
+
+import contextlib
+import fcntl
+import heapq
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from xetserve.errors import ConfigError, FormatError
+from xetserve.pipeline.cache_entry import (
+    EntryIndex,
+    EntryKey,
+    index_size,
+    make_entry_name,
+    parse_entry_name,
+    parse_index,
+)
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import ByteRange, ChunkRange
+
+TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
+MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
+HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
+LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
+
+
+class Segment(NamedTuple):
+    """A run of chunks out of one entry."""
+
+    path: str
+    index: EntryIndex
+    chunks: ChunkRange
+
+
+class Found(NamedTuple):
+    """What a lookup gave: the segments that make up the range, None if they do not; entries removed as damaged."""
+
+    segments: tuple[Segment, ...] | None
+    num_damaged: int
+
+
+class Temporary(NamedTuple):
+    """A file that is being written, locked by us.
+
+    size: bytes that are accounted for it.
+    """
+
+    path: str
+    fd: int
+    size: int
+
+
+class _Stored(NamedTuple):
+    path: str
+    size: int
+    used: float  # seconds since the epoch
+
+
+class CacheStore:
+    """Entries on disk.
+
+    Args:
+        max_size: bytes that all files together may have.
+        min_free: bytes of the file system that stay free.
+    """
+
+    def __init__(self, folder: Path, *, max_size: int, min_free: int) -> None:
+        self.folder = folder
+        self._max_size = max_size
+        self._min_free = min_free
+        self._temporary = folder / "tmp"
+        self._indexes: OrderedDict[str, EntryIndex] = OrderedDict()  # by path
+        self._index_memory = 0
+        self._lock = threading.Lock()  # for the indexes
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            ConfigError: they cannot be made or written to.
+        """
+        try:
+            for path in (self.folder, self._temporary):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._locked_usage(os.O_CREAT):
+                pass
+        except OSError as exc:
+            raise ConfigError(f"cannot keep a cache in {self.folder}: {exc.strerror}") from None
+
+    # Reading.
+
+    def find(self, key: EntryKey) -> Found:
+        """Find stored entries that together hold the chunks of a key; the newest indexes are kept in memory.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        now = time.time()
+        entries = self._list_entries(key.xorb_hash)
+        num_damaged = 0
+        segments: list[Segment] = []
+        chunk = key.chunks.start
+        while chunk < key.chunks.end:
+            stored, chunks = _find_longest(entries, chunk)
+            if stored is None:
+                return Found(None, num_damaged)
+            end = min(chunks.end, key.chunks.end)
+            try:
+                index = self._get_index(stored, key.xorb_hash, chunks)
+                position = index.position_of(chunk)
+                expected = segments[-1].index.position_of(chunk) if segments else None
+                if position != (key.byte_range.start if expected is None else expected):
+                    raise FormatError("packed in another way")
+                if end == key.chunks.end and index.position_of(end) != key.byte_range.end:
+                    raise FormatError("packed in another way")
+            except FormatError:
+                entries.remove((stored, chunks))
+                self.remove(stored.path)
+                num_damaged += 1
+                continue
+            except FileNotFoundError:
+                entries.remove((stored, chunks))  # another process has removed it
+                continue
+            segments.append(Segment(stored.path, index, ChunkRange(chunk, end)))
+            chunk = end
+            if abs(now - stored.used) > TOUCH_AGE:
+                with contextlib.suppress(OSError):
+                    os.utime(stored.path)
+        return Found(tuple(segments), num_damaged)
+
+    def remove(self, path: str) -> None:
+        """Remove an entry that is damaged."""
+        with self._lock:
+            index = self._indexes.pop(path, None)
+            if index is not None:
+                self._index_memory -= index.nbytes
+        with contextlib.suppress(OSError):
+            size = os.stat(path).st_size
+            os.unlink(path)
+            self._add_usage(-size)
+
+    def remove_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
+        """Remove all entries that hold any of these chunks; gives their number."""
+        paths = [
+            stored.path
+            for stored, found in self._list_entries(xorb_hash)
+            if found.start < chunks.end and chunks.start < found.end
+        ]
+        for path in paths:
+            self.remove(path)
+        return len(paths)
+
+    def _list_entries(self, xorb_hash: bytes) -> list[tuple[_Stored, ChunkRange]]:
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._get_folder(xorb_hash)) as it:
+            for item in it:
+                chunks = parse_entry_name(item.name)
+                if chunks is not None:
+                    with contextlib.suppress(FileNotFoundError):
+                        stat = item.stat()
+                        found.append((_Stored(item.path, stat.st_size, stat.st_mtime), chunks))
+        return found
+
+    def _get_folder(self, xorb_hash: bytes) -> str:
+        name = format_hash(xorb_hash)
+        return f"{self.folder}/{name[:2]}/{name}"
+
+    def _get_index(self, stored: _Stored, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
+        with self._lock:
+            index = self._indexes.get(stored.path)
+            if index is not None:
+                self._indexes.move_to_end(stored.path)
+                if index.key.file_size != stored.size:
+                    raise FormatError("it was cut")
+                return index
+        size = index_size(chunks)
+        with open(stored.path, "rb", buffering=0) as file:
+            file.seek(max(0, stored.size - size))
+            index = parse_index(file.read(size) or b"", xorb_hash, chunks, stored.size)
+        with self._lock:
+            if stored.path not in self._indexes:
+                self._indexes[stored.path] = index
+                self._index_memory += index.nbytes
+                while self._index_memory > MAX_INDEX_MEMORY:
+                    self._index_memory -= self._indexes.popitem(last=False)[1].nbytes
+        return index
+
+    # Writing.
+
+    def create(self, size: int) -> Temporary | None:
+        """Open a new file for an entry of size bytes; None: there is no room for it, sweeping may help.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        if not self._has_free(size) or not self._add_usage(size, limit=self._max_size):
+            return None
+        path = f"{self._temporary}/{os.urandom(16).hex()}"
+        fd = -1
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, size)  # its final size from the start: sweeping counts it as it will be
+            os.stat(path)  # a sweep between open and flock has taken it for a leftover
+        except OSError:
+            self.discard(Temporary(path, fd, size))
+            if fd >= 0:
+                os.close(fd)
+            raise
+        return Temporary(path, fd, size)
+
+    def publish(self, temporary: Temporary, key: EntryKey) -> None:
+        """Put a complete file in place; what it contains as well goes, and so does it if others contain it.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        stored = self._list_entries(key.xorb_hash)
+        if any(chunks.contains(key.chunks) for _, chunks in stored):
+            self.discard(temporary)
+            return
+        folder = self._get_folder(key.xorb_hash)
+        target = f"{folder}/{make_entry_name(key.chunks, os.urandom(8))}"
+        try:
+            os.rename(temporary.path, target)
+        except FileNotFoundError:  # no folder yet
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            os.rename(temporary.path, target)
+        for old, chunks in stored:
+            if key.chunks.contains(chunks):
+                self.remove(old.path)
+
+    def discard(self, temporary: Temporary) -> None:
+        """Remove an incomplete file."""
+        with contextlib.suppress(OSError):
+            os.unlink(temporary.path)
+        with contextlib.suppress(OSError):
+            self._add_usage(-temporary.size)
+
+    # Accounts.
+
+    def _has_free(self, size: int) -> bool:
+        return self._get_free() - size >= self._min_free
+
+    def _get_free(self) -> int:
+        stat = os.statvfs(self.folder)
+        return stat.f_bavail * stat.f_frsize
+
+    @contextlib.contextmanager
+    def _locked_usage(self, flags: int = 0) -> Iterator[int]:
+        """Open and lock the usage file."""
+        fd = os.open(self.folder / "usage", os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        try:
+            for _ in range(LOCK_TRIES):
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.001)  # in a thread; a blocking lock could hang with a stopped process
+            else:
+                raise BlockingIOError("the cache's usage file stays locked")
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _add_usage(self, size: int, *, limit: int | None = None) -> bool:
+        """Account for bytes that come or go, unless that passed the limit."""
+        with self._locked_usage(os.O_CREAT) as fd:
+            usage = _read_number(fd) + size
+            if limit is not None and usage > limit:
+                return False
+            _write_number(fd, usage)
+            return True
+
+    def get_usage(self) -> int:
+        """Give the bytes that are accounted for.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        with self._locked_usage(os.O_CREAT) as fd:
+            return _read_number(fd)
+
+    # Sweeping.
+
+    def sweep(self, need: int = 0) -> int:
+        """Remove what crashes have left, count, and evict until there is room for need bytes, and more.
+
+        One process sweeps at a time; for others this does nothing.
+
+        Returns:
+            the number of evicted entries.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        fd = os.open(self.folder / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._sweep(need)
+        except BlockingIOError:
+            return 0
+        finally:
+            os.close(fd)
+
+    def _sweep(self, need: int) -> int:
+        before = self.get_usage()
+        total = self._remove_leftovers() + sum(stored.size for stored in self._iter_entries())
+        with self._locked_usage() as fd:
+            total += _read_number(fd) - before  # what others did while we counted
+            _write_number(fd, total)
+        excess = 0
+        if total + need > self._max_size:
+            excess = total + need - self._max_size + self._max_size // HYSTERESIS
+        missing = self._min_free + need - self._get_free()
+        if missing > 0:
+            excess = max(excess, missing + self._min_free // HYSTERESIS)
+        evicted = _find_oldest(self._iter_entries(), excess)
+        for stored in evicted:
+            self.remove(stored.path)
+            with contextlib.suppress(OSError):  # others are in there, mostly
+                os.rmdir(os.path.dirname(stored.path))
+        return len(evicted)
+
+    def _remove_leftovers(self) -> int:
+        """Remove temporary files that nobody writes any more; gives the bytes of the others."""
+        total = 0
+        with os.scandir(self._temporary) as items:
+            for item in items:
+                with contextlib.suppress(FileNotFoundError):
+                    if not _remove_unless_locked(item.path):
+                        total += item.stat().st_size
+        return total
+
+    def _iter_entries(self) -> Iterator[_Stored]:
+        for group in _list_folders(self.folder):
+            if len(os.path.basename(group)) != 2:
+                continue
+            for folder in _list_folders(group):
+                with contextlib.suppress(FileNotFoundError), os.scandir(folder) as items:
+                    for item in items:
+                        with contextlib.suppress(FileNotFoundError):
+                            stat = item.stat()
+                            yield _Stored(item.path, stat.st_size, stat.st_mtime)
+
+
+def _find_longest(
+    entries: list[tuple[_Stored, ChunkRange]], chunk: int
+) -> tuple[_Stored | None, ChunkRange]:
+    """Find the entry with a chunk that goes on for longest after it."""
+    best: tuple[_Stored | None, ChunkRange] = (None, ChunkRange(chunk, chunk))
+    for stored, chunks in entries:
+        if chunks.start <= chunk and chunks.end > best[1].end:
+            best = (stored, chunks)
+    return best
+
+
+def _find_oldest(entries: Iterator[_Stored], excess: int) -> list[_Stored]:
+    """Find the entries that were not used for longest and have excess bytes together.
+
+    Holds only about those, whatever the number of entries.
+    """
+    heap: list[tuple[float, _Stored]] = []  # the latest of them first
+    size = 0
+    for stored in entries:
+        if excess <= 0:
+            break
+        if size >= excess and -heap[0][0] <= stored.used:
+            continue
+        heapq.heappush(heap, (-stored.used, stored))
+        size += stored.size
+        while size - heap[0][1].size >= excess:
+            size -= heapq.heappop(heap)[1].size
+    return [stored for _, stored in heap]
+
+
+def _list_folders(folder: str | Path) -> list[str]:
+    try:
+        with os.scandir(folder) as items:
+            return [item.path for item in items if item.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _remove_unless_locked(path: str) -> bool:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        os.unlink(path)
+        return True
+    finally:
+        os.close(fd)
+
+
+def _read_number(fd: int) -> int:
+    data = os.pread(fd, 32, 0)
+    return int(data) if data.strip().isdigit() else 0
+
+
+def _write_number(fd: int, number: int) -> None:
+    os.pwrite(fd, f"{max(0, number):20d}".encode(), 0)
