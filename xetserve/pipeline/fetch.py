@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics import EXPIRED_URLS, UPSTREAM_BYTES, UPSTREAM_RETRIES
 from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
+from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.retry import RetryPolicy, RetryState
@@ -51,6 +52,28 @@ class User(Protocol):
     def on_change(self) -> None:
         """Hear that bytes were given back or that the fetch is complete."""
         ...
+
+
+class _Stopwatch:
+    """Times one fetch for the far side's record. Times are of one steady clock, in seconds."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._first_byte = 0.0
+        self._size = 0  # bytes after the first read
+
+    def note_bytes(self, count: int) -> None:
+        """Count bytes that came now."""
+        if self._first_byte:
+            self._size += count
+        else:
+            self._first_byte = time.monotonic()
+
+    def tell(self, far_side: FarSide) -> None:
+        """Report a fetch that is complete."""
+        now = time.monotonic()
+        latency = self._first_byte - self._started
+        far_side.note_fetch(latency, self._size, now - self._first_byte)
 
 
 class _Slab:
@@ -85,6 +108,7 @@ class Fetch:
         step: which; its uses are not looked at, users bring their own.
         stall_timeout: seconds without a byte after which a connection is given up.
         is_awaited: tells whether others will come for what its users have used up.
+        far_side: is told how long things took.
     """
 
     def __init__(
@@ -96,6 +120,7 @@ class Fetch:
         policy: RetryPolicy,
         stall_timeout: float,
         is_awaited: Callable[[], bool],
+        far_side: FarSide,
     ) -> None:
         self.xorb_hash = step.xorb_hash
         self.chunks = step.info.chunks
@@ -107,6 +132,7 @@ class Fetch:
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._is_awaited = is_awaited
+        self._far_side = far_side
         self._users: list[User] = []
         self._needed = [0] * (self.chunks.end - self.chunks.start)  # uses to come, by chunk
         self._entries: dict[int, _Entry] = {}
@@ -358,6 +384,7 @@ class Fetch:
     async def _attempt(self) -> None:
         """Read the range once from its start, keeping the chunks that have not arrived before."""
         slab: _Slab | None = None
+        watch = _Stopwatch(time.monotonic())
         try:
             async with self._source.open_data(self.xorb_hash, self._info) as response:
                 self._left = self._info.byte_range.size
@@ -381,6 +408,7 @@ class Fetch:
                     )
                     if not count:
                         raise UpstreamError(f"the data host sent {self._left} bytes too few")
+                    watch.note_bytes(count)
                     UPSTREAM_BYTES.add(amount=count)
                     filled += count
                     self._left -= count
@@ -388,6 +416,8 @@ class Fetch:
                     for record in reader.scan(slab.view, filled):
                         self._take_record(chunk, record, slab)
                         chunk += 1
+                if self._is_full:
+                    watch.tell(self._far_side)
                 if reader.position != filled or chunk != self._info.chunks.end:
                     raise FormatError(
                         f"{chunk - self._info.chunks.start} chunks in a range, expected "

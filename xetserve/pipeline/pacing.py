@@ -25,8 +25,9 @@ PARALLEL_FETCHES: Final = (
     8  # windows that fit into what is fetched ahead, when the upstream is slow
 )
 STARVED: Final = 0.1  # share of the time waiting for upstream above which more is fetched ahead
-HUNGRY: Final = 0.5  # above which it is the upstream that everything waits for
-WORTHWHILE: Final = 1.2  # how much faster things must have become for fetching still more ahead
+GROWTH: Final = 2.0  # how much faster a response that waits for the upstream may become at a time
+FADING: Final = 1.02
+MIN_MEASURED: Final = 128 * 1024  # bytes; less says nothing of bandwidth
 BLOCKED: Final = 0.5  # share of the time waiting for the client above which less is
 
 
@@ -47,7 +48,6 @@ class Pacer:
         self._blocked = 0.0
         self._elapsed = 0.0
         self._judged_size = 0  # bytes since the pace was last judged
-        self._rate_before_growth = 0.0
 
     def note_block(self, size: int, blocked: float, elapsed: float) -> None:
         """Learn that the client took size bytes.
@@ -66,32 +66,56 @@ class Pacer:
         """Learn that the response waited so long for upstream bytes."""
         self._starved += seconds
 
-    def note_window(self, size: int, share: int) -> None:
+    def note_window(self, size: int, share: int, far: "FarSide") -> None:
         """Set the sizes for what comes after a window of size bytes.
 
         Args:
             share: bytes that the budget would grant to this response.
+            far: how far away the data is.
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
-            self._judge()
-        second = int(self._rate * MEMORY_SECONDS)
-        self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share, second))
+            self._judge(far)
+        self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share))
         most = MAX_WINDOW
         if self.ahead_limit > self.hold_limit:
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
         wanted = max(MIN_WINDOW, min(self.hold_limit, most))
         self.window_size = 1 << (wanted.bit_length() - 1)  # a power of two: windows lie on a grid
 
-    def _judge(self) -> None:
+    def _judge(self, far: "FarSide") -> None:
         """Fetch more ahead, or less, by how the last windows went."""
         starved, blocked = self._starved / self._elapsed, self._blocked / self._elapsed
         rate = self._judged_size / self._elapsed
         self._starved = self._blocked = self._elapsed = 0.0
         self._judged_size = 0
-        # A little waiting is no reason, on a busy machine everybody waits: growing must have helped.
-        if starved > HUNGRY or (starved > STARVED and rate > self._rate_before_growth * WORTHWHILE):
-            self._rate_before_growth = rate
-            self.ahead_limit *= 2
+        if starved > STARVED:
+            # What would be on its way at twice the rate (Little's law). Waiting alone is no measure: on a
+            # busy machine everybody waits, and holding more makes nothing faster.
+            self.ahead_limit = int(GROWTH * rate * far.get_fetch_seconds(self.window_size))
         elif blocked > BLOCKED:
             self.ahead_limit //= 2
+
+
+class FarSide:
+    """How far away the data is: how long a fetch takes when nothing on our side holds it up."""
+
+    def __init__(self) -> None:
+        self._latency = 0.0  # seconds to the first byte, the least of late
+        self._bandwidth = 0.0  # bytes per second of one connection, the most of late
+
+    def note_fetch(self, latency: float, size: int, seconds: float) -> None:
+        """Learn from a fetch that was received without a pause.
+
+        Args:
+            latency: seconds from the request to the first byte.
+            size, seconds: bytes after the first ones, and what they took.
+        """
+        # The extremes are the far side's own doing; what is worse is our machine's. They fade, as routes change.
+        self._latency = min(self._latency * FADING, latency) if self._latency else latency
+        if size >= MIN_MEASURED and seconds > 0:
+            self._bandwidth = max(self._bandwidth / FADING, size / seconds)
+
+    def get_fetch_seconds(self, size: int) -> float:
+        """Give the time that a fetch of size bytes should take."""
+        return self._latency + (size / self._bandwidth if self._bandwidth else 0.0)

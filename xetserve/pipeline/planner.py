@@ -46,6 +46,7 @@ class Planner:
         self._pacer = pacer
         self._traffic = traffic
         self._position = start  # up to here all is planned
+        self._asked_end = start  # where the last window was asked to end; it may have ended later
         self._end = end
         self._wants_more = wants_more
         self._add_window = add_window
@@ -89,7 +90,7 @@ class Planner:
         """Ask as many questions as the pace asks for; the first is always right, the others are guesses."""
         depth = self._pacer.ahead_limit // self._pacer.window_size
         while len(self._questions) < max(1, min(depth, MAX_QUESTIONS)):
-            start = self._questions[-1][0].end if self._questions else self._position
+            start = self._questions[-1][0].end if self._questions else self._choose_start()
             asking = sum(asked.size for asked, _ in self._questions)
             if self._is_at_end(start) or not self._wants_more(asking):
                 return
@@ -101,6 +102,14 @@ class Planner:
 
     async def _answer(self, asked: ByteRange) -> Reconstruction:
         return await self._ask(asked)
+
+    def _choose_start(self) -> int:
+        """Start where all is planned up to; or a little before, where somebody else's window starts."""
+        if self._traffic.find_window(self._position) is None and (
+            self._traffic.find_window(self._asked_end) is not None
+        ):
+            return self._asked_end
+        return self._position
 
     def _choose_range(self, start: int) -> ByteRange:
         """Choose a window: somebody else's, if that one is not too large for us, or one on a grid."""
@@ -121,6 +130,7 @@ class Planner:
             if self._end is None:
                 return False
             raise IntegrityError(f"the file ends before byte {asked.start + 1}") from None
+        self._asked_end = asked.end
         plan = make_plan(answer, asked, self._end, start=self._position)
         if plan.file_range.size > 0:
             self._position = plan.file_range.end

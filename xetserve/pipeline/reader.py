@@ -159,7 +159,9 @@ class FileReader:
                         self._deadline = now + self._gap_timeout
                         last = now
                         self._pump()
-                self._pacer.note_window(window.plan.file_range.size, budget.share)
+                self._pacer.note_window(
+                    window.plan.file_range.size, budget.share, self._table.far_side
+                )
                 self._windows.popleft()
                 self._move_to(window.plan.file_range.end)
                 self._close_window(window)

@@ -14,6 +14,7 @@ from typing import Final
 
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.fetch import Fetch
+from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.retry import RetryPolicy
@@ -127,6 +128,7 @@ class FetchTable:
         self.source = source
         self.budget = budget
         budget.reclaim = self._reclaim
+        self.far_side = FarSide()
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}
@@ -169,6 +171,7 @@ class FetchTable:
             policy=self._policy,
             stall_timeout=self._stall_timeout,
             is_awaited=lambda: self._is_awaited(traffic, position),
+            far_side=self.far_side,
         )
         self._fetches[key] = fetch
         return Ticket(fetch, step, refresh, on_change)
