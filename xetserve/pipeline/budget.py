@@ -10,7 +10,7 @@ from typing import Final
 
 SLAB_SIZE: Final = 1024 * 1024
 SMALL_SLAB_SIZE: Final = 256 * 1024
-MAX_FREE_SLABS: Final = 8
+MAX_FREE_SLABS: Final = 4
 
 
 class ByteBudget:

@@ -26,6 +26,8 @@ PARALLEL_FETCHES: Final = (
 )
 STARVED: Final = 0.1  # share of the time waiting for upstream above which more is fetched ahead
 GROWTH: Final = 2.0  # how much faster a response that waits for the upstream may become at a time
+SHRINKING: Final = 0.95  # a slow moment is no reason to fetch much less ahead
+FAR_SECONDS: Final = 0.05  # a fetch that takes longer is better cut into several, side by side
 FADING: Final = 1.02
 MIN_MEASURED: Final = 128 * 1024  # bytes; less says nothing of bandwidth
 BLOCKED: Final = 0.5  # share of the time waiting for the client above which less is
@@ -78,7 +80,7 @@ class Pacer:
             self._judge(far)
         self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share))
         most = MAX_WINDOW
-        if self.ahead_limit > self.hold_limit:
+        if far.get_fetch_seconds(MAX_WINDOW) > FAR_SECONDS:
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
         wanted = max(MIN_WINDOW, min(self.hold_limit, most))
         self.window_size = 1 << (wanted.bit_length() - 1)  # a power of two: windows lie on a grid
@@ -92,7 +94,8 @@ class Pacer:
         if starved > STARVED:
             # What would be on its way at twice the rate (Little's law). Waiting alone is no measure: on a
             # busy machine everybody waits, and holding more makes nothing faster.
-            self.ahead_limit = int(GROWTH * rate * far.get_fetch_seconds(self.window_size))
+            wanted = int(GROWTH * rate * far.get_fetch_seconds(self.window_size))
+            self.ahead_limit = max(int(self.ahead_limit * SHRINKING), wanted)
         elif blocked > BLOCKED:
             self.ahead_limit //= 2
 
@@ -117,5 +120,5 @@ class FarSide:
             self._bandwidth = max(self._bandwidth / FADING, size / seconds)
 
     def get_fetch_seconds(self, size: int) -> float:
-        """Give the time that a fetch of size bytes should take."""
-        return self._latency + (size / self._bandwidth if self._bandwidth else 0.0)
+        """Give the time from asking for a window to its last byte: a question to the CAS, and a fetch."""
+        return 2 * self._latency + (size / self._bandwidth if self._bandwidth else 0.0)
