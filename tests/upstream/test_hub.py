@@ -229,6 +229,20 @@ class TestTokens:
         async with ScriptedPeer(answering(*answers)) as peer:
             return await hub_at(pool, peer).get_read_token(REPO, "main", TOKEN)
 
+    async def test_a_renamed_repository_is_followed_on_the_hub_only(
+        self, pool: ConnectionPool
+    ) -> None:
+        async with ScriptedPeer(answering(token_answer())) as other:
+            moved = http_answer(307, b"", "Location: /api/models/new/name/xet-read-token/main")
+            astray = http_answer(307, b"", f"Location: {other.base}/token")
+            async with ScriptedPeer(answering(moved, token_answer(), astray)) as peer:
+                hub = hub_at(pool, peer)
+                assert (await hub.get_read_token(REPO, "main", TOKEN)).access_token == "t0"
+                assert tokens_in(peer) == [f"Bearer {TOKEN}"] * 2
+                with pytest.raises(UpstreamRefused, match="another host"):
+                    await hub.renew_read_token(REPO, "main", TOKEN)
+            assert other.requests == []
+
     async def test_the_request(self, pool: ConnectionPool) -> None:
         async with ScriptedPeer(answering(token_answer())) as peer:
             token = await hub_at(pool, peer).get_read_token(REPO, "refs/pr/1", TOKEN)
@@ -341,6 +355,22 @@ class TestPlainFiles:
             assert (head.target, get.method) == (get.target, "GET")
             assert get.get("authorization") == f"Bearer {TOKEN}"
             assert get.get("accept-encoding") == "identity"
+
+    async def test_trouble_is_tried_again(self, pool: ConnectionPool) -> None:
+        trouble: list[Answer] = [http_answer(500), http_answer(429), RESET, CLOSE]
+        answers = [http_answer(200), *trouble, http_answer(200, b"text")]
+        async with ScriptedPeer(answering(*answers)) as peer:
+            assert await self.fetch(pool, peer) == (200, b"text")
+
+    async def test_what_another_host_refuses_is_not_the_clients_fault(
+        self, pool: ConnectionPool
+    ) -> None:
+        async with ScriptedPeer(answering(http_answer(403))) as store:
+            redirect = http_answer(302, b"", f"Location: {store.base}/x")
+            async with ScriptedPeer(answering(http_answer(200), redirect)) as peer:
+                with pytest.raises(UpstreamRefused) as caught:
+                    await self.fetch(pool, peer)
+        assert caught.value.status == 502
 
     async def test_from_another_host_without_it_and_back_on_the_hub_with_it(
         self, pool: ConnectionPool, caplog: pytest.LogCaptureFixture

@@ -10,8 +10,8 @@ import json
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -193,12 +193,9 @@ class HubClient:
         return parse_url(self._base + path)
 
     async def _ask_token(self, url: Url, token: str | None) -> CasToken:
-        fields = (*JSON_HEADERS, *_authorization(token))
-        async with send_request(
-            self._pool, "the Hub", "GET", url, fields, self._timeout
-        ) as response:
+        async with self._open(url, token, JSON_HEADERS, may_leave=False) as response:
             if response.status != 200:
-                raise _hub_error(response.status, response.headers)
+                raise UpstreamError(f"the Hub answered {response.status} to a question for a token")
             body = await read_document(response, "the Hub", MAX_DOCUMENT_SIZE, self._timeout)
         try:
             answer = json.loads(body)
@@ -225,23 +222,49 @@ class HubClient:
         Raises:
             UpstreamError and its kinds, as resolve.
         """
-        url = entry.url
+        fields = [("Accept-Encoding", "identity"), ("User-Agent", USER_AGENT)]
+        if byte_range is not None:
+            fields.append(("Range", byte_range))
+        async with AsyncExitStack() as opened:
+            yield await retrying(
+                lambda: opened.enter_async_context(self._open(entry.url, token, fields)),
+                self._policy,
+                "hub",
+            )
+
+    @asynccontextmanager
+    async def _open(
+        self,
+        url: Url,
+        token: str | None,
+        fields: Sequence[tuple[str, str]],
+        *,
+        may_leave: bool = True,
+    ) -> AsyncIterator[ClientResponse]:
+        """Send a GET and follow redirects; the token goes along as long as they stay on the Hub.
+
+        Args:
+            may_leave: follow redirects off the Hub, too; not for answers that have to be the Hub's own.
+        """
         for _ in range(MAX_REDIRECTS + 1):
-            fields = [("Accept-Encoding", "identity"), ("User-Agent", USER_AGENT)]
-            if url.origin == self._origin:
-                fields += _authorization(token)
-            if byte_range is not None:
-                fields.append(("Range", byte_range))
+            is_hub = url.origin == self._origin
+            sent = (*fields, *_authorization(token)) if is_hub else tuple(fields)
             async with send_request(
-                self._pool, "the Hub", "GET", url, tuple(fields), self._timeout
+                self._pool, "the Hub", "GET", url, sent, self._timeout
             ) as response:
                 if response.status in (200, 206, 416):
                     yield response
                     return
                 location = response.headers.get("location")
-                if response.status not in (301, 302, 303, 307, 308) or location is None:
+                if response.status in (301, 302, 303, 307, 308) and location is not None:
+                    url = join_url(url, location, "the Hub's redirect")
+                    if not may_leave and url.origin != self._origin:
+                        raise UpstreamRefused("the Hub redirects to another host")
+                    continue
+                if is_hub:
                     raise _hub_error(response.status, response.headers)
-                url = join_url(url, location, "the Hub's redirect")
+                # What another host says of its own URL is no verdict on the client's token.
+                raise error_for_status("the Hub's storage", response.status, response.headers)
         raise UpstreamRefused("the Hub redirects in circles")
 
     def _headers(self, token: str | None) -> tuple[tuple[str, str], ...]:

@@ -63,6 +63,10 @@ class FetchInfo(NamedTuple):
     byte_range: ByteRange
     url: str
 
+    def __repr__(self) -> str:
+        # The URL is a signature: it must not get into a log by way of a message.
+        return f"FetchInfo({self.chunks}, {self.byte_range})"
+
 
 class Reconstruction(NamedTuple):
     """The terms that cover the asked file range, in file order.
