@@ -54,9 +54,19 @@ class Planner:
         self._room: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """Look again whether more is wanted."""
-        if self._room is not None and not self._room.done():
+        """Look again whether more is wanted; called for every block, so it has to be cheap."""
+        if self._room is not None and not self._room.done() and self._wants_question():
             self._room.set_result(None)
+
+    def _wants_question(self) -> bool:
+        """Tell whether to ask one more question. The first is always right, the others are guesses."""
+        depth = self._pacer.ahead_limit // self._pacer.window_size
+        if len(self._questions) >= max(1, min(depth, MAX_QUESTIONS)):
+            return False
+        last = self._questions[-1][0].end if self._questions else self._position
+        return not self._is_at_end(last) and self._wants_more(
+            sum(asked.size for asked, _ in self._questions)
+        )
 
     async def run(self) -> None:
         """Plan up to the end.
@@ -87,13 +97,9 @@ class Planner:
         return self._end is not None and position >= self._end
 
     def _ask_ahead(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ask as many questions as the pace asks for; the first is always right, the others are guesses."""
-        depth = self._pacer.ahead_limit // self._pacer.window_size
-        while len(self._questions) < max(1, min(depth, MAX_QUESTIONS)):
+        """Ask as many questions as the pace asks for."""
+        while self._wants_question():
             start = self._questions[-1][0].end if self._questions else self._choose_start()
-            asking = sum(asked.size for asked, _ in self._questions)
-            if self._is_at_end(start) or not self._wants_more(asking):
-                return
             asked = self._choose_range(start)
             question = loop.create_task(self._answer(asked))
             # A guess past the end of the file fails, and nobody may ever look at it.
