@@ -15,6 +15,7 @@ from xetserve.config import (
     add_flags,
     load_config,
     parse_bool,
+    parse_folder,
     parse_log_level,
     parse_min_budget,
     parse_port,
@@ -23,6 +24,7 @@ from xetserve.config import (
     parse_size,
     parse_text,
     parse_url,
+    parse_workers,
 )
 from xetserve.errors import ConfigError
 
@@ -40,23 +42,27 @@ every_setting = pytest.mark.parametrize(("section", "setting"), SETTINGS)
 OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_text: ("192.0.2.1", "192.0.2.1"),
     parse_port: ("9999", 9999),
+    parse_workers: ("auto", 0),
     parse_bool: ("yes", True),
     parse_seconds: ("12.5", 12.5),
     parse_size: ("77MiB", 77 * MIB),
     parse_min_budget: ("77MiB", 77 * MIB),
     parse_url: ("http://hub.example/x/", "http://hub.example/x"),
     parse_repo: ("other/repo", "other/repo"),
+    parse_folder: ("/var/cache/xetserve", "/var/cache/xetserve"),
     parse_log_level: ("DEBUG", "debug"),
 }
 BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_text: " ",
     parse_port: "70000",
+    parse_workers: "0",
     parse_bool: "maybe",
     parse_seconds: "-1",
     parse_size: "1e3",
     parse_min_budget: "1MiB",
     parse_url: "hub.example",
     parse_repo: "repo",
+    parse_folder: " ",
     parse_log_level: "loud",
 }
 
@@ -227,6 +233,40 @@ def test_a_switch_can_be_switched_off_against_the_environment() -> None:
     environ = {"XETSERVE_ALLOW_ANONYMOUS": "true"}
     assert load_config({}, environ).hub.allow_anonymous
     assert not load_config(parse_flags("--allow-anonymous=no"), environ).hub.allow_anonymous
+
+
+def test_a_command_may_leave_a_flag_out() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, ("server", "log"), without=("workers",))
+    given = vars(parser.parse_args([]))
+    assert "workers" not in given
+    # What the environment or the file says does not disturb it.
+    assert load_config(given, {"XETSERVE_WORKERS": "4"}).server.workers == 4
+
+
+@pytest.mark.parametrize(
+    ("budget", "num_workers", "share"),
+    [
+        pytest.param(128 * MIB, 1, 128 * MIB, id="one has it all"),
+        pytest.param(128 * MIB, 3, 128 * MIB // 3, id="three have a third each"),
+        pytest.param(128 * MIB, 64, 8 * MIB, id="never too little to go on"),
+    ],
+)
+def test_workers_share_the_budget(budget: int, num_workers: int, share: int) -> None:
+    config = load_config({"memory_budget": str(budget), "port": "5"}, {})
+    expected = load_config({"memory_budget": str(share), "port": "5"}, {})
+    assert config.for_worker(num_workers) == expected
+
+
+@pytest.mark.parametrize("value", ["1", "2", "1024"])
+def test_workers_may_be_a_number(value: str) -> None:
+    assert load_config({"workers": value}, {}).server.workers == int(value)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1025", "many", "2.5", ""])
+def test_workers_are_at_least_one(value: str) -> None:
+    with pytest.raises(ConfigError, match="--workers must be a number of processes"):
+        load_config({"workers": value}, {})
 
 
 def test_flags_of_a_command_are_those_of_its_sections() -> None:

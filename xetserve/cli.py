@@ -21,11 +21,15 @@ from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
-from xetserve.ops.lifecycle import run_loop, serve_until_signal
+from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_up_logging
+from xetserve.ops.workers import Supervisor, count_cores
 from xetserve.origin.app import Origin
 from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.pipeline.reader import ReadLimits
+from xetserve.pipeline.source import CasSource
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient
 from xetserve.upstream.retry import RetryPolicy
@@ -109,7 +113,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "--bridge-url", metavar="URL", help="redirect downloads there, as the Hub does, if not here"
     )
     origin.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
-    add_flags(origin, ("server", "log"))
+    # What the origin knows of its repositories is in one process.
+    add_flags(origin, ("server", "log"), without=("workers",))
     origin.set_defaults(run=_run_origin)
 
     demo = commands.add_parser(
@@ -119,13 +124,17 @@ def _make_parser() -> argparse.ArgumentParser:
         "download a file. Then keep serving, for trying it with curl.",
     )
     demo.add_argument("--once", action="store_true", help="stop after the download")
-    add_flags(demo, ("server", "log"))
+    add_flags(demo, ("server", "log"), without=("workers",))
     demo.set_defaults(run=_run_demo)
     return parser
 
 
 def _run_serve(options: argparse.Namespace, config: Config) -> int:
-    return _serve(_application(config), config.server, f"hub {config.hub.hub_url}")
+    if config.cache.cache_dir:  # a folder that cannot be used stops the start
+        prepare_folder(Path(config.cache.cache_dir))
+    num_workers = config.server.workers or count_cores()
+    making = _application(config.for_worker(num_workers))
+    return _serve(making, config.server, f"hub {config.hub.hub_url}", num_workers)
 
 
 @asynccontextmanager
@@ -140,7 +149,16 @@ async def _application(config: Config) -> AsyncIterator[Handler]:
         connect_timeout=min(CONNECT_TIMEOUT, gap / 2),
     )
     hub = HubClient(pool, config.hub.hub_url, timeout=gap, policy=policy)
-    cas = CasClient(pool, timeout=limits.stall_timeout, policy=policy)
+    cas: CasSource = CasClient(pool, timeout=limits.stall_timeout, policy=policy)
+    cache: DiskCache | None = None
+    if config.cache.cache_dir:
+        cas = cache = DiskCache(
+            cas,
+            Path(config.cache.cache_dir),
+            max_size=config.cache.cache_size,
+            min_free=config.cache.cache_min_free,
+        )
+        await cache.start()
     upstreams = Upstreams(
         hub=hub,
         cas=cas,
@@ -153,6 +171,8 @@ async def _application(config: Config) -> AsyncIterator[Handler]:
     try:
         yield application.handle
     finally:
+        if cache is not None:
+            await cache.aclose()
         await pool.aclose()
 
 
@@ -204,24 +224,46 @@ def _parse_pair(text: str, flag: str, form: str) -> tuple[str, str]:
     return left, right
 
 
-def _serve(making: AbstractAsyncContextManager[Handler], server: ServerConfig, name: str) -> int:
-    """Serve a handler until a signal ends it."""
+def _serve(
+    making: AbstractAsyncContextManager[Handler],
+    server: ServerConfig,
+    name: str,
+    num_workers: int = 1,
+) -> int:
+    """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own."""
+    raise_file_limit()
     sockets = _bind(server.host, server.port)
 
-    async def serve() -> None:
+    def say_ready() -> None:
+        where = ", ".join(_describe(sock) for sock in sockets)
+        logger.info("xetserve %s: %s, listening on %s", __version__, name, where)
+
+    async def serve(channel: socket.socket | None) -> None:
         async with making as handler:
             listener = Listener(handler, ConnectionLimits(write_timeout=server.write_timeout))
 
             async def on_ready() -> None:
-                where = ", ".join(_describe(sock) for sock in sockets)
-                logger.info("xetserve %s: %s, listening on %s", __version__, name, where)
+                if channel is None:  # else the supervisor waits for the other workers, and says it
+                    say_ready()
 
             await serve_until_signal(
-                listener, sockets, drain_timeout=server.drain_timeout, on_ready=on_ready
+                listener,
+                sockets,
+                drain_timeout=server.drain_timeout,
+                on_ready=on_ready,
+                channel=channel,
             )
 
-    run_loop(serve())
-    return 0
+    def work(channel: socket.socket | None) -> int:
+        run_loop(serve(channel))
+        return 0
+
+    if num_workers == 1:
+        return work(None)
+    supervisor = Supervisor(
+        num_workers, sockets, work, drain_timeout=server.drain_timeout, on_ready=say_ready
+    )
+    return supervisor.run()
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

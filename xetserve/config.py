@@ -20,6 +20,7 @@ from xetserve.errors import ConfigError
 
 PREFIX: Final = "XETSERVE_"
 CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
+MIN_BUDGET: Final = 8 * 1024 * 1024  # bytes
 
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(?:([KMGT])(i)?)?B?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -104,12 +105,28 @@ def parse_log_level(text: str) -> str:
     return level
 
 
+def parse_workers(text: str) -> int:
+    """Read a number of processes, 1 to 1024; 0 stands for "auto", as many as there are cores."""
+    if text.strip().lower() == "auto":
+        return 0
+    if not re.fullmatch(r"\d{1,4}", text, re.ASCII) or not 1 <= int(text) <= 1024:
+        raise ValueError("must be a number of processes, 1 to 1024, or auto")
+    return int(text)
+
+
 def parse_min_budget(text: str) -> int:
     """Read the memory budget, at least 8 MiB: less could not keep one download going."""
     size = parse_size(text)
-    if size < 8 * 1024 * 1024:
+    if size < MIN_BUDGET:
         raise ValueError("must be at least 8MiB")
     return size
+
+
+def parse_folder(text: str) -> str:
+    """Read the path of a folder; empty: none."""
+    if text and not text.strip():
+        raise ValueError("must be a folder, or empty for none")
+    return text.strip()
 
 
 def _setting(
@@ -140,6 +157,13 @@ class ServerConfig:
     )
     port: int = _setting(
         8080, parse_port, "XETSERVE_PORT PORT", "TCP port; 0 picks a free one", metavar="PORT"
+    )
+    workers: int = _setting(
+        1,
+        parse_workers,
+        "XETSERVE_WORKERS",
+        "processes that share the port and the memory budget; auto: as many as there are cores",
+        metavar="N",
     )
     drain_timeout: float = _setting(
         30.0,
@@ -202,6 +226,33 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """What is kept on disk. Sizes in bytes."""
+
+    cache_dir: str = _setting(
+        "",
+        parse_folder,
+        "XETSERVE_CACHE_DIR",
+        "folder for fetched data, which several processes may share; without one nothing is kept",
+        metavar="DIR",
+    )
+    cache_size: int = _setting(
+        32 * 1024**3,
+        parse_size,
+        "XETSERVE_CACHE_SIZE",
+        "bytes that the cache may have; what was not used for longest goes first",
+        metavar="SIZE",
+    )
+    cache_min_free: int = _setting(
+        1024**3,
+        parse_size,
+        "XETSERVE_CACHE_MIN_FREE",
+        "bytes of the file system that the cache leaves free",
+        metavar="SIZE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """What is logged, to standard error."""
 
@@ -221,23 +272,38 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     hub: HubConfig = field(default_factory=HubConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def for_worker(self, num_workers: int) -> "Config":
+        """Give the settings of one of num_workers processes: its part of the budget, at least MIN_BUDGET."""
+        share = max(MIN_BUDGET, self.memory.memory_budget // num_workers)
+        return dataclasses.replace(
+            self, memory=dataclasses.replace(self.memory, memory_budget=share)
+        )
 
 
 SECTIONS: Final[Mapping[str, type]] = {
     "server": ServerConfig,
     "hub": HubConfig,
     "memory": MemoryConfig,
+    "cache": CacheConfig,
     "log": LogConfig,
 }
 
 
-def add_flags(parser: argparse.ArgumentParser, sections: Sequence[str] = tuple(SECTIONS)) -> None:
-    """Give a parser --config and a flag for every setting of the sections."""
+def add_flags(
+    parser: argparse.ArgumentParser,
+    sections: Sequence[str] = tuple(SECTIONS),
+    without: Sequence[str] = (),
+) -> None:
+    """Give a parser --config and a flag for every setting of the sections, but not for those without."""
     parser.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG_VARIABLE}]")
     for name in sections:
         group = parser.add_argument_group(f"[{name}]")
         for setting in dataclasses.fields(SECTIONS[name]):
+            if setting.name in without:
+                continue
             meta = setting.metadata
             is_switch = meta["parse"] is parse_bool
             group.add_argument(

@@ -29,6 +29,7 @@ REPO: Final = "demo/tiny-model"
 FILE: Final = "model.safetensors"
 TOKEN: Final = "hf_demo"
 TIMEOUT: Final = 30.0
+ONE: Final = ("--workers", "1")  # the peak memory shown is that of one process
 _LISTENING: Final = re.compile(rb"listening on (http://\S+?:\d+)")
 
 
@@ -78,7 +79,7 @@ async def run_demo(host: str, port: int, *, once: bool, write: Callable[[str], o
         imports = ("--import", f"{REPO}={folder / 'repository'}")
         async with _running(*origin, *imports) as (origin_url, _):
             write(f"origin (Hub and CAS)   {origin_url}\n")
-            serve = ("serve", "--host", host, "--port", str(port), "--hub-url", origin_url)
+            serve = ("serve", "--host", host, "--port", str(port), "--hub-url", origin_url, *ONE)
             async with _running(*serve) as (url, pid):
                 url = url.replace("0.0.0.0", "localhost")
                 write(f"xetserve               {url}\n\n")

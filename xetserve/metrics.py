@@ -34,3 +34,16 @@ INTEGRITY_FAILURES = Counter(
 EXPIRED_URLS = Counter(
     "xetserve_expired_urls_total", "Data URLs that had run out and were asked for again."
 )
+CACHE_HITS = Counter("xetserve_cache_hits_total", "Xorb ranges that the disk cache had.")
+CACHE_MISSES = Counter("xetserve_cache_misses_total", "Xorb ranges that it did not have.")
+CACHE_BYTES = Counter("xetserve_cache_bytes_total", "Packed bytes that came from the disk cache.")
+CACHE_STORED_BYTES = Counter("xetserve_cache_stored_bytes_total", "Packed bytes written to it.")
+CACHE_EVICTIONS = Counter(
+    "xetserve_cache_evictions_total", "Entries removed from it to make room for others."
+)
+CACHE_DAMAGED = Counter(
+    "xetserve_cache_damaged_total", "Entries removed from it because they were not as written."
+)
+CACHE_ABANDONED = Counter(
+    "xetserve_cache_abandoned_total", "Ranges that were fetched but not kept.", ("cause",)
+)

@@ -22,8 +22,8 @@ from xetserve.http.ranges import (
 )
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader, ReadLimits
+from xetserve.pipeline.source import CasSource
 from xetserve.pipeline.tickets import FetchTable
-from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import FileEntry, HubClient, ReadAccess
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash, parse_hash
@@ -38,7 +38,7 @@ class Upstreams:
     """All that serving a file needs."""
 
     hub: HubClient
-    cas: CasClient
+    cas: CasSource
     budget: ByteBudget
     limits: ReadLimits
     policy: RetryPolicy

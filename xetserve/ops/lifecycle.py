@@ -2,16 +2,23 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
 
 from xetserve.net.listener import Listener
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# What a worker and its supervisor tell each other. When the other side is gone, the channel ends.
+READY: Final = b"r"  # the worker: clients can connect
+DRAIN: Final = b"d"  # the supervisor: stop accepting, finish what has begun
+CUT: Final = b"c"  # the supervisor: end now
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -25,42 +32,91 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: a client is one, and often 1024 is the soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    logger.debug("open files: at most %d, it was %d", hard, soft)
+
+
 async def serve_until_signal(
     listener: Listener,
     sockets: list[socket.socket],
     *,
     drain_timeout: float,
     on_ready: Callable[[], Awaitable[None]] | None = None,
+    channel: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts what is left.
 
     Args:
         drain_timeout: seconds that responses may go on after the first signal.
         on_ready: awaited once clients can connect; serving ends when it raises.
+        channel: of a worker, to its supervisor: READY is said on it, DRAIN, CUT and its end are
+            obeyed. SIGTERM then means drain however often it comes, and SIGINT is left alone.
     """
+    drain, cut = asyncio.Event(), asyncio.Event()
+    heeding = _heeding_signals(drain, cut) if channel is None else _heeding(channel, drain, cut)
+    with heeding:
+        try:
+            await listener.start(sockets)
+            if on_ready is not None:
+                await on_ready()
+            if channel is not None:
+                channel.send(READY)
+            await drain.wait()
+        finally:
+            draining = asyncio.ensure_future(listener.drain(drain_timeout))
+            cutting = asyncio.ensure_future(cut.wait())
+            await asyncio.wait((draining, cutting), return_when=asyncio.FIRST_COMPLETED)
+            cutting.cancel()
+            if not draining.done():
+                draining.cancel()
+                await listener.drain(0)
+
+
+@contextmanager
+def _heeding_signals(drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]:
+    """Turn the first signal into drain and the second into cut."""
     loop = asyncio.get_running_loop()
-    stop, cut = asyncio.Event(), asyncio.Event()
 
     def on_signal(name: str) -> None:
-        if stop.is_set():
+        if drain.is_set():
             cut.set()
         logger.info("%s: %s", name, "cutting" if cut.is_set() else "draining")
-        stop.set()
+        drain.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
     try:
-        await listener.start(sockets)
-        if on_ready is not None:
-            await on_ready()
-        await stop.wait()
+        yield
     finally:
-        drain = asyncio.ensure_future(listener.drain(drain_timeout))
-        cutting = asyncio.ensure_future(cut.wait())
-        await asyncio.wait((drain, cutting), return_when=asyncio.FIRST_COMPLETED)
-        cutting.cancel()
-        if not drain.done():
-            drain.cancel()
-            await listener.drain(0)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _heeding(channel: socket.socket, drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]:
+    """Turn what the supervisor says into drain and cut."""
+    loop = asyncio.get_running_loop()
+    channel.setblocking(False)
+
+    def on_order() -> None:
+        try:
+            order = channel.recv(16)
+        except ConnectionResetError:  # it died before it had read that we are ready
+            order = b""
+        if not order:
+            loop.remove_reader(channel)
+            logger.warning("the supervisor is gone: draining")
+        drain.set()
+        if CUT in order:
+            cut.set()
+
+    loop.add_reader(channel, on_order)
+    loop.add_signal_handler(signal.SIGTERM, drain.set)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        loop.remove_reader(channel)

@@ -18,6 +18,8 @@ _SECRETS: Final = re.compile(
     """
 )
 
+_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
 
 def mask_secrets(text: str) -> str:
     """Take tokens, URL queries and URL passwords out of a line."""
@@ -36,6 +38,12 @@ class _MaskingFormatter(logging.Formatter):
 def set_up_logging(level: str) -> None:
     """Log records of at least this level (debug, info, warning, error)."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_MaskingFormatter(_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(max(logging.INFO, logging.getLogger().level))
+
+
+def label_process(label: str) -> None:
+    """Say in every line which process it comes from, where several log to the same place."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_MaskingFormatter(_FORMAT.replace("%(name)", f"[{label}] %(name)")))

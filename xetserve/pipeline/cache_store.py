@@ -33,19 +33,21 @@ from xetserve.pipeline.cache_entry import (
     parse_index,
 )
 from xetserve.xet.hashes import format_hash
-from xetserve.xet.reconstruction import ByteRange, ChunkRange
+from xetserve.xet.reconstruction import ChunkRange
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
 MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
 HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
 LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
 
+_HEX: Final = frozenset("0123456789abcdef")
+
 
 class Segment(NamedTuple):
     """A run of chunks out of one entry."""
 
     path: str
-    index: EntryIndex
+    entry: EntryIndex
     chunks: ChunkRange
 
 
@@ -73,10 +75,25 @@ class _Stored(NamedTuple):
     used: float  # seconds since the epoch
 
 
+def prepare_folder(folder: Path) -> None:
+    """Make the folder of a cache.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    try:
+        for path in (folder, folder / "tmp"):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(folder / "usage", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as exc:
+        raise ConfigError(f"cannot keep a cache in {folder}: {exc.strerror}") from None
+
+
 class CacheStore:
     """Entries on disk.
 
     Args:
+        folder: a prepared one.
         max_size: bytes that all files together may have.
         min_free: bytes of the file system that stay free.
     """
@@ -84,25 +101,12 @@ class CacheStore:
     def __init__(self, folder: Path, *, max_size: int, min_free: int) -> None:
         self.folder = folder
         self._max_size = max_size
+        self.max_entry_size = max_size // 2  # bytes; a larger one would push out all others
         self._min_free = min_free
         self._temporary = folder / "tmp"
         self._indexes: OrderedDict[str, EntryIndex] = OrderedDict()  # by path
         self._index_memory = 0
         self._lock = threading.Lock()  # for the indexes
-
-    def prepare(self) -> None:
-        """Make the folders.
-
-        Raises:
-            ConfigError: they cannot be made or written to.
-        """
-        try:
-            for path in (self.folder, self._temporary):
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._locked_usage(os.O_CREAT):
-                pass
-        except OSError as exc:
-            raise ConfigError(f"cannot keep a cache in {self.folder}: {exc.strerror}") from None
 
     # Reading.
 
@@ -113,7 +117,7 @@ class CacheStore:
             OSError: the disk fails.
         """
         now = time.time()
-        entries = self._list_entries(key.xorb_hash)
+        entries = _list_folder(self._get_folder(key.xorb_hash))
         num_damaged = 0
         segments: list[Segment] = []
         chunk = key.chunks.start
@@ -125,7 +129,7 @@ class CacheStore:
             try:
                 index = self._get_index(stored, key.xorb_hash, chunks)
                 position = index.position_of(chunk)
-                expected = segments[-1].index.position_of(chunk) if segments else None
+                expected = segments[-1].entry.position_of(chunk) if segments else None
                 if position != (key.byte_range.start if expected is None else expected):
                     raise FormatError("packed in another way")
                 if end == key.chunks.end and index.position_of(end) != key.byte_range.end:
@@ -143,7 +147,7 @@ class CacheStore:
             if abs(now - stored.used) > TOUCH_AGE:
                 with contextlib.suppress(OSError):
                     os.utime(stored.path)
-        return Found(tuple(segments), num_damaged)
+        return Found(tuple(segments) or None, num_damaged)
 
     def remove(self, path: str) -> None:
         """Remove an entry that is damaged."""
@@ -160,23 +164,12 @@ class CacheStore:
         """Remove all entries that hold any of these chunks; gives their number."""
         paths = [
             stored.path
-            for stored, found in self._list_entries(xorb_hash)
+            for stored, found in _list_folder(self._get_folder(xorb_hash))
             if found.start < chunks.end and chunks.start < found.end
         ]
         for path in paths:
             self.remove(path)
         return len(paths)
-
-    def _list_entries(self, xorb_hash: bytes) -> list[tuple[_Stored, ChunkRange]]:
-        found = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._get_folder(xorb_hash)) as it:
-            for item in it:
-                chunks = parse_entry_name(item.name)
-                if chunks is not None:
-                    with contextlib.suppress(FileNotFoundError):
-                        stat = item.stat()
-                        found.append((_Stored(item.path, stat.st_size, stat.st_mtime), chunks))
-        return found
 
     def _get_folder(self, xorb_hash: bytes) -> str:
         name = format_hash(xorb_hash)
@@ -217,7 +210,9 @@ class CacheStore:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, size)  # its final size from the start: sweeping counts it as it will be
+            os.ftruncate(
+                fd, size
+            )  # its final size from the start: sweeping counts it as it will be
             os.stat(path)  # a sweep between open and flock has taken it for a leftover
         except OSError:
             self.discard(Temporary(path, fd, size))
@@ -232,7 +227,7 @@ class CacheStore:
         Raises:
             OSError: the disk fails.
         """
-        stored = self._list_entries(key.xorb_hash)
+        stored = _list_folder(self._get_folder(key.xorb_hash))
         if any(chunks.contains(key.chunks) for _, chunks in stored):
             self.discard(temporary)
             return
@@ -264,9 +259,9 @@ class CacheStore:
         return stat.f_bavail * stat.f_frsize
 
     @contextlib.contextmanager
-    def _locked_usage(self, flags: int = 0) -> Iterator[int]:
+    def _locked_usage(self) -> Iterator[int]:
         """Open and lock the usage file."""
-        fd = os.open(self.folder / "usage", os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        fd = os.open(self.folder / "usage", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             for _ in range(LOCK_TRIES):
                 with contextlib.suppress(BlockingIOError):
@@ -281,7 +276,7 @@ class CacheStore:
 
     def _add_usage(self, size: int, *, limit: int | None = None) -> bool:
         """Account for bytes that come or go, unless that passed the limit."""
-        with self._locked_usage(os.O_CREAT) as fd:
+        with self._locked_usage() as fd:
             usage = _read_number(fd) + size
             if limit is not None and usage > limit:
                 return False
@@ -294,7 +289,7 @@ class CacheStore:
         Raises:
             OSError: the disk fails.
         """
-        with self._locked_usage(os.O_CREAT) as fd:
+        with self._locked_usage() as fd:
             return _read_number(fd)
 
     # Sweeping.
@@ -349,15 +344,11 @@ class CacheStore:
         return total
 
     def _iter_entries(self) -> Iterator[_Stored]:
-        for group in _list_folders(self.folder):
-            if len(os.path.basename(group)) != 2:
-                continue
-            for folder in _list_folders(group):
-                with contextlib.suppress(FileNotFoundError), os.scandir(folder) as items:
-                    for item in items:
-                        with contextlib.suppress(FileNotFoundError):
-                            stat = item.stat()
-                            yield _Stored(item.path, stat.st_size, stat.st_mtime)
+        # Only what is surely ours: DIR may have been a folder with other things in it.
+        for group in _list_folders(self.folder, 2):
+            for folder in _list_folders(group, 64):
+                for stored, _ in _list_folder(folder):
+                    yield stored
 
 
 def _find_longest(
@@ -390,12 +381,30 @@ def _find_oldest(entries: Iterator[_Stored], excess: int) -> list[_Stored]:
     return [stored for _, stored in heap]
 
 
-def _list_folders(folder: str | Path) -> list[str]:
-    try:
-        with os.scandir(folder) as items:
-            return [item.path for item in items if item.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
+def _list_folder(folder: str) -> list[tuple[_Stored, ChunkRange]]:
+    """List the entries of one xorb."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as items:
+        for item in items:
+            chunks = parse_entry_name(item.name)
+            if chunks is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    stat = item.stat(follow_symlinks=False)
+                    found.append((_Stored(item.path, stat.st_size, stat.st_mtime), chunks))
+    return found
+
+
+def _list_folders(folder: str | Path, length: int) -> list[str]:
+    """List the folders in a folder whose names are so many hex digits."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as items:
+        return [
+            item.path
+            for item in items
+            if len(item.name) == length
+            and not set(item.name) - _HEX
+            and item.is_dir(follow_symlinks=False)
+        ]
+    return []
 
 
 def _remove_unless_locked(path: str) -> bool:

@@ -142,6 +142,7 @@ class Fetch:
         self._open_space = 0  # bytes that the slab being received into can still take
         self._held = 0  # bytes in slabs
         self._decoded_held = 0  # bytes decoded and kept
+        self._was_paused = False  # whether the attempt under way has had to wait for room
         self._is_full = False  # room for all of it has been granted: never wait for any
         self._waiters: set[asyncio.Future[None]] = set()
         self._room: asyncio.Future[None] | None = None
@@ -385,6 +386,7 @@ class Fetch:
         """Read the range once from its start, keeping the chunks that have not arrived before."""
         slab: _Slab | None = None
         watch = _Stopwatch(time.monotonic())
+        self._was_paused = False
         try:
             async with self._source.open_data(self.xorb_hash, self._info) as response:
                 self._left = self._info.byte_range.size
@@ -416,7 +418,7 @@ class Fetch:
                     for record in reader.scan(slab.view, filled):
                         self._take_record(chunk, record, slab)
                         chunk += 1
-                if self._is_full:
+                if not self._was_paused:
                     watch.tell(self._far_side)
                 if reader.position != filled or chunk != self._info.chunks.end:
                     raise FormatError(
@@ -447,6 +449,7 @@ class Fetch:
         size = SLAB_SIZE if self._is_full else SMALL_SLAB_SIZE
         size = max(at_least, min(size, at_least + self._left))
         while not (self._waiters or self._is_full or self._held + size <= self.granted):
+            self._was_paused = True
             self._room = asyncio.get_running_loop().create_future()
             try:
                 await self._room

@@ -1,0 +1,228 @@
+"""From sockets to a clean end, inside the test's own loop."""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from tests.peers import PATIENCE, connected, until
+from xetserve.http.messages import Request, Response
+from xetserve.net.connection import ConnectionLimits
+from xetserve.net.listener import Listener, bind_sockets
+from xetserve.ops.lifecycle import CUT, DRAIN, READY, raise_file_limit, serve_until_signal
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class Served:
+    """A server that answers its one client when it may, and the task that serves."""
+
+    def __init__(self) -> None:
+        self.listener = Listener(self._handle, ConnectionLimits(linger_timeout=0.2))
+        self.sockets = bind_sockets("127.0.0.1", 0)
+        self.port: int = self.sockets[0].getsockname()[1]
+        self.is_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.is_ready = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    async def _handle(self, request: Request) -> Response:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return Response(200, [], b"done")
+
+    async def _on_ready(self) -> None:
+        self.is_ready.set()
+
+    def start(self, channel: socket.socket | None = None) -> asyncio.Task[None]:
+        self.task = asyncio.ensure_future(
+            serve_until_signal(
+                self.listener,
+                self.sockets,
+                drain_timeout=PATIENCE,
+                on_ready=self._on_ready,
+                channel=channel,
+            )
+        )
+        return self.task
+
+    async def is_draining(self) -> None:
+        """Wait until nobody listens any more."""
+        await until(lambda: self.sockets[0].fileno() < 0)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served()
+    yield served
+    if served.task is not None and not served.task.done():
+        served.may_answer.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await served.task
+
+
+@pytest.fixture
+def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The supervisor's end and the worker's."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def send_signal(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+# Alone: signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_signal_lets_a_response_finish(served: Served, number: signal.Signals) -> None:
+    task = served.start()
+    await served.is_ready.wait()
+    async with connected(served.port) as client:
+        await client.send(GET)
+        await served.is_asked.wait()
+        send_signal(number)
+        await served.is_draining()
+        assert not task.done()
+        served.may_answer.set()
+        assert (await client.read_answer())[2] == b"done"
+        assert await client.read_end() == (b"", "closed")
+        await client.close()
+        async with asyncio.timeout(PATIENCE):
+            await task
+
+
+async def test_a_second_signal_cuts_it(served: Served) -> None:
+    task = served.start()
+    await served.is_ready.wait()
+    async with connected(served.port) as client:
+        await client.send(GET)
+        await served.is_asked.wait()
+        send_signal(signal.SIGTERM)
+        await served.is_draining()
+        send_signal(signal.SIGINT)
+        async with asyncio.timeout(PATIENCE):
+            await task
+        assert await client.read_end() == (b"", "reset")
+
+
+async def test_afterwards_signals_mean_what_they_mean_by_default(served: Served) -> None:
+    task = served.start()
+    await served.is_ready.wait()
+    send_signal(signal.SIGTERM)
+    await task
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+async def test_serving_ends_when_readiness_cannot_be_told(served: Served) -> None:
+    async def fail() -> None:
+        raise OSError("nobody to tell")
+
+    with pytest.raises(OSError, match="nobody to tell"):
+        await serve_until_signal(
+            served.listener, served.sockets, drain_timeout=PATIENCE, on_ready=fail
+        )
+    assert served.sockets[0].fileno() < 0
+
+
+# A worker: orders
+
+
+def say(data: bytes) -> Callable[[socket.socket], object]:
+    return lambda supervisor: supervisor.send(data)
+
+
+async def test_a_worker_says_that_it_is_ready(
+    served: Served, channel: tuple[socket.socket, socket.socket]
+) -> None:
+    loop = asyncio.get_running_loop()
+    task = served.start(channel[1])
+    async with asyncio.timeout(PATIENCE):
+        assert await loop.sock_recv(channel[0], 16) == READY
+        channel[0].send(DRAIN)
+        await task
+
+
+DRAINING = [
+    pytest.param([say(DRAIN)], id="the order"),
+    pytest.param([say(DRAIN), say(DRAIN)], id="the order twice"),
+    pytest.param([lambda _: send_signal(signal.SIGTERM)] * 2, id="SIGTERM twice"),
+    pytest.param([lambda _: send_signal(signal.SIGTERM), say(DRAIN)], id="SIGTERM and the order"),
+    pytest.param([socket.socket.close], id="no supervisor any more"),
+    pytest.param([say(DRAIN), socket.socket.close], id="the order, then no supervisor"),
+]
+
+
+@pytest.mark.parametrize("actions", DRAINING)
+async def test_a_worker_drains(
+    served: Served,
+    channel: tuple[socket.socket, socket.socket],
+    actions: list[Callable[[socket.socket], object]],
+) -> None:
+    task = served.start(channel[1])
+    await served.is_ready.wait()
+    assert await asyncio.get_running_loop().sock_recv(channel[0], 16) == READY
+    async with connected(served.port) as client:
+        await client.send(GET)
+        await served.is_asked.wait()
+        for action in actions:
+            action(channel[0])
+            await served.is_draining()
+        assert not task.done()
+        served.may_answer.set()
+        assert (await client.read_answer())[2] == b"done"
+        await client.close()
+        async with asyncio.timeout(PATIENCE):
+            await task
+
+
+@pytest.mark.parametrize("orders", [[DRAIN, CUT], [DRAIN + CUT], [CUT]], ids=repr)
+async def test_a_worker_cuts(
+    served: Served, channel: tuple[socket.socket, socket.socket], orders: list[bytes]
+) -> None:
+    task = served.start(channel[1])
+    await served.is_ready.wait()
+    async with connected(served.port) as client:
+        await client.send(GET)
+        await served.is_asked.wait()
+        for order in orders:
+            channel[0].send(order)
+            await served.is_draining()
+        async with asyncio.timeout(PATIENCE):
+            await task
+        assert await client.read_end() == (b"", "reset")
+
+
+async def test_a_supervisor_that_dies_before_it_heard_us_is_gone_too(
+    served: Served, channel: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    task = served.start(channel[1])
+    await served.is_ready.wait()
+    channel[0].close()  # READY is unread: the worker's end sees a reset
+    async with asyncio.timeout(PATIENCE):
+        await task
+    assert [(r.levelno, r.message) for r in caplog.records] == [
+        (logging.WARNING, "the supervisor is gone: draining")
+    ]
+
+
+# Limits
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,0 +1,326 @@
+"""Several processes behind the same listening sockets, and the supervisor that keeps them going.
+
+The supervisor binds the sockets, forks the workers and waits: no event loop, no thread, no connection, no
+data. That is what makes forking safe at any time, for a worker that has to be replaced in a month as for
+the first one. It shares the pages of the imported code, so that an idle worker has 9 MiB of its own where
+a program started anew has 20, and no upgrade on disk can mix two versions.
+
+All workers accept from the same sockets, and the next free worker takes the next connection. With a socket
+for each (SO_REUSEPORT) the kernel deals connections out by a hash of the addresses: of 8 downloads begun
+together, one of 4 workers got none in every second round, where sharing mostly gave 3, 2, 2, 1 (less even
+when one client opens them all within a millisecond and idle workers race). And those dealt to a worker that
+has just died, or that cannot start, would wait for it or be lost.
+
+Each worker has a channel to the supervisor, a pair of connected sockets. On it the worker says that it is
+ready; the supervisor says when to drain and when to cut. Orders are not signals because signals come from
+others as well: Ctrl-C and systemd signal every process of the group, so a worker would see two where the
+operator sent one. A SIGTERM to a worker alone makes it drain, and then it is replaced. And when either
+side dies, even by SIGKILL, the other one sees the channel end: a dead worker is replaced, and without
+a supervisor the workers drain and leave.
+"""
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from xetserve.errors import ConfigError
+from xetserve.ops.lifecycle import CUT, DRAIN, READY
+from xetserve.ops.logs import label_process
+
+logger = logging.getLogger(__name__)
+
+STOPPING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: Final = (*STOPPING_SIGNALS, signal.SIGHUP)
+
+SETTLED_AFTER: Final = 60.0  # seconds that a worker has to live for its crashes to be forgotten
+FIRST_DELAY: Final = 0.5
+MAX_DELAY: Final = 30.0
+CGROUPS: Final = Path("/sys/fs/cgroup")
+OWN_CGROUP: Final = Path("/proc/self/cgroup")
+STOP_GRACE: Final = 10.0  # seconds that a worker may take to end, beyond the time for draining
+
+
+def restart_delay(num_crashes: int) -> float:
+    """Seconds to wait before a worker is started again that has died this often in a row."""
+    if num_crashes <= 1:
+        return 0.0
+    return min(FIRST_DELAY * 2.0 ** min(num_crashes - 2, 30), MAX_DELAY)
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A worker's place, which one process after the other may fill."""
+
+    number: int
+    pid: int = 0
+    channel: socket.socket | None = None  # None: no process now
+    is_ready: bool = False
+    started_at: float = 0.0
+    start_at: float | None = None  # when a process is due; None: not at all
+    num_crashes: int = 0  # in a row
+
+
+class Supervisor:
+    """Keeps num_workers processes going until a signal ends them.
+
+    Args:
+        sockets: the listening sockets; closed here once the workers are told to drain, so that nobody
+            connects to a server that will not answer.
+        work: what a worker does, with its end of the channel; gives its exit status.
+        drain_timeout: seconds that workers may drain; STOP_GRACE later they are killed.
+        on_ready: called once, when all workers are ready.
+    """
+
+    def __init__(
+        self,
+        num_workers: int,
+        sockets: list[socket.socket],
+        work: Callable[[socket.socket], int],
+        *,
+        drain_timeout: float,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._workers = [_Worker(number) for number in range(1, num_workers + 1)]
+        self._sockets = sockets
+        self._work = work
+        self._drain_timeout = drain_timeout
+        self._on_ready = on_ready
+        self._has_begun = False  # one was ready at some time
+        self._is_up = False  # all were, at the same time
+        self._is_stopping = False
+        self._kill_at: float | None = None
+        self._status = 0
+        self._selector = selectors.DefaultSelector()
+        self._signals, self._signal_writer = socket.socketpair()
+
+    def run(self) -> int:
+        """Run until the last worker has ended; gives the exit status.
+
+        0: all ended in order. 1: one had to be killed or failed while it drained. When the first worker
+        cannot start, nothing is tried again: its own status, or 1 if it has none.
+        """
+        self._signals.setblocking(False)
+        self._signal_writer.setblocking(False)
+        self._selector.register(self._signals, selectors.EVENT_READ, None)
+        before = {number: signal.signal(number, _wake_up) for number in SIGNALS}
+        signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
+        try:
+            # One alone: what is wrong for it is wrong for all of them, and is said once.
+            self._workers[0].start_at = 0.0
+            while True:
+                self._start_due()
+                if not any(w.channel or w.start_at is not None for w in self._workers):
+                    return self._status
+                for key, _ in self._selector.select(self._next_timeout()):
+                    if key.data is None:
+                        self._on_signals(self._signals.recv(4096))
+                    else:
+                        self._on_channel(key.data)
+                if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                    self._kill_all()
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._selector.close()
+            self._signals.close()
+            self._signal_writer.close()
+
+    def _next_timeout(self) -> float | None:
+        times = [w.start_at for w in self._workers if w.start_at is not None]
+        if self._kill_at is not None:
+            times.append(self._kill_at)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    # Starting
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.start_at is not None and worker.start_at <= now:
+                worker.start_at = None
+                worker.started_at = now
+                self._start(worker)
+
+    def _start(self, worker: _Worker) -> None:
+        try:
+            worker.pid, worker.channel = self._fork(worker)
+        except OSError as exc:
+            self._on_failure(worker, 1, f"could not be started: {exc.strerror}")
+            return
+        worker.channel.setblocking(False)
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+
+    def _fork(self, worker: _Worker) -> tuple[int, socket.socket]:
+        """Make the process; gives its id and our end of the channel."""
+        ours, theirs = socket.socketpair()
+        # A signal between the fork and the child's own handlers would be written to our socket.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(worker, ours, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            theirs.close()
+        return pid, ours
+
+    def _become(self, worker: _Worker, ours: socket.socket, theirs: socket.socket) -> NoReturn:
+        """Be the worker; in the new process. Nothing of the supervisor's may run here ever again."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            # Ctrl-C reaches the whole group; the supervisor has it and says what it means.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            self._selector.close()
+            for sock in (ours, self._signals, self._signal_writer):
+                sock.close()
+            for other in self._workers:
+                if other.channel is not None:
+                    other.channel.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            label_process(f"worker {worker.number}")
+            status = self._work(theirs)
+        except ConfigError as exc:
+            sys.stderr.write(f"xetserve: {exc}\n")
+            status = 2
+        except BaseException:
+            logger.critical("failed", exc_info=True)
+        finally:
+            # Not sys.exit: what the supervisor wants done at its exit is not ours to do.
+            os._exit(status)
+
+    # What is heard
+
+    def _on_channel(self, worker: _Worker) -> None:
+        assert worker.channel is not None
+        try:
+            data = worker.channel.recv(16)
+        except OSError:  # it died with an order of ours unread
+            data = b""
+        if not data:
+            self._on_end(worker)
+        elif READY in data:
+            worker.is_ready = self._has_begun = True
+            logger.debug("worker %d (pid %d) is ready", worker.number, worker.pid)
+            self._on_worker_ready()
+
+    def _on_worker_ready(self) -> None:
+        if self._is_up or self._is_stopping:
+            return
+        for worker in self._workers:
+            if worker.channel is None and worker.start_at is None:
+                worker.start_at = 0.0
+        if all(worker.is_ready for worker in self._workers):
+            self._is_up = True
+            self._on_ready()
+
+    def _on_end(self, worker: _Worker) -> None:
+        assert worker.channel is not None
+        self._selector.unregister(worker.channel)
+        worker.channel.close()
+        worker.channel = None
+        status = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
+        was_ready, worker.is_ready = worker.is_ready, False
+        how = f"ended with status {status}" if status >= 0 else f"died of {_signal_name(-status)}"
+        if self._is_stopping:
+            # A SIGTERM to the whole group ends a worker that has not begun.
+            if status and not (status == -signal.SIGTERM and not was_ready):
+                logger.error("worker %d (pid %d) %s", worker.number, worker.pid, how)
+                self._status = 1
+        else:
+            self._on_failure(worker, status, f"(pid {worker.pid}) {how}")
+
+    def _on_failure(self, worker: _Worker, status: int, what: str) -> None:
+        if not self._has_begun:
+            logger.critical("the first worker %s before it was ready", what)
+            self._status = status if status > 0 else 1
+            return
+        now = time.monotonic()
+        if now - worker.started_at >= SETTLED_AFTER:
+            worker.num_crashes = 0
+        worker.num_crashes += 1
+        delay = restart_delay(worker.num_crashes)
+        worker.start_at = now + delay
+        when = f"in {delay:g} s" if delay else "now"
+        logger.error("worker %d %s; starting it again %s", worker.number, what, when)
+
+    # Stopping
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGHUP:
+                logger.info("SIGHUP: passed on")
+                self._signal_all(signal.SIGHUP)
+            elif number in STOPPING_SIGNALS:
+                self._stop(_signal_name(number))
+
+    def _stop(self, name: str) -> None:
+        order, patience = (CUT, 0.0) if self._is_stopping else (DRAIN, self._drain_timeout)
+        logger.info("%s: %s", name, "cutting" if self._is_stopping else "draining")
+        self._is_stopping = True
+        self._kill_at = time.monotonic() + patience + STOP_GRACE
+        for sock in self._sockets:
+            sock.close()
+        for worker in self._workers:
+            worker.start_at = None
+            if worker.channel is not None:
+                with contextlib.suppress(OSError):  # it has just died: its channel says so next
+                    worker.channel.send(order)
+
+    def _kill_all(self) -> None:
+        self._kill_at = None
+        logger.error("killing workers that did not end in time")
+        self._signal_all(signal.SIGKILL)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        # A process keeps its id until it is waited for, so the right one gets the signal.
+        for worker in self._workers:
+            if worker.channel is not None:
+                os.kill(worker.pid, number)
+
+
+def _wake_up(number: int, frame: object) -> None:
+    """Do nothing: a handler is needed for the signal's number to be written to the wakeup socket."""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def count_cores() -> int:
+    """How many cores this process may use: its CPU affinity, and its cgroups' quotas, rounded up."""
+    num_cores = len(os.sched_getaffinity(0))
+    for folder in _cgroup_folders():
+        # No such file or "max": no quota here.
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+            num_cores = min(num_cores, -(-int(quota) // int(period)))
+    return max(1, num_cores)
+
+
+def _cgroup_folders() -> list[Path]:
+    """Folders of our cgroup (version 2) and those above it. A container may see its own as the top."""
+    try:
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    return [CGROUPS / path, *(CGROUPS / parent for parent in Path(path).parents)]

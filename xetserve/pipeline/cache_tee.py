@@ -1,0 +1,245 @@
+"""Writing what passes by into the cache, without ever holding it up.
+
+A tee is fed from the path of a download: it hashes, copies and returns. A task of its own writes. If that
+falls behind, if memory or room is short or the disk fails, the tee gives up, and the download never knows.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Final, TypeVar
+
+import aiofiles
+from aiofiles.threadpool.binary import AsyncFileIO
+
+from xetserve.errors import FormatError
+from xetserve.metrics import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
+from xetserve.pipeline.cache_entry import EntryKey, Indexer
+from xetserve.pipeline.cache_store import CacheStore, Temporary
+from xetserve.xet.hashes import format_hash
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE: Final = 1024 * 1024  # bytes a write; smaller ones cost more than they save
+MAX_BLOCKS: Final = 32  # of the whole process
+MAX_TEE_BLOCKS: Final = 4  # of one tee: one fills, one is written, two for when the disk hesitates
+MAX_TEES: Final = 64  # each has a file open
+LOG_PAUSE: Final = 60.0  # seconds between two warnings about the same thing
+
+T = TypeVar("T")
+
+
+class Desk:
+    """What all tees of a process share: threads, memory, open files, and one at a time who makes room.
+
+    Args:
+        executor: its threads do all that blocks.
+    """
+
+    def __init__(self, store: CacheStore, executor: Executor) -> None:
+        self.store = store
+        self.executor = executor
+        self.num_blocks = 0
+        self.tees: set[Tee] = set()
+        self._sweeping = asyncio.Lock()
+        self._last_warning = -LOG_PAUSE
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function of the store in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.executor, partial(function, *args))
+
+    async def create(self, size: int) -> Temporary | None:
+        """Open a file for an entry of size bytes; evicts others for it where that is needed.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        temporary = await self.run(self.store.create, size)
+        if temporary is not None:
+            return temporary
+        async with self._sweeping:
+            temporary = await self.run(self.store.create, size)
+            if temporary is None:
+                await self.sweep_now(size)
+                temporary = await self.run(self.store.create, size)
+            return temporary
+
+    async def sweep(self) -> None:
+        """Remove what has no owner, and what is too much.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        async with self._sweeping:
+            await self.sweep_now(0)
+
+    async def sweep_now(self, need: int) -> None:
+        """Make room for need bytes; the caller takes care that nobody else does."""
+        evicted = await self.run(self.store.sweep, need)
+        CACHE_EVICTIONS.add(amount=evicted)
+        logger.debug("cache: swept, %d entries evicted", evicted)
+
+    def warn(self, message: str, *args: object) -> None:
+        """Log a failure of the disk; not every one, for they come in swarms."""
+        now = time.monotonic()
+        if now - self._last_warning >= LOG_PAUSE:
+            self._last_warning = now
+            logger.warning(message, *args)
+        else:
+            logger.debug(message, *args)
+
+
+class Tee:
+    """Takes the bytes of one fetch range while they pass by; close it when they end.
+
+    task: writes; it ends by itself once the tee was closed or abandoned.
+    """
+
+    def __init__(self, desk: Desk, key: EntryKey) -> None:
+        self.key = key
+        self._desk = desk
+        self._indexer = Indexer(key)
+        self._waiting: deque[memoryview] = deque()  # full blocks
+        self._num_blocks = 0
+        self._block = bytearray()
+        self._filled = 0
+        self._is_closed = False  # nothing more will come
+        self._is_wanted = True
+        self._wake: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        if key.file_size > desk.store.max_entry_size:
+            self.abandon("too large")
+        elif len(desk.tees) >= MAX_TEES:
+            self.abandon("too many")
+        else:
+            desk.tees.add(self)
+            self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def __repr__(self) -> str:
+        state = "wanted" if self._is_wanted else "abandoned"
+        return f"<Tee {format_hash(self.key.xorb_hash)[:8]} {self.key.chunks}, {state}>"
+
+    def feed(self, data: memoryview) -> None:
+        """Take the next bytes; never waits and never fails."""
+        if not self._is_wanted:
+            return
+        try:
+            self._indexer.feed(data)
+        except FormatError:
+            self.abandon("not what was planned")
+            return
+        # A copy: the buffer is the receiver's, who will use it for other bytes before these are written.
+        at = 0
+        while at < len(data):
+            if self._filled == len(self._block) and not self._next_block():
+                self.abandon("behind")
+                return
+            part = data[at : at + len(self._block) - self._filled]
+            self._block[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            at += len(part)
+        if self._filled == len(self._block):
+            self._hand_over()
+
+    def _next_block(self) -> bool:
+        """Start another block, if memory allows."""
+        self._hand_over()
+        desk = self._desk
+        if self._num_blocks >= MAX_TEE_BLOCKS or desk.num_blocks >= MAX_BLOCKS:
+            return False
+        desk.num_blocks += 1
+        self._num_blocks += 1
+        self._block = bytearray(min(BLOCK_SIZE, self.key.byte_range.size))
+        self._filled = 0
+        return True
+
+    def _hand_over(self) -> None:
+        if self._filled:
+            self._waiting.append(memoryview(self._block)[: self._filled])
+            self._block, self._filled = bytearray(), 0
+            self._wake_writer()
+
+    def close(self) -> None:
+        """Tell that no more bytes come; what is complete is kept, anything else is not."""
+        if self._is_wanted and not self._is_closed and not self._indexer.is_complete:
+            self.abandon("cut short")
+        self._hand_over()
+        self._is_closed = True
+        self._wake_writer()
+
+    def abandon(self, cause: str) -> None:
+        """Keep nothing, whatever comes."""
+        if self._is_wanted:
+            self._is_wanted = False
+            CACHE_ABANDONED.add(cause)
+            logger.debug("cache: %r: %s", self, cause)
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # The writer.
+
+    async def _run(self) -> None:
+        try:
+            await self._write()
+        except OSError as exc:
+            self.abandon("disk")
+            self._desk.warn("cache: cannot write: %s", exc.strerror or exc)
+        finally:
+            self._is_wanted = False
+            self._waiting.clear()
+            self._block = bytearray()
+            self._desk.num_blocks -= self._num_blocks
+            self._num_blocks = 0
+            self._desk.tees.discard(self)
+
+    async def _write(self) -> None:
+        desk, store = self._desk, self._desk.store
+        temporary = await desk.create(self.key.file_size)
+        if temporary is None:
+            self.abandon("no room")
+            return
+        is_published = False
+        try:
+            # The descriptor is its lock as well: it is closed last.
+            async with aiofiles.open(
+                temporary.fd, "wb", buffering=0, executor=desk.executor
+            ) as file:
+                while (block := await self._next_waiting()) is not None:
+                    await _write_all(file, block)
+                    block.release()
+                    self._num_blocks -= 1
+                    desk.num_blocks -= 1
+                if self._is_wanted:
+                    await _write_all(file, memoryview(self._indexer.make_index().pack()))
+                    # From here on it may be in place, whoever changes their mind.
+                    await desk.run(store.publish, temporary, self.key)
+                    is_published = True
+                    CACHE_STORED_BYTES.add(amount=self.key.byte_range.size)
+        finally:
+            if not is_published:
+                desk.executor.submit(store.discard, temporary)  # also when this task is cancelled
+
+    async def _next_waiting(self) -> memoryview | None:
+        """Wait for a full block; None: there will be no more."""
+        while self._is_wanted:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._is_closed:
+                return None
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        return None
+
+
+async def _write_all(file: AsyncFileIO, data: memoryview) -> None:
+    """Write all of data: a single write may stop early."""
+    while len(data):
+        data = data[await file.write(data) :]
