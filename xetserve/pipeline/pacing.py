@@ -28,7 +28,9 @@ STARVED: Final = 0.1  # share of the time waiting for upstream above which more 
 GROWTH: Final = 2.0  # how much faster a response that waits for the upstream may become at a time
 SHRINKING: Final = 0.95  # a slow moment is no reason to fetch much less ahead
 FAR_SECONDS: Final = 0.05  # a fetch that takes longer is better cut into several, side by side
-FADING: Final = 1.02
+FADING: Final = (
+    1.002  # a fetch; fetches side by side share a line, and would make it look ever slower
+)
 MIN_MEASURED: Final = 128 * 1024  # bytes; less says nothing of bandwidth
 BLOCKED: Final = 0.5  # share of the time waiting for the client above which less is
 
