@@ -13,11 +13,13 @@ Entries know xorbs and chunks; no token, URL or path of a repository is ever on 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,7 +84,10 @@ class DiskCache:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self._executor.shutdown(wait=False, cancel_futures=False)
+        # What is submitted is done, unless the disk hangs.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await asyncio.to_thread(self._executor.shutdown)
 
     async def settle(self) -> None:
         """Wait until everything that was complete has been written."""
@@ -155,12 +160,16 @@ class DiskCache:
         ]
         for tee in late:
             tee.abandon("wrong")
-        self._remove_later(xorb_hash, chunks, [tee.task for tee in late if tee.task is not None])
+        self._remove_later(
+            xorb_hash,
+            partial(self._store.remove_chunks, xorb_hash, chunks),
+            [tee.task for tee in late if tee.task is not None],
+        )
 
     def _remove_later(
-        self, xorb_hash: bytes, chunks: ChunkRange, late: list[asyncio.Task[None]]
+        self, xorb_hash: bytes, remove_now: Callable[[], int], late: list[asyncio.Task[None]]
     ) -> None:
-        """Remove entries once the tasks have ended; look-ups for the xorb wait for that."""
+        """Remove entries of a xorb once some tasks have ended; look-ups for it wait until then."""
         if xorb_hash in self._removals:
             late.append(self._removals[xorb_hash])
 
@@ -168,8 +177,7 @@ class DiskCache:
             if late:
                 await asyncio.wait(late)
             try:
-                count = await self.desk.run(self._store.remove_chunks, xorb_hash, chunks)
-                CACHE_DAMAGED.add(amount=count)
+                CACHE_DAMAGED.add(amount=await self.desk.run(remove_now))
             except OSError as exc:
                 self.desk.warn("cache: cannot remove: %s", exc.strerror or exc)
             finally:
@@ -208,7 +216,8 @@ class DiskCache:
         if isinstance(error, TimeoutError):
             self.rest()
         elif not isinstance(error, FileNotFoundError):  # that is an eviction by somebody else
-            self._remove_later(segment.entry.key.xorb_hash, segment.chunks, [])
+            remove = partial(self._store.remove, segment.path)
+            self._remove_later(segment.entry.key.xorb_hash, remove, [])
 
 
 class _Body:

@@ -116,14 +116,16 @@ class EntryIndex(NamedTuple):
 
     def is_intact(self, data: memoryview, first: int, last: int) -> bool:
         """Tell whether data is the records of chunks [first, last), byte for byte."""
-        base = self.offset_of(first)
+        base = start = self.offset_of(first)
         if len(data) != self.offset_of(last) - base:
             return False
-        for chunk in range(first, last):
-            record = data[self.offset_of(chunk) - base : self.offset_of(chunk + 1) - base]
-            at = (chunk - self.key.chunks.start) * CHECK_SIZE
-            if check_record(record) != self.checks[at : at + CHECK_SIZE]:
+        at = first - self.key.chunks.start
+        for end in self.ends[at : at + last - first]:
+            check = self.checks[at * CHECK_SIZE : (at + 1) * CHECK_SIZE]
+            if check_record(data[start - base : end - base]) != check:
                 return False
+            start = end
+            at += 1
         return True
 
     def pack(self) -> bytes:

@@ -1,18 +1,23 @@
 """Reading stored chunk records: a block at a time, and nothing that was not compared with its hash.
 
-Between two calls at most one record is held, so that many slow clients cost no memory; reading ahead is left to the kernel, whose
-page cache is made for it.
+A read takes a block, and what the caller has no room for waits for the next call. Where many do so at once, the others
+read only what fits, or one record, so that a thousand slow clients do not hold a thousand blocks. Reading ahead is left to
+the kernel, whose page cache is made for it.
 """
 
 import asyncio
 import os
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache_store import Segment
-from xetserve.pipeline.cache_tee import BLOCK_SIZE, Desk
+from xetserve.pipeline.cache_tee import BLOCK_SIZE, MAX_HELD, Desk
+
+T = TypeVar("T")
 
 
 class StoredBody:
@@ -24,8 +29,10 @@ class StoredBody:
         self._number = 0  # of the segment that is being read
         self._chunk = segments[0].chunks.start  # the next one to read
         self._rest = memoryview(b"")  # read, compared, not given out yet
+        self._block: bytearray | None = None  # where that lies
+        self._is_holding = False  # whether the block counts as held
         self._file: AsyncFileIO | None = None
-        self._reading: asyncio.Future[bytes] | None = None
+        self._work: asyncio.Task[Any] | None = None  # what a thread does, or has done
 
     @property
     def segment(self) -> Segment:
@@ -43,48 +50,90 @@ class StoredBody:
             OSError: it is gone, or the disk fails; TimeoutError: or hangs.
         """
         if not self._rest:
+            # Not into view itself: a thread would go on writing there after this was cancelled.
             async with asyncio.timeout(timeout):
-                self._rest = memoryview(await self._read_block(len(view)))
+                if not await self._open_next():
+                    return 0
+                await self._read_block(len(view))
         count = min(len(view), len(self._rest))
         view[:count] = self._rest[:count]
         self._rest = self._rest[count:]
+        if not self._rest:
+            self._let_go()
+        elif not self._is_holding and self._block is not None:
+            self._rest, block = memoryview(bytes(self._rest)), self._block
+            self._block = None
+            self._desk.give_block(block)
         return count
 
-    async def _read_block(self, size: int) -> bytes:
-        """Read as many records as fit into size bytes, or one; none at the end."""
+    async def _open_next(self) -> bool:
+        """Have the file open that holds the next chunk; False: there is no next one."""
         if self._chunk == self.segment.chunks.end:
             if self._number + 1 == len(self._segments):
-                return b""
-            await self.aclose()
+                return False
+            await self._close_file()
             self._number += 1
-        segment = self.segment
         if self._file is None:
-            self._file = await aiofiles.open(
-                segment.path, "rb", buffering=0, executor=self._desk.executor
-            )
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            if start := segment.entry.offset_of(self._chunk):
-                await self._file.seek(start)
-        first, entry = self._chunk, segment.entry
-        last = entry.find_last(first, segment.chunks.end, min(size, BLOCK_SIZE))
-        wanted = entry.offset_of(last) - entry.offset_of(first)
-        data = await self._read(self._file, wanted)
-        while len(data) < wanted and (more := await self._read(self._file, wanted - len(data))):
-            data += more
-        if not entry.is_intact(memoryview(data), first, last):
-            raise FormatError(f"damaged in chunks {first} to {last}")
-        self._chunk = last
-        return data
+            await self._finish(self._open(self.segment))
+        return True
 
-    async def _read(self, file: AsyncFileIO, size: int) -> bytes:
-        # A thread cannot be called back: the read goes on when this is cancelled, and aclose has to know.
-        self._reading = asyncio.ensure_future(file.read(size))
-        return await asyncio.shield(self._reading)
+    async def _open(self, segment: Segment) -> None:
+        self._file = file = await aiofiles.open(
+            segment.path, "rb", buffering=0, executor=self._desk.executor
+        )
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        if start := segment.entry.offset_of(self._chunk):
+            await file.seek(start)
+
+    async def _read_block(self, size: int) -> None:
+        """Read a block of records, or as many as fit into size bytes if others hold many blocks already."""
+        desk, file = self._desk, self._file
+        assert file is not None
+        self._is_holding = desk.num_held < MAX_HELD
+        desk.num_held += self._is_holding
+        block = desk.take_block()
+        try:
+            view = memoryview(block)
+            segment, first = self.segment, self._chunk
+            entry = segment.entry
+            limit = BLOCK_SIZE if self._is_holding else min(size, BLOCK_SIZE)
+            last = entry.find_last(first, segment.chunks.end, limit)
+            view = view[: entry.offset_of(last) - entry.offset_of(first)]
+            filled = 0
+            while filled < len(view):
+                count = await self._finish(file.readinto(view[filled:]))
+                if not count:
+                    break
+                filled += count
+            if not entry.is_intact(view[:filled], first, last):
+                raise FormatError(f"damaged in chunks {first} to {last}")
+        except BaseException:
+            desk.num_held -= self._is_holding  # the block is lost: a thread may be writing there
+            raise
+        self._block, self._rest = block, view
+        self._chunk = last
+
+    def _let_go(self) -> None:
+        """Give the block back."""
+        if self._block is not None:
+            self._desk.give_block(self._block)
+            self._block = None
+            self._desk.num_held -= self._is_holding
+        self._rest = memoryview(b"")
+
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for what a thread does; it goes on when this is cancelled, and closing has to know."""
+        self._work = task = asyncio.ensure_future(work)
+        return await asyncio.shield(task)
 
     async def aclose(self) -> None:
-        """Close the file, once nobody reads it any more: its descriptor would soon be another's."""
+        """Close, once nobody reads the file any more: its descriptor would soon be another's."""
+        self._let_go()
+        await self._close_file()
+
+    async def _close_file(self) -> None:
+        if self._work is not None:
+            await asyncio.gather(self._work, return_exceptions=True)
         file, self._file = self._file, None
         if file is not None:
-            if self._reading is not None:
-                await asyncio.gather(self._reading, return_exceptions=True)
             await file.close()

@@ -38,6 +38,7 @@ from xetserve.xet.reconstruction import ChunkRange
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
 MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
 HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
+CREATE_TRIES: Final = 5
 LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
 
 _HEX: Final = frozenset("0123456789abcdef")
@@ -136,8 +137,7 @@ class CacheStore:
                     raise FormatError("packed in another way")
             except FormatError:
                 entries.remove((stored, chunks))
-                self.remove(stored.path)
-                num_damaged += 1
+                num_damaged += self.remove(stored.path)
                 continue
             except FileNotFoundError:
                 entries.remove((stored, chunks))  # another process has removed it
@@ -149,8 +149,8 @@ class CacheStore:
                     os.utime(stored.path)
         return Found(tuple(segments) or None, num_damaged)
 
-    def remove(self, path: str) -> None:
-        """Remove an entry that is damaged."""
+    def remove(self, path: str) -> int:
+        """Remove an entry; gives 1, or 0 where somebody else has done it or the disk refuses."""
         with self._lock:
             index = self._indexes.pop(path, None)
             if index is not None:
@@ -158,7 +158,10 @@ class CacheStore:
         with contextlib.suppress(OSError):
             size = os.stat(path).st_size
             os.unlink(path)
-            self._add_usage(-size)
+            with contextlib.suppress(OSError):
+                self._add_usage(-size)
+            return 1
+        return 0
 
     def remove_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
         """Remove all entries that hold any of these chunks; gives their number."""
@@ -167,9 +170,7 @@ class CacheStore:
             for stored, found in _list_folder(self._get_folder(xorb_hash))
             if found.start < chunks.end and chunks.start < found.end
         ]
-        for path in paths:
-            self.remove(path)
-        return len(paths)
+        return sum(map(self.remove, paths))
 
     def _get_folder(self, xorb_hash: bytes) -> str:
         name = format_hash(xorb_hash)
@@ -205,21 +206,28 @@ class CacheStore:
         """
         if not self._has_free(size) or not self._add_usage(size, limit=self._max_size):
             return None
-        path = f"{self._temporary}/{os.urandom(16).hex()}"
-        fd = -1
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(
-                fd, size
-            )  # its final size from the start: sweeping counts it as it will be
-            os.stat(path)  # a sweep between open and flock has taken it for a leftover
-        except OSError:
-            self.discard(Temporary(path, fd, size))
-            if fd >= 0:
+        for _ in range(CREATE_TRIES):
+            path = f"{self._temporary}/{os.urandom(16).hex()}"
+            fd = -1
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(
+                    fd, size
+                )  # its final size from the start: sweeping counts it as it will be
+                if os.fstat(fd).st_nlink:
+                    return Temporary(path, fd, size)
                 os.close(fd)
-            raise
-        return Temporary(path, fd, size)
+            except BlockingIOError:
+                os.close(fd)
+            except OSError:
+                if fd >= 0:
+                    os.close(fd)
+                self.discard(Temporary(path, fd, size))
+                raise
+            # A sweep came between open and flock, and has taken it for a leftover.
+        self._add_usage(-size)
+        return None
 
     def publish(self, temporary: Temporary, key: EntryKey) -> None:
         """Put a complete file in place; what it contains as well goes, and so does it if others contain it.
@@ -327,11 +335,12 @@ class CacheStore:
         if missing > 0:
             excess = max(excess, missing + self._min_free // HYSTERESIS)
         evicted = _find_oldest(self._iter_entries(), excess)
+        count = 0
         for stored in evicted:
-            self.remove(stored.path)
+            count += self.remove(stored.path)
             with contextlib.suppress(OSError):  # others are in there, mostly
                 os.rmdir(os.path.dirname(stored.path))
-        return len(evicted)
+        return count
 
     def _remove_leftovers(self) -> int:
         """Remove temporary files that nobody writes any more; gives the bytes of the others."""

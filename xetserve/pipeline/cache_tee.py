@@ -6,15 +6,14 @@ falls behind, if memory or room is short or the disk fails, the tee gives up, an
 
 import asyncio
 import logging
+import os
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import Final, TypeVar
 
-import aiofiles
-from aiofiles.threadpool.binary import AsyncFileIO
+import aiofiles.os
 
 from xetserve.errors import FormatError
 from xetserve.metrics import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
@@ -26,11 +25,15 @@ logger = logging.getLogger(__name__)
 
 BLOCK_SIZE: Final = 1024 * 1024  # bytes a write; smaller ones cost more than they save
 MAX_BLOCKS: Final = 32  # of the whole process
-MAX_TEE_BLOCKS: Final = 4  # of one tee: one fills, one is written, two for when the disk hesitates
+MAX_TEE_BLOCKS: Final = 12  # of one tee: a fetch may bring 1 MiB with every turn of the loop
+MAX_FREE_BLOCKS: Final = 4
+MAX_HELD: Final = 16  # blocks of readers; those beyond it read with more calls
 MAX_TEES: Final = 64  # each has a file open
 LOG_PAUSE: Final = 60.0  # seconds between two warnings about the same thing
 
 T = TypeVar("T")
+
+_writev = aiofiles.os.wrap(os.writev)
 
 
 class Desk:
@@ -45,8 +48,19 @@ class Desk:
         self.executor = executor
         self.num_blocks = 0
         self.tees: set[Tee] = set()
+        self.num_held = 0  # blocks that readers hold from one call to the next
+        self._free: list[bytearray] = []
         self._sweeping = asyncio.Lock()
         self._last_warning = -LOG_PAUSE
+
+    def take_block(self) -> bytearray:
+        """Give a buffer of BLOCK_SIZE bytes with any content; a new one costs 256 page faults."""
+        return self._free.pop() if self._free else bytearray(BLOCK_SIZE)
+
+    def give_block(self, block: bytearray) -> None:
+        """Take back a buffer that nobody uses any more, threads included."""
+        if len(block) == BLOCK_SIZE and len(self._free) < MAX_FREE_BLOCKS:
+            self._free.append(block)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run a function of the store in a thread."""
@@ -104,7 +118,7 @@ class Tee:
         self.key = key
         self._desk = desk
         self._indexer = Indexer(key)
-        self._waiting: deque[memoryview] = deque()  # full blocks
+        self._waiting: list[tuple[bytearray, int]] = []  # full blocks, and the bytes in them
         self._num_blocks = 0
         self._block = bytearray()
         self._filled = 0
@@ -154,13 +168,14 @@ class Tee:
             return False
         desk.num_blocks += 1
         self._num_blocks += 1
-        self._block = bytearray(min(BLOCK_SIZE, self.key.byte_range.size))
+        size = self.key.byte_range.size
+        self._block = bytearray(size) if size < BLOCK_SIZE else desk.take_block()
         self._filled = 0
         return True
 
     def _hand_over(self) -> None:
         if self._filled:
-            self._waiting.append(memoryview(self._block)[: self._filled])
+            self._waiting.append((self._block, self._filled))
             self._block, self._filled = bytearray(), 0
             self._wake_writer()
 
@@ -208,38 +223,44 @@ class Tee:
             return
         is_published = False
         try:
-            # The descriptor is its lock as well: it is closed last.
-            async with aiofiles.open(
-                temporary.fd, "wb", buffering=0, executor=desk.executor
-            ) as file:
-                while (block := await self._next_waiting()) is not None:
-                    await _write_all(file, block)
-                    block.release()
-                    self._num_blocks -= 1
-                    desk.num_blocks -= 1
-                if self._is_wanted:
-                    await _write_all(file, memoryview(self._indexer.make_index().pack()))
-                    # From here on it may be in place, whoever changes their mind.
-                    await desk.run(store.publish, temporary, self.key)
-                    is_published = True
-                    CACHE_STORED_BYTES.add(amount=self.key.byte_range.size)
+            while blocks := await self._next_blocks():
+                views = [memoryview(block)[:size] for block, size in blocks]
+                await self._write_all(temporary.fd, views)
+                self._num_blocks -= len(blocks)
+                desk.num_blocks -= len(blocks)
+                for block, _ in blocks:
+                    desk.give_block(block)
+            if self._is_wanted:
+                await self._write_all(temporary.fd, [memoryview(self._indexer.make_index().pack())])
+                await desk.run(store.publish, temporary, self.key)
+                is_published = True
+                CACHE_STORED_BYTES.add(amount=self.key.byte_range.size)
+            desk.executor.submit(os.close, temporary.fd)
+        except OSError:
+            desk.executor.submit(os.close, temporary.fd)
+            raise
         finally:
+            # Cancelled (the process ends): a thread may be writing still, and the descriptor stays open.
             if not is_published:
-                desk.executor.submit(store.discard, temporary)  # also when this task is cancelled
+                desk.executor.submit(store.discard, temporary)
 
-    async def _next_waiting(self) -> memoryview | None:
-        """Wait for a full block; None: there will be no more."""
+    async def _next_blocks(self) -> list[tuple[bytearray, int]]:
+        """Wait for full blocks; none when there will be no more."""
         while self._is_wanted:
             if self._waiting:
-                return self._waiting.popleft()
+                blocks, self._waiting = self._waiting, []
+                return blocks
             if self._is_closed:
-                return None
+                return []
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
-        return None
+        return []
 
-
-async def _write_all(file: AsyncFileIO, data: memoryview) -> None:
-    """Write all of data: a single write may stop early."""
-    while len(data):
-        data = data[await file.write(data) :]
+    async def _write_all(self, fd: int, views: list[memoryview]) -> None:
+        """Write all of the views, if possible in one call: a call may stop early."""
+        while views:
+            count = await _writev(fd, views, executor=self._desk.executor)
+            while views and count >= len(views[0]):
+                count -= len(views.pop(0))
+            if views:
+                views[0] = views[0][count:]
