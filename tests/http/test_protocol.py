@@ -916,6 +916,96 @@ def test_a_field_cannot_smuggle_another(value: str) -> None:
         protocol.send_head(Response(200, [("X-A", value)]), request, DATE)
 
 
+# Trailers
+
+SUM = {"X-Sum": lambda: "1", "X-Verified": lambda: "yes"}
+
+
+def chunked_with_trailers() -> Response:
+    return Response(200, body=blocks(), length=5, chunked=True, trailers=dict(SUM))
+
+
+def test_trailers_are_announced_and_follow_a_chunked_body() -> None:
+    protocol = protocol_with(GET)
+    answer = respond(protocol, read_request(protocol), chunked_with_trailers(), [[b"hello"]])
+    _, fields, body = split_response(answer)
+    assert fields == {b"Transfer-Encoding: chunked", b"Trailer: X-Sum, X-Verified"}
+    assert body == b"5\r\nhello\r\n0\r\nX-Sum: 1\r\nX-Verified: yes\r\n\r\n"
+    assert protocol.next_body_data() is NeedData.END
+    assert protocol.start_next_cycle()
+
+    request_arrives(protocol)
+    plain = respond(protocol, Request("GET", "/a"), Response(200, body=blocks()), [[b"hello"]])
+    assert split_response(plain)[1:] == (
+        {b"Transfer-Encoding: chunked"},
+        b"5\r\nhello\r\n0\r\n\r\n",
+    )
+
+
+def test_a_trailer_is_asked_for_when_the_body_has_ended() -> None:
+    seen = bytearray()
+    protocol = protocol_with(GET)
+    response = Response(200, body=blocks(), trailers={"X-Seen": lambda: seen.decode()})
+    protocol.send_head(response, read_request(protocol), DATE)
+    for part in (b"he", b"llo"):
+        protocol.send_block([part])
+        seen += part
+    assert protocol.send_end() == b"0\r\nX-Seen: hello\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "response", "body"),
+    [
+        pytest.param(
+            OLD_GET,
+            chunked_with_trailers(),
+            b"hello",
+            id="HTTP/1.0",
+        ),
+        pytest.param(HEAD, chunked_with_trailers(), b"", id="HEAD"),
+        pytest.param(
+            HEAD, Response(200, body=blocks(), trailers=dict(SUM)), b"", id="HEAD, no length"
+        ),
+        pytest.param(
+            OLD_GET, Response(200, body=blocks(), trailers=dict(SUM)), b"hello", id="until close"
+        ),
+        pytest.param(
+            GET, Response(200, body=blocks(), length=5, trailers=dict(SUM)), b"hello", id="length"
+        ),
+        pytest.param(GET, Response(200, body=b"hello", trailers=dict(SUM)), b"hello", id="bytes"),
+        pytest.param(GET, Response(304, trailers=dict(SUM)), b"", id="304"),
+    ],
+)  # fmt: skip
+def test_without_chunks_there_are_no_trailers(data: bytes, response: Response, body: bytes) -> None:
+    protocol = protocol_with(data)
+    answer = respond(protocol, read_request(protocol), response, [[b"hello"]])
+    assert b"Trailer" not in answer
+    assert b"X-Sum" not in answer
+    assert split_response(answer)[2] == body
+
+
+@pytest.mark.parametrize("value", ["1\r\nX-Evil: 2", "1\n\n", "a\0b", "\u20ac"])
+def test_a_trailer_cannot_smuggle_another(value: str) -> None:
+    protocol = protocol_with(GET)
+    response = Response(200, body=blocks(), trailers={"X-Sum": lambda: value})
+    protocol.send_head(response, read_request(protocol), DATE)
+    with pytest.raises((h11.LocalProtocolError, UnicodeEncodeError)):
+        protocol.send_end()
+    assert not protocol.start_next_cycle()
+
+
+def test_a_trailer_that_raises_withholds_the_end() -> None:
+    def fail() -> str:
+        raise ValueError("not verified")
+
+    protocol = protocol_with(GET)
+    response = Response(200, body=blocks(), trailers={"X-Verified": fail})
+    protocol.send_head(response, read_request(protocol), DATE)
+    with pytest.raises(ValueError, match="not verified"):
+        protocol.send_end()
+    assert not protocol.start_next_cycle()
+
+
 # Two protocols talk
 
 

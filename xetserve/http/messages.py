@@ -143,6 +143,8 @@ class Response:
     chunked: send chunked transfer-encoding to HTTP/1.1 clients although length is known, so that the
         end can be withheld. HEAD and HTTP/1.0 get Content-Length all the same.
     headers: without Content-Length, Transfer-Encoding, Connection and Date, which the connection writes.
+    trailers: name -> what gives the value once the body has ended. They are sent only behind a chunked body;
+        the head then announces their names (RFC 9110, 6.6.2). One that raises withholds the end, as a body does.
     """
 
     status: int
@@ -150,6 +152,7 @@ class Response:
     body: bytes | AsyncIterator[Block] = b""
     length: int | None = None
     chunked: bool = False
+    trailers: dict[str, Callable[[], str]] = field(default_factory=dict)
 
     @property
     def content_length(self) -> int | None:

@@ -16,6 +16,7 @@ length, and comes back with the chunk's framing around it.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Any, Final, cast
 
@@ -68,6 +69,7 @@ class ServerProtocol:
         self.head_sent = False
         self._is_head = False  # the request's method, known even if the request is refused
         self._takes_body = True  # whether the response that is being sent has a body
+        self._trailers: dict[str, Callable[[], str]] = {}  # what follows its body
 
     def __repr__(self) -> str:
         return f"<ServerProtocol {self.state.name}>"
@@ -151,13 +153,16 @@ class ServerProtocol:
             headers.append(("Content-Length", str(length)))
         elif not is_old:
             headers.append(("Transfer-Encoding", "chunked"))
+            if self._takes_body and response.trailers:
+                self._trailers = response.trailers
+                headers.append(("Trailer", ", ".join(response.trailers)))
         if self.state is State.CLOSING:
             headers.append(("Connection", "close"))
         self.head_sent = True
         return self._send(
             h11.Response(
                 status_code=response.status,
-                headers=[(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers],
+                headers=_encode(headers),
                 reason=response.reason.encode("ascii"),
             )
         )
@@ -180,12 +185,14 @@ class ServerProtocol:
         return out
 
     def send_end(self) -> bytes:
-        """Frame the end of the response.
+        """Frame the end of the response, with its trailers.
 
         Raises:
-            h11.LocalProtocolError: fewer bytes were sent than announced; reset the connection.
+            h11.LocalProtocolError: fewer bytes were sent than announced, or a trailer is not fit to be sent;
+                reset the connection.
         """
-        data = self._send(h11.EndOfMessage())
+        trailers = [(name, value()) for name, value in self._trailers.items()]
+        data = self._send(h11.EndOfMessage(headers=_encode(trailers)))
         if self.state is State.CLOSING or self._connection.our_state is h11.MUST_CLOSE:
             self.state = State.CLOSING
         return data
@@ -200,6 +207,7 @@ class ServerProtocol:
         self.state = State.IDLE
         self.head_sent = False
         self._is_head = False
+        self._trailers = {}
         return True
 
     def close_after_response(self) -> None:
@@ -217,6 +225,10 @@ class ServerProtocol:
             # h11 quotes the line that it does not understand, which may hold a token.
             reason = str(exc).partition("bytearray(")[0].rstrip(": ")
             raise RequestError(exc.error_status_hint, f"malformed request: {reason}") from None
+
+
+def _encode(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
 
 
 def _check_request(request: Request) -> None:
