@@ -137,10 +137,12 @@ class TestRequests:
             pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, id="a TLS hello"),
             pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no host"),
             pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, id="two hosts"),
-            pytest.param(b"GET http://x/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="absolute form"),
-            pytest.param(b"HEAD http://x/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="HEAD, absolute"),
-            pytest.param(b"CONNECT x:1 HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="CONNECT"),
-            pytest.param(b"GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505, id="HTTP/1.2"),
+            pytest.param(
+                b"GET http:///x HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="absolute form without a host"
+            ),
+            pytest.param(b"HEAD http:///x HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="HEAD, absolute"),
+            pytest.param(b"CONNECT x:1 HTTP/1.1\r\nHost: h\r\n\r\n", 501, id="CONNECT"),
+            pytest.param(b"GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505, id="HTTP/2.0"),
             pytest.param(
                 b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n"
                 b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

@@ -1,6 +1,8 @@
 """One server connection's HTTP/1.1 state machine: events in, bytes out.
 
-h11 parses heads and frames bodies. Around it stands this table; whoever owns the socket acts on it:
+Requests are held to the letter before h11 sees them: their heads by heads and requests, the framing of their
+bodies by framing. h11 decodes bodies, frames responses and knows what becomes of the connection. Around it
+stands this table; whoever owns the socket acts on it:
 
     state       event                         next         the owner
     IDLE        request                       RESPONDING   calls the handler
@@ -15,20 +17,17 @@ Body bytes pass through uncopied: a block is handed to h11 as one Data event tha
 length, and comes back with the chunk's framing around it.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import h11
 
 from xetserve.errors import RequestError
-from xetserve.http.messages import Block, Buffer, Headers, Request, Response
-
-MAX_HEAD_SIZE: Final = 64 * 1024  # bytes of request line and fields; nginx stops at 32 KiB
-
-# uri-host [":" port] (RFC 9112, 3.2; RFC 3986, 3.2.2); RFC 6874 adds zones in brackets.
-_HOST: Final = re.compile(r"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(?::[0-9]*)?")
+from xetserve.http.framing import Framing
+from xetserve.http.heads import HeadReader, RequestLimits
+from xetserve.http.messages import Block, Buffer, Request, Response
+from xetserve.http.requests import find_framing, read_request
 
 
 class State(Enum):
@@ -63,8 +62,16 @@ class _Batch:
 class ServerProtocol:
     """The server's side of one connection. Feed it bytes, ask it what they mean, have it frame answers."""
 
-    def __init__(self, max_head_size: int = MAX_HEAD_SIZE) -> None:
-        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_size)
+    def __init__(self, limits: RequestLimits | None = None) -> None:
+        self._limits = limits or RequestLimits()
+        self._inbox = bytearray()  # what has arrived and is not looked at yet
+        self._is_ended = False  # no more will arrive
+        self._head = HeadReader(self._limits)
+        self._framing: Framing | None = None  # of the body that is being read
+        self._connection = h11.Connection(
+            h11.SERVER,
+            max_incomplete_event_size=self._limits.max_head_size + self._limits.max_trailer_size,
+        )
         self.state = State.IDLE
         self.head_sent = False
         self._is_head = False  # the request's method, known even if the request is refused
@@ -76,7 +83,10 @@ class ServerProtocol:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the socket; b"" says that there will be no more."""
-        self._connection.receive_data(data)
+        if data:
+            self._inbox += data
+        else:
+            self._is_ended = True
 
     def next_request(self) -> Request | NeedData:
         """Give the next request's head, without a body.
@@ -84,26 +94,28 @@ class ServerProtocol:
         Raises:
             RequestError: malformed; the state is CLOSING and an error response may be sent.
         """
-        event = self._next_event()
-        if event is h11.NEED_DATA:
-            return NeedData.MORE
-        if isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+        if self.state is not State.IDLE:
             self.state = State.CLOSED
             return NeedData.END
-        head = cast(h11.Request, event)
-        self.state = State.RESPONDING
-        self._is_head = head.method == b"HEAD"
-        request = Request(
-            method=head.method.decode("ascii"),
-            target=head.target.decode("ascii"),
-            headers=Headers.from_raw(head.headers),
-            http_version=head.http_version.decode("ascii"),
-        )
         try:
-            _check_request(request)
+            head = self._head.take(self._inbox)
+            if head is None:
+                if not self._is_ended:
+                    return NeedData.MORE
+                if not self._inbox:
+                    self.state = State.CLOSED
+                    return NeedData.END
+                raise RequestError(400, "the client closed its side inside a request's head")
+            request = read_request(head)
+            self._framing = find_framing(request, self._limits)
+            self._connection.receive_data(head.raw)
+            self._next_event()
         except RequestError:
             self.state = State.CLOSING
             raise
+        finally:
+            self._is_head = self._head.method == "HEAD"
+        self.state = State.RESPONDING
         return request
 
     def next_body_data(self) -> bytes | NeedData:
@@ -112,17 +124,24 @@ class ServerProtocol:
         Raises:
             RequestError: malformed framing; the connection cannot be kept.
         """
-        if self._connection.their_state is not h11.SEND_BODY:
+        if self._framing is None or not self.has_body:
             return NeedData.END
-        event = self._next_event()
-        if event is h11.NEED_DATA:
-            return NeedData.MORE
+        try:
+            while (event := self._next_event()) is h11.NEED_DATA:
+                data = self._framing.take(self._inbox)
+                if not data and not self._is_ended:
+                    return NeedData.MORE
+                self._connection.receive_data(data)
+        except RequestError:
+            self._framing = None
+            self.state = State.CLOSING
+            raise
         return bytes(event.data) if isinstance(event, h11.Data) else NeedData.END
 
     @property
     def has_input(self) -> bool:
         """Whether a part of the next request has been received."""
-        return bool(self._connection.trailing_data[0])
+        return bool(self._inbox)
 
     @property
     def awaits_continue(self) -> bool:
@@ -191,6 +210,8 @@ class ServerProtocol:
             h11.LocalProtocolError: fewer bytes were sent than announced, or a trailer is not fit to be sent;
                 reset the connection.
         """
+        if not self._takes_body and self._connection.their_state in (h11.IDLE, h11.ERROR):
+            return b""  # h11 has not seen the HEAD that was refused, and would miss a body
         trailers = [(name, value()) for name, value in self._trailers.items()]
         data = self._send(h11.EndOfMessage(headers=_encode(trailers)))
         if self.state is State.CLOSING or self._connection.our_state is h11.MUST_CLOSE:
@@ -204,6 +225,8 @@ class ServerProtocol:
         if self._connection.their_state is not h11.DONE:
             return False
         self._connection.start_next_cycle()
+        self._head = HeadReader(self._limits)
+        self._framing = None
         self.state = State.IDLE
         self.head_sent = False
         self._is_head = False
@@ -221,7 +244,6 @@ class ServerProtocol:
         try:
             return self._connection.next_event()
         except h11.RemoteProtocolError as exc:
-            self.state = State.CLOSING
             # h11 quotes the line that it does not understand, which may hold a token.
             reason = str(exc).partition("bytearray(")[0].rstrip(": ")
             raise RequestError(exc.error_status_hint, f"malformed request: {reason}") from None
@@ -229,16 +251,3 @@ class ServerProtocol:
 
 def _encode(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
-
-
-def _check_request(request: Request) -> None:
-    """Refuse what h11 lets pass but two servers could read differently."""
-    if request.http_version not in ("1.0", "1.1"):
-        raise RequestError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-    if "transfer-encoding" in request.headers and "content-length" in request.headers:
-        raise RequestError(400, "both Transfer-Encoding and Content-Length (RFC 9112, 6.3)")
-    if not _HOST.fullmatch(request.headers.get("host") or ""):
-        raise RequestError(400, "the Host field must be a host, or host and port (RFC 9112, 3.2)")
-    is_path = request.target.startswith("/") and request.method != "CONNECT"
-    if not is_path and (request.method, request.target) != ("OPTIONS", "*"):
-        raise RequestError(400, "the request target must be a path")

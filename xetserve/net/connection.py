@@ -10,13 +10,14 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import cast
 
 import h11
 
 from xetserve.errors import BrokenStream, RequestError
+from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.net.stream import ByteStream
@@ -35,6 +36,7 @@ class ConnectionLimits:
     write_timeout: a client that takes no byte for so long is cut.
     linger_timeout: after a last response, for the client to read it and close.
     max_drain: bytes of an unread request body that are read to keep the connection.
+    request: how large a request may be.
     """
 
     keep_alive_timeout: float = 75.0
@@ -43,6 +45,7 @@ class ConnectionLimits:
     write_timeout: float = 60.0
     linger_timeout: float = 2.0
     max_drain: int = 64 * 1024
+    request: RequestLimits = field(default_factory=RequestLimits)
 
 
 class _ConnectionBody:
@@ -72,7 +75,7 @@ class ClientConnection:
         self._stream = stream
         self._handler = handler
         self._limits = limits
-        self._protocol = ServerProtocol()
+        self._protocol = ServerProtocol(limits.request)
         self._draining = False
         self._idle_since: asyncio.Timeout | None = None
 

@@ -1,0 +1,112 @@
+import pytest
+
+from xetserve.errors import RequestError
+from xetserve.http.framing import (
+    MAX_CHUNK_LINE_SIZE,
+    MAX_EXTENSIONS_SIZE,
+    ChunkedFraming,
+    Framing,
+    LengthFraming,
+)
+from xetserve.http.heads import RequestLimits
+
+SMALL = RequestLimits(max_fields=3, max_trailer_size=40)
+
+
+def take_all(framing: Framing, data: bytes, piece: int = 0) -> tuple[bytes, bytes]:
+    """What is taken of data that arrives in pieces of so many bytes, and what is left."""
+    inbox = bytearray()
+    taken = b""
+    for at in range(0, len(data), piece or len(data)):
+        inbox += data[at : at + (piece or len(data))]
+        while part := framing.take(inbox):
+            taken += part
+    return taken, bytes(inbox)
+
+
+def refusal(data: bytes) -> int:
+    """The status that a chunked body is refused with, the same however it is cut."""
+    statuses = set()
+    for piece in (0, 1, 3, 7):
+        with pytest.raises(RequestError) as caught:
+            take_all(ChunkedFraming(SMALL), data, piece)
+        statuses.add(caught.value.status)
+    (status,) = statuses
+    return status
+
+
+@pytest.mark.parametrize("piece", [0, 1, 2, 5])
+def test_a_length_is_taken_and_no_more(piece: int) -> None:
+    assert take_all(LengthFraming(5), b"helloGET", piece) == (b"hello", b"GET")
+    assert take_all(LengthFraming(0), b"GET", piece) == (b"", b"GET")
+
+
+@pytest.mark.parametrize("piece", [0, 1, 2, 5])
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"0\r\n\r\n", id="empty"),
+        pytest.param(b"000\r\n\r\n", id="zeros"),
+        pytest.param(b"5\r\nhello\r\n0\r\n\r\n", id="one chunk"),
+        pytest.param(b"5\r\n\n\r\n\r\n\r\n0\r\n\r\n", id="line ends as data"),
+        pytest.param(b"a\r\n0123456789\r\n0A\r\n0123456789\r\n0\r\n\r\n", id="both cases"),
+        pytest.param(b"1;a\r\nx\r\n0;b=c\r\n\r\n", id="extensions"),
+        pytest.param(b'1;a="b;\\"\xe9" ; c = d\r\nx\r\n0\r\n\r\n', id="quoted extension"),
+        pytest.param(b"0\r\nX: a\r\nY:\r\n\r\n", id="trailers"),
+        pytest.param(b"0\r\nX: a\r\nX: a\r\nX: a\r\n\r\n", id="as many trailers as may be"),
+        pytest.param(b"0\r\nX: " + b"a" * 35 + b"\r\n\r\n", id="as large a trailer as may be"),
+    ],
+)
+def test_a_chunked_body_is_taken_and_no_more(body: bytes, piece: int) -> None:
+    assert take_all(ChunkedFraming(SMALL), body + b"GET /\r\n", piece) == (body, b"GET /\r\n")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\r\n", id="no size"),
+        pytest.param(b"x\r\n", id="not hex"),
+        pytest.param(b"-1\r\n", id="negative"),
+        pytest.param(b"+1\r\n", id="sign"),
+        pytest.param(b"0x1\r\n", id="prefix"),
+        pytest.param(b"1_0\r\n", id="underscore"),
+        pytest.param(b" 1\r\n", id="blank before"),
+        pytest.param(b"1 \r\n", id="blank after"),
+        pytest.param(b"1,\r\n", id="comma"),
+        pytest.param(b"f" * 16 + b"\r\n", id="overflow"),
+        pytest.param(b"1" + b"0" * 16 + b"\r\n", id="overflow by one digit"),
+        pytest.param(b"5\nhello", id="bare line feed"),
+        pytest.param(b"5\rhello\n", id="bare carriage return"),
+        pytest.param(b"5;\r\n", id="empty extension"),
+        pytest.param(b"5;a=\r\n", id="extension without a value"),
+        pytest.param(b"5;a b\r\n", id="extension of two words"),
+        pytest.param(b'5;a="b\r\n', id="open quote"),
+        pytest.param(b"5;a\rb\r\n", id="carriage return in an extension"),
+        pytest.param(b"5;a\0\r\n", id="NUL in an extension"),
+        pytest.param(b"1;" + b"a" * MAX_CHUNK_LINE_SIZE, id="endless extension"),
+        pytest.param(b"0" * (MAX_CHUNK_LINE_SIZE + 1), id="endless zeros"),
+        pytest.param(
+            (b"1;" + b"a" * 200 + b"\r\nx\r\n") * (MAX_EXTENSIONS_SIZE // 200 + 1),
+            id="many extensions",
+        ),
+        pytest.param(b"0\r\nX\r\n", id="trailer without a colon"),
+        pytest.param(b"0\r\nX: a\n\r\n", id="trailer with a bare line feed"),
+        pytest.param(b"0\r\n\n", id="bare line feed at the end"),
+        pytest.param(b"0\r\nX: a\r\n b\r\n\r\n", id="folded trailer"),
+    ],
+)
+def test_malformed_chunks_are_400(data: bytes) -> None:
+    assert refusal(data) == 400
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"0\r\n" + b"X: a\r\n" * 4, id="too many"),
+        pytest.param(b"0\r\nX: " + b"a" * 40, id="endless"),
+        pytest.param(b"0\r\nX: " + b"a" * 38 + b"\r\n\r\n", id="too large"),
+        pytest.param(b"0\r\nX: " + b"a" * 14 + b"\r\nX: " + b"a" * 20 + b"\r\n\r\n", id="together"),
+    ],
+)
+def test_trailers_beyond_the_limits_are_431(data: bytes) -> None:
+    assert refusal(data) == 431

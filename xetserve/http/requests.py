@@ -1,0 +1,97 @@
+"""What a request means as a whole, and that it can mean one thing only (RFC 9112, 3 and 6; RFC 9110, 7.2 and 10.1.1)."""
+
+import re
+from ipaddress import IPv6Address
+from typing import Final
+
+from xetserve.errors import RequestError
+from xetserve.http.framing import ChunkedFraming, Framing, LengthFraming
+from xetserve.http.heads import Head, RequestLimits
+from xetserve.http.messages import Headers, Request
+
+# uri-host [ ":" port ] (RFC 3986, 3.2.2): an IPv6 literal, perhaps with a zone, or a name.
+_HOST: Final = re.compile(
+    r"(?:\[(?P<literal>[0-9A-Za-z:.%_~-]+)\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)"
+    r"(?::(?P<port>[0-9]{0,5}))?"
+)
+_ABSOLUTE: Final = re.compile(r"https?://(?P<authority>[^/?]*)(?P<rest>.*)", re.IGNORECASE)
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+
+
+def read_request(head: Head) -> Request:
+    """Make the request of a head, in origin-form or "*".
+
+    Raises:
+        RequestError: it could be read in two ways, or asks for what is not done here.
+    """
+    headers = Headers(head.fields)
+    hosts = headers.get_all("host")
+    if len(hosts) > 1 or (not hosts and head.version != "1.0"):
+        raise RequestError(400, "there must be one Host field (RFC 9112, 3.2)")
+    if hosts and not _is_host(hosts[0]):
+        raise RequestError(400, "the Host field must be a host, or host and port (RFC 9112, 3.2)")
+    if head.version != "1.0" and any(
+        item.strip(" \t").lower() not in ("", "100-continue")
+        for value in headers.get_all("expect")
+        for item in value.split(",")
+    ):
+        raise RequestError(417, "the only expectation is 100-continue (RFC 9110, 10.1.1)")
+    if head.method == "CONNECT":
+        raise RequestError(501, "this is not a proxy")
+    if "#" in head.target:
+        raise RequestError(400, "the request target must not have a fragment (RFC 9112, 3.2)")
+    target = head.target
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is not None:
+        authority, target = absolute["authority"], _add_path(absolute["rest"], head.method)
+        if not _is_host(authority) or authority.startswith(":") or not authority:
+            raise RequestError(400, "the request target must have a host (RFC 9110, 4.2)")
+        others = [field for field in head.fields if field[0] != "host"]
+        headers = Headers([("host", authority), *others])  # the field is ignored (RFC 9112, 3.2.2)
+    if not target.startswith("/") and (head.method, target) != ("OPTIONS", "*"):
+        raise RequestError(400, "the request target must be a path or an http URL")
+    return Request(head.method, target, headers, head.version)
+
+
+def find_framing(request: Request, limits: RequestLimits) -> Framing:
+    """Tell how the request's body is framed.
+
+    Raises:
+        RequestError: it is not certain how, or the coding is not known here.
+    """
+    codings = request.headers.get_all("transfer-encoding")
+    lengths = request.headers.get_all("content-length")
+    if not codings:
+        if len(lengths) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
+            raise RequestError(400, "Content-Length must be one number (RFC 9112, 6.3)")
+        return LengthFraming(int(lengths[0]) if lengths else 0)
+    if lengths:
+        raise RequestError(400, "both Transfer-Encoding and Content-Length (RFC 9112, 6.3)")
+    if request.http_version == "1.0":
+        raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding (RFC 9112, 6.1)")
+    names = [name.strip(" \t").lower() for name in ",".join(codings).split(",")]
+    if names[-1] != "chunked" or names.count("chunked") > 1:
+        raise RequestError(400, "Transfer-Encoding must end with chunked (RFC 9112, 6.3)")
+    if len(names) > 1:
+        raise RequestError(501, "the only Transfer-Encoding is chunked")
+    return ChunkedFraming(limits)
+
+
+def _add_path(rest: str, method: str) -> str:
+    """Complete what follows the authority; OPTIONS without a path means the server (RFC 9112, 3.2.4)."""
+    if not rest and method == "OPTIONS":
+        return "*"
+    return rest if rest.startswith("/") else f"/{rest}"
+
+
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    if match is None or int(match["port"] or 0) > 65535:
+        return False
+    if match["literal"] is None:
+        return True
+    try:
+        IPv6Address(match["literal"])
+    except ValueError:
+        return False
+    return True
