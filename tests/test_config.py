@@ -15,7 +15,9 @@ from xetserve.config import (
     add_flags,
     load_config,
     parse_bool,
+    parse_count,
     parse_folder,
+    parse_head_size,
     parse_log_level,
     parse_min_budget,
     parse_port,
@@ -49,6 +51,8 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_min_budget: ("77MiB", 77 * MIB),
     parse_url: ("http://hub.example/x/", "http://hub.example/x"),
     parse_repo: ("other/repo", "other/repo"),
+    parse_head_size: ("12KiB", 12 * 1024),
+    parse_count: ("77", 77),
     parse_folder: ("/var/cache/xetserve", "/var/cache/xetserve"),
     parse_log_level: ("DEBUG", "debug"),
 }
@@ -62,6 +66,8 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_min_budget: "1MiB",
     parse_url: "hub.example",
     parse_repo: "repo",
+    parse_head_size: "255",
+    parse_count: "0",
     parse_folder: " ",
     parse_log_level: "loud",
 }

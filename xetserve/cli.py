@@ -12,9 +12,10 @@ from pathlib import Path
 from xetserve import __version__
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
-from xetserve.config import Config, ServerConfig, add_flags, load_config
+from xetserve.config import Config, LimitsConfig, add_flags, load_config
 from xetserve.demo import DemoFailed, run_demo
 from xetserve.errors import ConfigError
+from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Handler
 from xetserve.net.connect import ProxyRules
 from xetserve.net.connection import ConnectionLimits
@@ -114,7 +115,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     origin.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
     # What the origin knows of its repositories is in one process.
-    add_flags(origin, ("server", "log"), without=("workers",))
+    add_flags(origin, ("server", "limits", "log"), without=("workers",))
     origin.set_defaults(run=_run_origin)
 
     demo = commands.add_parser(
@@ -134,7 +135,7 @@ def _run_serve(options: argparse.Namespace, config: Config) -> int:
         prepare_folder(Path(config.cache.cache_dir))
     num_workers = config.server.workers or count_cores()
     making = _application(config.for_worker(num_workers))
-    return _serve(making, config.server, f"hub {config.hub.hub_url}", num_workers)
+    return _serve(making, config, f"hub {config.hub.hub_url}", num_workers)
 
 
 @asynccontextmanager
@@ -177,7 +178,7 @@ async def _application(config: Config) -> AsyncIterator[Handler]:
 
 
 def _run_origin(options: argparse.Namespace, config: Config) -> int:
-    return _serve(_origin(options), config.server, f"origin on {options.dir}")
+    return _serve(_origin(options), config, f"origin on {options.dir}")
 
 
 @asynccontextmanager
@@ -226,11 +227,12 @@ def _parse_pair(text: str, flag: str, form: str) -> tuple[str, str]:
 
 def _serve(
     making: AbstractAsyncContextManager[Handler],
-    server: ServerConfig,
+    config: Config,
     name: str,
     num_workers: int = 1,
 ) -> int:
     """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own."""
+    server = config.server
     raise_file_limit()
     sockets = _bind(server.host, server.port)
 
@@ -240,7 +242,10 @@ def _serve(
 
     async def serve(channel: socket.socket | None) -> None:
         async with making as handler:
-            listener = Listener(handler, ConnectionLimits(write_timeout=server.write_timeout))
+            limits = ConnectionLimits(
+                write_timeout=server.write_timeout, request=_request_limits(config.limits)
+            )
+            listener = Listener(handler, limits)
 
             async def on_ready() -> None:
                 if channel is None:  # else the supervisor waits for the other workers, and says it
@@ -264,6 +269,15 @@ def _serve(
         num_workers, sockets, work, drain_timeout=server.drain_timeout, on_ready=say_ready
     )
     return supervisor.run()
+
+
+def _request_limits(limits: LimitsConfig) -> RequestLimits:
+    return RequestLimits(
+        max_url_size=limits.max_url_size,
+        max_head_size=limits.max_head_size,
+        max_fields=limits.max_header_fields,
+        max_trailer_size=limits.max_trailer_size,
+    )
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

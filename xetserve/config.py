@@ -122,6 +122,21 @@ def parse_min_budget(text: str) -> int:
     return size
 
 
+def parse_head_size(text: str) -> int:
+    """Read the size of a part of a request's head, 256 bytes to 1 MiB."""
+    size = parse_size(text)
+    if not 256 <= size <= 1024 * 1024:
+        raise ValueError("must be a size from 256 to 1MiB")
+    return size
+
+
+def parse_count(text: str) -> int:
+    """Read a number of things, 1 or more."""
+    if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII) or not int(text):
+        raise ValueError("must be a number, 1 or more")
+    return int(text)
+
+
 def parse_folder(text: str) -> str:
     """Read the path of a folder; empty: none."""
     if text and not text.strip():
@@ -253,6 +268,40 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """How large a request may be. Sizes in bytes."""
+
+    max_url_size: int = _setting(
+        8 * 1024,
+        parse_head_size,
+        "XETSERVE_MAX_URL_SIZE",
+        "longest URL of a request; 414 beyond",
+        metavar="SIZE",
+    )
+    max_head_size: int = _setting(
+        32 * 1024,
+        parse_head_size,
+        "XETSERVE_MAX_HEAD_SIZE",
+        "largest head of a request, URL included; 431 beyond",
+        metavar="SIZE",
+    )
+    max_header_fields: int = _setting(
+        100,
+        parse_count,
+        "XETSERVE_MAX_HEADER_FIELDS",
+        "most header fields of a request; 431 beyond",
+        metavar="N",
+    )
+    max_trailer_size: int = _setting(
+        8 * 1024,
+        parse_head_size,
+        "XETSERVE_MAX_TRAILER_SIZE",
+        "most bytes of fields behind a chunked request body; 431 beyond",
+        metavar="SIZE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """What is logged, to standard error."""
 
@@ -273,6 +322,7 @@ class Config:
     hub: HubConfig = field(default_factory=HubConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def for_worker(self, num_workers: int) -> "Config":
@@ -288,6 +338,7 @@ SECTIONS: Final[Mapping[str, type]] = {
     "hub": HubConfig,
     "memory": MemoryConfig,
     "cache": CacheConfig,
+    "limits": LimitsConfig,
     "log": LogConfig,
 }
 

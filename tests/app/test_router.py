@@ -118,3 +118,10 @@ def test_check_method() -> None:
     with pytest.raises(RequestError) as caught:
         check_method(Request("POST", "/"))
     assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET, HEAD"),))
+
+
+@pytest.mark.parametrize("method", ["get", "Head", "FOO", "PROPFIND", "G" * 32])
+def test_what_is_no_method_is_501(method: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_method(Request(method, "/"))
+    assert (caught.value.status, caught.value.headers) == (501, ())

@@ -12,6 +12,7 @@ from xetserve.upstream.hub import RepoRef
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\]{1,255}")
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 KINDS: Final = ("model", "dataset", "space")
 
 
@@ -82,8 +83,10 @@ def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> 
     """Refuse other methods.
 
     Raises:
-        RequestError: 405 with Allow.
+        RequestError: 405 with Allow; 501, it is no method at all (RFC 9110, 9.1; methods have one case only).
     """
+    if request.method not in _METHODS:
+        raise RequestError(501, "unknown method")
     if request.method not in allowed:
         names = ", ".join(allowed)
         raise RequestError(405, f"only {names} here", [("Allow", names)])
