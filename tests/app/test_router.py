@@ -29,6 +29,12 @@ from xetserve.upstream.hub import RepoRef
         ("/a;b=c", ["a;b=c"]),
         ("/a%3Fb%23", ["a?b#"]),
         ("/%F0%9F%A4%97.bin", ["\U0001f917.bin"]),
+        ("/%252e%252e/a", ["%2e%2e", "a"]),
+        ("/..\\a", ["..\\a"]),
+        ("/..%5Ca", ["..\\a"]),
+        ("/..;/a", ["..;", "a"]),
+        ("/a|b'c", ["a|b'c"]),
+        ("/" + "a/" * 4000, ["a"] * 4000 + [""]),
     ],
 )
 def test_split_path(raw: str, segments: list[str]) -> None:
@@ -39,7 +45,7 @@ def test_split_path(raw: str, segments: list[str]) -> None:
     "raw",
     ["/a%", "/a%2", "/%zz", "/%2", "/a%2Fb", "/a%2f..%2fb", "/%00", "/%0D%0AX:%20y", "/a%0ab",
      "/%7F", "/%1b[2J", "/..", "/a/../b", "/%2e%2e/x", "/.", "/%2E", "/%FF", "/%C3", "/%ED%A0%80",
-     "/%C0%AE%C0%AE"],
+     "/%C0%AE%C0%AE", "/%E0%80%AE", "/.%2e/a", "/%2E./a", "/%u002e", "/%%32e", "/a/.", "/%80"],
 )  # fmt: skip
 def test_a_path_that_could_mean_two_things_is_400(raw: str) -> None:
     with pytest.raises(RequestError) as caught:
@@ -49,6 +55,15 @@ def test_a_path_that_could_mean_two_things_is_400(raw: str) -> None:
 
 def test_join_file_path() -> None:
     assert join_file_path(["a", "b c", "d"]) == "a/b c/d"
+
+
+def test_a_path_that_the_hub_could_not_be_asked_for_is_414() -> None:
+    assert join_file_path(["a"] * 2048) == "/".join("a" * 2048)
+    assert join_file_path(["|" * 1365]) == "|" * 1365
+    for segments in (["a"] * 2049, ["|" * 1366], ["\u00e4" * 683]):
+        with pytest.raises(RequestError) as caught:
+            join_file_path(segments)
+        assert caught.value.status == 414
 
 
 @pytest.mark.parametrize("segments", [[], [""], ["a", ""], ["", "a"], ["a", "", "b"]])
@@ -103,7 +118,7 @@ def test_get_revision(query: str, revision: str) -> None:
 @pytest.mark.parametrize(
     "value",
     ["", "..", "a..b", "/a", "a/", "-x", ".x", "a%20b", "a%0Ab", "a%00", "a~1", "a^", "a:b", "a?",
-     "a*", "a[", "a%5C", "%7F", "x" * 256, "a%C2%A0b"],
+     "a*", "a[", "a%5C", "%7F", "x" * 256, "a%C2%A0b", "%FF", "%C0%AE", "%zz", "%", "a%2"],
 )  # fmt: skip
 def test_a_revision_that_git_would_not_allow_is_400(value: str) -> None:
     with pytest.raises(RequestError) as caught:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request
@@ -11,7 +11,8 @@ from xetserve.upstream.hub import RepoRef
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
-_REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\]{1,255}")
+_REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")  # \ufffd: was not UTF-8
+_MAX_PATH_SIZE: Final = 4096  # bytes, encoded; servers take URLs of 8 KiB
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 KINDS: Final = ("model", "dataset", "space")
 
@@ -45,11 +46,15 @@ def join_file_path(segments: Sequence[str]) -> str:
     """Give the path of a file in its repository.
 
     Raises:
-        RequestError: 404, no file can be at an empty path or have an empty folder name.
+        RequestError: 404, no file can be at an empty path or have an empty folder name. 414, the Hub could not be
+            asked for it.
     """
     if not segments or not all(segments):
         raise RequestError(404, "no file has an empty name")
-    return "/".join(segments)
+    path = "/".join(segments)
+    if len(quote(path)) > _MAX_PATH_SIZE:
+        raise RequestError(414, f"the encoded path is longer than {_MAX_PATH_SIZE} bytes")
+    return path
 
 
 def parse_repo(repo_id: str, kind: str) -> RepoRef:
@@ -72,6 +77,8 @@ def get_revision(request: Request) -> str:
     Raises:
         RequestError: 400, not a name that git would allow.
     """
+    if _BAD_ESCAPE.search(request.target):
+        raise RequestError(400, "the query has a % that is not followed by two hex digits")
     revision = request.query.get("revision", "main")
     is_odd = ".." in revision or revision.startswith(("/", "-", ".")) or revision.endswith("/")
     if is_odd or not _REVISION.fullmatch(revision):
