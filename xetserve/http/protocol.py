@@ -110,6 +110,7 @@ class ServerProtocol:
             self._framing = find_framing(request, self._limits)
             self._connection.receive_data(head.raw)
             self._next_event()
+            self._next_event()  # the end of the request, if it has no body
         except RequestError:
             self.state = State.CLOSING
             raise
