@@ -7,7 +7,7 @@ import pytest
 import zstandard
 
 from xetserve.errors import FormatError
-from xetserve.http.encoding import decode_content
+from xetserve.http.encoding import CODINGS, decode_content, encode_content
 
 TEXT = b'{"terms": []}' * 100
 LIMIT = len(TEXT)
@@ -101,3 +101,12 @@ def test_a_zstd_window_above_8_mib_is_refused() -> None:
     # RFC 9659: what a client has to keep for it is bounded.
     with pytest.raises(FormatError, match="damaged zstd"):
         decode_content("zstd", wide_zstd(TEXT), LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"", TEXT, bytes(range(256))])
+@pytest.mark.parametrize("coding", CODINGS)
+def test_what_is_encoded_is_decoded_again(coding: str, data: bytes) -> None:
+    encoded = encode_content(coding, data)
+    assert decode_content(coding, encoded, len(data)) == data
+    assert encoded == encode_content(coding, data)  # with no time in it
+    assert data != TEXT or len(encoded) < len(data) // 5

@@ -7,12 +7,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xetserve.http.ranges import (
+    MAX_SPANS,
+    MAX_SPECS,
     Span,
     UnsatisfiableRange,
     format_content_range,
     format_unsatisfied_range,
     parse_content_range,
     parse_range,
+    parse_ranges,
 )
 
 RECONSTRUCTION: dict[str, Any] = json.loads(
@@ -77,7 +80,7 @@ def oracle(first: int | None, last: int | None, size: int) -> Span | int | None:
         pytest.param(f"bytes={HUGE}-4", 10, None, id="far backwards"),
         pytest.param("bytes=20-15", 10, None, id="backwards and past the end"),
         pytest.param("bytes=0-1,4-5", 10, None, id="several are ignored"),
-        pytest.param("bytes=0-1,", 10, None, id="a comma"),
+        pytest.param("bytes=0-1,", 10, Span(0, 2), id="a comma"),
         pytest.param("bytes=-", 10, None, id="no number"),
         pytest.param("bytes=", 10, None, id="no range"),
         pytest.param("bytes", 10, None, id="no equals sign"),
@@ -135,6 +138,87 @@ def test_any_range_gives_a_span_inside_the_file(value: str, size: int) -> None:
         assert parse_range(f"bytes={span.start}-{span.end - 1}", size) == span
     else:
         assert span in (None, 416)
+
+
+def ask_several(value: str, size: int) -> list[tuple[int, int]] | int | None:
+    """What parse_ranges says, as pairs; 416 for an unsatisfiable range."""
+    try:
+        spans = parse_ranges(value, size)
+    except UnsatisfiableRange:
+        return 416
+    return None if spans is None else [(span.start, span.end) for span in spans]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param("0-0,2-2", [(0, 1), (2, 3)], id="two"),
+        pytest.param("8-9,0-1,4-5", [(8, 10), (0, 2), (4, 6)], id="in the client's order"),
+        pytest.param("0-1 , 4-5\t,-1", [(0, 2), (4, 6), (9, 10)], id="blanks"),
+        pytest.param("0-3,2-5", [(0, 6)], id="overlapping"),
+        pytest.param("2-5,0-3", [(0, 6)], id="overlapping, backwards"),
+        pytest.param("0-3,4-5", [(0, 6)], id="touching"),
+        pytest.param("4-5,0-3", [(0, 6)], id="touching, backwards"),
+        pytest.param("0-1,3-4", [(0, 2), (3, 5)], id="a gap of one"),
+        pytest.param("0-9,2-3", [(0, 10)], id="one inside the other"),
+        pytest.param("6-7,0-1,7-8", [(6, 9), (0, 2)], id="joined in the place of the first"),
+        pytest.param("0-1,6-7,1-2", [(0, 3), (6, 8)], id="joined with an earlier one"),
+        pytest.param("0-1,4-5,2-3", [(0, 6)], id="joined by a third"),
+        pytest.param("5-,-3", [(5, 10)], id="to the end twice"),
+        pytest.param("0-0,0-0,0-0", [(0, 1)], id="the same three times"),
+        pytest.param("0-1,20-30", [(0, 2)], id="one past the end"),
+        pytest.param("20-30,0-1,-0", [(0, 2)], id="only one with bytes"),
+        pytest.param("20-30,-0", 416, id="none with bytes"),
+        pytest.param(",0-1,,3-4,", [(0, 2), (3, 5)], id="empty items"),
+        pytest.param(" , ", None, id="only empty items"),
+        pytest.param("0-1,5-4", None, id="one backwards spoils all"),
+        pytest.param("0-1,x", None, id="nonsense spoils all"),
+        pytest.param("20-30,x", None, id="nonsense beside one past the end"),
+        pytest.param("0-1;3-4", None, id="semicolon"),
+        pytest.param("0-1,bytes=3-4", None, id="the unit again"),
+        pytest.param(f"0-1,{HUGE}-,4-{HUGE}", [(0, 2), (4, 10)], id="5000 digits"),
+    ],
+)
+def test_parse_ranges(value: str, expected: list[tuple[int, int]] | int | None) -> None:
+    assert ask_several(f"bytes={value}", 10) == expected
+
+
+def make_specs(count: int, step: int = 2) -> str:
+    return "bytes=" + ",".join(f"{at}-{at}" for at in range(0, count * step, step))
+
+
+def test_too_many_parts_are_the_whole() -> None:
+    assert len(parse_ranges(make_specs(MAX_SPANS), 10_000) or ()) == MAX_SPANS
+    assert parse_ranges(make_specs(MAX_SPANS + 1), 10_000) is None
+    # What counts is what is left once they are joined, up to a point.
+    assert ask_several(make_specs(MAX_SPECS, 1), 10_000) == [(0, MAX_SPECS)]
+    assert ask_several(make_specs(MAX_SPECS + 1, 1), 10_000) is None
+
+
+specs = st.tuples(numbers, numbers).filter(lambda spec: spec != (None, None))
+
+
+@settings(deadline=None)
+@given(st.lists(specs, min_size=1, max_size=12), st.integers(0, 30))
+def test_parse_ranges_gives_the_bytes_that_are_asked_for(
+    wanted: list[tuple[int | None, int | None]], size: int
+) -> None:
+    texts = ["-".join("" if n is None else str(n) for n in spec) for spec in wanted]
+    singles = [oracle(first, last, size) for first, last in wanted]
+    spans = ask_several("bytes=" + ",".join(texts), size)
+    if None in singles:
+        assert spans is None
+        return
+    asked = {at for span in singles if isinstance(span, Span) for at in range(*span)}
+    if not asked:
+        assert spans == 416
+        return
+    assert isinstance(spans, list)
+    given_out = [at for span in spans for at in range(*span)]
+    assert set(given_out) == asked
+    assert len(given_out) == len(asked)  # no byte twice
+    starts, ends = {start for start, _ in spans}, {end for _, end in spans}
+    assert not starts & ends  # none that touch
 
 
 @pytest.mark.parametrize(

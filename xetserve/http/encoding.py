@@ -1,4 +1,4 @@
-"""Content codings of small documents: gzip and zstd, with the output bounded."""
+"""Content codings of small documents: gzip and zstd. What is decoded is bounded."""
 
 import zlib
 from collections.abc import Callable
@@ -8,10 +8,19 @@ import zstandard
 
 from xetserve.errors import FormatError
 
-ACCEPT_ENCODING: Final = "zstd, gzip"
+CODINGS: Final = ("zstd", "gzip")  # in order of preference
+ACCEPT_ENCODING: Final = ", ".join(CODINGS)
 MAX_ZSTD_WINDOW: Final = 8 * 1024 * 1024  # bytes; RFC 9659, 3
 # Bytes decoded in one go, so that a bomb is found out early: at most 8 MiB can come of them.
 PIECE_SIZE: Final = 256
+
+
+def encode_content(coding: str, data: bytes) -> bytes:
+    """Apply one of the CODINGS."""
+    if coding == "zstd":
+        return zstandard.ZstdCompressor().compress(data)
+    compressor = zlib.compressobj(wbits=31)
+    return compressor.compress(data) + compressor.flush()
 
 
 class _Decoder(Protocol):

@@ -3,11 +3,14 @@
 import re
 from typing import Final, NamedTuple
 
-_SINGLE: Final = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.ASCII | re.IGNORECASE)
+_RANGES: Final = re.compile(r"\s*bytes\s*=(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
+_SPEC: Final = re.compile(r"\s*(\d*)\s*-\s*(\d*)\s*", re.ASCII)
 _CONTENT_RANGE: Final = re.compile(
     r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE
 )
 _MAX_DIGITS: Final = 19  # more than any file has bytes; longer numbers only cost time
+MAX_SPANS: Final = 16  # parts of one answer; whoever asks for more gets the whole (RFC 9110, 14.2)
+MAX_SPECS: Final = 256  # ranges in one field, before those that touch are joined
 
 
 class Span(NamedTuple):
@@ -26,32 +29,74 @@ class UnsatisfiableRange(ValueError):
     """A valid range of which the representation has no byte: 416."""
 
 
-def parse_range(value: str, size: int) -> Span | None:
+def parse_ranges(value: str, size: int) -> list[Span] | None:
     """Read a Range header for a representation of size bytes.
 
-    None: serve the whole, because the header is malformed, names another unit, or asks for
-    several ranges (RFC 9110, 14.2: a server may ignore the field).
+    Gives the spans in the client's order; those that overlap or touch are joined, in the place of the first of
+    them (RFC 9110, 15.3.7.2). Ranges that have no byte are left out as long as another one has.
+
+    None: serve the whole, because the header is malformed, names another unit, or asks for too many parts (RFC
+    9110, 14.2: a server may ignore the field).
+
+    Raises:
+        UnsatisfiableRange: no range has a byte: each starts past the end, or is a suffix of none.
+    """
+    match = _RANGES.fullmatch(value)
+    specs = [] if match is None else [spec for spec in match[1].split(",") if spec.strip()]
+    if not 0 < len(specs) <= MAX_SPECS:
+        return None
+    spans: list[Span] = []
+    for text in specs:
+        spec = _SPEC.fullmatch(text)
+        if spec is None or not _is_ordered(spec[1], spec[2]):
+            return None
+        span = _to_span(spec[1], spec[2], size)
+        if span is not None:
+            spans.append(span)
+    if not spans:
+        raise UnsatisfiableRange
+    joined = _join(spans)
+    return joined if len(joined) <= MAX_SPANS else None
+
+
+def parse_range(value: str, size: int) -> Span | None:
+    """Read a Range header as parse_ranges does, for one part only; None: serve the whole.
 
     Raises:
         UnsatisfiableRange: the start lies past the end, or the suffix has no bytes.
     """
-    match = _SINGLE.fullmatch(value)
-    if match is None:
-        return None
-    first, last = match.groups()
-    if not first and not last:
-        return None
+    spans = parse_ranges(value, size)
+    return spans[0] if spans is not None and len(spans) == 1 else None
+
+
+def _is_ordered(first: str, last: str) -> bool:
+    """Tell whether a range-spec is valid: not a mere dash, and not backwards."""
+    if first and last:
+        return _to_int(first) <= _to_int(last)
+    return bool(first or last)
+
+
+def _to_span(first: str, last: str, size: int) -> Span | None:
+    """Give the bytes that a valid range-spec means; None: there are none."""
     if not first:
-        suffix = _to_int(last)
-        if suffix == 0 or size == 0:
-            raise UnsatisfiableRange
-        return Span(max(0, size - suffix), size)
-    start = _to_int(first)
-    if last and _to_int(last) < start:
-        return None
-    if start >= size:
-        raise UnsatisfiableRange
-    return Span(start, min(size, _to_int(last) + 1) if last else size)
+        start, end = max(0, size - _to_int(last)), size
+    else:
+        start, end = _to_int(first), min(size, _to_int(last) + 1) if last else size
+    return Span(start, end) if start < end else None
+
+
+def _join(spans: list[Span]) -> list[Span]:
+    """Join spans that overlap or touch; each result stands where the first of its parts stood."""
+    order = sorted(range(len(spans)), key=lambda number: spans[number])
+    joined: list[tuple[int, Span]] = []  # (place, span)
+    for number in order:
+        span = spans[number]
+        if joined and span.start <= joined[-1][1].end:
+            place, last = joined[-1]
+            joined[-1] = (min(place, number), Span(last.start, max(last.end, span.end)))
+        else:
+            joined.append((number, span))
+    return [span for _, span in sorted(joined)]
 
 
 def _to_int(digits: str) -> int:
