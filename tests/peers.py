@@ -231,7 +231,10 @@ class RawClient(Wire):
     """A client that sends what it is told to."""
 
     async def read_answer(self, *, is_head: bool = False) -> tuple[int, dict[str, str], bytes]:
-        """Read one answer with a known or chunked body: status, headers, body."""
+        """Read one answer with a known or chunked body: status, headers, body.
+
+        Trailers are among the headers, as "trailer NAME".
+        """
         head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE)
         line, *fields = head.decode("latin-1").split("\r\n")[:-2]
         headers = {k.lower(): v.strip() for k, _, v in (field.partition(":") for field in fields)}
@@ -244,7 +247,9 @@ class RawClient(Wire):
         elif headers.get("transfer-encoding") == "chunked":
             while size := int(await self.reader.readline(), 16):
                 body += (await self.reader.readexactly(size + 2))[:-2]
-            assert await self.reader.readline() == b"\r\n"
+            while (trailer := await self.reader.readuntil(b"\r\n")) != b"\r\n":
+                name, _, value = trailer.decode("latin-1").partition(":")
+                headers[f"trailer {name.lower()}"] = value.strip()
         return status, headers, body
 
     async def read_end(self) -> tuple[bytes, str]:

@@ -15,6 +15,7 @@ from xetserve.app.files import Upstreams
 from xetserve.config import Config, LimitsConfig, add_flags, load_config
 from xetserve.demo import DemoFailed, run_demo
 from xetserve.errors import ConfigError
+from xetserve.http.cors import CorsPolicy
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Handler
 from xetserve.net.connect import ProxyRules
@@ -168,7 +169,12 @@ async def _application(config: Config) -> AsyncIterator[Handler]:
         policy=policy,
         hash_repo=config.hub.hash_repo,
     )
-    application = Application(upstreams, allow_anonymous=config.hub.allow_anonymous)
+    application = Application(
+        upstreams,
+        allow_anonymous=config.hub.allow_anonymous,
+        compression=config.http.compression != "off",
+        cors=CorsPolicy.parse(config.http.cors),
+    )
     try:
         yield application.handle
     finally:

@@ -23,6 +23,7 @@ CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
 MIN_BUDGET: Final = 8 * 1024 * 1024  # bytes
 
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(?:([KMGT])(i)?)?B?", re.ASCII | re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _MAX_SIZE = 2**63 - 1
 
@@ -95,6 +96,24 @@ def parse_repo(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", text.strip(), re.ASCII):
         raise ValueError("must be a repository: owner/name")
     return text.strip()
+
+
+def parse_cors(text: str) -> str:
+    """Read which web pages may read answers: "*" for all, "off" for none, or their origins and commas."""
+    parts = [part.strip() for part in text.lower().split(",")]
+    if parts in (["*"], ["off"]):
+        return parts[0]
+    if not all(_ORIGIN.fullmatch(part) for part in parts):
+        raise ValueError("must be *, off, or origins such as https://page.example, with commas")
+    return ",".join(parts)
+
+
+def parse_compression(text: str) -> str:
+    """Read whether answers are coded for clients that ask for it."""
+    value = text.strip().lower()
+    if value not in ("auto", "off"):
+        raise ValueError("must be auto or off")
+    return value
 
 
 def parse_log_level(text: str) -> str:
@@ -228,6 +247,26 @@ class HubConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """What answers look like."""
+
+    cors: str = _setting(
+        "*",
+        parse_cors,
+        "XETSERVE_CORS",
+        "web pages that may read answers: * for all, off for none, or origins with commas",
+        metavar="ORIGINS",
+    )
+    compression: str = _setting(
+        "auto",
+        parse_compression,
+        "XETSERVE_COMPRESSION",
+        "auto: what shrinks is sent with zstd (small texts also with gzip) to clients that accept it; or off",
+        metavar="MODE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryConfig:
     """What the process may hold. Sizes in bytes."""
 
@@ -320,6 +359,7 @@ class Config:
 
     server: ServerConfig = field(default_factory=ServerConfig)
     hub: HubConfig = field(default_factory=HubConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -336,6 +376,7 @@ class Config:
 SECTIONS: Final[Mapping[str, type]] = {
     "server": ServerConfig,
     "hub": HubConfig,
+    "http": HttpConfig,
     "memory": MemoryConfig,
     "cache": CacheConfig,
     "limits": LimitsConfig,

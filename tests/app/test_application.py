@@ -260,7 +260,9 @@ class TestRoutes:
             ("POST", "/health", 405),
             ("PUT", "/download/o/n/a", 405),
             ("DELETE", "/download-hash/x", 405),
-            ("OPTIONS", "*", 405),
+            ("OPTIONS", "*", 204),
+            ("OPTIONS", "/download/o/n/a", 204),
+            ("OPTIONS", "/nothing", 204),
             ("GET", "/health/", 404),
             ("GET", "/nothing", 404),
             ("GET", "//", 404),
@@ -282,7 +284,9 @@ class TestRoutes:
             found, headers, _ = await ask(client, target, method=method)
             assert found == status
             assert "x-evil" not in headers
-            assert ("allow" in headers) == (status == 405)
+            assert headers.get("allow") == ("GET, HEAD, OPTIONS" if status in (204, 405) else None)
+            assert headers["access-control-allow-origin"] == "*"
+            assert headers.get("cache-control") == ("no-store" if status >= 400 else None)
 
     @pytest.mark.parametrize("target", ["/download/o/n/a.bin", "/download-hash/" + "0" * 64])
     @pytest.mark.parametrize("method", ["GET", "HEAD"])

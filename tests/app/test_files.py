@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -50,11 +51,13 @@ SIZE = len(CONTENT)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 NAME = format_hash(FILE.file_hash)
 COMMIT = "c" * 40
+CHANGED = "Wed, 21 Oct 2015 07:28:00 GMT"
+LATER = "Wed, 21 Oct 2015 07:28:01 GMT"
 TOKEN = "hf_token"
 
 XET = http_head(
     302, "Location: http://cdn.test/x", f"X-Linked-Size: {SIZE}", f'X-Linked-ETag: "{SHA}"',
-    f"X-Xet-Hash: {NAME}", f"X-Repo-Commit: {COMMIT}", "Last-Modified: then", "Content-Length: 0",
+    f"X-Xet-Hash: {NAME}", f"X-Repo-Commit: {COMMIT}", f"Last-Modified: {CHANGED}", "Content-Length: 0",
 )  # fmt: skip
 
 TEXT = b"plain text"
@@ -72,14 +75,23 @@ class Stage:
     budget: ByteBudget
 
     async def get(
-        self, path: str = "d/model.gguf", *, method: str = "GET", query: str = "", **headers: str
+        self,
+        path: str = "d/model.gguf",
+        *,
+        method: str = "GET",
+        query: str = "",
+        token: str | None = TOKEN,
+        **headers: str,
     ) -> Response:
         fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
         request = Request(method, f"/download/o/n/{path}{query}", Headers(fields))
-        return await self.service.get_file(request, "o", "n", path.split("/"), TOKEN)
+        return await self.service.get_file(request, "o", "n", path.split("/"), token)
 
-    async def get_hash(self, text: str = NAME, *, method: str = "GET", query: str = "") -> Response:
-        request = Request(method, f"/download-hash/{text}{query}")
+    async def get_hash(
+        self, text: str = NAME, *, method: str = "GET", query: str = "", **headers: str
+    ) -> Response:
+        fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        request = Request(method, f"/download-hash/{text}{query}", Headers(fields))
         return await self.service.get_by_hash(request, text, TOKEN)
 
 
@@ -104,6 +116,20 @@ async def staged(
         # Whatever has happened, nothing is held any more.
         assert (budget.held, budget.num_readers, made.num_open) == (0, 0, 0)
         assert pool.num_active == 0
+
+
+def read_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+    """Take a multipart body apart: (Content-Range, bytes)."""
+    boundary = content_type.removeprefix("multipart/byteranges; boundary=").encode()
+    first, *parts, last = (b"\r\n" + body).split(b"\r\n--" + boundary)
+    assert (first, last) == (b"", b"--\r\n")
+    found = []
+    for part in parts:
+        head, _, data = part.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        assert fields["Content-Type"]
+        found.append((fields["Content-Range"], data))
+    return found
 
 
 async def read(response: Response) -> bytes:
@@ -132,13 +158,19 @@ class TestXetFiles:
                 "Content-Disposition": 'attachment; filename="model.gguf"',
                 "X-Content-Type-Options": "nosniff",
                 "ETag": f'"{SHA}"',
-                "Last-Modified": "then",
+                "Last-Modified": CHANGED,
+                "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(SHA)).decode()}:",
+                "Cache-Control": "private, no-cache",
+                "Vary": "Authorization, Accept-Encoding",
                 "Accept-Ranges": "bytes",
                 "X-Repo-Commit": COMMIT,
                 "X-Linked-Size": str(SIZE),
                 "X-Xet-Hash": NAME,
             }
             assert await read(response) == CONTENT
+            assert {k: value() for k, value in response.trailers.items()} == {
+                "X-Xet-Verified": NAME
+            }
 
     @pytest.mark.parametrize(
         ("value", "start", "end"),
@@ -167,7 +199,54 @@ class TestXetFiles:
             assert caught.value.headers == (("Content-Range", f"bytes */{SIZE}"),)
             assert stage.cas.asked == []
 
-    @pytest.mark.parametrize("value", ["bytes=0-1,4-5", "lines=1-2", "bytes=5-1", "nonsense"])
+    async def test_several_parts(self) -> None:
+        async with staged(XET) as stage:
+            response = await stage.get(range="bytes=-5,29999-30001,60000-")
+            # The first lies within the last, and takes its place.
+            assert (response.status, response.chunked) == (206, False)
+            headers = headers_of(response)
+            assert "Content-Range" not in headers
+            body = await read(response)
+            assert len(body) == response.length
+            assert read_parts(headers["Content-Type"], body) == [
+                (f"bytes 60000-{SIZE - 1}/{SIZE}", CONTENT[60_000:]),
+                (f"bytes 29999-30001/{SIZE}", CONTENT[29_999:30_002]),
+            ]
+
+    async def test_several_parts_cost_only_what_they_need(self) -> None:
+        async with staged(XET) as stage:
+            await read(await stage.get(range="bytes=0-9,300000-300009"))
+            fetched = sum(info.byte_range.size for info in stage.cas.fetched)
+            assert 0 < fetched < sum(map(len, FILE.runs[0][0].records)) // 5
+
+    @pytest.mark.parametrize("num_blocks", [0, 1, 2, 4])
+    async def test_a_client_that_leaves_between_parts_releases_everything(
+        self, num_blocks: int
+    ) -> None:
+        async with staged(XET) as stage:
+            body = cast(StartedBody, (await stage.get(range="bytes=0-9,50000-50009,90000-")).body)
+            for _ in range(num_blocks):
+                await anext(body)
+            await body.aclose()
+
+    async def test_a_part_that_fails_cuts_the_body(self) -> None:
+        def fail_later(answer: Reconstruction) -> Reconstruction:
+            if len(cas.asked) > 1:
+                raise UpstreamDenied("no", status=403)
+            return answer
+
+        cas = FakeCas(FILE, on_plan=fail_later)
+        async with staged(XET, cas=cas) as stage:
+            response = await stage.get(range="bytes=0-9,50000-50009")
+            with pytest.raises(UpstreamDenied):
+                await read(response)
+
+    @pytest.mark.parametrize(
+        "value",
+        ["lines=1-2", "bytes=5-1", "nonsense", "bytes=0-1,x", "bytes=" + ",".join(
+            f"{at}-{at}" for at in range(0, 34, 2)
+        )],
+    )  # fmt: skip
     async def test_a_range_that_is_ignored(self, value: str) -> None:
         async with staged(XET) as stage:
             response = await stage.get(range=value)
@@ -177,13 +256,81 @@ class TestXetFiles:
     @pytest.mark.parametrize(
         ("condition", "status"),
         [(f'"{SHA}"', 206), (f' "{SHA}" ', 206), (f'W/"{SHA}"', 200), ('"old"', 200), (SHA, 200),
-         ("Wed, 21 Oct 2015 07:28:00 GMT", 200)],
+         (f'"{SHA}-zstd"', 200), (CHANGED, 206), (LATER, 200)],
     )  # fmt: skip
     async def test_if_range(self, condition: str, status: int) -> None:
         async with staged(XET) as stage:
             response = await stage.get(range="bytes=0-1", if_range=condition)
             assert response.status == status
             await read(response)
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"if_none_match": f'"{SHA}"'},
+            {"if_none_match": f'"x", W/"{SHA}"', "range": "bytes=0-1"},
+            {"if_modified_since": CHANGED},
+        ],
+    )
+    async def test_what_the_client_has_is_asked_of_the_hub_only(
+        self, method: str, headers: dict[str, str]
+    ) -> None:
+        async with staged(XET) as stage:
+            response = await stage.get(method=method, **headers)
+            assert (response.status, await read(response)) == (304, b"")
+            assert headers_of(response) == {
+                "ETag": f'"{SHA}"',
+                "Cache-Control": "private, no-cache",
+                "Vary": "Authorization, Accept-Encoding",
+                "X-Repo-Commit": COMMIT,
+            }
+            assert (stage.cas.asked, len(stage.hub.requests)) == ([], 1)
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"if_match": '"x"'},
+            {"if_match": f'W/"{SHA}"'},
+            {"if_match": f'"{SHA}-zstd"'},  # without Accept-Encoding there is none
+            {"if_match": '"x"', "range": f"bytes={SIZE}-"},
+            {"if_unmodified_since": "Wed, 21 Oct 2015 07:27:59 GMT"},
+        ],
+    )
+    async def test_a_condition_that_fails_asks_the_hub_only(
+        self, method: str, headers: dict[str, str]
+    ) -> None:
+        async with staged(XET) as stage:
+            with pytest.raises(RequestError) as caught:
+                await stage.get(method=method, **headers)
+            assert caught.value.status == 412
+            assert (stage.cas.asked, len(stage.hub.requests)) == ([], 1)
+
+    @pytest.mark.parametrize(
+        ("revision", "token", "expected"),
+        [
+            ("main", TOKEN, "private, no-cache"),
+            ("main", None, "public, no-cache"),
+            (COMMIT, TOKEN, "private, max-age=31536000, immutable"),
+            (COMMIT, None, "public, max-age=31536000, immutable"),
+            ("d" * 40, TOKEN, "private, no-cache"),  # a branch with the name of a commit
+            (COMMIT[:-1], TOKEN, "private, no-cache"),
+        ],
+    )
+    async def test_how_long_it_may_be_kept(
+        self, revision: str, token: str | None, expected: str
+    ) -> None:
+        async with staged(XET) as stage:
+            response = await stage.get(method="HEAD", query=f"?revision={revision}", token=token)
+            assert headers_of(response)["Cache-Control"] == expected
+
+    async def test_a_date_or_an_etag_that_is_none_is_left_out(self) -> None:
+        odd = http_head(302, "Location: http://c.test/", f"X-Linked-Size: {SIZE}", "ETag: a b",
+                        "Last-Modified: yesterday", f"X-Xet-Hash: {NAME}", "Content-Length: 0")  # fmt: skip
+        async with staged(odd) as stage:
+            headers = headers_of(await stage.get(method="HEAD"))
+            assert not {"ETag", "Last-Modified", "Repr-Digest"} & set(headers)
 
     @pytest.mark.parametrize("headers", [{}, {"range": "bytes=0-1"}])
     async def test_head_asks_the_hub_only(self, headers: dict[str, str]) -> None:
@@ -316,9 +463,56 @@ class TestPlainFiles:
             assert await read(response) == TEXT[2:5]
             assert stage.hub.requests[1].get("range") == "bytes=2-4"
 
-    async def test_a_hub_that_ignores_the_range_gives_the_whole(self) -> None:
+    async def test_several_parts(self) -> None:
+        parts = [
+            http_answer(206, TEXT[start:end], f"Content-Range: bytes {start}-{end - 1}/10")
+            for start, end in ((8, 10), (0, 3))
+        ]
+        async with staged(PLAIN, *parts) as stage:
+            response = await stage.get("README.md", range="bytes=-2,0-2")
+            body = await read(response)
+            assert (response.status, response.length) == (206, len(body))
+            assert read_parts(headers_of(response)["Content-Type"], body) == [
+                ("bytes 8-9/10", TEXT[8:]),
+                ("bytes 0-2/10", TEXT[:3]),
+            ]
+            asked = [request.get("range") for request in stage.hub.requests[1:]]
+            assert asked == ["bytes=8-9", "bytes=0-2"]
+
+    @pytest.mark.parametrize(
+        "second",
+        [
+            pytest.param(http_answer(200, TEXT), id="the whole"),
+            pytest.param(
+                http_answer(206, TEXT[1:3], "Content-Range: bytes 1-2/10"), id="another part"
+            ),
+            pytest.param(
+                http_head(206, "Content-Range: bytes 8-9/10", "Transfer-Encoding: chunked")
+                + b"1\r\nx\r\n0\r\n\r\n",
+                id="a short part",
+            ),
+            pytest.param(
+                http_head(206, "Content-Range: bytes 8-9/10", "Transfer-Encoding: chunked")
+                + b"3\r\nxyz\r\n0\r\n\r\n",
+                id="a long part",
+            ),
+            pytest.param(http_answer(404), id="gone"),
+        ],
+    )
+    async def test_a_second_part_that_is_not_what_it_should_be_cuts_the_body(
+        self, second: bytes
+    ) -> None:
+        first = http_answer(206, TEXT[:3], "Content-Range: bytes 0-2/10")
+        async with staged(PLAIN, first, second) as stage:
+            response = await stage.get("README.md", range="bytes=0-2,8-9")
+            assert response.status == 206
+            with pytest.raises((UpstreamError, IntegrityError)):
+                await read(response)
+
+    @pytest.mark.parametrize("value", ["bytes=2-4", "bytes=2-4,8-9"])
+    async def test_a_hub_that_ignores_the_range_gives_the_whole(self, value: str) -> None:
         async with staged(PLAIN, http_answer(200, TEXT)) as stage:
-            response = await stage.get("README.md", range="bytes=2-4")
+            response = await stage.get("README.md", range=value)
             assert (response.status, response.length) == (200, len(TEXT))
             assert "Content-Range" not in headers_of(response)
             assert await read(response) == TEXT
@@ -383,6 +577,64 @@ class TestPlainFiles:
             await body.aclose()
 
 
+class TestChecksums:
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_of_a_file_whose_sha256_the_hub_names(self, method: str) -> None:
+        async with staged(XET) as stage:
+            response = await stage.get("d/a\\b.gguf", method=method, query="?checksum=sha256")
+            assert await read(response) == f"\\{SHA}  a\\\\b.gguf\n".encode()
+            headers = headers_of(response)
+            assert headers["Content-Type"] == "text/plain; charset=utf-8"
+            assert (headers["X-Repo-Commit"], stage.cas.asked) == (COMMIT, [])
+
+    async def test_of_a_plain_file_it_is_made(self) -> None:
+        async with staged(PLAIN, http_answer(200, TEXT)) as stage:
+            response = await stage.get("README.md", query="?checksum=sha256")
+            expected = f"{hashlib.sha256(TEXT).hexdigest()}  README.md\n"
+            assert await read(response) == expected.encode()
+
+    @pytest.mark.parametrize(
+        ("etag", "content"),
+        [
+            pytest.param(BLOB, b"Plain text", id="other content"),
+            pytest.param("unknown", TEXT[:-1], id="a byte short"),
+            pytest.param("unknown", TEXT + b"!", id="a byte more"),
+            pytest.param("unknown", b"", id="nothing"),
+        ],
+    )
+    async def test_of_something_else_there_is_none(self, etag: str, content: bytes) -> None:
+        head = PLAIN.replace(BLOB.encode(), etag.encode())
+        chunk = b"%x\r\n%s\r\n" % (len(content), content) if content else b""
+        body = http_head(200, "Transfer-Encoding: chunked") + chunk + b"0\r\n\r\n"
+        async with staged(head, body) as stage:
+            with pytest.raises(IntegrityError):
+                await stage.get("README.md", query="?checksum=sha256")
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            pytest.param(
+                http_answer(200, b"", "X-Linked-Size: 17000000", 'ETag: "x"'),
+                id="a large plain file",
+            ),
+            pytest.param(XET.replace(SHA.encode(), b"x"), id="a Xet file without one"),
+        ],
+    )
+    async def test_of_others_there_is_none(self, head: bytes) -> None:
+        async with staged(head) as stage:
+            with pytest.raises(RequestError) as caught:
+                await stage.get(query="?checksum=sha256")
+            assert caught.value.status == 404
+            assert (len(stage.hub.requests), stage.cas.asked) == (1, [])
+
+    @pytest.mark.parametrize("kind", ["md5", "", "SHA256"])
+    async def test_another_kind_is_400_before_anyone_is_asked(self, kind: str) -> None:
+        async with staged(XET) as stage:
+            with pytest.raises(RequestError) as caught:
+                await stage.get(query=f"?checksum={kind}")
+            assert (caught.value.status, stage.hub.wires) == (400, [])
+
+
 class TestByHash:
     async def test_a_whole_one(self) -> None:
         async with staged(STALL) as stage:
@@ -394,8 +646,87 @@ class TestByHash:
     async def test_head_asks_whether_it_exists(self) -> None:
         async with staged(STALL) as stage:
             response = await stage.get_hash(method="HEAD")
-            assert (response.status, response.content_length) == (200, None)
-            assert stage.cas.asked == [ByteRange(0, 1)]
+            assert (response.status, response.content_length) == (200, SIZE)
+            assert headers_of(response) == {
+                "Content-Type": "application/octet-stream",
+                "Content-Disposition": f'attachment; filename="{NAME}"',
+                "X-Content-Type-Options": "nosniff",
+                "ETag": f'"{NAME}"',
+                "Accept-Ranges": "bytes",
+                "Cache-Control": "private, max-age=31536000, immutable",
+                "Vary": "Authorization, Accept-Encoding",
+                "X-Linked-Size": str(SIZE),
+                "X-Xet-Hash": NAME,
+            }
+            assert stage.cas.fetched == []
+
+    @pytest.mark.parametrize(
+        ("value", "start", "end"),
+        [("bytes=0-9", 0, 10), ("bytes=-7", SIZE - 7, SIZE), ("bytes=50000-", 50_000, SIZE)],
+    )
+    async def test_a_part(self, value: str, start: int, end: int) -> None:
+        async with staged(STALL) as stage:
+            for _ in range(2):  # the size is looked up, then remembered
+                response = await stage.get_hash(range=value)
+                assert (response.status, response.length) == (206, end - start)
+                assert headers_of(response)["Content-Range"] == f"bytes {start}-{end - 1}/{SIZE}"
+                assert await read(response) == CONTENT[start:end]
+
+    async def test_several_parts(self) -> None:
+        async with staged(STALL) as stage:
+            response = await stage.get_hash(range="bytes=0-9,-3")
+            body = await read(response)
+            assert read_parts(headers_of(response)["Content-Type"], body) == [
+                (f"bytes 0-9/{SIZE}", CONTENT[:10]),
+                (f"bytes {SIZE - 3}-{SIZE - 1}/{SIZE}", CONTENT[-3:]),
+            ]
+
+    async def test_a_part_past_the_end_is_416(self) -> None:
+        async with staged(STALL) as stage:
+            with pytest.raises(RequestError) as caught:
+                await stage.get_hash(range=f"bytes={SIZE}-")
+            assert caught.value.headers == (("Content-Range", f"bytes */{SIZE}"),)
+
+    @pytest.mark.parametrize("headers", [{"if_none_match": f'"{NAME}"'}, {"if_none_match": "*"}])
+    async def test_what_the_client_has_needs_no_data(self, headers: dict[str, str]) -> None:
+        async with staged(STALL) as stage:
+            assert (await stage.get_hash(**headers)).status == 304
+            assert (stage.cas.asked, stage.cas.fetched) == ([ByteRange(0, 1)], [])
+            with pytest.raises(RequestError) as caught:
+                await stage.get_hash(if_match='"other"')
+            assert caught.value.status == 412
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"if_none_match": "*"},
+            {"if_match": '"x"'},
+            {"range": "bytes=0-1"},
+            {"range": f"bytes={SIZE}-"},
+        ],
+    )
+    async def test_nothing_is_told_to_those_who_may_not_read_it(
+        self, headers: dict[str, str]
+    ) -> None:
+        allowed = True
+
+        def judge(answer: Reconstruction) -> Reconstruction:
+            if not allowed:
+                raise UpstreamDenied("no", status=403)
+            return answer
+
+        async with staged(STALL, cas=FakeCas(FILE, on_plan=judge)) as stage:
+            await stage.get_hash(method="HEAD")  # now its size is known
+            allowed = False
+            with pytest.raises(UpstreamDenied):
+                await stage.get_hash(**headers)
+
+    async def test_there_is_no_checksum(self) -> None:
+        async with staged(STALL) as stage:
+            with pytest.raises(RequestError) as caught:
+                await stage.get_hash(query="?checksum=sha256")
+            assert caught.value.status == 404
+            assert stage.cas.asked == []
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     async def test_one_that_the_cas_does_not_know(self, method: str) -> None:
@@ -411,7 +742,11 @@ class TestByHash:
             raise RangeUnsatisfiable("empty")
 
         async with staged(STALL, cas=FakeCas(FILE, on_plan=fail)) as stage:
-            assert (await stage.get_hash(method="HEAD")).status == 200
+            response = await stage.get_hash(method="HEAD")
+            assert (response.status, response.content_length) == (200, 0)
+            with pytest.raises(RequestError) as caught:
+                await stage.get_hash(range="bytes=0-")
+            assert caught.value.headers == (("Content-Range", "bytes */0"),)
 
     async def test_another_file_than_the_named_one_is_no_success(self) -> None:
         async with staged(STALL) as stage:

@@ -67,3 +67,9 @@ def test_vary_stays_one_field_without_repeats() -> None:
     add_vary(headers, "Origin")
     add_vary(headers, "origin")
     assert headers == [("ETag", '"a"'), ("Vary", "Authorization, Accept-Encoding, Origin")]
+
+
+def test_a_policy_is_read_from_a_setting() -> None:
+    assert CorsPolicy.parse("*") == CorsPolicy()
+    assert CorsPolicy.parse("off") == CorsPolicy(())
+    assert CorsPolicy.parse(f"{PAGE},http://a") == CorsPolicy((PAGE, "http://a"))

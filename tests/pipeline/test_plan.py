@@ -48,6 +48,14 @@ def test_a_fetch_range_wider_than_any_term_counts_its_unused_chunks() -> None:
     assert plan.steps[0].uses == (0, 0, 1, 0, 0)
 
 
+def test_how_far_the_data_is_packed() -> None:
+    """Each chunk is 100 bytes packed here."""
+    answer = Reconstruction(0, (term(A, 0, 4, 500), term(A, 1, 2, 125)), {A: (info(0, 8),)})
+    assert make_plan(answer, ByteRange(0, 625), None).packed_ratio == 0.8  # 5 uses, 625 bytes
+    nothing = make_plan(Reconstruction(0, (), {}), ByteRange(50, 100), None)
+    assert nothing.packed_ratio == 0
+
+
 def test_the_window_ends_with_the_callers_range() -> None:
     answer = Reconstruction(0, (term(A, 0, 4),), {A: (info(0, 4),)})
     assert make_plan(answer, ByteRange(0, 25), 25).file_range == ByteRange(0, 25)

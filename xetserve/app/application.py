@@ -1,11 +1,13 @@
 """The handler: one request in, one response out."""
 
 from xetserve.app.auth import get_token
+from xetserve.app.documents import pack_document
 from xetserve.app.files import FileService, Upstreams
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, split_path
 from xetserve.app.status import get_health, get_usage
 from xetserve.errors import RequestError, XetserveError
+from xetserve.http.cors import METHODS, CorsPolicy
 from xetserve.http.messages import Request, Response
 
 
@@ -14,33 +16,52 @@ class Application:
 
     Args:
         allow_anonymous: serve the download routes without a token, too.
+        compression: code answers for clients that ask for it.
+        cors: which web pages may read answers.
     """
 
-    def __init__(self, upstreams: Upstreams, *, allow_anonymous: bool) -> None:
-        self._files = FileService(upstreams)
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        *,
+        allow_anonymous: bool,
+        compression: bool = True,
+        cors: CorsPolicy | None = None,
+    ) -> None:
+        self._files = FileService(upstreams, compression=compression)
         self._allow_anonymous = allow_anonymous
+        self._compression = compression
+        self._cors = cors or CorsPolicy()
 
     async def handle(self, request: Request) -> Response:
         """Answer a request; failures become error responses."""
         try:
-            return await self._route(request)
+            response = await self._route(request)
         except XetserveError as exc:
-            return from_error(exc, request)
+            response = from_error(exc, request)
+            # Trouble may pass, and a token may be given: nobody is to remember a refusal.
+            response.headers.append(("Cache-Control", "no-store"))
+        if self._compression:
+            pack_document(request, response)
+        self._cors.add_to(response, request)
+        return response
 
     async def _route(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return self._cors.answer_options(request)
         match split_path(request.raw_path):
             case [""]:
-                check_method(request)
+                check_method(request, METHODS)
                 return get_usage(request)
             case ["health"]:
-                check_method(request)
+                check_method(request, METHODS)
                 return get_health(request)
             case ["download", owner, name, *path] if path:
-                check_method(request)
+                check_method(request, METHODS)
                 token = self._get_token(request)
                 return await self._files.get_file(request, owner, name, path, token)
             case ["download-hash", text]:
-                check_method(request)
+                check_method(request, METHODS)
                 return await self._files.get_by_hash(request, text, self._get_token(request))
         raise RequestError(404, "there is nothing at this path; / tells what there is")
 

@@ -22,6 +22,11 @@ class StartedBody:
         self._first = first
         self._rest = rest
 
+    @property
+    def first(self) -> Block:
+        """The block that is here already; it is given out like the others. Empty once it was."""
+        return self._first or ()
+
     def __aiter__(self) -> "StartedBody":
         return self
 

@@ -33,6 +33,11 @@ class CorsPolicy:
 
     origins: Sequence[str] = ("*",)
 
+    @classmethod
+    def parse(cls, text: str) -> "CorsPolicy":
+        """Read a setting: "*", "off", or origins with commas between them."""
+        return cls(() if text == "off" else tuple(text.split(",")))
+
     def add_to(self, response: Response, request: Request) -> None:
         """Let the page that asks read an answer, if it may."""
         origin = self._find_origin(request)

@@ -43,6 +43,14 @@ class WindowPlan(NamedTuple):
     steps: tuple[Step, ...]
     pieces: tuple[Piece, ...]
 
+    @property
+    def packed_ratio(self) -> float:
+        """Packed bytes for one decoded byte, taking the chunks of a fetch range for equally large."""
+        packed = sum(
+            step.info.byte_range.size * sum(step.uses) / len(step.uses) for step in self.steps
+        )
+        return packed / max(1, sum(piece.decoded_size for piece in self.pieces))
+
 
 def make_plan(
     answer: Reconstruction, asked: ByteRange, limit: int | None, start: int | None = None

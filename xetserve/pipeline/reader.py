@@ -122,6 +122,7 @@ class FileReader:
         self._tree = MerkleTree()
         self._deadline = 0.0
         self.is_verified = False
+        self.packed_ratio: float | None = None  # of the first window, once it is planned
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
         """Give the bytes, in blocks; a block's buffers are good until the next one is asked for.
@@ -342,6 +343,8 @@ class FileReader:
         return await self._table.source.fetch_reconstruction(self._access, self._file_hash, asked)
 
     def _add_window(self, plan: WindowPlan) -> None:
+        if self.packed_ratio is None:
+            self.packed_ratio = plan.packed_ratio
         window = _Window(plan, self._ask)
         for number, step in enumerate(plan.steps):
             refresh = partial(window.refresh, number)

@@ -1,0 +1,130 @@
+"""The bytes of a file, whole or in part, from the CAS or from the Hub."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from xetserve.app.bodies import ContentDigest, StartedBody, plain_blocks, start_body
+from xetserve.errors import IntegrityError, UpstreamRefused
+from xetserve.http.ranges import Span, parse_content_range
+from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.tickets import FetchTable
+from xetserve.upstream.cas import Access
+from xetserve.upstream.hub import FileEntry, HubClient
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import ByteRange
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Bytes that have begun to come.
+
+    span: which part; None: the whole.
+    length: bytes in it, where known.
+    reader, file_hash: of a Xet file.
+    """
+
+    body: StartedBody
+    span: Span | None
+    length: int | None
+    reader: FileReader | None = None
+    file_hash: bytes | None = None
+
+    def get_verified_hash(self) -> str:
+        """Give the hash that the whole Xet file was found to have, once all of it has been given out.
+
+        Raises:
+            IntegrityError: it was not verified.
+        """
+        if self.reader is None or self.file_hash is None or not self.reader.is_verified:
+            raise IntegrityError("the file was not verified")
+        return format_hash(self.file_hash)
+
+
+class Content(Protocol):
+    """A file that can be read, in parts, as often as is needed."""
+
+    async def open(self, span: Span | None) -> Opened:
+        """Start reading a part, or the whole; what is given may be the whole all the same.
+
+        Raises:
+            UpstreamError, IntegrityError: it cannot be had.
+        """
+        ...
+
+
+class XetContent:
+    """A Xet file.
+
+    Args:
+        size: bytes, where known.
+        gap_timeout: seconds without a block.
+    """
+
+    def __init__(
+        self,
+        fetches: FetchTable,
+        access: Access,
+        file_hash: bytes,
+        size: int | None,
+        gap_timeout: float,
+    ) -> None:
+        self._fetches = fetches
+        self._access = access
+        self._file_hash = file_hash
+        self._size = size
+        self._gap_timeout = gap_timeout
+
+    async def open(self, span: Span | None) -> Opened:
+        """See Content."""
+        reader = FileReader(
+            self._fetches,
+            self._access,
+            self._file_hash,
+            start=span.start if span else 0,
+            end=span.end if span else None,
+            size=self._size,
+            gap_timeout=self._gap_timeout,
+        )
+        body = await start_body(reader.blocks())
+        return Opened(body, span, span.size if span else self._size, reader, self._file_hash)
+
+
+class PlainContent:
+    """A file that is not Xet. The Hub may give the whole where a part is asked for."""
+
+    def __init__(
+        self, hub: HubClient, entry: FileEntry, token: str | None, gap_timeout: float
+    ) -> None:
+        self._hub = hub
+        self._entry = entry
+        self._token = token
+        self._gap_timeout = gap_timeout
+
+    async def open(self, span: Span | None) -> Opened:
+        """See Content."""
+        wanted = None if span is None else ByteRange(*span).to_header()
+        opened = self._hub.open_plain(self._entry, self._token, wanted)
+        source = await opened.__aenter__()
+        is_part = source.status == 206
+        digest = None if is_part else ContentDigest.of(self._entry)
+        # From here on the body owns the connection, and leaves it on every way out.
+        blocks = plain_blocks(opened, source, digest, self._gap_timeout)
+        body = await start_body(blocks)
+        length = source.content_length
+        coding = source.headers.get("content-encoding", "identity")
+        expected = span.size if is_part and span is not None else self._entry.size
+        if (
+            coding != "identity"
+            or source.status == 416
+            or (is_part and not _is_range(source.headers.get("content-range"), span))
+            or (length is not None and expected is not None and length != expected)
+        ):
+            await body.aclose()
+            raise UpstreamRefused("the Hub sent something else than the file it described")
+        return Opened(body, span if is_part else None, expected if length is None else length)
+
+
+def _is_range(content_range: str | None, span: Span | None) -> bool:
+    """Tell whether a 206 answer is for the part that was asked for."""
+    parsed = parse_content_range(content_range or "")
+    return parsed is not None and parsed[0] == span

@@ -1,0 +1,148 @@
+"""A file as clients see it: its fields, its versions, and how long caches may keep it."""
+
+import re
+from dataclasses import dataclass
+from mimetypes import MimeTypes
+from typing import Final
+from urllib.parse import quote
+
+from xetserve.http.conditions import Validators, is_etag
+from xetserve.http.dates import format_http_date, parse_http_date
+from xetserve.http.digests import format_repr_digest
+from xetserve.upstream.hub import FileEntry
+from xetserve.xet.hashes import format_hash
+
+OCTETS: Final = "application/octet-stream"
+MAX_AGE: Final = 31_536_000  # seconds, a year: what never changes may be kept as long as that
+
+# Built in, so that the answer does not depend on what the machine has in /etc.
+_MEDIA_TYPES: Final = MimeTypes(filenames=())
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+Fields = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """What is known of a file before a byte of it is.
+
+    size: bytes, where known. etag: with quotes. last_modified: Unix seconds. sha256: hex. file_hash: of a Xet file.
+    has_ranges: parts can be had; by hash, although the size is looked up only when a part is asked for.
+    is_fixed: its URL names this content for good.
+    is_public: the Hub gave it without a token.
+    """
+
+    name: str
+    media_type: str
+    size: int | None
+    etag: str | None
+    last_modified: int | None = None
+    sha256: str | None = None
+    commit: str | None = None
+    file_hash: bytes | None = None
+    has_ranges: bool = True
+    is_fixed: bool = False
+    is_public: bool = False
+
+    @property
+    def zstd_etag(self) -> str | None:
+        """The entity-tag of the same file with zstd as its content coding: other bytes, another tag."""
+        return None if self.etag is None else f'{self.etag[:-1]}-zstd"'
+
+    def get_validators(self, *, takes_zstd: bool) -> Validators:
+        """Give what conditions are compared with."""
+        tags = (self.etag, self.zstd_etag if takes_zstd else None)
+        return Validators(tuple(tag for tag in tags if tag is not None), self.last_modified)
+
+    def make_cache_fields(self, etag: str | None) -> Fields:
+        """Give the fields that a 304 has in common with a 200 (RFC 9110, 15.4.5).
+
+        Shared caches keep an answer to a request with a token for nobody else (RFC 9111, 3.5), and "private" says
+        it once more. A branch may move, and so may the right to read: its files are asked for again.
+        """
+        scope = "public" if self.is_public else "private"
+        lifetime = f"max-age={MAX_AGE}, immutable" if self.is_fixed else "no-cache"
+        fields = [("Cache-Control", f"{scope}, {lifetime}"), ("Vary", "Authorization")]
+        optional = (("ETag", etag), ("X-Repo-Commit", self.commit))
+        return fields + [(key, value) for key, value in optional if value is not None]
+
+    def make_fields(self) -> Fields:
+        """Give the fields of an answer with bytes of the file as it is."""
+        digest = None if self.sha256 is None else format_repr_digest(self.sha256)
+        modified = None if self.last_modified is None else format_http_date(self.last_modified)
+        fields = [
+            ("Content-Type", self.media_type),
+            ("Content-Disposition", _content_disposition(self.name)),
+            # Files of strangers, served from our host: nothing may run in a browser.
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        optional = (
+            ("Accept-Ranges", "bytes" if self.has_ranges else None),
+            ("Last-Modified", modified),
+            ("Repr-Digest", digest),
+            ("X-Linked-Size", None if self.size is None else str(self.size)),
+            ("X-Xet-Hash", None if self.file_hash is None else format_hash(self.file_hash)),
+        )
+        fields += [(key, value) for key, value in optional if value is not None]
+        return fields + self.make_cache_fields(self.etag)
+
+    def make_zstd_fields(self) -> Fields:
+        """Give the fields of an answer with the file coded: ranges and digests are of other bytes."""
+        other = ("Accept-Ranges", "ETag", "Repr-Digest")
+        fields = [field for field in self.make_fields() if field[0] not in other]
+        fields += [("Content-Encoding", "zstd"), ("Accept-Ranges", "none")]
+        return fields if self.zstd_etag is None else [*fields, ("ETag", self.zstd_etag)]
+
+
+def describe_entry(
+    entry: FileEntry, path: str, revision: str, *, is_public: bool, now: float
+) -> Representation:
+    """Describe a file of a repository.
+
+    Args:
+        revision: as it was asked for.
+        now: Unix seconds, see parse_http_date.
+    """
+    name = path.rpartition("/")[2]
+    media_type, coding = _MEDIA_TYPES.guess_type(name, strict=False)
+    if media_type is None or coding is not None:
+        media_type = OCTETS
+    value = entry.sha256 or entry.etag
+    if value is None and entry.file_hash is not None:
+        value = format_hash(entry.file_hash)
+    etag = None if value is None or not is_etag(f'"{value}"') else f'"{value}"'
+    modified = entry.last_modified
+    return Representation(
+        name,
+        media_type,
+        entry.size,
+        etag,
+        last_modified=None if modified is None else parse_http_date(modified, now),
+        sha256=entry.sha256,
+        commit=entry.commit,
+        file_hash=entry.file_hash,
+        has_ranges=entry.size is not None,
+        is_fixed=revision == entry.commit and _COMMIT.fullmatch(revision) is not None,
+        is_public=is_public,
+    )
+
+
+def describe_hash(file_hash: bytes, size: int | None, *, is_public: bool) -> Representation:
+    """Describe a file that is asked for by its Xet hash."""
+    name = format_hash(file_hash)
+    return Representation(
+        name,
+        OCTETS,
+        size,
+        f'"{name}"',
+        file_hash=file_hash,
+        is_fixed=True,
+        is_public=is_public,
+    )
+
+
+def _content_disposition(name: str) -> str:
+    """Name the file, for old clients in ASCII and for all others as it is (RFC 6266, 4.3)."""
+    plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in name)
+    value = f'attachment; filename="{plain}"'
+    return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, safe='')}"
