@@ -10,8 +10,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.app.test_files import headers_of, read, read_parts
+from tests.app.test_files import headers_of, read
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
+from tests.multiparts import read_parts
 from xetserve.app.answers import FileAnswers
 from xetserve.app.compressed import Compressors, ZstdBody
 from xetserve.app.content import XetContent

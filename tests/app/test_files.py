@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from tests.fakes import FakeCas, FakeFile, FakeXorb
+from tests.multiparts import read_parts
 from tests.peers import (
     PATIENCE,
     STALL,
@@ -116,20 +117,6 @@ async def staged(
         # Whatever has happened, nothing is held any more.
         assert (budget.held, budget.num_readers, made.num_open) == (0, 0, 0)
         assert pool.num_active == 0
-
-
-def read_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
-    """Take a multipart body apart: (Content-Range, bytes)."""
-    boundary = content_type.removeprefix("multipart/byteranges; boundary=").encode()
-    first, *parts, last = (b"\r\n" + body).split(b"\r\n--" + boundary)
-    assert (first, last) == (b"", b"--\r\n")
-    found = []
-    for part in parts:
-        head, _, data = part.partition(b"\r\n\r\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
-        assert fields["Content-Type"]
-        found.append((fields["Content-Range"], data))
-    return found
 
 
 async def read(response: Response) -> bytes:

@@ -1,7 +1,10 @@
 """The plain HTTP clients that people download with, as command lines."""
 
+import http.client
 import subprocess
-from collections.abc import Callable, Mapping
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import need_program
@@ -33,6 +36,38 @@ def aria2(url: str, target: Path, *options: str) -> list[str]:
         *("--allow-overwrite=true", f"--header=Authorization: Bearer {TOKEN}"),
         *("-d", str(target.parent), "-o", target.name, *options, url),
     ]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer: header names in lower case, the body without chunk framing but coded as it came."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Connection:
+    """A kept connection to a server, with a token in every request."""
+
+    def __init__(self, url: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        assert parts.hostname is not None
+        self._inner = http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT)
+
+    def ask(self, path: str, fields: Iterable[tuple[str, str]] = (), method: str = "GET") -> Reply:
+        """Send a request and read its answer; of HEAD the fields only."""
+        self._inner.putrequest(method, path, skip_accept_encoding=True)
+        for name, value in (("Authorization", f"Bearer {TOKEN}"), *fields):
+            self._inner.putheader(name, value)
+        self._inner.endheaders()
+        answer = self._inner.getresponse()
+        pairs = [(name.lower(), value) for name, value in answer.getheaders()]
+        assert len(dict(pairs)) == len(pairs), "a field came twice"
+        return Reply(answer.status, dict(pairs), answer.read())
+
+    def close(self) -> None:
+        self._inner.close()
 
 
 CLIENTS: Mapping[str, Callable[..., list[str]]] = {"curl": curl, "wget": wget, "aria2": aria2}
