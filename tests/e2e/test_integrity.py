@@ -1,14 +1,17 @@
 """A damaged file never looks complete: curl fails, whatever was done to the upstream's data."""
 
-from collections.abc import Iterator
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import sha256_of
+from tests.conftest import need_program, sha256_of
 from tests.e2e.clients import CLIENTS, run
-from tests.e2e.conftest import REPO, Site
+from tests.e2e.conftest import REPO, TOKEN, Site
 from tests.e2e.test_downloads import file_url, head
 from xetserve.xet.compression import Scheme
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE, iter_records
@@ -84,6 +87,62 @@ def test_curl_never_gets_a_complete_looking_file(
     again = run(CLIENTS["curl"](url, tmp_path / "again"))
     assert again.returncode == 0, again.stderr
     assert sha256_of(tmp_path / "again") == site.uploaded.digests[name]
+
+
+def urllib_get(url: str, target: Path) -> list[str]:
+    """Python's own client."""
+    code = """import shutil, sys, urllib.request
+request = urllib.request.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[3]})
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+with opener.open(request) as answer, open(sys.argv[2], "wb") as out:
+    shutil.copyfileobj(answer, out)
+"""
+    return [sys.executable, "-c", code, url, str(target), TOKEN]
+
+
+def requests_get(url: str, target: Path) -> list[str]:
+    """requests, the way its manual streams a file."""
+    code = """import requests, sys
+with requests.get(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[3]}, stream=True) as r:
+    r.raise_for_status()
+    with open(sys.argv[2], "wb") as out:
+        for chunk in r.iter_content(65536):
+            out.write(chunk)
+"""
+    return [sys.executable, "-c", code, url, str(target), TOKEN]
+
+
+def node_fetch(url: str, target: Path) -> list[str]:
+    """Node's fetch."""
+    code = """const [url, target, token] = process.argv.slice(1);
+fetch(url, { headers: { authorization: "Bearer " + token } })
+  .then((r) => r.ok ? r.arrayBuffer() : Promise.reject(new Error(r.status)))
+  .then((data) => require("fs").writeFileSync(target, Buffer.from(data)))
+  .catch((error) => { console.error(error); process.exit(1); });
+"""
+    return [need_program("node"), "-e", code, url, str(target), TOKEN]
+
+
+# Those beside curl, wget and aria2 that are here: a test machine need not have them all.
+LIBRARIES: dict[str, Callable[..., list[str]]] = {"urllib": urllib_get}
+if importlib.util.find_spec("requests") is not None:
+    LIBRARIES["requests"] = requests_get
+if shutil.which("node"):
+    LIBRARIES["node"] = node_fetch
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_libraries_report_the_failure_and_the_success(
+    site: Site, tmp_path: Path, library: str
+) -> None:
+    name = "damage/raw.bin"
+    command = LIBRARIES[library](file_url(site, name), tmp_path / "out")
+    assert run(command).returncode == 0
+    assert sha256_of(tmp_path / "out") == site.uploaded.digests[name]
+    # Other content of the same sizes: all but the end of the file arrives.
+    xorb, index, _, _ = find_record(site, Scheme.NONE, name)
+    site.control.set_faults(swap_chunk={"xorb": xorb, "chunk": index})
+    assert run(command).returncode != 0
 
 
 @pytest.mark.parametrize("client", CLIENTS)
