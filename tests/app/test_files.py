@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import random
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import pytest
+import zstandard
 
 from tests.fakes import FakeCas, FakeFile, FakeXorb
 from tests.multiparts import read_parts
@@ -539,6 +541,30 @@ class TestPlainFiles:
             headers = {} if value is None else {"range": value}
             with pytest.raises((UpstreamRefused, IntegrityError)):
                 await stage.get("README.md", **headers)
+
+    @pytest.mark.parametrize(
+        ("content", "is_coded"),
+        [
+            pytest.param(b"words again " * 50_000, True, id="a text"),
+            pytest.param(random.Random(3).randbytes(300_000), False, id="noise"),
+            pytest.param(b"words again " * 80, False, id="a small text"),
+        ],
+    )
+    async def test_one_that_shrinks_is_coded(self, content: bytes, is_coded: bool) -> None:
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        head = http_answer(200, b"", f'ETag: "{blob}"', f"X-Linked-Size: {len(content)}")
+        async with staged(head, http_answer(200, content)) as stage:
+            response = await stage.get("a.txt", accept_encoding="zstd")
+            data = await read(response)
+            headers = headers_of(response)
+            assert (headers.get("Content-Encoding"), response.trailers) == (
+                "zstd" if is_coded else None,
+                {},
+            )
+            assert headers["ETag"] == (f'"{blob}-zstd"' if is_coded else f'"{blob}"')
+            assert (data != content) == is_coded
+            if is_coded:
+                assert zstandard.ZstdDecompressor().decompress(data) == content
 
     async def test_one_that_breaks_off_is_an_upstream_error(self) -> None:
         cut = http_head(200, "Transfer-Encoding: chunked") + b"a\r\nplain\r\n"
