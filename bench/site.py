@@ -1,157 +1,254 @@
-"""The site that is measured: data, uploaded by the official client to an origin whose data plane is nginx."""
+"""The site that is measured: files that the official client uploaded to an origin whose data plane is nginx.
 
-import os
-import random
-import re
+    {work}/{size}MiB/files/          plain files, which nginx serves as they are: the ceiling
+    {work}/{size}MiB/origin/         the origin's folder; nginx serves its xorbs
+    {work}/{size}MiB/prepared.json   path in the repository -> commits it was uploaded with
+
+What was prepared there before is used again. Files are made and uploaded when a measurement first asks for them.
+"""
+
+import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from array import array
+import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
 
-MIB = 1024 * 1024
-REPO = "bench/files"
-TOKEN = "hf_bench"
-START_TIMEOUT = 60.0
-KINDS = ("raw", "lz4", "bg4")
+from bench.data import KINDS, edit, iter_fragmented, write_file
+from bench.processes import BenchError, Child, clean_environment, start_xetserve
+from xetserve.origin.xorbs import parse_index
 
-_NGINX = """\
-worker_processes 1; daemon off; pid {work}/nginx.pid; error_log {work}/nginx-error.log;
-events {{ worker_connections 4096; }}
+REPO: Final = "bench/files"
+TOKEN: Final = "hf_bench"
+EDITED: Final = "edited.bin"
+FRAGMENTED: Final = "fragmented.bin"
+
+_NGINX: Final = """\
+# One process of its own for everything, so that it is easily measured and stopped.
+daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx-error.log;
+events {{ worker_connections 8192; }}
 http {{
-  log_format bytes '$body_bytes_sent'; access_log {work}/data.log bytes;
+  log_format data '$status $body_bytes_sent'; access_log off;
   sendfile on; tcp_nopush on; keepalive_requests 1000000;
-  client_body_temp_path {work}/t1; proxy_temp_path {work}/t2; fastcgi_temp_path {work}/t3;
-  uwsgi_temp_path {work}/t4; scgi_temp_path {work}/t5;
+  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
+  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
   server {{
-    listen 127.0.0.1:{port};
-    location /data/ {{ alias {work}/origin/xorbs/; }}
-    location /files/ {{ alias {work}/files/; access_log off; }}
-    location /bridge/ {{ proxy_pass {origin}/{repo}/resolve/main/; access_log off; }}
+    listen 127.0.0.1:{port} backlog=4096;
+    location /data/ {{ alias {folder}/origin/xorbs/; access_log {folder}/data.log data; }}
+    location /files/ {{ alias {folder}/files/; }}
+    location /bridge/ {{ proxy_pass {origin}/{repo}/resolve/main/; }}
   }}
 }}
 """
 
-
-def make_files(folder: Path, size: int) -> None:
-    """Make one file of each kind: incompressible, half compressible by LZ4, float32 tensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    source = random.Random(1)
-    with (folder / "raw.bin").open("wb") as raw, (folder / "lz4.bin").open("wb") as lz4:
-        for _ in range(size // MIB):
-            block = os.urandom(MIB)
-            raw.write(block)
-            pieces = [block[at : at + 1024] for at in range(0, MIB // 2, 1024)]
-            lz4.write(b"".join(piece for piece in pieces for _ in range(2)))
-    with (folder / "bg4.bin").open("wb") as bg4:
-        gauss = array("f", (source.gauss(0, 0.02) for _ in range(MIB // 4))).tobytes()
-        # Other mantissas each time, the same exponents: other chunks, the same kind of data. As one
-        # large number, since that is what Python does quickly.
-        words, low_halves = (
-            int.from_bytes(gauss, "little"),
-            int.from_bytes(b"\xff\xff\0\0" * (MIB // 4), "little"),
-        )
-        for _ in range(size // MIB):
-            noise = int.from_bytes(os.urandom(MIB), "little") & low_halves
-            bg4.write((words ^ noise).to_bytes(MIB, "little"))
+_UPLOAD: Final = """\
+import sys
+from huggingface_hub import HfApi
+repo, path, name = sys.argv[1:]
+api = HfApi()
+api.create_repo(repo, exist_ok=True)
+print(api.upload_file(path_or_fileobj=path, path_in_repo=name, repo_id=repo).oid)
+"""
 
 
-class Server:
-    """A process that listens, measured from outside."""
+class DataTraffic(NamedTuple):
+    """What the data plane has sent."""
 
-    def __init__(self, command: list[str], log: Path, listening: str) -> None:
-        with log.open("wb") as errors:
-            self.process = subprocess.Popen(command, stderr=errors)
-        deadline = time.monotonic() + START_TIMEOUT
-        self.url = ""
-        while not self.url and time.monotonic() < deadline and self.process.poll() is None:
-            match = re.search(listening, log.read_text())
-            self.url = match[1] if match else ""
-            time.sleep(0.02)
-        if not self.url:
-            self.stop()
-            raise SystemExit(f"{command[:4]} did not start: {log.read_text()}")
-
-    def cpu_seconds(self) -> float:
-        """User and system time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def peak_memory(self) -> float:
-        """Resident memory at most, in MiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        match = re.search(r"VmHWM:\s+(\d+)", status)
-        return int(match[1]) / 1024 if match else 0.0
-
-    def stop(self) -> None:
-        """End it."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait()
-
-
-def start_xetserve(work: Path, *arguments: str) -> Server:
-    """Start a xetserve command on a free port of the loopback interface."""
-    command = [sys.executable, "-m", "xetserve", *arguments, "--host", "127.0.0.1", "--port", "0"]
-    return Server(command, work / f"{arguments[0]}.log", r"listening on (http://\S+?:\d+)")
+    num_requests: int
+    nbytes: int
 
 
 class Site:
-    """Origin and nginx on a work folder; what was prepared there before is used again."""
+    """Origin and nginx on a work folder, with the official client to fill it.
 
-    def __init__(self, work: Path, size: int, port: int) -> None:
-        self.work = work
+    Args:
+        size: bytes of one file; those of other sizes are fractions or multiples of it.
+    """
+
+    def __init__(self, work: Path, size: int) -> None:
         self.size = size
-        self.nginx_url = f"http://127.0.0.1:{port}"
-        work.mkdir(parents=True, exist_ok=True)
-        marker = work / f"prepared-{size}"
-        if not marker.exists():
-            shutil.rmtree(work)
-            make_files(work / "files", size)
-        self.origin = start_xetserve(
-            work, "origin", str(work / "origin"), "--data-url", self.nginx_url, "--test-controls"
+        self.folder = work / f"{size // 2**20}MiB"
+        self.files = self.folder / "files"
+        self._stack = ExitStack()
+        self._marker = self.folder / "prepared.json"
+        self._commits: dict[str, list[str]] = {}
+
+    def __enter__(self) -> Self:
+        self.files.mkdir(parents=True, exist_ok=True)
+        if self._marker.exists():
+            self._commits = json.loads(self._marker.read_text())
+        with self._stack:
+            port = _find_free_port()
+            self.nginx_url = f"http://127.0.0.1:{port}"
+            self.origin = self.start_origin("origin.log", "--data-url", self.nginx_url)
+            self.nginx = self._start_nginx(port)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def start_origin(self, log: str, *flags: str) -> Child:
+        """Start an origin on the folder. Another one beside the first may only be read from."""
+        folder = str(self.folder / "origin")
+        child = start_xetserve(self.folder / log, "origin", folder, "--test-controls", *flags)
+        self._stack.callback(child.stop)
+        return child
+
+    def _start_nginx(self, port: int) -> Child:
+        program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+        if program is None:
+            raise BenchError("nginx is not installed: apt-get install nginx-light")
+        config = self.folder / "nginx.conf"
+        config.write_text(
+            _NGINX.format(folder=self.folder, port=port, origin=self.origin.url, repo=REPO)
         )
-        program = shutil.which("nginx") or "/usr/sbin/nginx"
-        config = work / "nginx.conf"
-        config.write_text(_NGINX.format(work=work, port=port, origin=self.origin.url, repo=REPO))
-        self.nginx = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
-        if not marker.exists():
-            self._upload()
-            marker.touch()
+        child = Child([program, "-c", str(config)], self.folder / "nginx.log")
+        self._stack.callback(child.stop)
+        _wait_until_accepting(port, child)
+        return child
 
-    def _upload(self) -> None:
-        script = (
-            "import sys; from huggingface_hub import HfApi; api = HfApi();"
-            "api.create_repo(sys.argv[1], exist_ok=True);"
-            "api.upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2])"
+    def start_server(self, *flags: str, hub_url: str = "") -> Child:
+        """Start xetserve in front of the origin. The caller stops it; the site does in the end."""
+        child = start_xetserve(
+            self.folder / "serve.log",
+            *("serve", "--hub-url", hub_url or self.origin.url, *flags),
         )
-        subprocess.run(
-            [sys.executable, "-c", script, REPO, str(self.work / "files")],
-            env=self.client_environment(self.work / "upload-home"),
-            check=True,
-            stderr=subprocess.DEVNULL,
+        self._stack.callback(child.stop)
+        return child
+
+    def client_environment(self, home: Path, hub_url: str = "") -> dict[str, str]:
+        """What the official client needs to talk to the origin; defaults in all that matters for speed."""
+        return clean_environment(
+            HF_ENDPOINT=hub_url or self.origin.url,
+            HF_HOME=str(home),
+            HF_TOKEN=TOKEN,
+            HF_HUB_DISABLE_TELEMETRY="1",
+            HF_HUB_DISABLE_PROGRESS_BARS="1",
         )
 
-    def client_environment(self, home: Path) -> dict[str, str]:
-        """What the official client needs to talk to the origin."""
-        kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-        return {
-            **kept,
-            "HF_ENDPOINT": self.origin.url,
-            "HF_HOME": str(home),
-            "HF_TOKEN": TOKEN,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        }
+    # Files
 
-    def data_bytes(self) -> int:
-        """Bytes that the data plane has sent so far."""
-        log = self.work / "data.log"
-        return sum(map(int, log.read_text().split())) if log.exists() else 0
+    def need_kind(self, kind: str, size: int | None = None) -> str:
+        """Have a file of a kind in the repository; gives its path there."""
+        size = self.size if size is None else size
+        name = f"{kind}.bin" if size == self.size else f"{kind}-{size // 2**20}MiB.bin"
+        path = self.files / name
+        if name not in self._commits or (size == self.size and not path.exists()):
+            _say(f"making {name}")
+            write_file(path, KINDS[kind](size))
+            self._upload(path, name)
+            if size != self.size:  # not served as it is
+                path.unlink()
+        return name
 
-    def stop(self) -> None:
-        """End origin and nginx."""
-        self.nginx.terminate()
-        self.nginx.wait()
-        self.origin.stop()
+    def need_fragmented(self) -> str:
+        """Have the fragmented file: a quarter of the size, made from a sixteenth of it."""
+        if FRAGMENTED not in self._commits:
+            path = self.folder / FRAGMENTED
+            write_file(path, iter_fragmented(self.size // 4, self.size // 16))
+            self._upload(path, FRAGMENTED)
+            path.unlink()
+        return FRAGMENTED
+
+    def need_edited(self) -> tuple[str, str, str]:
+        """Have a file in two revisions; gives its path and their commit ids."""
+        if len(self._commits.get(EDITED, ())) < 2:
+            path = self.folder / EDITED
+            content = b"".join(KINDS["bg4"](self.size // 4))
+            self._commits[EDITED] = []
+            for revision in (content, edit(content)):
+                path.write_bytes(revision)
+                self._upload(path, EDITED)
+            path.unlink()
+        first, second = self._commits[EDITED]
+        return EDITED, first, second
+
+    def _upload(self, path: Path, name: str) -> None:
+        _say(f"uploading {name} with the official client")
+        done = subprocess.run(
+            [sys.executable, "-c", _UPLOAD, REPO, str(path), name],
+            env=self.client_environment(self.folder / "upload-home"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise BenchError(f"the upload of {name} failed: {done.stderr}")
+        self._commits.setdefault(name, []).append(done.stdout.strip())
+        self._marker.write_text(json.dumps(self._commits))
+
+    # What the origin and the data plane know
+
+    def read_chunks(self, name: str, revision: str = "main") -> dict[bytes, int]:
+        """Give the distinct chunks of a file: chunk hash -> bytes of its record in the xorb."""
+        url = f"{self.origin.url}/{REPO}/resolve/{revision}/{name}"
+        with _open(urllib.request.Request(url, method="HEAD")) as response:
+            file_hash = response.headers["X-Xet-Hash"]
+        origin = self.folder / "origin"
+        record = json.loads((origin / "files" / f"{file_hash}.json").read_text())
+        indexes = {}
+        chunks: dict[bytes, int] = {}
+        for xorb, start, end, _ in record["terms"]:
+            if xorb not in indexes:
+                indexes[xorb] = parse_index((origin / "xorb-index" / xorb).read_bytes())
+            index = indexes[xorb]
+            for chunk in range(start, end):
+                begin = index.record_ends[chunk - 1] if chunk else 0
+                chunks[index.chunk_hash(chunk)] = index.record_ends[chunk] - begin
+        return chunks
+
+    def data_traffic(self) -> DataTraffic:
+        """Count what the data plane has sent since the site was prepared, once it has calmed down."""
+        log = self.folder / "data.log"
+        size = -1
+        while size != (size := log.stat().st_size if log.exists() else 0):
+            time.sleep(0.1)
+        lines = log.read_text().splitlines() if log.exists() else []
+        return DataTraffic(len(lines), sum(int(line.partition(" ")[2]) for line in lines))
+
+
+def set_faults(origin: Child, **faults: Any) -> None:
+    """Tell an origin how to misbehave; what is not named is well-behaved again."""
+    url = f"{origin.url}/_test/faults"
+    request = urllib.request.Request(url, data=json.dumps(faults).encode(), method="POST")
+    _open(request).close()
+
+
+def _open(request: urllib.request.Request) -> Any:
+    request.add_header("Authorization", f"Bearer {TOKEN}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return opener.open(request, timeout=30)
+
+
+def _find_free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _wait_until_accepting(port: int, child: Child) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and child.process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise BenchError(f"{child.name} did not start: {child.log.read_text()}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"bench: {text}\n")

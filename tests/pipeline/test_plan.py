@@ -23,7 +23,7 @@ def test_one_term() -> None:
     assert plan.file_range == ByteRange(100, 137)  # to the end of the term, where a chunk ends
     assert (plan.asked, plan.skip) == (ByteRange(100, 120), 3)
     assert plan.steps == (Step(A, info(0, 4), (1, 1, 1, 1)),)
-    assert plan.pieces == (Piece(0, ChunkRange(0, 4), 40),)
+    assert plan.pieces == (Piece(A, ChunkRange(0, 4), 40, 0),)
 
 
 def test_a_fetch_range_is_fetched_once_however_often_it_is_used() -> None:

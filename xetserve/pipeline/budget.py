@@ -23,6 +23,7 @@ class ByteBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self.promised = 0  # bytes that responses may come to keep for later, all together
         self.num_readers = 0  # responses that are being made
         self.reclaim: Callable[[int], None] | None = None  # asked for bytes that are not needed
         self._free: list[bytearray] = []

@@ -306,6 +306,13 @@ class Fetch:
         slab, entry.slab = entry.slab, None
         self._leave_slab(slab)
 
+    def copy_record(self, chunk: int) -> ChunkRecord | None:
+        """Give a copy of a chunk's record; None if it was decoded for several users, and the record is gone."""
+        entry = self._entries[chunk]
+        if entry.slab is None:
+            return None
+        return ChunkRecord(entry.record.header, memoryview(bytes(entry.record.payload)))
+
     def get_hash(self, chunk: int, data: Buffer) -> bytes:
         """Give the chunk hash of decoded bytes that decode gave."""
         entry = self._entries[chunk]

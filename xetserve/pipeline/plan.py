@@ -4,9 +4,11 @@ Terms may repeat, overlap and go back; fetch ranges may be wider than any term. 
 distinct range once and knows how often every chunk in it is needed. Pure: no clock, no sockets.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from xetserve.errors import IntegrityError
+from xetserve.pipeline.repeats import KnownTerm
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE, MAX_XORB_SIZE
 
@@ -14,11 +16,15 @@ MAX_FETCH_SIZE: Final = 2 * MAX_XORB_SIZE  # bytes; generous, since it only guar
 
 
 class Piece(NamedTuple):
-    """One term: a run of chunks out of a step's fetch range, and its decoded size in bytes."""
+    """One term: a run of chunks, its decoded size in bytes, and the number of the step that fetches it.
 
-    step: int
+    step None: its chunks have been kept from earlier windows.
+    """
+
+    xorb_hash: bytes
     chunks: ChunkRange
     decoded_size: int
+    step: int | None
 
 
 class Step(NamedTuple):
@@ -52,8 +58,15 @@ class WindowPlan(NamedTuple):
         return packed / max(1, sum(piece.decoded_size for piece in self.pieces))
 
 
+IsKept = Callable[[bytes, ChunkRange, int], bool]
+
+
 def make_plan(
-    answer: Reconstruction, asked: ByteRange, limit: int | None, start: int | None = None
+    answer: Reconstruction,
+    asked: ByteRange,
+    limit: int | None,
+    start: int | None = None,
+    is_kept: IsKept = lambda xorb_hash, chunks, position: False,
 ) -> WindowPlan:
     """Plan a window.
 
@@ -64,6 +77,7 @@ def make_plan(
         limit: decoded position that the window must not pass; None: the end of the file is not known.
         start: where the window is to start, if the window before has reached past the asked start. Past the end
             of the answer it gives an empty window.
+        is_kept: tells whether all of a term's chunks will be here already, given its position.
 
     Raises:
         IntegrityError: the terms do not reach the end that was asked for, or a fetch range cannot be
@@ -79,9 +93,15 @@ def make_plan(
     numbers: dict[tuple[bytes, FetchInfo], int] = {}
     uses: list[list[int]] = []
     pieces: list[Piece] = []
+    position = asked.start - answer.offset_into_first_range
     for term in answer.terms:
+        term_start, position = position, position + term.decoded_size
         if not pieces and skip and skip >= term.decoded_size:
             skip -= term.decoded_size  # wholly in the window before
+            continue
+        # A chunk that is skipped has had its use in the window before, and may be gone.
+        if (pieces or not skip) and is_kept(term.xorb_hash, term.chunks, term_start):
+            pieces.append(Piece(term.xorb_hash, term.chunks, term.decoded_size, None))
             continue
         info = answer.find_fetch_info(term)
         number = numbers.setdefault((term.xorb_hash, info), len(numbers))
@@ -90,12 +110,20 @@ def make_plan(
             uses.append([0] * (info.chunks.end - info.chunks.start))
         for chunk in range(term.chunks.start, term.chunks.end):
             uses[number][chunk - info.chunks.start] += 1
-        pieces.append(Piece(number, term.chunks, term.decoded_size))
+        pieces.append(Piece(term.xorb_hash, term.chunks, term.decoded_size, number))
     steps = tuple(
         Step(xorb_hash, info, tuple(counts))
         for ((xorb_hash, info), _), counts in zip(numbers.items(), uses, strict=True)
     )
     return WindowPlan(ByteRange(start, end), asked, skip, steps, tuple(pieces))
+
+
+def make_kept_plan(terms: Sequence[KnownTerm], limit: int | None) -> WindowPlan:
+    """Plan a window of terms that follow each other and are all kept, up to a decoded position."""
+    end = terms[-1].end if limit is None else min(terms[-1].end, limit)
+    whole = ByteRange(terms[0].start, end)
+    pieces = (Piece(term.xorb_hash, term.chunks, term.end - term.start, None) for term in terms)
+    return WindowPlan(whole, whole, 0, (), tuple(pieces))
 
 
 def _check_fetch_range(info: FetchInfo) -> None:

@@ -3,22 +3,44 @@
 A window that is asked for once the one before it is planned starts exactly where that one ends, at a chunk. When the CAS is
 too slow for that, windows are asked for in advance at round positions; the chunk that lies across such a
 position then comes with both windows, and the later one skips it.
+
+Beside the windows it asks what lies far ahead, for files that go back over the same chunks (repeats.py). Windows then end
+where kept chunks begin: a fetch range that the CAS made for both would have to be fetched whole. Where all chunks are
+kept, the CAS is not asked again.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
-from xetserve.errors import IntegrityError, RangeUnsatisfiable
+from xetserve.errors import IntegrityError, RangeUnsatisfiable, XetserveError
+from xetserve.pipeline.kept import KeptChunks
 from xetserve.pipeline.pacing import Pacer
-from xetserve.pipeline.plan import WindowPlan, make_plan
+from xetserve.pipeline.plan import WindowPlan, make_kept_plan, make_plan
+from xetserve.pipeline.repeats import HORIZON, SURVEY_SIZE
 from xetserve.pipeline.tickets import FileTraffic
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
+logger = logging.getLogger(__name__)
+
 MAX_QUESTIONS: Final = 8  # to the CAS, under way for one reader
+MIN_SURVEYED: Final = 8 * 1024 * 1024  # decoded bytes to come; for fewer, windows see enough
 
 Ask = Callable[[ByteRange], Awaitable[Reconstruction]]
+
+
+class _Question(NamedTuple):
+    """What is asked about a window, or what needs no answer: task and plan, one of them None."""
+
+    asked: ByteRange
+    task: asyncio.Task[Reconstruction] | None
+    plan: WindowPlan | None
+
+    @property
+    def is_answered(self) -> bool:
+        return self.task is None or self.task.done()
 
 
 class Planner:
@@ -27,6 +49,7 @@ class Planner:
     Args:
         ask: asks the CAS about a range of the file.
         end: where to stop; None: at the end of the file, wherever that is.
+        kept: learns what lies ahead.
         wants_more: tells whether to plan further, given the bytes that are being asked for.
         add_window: takes the next window.
     """
@@ -36,6 +59,7 @@ class Planner:
         ask: Ask,
         pacer: Pacer,
         traffic: FileTraffic,
+        kept: KeptChunks,
         *,
         start: int,
         end: int | None,
@@ -45,12 +69,16 @@ class Planner:
         self._ask = ask
         self._pacer = pacer
         self._traffic = traffic
+        self._kept = kept
+        self._repeats = kept.repeats
+        self._start = start
         self._position = start  # up to here all is planned
         self._asked_end = start  # where the last window was asked to end; it may have ended later
         self._end = end
         self._wants_more = wants_more
         self._add_window = add_window
-        self._questions: deque[tuple[ByteRange, asyncio.Task[Reconstruction]]] = deque()
+        self._questions: deque[_Question] = deque()
+        self._survey: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
@@ -63,10 +91,14 @@ class Planner:
         depth = self._pacer.ahead_limit // self._pacer.window_size
         if len(self._questions) >= max(1, min(depth, MAX_QUESTIONS)):
             return False
-        last = self._questions[-1][0].end if self._questions else self._position
-        return not self._is_at_end(last) and self._wants_more(
-            sum(asked.size for asked, _ in self._questions)
+        return not self._is_at_end(self._planned) and self._wants_more(
+            sum(question.asked.size for question in self._questions)
         )
+
+    @property
+    def _planned(self) -> int:
+        """The position up to which windows are planned or being planned."""
+        return self._questions[-1].asked.end if self._questions else self._position
 
     async def run(self) -> None:
         """Plan up to the end.
@@ -79,32 +111,73 @@ class Planner:
         try:
             while True:
                 self._ask_ahead(loop)
+                while self._questions and self._questions[0].is_answered:
+                    if not self._take_answer(self._questions.popleft()):
+                        return
+                    self._ask_ahead(loop)
                 if not self._questions and self._is_at_end(self._position):
                     return
+                self._look_further(loop)
                 self._room = loop.create_future()
                 waited: set[asyncio.Future[object]] = {self._room}  # type: ignore[arg-type]
-                if self._questions:
-                    waited.add(self._questions[0][1])  # type: ignore[arg-type]
+                if self._questions and self._questions[0].task is not None:
+                    waited.add(self._questions[0].task)  # type: ignore[arg-type]
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                while self._questions and self._questions[0][1].done():
-                    if not self._take_answer(*self._questions.popleft()):
-                        return
         finally:
-            for _, question in self._questions:
-                question.cancel()
+            self._drop_questions()
+            if self._survey is not None:
+                self._survey.cancel()
+
+    def _drop_questions(self) -> None:
+        for question in self._questions:
+            if question.task is not None:
+                question.task.cancel()
+        self._questions.clear()
 
     def _is_at_end(self, position: int) -> bool:
         return self._end is not None and position >= self._end
 
+    # Far ahead.
+
+    def _look_further(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ask what lies far ahead, once the first window is there and whenever the horizon comes near."""
+        start = self._repeats.known_end
+        if start is None:
+            start = self._position
+            if start == self._start or (self._end is not None and self._end - start < MIN_SURVEYED):
+                return
+        if self._survey is not None or self._is_at_end(start) or start >= self._position + HORIZON:
+            return
+        self._survey = loop.create_task(self._look_at(start))
+
+    async def _look_at(self, start: int) -> None:
+        end = start + SURVEY_SIZE if self._end is None else min(start + SURVEY_SIZE, self._end)
+        try:
+            answer = await self._ask(ByteRange(start, end))
+        except XetserveError as exc:
+            # The end of a file whose size is not known, or trouble: what is known so far has to do.
+            logger.debug("no survey from byte %d on: %s", start, exc)
+            return
+        self._kept.learn(answer, start, planned=self._planned)
+        self._survey = None
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)  # to look even further
+
+    # Windows.
+
     def _ask_ahead(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ask as many questions as the pace asks for."""
         while self._wants_question():
-            start = self._questions[-1][0].end if self._questions else self._choose_start()
+            start = self._planned if self._questions else self._choose_start()
+            if run := self._repeats.find_run(start, start + self._pacer.window_size):
+                plan = make_kept_plan(run, self._end)
+                self._questions.append(_Question(plan.file_range, None, plan))
+                continue
             asked = self._choose_range(start)
-            question = loop.create_task(self._answer(asked))
+            task = loop.create_task(self._answer(asked))
             # A guess past the end of the file fails, and nobody may ever look at it.
-            question.add_done_callback(lambda task: task.cancelled() or task.exception())
-            self._questions.append((asked, question))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._questions.append(_Question(asked, task, None))
 
     async def _answer(self, asked: ByteRange) -> Reconstruction:
         return await self._ask(asked)
@@ -122,24 +195,39 @@ class Planner:
         size, end = self._pacer.window_size, self._end
         known = self._traffic.find_window(start)
         if known is not None and known - start <= 4 * size and (end is None or known <= end):
-            return ByteRange(start, known)
-        wanted = (start // size + 1) * size
-        if end is not None and wanted + size // 4 >= end:
-            wanted = end
-        return ByteRange(start, wanted)
+            wanted = known
+        else:
+            wanted = (start // size + 1) * size
+            if end is not None and wanted + size // 4 >= end:
+                wanted = end
+        return ByteRange(start, self._repeats.find_cut(ByteRange(start, wanted)))
 
-    def _take_answer(self, asked: ByteRange, question: "asyncio.Task[Reconstruction]") -> bool:
+    def _take_answer(self, question: "_Question") -> bool:
         """Add the window of an answer; False: the file has ended."""
+        asked = question.asked
+        if question.task is None:
+            assert question.plan is not None
+            if asked.start != self._position:
+                # The window before has reached further: a CAS that does not cut terms at chunks.
+                self._drop_questions()
+                return True
+            self._asked_end = self._position = asked.end
+            self._add_window(question.plan)
+            return True
         try:
-            answer = question.result()
+            answer = question.task.result()
         except RangeUnsatisfiable:
             if self._end is None:
                 return False
             raise IntegrityError(f"the file ends before byte {asked.start + 1}") from None
         self._asked_end = asked.end
-        plan = make_plan(answer, asked, self._end, start=self._position)
+        plan = make_plan(
+            answer, asked, self._end, start=self._position, is_kept=self._repeats.is_kept
+        )
         if plan.file_range.size > 0:
             self._position = plan.file_range.end
+            if not self._is_at_end(self._position):
+                self._repeats.split(self._position, plan.pieces[-1].chunks.end)
             self._add_window(plan)
         is_cut = asked.start + answer.decoded_size < asked.end
         return not (self._end is None and is_cut)

@@ -23,6 +23,7 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import Piece, Step, WindowPlan
 from xetserve.pipeline.planner import Planner
@@ -31,6 +32,7 @@ from xetserve.upstream.cas import Access
 from xetserve.xet.compression import Buffer
 from xetserve.xet.hashes import MerkleTree, format_hash
 from xetserve.xet.reconstruction import ByteRange, FetchInfo, Reconstruction
+from xetserve.xet.xorb import make_raw_record
 
 WINDOWS_AHEAD = 2
 MAX_REJECTS = 3  # times that a chunk which does not decode is fetched again
@@ -119,6 +121,7 @@ class FileReader:
         self._change: asyncio.Future[None] | None = None
         self._traffic: FileTraffic  # of the file, while blocks() runs
         self._position = start - 1  # where the current window starts, see _move_to
+        self._kept = KeptChunks(table.budget)
         self._tree = MerkleTree()
         self._deadline = 0.0
         self.is_verified = False
@@ -141,6 +144,7 @@ class FileReader:
             self._ask,
             self._pacer,
             self._traffic,
+            self._kept,
             start=self._start,
             end=self._end,
             wants_more=self._wants_more,
@@ -165,6 +169,7 @@ class FileReader:
                 )
                 self._windows.popleft()
                 self._move_to(window.plan.file_range.end)
+                self._kept.repeats.forget(window.plan.file_range.end)
                 self._close_window(window)
                 self._pump()
             if self._is_whole and not self.is_verified:
@@ -177,6 +182,7 @@ class FileReader:
             budget.num_readers -= 1
             self._traffic.remove_reader(self._position)
             planning.cancel()
+            self._kept.close()
             fetches = {ticket.fetch for window in self._windows for ticket in window.tickets}
             while self._windows:
                 self._close_window(self._windows.popleft())
@@ -233,31 +239,32 @@ class FileReader:
     async def _read_window(self, window: _Window) -> AsyncGenerator[list[Buffer], None]:
         plan = window.plan
         skip, left = plan.skip, plan.file_range.size
+        position = plan.file_range.start - skip
         block: list[Buffer] = []
         size = 0
         used: list[tuple[Ticket, int]] = []  # raw records in the block: released once it has left
         for piece in plan.pieces:
-            ticket = window.tickets[piece.step]
+            ticket = None if piece.step is None else window.tickets[piece.step]
             total = 0
             for chunk in range(piece.chunks.start, piece.chunks.end):
-                if not ticket.fetch.has(chunk):
+                if ticket is not None and not ticket.fetch.has(chunk):
                     if block:
                         yield block
                         block, size = [], 0
                         _release(used)
                     await self._wait_for_chunk(ticket, chunk)
-                length = ticket.get_header(chunk).decoded_size
+                length = self._get_size(piece, ticket, chunk)
                 total += length
                 _check_total(piece, chunk, total)
+                start, position = position, position + length
                 if (skip and skip >= length) or not left:
                     skip -= min(skip, length)
-                    ticket.release(chunk)
+                    if ticket is not None:
+                        ticket.release(chunk)
                     continue
-                data = await self._decode(ticket, chunk)
-                if self._is_whole:
-                    if skip:
-                        raise IntegrityError(f"a window starts {skip} bytes into a chunk")
-                    self._tree.add(ticket.fetch.get_hash(chunk, data), length)
+                if self._is_whole and skip:
+                    raise IntegrityError(f"a window starts {skip} bytes into a chunk")
+                data = await self._take(piece, ticket, chunk, start)
                 is_lent = isinstance(data, memoryview)
                 if skip or length > left:
                     data = memoryview(data)[skip : skip + left]
@@ -265,10 +272,11 @@ class FileReader:
                 block.append(data)
                 size += length
                 left -= length
-                if is_lent:
-                    used.append((ticket, chunk))
-                else:
-                    ticket.release(chunk)
+                if ticket is not None:
+                    if is_lent:
+                        used.append((ticket, chunk))
+                    else:
+                        ticket.release(chunk)
                 if size >= self._pacer.block_size and left:
                     yield block
                     block, size = [], 0
@@ -280,6 +288,36 @@ class FileReader:
         if block:
             yield block
         _release(used)
+
+    def _get_size(self, piece: Piece, ticket: Ticket | None, chunk: int) -> int:
+        """Give the decoded size of a chunk that is here."""
+        if ticket is None:
+            return self._kept.get((piece.xorb_hash, chunk)).record.header.decoded_size
+        return ticket.get_header(chunk).decoded_size
+
+    async def _take(self, piece: Piece, ticket: Ticket | None, chunk: int, position: int) -> Buffer:
+        """Decode and hash a chunk that is here, and keep it if the file comes back to it."""
+        key = (piece.xorb_hash, chunk)
+        chunk_hash = None
+        if ticket is None:
+            record, chunk_hash = self._kept.get(key)
+            data = record.decode()
+        else:
+            data = await self._decode(ticket, chunk)
+        if self._is_whole:
+            if chunk_hash is None:
+                assert ticket is not None
+                chunk_hash = ticket.fetch.get_hash(chunk, data)
+            self._tree.add(chunk_hash, len(data))
+        self._kept.cursor = (position + len(data), chunk + 1)
+        if not self._kept.repeats.is_empty:
+            self._kept.repeats.note_size(key, len(data))
+            if not self._kept.repeats.stays(key, position):
+                self._kept.drop(key)
+            elif ticket is not None and not self._kept.has(key):
+                kept = ticket.fetch.copy_record(chunk) or make_raw_record(data)
+                self._kept.put(key, KeptChunk(kept, chunk_hash))
+        return data
 
     async def _wait_for_chunk(self, ticket: Ticket, chunk: int) -> None:
         if not ticket.fetch.is_started:

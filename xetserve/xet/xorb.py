@@ -152,6 +152,11 @@ def pack_chunk(data: Buffer, scheme: Scheme) -> bytes:
     return make_chunk_header(ChunkHeader(len(payload), scheme, len(data))) + payload
 
 
+def make_raw_record(data: Buffer) -> ChunkRecord:
+    """Make a record, over a copy, of a chunk that is stored as it is."""
+    return ChunkRecord(ChunkHeader(len(data), Scheme.NONE, len(data)), memoryview(bytes(data)))
+
+
 def make_chunk_header(header: ChunkHeader) -> bytes:
     """Write a chunk header; the layout is parse_chunk_header's."""
     return b"".join(

@@ -1,0 +1,184 @@
+"""The clients: curl, the official client, one that waits for the first byte, and slow ones."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from bench.processes import BenchError, Child
+from bench.site import REPO, TOKEN, Site
+from bench.slow import Outcome, SlowClients
+
+MEMORY: Final = Path("/dev/shm")
+
+_HF_XET: Final = """\
+import resource, sys, time
+from huggingface_hub import hf_hub_download
+def cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+repo, name, folder = sys.argv[1:]
+cpu_before, start = cpu(), time.monotonic()
+hf_hub_download(repo, name, local_dir=folder)
+took = time.monotonic() - start
+print(took, cpu() - cpu_before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+class Download(NamedTuple):
+    """A finished download. cpu, peak: CPU seconds and MiB of the client, where they were measured."""
+
+    nbytes: int
+    seconds: float
+    cpu: float = 0.0
+    peak: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """MB/s."""
+        return self.nbytes / self.seconds / 1e6
+
+
+class Part(NamedTuple):
+    """A path on a server, and the byte range of it that is wanted; None: the whole file."""
+
+    path: str
+    start: int = 0
+    size: int | None = None
+
+
+def _curl_command(url: str, part: Part) -> list[str]:
+    program = shutil.which("curl")
+    if program is None:
+        raise BenchError("curl is not installed: apt-get install curl")
+    ranged = () if part.size is None else ("-r", f"{part.start}-{part.start + part.size - 1}")
+    return [
+        *(program, "-q", "-sS", "-f", "--noproxy", "*", "-o", "/dev/null"),
+        *("-H", f"Authorization: Bearer {TOKEN}", *ranged),
+        *("-w", "%{size_download} %{time_total}\n", url + part.path),
+    ]
+
+
+def run_curl(site: Site, url: str, part: Part, size: int | None = None) -> Download:
+    """Download to nowhere with one curl.
+
+    Args:
+        size: bytes that have to come; None: any number.
+
+    Raises:
+        BenchError: the download failed, or had another size.
+    """
+    (download,), _ = run_curls(site, url, [part])
+    if size is not None and download.nbytes != size:
+        raise BenchError(f"{part.path} came with {download.nbytes} bytes, expected {size}")
+    return download
+
+
+def run_curls(site: Site, url: str, parts: Sequence[Part]) -> tuple[list[Download], float]:
+    """Download several parts at the same time, a curl for each; gives them, and the seconds in all.
+
+    Raises:
+        BenchError: one of them failed.
+    """
+    log = site.folder / "curl.log"
+    downloads = []
+    with ExitStack() as stack:
+        start = time.monotonic()
+        children = [
+            stack.enter_context(Child(_curl_command(url, part), log, output=subprocess.PIPE))
+            for part in parts
+        ]
+        for child, part in zip(children, parts, strict=True):
+            output = child.process.communicate()[0].decode()
+            if child.process.returncode != 0:
+                raise BenchError(f"curl {part} failed: {log.read_text()}")
+            size, seconds = output.split()
+            downloads.append(Download(int(size), float(seconds)))
+        return downloads, time.monotonic() - start
+
+
+def run_hf_xet(site: Site, name: str, hub_url: str = "") -> Download:
+    """Download with the official client into memory, with its defaults and an empty cache.
+
+    CPU is that of the download alone, without the start of Python; the peak is the process's.
+
+    Raises:
+        BenchError: the download failed.
+    """
+    size = site.size
+    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 3 * size
+    log = site.folder / "hf-xet.log"
+    with tempfile.TemporaryDirectory(dir=MEMORY if has_room else site.folder) as folder:
+        environment = site.client_environment(Path(folder) / "home", hub_url)
+        command = [sys.executable, "-c", _HF_XET, REPO, name, f"{folder}/out"]
+        with Child(command, log, environment=environment, output=subprocess.PIPE) as child:
+            output = child.process.communicate()[0].decode()
+            if child.process.returncode != 0:
+                raise BenchError(f"hf-xet {name} failed: {log.read_text()}")
+        seconds, cpu, peak = map(float, output.split())
+        return Download(os.stat(f"{folder}/out/{name}").st_size, seconds, cpu, peak)
+
+
+def find_body(data: bytes) -> bytes | None:
+    """Give what has come of a response's body, without the size of a first chunk; None: no whole head.
+
+    Raises:
+        BenchError: the response is not a success.
+    """
+    head, separator, body = data.partition(b"\r\n\r\n")
+    if not separator:
+        return None
+    if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 206")):
+        status = head.split(b"\r\n")[0].decode(errors="replace")
+        raise BenchError(f"the answer is {status}")
+    if b"transfer-encoding: chunked" in head.lower():
+        return body.partition(b"\r\n")[2]
+    return body
+
+
+def time_first_byte(url: str, path: str) -> float:
+    """Ask for a whole file and leave at once; gives the seconds from connecting to its first body byte."""
+    parts = urlsplit(url)
+    request = (
+        f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    )
+    start = time.monotonic()
+    with socket.create_connection((parts.hostname, parts.port or 80), timeout=30) as sock:
+        sock.sendall(request.encode())
+        data = b""
+        while not find_body(data):
+            received = sock.recv(65536)
+            if not received:
+                raise BenchError(f"{path} ended before its first byte")
+            data += received
+        return time.monotonic() - start
+
+
+def run_slow(
+    site: Site, requests: list[tuple[str, int]], rate: float, seconds: float
+) -> list[Outcome]:
+    """Run slow clients, in a process of their own, for so many seconds.
+
+    Args:
+        requests: for each client the URL and the first byte of its range.
+        rate: bytes per second of each.
+    """
+    plan = site.folder / "slow.json"
+    plan.write_text(json.dumps(asdict(SlowClients(requests, TOKEN, rate, seconds))))
+    log = site.folder / "slow.log"
+    command = [sys.executable, "-m", "bench.slow", str(plan)]
+    with Child(command, log, output=subprocess.PIPE) as child:
+        output = child.process.communicate()[0]
+        if child.process.returncode != 0:
+            raise BenchError(f"the slow clients failed: {log.read_text()}")
+    return [Outcome(**item) for item in json.loads(output)]

@@ -1,0 +1,59 @@
+"""Upstreams that are far away: latency on every request, and so many bytes per second on each connection."""
+
+from bench.bench import Bench
+from bench.clients import run_hf_xet
+from bench.processes import Child
+from bench.results import at_least
+from bench.site import set_faults
+
+SECTION = "far"
+BANDWIDTH = 10e6  # bytes per second of a connection
+LATENCY = 0.04  # seconds
+SWEEP = (
+    (0.01, 10e6),
+    (0.1, 10e6),
+    (0.2, 10e6),
+    (0.04, 2.5e6),
+    (0.04, 40e6),
+)
+GOAL = at_least(6.0)
+
+
+def measure_far(bench: Bench) -> None:
+    """Measure how many connections' worth of throughput one client gets."""
+    name = bench.site.need_kind("raw")
+    origin = bench.site.start_origin("far.log")
+    for number in bench.turns(SECTION):
+        _measure_point(bench, origin, name, LATENCY, BANDWIDTH)
+        hf_xet = run_hf_xet(bench.site, name, origin.url)
+        who = f"{describe(LATENCY, BANDWIDTH)}: hf-xet over one connection's"
+        bench.results.note(who, hf_xet.rate * 1e6 / BANDWIDTH)
+        if number <= 3:  # the others are there to show the shape
+            for latency, bandwidth in SWEEP:
+                _measure_point(bench, origin, name, latency, bandwidth)
+    bench.results.remark(
+        "random data; one connection's throughput is the limit itself, at no latency"
+    )
+    origin.stop()
+
+
+def _measure_point(
+    bench: Bench, origin: Child, name: str, latency: float, bandwidth: float
+) -> None:
+    set_faults(
+        origin, latency={"hub": latency, "cas": latency, "data": latency}, bandwidth=bandwidth
+    )
+    ours = bench.pull(name=name, size=bench.site.size, hub_url=origin.url)
+    is_main = (latency, bandwidth) == (LATENCY, BANDWIDTH)
+    where = describe(latency, bandwidth)
+    bench.results.note(
+        f"{where}: xetserve over one connection's",
+        ours.rate * 1e6 / bandwidth,
+        goal=GOAL if is_main else None,
+    )
+    bench.results.note(f"{where}: xetserve, peak memory", ours.peak, "MiB")
+
+
+def describe(latency: float, bandwidth: float) -> str:
+    """Name a point of the sweep."""
+    return f"{latency * 1e3:g} ms, {bandwidth / 1e6:g} MB/s"
