@@ -33,7 +33,7 @@ def test_a_share_leaves_room_for_one_more() -> None:
     budget = ByteBudget(120)
     shares = []
     for _ in range(3):
-        budget.num_readers += 1
+        budget.open_reader()
         shares.append(budget.share)
     assert shares == [60, 40, 30]
 

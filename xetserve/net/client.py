@@ -160,6 +160,7 @@ class ClientConnection:
             self._rest = trailing
             if len(self._rest) > self._left:
                 raise BrokenStream("more bytes than announced")
+            del self._h11  # it keeps a buffer of 64 KiB, and is not needed to count bytes
             return ClientResponse(self, head.status_code, headers, self._left)
         self._left = None
         if "transfer-encoding" not in headers:

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics import EXPIRED_URLS, UPSTREAM_BYTES, UPSTREAM_RETRIES
-from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
+from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget, Slab
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import CasSource
@@ -38,6 +38,7 @@ from xetserve.xet.xorb import (
 logger = logging.getLogger(__name__)
 
 STREAM_GRANT: Final = 2 * SMALL_SLAB_SIZE  # bytes that a streaming fetch holds
+TIGHT_GRANT: Final = SMALL_SLAB_SIZE // 4  # and where there are hundreds: one record, mostly
 MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
 MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
 
@@ -81,7 +82,7 @@ class _Slab:
 
     __slots__ = ("buffer", "is_lent", "is_open", "num_needed", "view")
 
-    def __init__(self, buffer: bytearray) -> None:
+    def __init__(self, buffer: Slab) -> None:
         self.buffer = buffer
         self.view = memoryview(buffer)
         self.num_needed = 0
@@ -227,7 +228,7 @@ class Fetch:
             self.granted = self.size
             self._is_full = True
         elif must:
-            self.granted = min(self.size, STREAM_GRANT)
+            self.granted = min(self.size, self._stream_grant)
             self._budget.take(self.granted)
         else:
             return False
@@ -412,6 +413,7 @@ class Fetch:
                         reader.move_to(0)
                         filled = rest
                         self._close_slab(old)
+                        del old  # this frame may wait for long
                     count = await response.receive_into(
                         slab.view[filled : filled + self._left], self._stall_timeout
                     )
@@ -422,9 +424,11 @@ class Fetch:
                     filled += count
                     self._left -= count
                     self._open_space = len(slab.view) - filled
+                    record = None
                     for record in reader.scan(slab.view, filled):
                         self._take_record(chunk, record, slab)
                         chunk += 1
+                    del record
                 if not self._was_paused:
                     watch.tell(self._far_side)
                 if reader.position != filled or chunk != self._info.chunks.end:
@@ -453,7 +457,7 @@ class Fetch:
 
     async def _open_slab(self, at_least: int) -> _Slab:
         """Get a buffer for what is still to come, once there is room for it."""
-        size = SLAB_SIZE if self._is_full else SMALL_SLAB_SIZE
+        size = SLAB_SIZE if self._is_full else min(SMALL_SLAB_SIZE, self._stream_grant)
         size = max(at_least, min(size, at_least + self._left))
         while not (self._waiters or self._is_full or self._held + size <= self.granted):
             self._was_paused = True
@@ -495,11 +499,16 @@ class Fetch:
         """Bytes held once all of the range has arrived and none of it was used."""
         return self._held + self._decoded_held + max(0, self._left - self._open_space)
 
+    @property
+    def _stream_grant(self) -> int:
+        """Bytes for a fetch that streams: where there are many, most of the budget stays for those that do not."""
+        return min(max(TIGHT_GRANT, self._budget.share // 4), STREAM_GRANT)
+
     def _give_excess(self) -> None:
         """Give back what this fetch will not need again."""
         wanted = self._wanted
         if not self._is_full:
-            wanted = min(wanted, max(self._held + self._decoded_held, STREAM_GRANT))
+            wanted = min(wanted, max(self._held + self._decoded_held, self._stream_grant))
         if self.granted > wanted:
             self._budget.give(self.granted - wanted)
             self.granted = wanted

@@ -13,7 +13,7 @@ MIN_HOLD: Final = 512 * 1024
 MAX_HOLD: Final = 8 * 1024 * 1024  # more only helps when the upstream is slow, see ahead_limit
 MIN_WINDOW: Final = 1024 * 1024
 MAX_WINDOW: Final = 8 * 1024 * 1024
-MIN_BLOCK: Final = 64 * 1024
+MIN_BLOCK: Final = 32 * 1024  # a slow client gets one chunk at a time
 MAX_BLOCK: Final = 512 * 1024
 
 JUDGED_SECONDS: Final = 0.1  # shorter than this, chance decides

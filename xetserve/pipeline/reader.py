@@ -135,7 +135,7 @@ class FileReader:
             IntegrityError: the data is not what was promised.
         """
         budget = self._table.budget
-        budget.num_readers += 1
+        budget.open_reader()
         self._traffic = self._table.get_traffic(self._file_hash)
         self._traffic.add_reader(self._position)
         last = time.monotonic()
@@ -158,7 +158,13 @@ class FileReader:
                 async with aclosing(self._read_window(window)) as blocks:
                     async for block in blocks:
                         before = time.monotonic()
-                        yield block
+                        # Views lie in slabs, which count already.
+                        decoded = sum(len(p) for p in block if not isinstance(p, memoryview))
+                        budget.take(decoded)
+                        try:
+                            yield block
+                        finally:
+                            budget.give(decoded)
                         now = time.monotonic()
                         self._pacer.note_block(sum(map(len, block)), now - before, now - last)
                         self._deadline = now + self._gap_timeout
@@ -179,7 +185,7 @@ class FileReader:
             raise
         finally:
             # All is given back here and now; what is awaited afterwards is only that tasks have ended.
-            budget.num_readers -= 1
+            budget.close_reader()
             self._traffic.remove_reader(self._position)
             planning.cancel()
             self._kept.close()
@@ -202,6 +208,7 @@ class FileReader:
         asked = window.plan.asked
         for ticket in window.tickets:
             self._table.close_ticket(ticket, self._traffic, asked.start)
+        window.tickets.clear()  # they know the window: the cycle would keep buffers until it is collected
         self._traffic.remove_window(asked.start, asked.end)
 
     # Reading.
