@@ -1,38 +1,66 @@
-"""Reading stored chunk records: a block at a time, and nothing that was not compared with its hash.
+"""Reading stored chunk records: a block at a time, and nothing that was not compared with its checks.
 
-A read takes a block, and what the caller has no room for waits for the next call. Where many do so at once, the others
-read only what fits, or one record, so that a thousand slow clients do not hold a thousand blocks. Reading ahead is left to
+A thread reads and checks a block while the one before is given out. Where many do so at once, the others read only
+what fits, or one record, so that a thousand slow clients do not hold a thousand blocks. Reading further ahead is left to
 the kernel, whose page cache is made for it.
 """
 
 import asyncio
 import os
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import NamedTuple
 
 import aiofiles
+import aiofiles.os
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from xetserve.errors import FormatError
+from xetserve.pipeline.cache_entry import EntryIndex
 from xetserve.pipeline.cache_store import Segment
 from xetserve.pipeline.cache_tee import BLOCK_SIZE, MAX_HELD, Desk
 
-T = TypeVar("T")
+
+class _Block(NamedTuple):
+    """Records [first, last) on their way into a buffer.
+
+    is_held: whether the buffer counts as held.
+    """
+
+    buffer: bytearray
+    size: int
+    last: int
+    is_held: bool
+    loading: asyncio.Task[None]
+
+
+def _load(fd: int, view: memoryview, entry: EntryIndex, first: int, last: int) -> None:
+    """Read records [first, last) into view, which has their size; for a thread."""
+    start = entry.offset_of(first)
+    filled = 0
+    while filled < len(view):
+        count = os.preadv(fd, [view[filled:]], start + filled)
+        if not count:
+            break
+        filled += count
+    if not entry.is_intact(view[:filled], first, last):
+        raise FormatError(f"damaged in chunks {first} to {last}")
+
+
+_load_async = aiofiles.os.wrap(_load)
 
 
 class StoredBody:
-    """The packed bytes of a chunk range, out of one entry or several."""
+    """Packed records of a chunk range, from the entries that hold them."""
 
     def __init__(self, desk: Desk, segments: tuple[Segment, ...]) -> None:
         self._desk = desk
         self._segments = segments
         self._number = 0  # of the segment that is being read
-        self._chunk = segments[0].chunks.start  # the next one to read
-        self._rest = memoryview(b"")  # read, compared, not given out yet
-        self._block: bytearray | None = None  # where that lies
-        self._is_holding = False  # whether the block counts as held
+        self._chunk = segments[0].chunks.start  # the next one to load
+        self._block: _Block | None = None  # whose records are given out
+        self._rest = memoryview(b"")  # of it, not given out yet
+        self._next: _Block | None = None
         self._file: AsyncFileIO | None = None
-        self._work: asyncio.Task[Any] | None = None  # what a thread does, or has done
+        self._opening: asyncio.Task[None] | None = None
 
     @property
     def segment(self) -> Segment:
@@ -50,21 +78,36 @@ class StoredBody:
             OSError: it is gone, or the disk fails; TimeoutError: or hangs.
         """
         if not self._rest:
-            # Not into view itself: a thread would go on writing there after this was cancelled.
+            self._let_go()
             async with asyncio.timeout(timeout):
-                if not await self._open_next():
+                if not await self._take_block(len(view)):
                     return 0
-                await self._read_block(len(view))
         count = min(len(view), len(self._rest))
         view[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         if not self._rest:
             self._let_go()
-        elif not self._is_holding and self._block is not None:
-            self._rest, block = memoryview(bytes(self._rest)), self._block
-            self._block = None
-            self._desk.give_block(block)
+        elif self._block is not None and not self._block.is_held:
+            rest = memoryview(bytes(self._rest))
+            self._let_go()
+            self._rest = rest
         return count
+
+    async def _take_block(self, size: int) -> bool:
+        """Have records to give out; False: there are no more."""
+        if self._next is None:
+            if not await self._open_next():
+                return False
+            self._load_next(size)
+        block = self._next
+        assert block is not None
+        # Not into the caller's view: a thread would go on writing there after this was cancelled.
+        await asyncio.shield(block.loading)
+        self._block, self._next = block, None
+        self._rest = memoryview(block.buffer)[: block.size]
+        if block.is_held and self._chunk < self.segment.chunks.end and self._may_hold:
+            self._load_next(BLOCK_SIZE)
+        return True
 
     async def _open_next(self) -> bool:
         """Have the file open that holds the next chunk; False: there is no next one."""
@@ -74,7 +117,9 @@ class StoredBody:
             await self._close_file()
             self._number += 1
         if self._file is None:
-            await self._finish(self._open(self.segment))
+            # It goes on when this is cancelled, and closing has to know.
+            self._opening = asyncio.ensure_future(self._open(self.segment))
+            await asyncio.shield(self._opening)
         return True
 
     async def _open(self, segment: Segment) -> None:
@@ -82,49 +127,37 @@ class StoredBody:
             segment.path, "rb", buffering=0, executor=self._desk.executor
         )
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        if start := segment.entry.offset_of(self._chunk):
-            await file.seek(start)
 
-    async def _read_block(self, size: int) -> None:
-        """Read a block of records, or as many as fit into size bytes if others hold many blocks already."""
+    @property
+    def _may_hold(self) -> bool:
+        return self._desk.num_held < MAX_HELD
+
+    def _load_next(self, size: int) -> None:
+        """Have a thread load a block of records, or what fits into size bytes if others hold many blocks."""
         desk, file = self._desk, self._file
         assert file is not None
-        self._is_holding = desk.num_held < MAX_HELD
-        desk.num_held += self._is_holding
-        block = desk.take_block()
-        try:
-            view = memoryview(block)
-            segment, first = self.segment, self._chunk
-            entry = segment.entry
-            limit = BLOCK_SIZE if self._is_holding else min(size, BLOCK_SIZE)
-            last = entry.find_last(first, segment.chunks.end, limit)
-            view = view[: entry.offset_of(last) - entry.offset_of(first)]
-            filled = 0
-            while filled < len(view):
-                count = await self._finish(file.readinto(view[filled:]))
-                if not count:
-                    break
-                filled += count
-            if not entry.is_intact(view[:filled], first, last):
-                raise FormatError(f"damaged in chunks {first} to {last}")
-        except BaseException:
-            desk.num_held -= self._is_holding  # the block is lost: a thread may be writing there
-            raise
-        self._block, self._rest = block, view
+        is_held = self._may_hold
+        desk.num_held += is_held
+        segment, first = self.segment, self._chunk
+        entry = segment.entry
+        limit = BLOCK_SIZE if is_held else min(size, BLOCK_SIZE)
+        last = entry.find_last(first, segment.chunks.end, limit)
+        wanted = entry.offset_of(last) - entry.offset_of(first)
+        buffer = desk.take_block()
+        view = memoryview(buffer)[:wanted]
+        loading = asyncio.ensure_future(
+            _load_async(file.fileno(), view, entry, first, last, executor=desk.executor)
+        )
         self._chunk = last
+        self._next = _Block(buffer, wanted, last, is_held, loading)
 
     def _let_go(self) -> None:
-        """Give the block back."""
-        if self._block is not None:
-            self._desk.give_block(self._block)
-            self._block = None
-            self._desk.num_held -= self._is_holding
+        """Give the block back whose records were given out."""
+        block, self._block = self._block, None
         self._rest = memoryview(b"")
-
-    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for what a thread does; it goes on when this is cancelled, and closing has to know."""
-        self._work = task = asyncio.ensure_future(work)
-        return await asyncio.shield(task)
+        if block is not None:
+            self._desk.num_held -= block.is_held
+            self._desk.give_block(block.buffer)
 
     async def aclose(self) -> None:
         """Close, once nobody reads the file any more: its descriptor would soon be another's."""
@@ -132,8 +165,14 @@ class StoredBody:
         await self._close_file()
 
     async def _close_file(self) -> None:
-        if self._work is not None:
-            await asyncio.gather(self._work, return_exceptions=True)
+        block, self._next = self._next, None
+        if block is not None:
+            self._desk.num_held -= block.is_held
+            # Its buffer is lost if the thread is stuck: it may be writing there.
+            await asyncio.gather(block.loading, return_exceptions=True)
+            self._desk.give_block(block.buffer)
+        if self._opening is not None:
+            await asyncio.gather(self._opening, return_exceptions=True)
         file, self._file = self._file, None
         if file is not None:
             await file.close()
