@@ -110,8 +110,12 @@ class FakeCas:
     on_plan: Callable[[Reconstruction], Reconstruction] | None = None
     asked: list[ByteRange] = field(default_factory=list)
     fetched: list[FetchInfo] = field(default_factory=list)
+    forgotten: list[tuple[bytes, ChunkRange]] = field(default_factory=list)
     num_open: int = 0
     max_open: int = 0
+
+    def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
+        self.forgotten.append((xorb_hash, chunks))
 
     async def fetch_reconstruction(
         self, access: Access, file_hash: bytes, byte_range: ByteRange

@@ -74,8 +74,9 @@ class World:
     def _cas(self, request: Received) -> Answer:
         chunks = ChunkRange(0, 8)
         info = FetchInfo(chunks, XORB.byte_range(chunks), f"{self.data.base}/xorb?{SIGNATURE}")
+        start = (request.get("range") or "bytes=0-").partition("=")[2].partition("-")[0]
         plan = Reconstruction(
-            0, (Term(XORB.xorb_hash, chunks, len(CONTENT)),), {XORB.xorb_hash: (info,)}
+            int(start), (Term(XORB.xorb_hash, chunks, len(CONTENT)),), {XORB.xorb_hash: (info,)}
         )
         return self.answers.get("cas") or http_answer(200, json.dumps(to_v2(plan)).encode())
 

@@ -339,11 +339,13 @@ class Fetch:
         if entry.slab is not None:
             self._leave_slab(entry.slab)
 
-    def reject(self, chunk: int, error: FormatError) -> None:
-        """Fetch a chunk again, whose payload does not decode."""
+    def reject(self, chunk: int, error: FormatError | IntegrityError) -> None:
+        """Fetch a chunk again, whose payload does not decode, or to something else."""
         if self._task is not None:
             self._task.cancel()
         entry = self._entries.pop(chunk)
+        if entry.decoded is not None:
+            self._decoded_held -= len(entry.decoded)
         if entry.slab is not None:
             self._leave_slab(entry.slab)
         self._rejected.add(chunk)
@@ -352,7 +354,7 @@ class Fetch:
 
     # Fetching.
 
-    async def _run(self, error: UpstreamError | FormatError | None = None) -> None:
+    async def _run(self, error: UpstreamError | FormatError | IntegrityError | None = None) -> None:
         """Fetch, again where it may help; error: what went wrong before this task."""
         try:
             await self._fetch_until_complete(error)
@@ -361,7 +363,9 @@ class Fetch:
         self._wake_waiters()
         self._tell_users()
 
-    async def _fetch_until_complete(self, error: UpstreamError | FormatError | None) -> None:
+    async def _fetch_until_complete(
+        self, error: UpstreamError | FormatError | IntegrityError | None
+    ) -> None:
         state = RetryState(self._policy, time.monotonic())
         num_refreshes = 0
         while True:
@@ -380,7 +384,7 @@ class Fetch:
                 self._info = await self._users[0].refresh(self._info)
             else:
                 cause = error
-                if isinstance(cause, FormatError):
+                if not isinstance(cause, UpstreamError):
                     cause = UpstreamError(f"the data host sent damaged data: {cause}")
                 delay = state.next_delay(cause, time.monotonic())
                 if delay is None:

@@ -13,10 +13,10 @@ PROMISED: Final = 0.75  # share of the budget that all responses together may co
 
 
 class KeptChunk(NamedTuple):
-    """A chunk's record, and the hash of what it decodes to; None if that is not needed."""
+    """A chunk's record, and the hash of what it decodes to."""
 
     record: ChunkRecord
-    chunk_hash: bytes | None
+    chunk_hash: bytes
 
 
 class KeptChunks:

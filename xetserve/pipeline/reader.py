@@ -5,7 +5,7 @@ lets fetches go on and windows be planned. Nobody asks, nothing moves.
 
 Verified means: every chunk's record is well-formed and decodes to its promised size; every term has its
 promised size; and on a whole-file read the hashes of all chunks fold to the file hash before the last block is given
-out. A part of a file proves nothing by itself.
+out. A part of a file proves nothing by itself; the file's ledger (ledger.py) does, once it is complete.
 """
 
 import asyncio
@@ -27,11 +27,12 @@ from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import Piece, Step, WindowPlan
 from xetserve.pipeline.planner import Planner
+from xetserve.pipeline.proof import Proof
 from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
 from xetserve.upstream.cas import Access
 from xetserve.xet.compression import Buffer
-from xetserve.xet.hashes import MerkleTree, format_hash
-from xetserve.xet.reconstruction import ByteRange, FetchInfo, Reconstruction
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 from xetserve.xet.xorb import make_raw_record
 
 WINDOWS_AHEAD = 2
@@ -121,10 +122,10 @@ class FileReader:
         self._change: asyncio.Future[None] | None = None
         self._traffic: FileTraffic  # of the file, while blocks() runs
         self._position = start - 1  # where the current window starts, see _move_to
+        self._size = size
         self._kept = KeptChunks(table.budget)
-        self._tree = MerkleTree()
+        self._proof = Proof(table.ledgers.get(file_hash), is_whole=self._is_whole)
         self._deadline = 0.0
-        self.is_verified = False
         self.packed_ratio: float | None = None  # of the first window, once it is planned
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
@@ -179,9 +180,12 @@ class FileReader:
                 self._close_window(window)
                 self._pump()
             if self._is_whole and not self.is_verified:
-                self._verify()
+                await self._proof.finish(self._size)
         except (IntegrityError, FormatError):
             INTEGRITY_FAILURES.add()
+            self._proof.fail()
+            for xorb_hash, chunks in self._proof.chunks.items():
+                self._table.source.forget(xorb_hash, chunks)
             raise
         finally:
             # All is given back here and now; what is awaited afterwards is only that tasks have ended.
@@ -193,6 +197,7 @@ class FileReader:
             while self._windows:
                 self._close_window(self._windows.popleft())
             self._table.forget_traffic(self._file_hash)
+            self._table.ledgers.trim()
             await asyncio.wait((planning,))
             for fetch in fetches:
                 if fetch.is_closed:
@@ -213,13 +218,10 @@ class FileReader:
 
     # Reading.
 
-    def _verify(self) -> None:
-        actual = self._tree.file_hash()
-        if actual != self._file_hash:
-            raise IntegrityError(
-                f"the chunks make file {format_hash(actual)}, expected {format_hash(self._file_hash)}"
-            )
-        self.is_verified = True
+    @property
+    def is_verified(self) -> bool:
+        """Whether all that was read is the file's; known once the last block is given out."""
+        return self._proof.is_verified
 
     async def _next_window(self) -> _Window | None:
         """Wait for the next window; None: there is none."""
@@ -290,8 +292,10 @@ class FileReader:
                     _release(used)
         if left:
             raise IntegrityError(f"a window is {left} bytes short")
-        if self._is_whole and await self._is_last(window):
-            self._verify()  # before the last bytes leave: a damaged file must not look complete
+        if await self._is_last(window):
+            await self._proof.finish(
+                self._size
+            )  # before the last bytes leave: a damaged file must not look complete
         if block:
             yield block
         _release(used)
@@ -305,17 +309,12 @@ class FileReader:
     async def _take(self, piece: Piece, ticket: Ticket | None, chunk: int, position: int) -> Buffer:
         """Decode and hash a chunk that is here, and keep it if the file comes back to it."""
         key = (piece.xorb_hash, chunk)
-        chunk_hash = None
         if ticket is None:
             record, chunk_hash = self._kept.get(key)
             data = record.decode()
         else:
-            data = await self._decode(ticket, chunk)
-        if self._is_whole:
-            if chunk_hash is None:
-                assert ticket is not None
-                chunk_hash = ticket.fetch.get_hash(chunk, data)
-            self._tree.add(chunk_hash, len(data))
+            data, chunk_hash = await self._decode(ticket, chunk, position)
+        self._proof.add(piece.xorb_hash, chunk, position, len(data), chunk_hash)
         self._kept.cursor = (position + len(data), chunk + 1)
         if not self._kept.repeats.is_empty:
             self._kept.repeats.note_size(key, len(data))
@@ -332,15 +331,23 @@ class FileReader:
             self._pump()
         await self._wait_upstream(ticket.fetch.wait(chunk))
 
-    async def _decode(self, ticket: Ticket, chunk: int) -> Buffer:
-        """Decode a chunk; one that is damaged is fetched again a few times."""
-        for _ in range(MAX_REJECTS):
+    async def _decode(self, ticket: Ticket, chunk: int, position: int) -> tuple[Buffer, bytes]:
+        """Decode and hash a chunk; one that is damaged is fetched again a few times."""
+        num_rejects = 0
+        while True:
             try:
-                return ticket.decode(chunk)
-            except FormatError as exc:
+                data = ticket.decode(chunk)
+                chunk_hash = ticket.fetch.get_hash(chunk, data)
+                if not self._proof.contradicts(position, len(data), chunk_hash):
+                    return data, chunk_hash
+                raise IntegrityError(f"chunk {chunk} is not the file's")
+            except (FormatError, IntegrityError) as exc:
+                if num_rejects == MAX_REJECTS:
+                    raise
+                num_rejects += 1
+                self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
                 ticket.fetch.reject(chunk, exc)
-                await self._wait_upstream(ticket.fetch.wait(chunk))
-        return ticket.decode(chunk)
+            await self._wait_upstream(ticket.fetch.wait(chunk))
 
     async def _wait_upstream(self, waiting: Awaitable[None]) -> None:
         """Wait for the upstream, at most until the gap towards the client becomes too long."""

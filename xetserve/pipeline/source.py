@@ -4,7 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from xetserve.upstream.cas import Access
-from xetserve.xet.reconstruction import ByteRange, FetchInfo, Reconstruction
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 
 class DataResponse(Protocol):
@@ -28,4 +28,8 @@ class CasSource(Protocol):
         self, xorb_hash: bytes, info: FetchInfo
     ) -> AbstractAsyncContextManager[DataResponse]:
         """Open the packed bytes of a fetch range of a xorb."""
+        ...
+
+    def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
+        """Keep no copies of these chunks: they are not what was promised. The next open_data asks anew."""
         ...

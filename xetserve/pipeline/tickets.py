@@ -14,6 +14,7 @@ from typing import Final
 
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.fetch import Fetch
+from xetserve.pipeline.ledger import Ledgers
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import CasSource
@@ -129,6 +130,7 @@ class FetchTable:
         self.budget = budget
         budget.reclaim = self._reclaim
         self.far_side = FarSide()
+        self.ledgers = Ledgers()
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}

@@ -37,6 +37,7 @@ from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (
     ByteRange,
+    ChunkRange,
     FetchInfo,
     Reconstruction,
     parse_reconstruction,
@@ -181,6 +182,9 @@ class CasClient:
                 yield response
                 return
         raise UpstreamRefused("the data host redirects in circles")
+
+    def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
+        """There are no copies here."""
 
 
 def _check_data_response(response: ClientResponse, asked: ByteRange) -> None:

@@ -1,0 +1,145 @@
+"""What is remembered of a file's chunks, and when it is proof."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xetserve.pipeline import ledger as ledger_module
+from xetserve.pipeline.ledger import Ledger, Ledgers
+from xetserve.xet.hashes import MerkleTree, hash_chunk
+
+Chunk = tuple[int, int, bytes]  # position, size, hash
+
+
+def make_file(sizes: list[int]) -> tuple[bytes, int, list[Chunk]]:
+    """Give the hash, the size and the chunks of a file."""
+    tree, chunks, position = MerkleTree(), [], 0
+    for number, size in enumerate(sizes):
+        chunk_hash = hash_chunk(b"%d" % number)
+        tree.add(chunk_hash, size)
+        chunks.append((position, size, chunk_hash))
+        position += size
+    return tree.file_hash(), position, chunks
+
+
+FILE_HASH, SIZE, CHUNKS = make_file([(number * 37) % 500 + 1 for number in range(200)])
+
+
+def prove(ledger: Ledger) -> bool:
+    while ledger.fold(7):
+        pass
+    return ledger.prove()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_chunks_in_any_order_make_the_file(seed: int) -> None:
+    chunks = CHUNKS * 2
+    random.Random(seed).shuffle(chunks)
+    ledger = Ledger(FILE_HASH)
+    seen: set[Chunk] = set()
+    for chunk in chunks:
+        assert ledger.is_complete(SIZE) == (len(seen) == len(CHUNKS))
+        ledger.note(*chunk)
+        seen.add(chunk)
+    assert ledger.is_complete(SIZE)
+    assert not ledger.is_complete(SIZE + 1)
+    assert prove(ledger)
+    assert all(ledger.matches(*chunk) for chunk in CHUNKS)
+    assert ledger.generation == 0
+
+
+def test_a_proven_list_says_what_is_wrong() -> None:
+    ledger = Ledger(FILE_HASH)
+    for chunk in CHUNKS:
+        ledger.note(*chunk)
+    prove(ledger)
+    position, size, chunk_hash = CHUNKS[17]
+    assert not ledger.matches(position, size, bytes(32))
+    assert not ledger.matches(position + 1, size, chunk_hash)
+    assert not ledger.matches(position, size + 1, chunk_hash)
+    assert not ledger.matches(SIZE, size, chunk_hash)
+    ledger.note(position, size, bytes(32))  # whatever is said now does not count
+    assert ledger.is_proven
+    assert ledger.matches(*CHUNKS[17])
+
+
+def test_folding_keeps_up_with_what_is_noted() -> None:
+    ledger = Ledger(FILE_HASH)
+    for chunk in CHUNKS:
+        ledger.note(*chunk)
+        ledger.fold(1)
+    assert not ledger.fold(1)
+    assert ledger.prove()
+
+
+def test_one_wrong_chunk_is_found_when_the_list_is_complete() -> None:
+    ledger = Ledger(FILE_HASH)
+    for position, size, chunk_hash in CHUNKS:
+        ledger.note(position, size, chunk_hash if position != CHUNKS[3][0] else bytes(32))
+    assert not prove(ledger)
+    assert not ledger.is_complete(SIZE)
+    assert ledger.generation == 1
+    for chunk in CHUNKS:
+        ledger.note(*chunk)
+    assert prove(ledger)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (CHUNKS[5][0], CHUNKS[5][1], bytes(32)),
+        (CHUNKS[5][0], CHUNKS[5][1] + 1, CHUNKS[5][2]),
+        (CHUNKS[5][0] + 1, 1, bytes(32)),
+    ],
+    ids=["hash", "size", "place"],
+)
+def test_two_stories_are_none(odd: Chunk) -> None:
+    ledger = Ledger(FILE_HASH)
+    for chunk in CHUNKS[:10]:
+        ledger.note(*chunk)
+    ledger.note(*odd)
+    assert ledger.generation == 1
+    assert not ledger.is_complete(CHUNKS[10][0])
+
+
+def test_a_chunk_that_reaches_into_the_next_is_a_contradiction() -> None:
+    ledger = Ledger(FILE_HASH)
+    ledger.note(100, 50, bytes(32))
+    ledger.note(0, 101, bytes(32))
+    assert ledger.generation == 1
+
+
+def test_a_huge_file_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "MAX_FILE_MEMORY", 5000)
+    ledger = Ledger(FILE_HASH)
+    for chunk in CHUNKS:
+        ledger.note(*chunk)
+        assert ledger.nbytes <= 5000 + 100
+    assert not ledger.is_complete(SIZE)
+    assert ledger.nbytes < 2000
+
+
+def test_the_ledgers_used_last_stay() -> None:
+    ledgers = Ledgers(max_memory=25_000)
+    for number in range(4):
+        ledger = ledgers.get(b"%d" % number * 32)
+        for chunk in CHUNKS:
+            ledger.note(*chunk)
+        ledgers.get(b"0" * 32)
+        ledgers.trim()
+    assert ledgers.get(b"0" * 32).is_complete(SIZE)
+    assert ledgers.get(b"3" * 32).is_complete(SIZE)
+    assert not ledgers.get(b"1" * 32).is_complete(SIZE)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.randoms())
+def test_ranges_of_chunks_meet(sizes: list[int], source: random.Random) -> None:
+    file_hash, size, chunks = make_file(sizes)
+    ledger = Ledger(file_hash)
+    while not ledger.is_complete(size):
+        first = source.randrange(len(chunks))
+        for chunk in chunks[first : source.randrange(first, len(chunks)) + 1]:
+            ledger.note(*chunk)
+    assert prove(ledger)

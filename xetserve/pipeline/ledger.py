@@ -1,0 +1,165 @@
+"""What is known of a file's chunks: their hashes, remembered as they are computed, whoever asked for the bytes.
+
+A part of a file proves nothing by itself, since reconstructions carry no chunk hashes. But parts add up: once the hashes of
+all chunks are known, their root has to be the file hash. From then on the list is proven, and every later part is
+compared with it, chunk by chunk. Pure: positions are decoded bytes in the file.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from typing import Final
+
+from xetserve.xet.hashes import HASH_SIZE, MerkleTree
+
+CHUNK_COST: Final = HASH_SIZE + 8  # bytes of memory for a chunk that is known
+MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
+MAX_FILE_MEMORY: Final = MAX_MEMORY // 2  # bytes; of a larger file nothing is remembered
+
+
+class _Run:
+    """Chunks that follow each other."""
+
+    __slots__ = ("end", "hashes", "start", "starts")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.end = start
+        self.starts: array[int] = array("Q")  # of the chunks
+        self.hashes = bytearray()
+
+    def append(self, size: int, chunk_hash: bytes) -> None:
+        self.starts.append(self.end)
+        self.hashes += chunk_hash
+        self.end += size
+
+    def extend(self, other: "_Run") -> None:
+        self.starts += other.starts
+        self.hashes += other.hashes
+        self.end = other.end
+
+    def find(self, position: int, size: int) -> bytes | None:
+        """Give the hash of the chunk of a size that starts at a position."""
+        at = bisect_right(self.starts, position) - 1
+        if at < 0 or self.starts[at] != position:
+            return None
+        end = self.starts[at + 1] if at + 1 < len(self.starts) else self.end
+        if end - position != size:
+            return None
+        return bytes(self.hashes[at * HASH_SIZE : (at + 1) * HASH_SIZE])
+
+
+class Ledger:
+    """The chunks of one file.
+
+    is_proven: whether they make the file hash; then they never change.
+    generation: how often all was forgotten.
+    """
+
+    def __init__(self, file_hash: bytes) -> None:
+        self.file_hash = file_hash
+        self.is_proven = False
+        self.generation = 0
+        self._runs: list[_Run] = []  # in order, with gaps between them
+        self._num_chunks = 0
+        self._is_full = False
+        self._tree = MerkleTree()  # of the first chunks, when they start at 0
+        self._num_folded = 0
+
+    def __repr__(self) -> str:
+        state = "proven" if self.is_proven else f"{len(self._runs)} runs"
+        return f"<Ledger of {self._num_chunks} chunks, {state}>"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about."""
+        return 1000 + self._num_chunks * CHUNK_COST
+
+    def matches(self, position: int, size: int, chunk_hash: bytes) -> bool:
+        """Tell whether a proven list has this chunk at this position."""
+        return self._runs[0].find(position, size) == chunk_hash if self._runs else False
+
+    def note(self, position: int, size: int, chunk_hash: bytes) -> None:
+        """Remember a chunk, unless the list is proven.
+
+        If it is not what was seen there before, one of the two is wrong, and all is forgotten.
+        """
+        if self.is_proven or self._is_full:
+            return
+        at = len(self._runs) - 1
+        if at < 0 or position != self._runs[at].end:  # mostly they come in order
+            at = bisect_right(self._runs, position, key=lambda run: run.start) - 1
+        if at >= 0 and position < self._runs[at].end:
+            if self._runs[at].find(position, size) != chunk_hash:
+                self.clear()
+            return
+        if at < 0 or position > self._runs[at].end:
+            at += 1
+            self._runs.insert(at, _Run(position))
+        run = self._runs[at]
+        run.append(size, chunk_hash)
+        self._num_chunks += 1
+        if at + 1 < len(self._runs) and run.end >= self._runs[at + 1].start:
+            if run.end > self._runs[at + 1].start:
+                self.clear()
+                return
+            run.extend(self._runs.pop(at + 1))
+        if self.nbytes > MAX_FILE_MEMORY:
+            self.clear()
+            self._is_full = True
+
+    def clear(self) -> None:
+        """Forget all chunks."""
+        self.generation += 1
+        self._runs.clear()
+        self._num_chunks = 0
+        self._tree = MerkleTree()
+        self._num_folded = 0
+        self.is_proven = False
+
+    def is_complete(self, size: int) -> bool:
+        """Tell whether all chunks of a file of this size are known."""
+        return len(self._runs) == 1 and self._runs[0].start == 0 and self._runs[0].end == size
+
+    def fold(self, count: int) -> bool:
+        """Fold up to so many of the first chunks into the root; tells whether there are more."""
+        if self.is_proven or not self._runs or self._runs[0].start:
+            return False
+        run = self._runs[0]
+        end = min(len(run.starts), self._num_folded + count)
+        for at in range(self._num_folded, end):
+            chunk_end = run.starts[at + 1] if at + 1 < len(run.starts) else run.end
+            chunk_hash = bytes(run.hashes[at * HASH_SIZE : (at + 1) * HASH_SIZE])
+            self._tree.add(chunk_hash, chunk_end - run.starts[at])
+        self._num_folded = end
+        return end < len(run.starts)
+
+    def prove(self) -> bool:
+        """Compare the root of a complete list, folded, with the file hash; a list that is wrong is forgotten."""
+        if not self.is_proven:
+            self.is_proven = self._tree.file_hash() == self.file_hash
+            if not self.is_proven:
+                self.clear()
+        return self.is_proven
+
+
+class Ledgers:
+    """The ledgers of the files that were read of late, within a bound of memory."""
+
+    def __init__(self, max_memory: int = MAX_MEMORY) -> None:
+        self._max_memory = max_memory
+        self._ledgers: OrderedDict[bytes, Ledger] = OrderedDict()
+
+    def get(self, file_hash: bytes) -> Ledger:
+        """Give the ledger of a file, a new one if it has none."""
+        ledger = self._ledgers.get(file_hash)
+        if ledger is None:
+            ledger = self._ledgers[file_hash] = Ledger(file_hash)
+        self._ledgers.move_to_end(file_hash)
+        return ledger
+
+    def trim(self) -> None:
+        """Drop the ledgers that were used longest ago, if they are too large together."""
+        total = sum(ledger.nbytes for ledger in self._ledgers.values())
+        while total > self._max_memory and len(self._ledgers) > 1:
+            total -= self._ledgers.popitem(last=False)[1].nbytes

@@ -1,0 +1,85 @@
+"""Holding what one response reads against what the file has to be.
+
+A whole file is folded on the way, and its root is the file hash or the answer is cut. A part is proven by the ledger
+of the file: at once if that is complete, or by the part that completes it.
+"""
+
+import asyncio
+from typing import Final
+
+from xetserve.errors import IntegrityError
+from xetserve.pipeline.ledger import Ledger
+from xetserve.xet.hashes import MerkleTree, format_hash
+from xetserve.xet.reconstruction import ChunkRange
+
+FOLDED_AT_ONCE: Final = 4096  # chunks, of some milliseconds
+
+
+class Proof:
+    """The proof of one response. Positions are decoded bytes in the file.
+
+    Args:
+        is_whole: whether the response is the whole file.
+
+    is_verified: whether all that was read belongs to the file, as far as finish has been told.
+    chunks: what was read, by xorb: from the first of its chunks to the last.
+    """
+
+    def __init__(self, ledger: Ledger, *, is_whole: bool) -> None:
+        self.is_verified = False
+        self.chunks: dict[bytes, ChunkRange] = {}
+        self._ledger = ledger
+        self._generation = ledger.generation
+        self._tree = MerkleTree() if is_whole else None
+
+    def contradicts(self, position: int, size: int, chunk_hash: bytes) -> bool:
+        """Tell whether a chunk cannot be the file's, because the file is known."""
+        ledger = self._ledger
+        return ledger.is_proven and not ledger.matches(position, size, chunk_hash)
+
+    def add(
+        self, xorb_hash: bytes, chunk: int, position: int, size: int, chunk_hash: bytes
+    ) -> None:
+        """Take in the next chunk, which has size decoded bytes."""
+        if self._tree is not None:
+            self._tree.add(chunk_hash, size)
+        self._ledger.note(position, size, chunk_hash)
+        seen = self.chunks.get(xorb_hash)
+        if seen is None:
+            self.chunks[xorb_hash] = ChunkRange(chunk, chunk + 1)
+        elif not seen.start <= chunk < seen.end:
+            self.chunks[xorb_hash] = ChunkRange(min(seen.start, chunk), max(seen.end, chunk + 1))
+
+    async def finish(self, size: int | None) -> None:
+        """Judge, before the last bytes leave.
+
+        Args:
+            size: of the file; None: it is not known, and this is a part.
+
+        Raises:
+            IntegrityError: what was read is not the file, or together with other parts is not.
+        """
+        ledger = self._ledger
+        if self._tree is not None:
+            root = self._tree.file_hash()
+            if root != ledger.file_hash:
+                raise IntegrityError(
+                    f"the chunks make file {format_hash(root)}, expected {format_hash(ledger.file_hash)}"
+                )
+            self.is_verified = True
+            if ledger.is_complete(self._tree.size):
+                ledger.is_proven = True  # it was told the same chunks, or has cleared itself
+            return
+        if size is not None and ledger.is_complete(size) and not ledger.is_proven:
+            generation = ledger.generation
+            while ledger.fold(FOLDED_AT_ONCE):  # noqa: ASYNC110 - others have their turn
+                await asyncio.sleep(0)
+            if ledger.generation == generation and not ledger.prove():
+                raise IntegrityError(
+                    f"all parts together are not file {format_hash(ledger.file_hash)}"
+                )
+        self.is_verified = ledger.is_proven and ledger.generation == self._generation
+
+    def fail(self) -> None:
+        """Forget what the ledger has: some of it is wrong."""
+        self._ledger.clear()
