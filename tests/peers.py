@@ -16,7 +16,7 @@ from typing import Self
 
 from xetserve.http.messages import Handler
 from xetserve.net.connect import ProxyRules
-from xetserve.net.connection import ConnectionLimits
+from xetserve.net.connection import ConnectionLimits, OnAnswer
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Url, parse_url
@@ -278,10 +278,13 @@ class Served(Listener):
 
 @asynccontextmanager
 async def serving(
-    handler: Handler, limits: ConnectionLimits | None = None
+    handler: Handler,
+    limits: ConnectionLimits | None = None,
+    on_answer: OnAnswer | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a handler; at the end every connection is cut."""
-    listener = Served(handler, limits or ConnectionLimits(linger_timeout=0.2))
+    limits = limits or ConnectionLimits(linger_timeout=0.2)
+    listener = Served(handler, limits, on_answer=on_answer)
     sockets = bind_sockets("127.0.0.1", 0)
     listener.port = sockets[0].getsockname()[1]
     await listener.start(sockets)

@@ -47,3 +47,17 @@ CACHE_DAMAGED = Counter(
 CACHE_ABANDONED = Counter(
     "xetserve_cache_abandoned_total", "Ranges that were fetched but not kept.", ("cause",)
 )
+ACCEPT_PAUSES = Counter(
+    "xetserve_accept_pauses_total", "Times that no client could be accepted.", ("cause",)
+)
+CONNECTIONS_REFUSED = Counter(
+    "xetserve_connections_refused_total", "Connections answered and closed at once.", ("status",)
+)
+REQUESTS_REFUSED = Counter(
+    "xetserve_requests_refused_total", "Requests beyond a limit of the operator's.", ("limit",)
+)
+CLIENT_TIMEOUTS = Counter(
+    "xetserve_client_timeouts_total",
+    "Clients given up because they were too slow.",
+    ("waited_for",),
+)

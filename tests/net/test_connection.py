@@ -463,6 +463,73 @@ class TestSlowClients:
             assert answer.done(), "two seconds of bytes one by one, and still no end"
             assert (await answer)[0] == 408
 
+    async def test_a_body_that_trickles_is_408(self) -> None:
+        limits = ConnectionLimits(body_timeout=0.1, min_body_rate=1000, linger_timeout=LINGER)
+        async with serving(echo, limits) as listener, connected(listener.port) as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
+            answer = asyncio.ensure_future(client.read_answer())
+            for _ in range(100):
+                await client.send(b"x")
+                done, _ = await asyncio.wait((answer,), timeout=0.02)
+                if done:
+                    break
+            assert answer.done(), "two seconds of bytes one by one, and still no end"
+            assert (await answer)[0] == 408
+
+    async def test_a_body_at_the_rate_that_is_asked_for_may_take_its_time(self) -> None:
+        limits = ConnectionLimits(body_timeout=0.1, min_body_rate=1000, linger_timeout=LINGER)
+        async with serving(echo, limits) as listener, connected(listener.port) as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n")
+            # 200 bytes buy 0.2 s: ten waits of 0.03 s are less than that and body_timeout.
+            for _ in range(10):
+                await client.send(bytes(200))
+                await asyncio.sleep(0.03)
+            assert (await client.read_answer())[2] == bytes(2000)
+
+    async def test_time_in_which_nobody_wanted_the_body_is_not_the_clients(self) -> None:
+        may_read = asyncio.Event()
+
+        async def handle(request: Request) -> Response:
+            await may_read.wait()
+            return Response(200, [], await request.body.read(1 << 20))
+
+        limits = ConnectionLimits(body_timeout=0.05, min_body_rate=1000, linger_timeout=LINGER)
+        async with serving(handle, limits) as listener, connected(listener.port) as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc")
+            await asyncio.sleep(0.1)
+            may_read.set()
+            assert (await client.read_answer())[0] == 200
+
+    async def test_one_that_takes_too_little_is_cut(self) -> None:
+        body = Body(*[bytes(1 << 20)] * 64)
+        # It reads all the time, so it is not dead; but nobody is as fast as this asks for.
+        limits = ConnectionLimits(
+            min_write_rate=1e12, write_window=0.001, write_timeout=PATIENCE, linger_timeout=LINGER
+        )
+        async with serving(streaming(body), limits) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            assert (await client.read_end())[1] == "reset"
+            await asyncio.wait_for(body.is_closed.wait(), PATIENCE)
+            assert body.num_given < 64
+
+    async def test_a_connection_has_so_many_requests_and_no_more(self) -> None:
+        limits = ConnectionLimits(max_requests=2, linger_timeout=LINGER)
+        async with serving(ignore, limits) as listener, connected(listener.port) as client:
+            await client.send(GET * 3)
+            assert "connection" not in (await client.read_answer())[1]
+            assert (await client.read_answer())[1]["connection"] == "close"
+            assert (await client.read_end())[0] == b""
+
+    async def test_limits_may_be_off(self) -> None:
+        limits = ConnectionLimits(
+            keep_alive_timeout=0, head_timeout=0, body_timeout=0, min_body_rate=0
+        )
+        async with serving(echo, limits) as listener, connected(listener.port) as client:
+            for part in (b"POST / HTTP/1.1\r\nHost: h\r\n", b"Content-Length: 2\r\n\r\na", b"b"):
+                await turn(20)
+                await client.send(part)
+            assert (await client.read_answer())[2] == b"ab"
+
 
 class TestClientsThatLeave:
     async def leave(self, client: RawClient, how: str) -> None:
@@ -538,31 +605,99 @@ class TestClientsThatLeave:
             assert await client.read_end() == (b"", "reset")
 
 
-class TestLogs:
-    async def test_an_access_line_has_no_query_and_no_headers(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.DEBUG)
-        async with serving(ignore) as listener, connected(listener.port) as client:
-            await client.send(
-                b"GET /file?token=hf_secret HTTP/1.1\r\nHost: h\r\n"
-                b"Authorization: Bearer hf_secret\r\nConnection: close\r\n\r\n"
-            )
+class TestRecords:
+    async def test_a_request_tells_what_became_of_it(self) -> None:
+        answered: list[Request] = []
+        body = Body(b"abc", b"def")
+        async with (
+            serving(streaming(body), on_answer=answered.append) as listener,
+            connected(listener.port) as client,
+        ):
+            await client.send(b"GET /file HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
             await client.read_end()
-        (line,) = [r.getMessage() for r in caplog.records if r.name == "xetserve.access"]
-        assert '127.0.0.1 "GET /file" 200 2' in line
-        assert "secret" not in caplog.text
+        (request,) = answered
+        record = request.record
+        assert (request.target, request.peer) == ("/file", "127.0.0.1")
+        assert (record.status, record.sent, record.is_complete) == (200, 6, True)
+        assert record.first_byte_time is not None
+        assert 0 <= record.head_time <= record.first_byte_time <= record.total_time
 
-    async def test_a_cut_answer_says_so(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_every_request_is_told_of_once(self) -> None:
+        answered: list[Request] = []
+        async with (
+            serving(ignore, on_answer=answered.append) as listener,
+            connected(listener.port) as client,
+        ):
+            await client.send(GET + b"HEAD /head HTTP/1.1\r\nHost: h\r\n\r\n" + b"nonsense\r\n\r\n")
+            await client.read_end()
+        assert [(r.method, r.target) for r in answered] == [
+            ("GET", "/"), ("HEAD", "/head"), ("-", "-"),
+        ]  # fmt: skip
+        assert [r.record.status for r in answered] == [200, 200, 400]
+        assert [r.record.sent for r in answered][:2] == [2, 0]
+        assert all(r.record.is_complete for r in answered)
+
+    async def test_a_cut_answer_is_not_complete(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
+        answered: list[Request] = []
         body = Body(b"abc", error=UpstreamError("the data host answered 500"))
-        async with serving(streaming(body)) as listener, connected(listener.port) as client:
+        async with (
+            serving(streaming(body), on_answer=answered.append) as listener,
+            connected(listener.port) as client,
+        ):
             await client.send(GET)
             await client.read_end()
-            await body.is_closed.wait()
+            await until(lambda: bool(answered))
+        record = answered[0].record
+        assert (record.status, record.sent, record.is_complete) == (200, 3, False)
         lines = [r.getMessage() for r in caplog.records]
         assert any("cut after 3 body bytes: the data host answered 500" in line for line in lines)
-        assert any(line.endswith(" cut") for line in lines)
+
+    async def test_an_answer_whose_client_leaves_is_not_complete(self) -> None:
+        answered: list[Request] = []
+        body = Body(b"abc", stalls=True)
+        async with (
+            serving(streaming(body), on_answer=answered.append) as listener,
+            connected(listener.port) as client,
+        ):
+            await client.send(GET)
+            await body.is_waiting.wait()
+            client.reset()
+            await until(lambda: bool(answered))
+        assert (answered[0].record.sent, answered[0].record.is_complete) == (3, False)
+
+    @pytest.mark.parametrize(
+        ("value", "is_taken"),
+        [
+            pytest.param("7f3a-9b.1_c~d:e+f/g=@", True, id="all that a token may have"),
+            pytest.param("x" * 128, True, id="as long as it may be"),
+            pytest.param("x" * 129, False, id="too long"),
+            pytest.param("", False, id="empty"),
+            pytest.param("a b", False, id="blank inside"),
+            pytest.param('a"b', False, id="quotation mark"),
+            pytest.param("a\tb", False, id="tab"),
+            pytest.param("caf\xe9", False, id="not ASCII"),
+        ],
+    )
+    async def test_the_clients_request_id_is_taken_if_it_is_fit_to_be_one(
+        self, value: str, is_taken: bool
+    ) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            field = f"X-Request-Id: {value}".encode("latin-1")
+            await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n" % field)
+            answer = (await client.read_answer())[1]["x-request-id"]
+            assert (answer == value) == is_taken
+            assert len(answer) == (len(value) if is_taken else 16)
+
+    async def test_two_request_ids_are_none(self) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(GET[:-2] + b"X-Request-Id: a\r\nX-Request-Id: b\r\n\r\n")
+            assert (await client.read_answer())[1]["x-request-id"] not in ("a", "b", "a, b")
+
+    async def test_a_refused_request_has_an_id_too(self) -> None:
+        async with serving(ignore) as listener, connected(listener.port) as client:
+            await client.send(b"nonsense\r\n\r\n")
+            assert len((await client.read_answer())[1]["x-request-id"]) == 16
 
     async def test_json_with_half_a_surrogate_pair_is_sent(self) -> None:
         handler = giving(lambda: json_response(200, "\ud800"))

@@ -87,6 +87,35 @@ class EmptyBody:
 
 
 @dataclass(slots=True)
+class Record:
+    """What became of a request, noted by whoever knows; times in seconds from the end of its head.
+
+    status: of the answer.
+    sent: body bytes that left.
+    is_complete: whether the whole answer left.
+    head_time: until the answer's status was known.
+    first_byte_time: until the first body bytes had left; None: none did.
+    total_time: until the answer's end.
+    token: fingerprint of the client's token, never the token; None: it sent none.
+    is_verified: whether the content's hash was checked to the end; None: it has none to check.
+    upstream_bytes, cache_bytes: where the content came from; None: not known.
+    cache_hits: ranges that the disk cache had; None: not known.
+    """
+
+    status: int = 0
+    sent: int = 0
+    is_complete: bool = False
+    head_time: float = 0.0
+    first_byte_time: float | None = None
+    total_time: float = 0.0
+    token: str | None = None
+    is_verified: bool | None = None
+    upstream_bytes: int | None = None
+    cache_bytes: int | None = None
+    cache_hits: int | None = None
+
+
+@dataclass(slots=True)
 class Request:
     """One request.
 
@@ -94,6 +123,7 @@ class Request:
     target: the request target as sent, still percent-encoded.
     peer: the client's address, for logs; "" on a Unix socket.
     secure: whether it came over TLS.
+    record: what becomes of it.
     """
 
     method: str
@@ -104,6 +134,7 @@ class Request:
     request_id: str = ""
     peer: str = ""
     secure: bool = False
+    record: Record = field(default_factory=Record)
 
     @property
     def raw_path(self) -> str:

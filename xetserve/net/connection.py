@@ -6,45 +6,68 @@ is, or a quiet close. When the client leaves, the task that runs this is cancell
 
 import asyncio
 import logging
+import re
 import secrets
-import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from email.utils import formatdate
-from typing import cast
+from typing import Final, cast
 
 import h11
 
 from xetserve.errors import BrokenStream, RequestError
 from xetserve.http.heads import RequestLimits
-from xetserve.http.messages import Handler, Request, Response, error_response
+from xetserve.http.messages import Block, Buffer, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
+from xetserve.metrics import CLIENT_TIMEOUTS
+from xetserve.net.dates import http_date
+from xetserve.net.pace import RateFloor
 from xetserve.net.stream import ByteStream
 
 logger = logging.getLogger(__name__)
-access_logger = logging.getLogger("xetserve.access")
+
+# What a proxy in front of us may have named the request. Nothing that would need care in a log.
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:+/=@-]{1,128}", re.ASCII)
+
+# Called when a request is answered, well or badly; its record says how.
+OnAnswer = Callable[[Request], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Times in seconds.
+    """Times in seconds, rates in bytes a second. Where it says so, 0 is no limit.
 
-    keep_alive_timeout: for the first byte of the next request.
-    head_timeout: for a request's head, from its first byte on.
-    body_timeout: between two pieces of a request's body.
+    keep_alive_timeout: for the first byte of the next request; 0: no limit.
+    head_timeout: for a request's head, from its first byte on; 0: no limit.
+    body_timeout: between two pieces of a request's body, and for all of it beside the time that it has at
+        min_body_rate; 0: no limit.
+    min_body_rate: of a request's body; 0: no limit.
     write_timeout: a client that takes no byte for so long is cut.
+    min_write_rate: a client that takes less is cut; 0: no limit.
+    write_window: what min_write_rate is averaged over; only the time counts that is spent waiting for the
+        client.
     linger_timeout: after a last response, for the client to read it and close.
+    drain_grace: for the first request of a client that has just connected, when the server drains.
     max_drain: bytes of an unread request body that are read to keep the connection.
+    max_requests: of one connection; 0: no limit.
+    max_connections: in all; 0: no limit.
+    max_connections_per_client: of one address; 0: no limit.
     request: how large a request may be.
     """
 
     keep_alive_timeout: float = 75.0
     head_timeout: float = 20.0
     body_timeout: float = 30.0
+    min_body_rate: float = 500.0
     write_timeout: float = 60.0
+    min_write_rate: float = 0.0
+    write_window: float = 60.0
     linger_timeout: float = 2.0
+    drain_grace: float = 1.0
     max_drain: int = 64 * 1024
+    max_requests: int = 0
+    max_connections: int = 0
+    max_connections_per_client: int = 0
     request: RequestLimits = field(default_factory=RequestLimits)
 
 
@@ -71,20 +94,37 @@ class _ConnectionBody:
 class ClientConnection:
     """Serves one client until it leaves or has to be closed."""
 
-    def __init__(self, stream: ByteStream, handler: Handler, limits: ConnectionLimits) -> None:
+    def __init__(
+        self,
+        stream: ByteStream,
+        handler: Handler,
+        limits: ConnectionLimits,
+        on_answer: OnAnswer | None = None,
+    ) -> None:
         self._stream = stream
         self._handler = handler
         self._limits = limits
+        self._on_answer = on_answer
+        self._loop = asyncio.get_running_loop()
         self._protocol = ServerProtocol(limits.request)
+        self._floor: RateFloor | None = None
+        if limits.min_write_rate:
+            self._floor = RateFloor(limits.min_write_rate, limits.write_window)
+        self._num_requests = 0
+        self._body_received = 0  # bytes of the current request's body
+        self._body_waited = 0.0  # seconds for them
         self._draining = False
-        self._idle_since: asyncio.Timeout | None = None
+        self._idle: asyncio.Timeout | None = None  # while nothing of a request is here
 
     def drain(self) -> None:
-        """Finish the response that is under way, then close; close at once when there is none."""
+        """Answer the request that has begun to come, then close; close at once when there is none.
+
+        A client that has not asked for anything yet gets drain_grace to do so: it has connected to a server that took
+        it in.
+        """
         self._draining = True
-        idle = self._idle_since
-        if self._protocol.state is State.IDLE and idle is not None and not idle.expired():
-            idle.reschedule(0)
+        if self._idle is not None and not self._idle.expired():
+            self._idle.reschedule(self._loop.time() + self._drain_grace)
 
     async def serve(self) -> None:
         """Run until the connection is closed."""
@@ -104,21 +144,25 @@ class ClientConnection:
             request = await self._read_request()
         except RequestError as exc:
             logger.info("refused a request from %s: %s", self._stream.peer, exc)
-            await self._send_simple(error_response(exc.status, str(exc)))
+            await self._refuse(exc)
             return False
         if request is None:
             return False
-        started = time.monotonic()
+        started = self._loop.time()
         response = await self._call_handler(request)
-        sent = 0
+        record = request.record
+        record.status = response.status
+        record.head_time = self._loop.time() - started
         try:
-            sent = await self._send_response(request, response)
+            await self._send_response(request, response, started)
         finally:
             # A client that leaves now must not interrupt this: what the body holds would never be released.
             on_lost, self._stream.on_lost = self._stream.on_lost, None
             await _close_body(response)
             self._stream.on_lost = on_lost
-            _log_access(request, response, sent, time.monotonic() - started, self._protocol)
+            record.total_time = self._loop.time() - started
+            if self._on_answer is not None:
+                self._on_answer(request)
         if self._protocol.state is State.CLOSED:
             return False
         return await self._finish_request_body() and self._protocol.start_next_cycle()
@@ -128,37 +172,52 @@ class ClientConnection:
         protocol = self._protocol
         deadline: float | None = None  # for the whole head, however slowly it trickles in
         while (request := protocol.next_request()) is NeedData.MORE:
-            waiting_for_first = self._stream.is_quiet and not protocol.has_input
-            if self._draining and waiting_for_first:
-                return None
-            now = asyncio.get_running_loop().time()
-            if not waiting_for_first and deadline is None:
-                deadline = now + self._limits.head_timeout
+            is_idle = self._stream.is_quiet and not protocol.has_input
+            if is_idle:
+                timeout = self._first_byte_timeout()
+                if timeout == 0:
+                    return None
+                until = None if timeout is None else self._loop.time() + timeout
+            else:
+                if deadline is None and self._limits.head_timeout:
+                    deadline = self._loop.time() + self._limits.head_timeout
+                until = deadline
             try:
-                async with asyncio.timeout_at(
-                    deadline or now + self._limits.keep_alive_timeout
-                ) as self._idle_since:
+                async with asyncio.timeout_at(until) as waiting:
+                    self._idle = waiting if is_idle else None
                     protocol.receive_data(await self._stream.receive())
             except TimeoutError:
-                if waiting_for_first:
+                if is_idle:
                     return None
+                CLIENT_TIMEOUTS.add("head")
                 protocol.close_after_response()
                 raise RequestError(408, "the request did not arrive in time") from None
             finally:
-                self._idle_since = None
+                self._idle = None
         if request is NeedData.END:
             return None
-        request.request_id = secrets.token_hex(8)
+        self._num_requests += 1
+        self._body_received = 0
+        self._body_waited = 0.0
+        request.request_id = _find_request_id(request)
         request.peer = self._stream.peer
         request.secure = self._stream.transport.get_extra_info("sslcontext") is not None
         request.body = _ConnectionBody(self)
         return request
 
+    def _first_byte_timeout(self) -> float | None:
+        """Seconds that the client may still say nothing; None: any number."""
+        return self._drain_grace if self._draining else self._limits.keep_alive_timeout or None
+
+    @property
+    def _drain_grace(self) -> float:
+        return 0.0 if self._num_requests else self._limits.drain_grace
+
     async def read_body(self) -> AsyncGenerator[bytes, None]:
         """Iterate over the pieces of the current request's body.
 
         Raises:
-            RequestError: malformed framing, or the client stopped sending.
+            RequestError: malformed framing, or the client sends too slowly.
         """
         protocol = self._protocol
         while (piece := protocol.next_body_data()) is not NeedData.END:
@@ -167,11 +226,29 @@ class ClientConnection:
                 continue
             if protocol.awaits_continue:
                 await self._stream.send_all([protocol.send_continue()])
+            started = self._loop.time()
             try:
-                protocol.receive_data(await self._stream.receive(self._limits.body_timeout))
+                data = await self._stream.receive(self._body_timeout())
+                protocol.receive_data(data)
+                self._body_received += len(data)
+                self._body_waited += self._loop.time() - started
             except TimeoutError:
+                CLIENT_TIMEOUTS.add("body")
                 protocol.close_after_response()
                 raise RequestError(408, "the request body did not arrive in time") from None
+
+    def _body_timeout(self) -> float | None:
+        """Seconds that the next piece may take; None: any number.
+
+        A client may not stop, and may not send a byte now and then either. The time in which nobody here wanted more is not
+        its own.
+        """
+        timeout, rate = self._limits.body_timeout, self._limits.min_body_rate
+        if not timeout:
+            return None
+        if not rate:
+            return timeout
+        return min(timeout, timeout + self._body_received / rate - self._body_waited)
 
     async def _call_handler(self, request: Request) -> Response:
         try:
@@ -184,27 +261,39 @@ class ClientConnection:
             logger.exception("request %s failed unexpectedly", request.request_id)
             return error_response(500, f"internal error, request {request.request_id}")
 
-    async def _send_response(self, request: Request, response: Response) -> int:
-        """Send head and body; gives the body bytes sent. On a failing body the state is CLOSED."""
-        protocol, stream = self._protocol, self._stream
-        if self._draining or (protocol.has_body and protocol.awaits_continue):
+    async def _send_response(self, request: Request, response: Response, started: float) -> None:
+        """Send head and body; the request's record tells how far it came. On a failing body the state is CLOSED."""
+        protocol, record = self._protocol, request.record
+        is_last = self._draining or self._num_requests == self._limits.max_requests
+        if is_last or (protocol.has_body and protocol.awaits_continue):
             # A body that was never asked for may or may not come: do not guess (RFC 9110, 10.1.1).
             protocol.close_after_response()
         response.headers.append(("X-Request-Id", request.request_id))
-        head = protocol.send_head(response, request, _http_date())
+        head = protocol.send_head(response, request, http_date())
         if request.method == "HEAD" or response.status in (204, 304):
-            await stream.send_all([head, protocol.send_end()], self._limits.write_timeout)
-            return 0
-        if isinstance(response.body, bytes):
-            await stream.send_all(
-                [head, *protocol.send_block([response.body]), protocol.send_end()],
-                self._limits.write_timeout,
-            )
-            return len(response.body)
-        sent = 0
+            await self._send([head, protocol.send_end()])
+        elif isinstance(response.body, bytes):
+            await self._send([head, *protocol.send_block([response.body]), protocol.send_end()])
+            record.sent = len(response.body)
+            record.first_byte_time = self._loop.time() - started
+        else:
+            await self._send_stream(request, response, response.body, head, started)
+            return
+        record.is_complete = True
+
+    async def _send_stream(
+        self,
+        request: Request,
+        response: Response,
+        body: AsyncIterator[Block],
+        head: bytes,
+        started: float,
+    ) -> None:
+        """Send a body block by block, the head with the first one."""
+        protocol, stream, record = self._protocol, self._stream, request.record
         pending = head  # leaves with the first block, in one segment where it fits
         try:
-            async for block in response.body:
+            async for block in body:
                 size = sum(map(len, block))
                 if not size:
                     continue
@@ -212,11 +301,16 @@ class ClientConnection:
                 if pending:
                     framed.insert(0, pending)
                     pending = b""
-                await stream.send_all(framed, self._limits.write_timeout)
-                sent += size
-            if response.length is not None and sent != response.length:
-                raise h11.LocalProtocolError(f"body of {sent} bytes, announced {response.length}")
-            await stream.send_all([pending, protocol.send_end()], self._limits.write_timeout)
+                await self._send(framed)
+                if not record.sent:
+                    record.first_byte_time = self._loop.time() - started
+                record.sent += size
+            if response.length is not None and record.sent != response.length:
+                raise h11.LocalProtocolError(
+                    f"body of {record.sent} bytes, announced {response.length}"
+                )
+            await self._send([pending, protocol.send_end()])
+            record.is_complete = True
         except (BrokenStream, asyncio.CancelledError):
             protocol.state = State.CLOSED
             # Now, not later: the socket must let go of the block before its buffers are used again.
@@ -230,22 +324,36 @@ class ClientConnection:
                 level,
                 "request %s: cut after %d body bytes: %s",
                 request.request_id,
-                sent,
+                record.sent,
                 str(exc) or type(exc).__name__,
             )
             protocol.state = State.CLOSED
             stream.on_lost = None  # from here on we are the one who leaves
             stream.abort()
-        return sent
 
-    async def _send_simple(self, response: Response) -> None:
+    async def _send(self, buffers: list[Buffer]) -> None:
+        try:
+            await self._stream.send_all(buffers, self._limits.write_timeout, self._floor)
+        except TimeoutError:
+            CLIENT_TIMEOUTS.add("write")
+            raise
+
+    async def _refuse(self, error: RequestError) -> None:
         """Answer a request that could not be read; the connection is closed afterwards."""
         protocol = self._protocol
         protocol.close_after_response()
-        head = protocol.send_head(response, None, _http_date())
+        request = Request("-", "-", request_id=secrets.token_hex(8), peer=self._stream.peer)
+        request.record.status = error.status
+        response = error_response(error.status, str(error), error.headers)
+        response.headers.append(("X-Request-Id", request.request_id))
+        head = protocol.send_head(response, None, http_date())
         body = cast(bytes, response.body)
-        framed = [head, *protocol.send_block([body]), protocol.send_end()]
-        await self._stream.send_all(framed, self._limits.write_timeout)
+        try:
+            await self._send([head, *protocol.send_block([body]), protocol.send_end()])
+            request.record.is_complete = True
+        finally:
+            if self._on_answer is not None:
+                self._on_answer(request)
 
     async def _finish_request_body(self) -> bool:
         """Read what the handler left of the request's body; False: too much of it."""
@@ -270,28 +378,9 @@ async def _close_body(response: Response) -> None:
         await close()
 
 
-def _log_access(
-    request: Request, response: Response, sent: int, duration: float, protocol: ServerProtocol
-) -> None:
-    access_logger.info(
-        '%s %s "%s %s" %d %d %.3f%s',
-        request.request_id,
-        request.peer or "-",
-        request.method,
-        request.raw_path,
-        response.status,
-        sent,
-        duration,
-        " cut" if protocol.state is State.CLOSED else "",
-    )
-
-
-_date_cache: tuple[int, str] = (0, "")
-
-
-def _http_date() -> str:
-    global _date_cache
-    now = int(time.time())
-    if _date_cache[0] != now:
-        _date_cache = (now, formatdate(now, usegmt=True))
-    return _date_cache[1]
+def _find_request_id(request: Request) -> str:
+    """Give the id that the request came with, if it is fit to be one, or a new one."""
+    values = request.headers.get_all("x-request-id")
+    if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
+        return values[0]
+    return secrets.token_hex(8)

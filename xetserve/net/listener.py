@@ -1,26 +1,45 @@
-"""Accepting clients: one task for each, all of them known, so that they can be drained."""
+"""Serving clients: one task for each, all of them known, so that they can be drained."""
 
 import asyncio
 import logging
 import socket
+from typing import Any
 
 from xetserve.http.messages import Handler
-from xetserve.net.connection import ClientConnection, ConnectionLimits
+from xetserve.net.accept import Acceptor
+from xetserve.net.census import Census, client_key
+from xetserve.net.connection import ClientConnection, ConnectionLimits, OnAnswer
+from xetserve.net.refusals import Refusals
 from xetserve.net.stream import ByteStream
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 1024
-
 
 class Listener:
-    """Serves a handler on listening sockets."""
+    """Serves a handler on listening sockets.
 
-    def __init__(self, handler: Handler, limits: ConnectionLimits) -> None:
+    Args:
+        on_answer: called for each request once it is answered.
+        is_shared: whether other processes accept from the same sockets.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: ConnectionLimits,
+        *,
+        on_answer: OnAnswer | None = None,
+        is_shared: bool = False,
+    ) -> None:
         self._handler = handler
         self._limits = limits
-        self._servers: list[asyncio.Server] = []
-        self._connections: dict[asyncio.Task[None], ClientConnection] = {}
+        self._on_answer = on_answer
+        self._is_shared = is_shared
+        self._acceptors: list[Acceptor] = []
+        self._census = Census(limits.max_connections, limits.max_connections_per_client)
+        self._refusals: Refusals | None = None
+        # None: the client is being connected to its stream.
+        self._connections: dict[asyncio.Task[None], ClientConnection | None] = {}
         self._draining = False
 
     @property
@@ -28,38 +47,59 @@ class Listener:
         """Clients that are connected now."""
         return len(self._connections)
 
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Accept clients on sockets that are bound already."""
-        loop = asyncio.get_running_loop()
-        for sock in sockets:
-            self._servers.append(
-                await loop.create_server(
-                    lambda: ByteStream(self._accept), sock=sock, backlog=BACKLOG
-                )
-            )
+    @property
+    def is_draining(self) -> bool:
+        """Whether no more clients are accepted."""
+        return self._draining
 
-    def _accept(self, stream: ByteStream) -> None:
-        connection = ClientConnection(stream, self._handler, self._limits)
-        task = asyncio.get_running_loop().create_task(connection.serve())
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Accept clients on sockets that are bound already; they belong to the listener from now on."""
+        self._refusals = Refusals()
+        count = (lambda: self.num_connections) if self._is_shared else None
+        self._acceptors = [Acceptor(sock, self._on_client, count) for sock in sockets]
+        for acceptor in self._acceptors:
+            acceptor.start()
+
+    def _on_client(self, sock: socket.socket, address: Any) -> None:
+        client = client_key(address)
+        excess = self._census.find_excess(client)
+        if excess is not None and self._refusals is not None:
+            self._refusals.refuse(sock, *excess)
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(sock))
+        self._census.add(client)
+        self._connections[task] = None
+        task.add_done_callback(lambda task: self._forget(task, client, sock))
+
+    async def _serve(self, sock: socket.socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        stream = ByteStream()
         # The client is gone: whatever its task waits for is wanted by nobody.
         stream.on_lost = task.cancel
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: stream, sock)
+        connection = ClientConnection(stream, self._handler, self._limits, self._on_answer)
         self._connections[task] = connection
-        if self._draining:  # it was accepted just before the socket was closed
+        if self._draining:
             connection.drain()
-        task.add_done_callback(self._forget)
+        await connection.serve()
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        del self._connections[task]
+    def _forget(self, task: asyncio.Task[None], client: str, sock: socket.socket) -> None:
+        if self._connections.pop(task) is None:
+            sock.close()  # its task was cancelled before it had begun
+        self._census.remove(client)
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.error("a connection failed unexpectedly", exc_info=exc)
 
     async def drain(self, timeout: float) -> None:
         """Stop accepting, let responses finish for timeout seconds, then cut what is left."""
+        for acceptor in self._acceptors:
+            acceptor.stop()
         self._draining = True
-        for server in self._servers:
-            server.close()
         for connection in list(self._connections.values()):
-            connection.drain()
+            if connection is not None:
+                connection.drain()
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=timeout)
         left = list(self._connections)
@@ -68,6 +108,8 @@ class Listener:
         if left:
             logger.warning("cut %d connections that did not finish in %g s", len(left), timeout)
             await asyncio.wait(left)
+        if self._refusals is not None:
+            self._refusals.close()
 
 
 def bind_sockets(host: str, port: int) -> list[socket.socket]:

@@ -9,12 +9,16 @@ the buffers may be reused afterwards.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import socket
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from xetserve.errors import BrokenStream
+from xetserve.net.pace import RateFloor
 
 Buffer = bytes | bytearray | memoryview
 
@@ -23,6 +27,9 @@ RECEIVE_LIMIT: Final = 64 * 1024
 # Where bytes land that nobody has asked for yet. One for the process: the event loop fills it and calls
 # buffer_updated in the same turn, so an idle connection owns no buffer.
 _SCRATCH: Final = memoryview(bytearray(RECEIVE_LIMIT))
+
+# ioctl: bytes in a socket's send queue that the peer has not acknowledged, as TIOCOUTQ for terminals.
+_SIOCOUTQ: Final = 0x5411
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
@@ -201,7 +208,12 @@ class ByteStream(asyncio.BufferedProtocol):
             self._reading = True
             self.transport.resume_reading()
 
-    async def send_all(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
+    async def send_all(
+        self,
+        buffers: Sequence[Buffer],
+        timeout: float | None = None,
+        floor: RateFloor | None = None,
+    ) -> None:
         """Write the buffers in order and wait until the kernel has all of them.
 
         One writer at a time. Cancellation: some, all or none may have been sent, and the transport may still hold
@@ -209,25 +221,44 @@ class ByteStream(asyncio.BufferedProtocol):
 
         Raises:
             BrokenStream: the peer is gone.
-            TimeoutError: the peer took nothing for timeout seconds.
+            TimeoutError: the peer took nothing for timeout seconds, or less than floor asks for.
         """
         if self._lost:
             raise BrokenStream("connection reset") from self._error
         self.transport.writelines(buffers)
+        loop = asyncio.get_running_loop()
         while self._write_paused and not self._lost:
-            unsent = self.transport.get_write_buffer_size()
-            self._drained = asyncio.get_running_loop().create_future()
+            unsent, started = self._count_unsent(), loop.time()
+            self._drained = loop.create_future()
             try:
                 async with asyncio.timeout(timeout):
                     await self._drained
             except TimeoutError:
                 # Slow is fine, dead is not: only a peer that took nothing is given up.
-                if self.transport.get_write_buffer_size() >= unsent:
-                    raise
+                if self._count_unsent() >= unsent:
+                    raise TimeoutError("the client takes nothing") from None
             finally:
                 self._drained = None
+            if floor is not None and not self._lost:
+                taken = unsent - self._count_unsent()
+                if not floor.allows(loop.time() - started, taken):
+                    raise TimeoutError(f"the client takes less than {floor.rate:g} bytes a second")
         if self._lost:
             raise BrokenStream("connection reset") from self._error
+
+    def _count_unsent(self) -> int:
+        """Bytes that the peer has not acknowledged.
+
+        The kernel takes more only when a third of its queue is free. With megabytes in the queue and a client
+        that reads some kilobytes a second, that is minutes in which the write buffer alone stands still.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                queued = fcntl.ioctl(sock.fileno(), _SIOCOUTQ, bytes(4))
+                unsent += int.from_bytes(queued, sys.byteorder)
+        return unsent
 
     def abort(self) -> None:
         """Reset the connection: the peer must not take what it has for complete."""

@@ -5,11 +5,11 @@ data. That is what makes forking safe at any time, for a worker that has to be r
 the first one. It shares the pages of the imported code, so that an idle worker has 9 MiB of its own where
 a program started anew has 20, and no upgrade on disk can mix two versions.
 
-All workers accept from the same sockets, and the next free worker takes the next connection. With a socket
-for each (SO_REUSEPORT) the kernel deals connections out by a hash of the addresses: of 8 downloads begun
-together, one of 4 workers got none in every second round, where sharing mostly gave 3, 2, 2, 1 (less even
-when one client opens them all within a millisecond and idle workers race). And those dealt to a worker that
-has just died, or that cannot start, would wait for it or be lost.
+All workers accept from the same sockets, and those with fewer connections go first (net.accept): of 8
+connections begun together or one after the other, 4 workers get 2 each, seldom 3, 2, 2, 1. With a socket for
+each (SO_REUSEPORT) the kernel deals connections out by a hash of the addresses: one of 4 workers got none in
+every second round. And those dealt to a worker that has just died, or that cannot start, would wait for it or
+be lost.
 
 Each worker has a channel to the supervisor, a pair of connected sockets. On it the worker says that it is
 ready; the supervisor says when to drain and when to cut. Orders are not signals because signals come from

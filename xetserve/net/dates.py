@@ -1,0 +1,15 @@
+"""The Date of answers, made once a second."""
+
+import time
+from email.utils import formatdate
+
+_cache: tuple[int, str] = (0, "")
+
+
+def http_date() -> str:
+    """Give the time now as HTTP writes it (RFC 9110, 5.6.7)."""
+    global _cache
+    now = int(time.time())
+    if _cache[0] != now:
+        _cache = (now, formatdate(now, usegmt=True))
+    return _cache[1]

@@ -1,0 +1,100 @@
+"""Answers to clients there is no room for: a few bytes straight to the socket, no task and no state.
+
+An answer beats leaving them in the kernel's queue: a load balancer sees at once that it should go
+elsewhere, a client reads when to come again, and neither runs into a timeout that tells nothing.
+"""
+
+import asyncio
+import logging
+import secrets
+import socket
+from typing import Final
+
+from xetserve.http.messages import error_response
+from xetserve.metrics import CONNECTIONS_REFUSED
+from xetserve.net.dates import http_date
+
+logger = logging.getLogger(__name__)
+
+LINGER: Final = 1.0  # seconds for the client to read the answer and close
+MAX_LINGERING: Final = 64  # sockets; beyond, the one that has waited longest goes at once
+MAX_INPUT: Final = 64 * 1024  # bytes of a request that are read and dropped
+LOG_INTERVAL: Final = 10.0  # seconds between two lines in the log
+
+
+class Refusals:
+    """Refuses clients, and lets the last ones read why.
+
+    Args:
+        retry_after: seconds, for the Retry-After of the answers.
+    """
+
+    def __init__(self, retry_after: int = 1) -> None:
+        self._retry_after = retry_after
+        self._loop = asyncio.get_running_loop()
+        self._lingering: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._input: dict[socket.socket, int] = {}
+        self._num_unlogged = 0
+        self._next_log = 0.0
+
+    def refuse(self, sock: socket.socket, status: int, reason: str) -> None:
+        """Answer status to a client that has just connected, and close."""
+        CONNECTIONS_REFUSED.add(str(status))
+        self._log(reason)
+        try:
+            # The send buffer of a new connection has room for this.
+            sock.send(self._make_answer(status, reason))
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            sock.close()
+            return
+        if len(self._lingering) >= MAX_LINGERING:
+            self._close(next(iter(self._lingering)))
+        self._input[sock] = 0
+        self._lingering[sock] = self._loop.call_later(LINGER, self._close, sock)
+        self._loop.add_reader(sock, self._on_readable, sock)
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        for sock in list(self._lingering):
+            self._close(sock)
+
+    def _make_answer(self, status: int, reason: str) -> bytes:
+        response = error_response(status, reason)
+        assert isinstance(response.body, bytes)
+        lines = [
+            f"HTTP/1.1 {status} {response.reason}",
+            f"Date: {http_date()}",
+            *(f"{name}: {value}" for name, value in response.headers),
+            f"Retry-After: {self._retry_after}",
+            f"X-Request-Id: {secrets.token_hex(8)}",
+            f"Content-Length: {len(response.body)}",
+            "Connection: close",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + response.body
+
+    def _on_readable(self, sock: socket.socket) -> None:
+        # Closing with unread input would reset the connection and take the answer along (RFC 9112, 9.6).
+        try:
+            count = len(sock.recv(MAX_INPUT))
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        self._input[sock] += count
+        if not count or self._input[sock] > MAX_INPUT:
+            self._close(sock)
+
+    def _close(self, sock: socket.socket) -> None:
+        self._lingering.pop(sock).cancel()
+        del self._input[sock]
+        self._loop.remove_reader(sock)
+        sock.close()
+
+    def _log(self, reason: str) -> None:
+        self._num_unlogged += 1
+        now = self._loop.time()
+        if now >= self._next_log:
+            logger.warning("refused %d connections, the last: %s", self._num_unlogged, reason)
+            self._num_unlogged = 0
+            self._next_log = now + LOG_INTERVAL
