@@ -14,6 +14,7 @@ from xetserve.config import (
     Config,
     add_flags,
     load_config,
+    parse_access_log,
     parse_bool,
     parse_compression,
     parse_cors,
@@ -59,6 +60,7 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_count: ("77", 77),
     parse_folder: ("/var/cache/xetserve", "/var/cache/xetserve"),
     parse_log_level: ("DEBUG", "debug"),
+    parse_access_log: ("JSON", "json"),
 }
 BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_text: " ",
@@ -76,6 +78,7 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_count: "0",
     parse_folder: " ",
     parse_log_level: "loud",
+    parse_access_log: "xml",
 }
 
 
@@ -284,7 +287,11 @@ def test_workers_are_at_least_one(value: str) -> None:
 def test_flags_of_a_command_are_those_of_its_sections() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, ("log",))
-    assert vars(parser.parse_args([])) == {"config": None, "log_level": None}
+    assert vars(parser.parse_args([])) == {
+        "config": None,
+        "log_level": None,
+        "access_log": None,
+    }
 
 
 def test_help_names_flag_variables_and_default() -> None:
@@ -516,6 +523,8 @@ def test_the_environment_is_the_one_that_is_given(monkeypatch: pytest.MonkeyPatc
         pytest.param(parse_repo, " a/b ", "a/b", id="repository"),
         pytest.param(parse_repo, "a-b_c.d/E.f-1_", "a-b_c.d/E.f-1_", id="repository with marks"),
         pytest.param(parse_log_level, " Info", "info", id="level"),
+        pytest.param(parse_access_log, " Json", "json", id="form of the access log"),
+        pytest.param(parse_access_log, "OFF", "off", id="no access log"),
         pytest.param(parse_log_level, "ERROR", "error", id="upper-case level"),
     ],
 )
@@ -626,6 +635,8 @@ def test_a_value_is_read(parse: Callable[[str], Any], text: str, expected: Any) 
         pytest.param(parse_repo, "a/caf\u00e9", id="repository not ASCII"),
         pytest.param(parse_repo, "a/" + "b" * 97, id="name of 97 characters"),
         pytest.param(parse_log_level, "", id="no level"),
+        pytest.param(parse_access_log, "", id="no form"),
+        pytest.param(parse_access_log, "true", id="unknown form"),
         pytest.param(parse_log_level, "trace", id="unknown level"),
         pytest.param(parse_log_level, "10", id="level as a number"),
     ],

@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": {"upstream", "xet"},
     "app": {"pipeline", "upstream", "http", "xet"},
     "origin": {"http", "xet"},
-    "ops": {"net"},
+    "ops": {"net", "http"},
 }
 SHARED = {"errors", "metrics"}
 

@@ -23,6 +23,7 @@ from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
+from xetserve.ops.access import make_access_log
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_up_logging
 from xetserve.ops.workers import Supervisor, count_cores
@@ -239,6 +240,7 @@ def _serve(
 ) -> int:
     """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own."""
     server = config.server
+    access_log = make_access_log(config.log.access_log)
     raise_file_limit()
     sockets = _bind(server.host, server.port)
 
@@ -251,7 +253,12 @@ def _serve(
             limits = ConnectionLimits(
                 write_timeout=server.write_timeout, request=_request_limits(config.limits)
             )
-            listener = Listener(handler, limits)
+            listener = Listener(
+                handler,
+                limits,
+                on_answer=None if access_log is None else access_log.write,
+                is_shared=channel is not None,
+            )
 
             async def on_ready() -> None:
                 if channel is None:  # else the supervisor waits for the other workers, and says it

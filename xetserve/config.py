@@ -124,6 +124,14 @@ def parse_log_level(text: str) -> str:
     return level
 
 
+def parse_access_log(text: str) -> str:
+    """Read the form of the access log."""
+    form = text.strip().lower()
+    if form not in ("off", "text", "json"):
+        raise ValueError("must be off, text or json")
+    return form
+
+
 def parse_workers(text: str) -> int:
     """Read a number of processes, 1 to 1024; 0 stands for "auto", as many as there are cores."""
     if text.strip().lower() == "auto":
@@ -350,6 +358,13 @@ class LogConfig:
         "XETSERVE_LOG_LEVEL",
         "debug, info, warning or error",
         metavar="LEVEL",
+    )
+    access_log: str = _setting(
+        "text",
+        parse_access_log,
+        "XETSERVE_ACCESS_LOG",
+        "a line for each request: off, text or json, whatever the log level",
+        metavar="FORM",
     )
 
 

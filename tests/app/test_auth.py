@@ -1,8 +1,11 @@
 """Bearer tokens: their form, not their worth."""
 
-import pytest
+import re
 
-from xetserve.app.auth import MAX_TOKEN_SIZE, get_token
+import pytest
+from blake3 import blake3
+
+from xetserve.app.auth import MAX_TOKEN_SIZE, fingerprint, get_token
 from xetserve.errors import RequestError
 from xetserve.http.messages import Headers, Request
 
@@ -63,3 +66,9 @@ def test_anything_else_is_401_and_is_not_repeated(values: list[str]) -> None:
 def test_a_bad_one_is_refused_even_where_none_is_required() -> None:
     with pytest.raises(RequestError):
         get_token(request_with("Basic aGY6c2VjcmV0"), required=False)
+
+
+def test_a_fingerprint_tells_tokens_apart_and_nothing_else() -> None:
+    assert re.fullmatch(r"[0-9a-f]{8}", fingerprint("hf_a"))
+    assert fingerprint("hf_a") == fingerprint("hf_a") != fingerprint("hf_b")
+    assert fingerprint("hf_a") != blake3(b"hf_a").hexdigest(length=4)

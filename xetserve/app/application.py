@@ -1,6 +1,6 @@
 """The handler: one request in, one response out."""
 
-from xetserve.app.auth import get_token
+from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.documents import pack_document
 from xetserve.app.files import FileService, Upstreams
 from xetserve.app.responses import from_error
@@ -66,4 +66,7 @@ class Application:
         raise RequestError(404, "there is nothing at this path; / tells what there is")
 
     def _get_token(self, request: Request) -> str | None:
-        return get_token(request, required=not self._allow_anonymous)
+        token = get_token(request, required=not self._allow_anonymous)
+        if token is not None:
+            request.record.token = fingerprint(token)
+        return token

@@ -20,6 +20,8 @@ _SECRETS: Final = re.compile(
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
+_label = ""  # of this process
+
 
 def mask_secrets(text: str) -> str:
     """Take tokens, URL queries and URL passwords out of a line."""
@@ -45,5 +47,12 @@ def set_up_logging(level: str) -> None:
 
 def label_process(label: str) -> None:
     """Say in every line which process it comes from, where several log to the same place."""
+    global _label
+    _label = label
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_MaskingFormatter(_FORMAT.replace("%(name)", f"[{label}] %(name)")))
+
+
+def get_label() -> str:
+    """Give the label of this process; "" where there is one process only."""
+    return _label

@@ -1,0 +1,91 @@
+"""The access log of a real server: one line a request, in both forms, or none."""
+
+import json
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.conftest import Launcher, Process
+from tests.e2e.clients import curl, run
+from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
+
+NAME = "random.bin"
+
+
+def access_lines(server: Process) -> list[str]:
+    return [line for line in server.log.splitlines() if "xetserve.access" in line]
+
+
+def json_lines(server: Process) -> list[dict[str, object]]:
+    return [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+
+
+def send_raw(server: Process, data: bytes) -> bytes:
+    """Send bytes on a connection of their own; gives all that comes back."""
+    parts = urlsplit(server.url)
+    with socket.create_connection((parts.hostname, parts.port or 0), timeout=10) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := sock.recv(65536):
+            answer += piece
+    return answer
+
+
+def use(site: Site, server: Process, folder: Path) -> None:
+    """A download, one that is refused, and a request that is none."""
+    url = f"{server.url}/download/{REPO}/{NAME}"
+    done = run(
+        curl(url, folder / "out", "-A", 'evil "agent"\\', "-H", "X-Request-Id: from-a-proxy")
+    )
+    assert done.returncode == 0
+    assert run(curl(f"{server.url}/download/{REPO}/absent?token={TOKEN}", folder / "no")).returncode
+    assert b" 400 " in send_raw(server, f"GET / HTTP/1.1\r\nX {TOKEN}: y\r\n\r\n".encode())
+
+
+def test_text(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    server = launcher.start(*serve_arguments(site.origin.url, "--access-log", "text"))
+    use(site, server, tmp_path)
+    assert server.stop() == 0
+    found, missing, broken = access_lines(server)
+    size = (site.uploaded.folder / NAME).stat().st_size
+    assert re.search(
+        rf' from-a-proxy 127\.0\.0\.1 "GET /download/{REPO}/{NAME}" 200 {size} \d+\.\d{{3}} head=',
+        found,
+    )
+    assert re.search(r" token=[0-9a-f]{8} ", found)
+    assert found.endswith('"evil \\x22agent\\x22\\x5c"')
+    assert f'"GET /download/{REPO}/absent?token=***" 404 ' in missing
+    assert '"- -" 400 ' in broken
+    assert TOKEN not in server.log
+
+
+def test_json(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    server = launcher.start(*serve_arguments(site.origin.url, "--access-log", "json"))
+    use(site, server, tmp_path)
+    assert server.stop() == 0
+    found, missing, broken = json_lines(server)
+    size = (site.uploaded.folder / NAME).stat().st_size
+    assert (found["id"], found["status"], found["bytes"]) == ("from-a-proxy", 200, size)
+    assert (found["complete"], found["user_agent"]) == (True, 'evil "agent"\\')
+    assert (missing["path"], missing["status"]) == (f"/download/{REPO}/absent?token=***", 404)
+    assert missing["token"] == found["token"]
+    assert (broken["method"], broken["status"], broken["token"]) == ("-", 400, None)
+    assert access_lines(server) == []
+    assert TOKEN not in server.log
+
+
+def test_off(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    server = launcher.start(*serve_arguments(site.origin.url, "--access-log", "off"))
+    use(site, server, tmp_path)
+    assert server.stop() == 0
+    assert (access_lines(server), json_lines(server)) == ([], [])
+
+
+def test_workers_say_who_they_are(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    server = launcher.start(*serve_arguments(site.origin.url, "--workers", "2"))
+    assert run(curl(f"{server.url}/health", tmp_path / "out")).returncode == 0
+    assert server.stop() == 0
+    (line,) = access_lines(server)
+    assert re.search(r" INFO \[worker [12]\] xetserve\.access: ", line)
