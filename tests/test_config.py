@@ -23,7 +23,10 @@ from xetserve.config import (
     parse_head_size,
     parse_log_level,
     parse_min_budget,
+    parse_optional_count,
+    parse_optional_seconds,
     parse_port,
+    parse_rate,
     parse_repo,
     parse_seconds,
     parse_size,
@@ -58,6 +61,9 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_cors: ("https://page.example", "https://page.example"),
     parse_compression: ("OFF", "off"),
     parse_count: ("77", 77),
+    parse_optional_count: ("77", 77),
+    parse_optional_seconds: ("77.5", 77.5),
+    parse_rate: ("77.5", 77.5),
     parse_folder: ("/var/cache/xetserve", "/var/cache/xetserve"),
     parse_log_level: ("DEBUG", "debug"),
     parse_access_log: ("JSON", "json"),
@@ -76,6 +82,9 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_cors: "page.example",
     parse_compression: "on",
     parse_count: "0",
+    parse_optional_count: "-1",
+    parse_optional_seconds: "-1",
+    parse_rate: "-1",
     parse_folder: " ",
     parse_log_level: "loud",
     parse_access_log: "xml",
@@ -268,9 +277,23 @@ def test_a_command_may_leave_a_flag_out() -> None:
     ],
 )
 def test_workers_share_the_budget(budget: int, num_workers: int, share: int) -> None:
-    config = load_config({"memory_budget": str(budget), "port": "5"}, {})
-    expected = load_config({"memory_budget": str(share), "port": "5"}, {})
-    assert config.for_worker(num_workers) == expected
+    config = load_config({"memory_budget": str(budget), "port": "5"}, {}).for_worker(num_workers)
+    assert config.memory.memory_budget == share
+    assert config.server.port == 5
+
+
+def test_workers_share_connections_and_requests_rounded_up() -> None:
+    settings = {
+        "max_connections": "10",
+        "max_connections_per_client": "3",
+        "max_active_requests": "0",
+        "token_request_rate": "7",
+    }
+    config = load_config(settings, {}).for_worker(3)
+    assert config.limits.max_connections == 4
+    assert config.limits.max_connections_per_client == 1
+    assert config.admission.max_active_requests == 0, "no limit stays no limit"
+    assert config.admission.token_request_rate == 7, "rates are each worker's own"
 
 
 @pytest.mark.parametrize("value", ["1", "2", "1024"])
@@ -522,6 +545,10 @@ def test_the_environment_is_the_one_that_is_given(monkeypatch: pytest.MonkeyPatc
         pytest.param(parse_url, "HTTPS://Hub.Example", "HTTPS://Hub.Example", id="upper-case URL"),
         pytest.param(parse_repo, " a/b ", "a/b", id="repository"),
         pytest.param(parse_repo, "a-b_c.d/E.f-1_", "a-b_c.d/E.f-1_", id="repository with marks"),
+        pytest.param(parse_optional_count, "0", 0, id="no limit of a number"),
+        pytest.param(parse_optional_seconds, "0", 0.0, id="no limit of a time"),
+        pytest.param(parse_optional_seconds, "1e3", 1000.0, id="time with an exponent"),
+        pytest.param(parse_rate, "0.5", 0.5, id="every other second"),
         pytest.param(parse_log_level, " Info", "info", id="level"),
         pytest.param(parse_access_log, " Json", "json", id="form of the access log"),
         pytest.param(parse_access_log, "OFF", "off", id="no access log"),
@@ -634,6 +661,10 @@ def test_a_value_is_read(parse: Callable[[str], Any], text: str, expected: Any) 
         pytest.param(parse_repo, "a/b?c", id="repository with a query"),
         pytest.param(parse_repo, "a/caf\u00e9", id="repository not ASCII"),
         pytest.param(parse_repo, "a/" + "b" * 97, id="name of 97 characters"),
+        pytest.param(parse_optional_count, "1.5", id="part of a thing"),
+        pytest.param(parse_optional_seconds, "nan", id="time that is no number"),
+        pytest.param(parse_optional_seconds, "inf", id="time without an end"),
+        pytest.param(parse_rate, "nan", id="rate that is no number"),
         pytest.param(parse_log_level, "", id="no level"),
         pytest.param(parse_access_log, "", id="no form"),
         pytest.param(parse_access_log, "true", id="unknown form"),

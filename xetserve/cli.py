@@ -10,9 +10,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from xetserve import __version__
+from xetserve.app.admission import Admission, AdmissionLimits
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
-from xetserve.config import Config, LimitsConfig, add_flags, load_config
+from xetserve.app.status import Readiness
+from xetserve.config import (
+    AdmissionConfig,
+    Config,
+    LimitsConfig,
+    ServerConfig,
+    add_flags,
+    load_config,
+)
 from xetserve.demo import DemoFailed, run_demo
 from xetserve.errors import ConfigError
 from xetserve.http.cors import CorsPolicy
@@ -24,6 +33,7 @@ from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
 from xetserve.ops.access import make_access_log
+from xetserve.ops.inherit import take_sockets
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_up_logging
 from xetserve.ops.workers import Supervisor, count_cores
@@ -136,12 +146,14 @@ def _run_serve(options: argparse.Namespace, config: Config) -> int:
     if config.cache.cache_dir:  # a folder that cannot be used stops the start
         prepare_folder(Path(config.cache.cache_dir))
     num_workers = config.server.workers or count_cores()
-    making = _application(config.for_worker(num_workers))
-    return _serve(making, config, f"hub {config.hub.hub_url}", num_workers)
+    config = config.for_worker(num_workers)
+    readiness = Readiness()
+    making = _application(config, readiness)
+    return _serve(making, config, f"hub {config.hub.hub_url}", num_workers, readiness)
 
 
 @asynccontextmanager
-async def _application(config: Config) -> AsyncIterator[Handler]:
+async def _application(config: Config, readiness: Readiness) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
     gap = config.hub.upstream_timeout
     limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
@@ -175,9 +187,10 @@ async def _application(config: Config) -> AsyncIterator[Handler]:
         allow_anonymous=config.hub.allow_anonymous,
         compression=config.http.compression != "off",
         cors=CorsPolicy.parse(config.http.cors),
+        readiness=readiness,
     )
     try:
-        yield application.handle
+        yield Admission(application.handle, _admission_limits(config.admission)).handle
     finally:
         if cache is not None:
             await cache.aclose()
@@ -237,12 +250,13 @@ def _serve(
     config: Config,
     name: str,
     num_workers: int = 1,
+    readiness: Readiness | None = None,
 ) -> int:
     """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own."""
     server = config.server
     access_log = make_access_log(config.log.access_log)
-    raise_file_limit()
-    sockets = _bind(server.host, server.port)
+    limits = _connection_limits(config, max_files=raise_file_limit())
+    sockets = _find_sockets(server)
 
     def say_ready() -> None:
         where = ", ".join(_describe(sock) for sock in sockets)
@@ -250,15 +264,16 @@ def _serve(
 
     async def serve(channel: socket.socket | None) -> None:
         async with making as handler:
-            limits = ConnectionLimits(
-                write_timeout=server.write_timeout, request=_request_limits(config.limits)
-            )
             listener = Listener(
                 handler,
                 limits,
                 on_answer=None if access_log is None else access_log.write,
                 is_shared=channel is not None,
             )
+
+            def on_drain() -> None:
+                if readiness is not None:
+                    readiness.is_draining = True
 
             async def on_ready() -> None:
                 if channel is None:  # else the supervisor waits for the other workers, and says it
@@ -268,7 +283,9 @@ def _serve(
                 listener,
                 sockets,
                 drain_timeout=server.drain_timeout,
+                drain_delay=server.drain_delay,
                 on_ready=on_ready,
+                on_drain=on_drain,
                 channel=channel,
             )
 
@@ -278,10 +295,38 @@ def _serve(
 
     if num_workers == 1:
         return work(None)
-    supervisor = Supervisor(
-        num_workers, sockets, work, drain_timeout=server.drain_timeout, on_ready=say_ready
-    )
+    patience = server.drain_delay + server.drain_timeout
+    supervisor = Supervisor(num_workers, sockets, work, drain_timeout=patience, on_ready=say_ready)
     return supervisor.run()
+
+
+def _connection_limits(config: Config, max_files: int) -> ConnectionLimits:
+    limits = config.limits
+    return ConnectionLimits(
+        keep_alive_timeout=limits.keep_alive_timeout,
+        head_timeout=limits.head_timeout,
+        body_timeout=limits.body_timeout,
+        min_body_rate=limits.min_body_rate,
+        write_timeout=config.server.write_timeout,
+        min_write_rate=limits.min_write_rate,
+        write_window=config.server.write_timeout,
+        max_requests=limits.max_requests_per_connection,
+        # A client that is served wants files for the upstream and the cache, too.
+        max_connections=min(limits.max_connections, max_files * 3 // 4),
+        max_connections_per_client=limits.max_connections_per_client,
+        request=_request_limits(limits),
+    )
+
+
+def _admission_limits(admission: AdmissionConfig) -> AdmissionLimits:
+    return AdmissionLimits(
+        max_active=admission.max_active_requests,
+        token_requests=admission.token_request_rate,
+        address_requests=admission.address_request_rate,
+        token_bytes=admission.token_byte_rate,
+        address_bytes=admission.address_byte_rate,
+        burst=admission.rate_burst,
+    )
 
 
 def _request_limits(limits: LimitsConfig) -> RequestLimits:
@@ -293,6 +338,12 @@ def _request_limits(limits: LimitsConfig) -> RequestLimits:
     )
 
 
+def _find_sockets(server: ServerConfig) -> list[socket.socket]:
+    """Give the sockets that were handed over, or else bind some."""
+    inherited = take_sockets(os.environ)
+    return [each.sock for each in inherited] or _bind(server.host, server.port)
+
+
 def _bind(host: str, port: int) -> list[socket.socket]:
     try:
         return bind_sockets(host, port)
@@ -301,5 +352,7 @@ def _bind(host: str, port: int) -> list[socket.socket]:
 
 
 def _describe(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -164,6 +164,35 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_optional_seconds(text: str) -> float:
+    """Read a time in seconds; 0: no limit."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise ValueError("must be a number of seconds, or 0 for no limit")
+    return value
+
+
+def parse_optional_count(text: str) -> int:
+    """Read a number of things; 0: no limit."""
+    if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII):
+        raise ValueError("must be a number, or 0 for no limit")
+    return int(text)
+
+
+def parse_rate(text: str) -> float:
+    """Read how often something may happen in a second; 0: no limit."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise ValueError("must be a number for each second, or 0 for no limit")
+    return value
+
+
 def parse_folder(text: str) -> str:
     """Read the path of a folder; empty: none."""
     if text and not text.strip():
@@ -212,6 +241,13 @@ class ServerConfig:
         parse_seconds,
         "XETSERVE_DRAIN_TIMEOUT",
         "seconds that downloads may go on after SIGTERM",
+        metavar="SECONDS",
+    )
+    drain_delay: float = _setting(
+        0.0,
+        parse_optional_seconds,
+        "XETSERVE_DRAIN_DELAY",
+        "seconds after SIGTERM in which /ready says 503 and clients are still accepted",
         metavar="SECONDS",
     )
     write_timeout: float = _setting(
@@ -316,7 +352,65 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """How large a request may be. Sizes in bytes."""
+    """What clients may do to a server: connections, times, sizes of requests. Times in seconds, sizes in bytes."""
+
+    max_connections: int = _setting(
+        10_000,
+        parse_optional_count,
+        "XETSERVE_MAX_CONNECTIONS",
+        "most connections at a time, 503 beyond; 0: no limit. Never more than three quarters of the files "
+        "that the process may open",
+        metavar="N",
+    )
+    max_connections_per_client: int = _setting(
+        0,
+        parse_optional_count,
+        "XETSERVE_MAX_CONNECTIONS_PER_CLIENT",
+        "most connections of one address (IPv6: one /64), 429 beyond; 0: no limit",
+        metavar="N",
+    )
+    max_requests_per_connection: int = _setting(
+        10_000,
+        parse_optional_count,
+        "XETSERVE_MAX_REQUESTS_PER_CONNECTION",
+        "requests after which a connection is closed; 0: no limit",
+        metavar="N",
+    )
+    keep_alive_timeout: float = _setting(
+        75.0,
+        parse_optional_seconds,
+        "XETSERVE_KEEP_ALIVE_TIMEOUT",
+        "seconds that a client may be silent before and between requests; 0: no limit",
+        metavar="SECONDS",
+    )
+    head_timeout: float = _setting(
+        20.0,
+        parse_optional_seconds,
+        "XETSERVE_HEAD_TIMEOUT",
+        "seconds for a request's head from its first byte on, 408 beyond; 0: no limit",
+        metavar="SECONDS",
+    )
+    body_timeout: float = _setting(
+        30.0,
+        parse_optional_seconds,
+        "XETSERVE_BODY_TIMEOUT",
+        "seconds that a client may pause in a request's body, 408 beyond; 0: no limit",
+        metavar="SECONDS",
+    )
+    min_body_rate: int = _setting(
+        500,
+        parse_size,
+        "XETSERVE_MIN_BODY_RATE",
+        "bytes a second that a request's body must come at after body_timeout, 408 below; 0: no limit",
+        metavar="SIZE",
+    )
+    min_write_rate: int = _setting(
+        0,
+        parse_size,
+        "XETSERVE_MIN_WRITE_RATE",
+        "bytes a second that a client must take on an average of write_timeout, cut below; 0: no limit",
+        metavar="SIZE",
+    )
 
     max_url_size: int = _setting(
         8 * 1024,
@@ -345,6 +439,54 @@ class LimitsConfig:
         "XETSERVE_MAX_TRAILER_SIZE",
         "most bytes of fields behind a chunked request body; 431 beyond",
         metavar="SIZE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionConfig:
+    """What is served to whom. Rates are those of one worker process; sizes in bytes."""
+
+    max_active_requests: int = _setting(
+        0,
+        parse_optional_count,
+        "XETSERVE_MAX_ACTIVE_REQUESTS",
+        "most requests under way at a time, 503 beyond; 0: no limit",
+        metavar="N",
+    )
+    token_request_rate: float = _setting(
+        0.0,
+        parse_rate,
+        "XETSERVE_TOKEN_REQUEST_RATE",
+        "requests a second of one token, 429 beyond; 0: no limit",
+        metavar="N",
+    )
+    address_request_rate: float = _setting(
+        0.0,
+        parse_rate,
+        "XETSERVE_ADDRESS_REQUEST_RATE",
+        "requests a second of one address, 429 beyond; 0: no limit",
+        metavar="N",
+    )
+    token_byte_rate: int = _setting(
+        0,
+        parse_size,
+        "XETSERVE_TOKEN_BYTE_RATE",
+        "bytes a second to one token, which are paced, not refused; 0: no limit",
+        metavar="SIZE",
+    )
+    address_byte_rate: int = _setting(
+        0,
+        parse_size,
+        "XETSERVE_ADDRESS_BYTE_RATE",
+        "bytes a second to one address, which are paced, not refused; 0: no limit",
+        metavar="SIZE",
+    )
+    rate_burst: float = _setting(
+        10.0,
+        parse_seconds,
+        "XETSERVE_RATE_BURST",
+        "seconds' worth of a rate that may be used up at once",
+        metavar="SECONDS",
     )
 
 
@@ -378,13 +520,32 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def for_worker(self, num_workers: int) -> "Config":
-        """Give the settings of one of num_workers processes: its part of the budget, at least MIN_BUDGET."""
-        share = max(MIN_BUDGET, self.memory.memory_budget // num_workers)
+        """Give the settings of one of num_workers processes.
+
+        It has its part of the memory budget, at least MIN_BUDGET, and of the numbers of connections and requests, rounded
+        up.
+        """
+
+        def part(limit: int) -> int:
+            return -(-limit // num_workers)
+
+        budget = max(MIN_BUDGET, self.memory.memory_budget // num_workers)
+        limits = self.limits
         return dataclasses.replace(
-            self, memory=dataclasses.replace(self.memory, memory_budget=share)
+            self,
+            memory=dataclasses.replace(self.memory, memory_budget=budget),
+            limits=dataclasses.replace(
+                limits,
+                max_connections=part(limits.max_connections),
+                max_connections_per_client=part(limits.max_connections_per_client),
+            ),
+            admission=dataclasses.replace(
+                self.admission, max_active_requests=part(self.admission.max_active_requests)
+            ),
         )
 
 
@@ -395,6 +556,7 @@ SECTIONS: Final[Mapping[str, type]] = {
     "memory": MemoryConfig,
     "cache": CacheConfig,
     "limits": LimitsConfig,
+    "admission": AdmissionConfig,
     "log": LogConfig,
 }
 

@@ -1,11 +1,11 @@
-"""/health and the page at /."""
+"""/health, /ready and the page at /."""
 
 import json
 
 import pytest
 
 from xetserve import __version__
-from xetserve.app.status import get_health, get_usage
+from xetserve.app.status import Readiness, get_health, get_ready, get_usage
 from xetserve.http.messages import Headers, Request
 
 
@@ -21,6 +21,17 @@ def test_health() -> None:
     response = get_health(Request("GET", "/health"))
     assert isinstance(response.body, bytes)
     assert json.loads(response.body) == {"status": "ok", "version": __version__}
+
+
+def test_ready_until_the_server_drains() -> None:
+    readiness = Readiness()
+    request = Request("GET", "/ready")
+    response = get_ready(request, readiness)
+    assert (response.status, response.body) == (200, b'{"status": "ready"}\n')
+    readiness.is_draining = True
+    response = get_ready(request, readiness)
+    assert (response.status, response.body) == (503, b'{"status": "draining"}\n')
+    assert ("Retry-After", "1") in response.headers
 
 
 def test_the_page_uses_the_words_of_the_host_that_was_asked_for() -> None:

@@ -134,6 +134,49 @@ async def test_serving_ends_when_readiness_cannot_be_told(served: Served) -> Non
     assert served.sockets[0].fileno() < 0
 
 
+async def test_clients_are_still_accepted_for_a_while_if_that_is_wanted(served: Served) -> None:
+    told = asyncio.Event()
+    task = asyncio.ensure_future(
+        serve_until_signal(
+            served.listener,
+            served.sockets,
+            drain_timeout=PATIENCE,
+            drain_delay=PATIENCE,
+            on_ready=served._on_ready,
+            on_drain=told.set,
+        )
+    )
+    await served.is_ready.wait()
+    send_signal(signal.SIGTERM)
+    await asyncio.wait_for(told.wait(), PATIENCE)
+    served.may_answer.set()
+    async with connected(served.port) as client:
+        await client.send(GET)
+        assert (await client.read_answer())[2] == b"done"
+    assert not task.done()
+    send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE):
+        await task
+
+
+async def test_the_first_signal_is_told_of_before_the_sockets_are_closed(served: Served) -> None:
+    open_then: list[bool] = []
+    task = asyncio.ensure_future(
+        serve_until_signal(
+            served.listener,
+            served.sockets,
+            drain_timeout=PATIENCE,
+            on_ready=served._on_ready,
+            on_drain=lambda: open_then.append(served.sockets[0].fileno() >= 0),
+        )
+    )
+    await served.is_ready.wait()
+    send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE):
+        await task
+    assert open_then == [True]
+
+
 # A worker: orders
 
 
@@ -222,7 +265,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        raise_file_limit()
+        assert raise_file_limit() == before[1]
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -5,7 +5,7 @@ from xetserve.app.documents import pack_document
 from xetserve.app.files import FileService, Upstreams
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, split_path
-from xetserve.app.status import get_health, get_usage
+from xetserve.app.status import Readiness, get_health, get_ready, get_usage
 from xetserve.errors import RequestError, XetserveError
 from xetserve.http.cors import METHODS, CorsPolicy
 from xetserve.http.messages import Request, Response
@@ -18,6 +18,7 @@ class Application:
         allow_anonymous: serve the download routes without a token, too.
         compression: code answers for clients that ask for it.
         cors: which web pages may read answers.
+        readiness: what /ready tells.
     """
 
     def __init__(
@@ -27,8 +28,10 @@ class Application:
         allow_anonymous: bool,
         compression: bool = True,
         cors: CorsPolicy | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         self._files = FileService(upstreams, compression=compression)
+        self._readiness = readiness or Readiness()
         self._allow_anonymous = allow_anonymous
         self._compression = compression
         self._cors = cors or CorsPolicy()
@@ -56,6 +59,9 @@ class Application:
             case ["health"]:
                 check_method(request, METHODS)
                 return get_health(request)
+            case ["ready"]:
+                check_method(request, METHODS)
+                return get_ready(request, self._readiness)
             case ["download", owner, name, *path] if path:
                 check_method(request, METHODS)
                 token = self._get_token(request)

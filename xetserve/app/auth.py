@@ -31,10 +31,14 @@ def get_token(request: Request, *, required: bool) -> str | None:
     return match[1]
 
 
-def fingerprint(token: str) -> str:
-    """Give what stands for a token in logs and tables, 8 hex digits; nobody gets from it to the token."""
+def fingerprint(token: str, length: int = 4) -> str:
+    """Give what stands for a token in logs and tables, in hex; nobody gets from it to the token.
+
+    Args:
+        length: bytes; 4 are enough for a person to tell tokens apart.
+    """
     digest = blake3(token.encode(), derive_key_context=_FINGERPRINT_CONTEXT)
-    return digest.hexdigest(length=4)
+    return digest.hexdigest(length=length)
 
 
 def _unauthorized(message: str) -> RequestError:

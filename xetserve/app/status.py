@@ -1,5 +1,6 @@
-"""/health, and the page at /."""
+"""/health, /ready, and the page at /."""
 
+from dataclasses import dataclass
 from html import escape
 from typing import Final
 
@@ -38,6 +39,7 @@ td {{ padding: .2rem 1rem .2rem 0; vertical-align: top; }}
 <tr><td><code>/download-hash/{{hash}}</code><td>a file by its Xet hash; <code>?repo=</code>,
     <code>?type=</code>, <code>?revision=</code>
 <tr><td><code>/health</code><td>is the server up
+<tr><td><code>/ready</code><td>does it take new clients
 </table>
 <p>A transfer that ends without an error is the file: every chunk is hashed, and the end is
 withheld until the whole matches the file's hash.</p>
@@ -48,6 +50,20 @@ withheld until the whole matches the file's hash.</p>
 def get_health(request: Request) -> Response:
     """Say that the process answers."""
     return json_response(200, {"status": "ok", "version": __version__})
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Whether new clients are welcome; changed by whoever knows."""
+
+    is_draining: bool = False
+
+
+def get_ready(request: Request, readiness: Readiness) -> Response:
+    """Say whether a load balancer should send clients here: 200, or 503 once the server drains."""
+    if readiness.is_draining:
+        return json_response(503, {"status": "draining"}, [("Retry-After", "1")])
+    return json_response(200, {"status": "ready"})
 
 
 def get_usage(request: Request) -> Response:

@@ -5,8 +5,9 @@ import logging
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from xetserve.net.listener import Listener
@@ -32,11 +33,15 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def raise_file_limit() -> None:
-    """Allow as many open files as the system lets us: a client is one, and often 1024 is the soft limit."""
+def raise_file_limit() -> int:
+    """Allow as many open files as the system lets us: a client is one, and often 1024 is the soft limit.
+
+    Gives their number.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     logger.debug("open files: at most %d, it was %d", hard, soft)
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 async def serve_until_signal(
@@ -44,14 +49,18 @@ async def serve_until_signal(
     sockets: list[socket.socket],
     *,
     drain_timeout: float,
+    drain_delay: float = 0.0,
     on_ready: Callable[[], Awaitable[None]] | None = None,
+    on_drain: Callable[[], None] | None = None,
     channel: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts what is left.
 
     Args:
-        drain_timeout: seconds that responses may go on after the first signal.
+        drain_timeout: seconds that responses may go on once nobody is accepted any more.
+        drain_delay: seconds from the first signal until then.
         on_ready: awaited once clients can connect; serving ends when it raises.
+        on_drain: called at the first signal.
         channel: of a worker, to its supervisor: READY is said on it, DRAIN, CUT and its end are
             obeyed. SIGTERM then means drain however often it comes, and SIGINT is left alone.
     """
@@ -65,6 +74,11 @@ async def serve_until_signal(
             if channel is not None:
                 channel.send(READY)
             await drain.wait()
+            if on_drain is not None:
+                on_drain()
+            if drain_delay:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(cut.wait(), drain_delay)
         finally:
             draining = asyncio.ensure_future(listener.drain(drain_timeout))
             cutting = asyncio.ensure_future(cut.wait())
