@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import sys
 from typing import Any
 
 from xetserve.http.messages import Handler
@@ -55,10 +56,16 @@ class Listener:
     async def start(self, sockets: list[socket.socket]) -> None:
         """Accept clients on sockets that are bound already; they belong to the listener from now on."""
         self._refusals = Refusals()
-        count = (lambda: self.num_connections) if self._is_shared else None
-        self._acceptors = [Acceptor(sock, self._on_client, count) for sock in sockets]
+        load = self._get_load if self._is_shared else None
+        self._acceptors = [Acceptor(sock, self._on_client, load) for sock in sockets]
         for acceptor in self._acceptors:
             acceptor.start()
+
+    def _get_load(self) -> int:
+        """How many clients there are; when no more may come, more than any other process has."""
+        limit = self._limits.max_connections
+        is_full = limit and self.num_connections >= limit
+        return sys.maxsize if is_full else self.num_connections
 
     def _on_client(self, sock: socket.socket, address: Any) -> None:
         client = client_key(address)

@@ -1,0 +1,350 @@
+"""Each limit, reached on a real server with a small value, and what it promises then."""
+
+import os
+import re
+import resource
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conftest import Launcher, Process, sha256_of
+from tests.e2e.clients import curl, run
+from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
+from tests.e2e.dataset import MIB
+
+GET = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
+PATIENCE = 20.0  # seconds
+NAME = "big.bin"
+DOWNLOAD = f"GET /download/{REPO}/{NAME} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+
+
+class Client:
+    """A raw socket, and the answers that came on it."""
+
+    def __init__(self, server: Process) -> None:
+        parts = urlsplit(server.url)
+        self.sock = socket.create_connection((parts.hostname, parts.port or 0), timeout=PATIENCE)
+        self._unread = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def read_answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Read an answer with a Content-Length."""
+        while b"\r\n\r\n" not in self._unread:
+            self._receive()
+        head, _, self._unread = self._unread.partition(b"\r\n\r\n")
+        line, *fields = head.decode("latin-1").split("\r\n")
+        headers = {k.lower(): v.strip() for k, _, v in (field.partition(":") for field in fields)}
+        size = int(headers["content-length"])
+        while len(self._unread) < size:
+            self._receive()
+        body, self._unread = self._unread[:size], self._unread[size:]
+        return int(line.split(" ")[1]), headers, body
+
+    def _receive(self) -> None:
+        data = self.sock.recv(65536)
+        assert data, f"closed after {self._unread!r}"
+        self._unread += data
+
+    def read_end(self) -> str:
+        """Read until the server leaves; tells how it left, and forgets what came."""
+        try:
+            while data := self.sock.recv(MIB):
+                self._unread = (self._unread + data)[-MIB:]
+        except ConnectionResetError:
+            return "reset"
+        return "closed"
+
+    def trickle(self, data: bytes, pause: float) -> None:
+        """Send byte by byte until all is sent or something comes back."""
+        for byte in data:
+            readable, _, _ = select.select([self.sock], [], [], pause)
+            if readable:
+                return
+            self.send(bytes([byte]))
+
+
+def start(site: Site, launcher: Launcher, *flags: str) -> Process:
+    return launcher.start(*serve_arguments(site.origin.url, *flags))
+
+
+def ask(server: Process) -> tuple[int, dict[str, str], bytes]:
+    with Client(server) as client:
+        client.send(GET)
+        return client.read_answer()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something in another process that nothing tells us of."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# Connections
+
+
+@pytest.mark.parametrize(
+    ("flag", "status"), [("--max-connections", 503), ("--max-connections-per-client", 429)]
+)
+def test_connections(site: Site, launcher: Launcher, flag: str, status: int) -> None:
+    server = start(site, launcher, flag, "3")
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server)) for _ in range(3)]
+        for client in clients:
+            client.send(GET)
+            assert client.read_answer()[0] == 200
+        with Client(server) as one_more:
+            got, headers, body = one_more.read_answer()
+            assert (got, headers["retry-after"], headers["connection"]) == (status, "1", "close")
+            assert body.startswith(b'{"error": ')
+            assert one_more.read_end() == "closed"
+        # Those who are there are served as before.
+        clients[0].send(GET)
+        assert clients[0].read_answer()[0] == 200
+    until(lambda: ask(server)[0] == 200)
+
+
+def test_connections_of_several_workers(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher, "--workers", "2", "--max-connections", "4")
+    with ExitStack() as stack:
+        refused = 0
+        for _ in range(12):
+            client = stack.enter_context(Client(server))
+            client.send(GET)
+            status = client.read_answer()[0]
+            assert status in (200, 503)
+            refused += status == 503
+        # Those that one worker refused although the other had room: the quicker one had it then.
+        assert 8 <= refused <= 10
+
+
+def test_files_that_run_out(site: Site, launcher: Launcher) -> None:
+    """More clients than the process may open files: it neither spins nor dies, and goes on afterwards."""
+    server = start(site, launcher, "--max-connections", "0", "--access-log", "off")
+    limit = len(os.listdir(f"/proc/{server.pid}/fd")) + 20
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server)) for _ in range(60)]
+        until(lambda: "cannot accept clients: Too many open files" in server.log)
+        clients[0].send(GET)
+        assert clients[0].read_answer()[0] == 200
+        before = cpu_seconds(server.pid)
+        time.sleep(1)  # of the server's time, which is what is measured
+        assert cpu_seconds(server.pid) - before < 0.3
+        assert server.log.count("cannot accept") == 1
+    until(lambda: "accepting again" in server.log)
+    assert ask(server)[0] == 200
+    assert server.stop() == 0
+
+
+def test_requests_of_a_connection(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher, "--max-requests-per-connection", "3")
+    with Client(server) as client:
+        client.send(GET * 5)
+        answers = [client.read_answer() for _ in range(3)]
+        assert [headers.get("connection") for _, headers, _ in answers] == [None, None, "close"]
+        assert client.read_end() == "closed"
+
+
+# Times
+
+
+def test_silence(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher, "--keep-alive-timeout", "0.3")
+    with Client(server) as new, Client(server) as kept:
+        kept.send(GET)
+        assert kept.read_answer()[0] == 200
+        assert new.read_end() == kept.read_end() == "closed"
+
+
+@pytest.mark.parametrize("sent", [b"G", GET[:-2], GET[:-1]], ids=["a byte", "fields", "nearly all"])
+def test_a_head_that_stops(site: Site, launcher: Launcher, sent: bytes) -> None:
+    server = start(site, launcher, "--head-timeout", "0.3")
+    with Client(server) as client:
+        client.send(sent)
+        status, headers, _ = client.read_answer()
+        assert (status, headers["connection"]) == (408, "close")
+        assert client.read_end() == "closed"
+
+
+def test_a_head_that_trickles(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher, "--head-timeout", "0.5")
+    with Client(server) as client:
+        client.trickle(b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 200, 0.05)
+        assert client.read_answer()[0] == 408
+        assert client.read_end() == "closed"
+
+
+@contextmanager
+def running_origin(launcher: Launcher, folder: Path, *flags: str) -> Iterator[Process]:
+    """The one server of ours that reads request bodies."""
+    address = ("--host", "127.0.0.1", "--port", "0")
+    yield launcher.start("origin", str(folder / "origin"), *address, *flags)
+
+
+POST = (
+    b"POST /api/repos/create HTTP/1.1\r\nHost: h\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+)
+
+
+def test_a_body_that_stops(launcher: Launcher, tmp_path: Path) -> None:
+    with (
+        running_origin(launcher, tmp_path, "--body-timeout", "0.3") as server,
+        Client(server) as client,
+    ):
+        client.send(POST + b"{")
+        assert client.read_answer()[0] == 408
+        assert client.read_end() == "closed"
+
+
+def test_a_body_that_trickles(launcher: Launcher, tmp_path: Path) -> None:
+    flags = ("--body-timeout", "0.5", "--min-body-rate", "1000")
+    with running_origin(launcher, tmp_path, *flags) as server, Client(server) as client:
+        client.send(POST)
+        client.trickle(b"{" * 200, 0.05)
+        assert client.read_answer()[0] == 408
+        assert client.read_end() == "closed"
+
+
+def test_a_body_that_nobody_wants(site: Site, launcher: Launcher) -> None:
+    """It is read up to a bound, and in the time that bodies have; then the connection goes."""
+    server = start(site, launcher, "--body-timeout", "0.3")
+    head = b"POST /health HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+    with Client(server) as short, Client(server) as slow, Client(server) as long:
+        short.send(head % 10_000 + bytes(10_000) + GET)
+        assert [short.read_answer()[0] for _ in range(2)] == [405, 200]
+        slow.send(head % 10_000 + bytes(10))
+        assert slow.read_answer()[0] == 405
+        assert slow.read_end() == "closed"
+        long.send(head % (100 * MIB) + bytes(100_000))
+        assert long.read_answer()[0] == 405
+        assert long.read_end() in ("closed", "reset")
+
+
+def test_a_client_that_takes_nothing(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher, "--write-timeout", "0.5")
+    with Client(server) as client:
+        client.send(DOWNLOAD)
+        until(lambda: "cut after" in server.log)
+        assert client.read_end() == "reset"
+    assert "the client takes nothing" in server.log
+
+
+def test_a_client_that_takes_too_little(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher, "--write-timeout", "1", "--min-write-rate", "100MiB")
+    with Client(server) as client:
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.send(DOWNLOAD)
+        deadline = time.monotonic() + PATIENCE
+        while "takes less than" not in server.log and time.monotonic() < deadline:
+            select.select([], [], [], 0.02)
+            try:
+                client.sock.recv(65536)  # some megabytes a second: alive, but below the floor
+            except ConnectionResetError:
+                break
+        until(lambda: "takes less than 1.04858e+08 bytes a second" in server.log)
+        assert client.read_end() == "reset"
+
+
+# Floods
+
+
+def test_a_flood_of_requests_behind_a_response_is_not_read(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher, "--access-log", "off")
+    with Client(server) as client:
+        client.send(DOWNLOAD)
+        until(lambda: bool(select.select([client.sock], [], [], 0)[0]))
+        client.sock.setblocking(False)
+        sent = 0
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            try:
+                sent += client.sock.send(GET * 1000)
+            except BlockingIOError:
+                # The kernel's buffers are full, and stay so: nobody reads.
+                if not select.select([], [client.sock], [], 0.5)[1]:
+                    break
+        else:
+            raise AssertionError(f"{sent} bytes, and still taken")
+        assert server.peak_memory() < 128 * MIB
+    assert ask(server)[0] == 200
+
+
+def test_pipelined_requests_are_answered_in_order_however_many(
+    site: Site, launcher: Launcher
+) -> None:
+    server = start(site, launcher, "--access-log", "off")
+    with Client(server) as client:
+        client.send(GET * 2000)
+        assert all(client.read_answer()[0] == 200 for _ in range(2000))
+
+
+# Admission
+
+
+def test_requests_under_way(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    server = start(site, launcher, "--max-active-requests", "1", "--write-timeout", "60")
+    with Client(server) as busy:
+        busy.send(DOWNLOAD)
+        until(lambda: bool(select.select([busy.sock], [], [], 0)[0]))
+        with Client(server) as other:
+            other.send(DOWNLOAD + GET)
+            status, headers, body = other.read_answer()
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert b"as many requests" in body
+            assert other.read_answer()[0] == 200, "/health is always answered"
+    url = f"{server.url}/download/{REPO}/config.json"
+    until(lambda: run(curl(url, tmp_path / "out")).returncode == 0)
+
+
+@pytest.mark.parametrize("flag", ["--token-request-rate", "--address-request-rate"])
+def test_requests_a_second(site: Site, launcher: Launcher, flag: str) -> None:
+    server = start(site, launcher, flag, "0.01", "--rate-burst", "300")
+    request = DOWNLOAD.replace(b"GET", b"HEAD").replace(b"\r\n\r\n", b"\r\nX: y\r\n\r\n")
+    with Client(server) as client:
+        statuses = []
+        for _ in range(5):
+            client.send(request.replace(NAME.encode(), b"absent"))
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.sock.recv(65536)
+            statuses.append(int(head.split(b" ")[1]))
+            if statuses[-1] == 429:
+                assert 0 < int(re.search(rb"(?i)retry-after: (\d+)", head)[1]) <= 100  # type: ignore[index]
+        assert statuses == [404, 404, 404, 429, 429]
+    assert TOKEN not in server.log
+
+
+@pytest.mark.parametrize("flag", ["--token-byte-rate", "--address-byte-rate"])
+def test_bytes_a_second(site: Site, launcher: Launcher, tmp_path: Path, flag: str) -> None:
+    server = start(site, launcher, flag, "2MiB", "--rate-burst", "0.5")
+    started = time.monotonic()
+    done = run(curl(f"{server.url}/download/{REPO}/random.bin", tmp_path / "out"))
+    seconds = time.monotonic() - started
+    assert done.returncode == 0
+    assert sha256_of(tmp_path / "out") == site.uploaded.digests["random.bin"]
+    # 3 MiB at 2 MiB/s, of which 1 MiB is there at first: a second at least. (At most is up to the machine.)
+    assert seconds > 0.9
