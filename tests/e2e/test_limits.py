@@ -6,11 +6,9 @@ import resource
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,64 +16,11 @@ from tests.conftest import Launcher, Process, sha256_of
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
 from tests.e2e.dataset import MIB
+from tests.e2e.raw import PATIENCE, Client, until
 
 GET = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
-PATIENCE = 20.0  # seconds
 NAME = "big.bin"
 DOWNLOAD = f"GET /download/{REPO}/{NAME} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
-
-
-class Client:
-    """A raw socket, and the answers that came on it."""
-
-    def __init__(self, server: Process) -> None:
-        parts = urlsplit(server.url)
-        self.sock = socket.create_connection((parts.hostname, parts.port or 0), timeout=PATIENCE)
-        self._unread = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
-
-    def send(self, data: bytes) -> None:
-        self.sock.sendall(data)
-
-    def read_answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Read an answer with a Content-Length."""
-        while b"\r\n\r\n" not in self._unread:
-            self._receive()
-        head, _, self._unread = self._unread.partition(b"\r\n\r\n")
-        line, *fields = head.decode("latin-1").split("\r\n")
-        headers = {k.lower(): v.strip() for k, _, v in (field.partition(":") for field in fields)}
-        size = int(headers["content-length"])
-        while len(self._unread) < size:
-            self._receive()
-        body, self._unread = self._unread[:size], self._unread[size:]
-        return int(line.split(" ")[1]), headers, body
-
-    def _receive(self) -> None:
-        data = self.sock.recv(65536)
-        assert data, f"closed after {self._unread!r}"
-        self._unread += data
-
-    def read_end(self) -> str:
-        """Read until the server leaves; tells how it left, and forgets what came."""
-        try:
-            while data := self.sock.recv(MIB):
-                self._unread = (self._unread + data)[-MIB:]
-        except ConnectionResetError:
-            return "reset"
-        return "closed"
-
-    def trickle(self, data: bytes, pause: float) -> None:
-        """Send byte by byte until all is sent or something comes back."""
-        for byte in data:
-            readable, _, _ = select.select([self.sock], [], [], pause)
-            if readable:
-                return
-            self.send(bytes([byte]))
 
 
 def start(site: Site, launcher: Launcher, *flags: str) -> Process:
@@ -86,14 +31,6 @@ def ask(server: Process) -> tuple[int, dict[str, str], bytes]:
     with Client(server) as client:
         client.send(GET)
         return client.read_answer()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something in another process that nothing tells us of."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,0 +1,296 @@
+"""The end of a server, and its replacement by another one on the same socket."""
+
+import http.client
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conftest import Launcher, Process, clean_environment, sha256_of
+from tests.e2e.clients import curl
+from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
+from tests.e2e.raw import Client, until
+
+NAME = "big.bin"
+SMALL = "config.json"
+CUT = (18, 56)  # curl: the body is incomplete; the connection was reset
+HEALTH = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
+READY = b"GET /ready HTTP/1.1\r\nHost: h\r\n\r\n"
+
+# What a service manager does: the socket at descriptor 3, variables that tell of it, the program.
+HAND_OVER = """
+import os, sys
+given = int(sys.argv[1])
+if given != 3:
+    os.dup2(given, 3)
+    os.close(given)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="http")
+os.execv(sys.executable, [sys.executable, "-m", "xetserve", *sys.argv[2:]])
+"""
+
+
+class Download:
+    """curl with a file that takes a while."""
+
+    def __init__(self, server: Process, target: Path, rate: str) -> None:
+        self.target = target
+        self._popen = subprocess.Popen(
+            curl(f"{server.url}/download/{REPO}/{NAME}", target, "--limit-rate", rate),
+            env=environment_without_home(),
+            stderr=subprocess.DEVNULL,
+        )
+        until(lambda: target.exists() and target.stat().st_size > 0)
+
+    def finish(self, digest: str) -> int:
+        """Wait for its end; gives curl's status. Only with 0 it has the file."""
+        status = self._popen.wait(timeout=60)
+        assert (status == 0) == (sha256_of(self.target) == digest)
+        return status
+
+
+def start(site: Site, launcher: Launcher, *flags: str) -> Process:
+    return launcher.start(*serve_arguments(site.origin.url, *flags))
+
+
+def terminate(server: Process, until_logged: str = "SIGTERM: draining") -> None:
+    server.popen.send_signal(signal.SIGTERM)
+    until(lambda: until_logged in server.log)
+
+
+# Draining
+
+
+def test_ready_says_whether_the_server_drains(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher)
+    with Client(server) as early, Client(server) as late:
+        early.send(READY)
+        assert (early.read_answer()[::2]) == (200, b'{"status": "ready"}\n')
+        until(lambda: num_connections(server) == 2)
+        terminate(server)
+        # Connected before the signal, and heard after it.
+        late.send(READY)
+        status, headers, body = late.read_answer()
+        assert (status, json.loads(body)) == (503, {"status": "draining"})
+        assert headers["connection"] == "close"
+        assert late.read_end() == early.read_end() == "closed"
+    assert server.popen.wait(timeout=20) == 0
+
+
+def num_connections(server: Process) -> int:
+    """Established connections that the server has accepted, as the kernel counts them."""
+    port = urlsplit(server.url).port
+    inodes = {os.readlink(link) for link in Path(f"/proc/{server.pid}/fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        int(row[1].partition(":")[2], 16) == port
+        and row[3] == "01"
+        and f"socket:[{row[9]}]" in inodes
+        for row in rows
+    )
+
+
+def test_for_a_while_it_may_tell_so_and_still_accept(site: Site, launcher: Launcher) -> None:
+    server = start(site, launcher, "--drain-delay", "30")
+    terminate(server)
+    for _ in range(3):
+        with Client(server) as client:
+            client.send(READY + HEALTH)
+            assert [client.read_answer()[0] for _ in range(2)] == [503, 200]
+    server.popen.send_signal(signal.SIGTERM)
+    assert server.popen.wait(timeout=20) == 0
+
+
+def test_idle_connections_are_closed_at_once_and_requests_that_have_begun_are_answered(
+    site: Site, launcher: Launcher
+) -> None:
+    server = start(site, launcher)
+    with Client(server) as idle, Client(server) as begun:
+        for client in (idle, begun):
+            client.send(HEALTH)
+            assert client.read_answer()[0] == 200
+        begun.send(HEALTH + HEALTH[:20])
+        assert begun.read_answer()[0] == 200
+        terminate(server)
+        assert idle.read_end() == "closed"
+        begun.send(HEALTH[20:])
+        status, headers, _ = begun.read_answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert begun.read_end() == "closed"
+    assert server.popen.wait(timeout=20) == 0
+
+
+def test_nobody_can_connect_any_more(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    server = start(site, launcher)
+    download = Download(server, tmp_path / "out", "100M")
+    terminate(server)
+    with pytest.raises(ConnectionRefusedError):
+        Client(server)
+    assert download.finish(site.uploaded.digests[NAME]) == 0
+    assert server.popen.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_takes_too_long_is_cut_and_looks_cut(
+    site: Site, launcher: Launcher, tmp_path: Path, workers: str
+) -> None:
+    server = start(site, launcher, "--drain-timeout", "0.5", "--workers", workers)
+    downloads = [Download(server, tmp_path / f"out-{n}", "1M") for n in range(3)]
+    terminate(server)
+    for download in downloads:
+        assert download.finish(site.uploaded.digests[NAME]) in CUT
+    assert server.popen.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_signal_cuts(site: Site, launcher: Launcher, tmp_path: Path, workers: str) -> None:
+    server = start(site, launcher, "--workers", workers)
+    downloads = [Download(server, tmp_path / f"out-{n}", "1M") for n in range(3)]
+    terminate(server)
+    terminate(server, "SIGTERM: cutting")
+    for download in downloads:
+        assert download.finish(site.uploaded.digests[NAME]) in CUT
+    assert server.popen.wait(timeout=20) == 0
+
+
+# Replacing
+
+
+def start_on(sock: socket.socket, site: Site, launcher: Launcher, *flags: str) -> Process:
+    """Start a server that is handed a listening socket."""
+    arguments = serve_arguments(site.origin.url, *flags)
+    popen = subprocess.Popen(
+        [sys.executable, "-c", HAND_OVER, str(sock.fileno()), *arguments],
+        pass_fds=(sock.fileno(),),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    process = Process(popen, launcher.folder / f"inherited-{len(launcher.running)}.log")
+    launcher.running.append(process)
+    process.follow_log()
+    return process
+
+
+class Load:
+    """Clients with short requests, one after the other, until they are told to stop."""
+
+    def __init__(self, port: int, content: bytes) -> None:
+        self._port = port
+        self._content = content
+        self._is_over = threading.Event()
+        self.num_served = 0
+        self.num_repeated = 0
+        self.failures: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._run, args=(ask,))
+            for ask in (self._ask_once, self._ask_once, self._ask_on_a_kept_connection)
+        ]
+        self._kept: http.client.HTTPConnection | None = None
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+        if self._kept is not None:
+            self._kept.close()
+
+    def _run(self, ask: Callable[[], bytes]) -> None:
+        while not self._is_over.is_set():
+            try:
+                content = ask()
+            except (OSError, http.client.HTTPException) as exc:
+                self.failures.append(repr(exc))
+                continue
+            if content != self._content:
+                self.failures.append(repr(content[:100]))
+            self.num_served += 1
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+
+    def _ask(self, connection: http.client.HTTPConnection, **fields: str) -> bytes:
+        headers = {"Authorization": f"Bearer {TOKEN}", **fields}
+        connection.request("GET", f"/download/{REPO}/{SMALL}", headers=headers)
+        return connection.getresponse().read()
+
+    def _ask_once(self) -> bytes:
+        connection = self._connect()
+        try:
+            return self._ask(connection, Connection="close")
+        finally:
+            connection.close()
+
+    def _ask_on_a_kept_connection(self) -> bytes:
+        """As every HTTP client does: a kept connection that turns out to be closed is replaced."""
+        if self._kept is not None and self._kept.sock is not None:
+            try:
+                return self._ask(self._kept)
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                self.num_repeated += 1
+                self._kept.close()
+        self._kept = self._connect()
+        return self._ask(self._kept)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_is_replaced_under_load_and_no_request_fails(
+    site: Site, launcher: Launcher, tmp_path: Path, workers: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
+        server = start_on(sock, site, launcher, "--workers", workers)
+        assert urlsplit(server.url).port == sock.getsockname()[1]
+        load = Load(sock.getsockname()[1], (site.uploaded.folder / SMALL).read_bytes())
+        try:
+            for number in range(2):
+                downloads = [Download(server, tmp_path / f"{number}-{n}", "60M") for n in range(2)]
+                served = load.num_served
+                until(lambda served=served: load.num_served > served + 10)  # type: ignore[misc]
+                following = start_on(sock, site, launcher, "--workers", workers)
+                server.popen.send_signal(signal.SIGTERM)
+                for download in downloads:
+                    assert download.finish(site.uploaded.digests[NAME]) == 0
+                assert server.popen.wait(timeout=40) == 0
+                server = following
+                served = load.num_served
+                until(lambda served=served: load.num_served > served + 10)  # type: ignore[misc]
+        finally:
+            load.stop()
+    assert load.failures == []
+    assert load.num_repeated <= 2, "one for each time that the server was replaced"
+
+
+def test_clients_that_wait_in_the_queue_outlive_the_server(site: Site, launcher: Launcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        first = start_on(sock, site, launcher)
+        assert first.stop() == 0
+        with socket.create_connection(sock.getsockname(), timeout=20) as client:
+            client.sendall(HEALTH)  # nobody is there
+            assert not select.select([client], [], [], 0)[0]
+            start_on(sock, site, launcher)
+            assert client.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_what_is_handed_over_and_is_no_socket_stops_the_start(site: Site) -> None:
+    with Path(os.devnull).open() as file:
+        done = subprocess.run(
+            [sys.executable, "-c", HAND_OVER, str(file.fileno()), *serve_arguments("http://h")],
+            pass_fds=(file.fileno(),),
+            capture_output=True,
+            text=True,
+            env=clean_environment(),
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "\nxetserve: inherited descriptor 3 is no socket" in done.stderr
