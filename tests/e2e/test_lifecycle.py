@@ -19,6 +19,7 @@ from tests.conftest import Launcher, Process, clean_environment, sha256_of
 from tests.e2e.clients import curl
 from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
 from tests.e2e.raw import Client, until
+from tests.e2e.test_workers import num_clients
 
 NAME = "big.bin"
 SMALL = "config.json"
@@ -74,28 +75,16 @@ def test_ready_says_whether_the_server_drains(site: Site, launcher: Launcher) ->
     with Client(server) as early, Client(server) as late:
         early.send(READY)
         assert (early.read_answer()[::2]) == (200, b'{"status": "ready"}\n')
-        until(lambda: num_connections(server) == 2)
+        until(lambda: num_clients(server.pid, urlsplit(server.url).port or 0) == 2)
         terminate(server)
+        assert early.read_end() == "closed"
         # Connected before the signal, and heard after it.
         late.send(READY)
         status, headers, body = late.read_answer()
         assert (status, json.loads(body)) == (503, {"status": "draining"})
         assert headers["connection"] == "close"
-        assert late.read_end() == early.read_end() == "closed"
+        assert late.read_end() == "closed"
     assert server.popen.wait(timeout=20) == 0
-
-
-def num_connections(server: Process) -> int:
-    """Established connections that the server has accepted, as the kernel counts them."""
-    port = urlsplit(server.url).port
-    inodes = {os.readlink(link) for link in Path(f"/proc/{server.pid}/fd").iterdir()}
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(
-        int(row[1].partition(":")[2], 16) == port
-        and row[3] == "01"
-        and f"socket:[{row[9]}]" in inodes
-        for row in rows
-    )
 
 
 def test_for_a_while_it_may_tell_so_and_still_accept(site: Site, launcher: Launcher) -> None:
