@@ -80,6 +80,8 @@ class FakeFile:
 class FakeResponse:
     """A data answer that gives at most `piece` bytes at a time, and may break off."""
 
+    is_stored = False
+
     def __init__(self, data: bytes, piece: int, cut_at: int | None = None) -> None:
         self._data = data
         self._at = 0

@@ -18,7 +18,7 @@ from xetserve.app.compressed import Compressors, ZstdBody
 from xetserve.app.content import XetContent
 from xetserve.app.representation import Representation
 from xetserve.errors import IntegrityError
-from xetserve.http.messages import Headers, Request, Response
+from xetserve.http.messages import Headers, Record, Request, Response
 from xetserve.http.ranges import MAX_SPANS, parse_content_range
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.tickets import FetchTable
@@ -59,7 +59,7 @@ class Stage:
         fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
         request = Request("GET", "/x", Headers(fields), http_version=version)
         content = XetContent(
-            self._fetches, FakeAccess(), self.cas.file.file_hash, len(self.content), 5.0
+            self._fetches, FakeAccess(), self.cas.file.file_hash, len(self.content), 5.0, Record()
         )
         return await self.answers.answer_get(request, self.file, content)
 
@@ -146,7 +146,7 @@ async def test_two_range_fields_mean_nothing() -> None:
     fields = Headers([("Range", "bytes=0-1"), ("Range", "bytes=4-5")])
     content = XetContent(
         FetchTable(stage.cas, stage.budget, policy=POLICY, stall_timeout=1.0),
-        FakeAccess(), stage.cas.file.file_hash, len(stage.content), 5.0,
+        FakeAccess(), stage.cas.file.file_hash, len(stage.content), 5.0, Record(),
     )  # fmt: skip
     response = await stage.answers.answer_get(Request("GET", "/", fields), stage.file, content)
     assert (response.status, await read(response)) == (200, stage.content)
@@ -241,7 +241,7 @@ async def test_damage_leaves_a_frame_without_an_end_and_no_trailer() -> None:
     stage.cas.file = make_file([*TEXT[:-1], TEXT[-1][::-1]])
     content = XetContent(
         FetchTable(stage.cas, stage.budget, policy=POLICY, stall_timeout=1.0),
-        FakeAccess(), TEXT_FILE.file_hash, len(stage.content), 5.0,
+        FakeAccess(), TEXT_FILE.file_hash, len(stage.content), 5.0, Record(),
     )  # fmt: skip
     request = Request("GET", "/", Headers([("Accept-Encoding", "zstd")]))
     response = await stage.answers.answer_get(request, stage.file, content)

@@ -69,11 +69,39 @@ def test_json(site: Site, launcher: Launcher, tmp_path: Path) -> None:
     size = (site.uploaded.folder / NAME).stat().st_size
     assert (found["id"], found["status"], found["bytes"]) == ("from-a-proxy", 200, size)
     assert (found["complete"], found["user_agent"]) == (True, 'evil "agent"\\')
+    assert found["verified"] is True
+    assert missing["verified"] is None
     assert (missing["path"], missing["status"]) == (f"/download/{REPO}/absent?token=***", 404)
     assert missing["token"] == found["token"]
     assert (broken["method"], broken["status"], broken["token"]) == ("-", 400, None)
     assert access_lines(server) == []
     assert TOKEN not in server.log
+
+
+def test_where_the_bytes_came_from(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    flags = (
+        "--access-log",
+        "json",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        "--cache-min-free",
+        "0",
+    )
+    server = launcher.start(*serve_arguments(site.origin.url, *flags))
+    url = f"{server.url}/download/{REPO}/{NAME}"
+    for part in ((), (), ("-r", "10-1000"), ("-r", "0-9,20-29")):
+        assert run(curl(url, tmp_path / "out", *part)).returncode == 0
+    assert server.stop() == 0
+    cold, warm, one, several = json_lines(server)
+    packed = cold["upstream_bytes"]
+    assert isinstance(packed, int)
+    assert packed > (site.uploaded.folder / NAME).stat().st_size * 0.9
+    assert (cold["cache_bytes"], cold["cache_hits"]) == (0, 0)
+    assert (warm["upstream_bytes"], warm["cache_bytes"]) == (0, packed)
+    assert warm["cache_hits"]
+    assert [line["verified"] for line in (warm, one, several)] == [True] * 3
+    assert one["cache_bytes"]
+    assert several["upstream_bytes"] == 0
 
 
 def test_off(site: Site, launcher: Launcher, tmp_path: Path) -> None:

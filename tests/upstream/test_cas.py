@@ -199,8 +199,13 @@ def info_at(peer: ScriptedPeer, target: str = "/x%2Fy?X-Sig=a%2Bb==&Expires=1") 
 
 
 async def read(cas: CasClient, info: FetchInfo, timeout: float = PATIENCE) -> bytes:
+    content = bytearray()
+    buffer = memoryview(bytearray(1000))
     async with cas.open_data(bytes(32), info) as response:
-        return await response.read(1000, timeout)
+        assert not response.is_stored
+        while count := await response.receive_into(buffer, timeout):
+            content += buffer[:count]
+    return bytes(content)
 
 
 class TestData:

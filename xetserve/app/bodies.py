@@ -1,7 +1,7 @@
 """Bodies: started before the head is sent, so that a failure still has a status."""
 
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -16,11 +16,20 @@ class StartedBody:
     """An iterator of blocks whose first one is here already.
 
     A class, not a generator: a generator that was never started would not close what it wraps.
+
+    Args:
+        on_close: called once it is closed.
     """
 
-    def __init__(self, first: Block | None, rest: AsyncGenerator[Block, None]) -> None:
+    def __init__(
+        self,
+        first: Block | None,
+        rest: AsyncGenerator[Block, None],
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
         self._first = first
         self._rest = rest
+        self._on_close = on_close
 
     @property
     def first(self) -> Block:
@@ -39,17 +48,22 @@ class StartedBody:
     async def aclose(self) -> None:
         """Release what the body holds."""
         self._first = None
+        on_close, self._on_close = self._on_close, None
         await self._rest.aclose()
+        if on_close is not None:
+            on_close()
 
 
-async def start_body(blocks: AsyncGenerator[Block, None]) -> StartedBody:
+async def start_body(
+    blocks: AsyncGenerator[Block, None], on_close: Callable[[], None] | None = None
+) -> StartedBody:
     """Wait for the first block; whatever keeps it from coming is raised here."""
     try:
         first = await anext(blocks, None)
     except BaseException:
         await blocks.aclose()
         raise
-    return StartedBody(first, blocks)
+    return StartedBody(first, blocks, on_close)
 
 
 class PlainSource(Protocol):

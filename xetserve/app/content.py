@@ -1,10 +1,12 @@
 """The bytes of a file, whole or in part, from the CAS or from the Hub."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from xetserve.app.bodies import ContentDigest, StartedBody, plain_blocks, start_body
 from xetserve.errors import IntegrityError, UpstreamRefused
+from xetserve.http.messages import Record
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.tickets import FetchTable
@@ -58,6 +60,7 @@ class XetContent:
     Args:
         size: bytes, where known.
         gap_timeout: seconds without a block.
+        record: of the request that it is read for.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class XetContent:
         file_hash: bytes,
         size: int | None,
         gap_timeout: float,
+        record: Record,
     ) -> None:
         self._fetches = fetches
         self._access = access
         self._file_hash = file_hash
         self._size = size
         self._gap_timeout = gap_timeout
+        self._record = record
 
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
@@ -85,8 +90,16 @@ class XetContent:
             size=self._size,
             gap_timeout=self._gap_timeout,
         )
-        body = await start_body(reader.blocks())
+        body = await start_body(reader.blocks(), partial(self._note, reader))
         return Opened(body, span, span.size if span else self._size, reader, self._file_hash)
+
+    def _note(self, reader: FileReader) -> None:
+        """Add what a part took to the record; several parts are verified if all are."""
+        record, tally = self._record, reader.tally
+        record.upstream_bytes = (record.upstream_bytes or 0) + tally.upstream_bytes
+        record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes
+        record.cache_hits = (record.cache_hits or 0) + tally.cache_hits
+        record.is_verified = reader.is_verified and record.is_verified is not False
 
 
 class PlainContent:

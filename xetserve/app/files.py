@@ -15,7 +15,7 @@ from xetserve.app.router import get_revision, join_file_path, parse_repo
 from xetserve.app.sizes import FileSizes
 from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
-from xetserve.http.messages import Request, Response
+from xetserve.http.messages import Record, Request, Response
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
@@ -74,7 +74,7 @@ class FileService:
             file = describe_entry(
                 entry, file_path, revision, is_public=token is None, now=time.time()
             )
-            content = self._make_content(entry, repo, revision, token)
+            content = self._make_content(entry, repo, revision, token, request.record)
             if is_for_checksum:
                 return await answer_checksum(file, content)
             response = self._answers.check(request, file)
@@ -113,20 +113,22 @@ class FileService:
                 return response
             if request.method == "HEAD":
                 return self._answers.answer_head(request, file)
-            content = self._make_xet_content(access, file_hash, size)
+            content = self._make_xet_content(access, file_hash, size, request.record)
             return await self._answers.answer_get(request, file, content)
 
     def _make_content(
-        self, entry: FileEntry, repo: RepoRef, revision: str, token: str | None
+        self, entry: FileEntry, repo: RepoRef, revision: str, token: str | None, record: Record
     ) -> Content:
         if entry.file_hash is None:
             return PlainContent(self._up.hub, entry, token, self._up.limits.gap_timeout)
         access = ReadAccess(self._up.hub, repo, entry.commit or revision, token, entry.token_url)
-        return self._make_xet_content(access, entry.file_hash, entry.size)
+        return self._make_xet_content(access, entry.file_hash, entry.size, record)
 
-    def _make_xet_content(self, access: Access, file_hash: bytes, size: int | None) -> XetContent:
+    def _make_xet_content(
+        self, access: Access, file_hash: bytes, size: int | None, record: Record
+    ) -> XetContent:
         gap_timeout = self._up.limits.gap_timeout
-        return XetContent(self._fetches, access, file_hash, size, gap_timeout)
+        return XetContent(self._fetches, access, file_hash, size, gap_timeout, record)
 
 
 @asynccontextmanager

@@ -239,6 +239,11 @@ class _Body:
         """Begin with what is on disk."""
         self._stored = StoredBody(self._cache.desk, segments)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the bytes received last came from disk."""
+        return self._stored is not None
+
     async def open_inner(self) -> None:
         """Begin with the other source, and keep what it gives."""
         response = self._cache.open_inner(self._key, self._info)

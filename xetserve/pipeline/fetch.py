@@ -22,7 +22,7 @@ from xetserve.metrics import EXPIRED_URLS, UPSTREAM_BYTES, UPSTREAM_RETRIES
 from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget, Slab
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
-from xetserve.pipeline.source import CasSource
+from xetserve.pipeline.source import CasSource, Tally
 from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.xet.compression import Buffer
 from xetserve.xet.hashes import format_hash, hash_chunk
@@ -45,6 +45,8 @@ MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keep
 
 class User(Protocol):
     """Who uses a fetch."""
+
+    tally: Tally
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
         """Give fetch info with a URL that is good, in place of one that has run out."""
@@ -424,7 +426,7 @@ class Fetch:
                     if not count:
                         raise UpstreamError(f"the data host sent {self._left} bytes too few")
                     watch.note_bytes(count)
-                    UPSTREAM_BYTES.add(amount=count)
+                    self._count_bytes(count, response.is_stored, is_first=self._left == self.size)
                     filled += count
                     self._left -= count
                     self._open_space = len(slab.view) - filled
@@ -446,6 +448,16 @@ class Fetch:
         finally:
             if slab is not None:
                 self._close_slab(slab)
+
+    def _count_bytes(self, count: int, is_stored: bool, *, is_first: bool) -> None:
+        """Count bytes that came, for the response that has wanted them longest."""
+        tally = self._users[0].tally if self._users else Tally()
+        if is_stored:
+            tally.cache_bytes += count
+            tally.cache_hits += is_first
+        else:
+            tally.upstream_bytes += count
+            UPSTREAM_BYTES.add(amount=count)
 
     def _take_record(self, chunk: int, record: ChunkRecord, slab: _Slab) -> None:
         """Keep a chunk, if it is needed and was not here before."""

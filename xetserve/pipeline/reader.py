@@ -28,6 +28,7 @@ from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import Piece, Step, WindowPlan
 from xetserve.pipeline.planner import Planner
 from xetserve.pipeline.proof import Proof
+from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
 from xetserve.upstream.cas import Access
 from xetserve.xet.compression import Buffer
@@ -94,6 +95,8 @@ class FileReader:
     Args:
         byte_range: decoded positions; its end None: up to the end of the file, wherever that is.
         size: of the file in bytes, where known.
+
+    tally: where its bytes have come from so far.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class FileReader:
         self._traffic: FileTraffic  # of the file, while blocks() runs
         self._position = start - 1  # where the current window starts, see _move_to
         self._size = size
+        self.tally = Tally()
         self._kept = KeptChunks(table.budget)
         self._proof = Proof(table.ledgers.get(file_hash), is_whole=self._is_whole)
         self._deadline = 0.0
@@ -401,7 +405,9 @@ class FileReader:
         for number, step in enumerate(plan.steps):
             refresh = partial(window.refresh, number)
             window.tickets.append(
-                self._table.open_ticket(step, self._traffic, plan.asked.start, refresh, self._pump)
+                self._table.open_ticket(
+                    step, self._traffic, plan.asked.start, refresh, self._pump, self.tally
+                )
             )
         self._windows.append(window)
         if len(self._windows) == 1:

@@ -1,14 +1,32 @@
 """What the pipeline needs of a CAS; upstream.cas has it, and tests have their own."""
 
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from xetserve.upstream.cas import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 
+@dataclass(slots=True)
+class Tally:
+    """Where the packed bytes came from that were fetched for one response; those it shared are another's.
+
+    cache_hits: fetch ranges that were stored, at least their beginning.
+    """
+
+    upstream_bytes: int = 0
+    cache_bytes: int = 0
+    cache_hits: int = 0
+
+
 class DataResponse(Protocol):
     """The packed bytes of one fetch range, as they arrive."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the bytes received last came from a store of ours, not from the data host."""
+        ...
 
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
         """Receive into view; 0 at the end."""

@@ -17,7 +17,7 @@ from xetserve.pipeline.fetch import Fetch
 from xetserve.pipeline.ledger import Ledgers
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
-from xetserve.pipeline.source import CasSource
+from xetserve.pipeline.source import CasSource, Tally
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
@@ -33,9 +33,15 @@ class Ticket:
     """One response's part in a fetch. See Fetch for the methods."""
 
     def __init__(
-        self, fetch: Fetch, step: Step, refresh: Refresh, on_change: Callable[[], None]
+        self,
+        fetch: Fetch,
+        step: Step,
+        refresh: Refresh,
+        on_change: Callable[[], None],
+        tally: Tally,
     ) -> None:
         self.fetch = fetch
+        self.tally = tally
         self.on_change = on_change
         self._refresh = refresh
         self._uses = list(step.uses)
@@ -153,17 +159,19 @@ class FetchTable:
         position: int,
         refresh: Refresh,
         on_change: Callable[[], None],
+        tally: Tally,
     ) -> Ticket:
         """Join the fetch of a step's range, or make one; it is not started.
 
         Args:
             traffic, position: of the file, and where in it the window starts.
+            tally: of the response.
         """
         key = (step.xorb_hash, step.info.chunks)
         fetch = self._fetches.get(key)
         if fetch is not None and fetch.can_serve(step.uses):
             self._shelf.pop(fetch, None)
-            return Ticket(fetch, step, refresh, on_change)
+            return Ticket(fetch, step, refresh, on_change, tally)
         if fetch is not None and not fetch.is_used:
             self._drop(fetch)
         fetch = Fetch(
@@ -176,7 +184,7 @@ class FetchTable:
             far_side=self.far_side,
         )
         self._fetches[key] = fetch
-        return Ticket(fetch, step, refresh, on_change)
+        return Ticket(fetch, step, refresh, on_change, tally)
 
     def close_ticket(self, ticket: Ticket, traffic: FileTraffic, position: int) -> None:
         """Close a ticket. Without other users its fetch is closed, too, or kept for followers."""

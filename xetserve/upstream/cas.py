@@ -67,6 +67,15 @@ class _WrongVersion(UpstreamMissing):
         self.is_file_unknown = is_file_unknown
 
 
+class _DataBody:
+    """The packed bytes of a fetch range, from the data host."""
+
+    is_stored = False
+
+    def __init__(self, response: ClientResponse) -> None:
+        self.receive_into = response.receive_into
+
+
 class CasClient:
     """Asks CAS servers and data hosts.
 
@@ -154,7 +163,7 @@ class CasClient:
             raise UpstreamError(f"the CAS: {exc}") from exc
 
     @asynccontextmanager
-    async def open_data(self, xorb_hash: bytes, info: FetchInfo) -> AsyncIterator[ClientResponse]:
+    async def open_data(self, xorb_hash: bytes, info: FetchInfo) -> AsyncIterator[_DataBody]:
         """Open the packed bytes of a fetch range; the body has exactly that many bytes or breaks.
 
         Args:
@@ -179,7 +188,7 @@ class CasClient:
                     url = join_url(url, location, "the data host's redirect")
                     continue
                 _check_data_response(response, info.byte_range)
-                yield response
+                yield _DataBody(response)
                 return
         raise UpstreamRefused("the data host redirects in circles")
 
