@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,6 +43,47 @@ async def closed(stream: ByteStream) -> None:
 async def silent(wire: Wire) -> None:
     """Say nothing, read nothing."""
     await asyncio.get_running_loop().create_future()
+
+
+async def read_slowly(sock: socket.socket, is_over: asyncio.Event) -> None:
+    """Take 8 KiB now and then."""
+    loop = asyncio.get_running_loop()
+    while not is_over.is_set():
+        await loop.sock_recv(sock, 8 * 1024)
+        await asyncio.sleep(0.01)
+
+
+async def test_progress_in_the_kernels_queue_counts_as_taken() -> None:
+    """A client that reads all the time, behind a queue so long that the write buffer stands still."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        sock = socket.create_connection(listening.getsockname())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BIG)
+        sock.setblocking(False)
+        peer, _ = listening.accept()
+    peer.setblocking(False)
+    _, stream = await loop.create_connection(ByteStream, sock=sock)
+    is_over = asyncio.Event()
+    reading = asyncio.ensure_future(read_slowly(peer, is_over))
+    sending = asyncio.ensure_future(stream.send_all([bytes(4 * BIG)], timeout=0.15))
+    try:
+        await turn(5)
+        assert stream.transport.get_write_buffer_size() > 0
+        # Four times the timeout. The kernel takes more only when a third of its queue is free.
+        done, _ = await asyncio.wait([sending], timeout=0.6)
+        assert not done
+        # And one that stops is given up.
+        is_over.set()
+        with pytest.raises(TimeoutError, match="takes nothing"):
+            await asyncio.wait_for(sending, PATIENCE)
+    finally:
+        is_over.set()
+        await asyncio.wait([reading])
+        peer.close()
+        await closed(stream)
 
 
 class TricklingTransport(asyncio.Transport):
