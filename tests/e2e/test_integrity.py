@@ -1,7 +1,5 @@
 """A damaged file never looks complete: curl fails, whatever was done to the upstream's data."""
 
-import importlib.util
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,12 +121,11 @@ fetch(url, { headers: { authorization: "Bearer " + token } })
     return [need_program("node"), "-e", code, url, str(target), TOKEN]
 
 
-# Those beside curl, wget and aria2 that are here: a test machine need not have them all.
-LIBRARIES: dict[str, Callable[..., list[str]]] = {"urllib": urllib_get}
-if importlib.util.find_spec("requests") is not None:
-    LIBRARIES["requests"] = requests_get
-if shutil.which("node"):
-    LIBRARIES["node"] = node_fetch
+LIBRARIES: dict[str, Callable[..., list[str]]] = {
+    "urllib": urllib_get,
+    "requests": requests_get,
+    "node": node_fetch,
+}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
