@@ -1,8 +1,10 @@
 """An origin that the official client has filled, and a server in front of it."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,8 @@ from tests.e2e.dataset import make_dataset
 
 TOKEN = "hf_" + "t" * 34
 REPO = "tester/everything"
+# "cache", "workers" or both with a comma: how the shared servers run.
+VARIANT = os.environ.get("XETSERVE_TEST_VARIANT", "").split(",")
 UPLOAD = Path(__file__).with_name("upload.py")
 
 
@@ -34,6 +38,17 @@ class Site:
     server: Process
     control: OriginControl
     uploaded: Uploaded
+    cache: Path | None = None
+
+    def empty_cache(self) -> None:
+        """Have nothing stored: every test begins cold."""
+        if self.cache is not None:
+            deadline = time.monotonic() + 30
+            while any((self.cache / "tmp").iterdir()):  # what is being written comes first
+                assert time.monotonic() < deadline
+                os.sched_yield()
+            for folder in self.cache.glob("??"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def upload(python: str, origin_url: str, home: Path, kind: str, repo: str, folder: Path) -> None:
@@ -78,14 +93,23 @@ def _origin_flags() -> list[str]:
 
 @pytest.fixture(scope="session")
 def _running_site(uploaded: Uploaded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    launched = Launcher(tmp_path_factory.mktemp("site"))
+    folder = tmp_path_factory.mktemp("site")
+    launched = Launcher(folder)
+    cache = folder / "cache" if "cache" in VARIANT else None
     try:
         # Started anew: what was uploaded has to be on disk.
         origin = launched.start("origin", str(uploaded.origin_folder), *_origin_flags())
-        server = launched.start(*serve_arguments(origin.url))
-        yield Site(origin, server, OriginControl(origin.url), uploaded)
+        server = launched.start(*serve_arguments(origin.url, *_variant_flags(cache)))
+        yield Site(origin, server, OriginControl(origin.url), uploaded, cache)
     finally:
         launched.stop_all()
+
+
+def _variant_flags(cache: Path | None) -> list[str]:
+    flags = ["--workers", "3"] if "workers" in VARIANT else []
+    if cache is not None:
+        flags += ["--cache-dir", str(cache), "--cache-min-free", "0"]
+    return flags
 
 
 @pytest.fixture
@@ -93,6 +117,7 @@ def site(_running_site: Site) -> Iterator[Site]:
     """The site, with no faults set and an empty record of requests."""
     _running_site.control.set_faults()
     _running_site.control.reset_requests()
+    _running_site.empty_cache()
     yield _running_site
     _running_site.control.set_faults()
     assert _running_site.server.popen.poll() is None, "the server has died"
@@ -104,7 +129,7 @@ def _impatient_server(
     _running_site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Process]:
     launched = Launcher(tmp_path_factory.mktemp("impatient"))
-    flags = ("--upstream-timeout", "1")
+    flags = ("--upstream-timeout", "1", *_variant_flags(_running_site.cache))
     yield launched.start(*serve_arguments(_running_site.origin.url, *flags))
     launched.stop_all()
 

@@ -138,6 +138,7 @@ def test_libraries_report_the_failure_and_the_success(
     assert sha256_of(tmp_path / "out") == site.uploaded.digests[name]
     # Other content of the same sizes: all but the end of the file arrives.
     xorb, index, _, _ = find_record(site, Scheme.NONE, name)
+    site.empty_cache()
     site.control.set_faults(swap_chunk={"xorb": xorb, "chunk": index})
     assert run(command).returncode != 0
 
