@@ -308,14 +308,15 @@ def test_what_a_server_may_answer(change: Any) -> None:
     assert parse(to_v1(parsed)) == parse(to_v2(parsed)) == parsed
 
 
-def test_the_first_fetch_range_that_holds_the_term_counts() -> None:
+def test_a_fetch_range_that_holds_the_term_is_found_in_any_order() -> None:
     xorb = parse_hash(A)
     infos = tuple(
         FetchInfo(ChunkRange(*chunks), ByteRange(0, 1), f"http://host/{number}")
         for number, chunks in enumerate([(0, 3), (2, 4), (1, 9), (2, 5)])
     )
     answer = Reconstruction(0, (), {xorb: infos})
-    assert answer.find_fetch_info(Term(xorb, ChunkRange(2, 5), 1)) is infos[2]
+    assert answer.find_fetch_info(Term(xorb, ChunkRange(2, 5), 1)) in infos[2:]
+    assert answer.find_fetch_info(Term(xorb, ChunkRange(3, 9), 1)) is infos[2]
     with pytest.raises(FormatError, match=rf"chunks 0\.\.4 of xorb {A}"):
         answer.find_fetch_info(Term(xorb, ChunkRange(0, 4), 1))
     with pytest.raises(FormatError, match=f"of xorb {B}"):
@@ -539,10 +540,14 @@ urls = st.text("abcXYZ019%&=?/-_.~+;,:@", max_size=20).map("http://host:8080/"._
 fetch_infos = st.builds(FetchInfo, chunk_ranges, byte_ranges, urls)
 
 
+def in_order(infos: list[FetchInfo]) -> tuple[FetchInfo, ...]:
+    return tuple(sorted(infos, key=lambda info: info.chunks.start))
+
+
 @st.composite
 def reconstructions(draw: st.DrawFn) -> Reconstruction:
     fetch_info = draw(
-        st.dictionaries(hashes, st.lists(fetch_infos, max_size=4).map(tuple), max_size=3)
+        st.dictionaries(hashes, st.lists(fetch_infos, max_size=4).map(in_order), max_size=3)
     )
     choices = [(xorb, info) for xorb, infos in fetch_info.items() for info in infos]
     terms = []
@@ -641,3 +646,40 @@ def test_any_body_gives_a_sound_plan_or_a_format_error(body: bytes) -> None:
         return
     check_invariants(answer)
     assert parse(to_v1(answer)) == parse(to_v2(answer)) == answer
+
+
+def many_ranges(count: int, *, overlap: bool) -> bytes:
+    """An answer with as many terms as fetch ranges of one xorb."""
+    ranges = [(0, 2 * count) if overlap else (2 * n, 2 * n + 1) for n in range(count)]
+    terms = [(2 * n, 2 * n + 1) for n in range(count)]
+    if overlap:  # each range but the first starts later than any term, and ends too early
+        ranges = [(0, 4 * count), *((2 * n, 2 * n + 1) for n in range(1, count))]
+        terms = [(2 * n, 2 * n + 2) for n in range(1, count)]
+    answer = {
+        "terms": [
+            {"hash": A, "unpacked_length": 1, "range": {"start": start, "end": end}}
+            for start, end in terms
+        ],
+        "fetch_info": {
+            A: [
+                {
+                    "range": {"start": start, "end": end},
+                    "url": "http://data.test/",
+                    "url_range": {"start": 0, "end": 9},
+                }
+                for start, end in ranges
+            ]
+        },
+    }
+    return json.dumps(answer).encode()
+
+
+def test_thousands_of_ranges_take_no_quadratic_time() -> None:
+    answer = parse_reconstruction(many_ranges(20_000, overlap=False))
+    assert len(answer.terms) == 20_000  # 200 million comparisons, if each range were looked at
+
+
+def test_ranges_that_overlap_are_searched_only_so_far() -> None:
+    assert len(parse_reconstruction(many_ranges(1000, overlap=True)).terms) == 999
+    with pytest.raises(FormatError, match="overlap"):
+        parse_reconstruction(many_ranges(4000, overlap=True))

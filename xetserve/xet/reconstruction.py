@@ -10,6 +10,7 @@ Source: xet-core cas_types; hub-docs xet/file-reconstruction.md.
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from xetserve.xet.hashes import format_hash, parse_hash
 
 MAX_TERM_SIZE: Final = 2**32 - 1
 MAX_OFFSET: Final = 2**63 - 1
+MAX_SEARCHED: Final = 5_000_000  # fetch ranges, one by one, in an answer where they overlap
 
 
 class ChunkRange(NamedTuple):
@@ -84,12 +86,21 @@ class Reconstruction(NamedTuple):
         """Bytes from the asked start to the end of the last term."""
         return sum(term.decoded_size for term in self.terms) - self.offset_into_first_range
 
+    def _find_nearest(self, term: Term) -> FetchInfo | None:
+        """Give the last range that starts before the term, if it holds it: so it is unless ranges overlap."""
+        infos = self.fetch_info.get(term.xorb_hash, ())
+        at = bisect_right(infos, term.chunks.start, key=_first_chunk) - 1
+        return infos[at] if at >= 0 and infos[at].chunks.contains(term.chunks) else None
+
     def find_fetch_info(self, term: Term) -> FetchInfo:
-        """Give the first fetch range that holds all of the term's chunks.
+        """Give a fetch range that holds all of the term's chunks.
 
         Raises:
             FormatError: there is none; two adjacent ranges do not count together.
         """
+        info = self._find_nearest(term)
+        if info is not None:
+            return info
         for info in self.fetch_info.get(term.xorb_hash, ()):
             if info.chunks.contains(term.chunks):
                 return info
@@ -97,6 +108,10 @@ class Reconstruction(NamedTuple):
             f"no fetch range for chunks {term.chunks.start}..{term.chunks.end} "
             f"of xorb {format_hash(term.xorb_hash)}"
         )
+
+
+def _first_chunk(info: FetchInfo) -> int:
+    return info.chunks.start
 
 
 def parse_reconstruction(body: bytes) -> Reconstruction:
@@ -130,7 +145,7 @@ def _read(answer: Any) -> Reconstruction:
     fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {}
     if "xorbs" in answer:
         for name, entries in answer["xorbs"].items():
-            fetch_info[parse_hash(name)] = tuple(
+            fetch_info[parse_hash(name)] = _in_order(
                 FetchInfo(_chunk_range(part["chunks"]), _byte_range(part["bytes"]), url)
                 for entry in _list(entries)
                 for url in (_url(entry["url"]),)
@@ -138,7 +153,7 @@ def _read(answer: Any) -> Reconstruction:
             )
     else:
         for name, entries in answer["fetch_info"].items():
-            fetch_info[parse_hash(name)] = tuple(
+            fetch_info[parse_hash(name)] = _in_order(
                 FetchInfo(
                     _chunk_range(entry["range"]),
                     _byte_range(entry["url_range"]),
@@ -150,9 +165,18 @@ def _read(answer: Any) -> Reconstruction:
     return Reconstruction(offset, terms, fetch_info)
 
 
+def _in_order(infos: Iterable[FetchInfo]) -> tuple[FetchInfo, ...]:
+    return tuple(sorted(infos, key=_first_chunk))
+
+
 def _check(answer: Reconstruction) -> Reconstruction:
+    num_searched = 0
     for term in answer.terms:
-        answer.find_fetch_info(term)
+        if answer._find_nearest(term) is None:
+            num_searched += len(answer.fetch_info.get(term.xorb_hash, ()))
+            if num_searched > MAX_SEARCHED:
+                raise FormatError("more fetch ranges overlap than can be searched")
+            answer.find_fetch_info(term)
     offset = answer.offset_into_first_range
     first = answer.terms[0].decoded_size if answer.terms else 0
     if offset and offset >= first:
