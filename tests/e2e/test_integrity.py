@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import need_program, sha256_of
-from tests.e2e.clients import CLIENTS, run
-from tests.e2e.conftest import REPO, TOKEN, Site
+from tests.conftest import Launcher, need_program, sha256_of
+from tests.e2e.clients import CLIENTS, curl, run
+from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
 from tests.e2e.test_downloads import file_url, head
 from xetserve.xet.compression import Scheme
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE, iter_records
@@ -159,3 +160,30 @@ def test_an_old_client_sees_the_failure_too(site: Site, tmp_path: Path) -> None:
     site.control.set_faults(flip_byte={"xorb": xorb, "offset": offset + 8 + size // 2})
     url = f"{site.server.url}/download-hash/{file_hash}?repo={REPO}"
     assert run(CLIENTS["curl"](url, tmp_path / "out", "--http1.0")).returncode != 0
+
+
+@pytest.mark.parametrize("client", ["curl", "wget"])
+def test_what_was_cut_is_not_completed_with_the_rest(
+    site: Site, launcher: Launcher, tmp_path: Path, client: str
+) -> None:
+    # A server of its own, that has seen nothing of the file.
+    site = replace(site, server=launcher.start(*serve_arguments(site.origin.url)))
+    name = "damage/raw.bin"
+    resume = {"curl": ("-C", "-"), "wget": ("-c",)}[client]
+    xorb, _, offset, size = find_record(site, Scheme.NONE, name)
+    site.control.set_faults(flip_byte={"xorb": xorb, "offset": offset + size // 2})
+    assert run(CLIENTS[client](file_url(site, name), tmp_path / "out")).returncode != 0
+    part = (tmp_path / "out").read_bytes()
+    content = (site.uploaded.folder / name).read_bytes()
+    assert 0 < len(part) < len(content)
+    assert part != content[: len(part)]  # most of it has arrived, damage included
+    site.control.set_faults()
+    done = run(CLIENTS[client](file_url(site, name), tmp_path / "out", *resume))
+    assert done.returncode != 0
+    assert "409" in done.stderr + done.stdout
+    # Whole, it is sound; and a part that has an end is nobody's continuation.
+    assert run(CLIENTS[client](file_url(site, name), tmp_path / "again")).returncode == 0
+    assert (tmp_path / "again").read_bytes() == content
+    ranged = run(curl(file_url(site, name), tmp_path / "part", "-r", "100-199"))
+    assert ranged.returncode == 0
+    assert (tmp_path / "part").read_bytes() == content[100:200]

@@ -13,6 +13,7 @@ from xetserve.http.ranges import (
     UnsatisfiableRange,
     format_content_range,
     format_unsatisfied_range,
+    is_resumption,
     parse_content_range,
     parse_range,
     parse_ranges,
@@ -287,3 +288,13 @@ def test_written_ends_are_inclusive() -> None:
     assert format_content_range(Span(0, 5), 10) == "bytes 0-4/10"
     assert format_unsatisfied_range(10) == "bytes */10"
     assert format_unsatisfied_range(0) == "bytes */0"
+
+
+@pytest.mark.parametrize("value", ["bytes=1-", "bytes=0012-", " Bytes = 5 - "])
+def test_a_resumption(value: str) -> None:
+    assert is_resumption(value)
+
+
+@pytest.mark.parametrize("value", ["bytes=0-", "bytes=-5", "bytes=1-2", "bytes=1-,5-", "x=1-", ""])
+def test_no_resumption(value: str) -> None:
+    assert not is_resumption(value)

@@ -143,3 +143,15 @@ def test_ranges_of_chunks_meet(sizes: list[int], source: random.Random) -> None:
         for chunk in chunks[first : source.randrange(first, len(chunks)) + 1]:
             ledger.note(*chunk)
     assert prove(ledger)
+
+
+def test_cuts_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "MAX_CUTS", 2)
+    ledgers = Ledgers()
+    ledgers.note_cut(FILE_HASH, 100.0)
+    assert ledgers.was_cut(FILE_HASH, 100.0 + ledger_module.CUT_SECONDS - 1)
+    assert not ledgers.was_cut(FILE_HASH, 100.0 + ledger_module.CUT_SECONDS)
+    assert not ledgers.was_cut(bytes(32), 100.0)
+    for number in range(2):
+        ledgers.note_cut(bytes([number]) * 32, 101.0)
+    assert not ledgers.was_cut(FILE_HASH, 101.0)

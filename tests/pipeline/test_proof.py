@@ -1,5 +1,6 @@
 """Parts of a file prove each other, and what is wrong is cut, fetched again, or at least forgotten."""
 
+import time
 from itertools import pairwise
 from typing import Final
 
@@ -121,3 +122,11 @@ async def test_a_wrong_size_from_the_hub_is_found_by_the_parts() -> None:
     chunk = len(FILE.runs[0][0].chunks[0])
     with pytest.raises(IntegrityError):
         await read_all(make_reader(table, 0, chunk - 1, chunk))
+
+
+async def test_a_file_that_was_cut_is_known() -> None:
+    table = make_table(damaged(), ByteBudget(1 << 27))
+    assert not table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+    with pytest.raises(IntegrityError):
+        await read_all(make_reader(table, 0, None, SIZE))
+    assert table.ledgers.was_cut(FILE.file_hash, time.monotonic())

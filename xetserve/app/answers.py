@@ -19,6 +19,7 @@ from xetserve.http.ranges import (
     UnsatisfiableRange,
     format_content_range,
     format_unsatisfied_range,
+    is_resumption,
     parse_ranges,
 )
 
@@ -62,7 +63,7 @@ class FileAnswers:
         """Give the whole, a part, or several parts.
 
         Raises:
-            RequestError: 416.
+            RequestError: 416, 409.
             UpstreamError, IntegrityError: it cannot be had.
         """
         spans = _select_spans(request, file)
@@ -121,12 +122,17 @@ def _select_spans(request: Request, file: Representation) -> list[Span] | None:
     """Give the parts that are asked for; None: the whole.
 
     Raises:
-        RequestError: 416.
+        RequestError: 416; 409, the client goes on with what may be wrong.
     """
     values = request.headers.get_all("range")
     # The field is no list: several of them mean nothing (RFC 9110, 5.3).
     if len(values) != 1 or not wants_part(request) or file.size is None:
         return None
+    if file.was_cut and is_resumption(values[0]):
+        # Not the whole in its place: wget would drop the bytes that it has, and append the rest.
+        raise RequestError(
+            409, "the file was cut of late because it was damaged: start again, from the first byte"
+        )
     if not allows_range(request.headers, file.etag, file.last_modified, time.time()):
         return None  # the client has a part of something else
     try:

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xetserve.app.answers import FileAnswers, wants_part
 from xetserve.app.checksums import answer_checksum, wants_checksum
 from xetserve.app.compressed import Compressors
 from xetserve.app.content import Content, PlainContent, XetContent
-from xetserve.app.representation import describe_entry, describe_hash
+from xetserve.app.representation import Representation, describe_entry, describe_hash
 from xetserve.app.router import get_revision, join_file_path, parse_repo
 from xetserve.app.sizes import FileSizes
 from xetserve.errors import RequestError, UpstreamTimeout
@@ -77,6 +77,7 @@ class FileService:
             content = self._make_content(entry, repo, revision, token, request.record)
             if is_for_checksum:
                 return await answer_checksum(file, content)
+            file = self._mark(file)
             response = self._answers.check(request, file)
             if response is not None:
                 return response
@@ -107,7 +108,7 @@ class FileService:
                 size = await self._sizes.get(access, file_hash)
             elif has_conditions(request.headers):
                 await self._sizes.check_exists(access, file_hash)
-            file = describe_hash(file_hash, size, is_public=token is None)
+            file = self._mark(describe_hash(file_hash, size, is_public=token is None))
             response = self._answers.check(request, file)
             if response is not None:
                 return response
@@ -115,6 +116,13 @@ class FileService:
                 return self._answers.answer_head(request, file)
             content = self._make_xet_content(access, file_hash, size, request.record)
             return await self._answers.answer_get(request, file, content)
+
+    def _mark(self, file: Representation) -> Representation:
+        """Say of a file that it was cut."""
+        if file.file_hash is None:
+            return file
+        was_cut = self._fetches.ledgers.was_cut(file.file_hash, time.monotonic())
+        return replace(file, was_cut=was_cut)
 
     def _make_content(
         self, entry: FileEntry, repo: RepoRef, revision: str, token: str | None, record: Record

@@ -30,6 +30,7 @@ class Representation:
     has_ranges: parts can be had; by hash, although the size is looked up only when a part is asked for.
     is_fixed: its URL names this content for good.
     is_public: the Hub gave it without a token.
+    was_cut: of late, because it was damaged: who has a part of it should not go on with that.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Representation:
     has_ranges: bool = True
     is_fixed: bool = False
     is_public: bool = False
+    was_cut: bool = False
 
     @property
     def zstd_etag(self) -> str | None:

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 _RANGES: Final = re.compile(r"\s*bytes\s*=(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
 _SPEC: Final = re.compile(r"\s*(\d*)\s*-\s*(\d*)\s*", re.ASCII)
+_RESUMPTION: Final = re.compile(r"\s*bytes\s*=\s*0*[1-9]\d*\s*-\s*", re.ASCII | re.IGNORECASE)
 _CONTENT_RANGE: Final = re.compile(
     r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE
 )
@@ -67,6 +68,11 @@ def parse_range(value: str, size: int) -> Span | None:
     """
     spans = parse_ranges(value, size)
     return spans[0] if spans is not None and len(spans) == 1 else None
+
+
+def is_resumption(value: str) -> bool:
+    """Tell whether a Range header asks for all from a later byte on, as whoever has the bytes before does."""
+    return _RESUMPTION.fullmatch(value) is not None
 
 
 def _is_ordered(first: str, last: str) -> bool:

@@ -16,6 +16,9 @@ CHUNK_COST: Final = HASH_SIZE + 8  # bytes of memory for a chunk that is known
 MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
 MAX_FILE_MEMORY: Final = MAX_MEMORY // 2  # bytes; of a larger file nothing is remembered
 
+CUT_SECONDS: Final = 3600.0  # within which somebody may try to go on with what they have
+MAX_CUTS: Final = 1000  # files
+
 
 class _Run:
     """Chunks that follow each other."""
@@ -144,11 +147,15 @@ class Ledger:
 
 
 class Ledgers:
-    """The ledgers of the files that were read of late, within a bound of memory."""
+    """The ledgers of the files that were read of late, within a bound of memory.
+
+    And which files were cut of late because they were wrong: somebody has the beginning, and some of it may be wrong.
+    """
 
     def __init__(self, max_memory: int = MAX_MEMORY) -> None:
         self._max_memory = max_memory
         self._ledgers: OrderedDict[bytes, Ledger] = OrderedDict()
+        self._cuts: OrderedDict[bytes, float] = OrderedDict()  # when
 
     def get(self, file_hash: bytes) -> Ledger:
         """Give the ledger of a file, a new one if it has none."""
@@ -157,6 +164,18 @@ class Ledgers:
             ledger = self._ledgers[file_hash] = Ledger(file_hash)
         self._ledgers.move_to_end(file_hash)
         return ledger
+
+    def note_cut(self, file_hash: bytes, now: float) -> None:
+        """Remember that a file was cut; now: seconds, of a steady clock."""
+        self._cuts[file_hash] = now
+        self._cuts.move_to_end(file_hash)
+        if len(self._cuts) > MAX_CUTS:
+            self._cuts.popitem(last=False)
+
+    def was_cut(self, file_hash: bytes, now: float) -> bool:
+        """Tell whether a file was cut within CUT_SECONDS."""
+        when = self._cuts.get(file_hash)
+        return when is not None and now - when < CUT_SECONDS
 
     def trim(self) -> None:
         """Drop the ledgers that were used longest ago, if they are too large together."""

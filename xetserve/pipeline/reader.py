@@ -143,6 +143,7 @@ class FileReader:
         budget.open_reader()
         self._traffic = self._table.get_traffic(self._file_hash)
         self._traffic.add_reader(self._position)
+        is_begun = False
         last = time.monotonic()
         self._deadline = last + self._gap_timeout
         self._planner = Planner(
@@ -166,6 +167,7 @@ class FileReader:
                         # Views lie in slabs, which count already.
                         decoded = sum(len(p) for p in block if not isinstance(p, memoryview))
                         budget.take(decoded)
+                        is_begun = True
                         try:
                             yield block
                         finally:
@@ -188,6 +190,8 @@ class FileReader:
         except (IntegrityError, FormatError):
             INTEGRITY_FAILURES.add()
             self._proof.fail()
+            if is_begun:
+                self._table.ledgers.note_cut(self._file_hash, time.monotonic())
             for xorb_hash, chunks in self._proof.chunks.items():
                 self._table.source.forget(xorb_hash, chunks)
             raise
