@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 START_TIMEOUT = 30.0
-LISTENING = re.compile(r"listening on (http://\S+?:\d+)")
+LISTENING = re.compile(r"listening on (https?://\S+?:\d+|unix:\S+)")
 
 
 def pytest_asyncio_loop_factories(

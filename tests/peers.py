@@ -17,8 +17,10 @@ from typing import Self
 from xetserve.http.messages import Handler
 from xetserve.net.connect import ProxyRules
 from xetserve.net.connection import ConnectionLimits, OnAnswer
-from xetserve.net.listener import Listener, bind_sockets
+from xetserve.net.entrance import Endpoint
+from xetserve.net.listener import Listener, ProxyPolicy, bind_sockets
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.tls import ServerTls
 from xetserve.net.url import Url, parse_url
 
 PATIENCE = 10.0  # seconds after which a test that waits for its peer has failed
@@ -259,14 +261,16 @@ class RawClient(Wire):
 
 
 @asynccontextmanager
-async def connected(port: int, host: str = "127.0.0.1") -> AsyncIterator[RawClient]:
+async def connected(
+    port: int, host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[RawClient]:
     """Connect a raw client."""
-    client = RawClient(*await asyncio.open_connection(host, port))
+    client = RawClient(*await asyncio.open_connection(host, port, ssl=tls))
     try:
         yield client
     finally:
         client.writer.transport.abort()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ssl.SSLError):
             await client.writer.wait_closed()
 
 
@@ -281,13 +285,16 @@ async def serving(
     handler: Handler,
     limits: ConnectionLimits | None = None,
     on_answer: OnAnswer | None = None,
+    *,
+    tls: ServerTls | None = None,
+    proxies: ProxyPolicy | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a handler; at the end every connection is cut."""
     limits = limits or ConnectionLimits(linger_timeout=0.2)
-    listener = Served(handler, limits, on_answer=on_answer)
+    listener = Served(handler, limits, on_answer=on_answer, proxies=proxies)
     sockets = bind_sockets("127.0.0.1", 0)
     listener.port = sockets[0].getsockname()[1]
-    await listener.start(sockets)
+    await listener.start([Endpoint(sock, tls) for sock in sockets])
     try:
         yield listener
     finally:

@@ -13,24 +13,30 @@ from xetserve.config import (
     SECTIONS,
     Config,
     add_flags,
+    check_together,
     load_config,
     parse_access_log,
     parse_bool,
     parse_compression,
     parse_cors,
     parse_count,
+    parse_file,
     parse_folder,
     parse_head_size,
     parse_log_level,
     parse_min_budget,
+    parse_mode,
+    parse_networks,
     parse_optional_count,
     parse_optional_seconds,
     parse_port,
+    parse_proxy_headers,
     parse_rate,
     parse_repo,
     parse_seconds,
     parse_size,
     parse_text,
+    parse_tls_version,
     parse_url,
     parse_workers,
 )
@@ -65,6 +71,11 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_optional_seconds: ("77.5", 77.5),
     parse_rate: ("77.5", 77.5),
     parse_folder: ("/var/cache/xetserve", "/var/cache/xetserve"),
+    parse_file: ("/run/xetserve.sock", "/run/xetserve.sock"),
+    parse_mode: ("0600", "600"),
+    parse_tls_version: ("1.3", "1.3"),
+    parse_networks: ("10.0.0.0/8, ::1, Unix", "10.0.0.0/8,::1,unix"),
+    parse_proxy_headers: ("Forwarded", "forwarded"),
     parse_log_level: ("DEBUG", "debug"),
     parse_access_log: ("JSON", "json"),
 }
@@ -86,6 +97,11 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_optional_seconds: "-1",
     parse_rate: "-1",
     parse_folder: " ",
+    parse_file: " ",
+    parse_mode: "rw",
+    parse_tls_version: "1.1",
+    parse_networks: "10.0.0.1/8",
+    parse_proxy_headers: "via",
     parse_log_level: "loud",
     parse_access_log: "xml",
 }
@@ -221,7 +237,7 @@ def test_port_comes_from_either_variable(environ: dict[str, str], port: int) -> 
 
 @pytest.mark.parametrize("value", ["http", "65536", "-1", "80 ", "8080/tcp"])
 def test_a_bad_port_names_the_variable_that_was_set(value: str) -> None:
-    with pytest.raises(ConfigError, match=r"^PORT must be a port number, 0 to 65535, not "):
+    with pytest.raises(ConfigError, match=r"^PORT must be a port number, 0 to 65535, or off, not "):
         load_config({}, {"PORT": value})
 
 
@@ -330,6 +346,51 @@ def test_help_names_flag_variables_and_default() -> None:
 def test_other_options_of_a_command_are_not_settings() -> None:
     flags = {**parse_flags("--port", "5"), "dir": "/x", "run": print, "tokens": ["a"]}
     assert load_config(flags, {}).server.port == 5
+
+
+# Settings beside each other
+
+TLS = {"tls_cert": "c.pem", "tls_key": "k.pem"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tls_cert": "c.pem"}, "tls_cert and tls_key belong together"),
+        ({"tls_key": "k.pem"}, "tls_cert and tls_key belong together"),
+        ({"redirect_port": "80"}, "redirect_port needs TLS"),
+        (
+            {**TLS, "redirect_port": "80", "port": "off", "unix_socket": "/x"},
+            "redirect_port needs a port",
+        ),
+        ({**TLS, "acme_webroot": "/var/www"}, "acme_webroot is served on redirect_port"),
+        ({"acme_webroot": "/var/www"}, "acme_webroot is served on redirect_port"),
+        ({**TLS, "redirect_target": "off"}, "redirect_target must be a port"),
+        ({"proxy_protocol": "on"}, "proxy_protocol needs trusted_proxies"),
+        ({"port": "off"}, "there is nothing to listen on"),
+    ],
+)
+def test_settings_that_make_no_sense_together(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_together(load_config(settings, {}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"port": "off", "unix_socket": "/run/x"},
+        {**TLS, "redirect_port": "80", "acme_webroot": "/var/www", "redirect_target": "443"},
+        {"proxy_protocol": "on", "trusted_proxies": "unix"},
+    ],
+)
+def test_settings_that_do(settings: dict[str, str]) -> None:
+    check_together(load_config(settings, {}))
+
+
+def test_no_port_is_shown_as_it_is_written() -> None:
+    assert str(load_config({"port": "OFF"}, {}).server.port) == "off"
+    assert str(load_config({"port": "443"}, {}).server.port) == "443"
 
 
 # The file

@@ -37,7 +37,9 @@ PACKAGE_MODULES: dict[str, set[str]] = {
     "metrics": {"errors"},
     "config": {"errors"},
     "demo": {"errors", "net"},
-    "cli": {*ROOMS, *SHARED, "config", "demo"},
+    "endpoints": {"errors", "config", "app", "net", "ops"},
+    "live": {"errors", "config", "net"},
+    "cli": {*ROOMS, *SHARED, "config", "demo", "endpoints", "live"},
     "__main__": {"cli"},
 }
 

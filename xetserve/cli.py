@@ -1,8 +1,10 @@
 """The roof: read the arguments, build the objects, hand them to each other, run."""
 
 import argparse
+import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -13,29 +15,34 @@ from xetserve import __version__
 from xetserve.app.admission import Admission, AdmissionLimits
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
+from xetserve.app.redirect import insist_on_https
 from xetserve.app.status import Readiness
 from xetserve.config import (
+    OFF,
     AdmissionConfig,
     Config,
     LimitsConfig,
-    ServerConfig,
+    ProxiesConfig,
     add_flags,
+    check_together,
     load_config,
 )
 from xetserve.demo import DemoFailed, run_demo
+from xetserve.endpoints import Endpoints, open_endpoints
 from xetserve.errors import ConfigError
 from xetserve.http.cors import CorsPolicy
+from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.heads import RequestLimits
-from xetserve.http.messages import Handler
+from xetserve.http.messages import Handler, Request
+from xetserve.live import Live
 from xetserve.net.connect import ProxyRules
 from xetserve.net.connection import ConnectionLimits
-from xetserve.net.listener import Listener, bind_sockets
+from xetserve.net.listener import Listener, ProxyPolicy
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
-from xetserve.ops.access import make_access_log
-from xetserve.ops.inherit import take_sockets
+from xetserve.ops.access import AccessLog, make_access_log
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
-from xetserve.ops.logs import set_up_logging
+from xetserve.ops.logs import set_log_level, set_up_logging
 from xetserve.ops.workers import Supervisor, count_cores
 from xetserve.origin.app import Origin
 from xetserve.pipeline.budget import ByteBudget
@@ -143,18 +150,27 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _run_serve(options: argparse.Namespace, config: Config) -> int:
+    check_together(config)
     if config.cache.cache_dir:  # a folder that cannot be used stops the start
         prepare_folder(Path(config.cache.cache_dir))
     num_workers = config.server.workers or count_cores()
-    config = config.for_worker(num_workers)
+
+    def load() -> Config:
+        loaded = load_config(vars(options), os.environ, options.config)
+        check_together(loaded)
+        return loaded.for_worker(num_workers)
+
+    live = Live(config.for_worker(num_workers), load)
+    endpoints = open_endpoints(config, os.environ, with_tls=True)
     readiness = Readiness()
-    making = _application(config, readiness)
-    return _serve(making, config, f"hub {config.hub.hub_url}", num_workers, readiness)
+    making = _application(live, readiness)
+    return _serve(making, live, endpoints, f"hub {config.hub.hub_url}", num_workers, readiness)
 
 
 @asynccontextmanager
-async def _application(config: Config, readiness: Readiness) -> AsyncIterator[Handler]:
+async def _application(live: Live, readiness: Readiness) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
+    config = live.config
     gap = config.hub.upstream_timeout
     limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
     policy = RetryPolicy(time_limit=gap * 0.9)
@@ -189,8 +205,10 @@ async def _application(config: Config, readiness: Readiness) -> AsyncIterator[Ha
         cors=CorsPolicy.parse(config.http.cors),
         readiness=readiness,
     )
+    admission = Admission(application.handle, _admission_limits(config.admission))
+    live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))
     try:
-        yield Admission(application.handle, _admission_limits(config.admission)).handle
+        yield insist_on_https(admission.handle, lambda: live.config.tls.hsts_max_age)
     finally:
         if cache is not None:
             await cache.aclose()
@@ -198,7 +216,9 @@ async def _application(config: Config, readiness: Readiness) -> AsyncIterator[Ha
 
 
 def _run_origin(options: argparse.Namespace, config: Config) -> int:
-    return _serve(_origin(options), config, f"origin on {options.dir}")
+    live = Live(config, lambda: load_config(vars(options), os.environ, options.config))
+    endpoints = open_endpoints(config, os.environ, with_tls=False)
+    return _serve(_origin(options), live, endpoints, f"origin on {options.dir}")
 
 
 @asynccontextmanager
@@ -221,6 +241,8 @@ async def _origin(options: argparse.Namespace) -> AsyncIterator[Handler]:
 
 
 def _run_demo(options: argparse.Namespace, config: Config) -> int:
+    if config.server.port == OFF:
+        raise ConfigError("the demo needs a port")
     host = config.server.host if options.host else "127.0.0.1"
     demo = run_demo(host, config.server.port, once=options.once, write=_print)
     try:
@@ -247,28 +269,35 @@ def _parse_pair(text: str, flag: str, form: str) -> tuple[str, str]:
 
 def _serve(
     making: AbstractAsyncContextManager[Handler],
-    config: Config,
+    live: Live,
+    endpoints: Endpoints,
     name: str,
     num_workers: int = 1,
     readiness: Readiness | None = None,
 ) -> int:
     """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own."""
-    server = config.server
-    access_log = make_access_log(config.log.access_log)
-    limits = _connection_limits(config, max_files=raise_file_limit())
-    sockets = _find_sockets(server)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
+    server = live.config.server
+    max_files = raise_file_limit()
+    live.tls = endpoints.tls
+    live.on_change(lambda config: set_log_level(config.log.log_level))
 
     def say_ready() -> None:
-        where = ", ".join(_describe(sock) for sock in sockets)
-        logger.info("xetserve %s: %s, listening on %s", __version__, name, where)
+        logger.info("xetserve %s: %s, listening on %s", __version__, name, endpoints.describe())
 
     async def serve(channel: socket.socket | None) -> None:
-        async with making as handler:
+        async with making as handler, _following(live):
+            access_log = _AccessLog(live)
             listener = Listener(
                 handler,
-                limits,
-                on_answer=None if access_log is None else access_log.write,
+                _connection_limits(live.config, max_files),
+                on_answer=access_log.write,
                 is_shared=channel is not None,
+            )
+            live.on_change(
+                lambda config: listener.configure(
+                    _connection_limits(config, max_files), _proxy_policy(config.proxies)
+                )
             )
 
             def on_drain() -> None:
@@ -281,11 +310,12 @@ def _serve(
 
             await serve_until_signal(
                 listener,
-                sockets,
+                endpoints.all,
                 drain_timeout=server.drain_timeout,
                 drain_delay=server.drain_delay,
                 on_ready=on_ready,
                 on_drain=on_drain,
+                on_reload=live.reload,
                 channel=channel,
             )
 
@@ -293,17 +323,62 @@ def _serve(
         run_loop(serve(channel))
         return 0
 
-    if num_workers == 1:
-        return work(None)
-    patience = server.drain_delay + server.drain_timeout
-    supervisor = Supervisor(num_workers, sockets, work, drain_timeout=patience, on_ready=say_ready)
-    return supervisor.run()
+    try:
+        if num_workers == 1:
+            return work(None)
+        supervisor = Supervisor(
+            num_workers,
+            endpoints.sockets,
+            work,
+            drain_timeout=server.drain_delay + server.drain_timeout,
+            on_ready=say_ready,
+            on_reload=live.reload,
+        )
+        return supervisor.run()
+    finally:
+        endpoints.remove_files()
+
+
+class _AccessLog:
+    """The access log in the form that is wanted now."""
+
+    def __init__(self, live: Live) -> None:
+        self._log: AccessLog | None = None
+        live.on_change(self._change)
+
+    def _change(self, config: Config) -> None:
+        self._log = make_access_log(config.log.access_log)
+
+    def write(self, request: Request) -> None:
+        if self._log is not None:
+            self._log.write(request)
+
+
+@asynccontextmanager
+async def _following(live: Live) -> AsyncIterator[None]:
+    """Take new certificates as they come."""
+    if live.tls is None:
+        yield
+        return
+    following = asyncio.create_task(live.tls.follow(live.config.tls.tls_check_interval))
+    try:
+        yield
+    finally:
+        following.cancel()
+
+
+def _proxy_policy(proxies: ProxiesConfig) -> ProxyPolicy:
+    trusted = TrustedProxies(proxies.trusted_proxies)
+    kind = proxies.proxy_headers
+    forwarding = Forwarding(trusted, kind) if trusted and kind != "off" else None
+    return ProxyPolicy(trusted, forwarding, needs_header=proxies.proxy_protocol)
 
 
 def _connection_limits(config: Config, max_files: int) -> ConnectionLimits:
     limits = config.limits
     return ConnectionLimits(
         keep_alive_timeout=limits.keep_alive_timeout,
+        handshake_timeout=config.tls.handshake_timeout,
         head_timeout=limits.head_timeout,
         body_timeout=limits.body_timeout,
         min_body_rate=limits.min_body_rate,
@@ -336,23 +411,3 @@ def _request_limits(limits: LimitsConfig) -> RequestLimits:
         max_fields=limits.max_header_fields,
         max_trailer_size=limits.max_trailer_size,
     )
-
-
-def _find_sockets(server: ServerConfig) -> list[socket.socket]:
-    """Give the sockets that were handed over, or else bind some."""
-    inherited = take_sockets(os.environ)
-    return [each.sock for each in inherited] or _bind(server.host, server.port)
-
-
-def _bind(host: str, port: int) -> list[socket.socket]:
-    try:
-        return bind_sockets(host, port)
-    except OSError as exc:
-        raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from None
-
-
-def _describe(sock: socket.socket) -> str:
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{sock.getsockname()}"
-    host, port = sock.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,10 +36,22 @@ def parse_text(text: str) -> str:
     return text.strip()
 
 
+class _NoPort(int):
+    """What stands for a TCP listener that is not wanted."""
+
+    def __str__(self) -> str:
+        return "off"
+
+
+OFF: Final = _NoPort(-1)
+
+
 def parse_port(text: str) -> int:
-    """Read a TCP port, 0 to 65535; 0 lets the system choose."""
+    """Read a TCP port, 0 to 65535; 0 lets the system choose, and "off" is OFF."""
+    if text.strip().lower() == "off":
+        return OFF
     if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
-        raise ValueError("must be a port number, 0 to 65535")
+        raise ValueError("must be a port number, 0 to 65535, or off")
     return int(text)
 
 
@@ -193,6 +206,47 @@ def parse_rate(text: str) -> float:
     return value
 
 
+def parse_file(text: str) -> str:
+    """Read the path of a file; empty: none."""
+    if text and not text.strip():
+        raise ValueError("must be a file, or empty for none")
+    return text.strip()
+
+
+def parse_mode(text: str) -> str:
+    """Read the permissions of a file, three octal digits."""
+    if not re.fullmatch(r"0?[0-7]{3}", text.strip(), re.ASCII):
+        raise ValueError("must be three octal digits such as 660")
+    return text.strip()[-3:]
+
+
+def parse_tls_version(text: str) -> str:
+    """Read a version of TLS that is still good."""
+    if text.strip() not in ("1.2", "1.3"):
+        raise ValueError("must be 1.2 or 1.3")
+    return text.strip()
+
+
+def parse_networks(text: str) -> str:
+    """Read networks, separated by commas, such as 10.0.0.0/8, ::1; "unix" is one, too."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    for name in names:
+        try:
+            if name != "unix":
+                ip_network(name)
+        except ValueError:
+            raise ValueError("must be networks such as 10.0.0.0/8, ::1 or unix") from None
+    return ",".join(names)
+
+
+def parse_proxy_headers(text: str) -> str:
+    """Read which fields proxies write."""
+    kind = text.strip().lower()
+    if kind not in ("x-forwarded", "forwarded", "off"):
+        raise ValueError("must be x-forwarded, forwarded or off")
+    return kind
+
+
 def parse_folder(text: str) -> str:
     """Read the path of a folder; empty: none."""
     if text and not text.strip():
@@ -227,7 +281,25 @@ class ServerConfig:
         metavar="ADDRESS",
     )
     port: int = _setting(
-        8080, parse_port, "XETSERVE_PORT PORT", "TCP port; 0 picks a free one", metavar="PORT"
+        8080,
+        parse_port,
+        "XETSERVE_PORT PORT",
+        "TCP port; 0 picks a free one, off: none",
+        metavar="PORT",
+    )
+    unix_socket: str = _setting(
+        "",
+        parse_file,
+        "XETSERVE_UNIX_SOCKET",
+        "Unix socket to listen on as well, for plain HTTP",
+        metavar="FILE",
+    )
+    unix_socket_mode: str = _setting(
+        "660",
+        parse_mode,
+        "XETSERVE_UNIX_SOCKET_MODE",
+        "who may connect to the Unix socket, as the permissions of its file",
+        metavar="MODE",
     )
     workers: int = _setting(
         1,
@@ -256,6 +328,94 @@ class ServerConfig:
         "XETSERVE_WRITE_TIMEOUT",
         "seconds after which a client that takes no byte is cut",
         metavar="SECONDS",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """TLS to clients, and what is served without it beside. Times in seconds."""
+
+    tls_cert: str = _setting(
+        "",
+        parse_file,
+        "XETSERVE_TLS_CERT",
+        "PEM file with the certificate and those between it and the root; with it, the port speaks TLS",
+        metavar="FILE",
+    )
+    tls_key: str = _setting(
+        "", parse_file, "XETSERVE_TLS_KEY", "PEM file with its key", metavar="FILE"
+    )
+    tls_min: str = _setting(
+        "1.2", parse_tls_version, "XETSERVE_TLS_MIN", "oldest version: 1.2 or 1.3", metavar="V"
+    )
+    tls_check_interval: float = _setting(
+        10.0,
+        parse_seconds,
+        "XETSERVE_TLS_CHECK_INTERVAL",
+        "seconds between two looks at whether the files have changed",
+        metavar="SECONDS",
+    )
+    handshake_timeout: float = _setting(
+        10.0,
+        parse_seconds,
+        "XETSERVE_HANDSHAKE_TIMEOUT",
+        "seconds for the TLS handshake, and a PROXY header before it",
+        metavar="SECONDS",
+    )
+    hsts_max_age: int = _setting(
+        0,
+        parse_optional_count,
+        "XETSERVE_HSTS_MAX_AGE",
+        "seconds that browsers shall insist on https (Strict-Transport-Security); 0: not said",
+        metavar="SECONDS",
+    )
+    redirect_port: int = _setting(
+        OFF,
+        parse_port,
+        "XETSERVE_REDIRECT_PORT",
+        "TCP port for plain HTTP that sends clients to https",
+        metavar="PORT",
+    )
+    redirect_target: int = _setting(
+        0,
+        parse_port,
+        "XETSERVE_REDIRECT_TARGET",
+        "port that they are sent to; 0: the one that is listened on",
+        metavar="PORT",
+    )
+    acme_webroot: str = _setting(
+        "",
+        parse_folder,
+        "XETSERVE_ACME_WEBROOT",
+        "folder whose .well-known/acme-challenge the redirect port serves",
+        metavar="DIR",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiesConfig:
+    """Proxies in front of us, and what they say of their clients."""
+
+    trusted_proxies: str = _setting(
+        "",
+        parse_networks,
+        "XETSERVE_TRUSTED_PROXIES",
+        "networks, separated by commas, whose word on their clients counts; unix: whoever uses the Unix socket",
+        metavar="NETWORKS",
+    )
+    proxy_headers: str = _setting(
+        "x-forwarded",
+        parse_proxy_headers,
+        "XETSERVE_PROXY_HEADERS",
+        "fields in which they tell: x-forwarded (-For, -Proto, -Host), forwarded (RFC 7239) or off",
+        metavar="KIND",
+    )
+    proxy_protocol: bool = _setting(
+        False,
+        parse_bool,
+        "XETSERVE_PROXY_PROTOCOL",
+        "connections come from them alone and begin with a PROXY header, version 1 or 2",
+        metavar="BOOL",
     )
 
 
@@ -515,6 +675,8 @@ class Config:
     """All settings. In the TOML file each section is a table."""
 
     server: ServerConfig = field(default_factory=ServerConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
     hub: HubConfig = field(default_factory=HubConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -551,6 +713,8 @@ class Config:
 
 SECTIONS: Final[Mapping[str, type]] = {
     "server": ServerConfig,
+    "tls": TlsConfig,
+    "proxies": ProxiesConfig,
     "hub": HubConfig,
     "http": HttpConfig,
     "memory": MemoryConfig,
@@ -609,6 +773,29 @@ def load_config(
     if tables:
         raise ConfigError(f"{path}: unknown section or key {next(iter(tables))!r}")
     return Config(**sections)
+
+
+def check_together(config: Config) -> None:
+    """See to it that the settings of a server make sense beside each other.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    tls, proxies = config.tls, config.proxies
+    if config.server.port == OFF and not config.server.unix_socket:
+        raise ConfigError("there is nothing to listen on: port is off, and there is no unix_socket")
+    if bool(tls.tls_cert) != bool(tls.tls_key):
+        raise ConfigError("tls_cert and tls_key belong together")
+    if tls.redirect_port != OFF and not tls.tls_cert:
+        raise ConfigError("redirect_port needs TLS: tls_cert and tls_key")
+    if tls.redirect_port != OFF and config.server.port == OFF:
+        raise ConfigError("redirect_port needs a port to send clients to")
+    if tls.acme_webroot and tls.redirect_port == OFF:
+        raise ConfigError("acme_webroot is served on redirect_port, which is off")
+    if tls.redirect_target == OFF:
+        raise ConfigError("redirect_target must be a port")
+    if proxies.proxy_protocol and not proxies.trusted_proxies:
+        raise ConfigError("proxy_protocol needs trusted_proxies: nobody else may connect")
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -61,3 +61,8 @@ CLIENT_TIMEOUTS = Counter(
     "Clients given up because they were too slow.",
     ("waited_for",),
 )
+ENTRIES_FAILED = Counter(
+    "xetserve_entries_failed_total",
+    "Connections that ended before a request could be read.",
+    ("cause",),
+)

@@ -59,15 +59,23 @@ class Admission:
     ) -> None:
         self._handler = handler
         self._sleep = sleep
-        self._max_active = limits.max_active
         self._clock = clock
+        self._limits: AdmissionLimits | None = None
+        self.num_active = 0
+        self.configure(limits)
+
+    def configure(self, limits: AdmissionLimits) -> None:
+        """Change the limits. Buckets are full again then; bodies under way are paid for as they began."""
+        if limits == self._limits:
+            return
 
         def make_table(rate: float) -> BucketTable | None:
             return BucketTable(rate, limits.burst, MAX_KEYS) if rate else None
 
+        self._limits = limits
+        self._max_active = limits.max_active
         self._requests = (make_table(limits.token_requests), make_table(limits.address_requests))
         self._bytes = (make_table(limits.token_bytes), make_table(limits.address_bytes))
-        self.num_active = 0
 
     async def handle(self, request: Request) -> Response:
         """Answer a request, or refuse it."""

@@ -28,7 +28,7 @@ def read_request(head: Head) -> Request:
     hosts = headers.get_all("host")
     if len(hosts) > 1 or (not hosts and head.version != "1.0"):
         raise RequestError(400, "there must be one Host field (RFC 9112, 3.2)")
-    if hosts and not _is_host(hosts[0]):
+    if hosts and not is_host(hosts[0]):
         raise RequestError(400, "the Host field must be a host, or host and port (RFC 9112, 3.2)")
     if head.version != "1.0" and any(
         item.strip(" \t").lower() not in ("", "100-continue")
@@ -44,7 +44,7 @@ def read_request(head: Head) -> Request:
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is not None:
         authority, target = absolute["authority"], _add_path(absolute["rest"], head.method)
-        if not _is_host(authority) or authority.startswith(":") or not authority:
+        if not is_host(authority) or authority.startswith(":") or not authority:
             raise RequestError(400, "the request target must have a host (RFC 9110, 4.2)")
         others = [field for field in head.fields if field[0] != "host"]
         headers = Headers([("host", authority), *others])  # the field is ignored (RFC 9112, 3.2.2)
@@ -84,7 +84,8 @@ def _add_path(rest: str, method: str) -> str:
     return rest if rest.startswith("/") else f"/{rest}"
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
+    """Tell whether a text is what a Host field may hold (RFC 9110, 7.2); it may be empty."""
     match = _HOST.fullmatch(text)
     if match is None or int(match["port"] or 0) > 65535:
         return False

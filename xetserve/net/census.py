@@ -39,10 +39,19 @@ class Census:
         """Give the status and the reason for refusing one more connection; None: there is room."""
         if self._max_connections and self.num_connections >= self._max_connections:
             return 503, "the server has as many connections as it may have; come again later"
+        return self.find_excess_of(client)
+
+    def find_excess_of(self, client: str) -> tuple[int, str] | None:
+        """As find_excess, but for a connection that is counted already, though not as this client's."""
         limit = self._max_per_client
         if limit and client and self._num_of[client] >= limit:
             return 429, f"more than {limit} connections from one client"
         return None
+
+    def set_limits(self, max_connections: int, max_per_client: int) -> None:
+        """Change the limits; nobody who is there has to leave."""
+        self._max_connections = max_connections
+        self._max_per_client = max_per_client
 
     def add(self, client: str) -> None:
         """Count a connection."""

@@ -16,13 +16,14 @@ from typing import Final, cast
 import h11
 
 from xetserve.errors import BrokenStream, RequestError
+from xetserve.http.forwarded import Forwarding
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Block, Buffer, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.metrics import CLIENT_TIMEOUTS
 from xetserve.net.dates import http_date
 from xetserve.net.pace import RateFloor
-from xetserve.net.stream import ByteStream
+from xetserve.net.tlsstream import Stream, TlsStream
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class ConnectionLimits:
     """Times in seconds, rates in bytes a second. Where it says so, 0 is no limit.
 
     keep_alive_timeout: for the first byte of the next request; 0: no limit.
+    handshake_timeout: for all that comes before the first request: a PROXY header, the TLS handshake.
     head_timeout: for a request's head, from its first byte on; 0: no limit.
     body_timeout: between two pieces of a request's body, and for all of it beside the time that it has at
         min_body_rate; 0: no limit.
@@ -56,6 +58,7 @@ class ConnectionLimits:
     """
 
     keep_alive_timeout: float = 75.0
+    handshake_timeout: float = 10.0
     head_timeout: float = 20.0
     body_timeout: float = 30.0
     min_body_rate: float = 500.0
@@ -92,16 +95,26 @@ class _ConnectionBody:
 
 
 class ClientConnection:
-    """Serves one client until it leaves or has to be closed."""
+    """Serves one client until it leaves or has to be closed.
+
+    Args:
+        peer: the client's address, where that is not the other end of the stream.
+        forwarding: finds out whom the peer asks for, if it is a proxy.
+    """
 
     def __init__(
         self,
-        stream: ByteStream,
+        stream: Stream,
         handler: Handler,
         limits: ConnectionLimits,
         on_answer: OnAnswer | None = None,
+        *,
+        peer: str | None = None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self._stream = stream
+        self._peer = stream.peer if peer is None else peer
+        self._forwarding = forwarding
         self._handler = handler
         self._limits = limits
         self._on_answer = on_answer
@@ -134,7 +147,7 @@ class ClientConnection:
             self._stream.on_lost = None  # from here on we are the one who leaves
             await self._stream.aclose(self._limits.linger_timeout)
         except (BrokenStream, TimeoutError) as exc:
-            logger.debug("connection from %s ended: %s", self._stream.peer, exc or "timed out")
+            logger.debug("connection from %s ended: %s", self._peer, str(exc) or "timed out")
         finally:
             self._stream.abort()
 
@@ -143,7 +156,7 @@ class ClientConnection:
         try:
             request = await self._read_request()
         except RequestError as exc:
-            logger.info("refused a request from %s: %s", self._stream.peer, exc)
+            logger.info("refused a request from %s: %s", self._peer, exc)
             await self._refuse(exc)
             return False
         if request is None:
@@ -200,8 +213,10 @@ class ClientConnection:
         self._body_received = 0
         self._body_waited = 0.0
         request.request_id = _find_request_id(request)
-        request.peer = self._stream.peer
-        request.secure = self._stream.transport.get_extra_info("sslcontext") is not None
+        request.peer = self._peer
+        request.secure = isinstance(self._stream, TlsStream)
+        if self._forwarding is not None:
+            self._forwarding.apply(request)
         request.body = _ConnectionBody(self)
         return request
 
@@ -342,7 +357,7 @@ class ClientConnection:
         """Answer a request that could not be read; the connection is closed afterwards."""
         protocol = self._protocol
         protocol.close_after_response()
-        request = Request("-", "-", request_id=secrets.token_hex(8), peer=self._stream.peer)
+        request = Request("-", "-", request_id=secrets.token_hex(8), peer=self._peer)
         request.record.status = error.status
         response = error_response(error.status, str(error), error.headers)
         response.headers.append(("X-Request-Id", request.request_id))

@@ -20,6 +20,9 @@ LINGER: Final = 1.0  # seconds for the client to read the answer and close
 MAX_LINGERING: Final = 64  # sockets; beyond, the one that has waited longest goes at once
 MAX_INPUT: Final = 64 * 1024  # bytes of a request that are read and dropped
 LOG_INTERVAL: Final = 10.0  # seconds between two lines in the log
+TLS_ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x50"  # fatal, internal_error (RFC 8446, 6)
+
+_PASSING: Final = frozenset({429, 503})  # statuses of clients that may come again
 
 
 class Refusals:
@@ -37,13 +40,13 @@ class Refusals:
         self._num_unlogged = 0
         self._next_log = 0.0
 
-    def refuse(self, sock: socket.socket, status: int, reason: str) -> None:
+    def refuse(
+        self, sock: socket.socket, status: int, reason: str, *, over_tls: bool = False
+    ) -> None:
         """Answer status to a client that has just connected, and close."""
-        CONNECTIONS_REFUSED.add(str(status))
-        self._log(reason)
         try:
             # The send buffer of a new connection has room for this.
-            sock.send(self._make_answer(status, reason))
+            sock.send(self.make_refusal(status, reason, over_tls=over_tls))
             sock.shutdown(socket.SHUT_WR)
         except OSError:
             sock.close()
@@ -59,6 +62,12 @@ class Refusals:
         for sock in list(self._lingering):
             self._close(sock)
 
+    def make_refusal(self, status: int, reason: str, *, over_tls: bool = False) -> bytes:
+        """Count a refusal and give what is to be sent: an answer, or to who is about to speak TLS an alert."""
+        CONNECTIONS_REFUSED.add(str(status))
+        self._log(reason)
+        return TLS_ALERT if over_tls else self._make_answer(status, reason)
+
     def _make_answer(self, status: int, reason: str) -> bytes:
         response = error_response(status, reason)
         assert isinstance(response.body, bytes)
@@ -66,7 +75,7 @@ class Refusals:
             f"HTTP/1.1 {status} {response.reason}",
             f"Date: {http_date()}",
             *(f"{name}: {value}" for name, value in response.headers),
-            f"Retry-After: {self._retry_after}",
+            *([f"Retry-After: {self._retry_after}"] if status in _PASSING else []),
             f"X-Request-Id: {secrets.token_hex(8)}",
             f"Content-Length: {len(response.body)}",
             "Connection: close",

@@ -148,6 +148,10 @@ class ByteStream(asyncio.BufferedProtocol):
         self._inbox.clear()
         return data
 
+    def unread(self, data: bytes) -> None:
+        """Put back what was received, to be received again."""
+        self._inbox[:0] = data
+
     async def receive_into(self, view: memoryview, timeout: float | None = None) -> int:
         """Receive straight into view; gives the number of bytes, 0 when the peer has finished.
 

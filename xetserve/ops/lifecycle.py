@@ -6,10 +6,11 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
+from xetserve.net.entrance import Endpoint
 from xetserve.net.listener import Listener
 
 logger = logging.getLogger(__name__)
@@ -46,12 +47,13 @@ def raise_file_limit() -> int:
 
 async def serve_until_signal(
     listener: Listener,
-    sockets: list[socket.socket],
+    endpoints: Sequence[Endpoint | socket.socket],
     *,
     drain_timeout: float,
     drain_delay: float = 0.0,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     on_drain: Callable[[], None] | None = None,
+    on_reload: Callable[[], object] | None = None,
     channel: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts what is left.
@@ -61,14 +63,15 @@ async def serve_until_signal(
         drain_delay: seconds from the first signal until then.
         on_ready: awaited once clients can connect; serving ends when it raises.
         on_drain: called at the first signal.
+        on_reload: called at SIGHUP.
         channel: of a worker, to its supervisor: READY is said on it, DRAIN, CUT and its end are
             obeyed. SIGTERM then means drain however often it comes, and SIGINT is left alone.
     """
     drain, cut = asyncio.Event(), asyncio.Event()
     heeding = _heeding_signals(drain, cut) if channel is None else _heeding(channel, drain, cut)
-    with heeding:
+    with heeding, _heeding_hangups(on_reload):
         try:
-            await listener.start(sockets)
+            await listener.start(endpoints)
             if on_ready is not None:
                 await on_ready()
             if channel is not None:
@@ -107,6 +110,23 @@ def _heeding_signals(drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _heeding_hangups(on_reload: Callable[[], object] | None) -> Iterator[None]:
+    """Turn SIGHUP into a call."""
+    if on_reload is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, on_reload)
+    # One that came before this was kept waiting.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @contextmanager

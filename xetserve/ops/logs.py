@@ -41,7 +41,13 @@ def set_up_logging(level: str) -> None:
     """Log records of at least this level (debug, info, warning, error)."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_MaskingFormatter(_FORMAT))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler], force=True)
+    set_log_level(level)
+
+
+def set_log_level(level: str) -> None:
+    """Log records of at least this level from now on."""
+    logging.getLogger().setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(max(logging.INFO, logging.getLogger().level))
 
 

@@ -78,6 +78,8 @@ class Supervisor:
         work: what a worker does, with its end of the channel; gives its exit status.
         drain_timeout: seconds that workers may drain; STOP_GRACE later they are killed.
         on_ready: called once, when all workers are ready.
+        on_reload: called at SIGHUP, before it is passed on; False: it is not. Workers that are started later have what it
+            has changed.
     """
 
     def __init__(
@@ -88,12 +90,14 @@ class Supervisor:
         *,
         drain_timeout: float,
         on_ready: Callable[[], None],
+        on_reload: Callable[[], bool] = lambda: True,
     ) -> None:
         self._workers = [_Worker(number) for number in range(1, num_workers + 1)]
         self._sockets = sockets
         self._work = work
         self._drain_timeout = drain_timeout
         self._on_ready = on_ready
+        self._on_reload = on_reload
         self._has_begun = False  # one was ready at some time
         self._is_up = False  # all were, at the same time
         self._is_stopping = False
@@ -185,14 +189,14 @@ class Supervisor:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             # Ctrl-C reaches the whole group; the supervisor has it and says what it means.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             self._selector.close()
             for sock in (ours, self._signals, self._signal_writer):
                 sock.close()
             for other in self._workers:
                 if other.channel is not None:
                     other.channel.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            # SIGHUP waits until the worker can heed it: what it was forked with may be old by then.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
             label_process(f"worker {worker.number}")
             status = self._work(theirs)
         except ConfigError as exc:
@@ -264,8 +268,9 @@ class Supervisor:
     def _on_signals(self, numbers: bytes) -> None:
         for number in numbers:
             if number == signal.SIGHUP:
-                logger.info("SIGHUP: passed on")
-                self._signal_all(signal.SIGHUP)
+                if self._on_reload():
+                    logger.info("SIGHUP: passed on")
+                    self._signal_all(signal.SIGHUP)
             elif number in STOPPING_SIGNALS:
                 self._stop(_signal_name(number))
 

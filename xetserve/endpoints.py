@@ -1,0 +1,121 @@
+"""What a server listens on, made from its settings: TCP with or without TLS, redirects beside it, a Unix socket."""
+
+import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from xetserve.app.redirect import Redirect
+from xetserve.config import OFF, Config
+from xetserve.errors import ConfigError
+from xetserve.net.entrance import Endpoint
+from xetserve.net.listener import bind_sockets
+from xetserve.net.tls import VERSIONS, ServerTls
+from xetserve.net.unixsocket import UnixSocket, bind_unix_socket
+from xetserve.ops.inherit import take_sockets
+
+REDIRECT_NAME = "redirect"  # of an inherited socket: it is for redirects
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """All that is listened on.
+
+    tls: whose context new connections get; None: there is no TLS.
+    unix: the Unix socket, if we made one.
+    """
+
+    all: list[Endpoint]
+    tls: ServerTls | None = None
+    unix: UnixSocket | None = None
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The listening sockets."""
+        return [endpoint.sock for endpoint in self.all]
+
+    def describe(self) -> str:
+        """Say where clients can reach us."""
+        return ", ".join(_describe(endpoint) for endpoint in self.all)
+
+    def remove_files(self) -> None:
+        """Remove what would be left behind."""
+        if self.unix is not None:
+            self.unix.remove()
+
+
+def open_endpoints(
+    config: Config, environ: MutableMapping[str, str], *, with_tls: bool
+) -> Endpoints:
+    """Take the sockets that were handed over, and bind those that the settings name beside them.
+
+    Inherited sockets take the place of host and port, and one that is named "redirect" that of redirect_port.
+
+    Args:
+        with_tls: heed the settings of TLS.
+
+    Raises:
+        ConfigError: an address is taken, a certificate is no good.
+    """
+    server = config.server
+    tls = make_tls(config) if with_tls else None
+    inherited = take_sockets(environ)
+    sockets = [each.sock for each in inherited if each.name != REDIRECT_NAME or tls is None]
+    redirects = [each.sock for each in inherited if each.sock not in sockets]
+    if not sockets and server.port != OFF:
+        sockets = _bind(server.host, server.port)
+    # On a Unix socket nobody listens in.
+    found = [Endpoint(sock, None if sock.family == socket.AF_UNIX else tls) for sock in sockets]
+    if tls is not None and config.tls.redirect_port != OFF:
+        redirects = redirects or _bind(server.host, config.tls.redirect_port)
+    if redirects:
+        redirect = _make_redirect(config, found)
+        found += [Endpoint(sock, handler=redirect.handle) for sock in redirects]
+    unix: UnixSocket | None = None
+    if server.unix_socket:
+        unix = _bind_unix(Path(server.unix_socket), int(server.unix_socket_mode, 8))
+        found.append(Endpoint(unix.sock))
+    return Endpoints(found, tls, unix)
+
+
+def make_tls(config: Config) -> ServerTls | None:
+    """Load the certificate that the settings name.
+
+    Raises:
+        ConfigError: it is no good.
+    """
+    tls = config.tls
+    if not tls.tls_cert:
+        return None
+    return ServerTls(Path(tls.tls_cert), Path(tls.tls_key), VERSIONS[tls.tls_min])
+
+
+def _make_redirect(config: Config, found: list[Endpoint]) -> Redirect:
+    ports = [each.sock.getsockname()[1] for each in found if each.tls is not None]
+    target = config.tls.redirect_target or (ports[0] if ports else 443)
+    webroot = config.tls.acme_webroot
+    return Redirect(target, Path(webroot) if webroot else None)
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    try:
+        return bind_sockets(host, port)
+    except OSError as exc:
+        raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from None
+
+
+def _bind_unix(path: Path, mode: int) -> UnixSocket:
+    try:
+        return bind_unix_socket(path, mode)
+    except OSError as exc:
+        raise ConfigError(f"cannot listen on {path}: {exc.strerror or exc}") from None
+
+
+def _describe(endpoint: Endpoint) -> str:
+    sock = endpoint.sock
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    scheme = "http" if endpoint.tls is None else "https"
+    note = "" if endpoint.handler is None else " (redirects)"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{note}"

@@ -1,0 +1,173 @@
+"""Who a request comes from when proxies stand in between: X-Forwarded-For and its kin, and Forwarded (RFC 7239).
+
+Anybody can send these fields. What they say counts as far as those are trusted who wrote it: a proxy appends the address that it
+was reached from, so the list is read from its end, through the proxies that are trusted, to the first address that
+is not one of them. Which of the two kinds is read is the operator's word: a proxy that writes one of them passes the
+other one on as the client sent it.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Final
+
+from xetserve.http.messages import Headers, Request
+from xetserve.http.requests import is_host
+
+UNIX: Final = "unix"
+FORWARDED: Final = "forwarded"
+X_FORWARDED: Final = "x-forwarded"
+MAX_HOPS: Final = 32  # entries that are looked at, from the end
+
+# parameter = token "=" value, in which quoted strings may hold the separators (RFC 7239, 4).
+_PAIR: Final = re.compile(
+    r"""[ \t]*(?:(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)="""
+    r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z-]+)))?[ \t]*(?P<end>[;,]|$)"""
+)
+# An address as it is written in these fields, with or without a port.
+_NODE: Final = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9A-Za-z._-]{1,16})?|(?P<bare>[0-9A-Fa-f:.]+)"
+)
+
+
+class TrustedProxies:
+    """The addresses whose word counts.
+
+    Args:
+        text: networks, separated by commas; "unix" for whoever connects to a Unix socket.
+
+    Raises:
+        ValueError: not a network.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        self._unix = UNIX in names
+        self._networks: list[IPv4Network | IPv6Network] = [
+            ip_network(name) for name in names if name != UNIX
+        ]
+
+    def __bool__(self) -> bool:
+        return self._unix or bool(self._networks)
+
+    def __contains__(self, address: str) -> bool:
+        """Tell whether a peer is one of them; "" is a Unix socket's."""
+        if not address:
+            return self._unix
+        parsed = _parse_address(address)
+        return parsed is not None and any(parsed in network for network in self._networks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """What one proxy has said of whom it was reached from; "" for what it did not say."""
+
+    address: str = ""
+    proto: str = ""
+    host: str = ""
+
+
+class Forwarding:
+    """Finds out the client behind trusted proxies.
+
+    Args:
+        kind: FORWARDED or X_FORWARDED, the fields that these proxies write.
+    """
+
+    def __init__(self, trusted: TrustedProxies, kind: str = X_FORWARDED) -> None:
+        self._trusted = trusted
+        self._read = _read_forwarded if kind == FORWARDED else _read_x_forwarded
+
+    def apply(self, request: Request) -> None:
+        """Set the request's peer, secure and host as its trusted proxies tell; leave alone what they do not."""
+        if request.peer not in self._trusted:
+            return
+        proto = host = ""
+        for hop in self._read(request.headers):
+            proto, host = hop.proto or proto, hop.host or host
+            address = normalize_address(hop.address)
+            if not address:  # "unknown", an obfuscated name, nonsense: nobody known is behind this
+                break
+            request.peer = address
+            if address not in self._trusted:
+                break
+        if proto.lower() in ("http", "https"):
+            request.secure = proto.lower() == "https"
+        if host and is_host(host) and not host.startswith(":"):
+            others = [field for field in request.headers if field[0].lower() != "host"]
+            request.headers = Headers([("host", host), *others])
+
+
+def normalize_address(text: str) -> str:
+    """Give an address without port, brackets or zone, and an IPv4 one as such; "" for what is none."""
+    match = _NODE.fullmatch(text.strip(" \t"))
+    if match is None:
+        return ""
+    parsed = _parse_address(match["six"] or match["four"] or match["bare"])
+    return "" if parsed is None else str(parsed)
+
+
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _read_x_forwarded(headers: Headers) -> list[_Hop]:
+    """Give the hops, the nearest first.
+
+    X-Forwarded-Proto and -Host are often set by one of several proxies: where their lists are shorter, the last thing
+    that was said counts.
+    """
+    addresses = _list(headers, "x-forwarded-for")
+    protos = _list(headers, "x-forwarded-proto")
+    hosts = _list(headers, "x-forwarded-host")
+
+    def at(values: list[str], index: int) -> str:
+        return values[index] if index < len(values) else ""
+
+    count = max(len(addresses), 1 if protos or hosts else 0)
+    return [_Hop(at(addresses, i), at(protos, i), at(hosts, i)) for i in range(count)]
+
+
+def _list(headers: Headers, name: str) -> list[str]:
+    """Give the members of a list, the last first."""
+    values = ",".join(headers.get_all(name)).split(",")
+    found = [value.strip(" \t") for value in values]
+    return [value for value in reversed(found) if value][:MAX_HOPS]
+
+
+def _read_forwarded(headers: Headers) -> list[_Hop]:
+    """Give the hops, the nearest first; none when the field is malformed anywhere."""
+    text = ",".join(headers.get_all("forwarded"))
+    hops = []
+    pairs: dict[str, str] = {}
+    position = 0
+    while position <= len(text):
+        match = _PAIR.match(text, position)
+        if match is None:
+            return []
+        if match["name"] is not None:
+            name = match["name"].lower()
+            if name in pairs:
+                return []
+            quoted = match["quoted"]
+            pairs[name] = match["token"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        if match["end"] != ";":
+            if pairs:
+                hops.append(
+                    _Hop(pairs.get("for", ""), pairs.get("proto", ""), pairs.get("host", ""))
+                )
+            pairs = {}
+        position = match.end() if match["end"] else len(text) + 1
+    return hops[::-1][:MAX_HOPS]
