@@ -20,6 +20,7 @@ import pytest
 import uvloop
 
 START_TIMEOUT = 30.0
+NEEDED = "curl wget aria2 openssl haproxy nginx-light"  # Debian's packages
 LISTENING = re.compile(r"listening on (https?://\S+?:\d+|unix:\S+)")
 
 
@@ -126,8 +127,9 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
 
 def need_program(name: str) -> str:
     """Give the path of a client program; a machine that runs the tests has to have it."""
-    path = shutil.which(name)
-    assert path is not None, f"{name} is not installed: apt-get install curl wget aria2"
+    # Where servers are is not on everybody's path.
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    assert path is not None, f"{name} is not installed: apt-get install {NEEDED}"
     return path
 
 

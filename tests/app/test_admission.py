@@ -259,3 +259,33 @@ async def test_answers_in_memory_are_charged() -> None:
     await admission.handle(ask("/memory"))
     await read(await admission.handle(ask()))
     assert clock.now == pytest.approx(1000 + 9.01)
+
+
+async def test_limits_may_change_while_requests_are_under_way() -> None:
+    clock = Clock()
+    body = Body(10, 10)
+
+    async def handle(request: Request) -> Response:
+        return Response(200, [], body)
+
+    admission = Admission(handle, AdmissionLimits(), clock=clock, sleep=clock.sleep)
+    response = await admission.handle(ask())
+    admission.configure(AdmissionLimits(max_active=1, address_requests=1, burst=1))
+    assert (await admission.handle(ask())).status == 503
+    assert not isinstance(response.body, bytes)
+    assert [len(block[0]) async for block in response.body] == [10, 10]
+    await response.body.aclose()  # type: ignore[attr-defined]
+    assert admission.num_active == 0
+    assert (await admission.handle(ask("/x", peer="192.0.2.9"))).status == 200
+
+
+async def test_limits_that_stay_the_same_leave_the_buckets_as_they_are() -> None:
+    async def handle(request: Request) -> Response:
+        return Response(200)
+
+    limits = AdmissionLimits(address_requests=1, burst=1)
+    clock = Clock()
+    admission = Admission(handle, limits, clock=clock, sleep=clock.sleep)
+    assert (await admission.handle(ask())).status == 200
+    admission.configure(replace(limits))
+    assert (await admission.handle(ask())).status == 429

@@ -65,3 +65,15 @@ def test_clients_that_have_left_are_forgotten() -> None:
         census.add(str(number))
         census.remove(str(number))
     assert not census._num_of
+
+
+def test_limits_may_change_while_clients_are_there() -> None:
+    census = Census(max_connections=5, max_per_client=5)
+    census.add("a")
+    census.add("a")
+    census.set_limits(2, 1)
+    assert census.find_excess("b") is not None
+    assert census.find_excess_of("a") is not None
+    assert census.find_excess_of("b") is None
+    census.set_limits(0, 0)
+    assert census.find_excess("a") is None

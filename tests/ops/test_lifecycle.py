@@ -177,6 +177,34 @@ async def test_the_first_signal_is_told_of_before_the_sockets_are_closed(served:
     assert open_then == [True]
 
 
+async def test_sighup_is_a_call_and_nothing_else(served: Served) -> None:
+    called = asyncio.Event()
+    task = asyncio.ensure_future(
+        serve_until_signal(
+            served.listener,
+            served.sockets,
+            drain_timeout=PATIENCE,
+            on_ready=served._on_ready,
+            on_reload=called.set,
+        )
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    send_signal(signal.SIGHUP)  # before it can be heeded: it waits
+    await served.is_ready.wait()
+    async with asyncio.timeout(PATIENCE):
+        await called.wait()
+    called.clear()
+    send_signal(signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE):
+        await called.wait()
+    assert not task.done()
+    send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE):
+        await task
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 # A worker: orders
 
 

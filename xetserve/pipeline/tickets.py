@@ -23,8 +23,10 @@ from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import ChunkHeader
 
-CLOSE_BEHIND: Final = 64 * 1024 * 1024  # decoded bytes within which a follower is worth waiting for
-SHELF_SHARE: Final = 3  # the part of the budget that may be kept for followers: one in so many
+CLOSE_BEHIND: Final = (
+    128 * 1024 * 1024
+)  # decoded bytes within which a follower is worth waiting for
+SHELF_SHARE: Final = 2  # the part of the budget that may be kept for followers: one in so many
 
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
 
