@@ -134,7 +134,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     origin.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
     # What the origin knows of its repositories is in one process.
-    add_flags(origin, ("server", "limits", "log"), without=("workers",))
+    add_flags(origin, ("server", "proxies", "limits", "log"), without=("workers",))
     origin.set_defaults(run=_run_origin)
 
     demo = commands.add_parser(
@@ -216,7 +216,13 @@ async def _application(live: Live, readiness: Readiness) -> AsyncIterator[Handle
 
 
 def _run_origin(options: argparse.Namespace, config: Config) -> int:
-    live = Live(config, lambda: load_config(vars(options), os.environ, options.config))
+    def load() -> Config:
+        loaded = load_config(vars(options), os.environ, options.config)
+        check_together(loaded)
+        return loaded
+
+    check_together(config)
+    live = Live(config, load)
     endpoints = open_endpoints(config, os.environ, with_tls=False)
     return _serve(_origin(options), live, endpoints, f"origin on {options.dir}")
 

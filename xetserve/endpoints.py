@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import MutableMapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,21 +61,30 @@ def open_endpoints(
     server = config.server
     tls = make_tls(config) if with_tls else None
     inherited = take_sockets(environ)
-    sockets = [each.sock for each in inherited if each.name != REDIRECT_NAME or tls is None]
-    redirects = [each.sock for each in inherited if each.sock not in sockets]
-    if not sockets and server.port != OFF:
-        sockets = _bind(server.host, server.port)
-    # On a Unix socket nobody listens in.
-    found = [Endpoint(sock, None if sock.family == socket.AF_UNIX else tls) for sock in sockets]
-    if tls is not None and config.tls.redirect_port != OFF:
-        redirects = redirects or _bind(server.host, config.tls.redirect_port)
-    if redirects:
-        redirect = _make_redirect(config, found)
-        found += [Endpoint(sock, handler=redirect.handle) for sock in redirects]
-    unix: UnixSocket | None = None
-    if server.unix_socket:
-        unix = _bind_unix(Path(server.unix_socket), int(server.unix_socket_mode, 8))
-        found.append(Endpoint(unix.sock))
+    with ExitStack() as failing:
+
+        def keep(socks: list[socket.socket]) -> list[socket.socket]:
+            for sock in socks:
+                failing.callback(sock.close)
+            return socks
+
+        sockets = [each.sock for each in inherited if each.name != REDIRECT_NAME or tls is None]
+        redirects = [each.sock for each in inherited if each.sock not in sockets]
+        keep(sockets + redirects)
+        if not sockets and server.port != OFF:
+            sockets = keep(_bind(server.host, server.port))
+        # On a Unix socket nobody listens in.
+        found = [Endpoint(sock, None if sock.family == socket.AF_UNIX else tls) for sock in sockets]
+        if tls is not None and config.tls.redirect_port != OFF and not redirects:
+            redirects = keep(_bind(server.host, config.tls.redirect_port))
+        if redirects:
+            redirect = _make_redirect(config, found)
+            found += [Endpoint(sock, handler=redirect.handle) for sock in redirects]
+        unix: UnixSocket | None = None
+        if server.unix_socket:
+            unix = _bind_unix(Path(server.unix_socket), int(server.unix_socket_mode, 8))
+            found.append(Endpoint(unix.sock))
+        failing.pop_all()
     return Endpoints(found, tls, unix)
 
 

@@ -1,0 +1,153 @@
+"""What is listened on, by the settings."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.peers import Certificates, make_certificates
+from xetserve import endpoints
+from xetserve.config import load_config
+from xetserve.endpoints import Endpoints, open_endpoints
+from xetserve.errors import ConfigError
+from xetserve.http.messages import Headers, Request
+from xetserve.ops.inherit import Inherited
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def tls(certificates: Certificates) -> dict[str, str]:
+    return {"tls_cert": str(certificates.chain), "tls_key": str(certificates.key)}
+
+
+class Opener:
+    """Opens endpoints, and closes them at the end."""
+
+    def __init__(self) -> None:
+        self.opened: list[Endpoints] = []
+
+    def __call__(self, settings: dict[str, str], *, with_tls: bool = True) -> Endpoints:
+        config = load_config({"host": "127.0.0.1", "port": "0", **settings}, {})
+        self.opened.append(open_endpoints(config, {}, with_tls=with_tls))
+        return self.opened[-1]
+
+
+@pytest.fixture
+def open_by() -> Iterator[Opener]:
+    opener = Opener()
+    yield opener
+    for each in opener.opened:
+        for sock in each.sockets:
+            sock.close()
+
+
+def port_of(sock: socket.socket) -> int:
+    port: int = sock.getsockname()[1]
+    return port
+
+
+async def where(found: Endpoints, index: int) -> str | None:
+    """Where a redirect leads to."""
+    handler = found.all[index].handler
+    assert handler is not None
+    response = await handler(Request("GET", "/", Headers([("host", "a")])))
+    return Headers(response.headers).get("location")
+
+
+def test_plain_http_on_a_port(open_by: Opener) -> None:
+    found = open_by({})
+    (one,) = found.all
+    assert (one.tls, one.handler, found.tls, found.unix) == (None, None, None, None)
+    assert found.describe() == f"http://127.0.0.1:{port_of(one.sock)}"
+
+
+async def test_tls_with_redirects_and_a_unix_socket(
+    open_by: Opener, tls: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    found = open_by({**tls, "redirect_port": "0", "unix_socket": str(path)})
+    main, redirect, unix = found.all
+    assert main.tls is found.tls is not None
+    assert (redirect.tls, unix.tls, unix.handler) == (None, None, None)
+    assert found.describe() == (
+        f"https://127.0.0.1:{port_of(main.sock)}, "
+        f"http://127.0.0.1:{port_of(redirect.sock)} (redirects), unix:{path}"
+    )
+    assert await where(found, 1) == f"https://a:{port_of(main.sock)}/"
+    found.remove_files()
+    assert not path.exists()
+
+
+async def test_redirects_may_lead_to_another_port(open_by: Opener, tls: dict[str, str]) -> None:
+    found = open_by({**tls, "redirect_port": "0", "redirect_target": "443"})
+    assert await where(found, 1) == "https://a/"
+
+
+def test_without_tls_its_settings_are_left_alone(open_by: Opener, tls: dict[str, str]) -> None:
+    found = open_by({**tls, "redirect_port": "0"}, with_tls=False)
+    (one,) = found.all
+    assert one.tls is found.tls is None
+
+
+def test_a_unix_socket_alone(open_by: Opener, tls: dict[str, str], tmp_path: Path) -> None:
+    found = open_by({**tls, "port": "off", "unix_socket": str(tmp_path / "socket")})
+    (one,) = found.all
+    assert one.sock.family == socket.AF_UNIX
+
+
+@pytest.fixture
+def inherited(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[dict[str, socket.socket]]:
+    """Sockets that were handed over: one for each use, and a Unix one."""
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(tmp_path / "inherited"))
+    unix.listen()
+    socks = {
+        "http": socket.create_server(("127.0.0.1", 0)),
+        "redirect": socket.create_server(("127.0.0.1", 0)),
+        "unix": unix,
+    }
+    given = [Inherited(name, sock) for name, sock in socks.items()]
+    monkeypatch.setattr(endpoints, "take_sockets", lambda environ: given)
+    yield socks
+    for sock in socks.values():
+        sock.close()
+
+
+async def test_inherited_sockets_take_the_place_of_others(
+    open_by: Opener, tls: dict[str, str], inherited: dict[str, socket.socket]
+) -> None:
+    found = open_by({**tls, "redirect_port": "0"})
+    assert found.sockets == [inherited["http"], inherited["unix"], inherited["redirect"]]
+    assert [each.tls is not None for each in found.all] == [True, False, False]
+    assert await where(found, 2) == f"https://a:{port_of(inherited['http'])}/"
+
+
+def test_without_tls_no_name_means_anything(
+    open_by: Opener, inherited: dict[str, socket.socket]
+) -> None:
+    found = open_by({})
+    assert found.sockets == list(inherited.values())
+    assert all(each.handler is None for each in found.all)
+
+
+@pytest.mark.parametrize("setting", ["port", "redirect_port"])
+def test_a_port_that_is_taken_is_named(open_by: Opener, tls: dict[str, str], setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = str(port_of(taken))
+        with pytest.raises(
+            ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{number}: .* in use"
+        ):
+            open_by({**tls, setting: number})
+
+
+def test_a_path_that_is_taken_is_named(open_by: Opener, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    with pytest.raises(ConfigError, match=r"cannot listen on .*/file: there is something else"):
+        open_by({"port": "off", "unix_socket": str(tmp_path / "file")})
