@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import socket
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -178,7 +177,17 @@ async def test_the_first_signal_is_told_of_before_the_sockets_are_closed(served:
     assert open_then == [True]
 
 
-async def test_sighup_is_a_call_and_nothing_else(served: Served) -> None:
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """SIGHUP is kept waiting at first; in the end it is as it was."""
+    before = signal.getsignal(signal.SIGHUP)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    yield
+    signal.signal(signal.SIGHUP, before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+async def test_sighup_is_a_call_and_nothing_else(served: Served, hangups: None) -> None:
     called = asyncio.Event()
     task = asyncio.ensure_future(
         serve_until_signal(
@@ -189,9 +198,8 @@ async def test_sighup_is_a_call_and_nothing_else(served: Served) -> None:
             on_reload=called.set,
         )
     )
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
-    # Before it can be heeded it waits. To this thread: others, of earlier tests, do not block it.
-    signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
+    # Before it can be heeded, and to this thread: others would not keep it waiting.
+    signal.raise_signal(signal.SIGHUP)
     await served.is_ready.wait()
     async with asyncio.timeout(PATIENCE):
         await called.wait()
@@ -203,8 +211,6 @@ async def test_sighup_is_a_call_and_nothing_else(served: Served) -> None:
     send_signal(signal.SIGTERM)
     async with asyncio.timeout(PATIENCE):
         await task
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # A worker: orders
