@@ -65,7 +65,7 @@ def digest_of(pair: Certificates) -> bytes:
 
 
 class Download:
-    """A download that has begun and takes a while."""
+    """A download that has begun and stands still until it may finish."""
 
     def __init__(self, site: Site, server: Process, target: Path, *options: str) -> None:
         self.target = target
@@ -77,9 +77,11 @@ class Download:
             curl(url, target, "--limit-rate", "40M", *options), env=environment_without_home()
         )
         until(lambda: target.exists() and target.stat().st_size > 0)
+        self.client.send_signal(signal.SIGSTOP)
+        assert self.client.poll() is None, "it was over before anything happened"
 
     def finish(self) -> None:
-        assert self.client.poll() is None, "it was over before anything happened"
+        self.client.send_signal(signal.SIGCONT)
         assert self.client.wait(timeout=60) == 0
         assert sha256_of(self.target) == self.digest
 
