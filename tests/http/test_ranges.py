@@ -266,6 +266,12 @@ def test_parse_content_range(value: str, expected: tuple[Span, int | None] | Non
     assert parse_content_range(value) == expected
 
 
+@pytest.mark.parametrize("spec", ["{}x", "{}1x", "1{}x", "1-{}x", "1-1{}x", "-{}x", "-1{}x"])
+def test_a_long_run_of_blanks_is_read_in_linear_time(spec: str) -> None:
+    # If each split of the run were tried, this would take longer than a test may.
+    assert parse_ranges("bytes=" + spec.format(" " * 400_000), 10) is None
+
+
 @settings(deadline=None)
 @given(st.text() | st.text("bytes -/*0123456789") | st.text("-/*0123456789").map("bytes ".__add__))
 def test_any_content_range_is_sound_or_nothing(value: str) -> None:

@@ -4,8 +4,11 @@ import re
 from typing import Final, NamedTuple
 
 _RANGES: Final = re.compile(r"\s*bytes\s*=(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
-_SPEC: Final = re.compile(r"\s*(\d*)\s*-\s*(\d*)\s*", re.ASCII)
-_RESUMPTION: Final = re.compile(r"\s*bytes\s*=\s*0*[1-9]\d*\s*-\s*", re.ASCII | re.IGNORECASE)
+# Blanks are not given back ("*+"): where a number may be empty, trying each split of a long run takes seconds.
+_SPEC: Final = re.compile(r"\s*+(\d*)\s*+-\s*+(\d*)\s*+", re.ASCII)
+_RESUMPTION: Final = re.compile(
+    r"\s*+bytes\s*+=\s*+0*+[1-9]\d*+\s*+-\s*+", re.ASCII | re.IGNORECASE
+)
 _CONTENT_RANGE: Final = re.compile(
     r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE
 )
