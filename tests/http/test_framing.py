@@ -110,3 +110,25 @@ def test_malformed_chunks_are_400(data: bytes) -> None:
 )
 def test_trailers_beyond_the_limits_are_431(data: bytes) -> None:
     assert refusal(data) == 431
+
+
+def test_lenient_framing_takes_any_number_of_extensions() -> None:
+    chunk = b"1;" + b"x" * (MAX_CHUNK_LINE_SIZE - 4) + b"\r\nx\r\n"
+    body = chunk * (MAX_EXTENSIONS_SIZE // 200) + b"0\r\n\r\n"
+    with pytest.raises(RequestError):
+        take_all(ChunkedFraming(SMALL), body)
+    assert take_all(ChunkedFraming(SMALL, is_lenient=True), body + b"x") == (body, b"x")
+
+
+@pytest.mark.parametrize("line", [b"1 \r\n", b"1;\r\n", b"1; a b \t\r\n", b"01;=\xe9\r\n"])
+def test_lenient_framing_takes_odd_chunk_headers(line: bytes) -> None:
+    body = line + b"x\r\n0\r\n\r\n"
+    assert take_all(ChunkedFraming(SMALL, is_lenient=True), body) == (body, b"")
+
+
+@pytest.mark.parametrize(
+    "line", [b"\r\n", b" 1\r\n", b"1 2\r\n", b"1 ;x\r\n", b"1\n", b"1;\0\r\n", b"x\r\n"]
+)
+def test_lenient_framing_has_limits(line: bytes) -> None:
+    with pytest.raises(RequestError):
+        take_all(ChunkedFraming(SMALL, is_lenient=True), line)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -106,6 +106,10 @@ class TestBodies:
             pytest.param(
                 [bytes([c]) for c in CHUNKED + b"3;x=y\r\ncon\r\n4\r\ntent\r\n0\r\n\r\n"],
                 id="chunked, byte by byte",
+            ),
+            pytest.param(
+                [CHUNKED + b"3 \r\ncon\r\n04; x y=\r\ntent\r\n0  \r\nX: y\r\n\r\n"],
+                id="chunked, oddly",
             ),
             pytest.param([b"HTTP/1.1 200 OK\r\n\r\ncont", b"ent"], id="until the end"),
             pytest.param([b"HTTP/1.0 200 OK\r\n\r\ncontent"], id="HTTP/1.0"),
@@ -240,6 +244,48 @@ class TestBadAnswers:
             with pytest.raises(BrokenStream):
                 await get_all(connection, peer)
             assert not connection.is_reusable
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            pytest.param(b"HTTP/1.1 200 OK\r\nX:%b\x0b\r\n\r\n", id="field"),
+            pytest.param(CHUNKED + b"2;%b\n\r\nok\r\n0\r\n\r\n", id="chunk extension"),
+            pytest.param(CHUNKED + b"0\r\nX:%b\x0b\r\n\r\n", id="trailer"),
+        ],
+    )
+    async def test_a_long_run_of_blanks_costs_no_time(self, answer: bytes) -> None:
+        # If each of them were tried as a value's end, this would take longer than a test may.
+        peer = saying(answer % (b" " * 100_000))
+        async with peer, connection_to(peer) as connection:
+            with pytest.raises(BrokenStream):
+                await get_all(connection, peer)
+
+    async def test_interim_answers_have_an_end(self) -> None:
+        async def play(wire: Wire) -> None:
+            await wire.read_request()
+            with suppress(ConnectionError):
+                while True:
+                    await wire.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+
+        async with ScriptedPeer(play) as peer, connection_to(peer) as connection:
+            with pytest.raises(BrokenStream, match="too large"):
+                await get_all(connection, peer)
+            connection.stream.abort()
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"HTTP/1.1 302 Found\r\nLocation: http://h/?sig=s3cret\x01\r\n\r\n",
+            CHUNKED + b"s3cret\r\n",
+            CHUNKED + b"0" * 21 + b";s3cret\r\n",
+            CHUNKED + b"0\r\ns3cret\r\n\r\n",
+        ],
+    )
+    async def test_no_message_quotes_an_answer(self, answer: bytes) -> None:
+        async with saying(answer) as peer, connection_to(peer) as connection:
+            with pytest.raises(BrokenStream, match="not HTTP") as caught:
+                await get_all(connection, peer)
+            assert "s3cret" not in str(caught.value)
 
     async def test_no_answer_times_out(self) -> None:
         async with ScriptedPeer(answering(STALL)) as peer, connection_to(peer) as connection:

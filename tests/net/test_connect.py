@@ -420,6 +420,7 @@ class TestProxies:
             pytest.param(http_answer(502), id="502"),
             pytest.param(http_head(302, "Location: http://login/"), id="a redirect"),
             pytest.param(b"SSH-2.0-x\r\n\r\n", id="not HTTP"),
+            pytest.param(b"HTTP/1.1 200\r\nX:" + b" " * 60_000 + b"\x0b\r\n\r\n", id="blanks"),
             pytest.param(CLOSE, id="closes"),
             pytest.param(RESET, id="resets"),
         ],

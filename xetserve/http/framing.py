@@ -1,4 +1,4 @@
-"""Where a request's body ends, and that its framing is the one that everybody reads (RFC 9112, 6 and 7).
+"""Where a body ends, and that its framing is the one that everybody reads (RFC 9112, 6 and 7).
 
 What is taken here goes to h11, which decodes it. Chunk headers and trailers are held to the grammar and
 to a size; h11 would take bare line feeds, and extensions of any length.
@@ -18,6 +18,12 @@ _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80
 _CHUNK_LINE: Final = re.compile(
     rb"0*([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*)"
     % (_TOKEN, _TOKEN, _QUOTED)
+)
+
+
+# What servers are known to send: blanks behind the size, extensions of all kinds.
+_LENIENT_CHUNK_LINE: Final = re.compile(
+    rb"0*([0-9A-Fa-f]{1,15})((?:;[^\x00-\x08\x0a-\x1f\x7f]*)?)[ \t]*"
 )
 
 
@@ -47,10 +53,16 @@ class LengthFraming:
 
 
 class ChunkedFraming:
-    """Chunks, then trailers."""
+    """Chunks, then trailers.
 
-    def __init__(self, limits: RequestLimits) -> None:
+    Args:
+        is_lenient: for responses, which we do not have to agree on with anybody: a chunk's size and extensions may be
+            odd, and the extensions of a body be any number.
+    """
+
+    def __init__(self, limits: RequestLimits, *, is_lenient: bool = False) -> None:
         self._limits = limits
+        self._is_lenient = is_lenient
         self._left = 0  # of a chunk's data and the line end behind it
         self._extensions_size = 0
         self._trailer_size = 0
@@ -84,11 +96,11 @@ class ChunkedFraming:
         return line
 
     def _read_chunk_line(self, line: bytes) -> None:
-        match = _CHUNK_LINE.fullmatch(line[:-2])
+        match = (_LENIENT_CHUNK_LINE if self._is_lenient else _CHUNK_LINE).fullmatch(line[:-2])
         if match is None:
             raise RequestError(400, "malformed chunk header")
         self._extensions_size += len(match[2])
-        if self._extensions_size > MAX_EXTENSIONS_SIZE:
+        if self._extensions_size > MAX_EXTENSIONS_SIZE and not self._is_lenient:
             raise RequestError(400, "the chunks' extensions are too long")
         size = int(match[1], 16)
         if size:

@@ -1,7 +1,8 @@
 """One upstream connection: send a request, read the head through h11, the body around it.
 
 A body with a Content-Length is counted here and received straight into the caller's buffers; h11 would
-copy it three times. A chunked body goes through h11.
+copy it three times. A chunked body goes through h11. Heads, chunk headers and trailers are checked before h11 sees
+them, see response_heads.
 """
 
 from collections.abc import Iterable
@@ -9,12 +10,16 @@ from typing import Final
 
 import h11
 
-from xetserve.errors import BrokenStream, UpstreamError
+from xetserve.errors import BrokenStream, RequestError, UpstreamError
+from xetserve.http.framing import ChunkedFraming
+from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Headers
+from xetserve.http.response_heads import MAX_RESPONSE_FIELDS, ResponseHeadReader
 from xetserve.net.stream import ByteStream
 from xetserve.net.url import Url
 
 MAX_HEAD_SIZE: Final = 128 * 1024  # bytes; a Location with a signed URL can be long
+_TRAILER_LIMITS: Final = RequestLimits(max_fields=MAX_RESPONSE_FIELDS)
 
 
 class ClientResponse:
@@ -77,6 +82,8 @@ class ClientConnection:
         self._is_proxied = is_proxied
         self._proxy_authorization = proxy_authorization
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
+        self._inbox = bytearray()  # what has arrived and neither h11 nor _rest has
+        self._framing: ChunkedFraming | None = None  # of a chunked body
         self._left: int | None = 0  # body bytes to come; None: h11 frames the body
         self._rest = b""  # body bytes that came with the head, or that h11 has unframed
         self._keep = False
@@ -116,6 +123,8 @@ class ClientConnection:
         if body or method in ("POST", "PUT"):
             fields.append(("Content-Length", str(len(body))))
         self._keep = False
+        self._inbox = bytearray()
+        self._framing = None
         parts = [
             connection.send(
                 h11.Request(
@@ -128,42 +137,31 @@ class ClientConnection:
             connection.send(h11.EndOfMessage()),
         ]
         await self.stream.send_all([part for part in parts if part], timeout)
-        head = await self._read_head(timeout)
+        head = await read_head(connection, self.stream, self._inbox, timeout)
         return self._start_body(method, head)
-
-    async def _read_head(self, timeout: float | None) -> h11.Response:
-        while True:
-            event = self._next_event()
-            if isinstance(event, h11.Response):
-                return event
-            if event is h11.NEED_DATA:
-                data = await self.stream.receive(timeout)
-                if not data:
-                    raise BrokenStream("closed before an answer")
-                self._h11.receive_data(data)
-            elif not isinstance(event, h11.InformationalResponse):
-                raise BrokenStream("closed before an answer")
 
     def _start_body(self, method: str, head: h11.Response) -> ClientResponse:
         headers = Headers.from_raw(head.headers)
         tokens = ",".join(headers.get_all("connection")).lower()
         self._keep = head.http_version >= b"1.1" and "close" not in tokens
-        trailing = bytes(self._h11.trailing_data[0])
         length = headers.get("content-length")
         if method == "HEAD" or head.status_code in (204, 304):
             self._left = 0
-            self._keep = self._keep and not trailing  # a body after all would be the next answer
+            self._keep = self._keep and not self._inbox  # a body after all would be the next answer
             known = int(length) if length is not None and length.isdigit() else None
             return ClientResponse(self, head.status_code, headers, known)
         if length is not None and "transfer-encoding" not in headers:
             self._left = int(length)  # h11 has checked that it is one number
-            self._rest = trailing
+            self._rest = bytes(self._inbox)
+            self._inbox.clear()
             if len(self._rest) > self._left:
                 raise BrokenStream("more bytes than announced")
             del self._h11  # it keeps a buffer of 64 KiB, and is not needed to count bytes
             return ClientResponse(self, head.status_code, headers, self._left)
         self._left = None
-        if "transfer-encoding" not in headers:
+        if "transfer-encoding" in headers:
+            self._framing = ChunkedFraming(_TRAILER_LIMITS, is_lenient=True)
+        else:
             self._keep = False  # the end of the connection is the end of the body
         return ClientResponse(self, head.status_code, headers, None)
 
@@ -188,19 +186,70 @@ class ClientConnection:
     async def _next_unframed(self, timeout: float | None) -> bytes:
         """Give the next body bytes out of h11; b"" at the end of the body."""
         while True:
-            event = self._next_event()
+            event = _next_event(self._h11)
             if isinstance(event, h11.Data):
                 return bytes(event.data)
             if isinstance(event, h11.EndOfMessage):
                 self._left = 0
-                self._keep = self._keep and not self._h11.trailing_data[0]
+                self._keep = self._keep and not self._inbox
                 return b""
             if event is not h11.NEED_DATA:
                 raise BrokenStream("body ended early")
-            self._h11.receive_data(await self.stream.receive(timeout))
+            while not (data := self._take_framed()):
+                received = await self.stream.receive(timeout)
+                if not received:
+                    break
+                self._inbox += received
+            self._h11.receive_data(data)
 
-    def _next_event(self) -> object:
+    def _take_framed(self) -> bytes:
+        """Take out of the inbox what h11 may see; b"": more is needed."""
+        if self._framing is None:
+            data = bytes(self._inbox)
+            self._inbox.clear()
+            return data
         try:
-            return self._h11.next_event()
-        except h11.RemoteProtocolError as exc:
+            return self._framing.take(self._inbox)
+        except RequestError as exc:
             raise BrokenStream(f"not HTTP: {exc}") from None
+
+
+async def read_head(
+    connection: h11.Connection, stream: ByteStream, inbox: bytearray, timeout: float | None
+) -> h11.Response:
+    """Read the head of the answer to a request, and what goes before it.
+
+    Args:
+        inbox: empty; gets what has come behind the head.
+        timeout: seconds without a byte.
+
+    Raises:
+        BrokenStream, TimeoutError: as ClientConnection.request.
+    """
+    reader = ResponseHeadReader(MAX_HEAD_SIZE)
+    while True:
+        while (raw := reader.take(inbox)) is None:
+            data = await stream.receive(timeout)
+            if not data:
+                raise BrokenStream("closed before an answer")
+            inbox += data
+        connection.receive_data(raw)
+        event = _next_event(connection)
+        if isinstance(event, h11.Response):
+            return event
+        if not isinstance(event, h11.InformationalResponse):
+            raise BrokenStream("closed before an answer")
+
+
+def _next_event(connection: h11.Connection) -> object:
+    """Give h11's next event.
+
+    Raises:
+        BrokenStream: what came is not HTTP.
+    """
+    try:
+        return connection.next_event()
+    except h11.RemoteProtocolError as exc:
+        # h11 quotes what it does not understand.
+        reason = str(exc).partition("bytearray(")[0].rstrip(": ")
+        raise BrokenStream(f"not HTTP: {reason}") from None

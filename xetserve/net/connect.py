@@ -12,7 +12,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 import h11
 
 from xetserve.errors import BrokenStream
-from xetserve.net.client import ClientConnection
+from xetserve.net.client import ClientConnection, read_head
 from xetserve.net.stream import ByteStream
 from xetserve.net.url import Origin
 
@@ -144,17 +144,9 @@ async def _open_tunnel(stream: ByteStream, origin: Origin, proxy: Proxy, timeout
     await stream.send_all(
         [connection.send(request) or b"", connection.send(h11.EndOfMessage()) or b""]
     )
-    try:
-        event = connection.next_event()
-        while event is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
-            if event is h11.NEED_DATA:
-                connection.receive_data(await stream.receive(timeout))
-            event = connection.next_event()
-    except h11.RemoteProtocolError as exc:
-        raise BrokenStream(f"the proxy's answer is not HTTP: {exc}") from None
-    if not isinstance(event, h11.Response) or not 200 <= event.status_code < 300:
-        status = event.status_code if isinstance(event, h11.Response) else "no answer"
-        raise BrokenStream(f"the proxy refused a tunnel: {status}")
+    response = await read_head(connection, stream, bytearray(), timeout)
+    if not 200 <= response.status_code < 300:
+        raise BrokenStream(f"the proxy refused a tunnel: {response.status_code}")
 
 
 async def _start_tls(stream: ByteStream, tls: ssl.SSLContext, host: str) -> None:

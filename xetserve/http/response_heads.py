@@ -1,0 +1,70 @@
+"""A response's head, taken out of the bytes as they arrive: line by line, in linear time (RFC 9112, 4 and 5).
+
+What is taken here goes to h11, which tells what it means. h11's own patterns try each blank of a run as a value's
+end, so that one long line would hold the event loop for minutes; and its messages quote the line, which may hold a
+signed URL.
+"""
+
+import re
+from typing import Final
+
+from xetserve.errors import BrokenStream, RequestError
+from xetserve.http.heads import parse_field_line
+
+MAX_RESPONSE_FIELDS: Final = 256  # lines of fields in a head, and in the trailers
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
+
+
+class ResponseHeadReader:
+    """Takes the heads of one response, interim ones before it, out of a buffer that grows.
+
+    Args:
+        max_size: bytes of all of them.
+    """
+
+    def __init__(self, max_size: int) -> None:
+        self._left = max_size
+        self._start = 0  # of the line that is looked at, in the buffer
+        self._searched = 0  # so far there is no line end behind _start
+        self._num_fields = 0
+
+    def take(self, inbox: bytearray) -> bytes | None:
+        """Take the next head out of inbox, up to the end of its empty line; None: it is not complete.
+
+        Lines may end with LF alone (RFC 9112, 2.2). Folded ones are refused, as a gateway may (RFC 9112, 5.2).
+
+        Raises:
+            BrokenStream: it is malformed or too large, whatever follows.
+        """
+        while True:
+            end = inbox.find(b"\n", self._searched)
+            if (end + 1 or len(inbox)) > self._left:
+                raise BrokenStream("not HTTP: the head is too large")
+            if end < 0:
+                self._searched = len(inbox)
+                return None
+            line = inbox[self._start : end].removesuffix(b"\r")
+            is_first = not self._start
+            self._start = self._searched = end + 1
+            if is_first:
+                if _STATUS_LINE.fullmatch(line) is None:
+                    raise BrokenStream("not HTTP: malformed status line")
+            elif line:
+                self._check_field_line(line)
+            else:
+                break
+        raw = bytes(inbox[: self._start])
+        del inbox[: self._start]
+        self._left -= len(raw)
+        self._start = self._searched = self._num_fields = 0
+        return raw
+
+    def _check_field_line(self, line: bytearray) -> None:
+        self._num_fields += 1
+        if self._num_fields > MAX_RESPONSE_FIELDS:
+            raise BrokenStream(f"not HTTP: more than {MAX_RESPONSE_FIELDS} header fields")
+        try:
+            parse_field_line(line)
+        except RequestError as exc:
+            raise BrokenStream(f"not HTTP: {exc}") from None
