@@ -10,7 +10,7 @@ import pytest
 from tests.peers import PATIENCE, RawClient, connected, gather_answers, serving, turn, until
 from xetserve.errors import BrokenStream, IntegrityError, RequestError, UpstreamError
 from xetserve.http.messages import Block, Handler, Request, Response, json_response
-from xetserve.net.connection import ConnectionLimits
+from xetserve.net.connection import PIECES_PER_TURN, ConnectionLimits
 
 BIG = 16 * 1024 * 1024  # more than the kernel's buffers take
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -70,6 +70,28 @@ def streaming(body: Body, length: int | None = None, *, chunked: bool = False) -
     return giving(lambda: Response(200, [], body, length=length, chunked=chunked))
 
 
+class Turns:
+    """Turns of the event loop."""
+
+    count = 0
+
+
+@contextlib.asynccontextmanager
+async def counted_turns() -> AsyncIterator[Turns]:
+    turns = Turns()
+
+    async def count() -> None:
+        while True:
+            turns.count += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(count())
+    try:
+        yield turns
+    finally:
+        task.cancel()
+
+
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno > logging.WARNING]
 
@@ -100,6 +122,22 @@ class TestRequests:
             assert targets == ["/0", "/1", "/2", "/3", "/4", "/last"]
             assert [body for _, _, body in answers] == [b"0", b"1", b"2", b"3", b"4", b""]
             assert await client.read_end() == (b"", "closed")
+
+    async def test_between_pipelined_requests_others_have_their_turn(self) -> None:
+        seen = []
+
+        async def note(request: Request) -> Response:
+            seen.append(turns.count)
+            return Response(200)
+
+        async with (
+            counted_turns() as turns,
+            serving(note) as listener,
+            connected(listener.port) as client,
+        ):
+            await client.send(GET * 50)
+            await gather_answers(client, 50)
+        assert len(set(seen)) == 50
 
     async def test_a_request_may_come_byte_by_byte(self) -> None:
         async with serving(echo) as listener, connected(listener.port) as client:
@@ -194,6 +232,28 @@ class TestRequestBodies:
             await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 50000\r\n\r\n")
             await client.send(bytes(50000) + GET)
             assert [status for status, _, _ in await gather_answers(client, 2)] == [200, 200]
+
+    @pytest.mark.parametrize("is_read", [True, False])
+    async def test_between_the_pieces_of_one_others_have_their_turn(self, is_read: bool) -> None:
+        num_pieces = 5000
+
+        async def handle(request: Request) -> Response:
+            if is_read:
+                await request.body.read(num_pieces)
+            return Response(200, [], b"%d" % turns.count)
+
+        async with (
+            counted_turns() as turns,
+            serving(handle) as listener,
+            connected(listener.port) as client,
+        ):
+            head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await client.send(head + b"1\r\nx\r\n" * num_pieces + b"0\r\n\r\n" + head)
+            _, _, before = await client.read_answer()
+            await client.send(b"0\r\n\r\n")
+            _, _, after = await client.read_answer()
+        taken = int(before) if is_read else int(after) - int(before)
+        assert taken >= num_pieces // PIECES_PER_TURN
 
     async def test_one_too_long_to_pass_over_costs_the_connection(self) -> None:
         async with serving(ignore) as listener, connected(listener.port) as client:
