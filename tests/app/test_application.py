@@ -287,7 +287,8 @@ class TestRoutes:
             assert "x-evil" not in headers
             assert headers.get("allow") == ("GET, HEAD, OPTIONS" if status in (204, 405) else None)
             assert headers["access-control-allow-origin"] == "*"
-            assert headers.get("cache-control") == ("no-store" if status >= 400 else None)
+            kept = {200: "no-store" if target == "/health" else "no-cache", 204: None}
+            assert headers.get("cache-control") == kept.get(status, "no-store")
 
     @pytest.mark.parametrize("target", ["/download/o/n/a.bin", "/download-hash/" + "0" * 64])
     @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -34,6 +34,14 @@ def test_ready_until_the_server_drains() -> None:
     assert ("Retry-After", "1") in response.headers
 
 
+def test_no_cache_answers_in_our_place() -> None:
+    request = Request("GET", "/")
+    draining = get_ready(request, Readiness(is_draining=True))
+    for response in (get_health(request), get_ready(request, Readiness()), draining):
+        assert dict(response.headers)["Cache-Control"] == "no-store"
+    assert dict(get_usage(request).headers)["Cache-Control"] == "no-cache"
+
+
 def test_the_page_uses_the_words_of_the_host_that_was_asked_for() -> None:
     assert "http://files.test:8080/download/OWNER/REPO" in page("files.test:8080")
     assert "https://files.test/download-hash/HASH" in page("files.test", secure=True)

@@ -7,6 +7,9 @@ from typing import Final
 from xetserve import __version__
 from xetserve.http.messages import Request, Response, json_response
 
+# What is true now says nothing of later. Without a word, caches may guess, or answer while we do not (RFC 9111, 4.2).
+_NOT_STORED: Final = ("Cache-Control", "no-store")
+
 _PAGE: Final = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -49,7 +52,7 @@ withheld until the whole matches the file's hash.</p>
 
 def get_health(request: Request) -> Response:
     """Say that the process answers."""
-    return json_response(200, {"status": "ok", "version": __version__})
+    return json_response(200, {"status": "ok", "version": __version__}, [_NOT_STORED])
 
 
 @dataclass(slots=True)
@@ -62,8 +65,8 @@ class Readiness:
 def get_ready(request: Request, readiness: Readiness) -> Response:
     """Say whether a load balancer should send clients here: 200, or 503 once the server drains."""
     if readiness.is_draining:
-        return json_response(503, {"status": "draining"}, [("Retry-After", "1")])
-    return json_response(200, {"status": "ready"})
+        return json_response(503, {"status": "draining"}, [("Retry-After", "1"), _NOT_STORED])
+    return json_response(200, {"status": "ready"}, [_NOT_STORED])
 
 
 def get_usage(request: Request) -> Response:
@@ -71,6 +74,7 @@ def get_usage(request: Request) -> Response:
     page = _PAGE.format(version=escape(__version__), base=escape(request.base_url))
     headers = [
         ("Content-Type", "text/html; charset=utf-8"),
+        ("Cache-Control", "no-cache"),  # it may change with the version
         ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
     ]
     return Response(200, headers, page.encode())
