@@ -286,13 +286,14 @@ async def serving(
     limits: ConnectionLimits | None = None,
     on_answer: OnAnswer | None = None,
     *,
+    host: str = "127.0.0.1",
     tls: ServerTls | None = None,
     proxies: ProxyPolicy | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a handler; at the end every connection is cut."""
     limits = limits or ConnectionLimits(linger_timeout=0.2)
     listener = Served(handler, limits, on_answer=on_answer, proxies=proxies)
-    sockets = bind_sockets("127.0.0.1", 0)
+    sockets = bind_sockets(host, 0)
     listener.port = sockets[0].getsockname()[1]
     await listener.start([Endpoint(sock, tls) for sock in sockets])
     try:

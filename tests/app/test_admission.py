@@ -56,7 +56,7 @@ def limits_of(kind: str, rate: float, burst: float = 1) -> AdmissionLimits:
 
 def ask(path: str = "/x", token: str | None = None, peer: str = "192.0.2.1") -> Request:
     fields = [] if token is None else [("Authorization", f"Bearer {token}")]
-    return Request("GET", path, Headers(fields), peer=peer)
+    return Request("GET", path, Headers(fields), client=peer)
 
 
 async def ok(request: Request) -> Response:
@@ -188,7 +188,7 @@ async def test_a_refused_request_uses_up_nothing() -> None:
 async def test_what_is_no_token_is_limited_by_its_address() -> None:
     limits = replace(RATE, token_requests=1, address_requests=1)
     admission = Admission(ok, limits, clock=Clock())
-    request = Request("GET", "/x", Headers([("Authorization", "Basic x")]), peer="192.0.2.1")
+    request = Request("GET", "/x", Headers([("Authorization", "Basic x")]), client="192.0.2.1")
     assert [(await admission.handle(request)).status for _ in range(2)] == [200, 429]
 
 

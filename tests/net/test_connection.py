@@ -678,9 +678,19 @@ class TestRecords:
         (request,) = answered
         record = request.record
         assert (request.target, request.peer) == ("/file", "127.0.0.1")
+        assert request.client == "127.0.0.1"
         assert (record.status, record.sent, record.is_complete) == (200, 6, True)
         assert record.first_byte_time is not None
         assert 0 <= record.head_time <= record.first_byte_time <= record.total_time
+
+    async def test_an_ipv6_client_is_counted_by_its_network(self) -> None:
+        answered: list[Request] = []
+        async with serving(ignore, host="::1", on_answer=answered.append) as listener:
+            reader, writer = await asyncio.open_connection("::1", listener.port)
+            writer.write(CLOSING_GET)
+            await reader.read()
+            writer.close()
+        assert [(r.peer, r.client) for r in answered] == [("::1", "::/64")]
 
     async def test_every_request_is_told_of_once(self) -> None:
         answered: list[Request] = []

@@ -168,7 +168,7 @@ def _keys(request: Request) -> tuple[str | None, str | None]:
         token = get_token(request, required=False)
     except RequestError:  # the handler will say so
         token = None
-    return None if token is None else fingerprint(token, 16), request.peer or None
+    return None if token is None else fingerprint(token, 16), request.client or None
 
 
 def _buckets(

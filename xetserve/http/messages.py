@@ -122,6 +122,7 @@ class Request:
     method: as sent, upper case by convention.
     target: the request target as sent, still percent-encoded.
     peer: the client's address, for logs; "" on a Unix socket.
+    client: what the client is counted by: its address, in IPv6 its /64; "" on a Unix socket.
     secure: whether it came over TLS.
     record: what becomes of it.
     """
@@ -133,6 +134,7 @@ class Request:
     body: RequestBody = field(default_factory=EmptyBody)
     request_id: str = ""
     peer: str = ""
+    client: str = ""
     secure: bool = False
     record: Record = field(default_factory=Record)
 

@@ -21,6 +21,7 @@ from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Block, Buffer, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.metrics import CLIENT_TIMEOUTS
+from xetserve.net.census import client_key
 from xetserve.net.dates import http_date
 from xetserve.net.pace import RateFloor
 from xetserve.net.tlsstream import Stream, TlsStream
@@ -225,6 +226,7 @@ class ClientConnection:
         request.secure = isinstance(self._stream, TlsStream)
         if self._forwarding is not None:
             self._forwarding.apply(request)
+        request.client = client_key((request.peer,)) if request.peer else ""
         request.body = _ConnectionBody(self)
         return request
 
