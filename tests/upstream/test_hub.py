@@ -124,6 +124,7 @@ class TestResolve:
             pytest.param(["X-Xet-Hash: " + "*" * 64], None, None, id="a redacted hash"),
             pytest.param(["X-Xet-Hash: abc"], None, None, id="a short hash"),
             pytest.param(["Link: <<<<;;", "ETag: "], None, None, id="odd headers"),
+            pytest.param(["Link: " + "<" * 120_000], None, None, id="a link without an end"),
         ],
     )
     async def test_odd_headers_are_passed_over(

@@ -42,7 +42,7 @@ RENEW_BEFORE: Final = 60.0  # seconds before its expiry a read token is replaced
 
 # Token URLs name the public Hub even where a mirror stands in for it.
 _PUBLIC_HUB: Final = Origin("https", "huggingface.co", 443)
-_LINK: Final = re.compile(r'<([^>]*)>\s*;\s*rel="?([^",;]+)"?')
+_LINK: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?([^",;]+)"?')
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SIZE: Final = re.compile(r"[0-9]{1,18}")
 _TOKEN: Final = re.compile(r"[!-~]+")
