@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -163,12 +164,15 @@ def _run_serve(options: argparse.Namespace, config: Config) -> int:
     live = Live(config.for_worker(num_workers), load)
     endpoints = open_endpoints(config, os.environ, with_tls=True)
     readiness = Readiness()
-    making = _application(live, readiness)
+    # Made here: all workers are one server.
+    making = _application(live, readiness, instance=f"xetserve-{secrets.token_hex(6)}")
     return _serve(making, live, endpoints, f"hub {config.hub.hub_url}", num_workers, readiness)
 
 
 @asynccontextmanager
-async def _application(live: Live, readiness: Readiness) -> AsyncIterator[Handler]:
+async def _application(
+    live: Live, readiness: Readiness, *, instance: str
+) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
     config = live.config
     gap = config.hub.upstream_timeout
@@ -179,7 +183,7 @@ async def _application(live: Live, readiness: Readiness) -> AsyncIterator[Handle
         proxies=ProxyRules(),
         connect_timeout=min(CONNECT_TIMEOUT, gap / 2),
     )
-    hub = HubClient(pool, config.hub.hub_url, timeout=gap, policy=policy)
+    hub = HubClient(pool, config.hub.hub_url, timeout=gap, policy=policy, instance=instance)
     cas: CasSource = CasClient(pool, timeout=limits.stall_timeout, policy=policy)
     cache: DiskCache | None = None
     if config.cache.cache_dir:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -49,7 +49,7 @@ SIGNATURE = "X-Sig=signature"
 class World:
     """A Hub, a CAS and a data host, each with an answer that a test may replace."""
 
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, Answer | Callable[[Received], Answer]] = field(default_factory=dict)
     hub: ScriptedPeer = field(init=False)
     cas: ScriptedPeer = field(init=False)
     data: ScriptedPeer = field(init=False)
@@ -61,12 +61,18 @@ class World:
         self.cas = ScriptedPeer(answering(self._cas))
         self.data = ScriptedPeer(answering(self._data))
 
+    def _find(self, name: str, request: Received) -> Answer | None:
+        answer = self.answers.get(name)
+        return answer(request) if callable(answer) else answer
+
     def _hub(self, request: Received) -> Answer:
+        if "hub" in self.answers:
+            return self._find("hub", request) or http_answer(404)
         if "xet-read-token" in request.path:
-            return self.answers.get("token") or http_answer(200, json.dumps(
+            return self._find("token", request) or http_answer(200, json.dumps(
                 {"casUrl": self.cas.base, "accessToken": CAS_TOKEN, "exp": time.time() + 900}
             ).encode())  # fmt: skip
-        return self.answers.get("resolve") or http_answer(
+        return self._find("resolve", request) or http_answer(
             302, b"", f"Location: {self.data.base}/bridge?{SIGNATURE}", f"X-Xet-Hash: {NAME}",
             f"X-Linked-Size: {len(CONTENT)}", f'X-Linked-ETag: "{"e" * 64}"',
         )  # fmt: skip
@@ -78,10 +84,10 @@ class World:
         plan = Reconstruction(
             int(start), (Term(XORB.xorb_hash, chunks, len(CONTENT)),), {XORB.xorb_hash: (info,)}
         )
-        return self.answers.get("cas") or http_answer(200, json.dumps(to_v2(plan)).encode())
+        return self._find("cas", request) or http_answer(200, json.dumps(to_v2(plan)).encode())
 
     def _data(self, request: Received) -> Answer:
-        return self.answers.get("data") or http_answer(206, b"".join(XORB.records))
+        return self._find("data", request) or http_answer(206, b"".join(XORB.records))
 
     @asynccontextmanager
     async def run(self, *, allow_anonymous: bool = False) -> AsyncIterator[RawClient]:
@@ -96,7 +102,9 @@ class World:
 
     def _upstreams(self, pool: ConnectionPool) -> Upstreams:
         return Upstreams(
-            HubClient(pool, self.hub.base, timeout=PATIENCE, policy=POLICY),
+            HubClient(
+                pool, self.hub.base, timeout=PATIENCE, policy=POLICY, instance="xetserve-test"
+            ),
             CasClient(pool, timeout=PATIENCE, policy=POLICY),
             self.budget,
             ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE),
@@ -304,6 +312,15 @@ class TestRoutes:
         async with world.run(allow_anonymous=True) as client:
             assert (await ask(client, "/download/o/n/a.bin", token=None))[2] == CONTENT
             assert {r.get("authorization") for r in world.hub.requests} == {None}
+
+    @pytest.mark.parametrize("target", ["/", "/download/o/n/a.bin", "/o/n/resolve/main/a.bin"])
+    async def test_a_request_that_comes_back_is_not_sent_again(self, target: str) -> None:
+        world = World()
+        async with world.run() as client:
+            status, _, _ = await ask(client, target, "Via: 1.1 xetserve-test, 1.1 other")
+            assert (status, world.hub.wires) == (508, [])
+            assert (await ask(client, target, "Via: 1.1 other"))[0] == 200
+            assert {r.get("via") for r in world.hub.requests} <= {"1.1 other, 1.1 xetserve-test"}
 
     async def test_health_and_the_page_need_no_token(self) -> None:
         async with World().run() as client:

@@ -29,10 +29,13 @@ class FileAnswers:
 
     Args:
         compressors: None: files are never coded.
+        with_length: send whole files with Content-Length, too. What fails verification is then cut before its last
+            block instead of its last chunk.
     """
 
-    def __init__(self, compressors: Compressors | None) -> None:
+    def __init__(self, compressors: Compressors | None, *, with_length: bool = False) -> None:
         self._compressors = compressors
+        self._with_length = with_length
 
     def check(self, request: Request, file: Representation) -> Response | None:
         """Judge the conditions of a request; None: go on (RFC 9110, 13.2).
@@ -85,7 +88,7 @@ class FileAnswers:
         return self._finish(Response(206, headers, body, frame.length))
 
     def _make_whole(self, request: Request, file: Representation, opened: Opened) -> Response:
-        is_xet = opened.reader is not None
+        is_xet = opened.reader is not None and not self._with_length
         trailers = {"X-Xet-Verified": opened.get_verified_hash} if is_xet else {}
         if self._compressors is not None and self._takes_zstd(request, file):
             ratio = (

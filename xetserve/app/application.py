@@ -3,6 +3,7 @@
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.documents import pack_document
 from xetserve.app.files import FileService, Upstreams
+from xetserve.app.hubface import HubFace
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, split_path
 from xetserve.app.status import Readiness, get_health, get_ready, get_usage
@@ -30,9 +31,11 @@ class Application:
         cors: CorsPolicy | None = None,
         readiness: Readiness | None = None,
     ) -> None:
+        self._hub = upstreams.hub
         self._files = FileService(upstreams, compression=compression)
+        self._hub_face = HubFace(self._files)
         self._readiness = readiness or Readiness()
-        self._allow_anonymous = allow_anonymous
+        self._wants_token = not allow_anonymous
         self._compression = compression
         self._cors = cors or CorsPolicy()
 
@@ -52,6 +55,10 @@ class Application:
     async def _route(self, request: Request) -> Response:
         if request.method == "OPTIONS":
             return self._cors.answer_options(request)
+        if self._hub.is_own(request.headers):
+            raise RequestError(508, "this server is its own Hub")
+        if self._hub_face.is_for(request):
+            return await self._hub_face.answer(request, self._get_token(request, required=False))
         match split_path(request.raw_path):
             case [""]:
                 check_method(request, METHODS)
@@ -64,15 +71,16 @@ class Application:
                 return get_ready(request, self._readiness)
             case ["download", owner, name, *path] if path:
                 check_method(request, METHODS)
-                token = self._get_token(request)
+                token = self._get_token(request, required=self._wants_token)
                 return await self._files.get_file(request, owner, name, path, token)
             case ["download-hash", text]:
                 check_method(request, METHODS)
-                return await self._files.get_by_hash(request, text, self._get_token(request))
+                token = self._get_token(request, required=self._wants_token)
+                return await self._files.get_by_hash(request, text, token)
         raise RequestError(404, "there is nothing at this path; / tells what there is")
 
-    def _get_token(self, request: Request) -> str | None:
-        token = get_token(request, required=not self._allow_anonymous)
+    def _get_token(self, request: Request, *, required: bool) -> str | None:
+        token = get_token(request, required=required)
         if token is not None:
             request.record.token = fingerprint(token)
         return token

@@ -10,6 +10,7 @@ from xetserve.app.answers import FileAnswers, wants_part
 from xetserve.app.checksums import answer_checksum, wants_checksum
 from xetserve.app.compressed import Compressors
 from xetserve.app.content import Content, PlainContent, XetContent
+from xetserve.app.hubpaths import ResolvePath
 from xetserve.app.representation import Representation, describe_entry, describe_hash
 from xetserve.app.router import get_revision, join_file_path, parse_repo
 from xetserve.app.sizes import FileSizes
@@ -55,6 +56,8 @@ class FileService:
         )
         self._sizes = FileSizes(upstreams.cas)
         self._answers = FileAnswers(Compressors() if compression else None)
+        # Hub clients compare lengths, and resume what broke off: no codings, and a length wherever it is known.
+        self._hub_answers = FileAnswers(None, with_length=True)
 
     async def get_file(
         self, request: Request, owner: str, name: str, path: list[str], token: str | None
@@ -69,21 +72,42 @@ class FileService:
         file_path = join_file_path(path)
         revision = get_revision(request)
         is_for_checksum = wants_checksum(request)
-        async with _head_timeout(self._up.limits):
-            entry = await self._up.hub.resolve(repo, revision, file_path, token)
+        hub = self._up.hub.on_behalf(request.headers)
+        async with head_timeout(self._up.limits):
+            entry = await hub.resolve(repo, revision, file_path, token)
             file = describe_entry(
                 entry, file_path, revision, is_public=token is None, now=time.time()
             )
-            content = self._make_content(entry, repo, revision, token, request.record)
+            content = self._make_content(hub, entry, repo, revision, token, request.record)
             if is_for_checksum:
                 return await answer_checksum(file, content)
-            file = self._mark(file)
-            response = self._answers.check(request, file)
-            if response is not None:
-                return response
-            if request.method == "HEAD":
-                return self._answers.answer_head(request, file)
-            return await self._answers.answer_get(request, file, content)
+            return await self._answer(self._answers, request, file, content)
+
+    async def get_resolved(
+        self, request: Request, wanted: ResolvePath, token: str | None, *, hides_xet: bool
+    ) -> Response:
+        """Answer GET and HEAD for a file as the Hub does, but from here: nobody is redirected.
+
+        Args:
+            hides_xet: see Representation.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: as get_file.
+        """
+        repo, revision, file_path = wanted
+        hub = self._up.hub.on_behalf(request.headers)
+        async with head_timeout(self._up.limits):
+            entry = await hub.resolve(repo, revision, file_path, token)
+            file = replace(
+                describe_entry(
+                    entry, file_path, revision, is_public=token is None, now=time.time()
+                ),
+                is_hub=True,
+                is_attached=request.query.get("download", "").lower() in ("1", "true"),
+                hides_xet=hides_xet,
+            )
+            content = self._make_content(hub, entry, repo, revision, token, request.record)
+            return await self._answer(self._hub_answers, request, file, content)
 
     async def get_by_hash(self, request: Request, text: str, token: str | None) -> Response:
         """Answer GET and HEAD for a file by its Xet hash. Of the whole, the size comes out while it is read.
@@ -101,21 +125,29 @@ class FileService:
         repo = parse_repo(
             request.query.get("repo", self._up.hash_repo), request.query.get("type", "model")
         )
-        access = ReadAccess(self._up.hub, repo, get_revision(request), token)
-        async with _head_timeout(self._up.limits):
+        hub = self._up.hub.on_behalf(request.headers)
+        access = ReadAccess(hub, repo, get_revision(request), token)
+        async with head_timeout(self._up.limits):
             size = None
             if request.method == "HEAD" or wants_part(request):
                 size = await self._sizes.get(access, file_hash)
             elif has_conditions(request.headers):
                 await self._sizes.check_exists(access, file_hash)
-            file = self._mark(describe_hash(file_hash, size, is_public=token is None))
-            response = self._answers.check(request, file)
-            if response is not None:
-                return response
-            if request.method == "HEAD":
-                return self._answers.answer_head(request, file)
+            file = describe_hash(file_hash, size, is_public=token is None)
             content = self._make_xet_content(access, file_hash, size, request.record)
-            return await self._answers.answer_get(request, file, content)
+            return await self._answer(self._answers, request, file, content)
+
+    async def _answer(
+        self, answers: FileAnswers, request: Request, file: Representation, content: Content
+    ) -> Response:
+        """Judge the conditions, then answer HEAD or GET."""
+        file = self._mark(file)
+        response = answers.check(request, file)
+        if response is not None:
+            return response
+        if request.method == "HEAD":
+            return answers.answer_head(request, file)
+        return await answers.answer_get(request, file, content)
 
     def _mark(self, file: Representation) -> Representation:
         """Say of a file that it was cut."""
@@ -125,11 +157,17 @@ class FileService:
         return replace(file, was_cut=was_cut)
 
     def _make_content(
-        self, entry: FileEntry, repo: RepoRef, revision: str, token: str | None, record: Record
+        self,
+        hub: HubClient,
+        entry: FileEntry,
+        repo: RepoRef,
+        revision: str,
+        token: str | None,
+        record: Record,
     ) -> Content:
         if entry.file_hash is None:
-            return PlainContent(self._up.hub, entry, token, self._up.limits.gap_timeout)
-        access = ReadAccess(self._up.hub, repo, entry.commit or revision, token, entry.token_url)
+            return PlainContent(hub, entry, token, self._up.limits.gap_timeout)
+        access = ReadAccess(hub, repo, entry.commit or revision, token, entry.token_url)
         return self._make_xet_content(access, entry.file_hash, entry.size, record)
 
     def _make_xet_content(
@@ -140,7 +178,7 @@ class FileService:
 
 
 @asynccontextmanager
-async def _head_timeout(limits: ReadLimits) -> AsyncIterator[None]:
+async def head_timeout(limits: ReadLimits) -> AsyncIterator[None]:
     """Bound all that comes before the head: clients give up on a server that says nothing for 10 s."""
     try:
         async with asyncio.timeout(limits.gap_timeout):

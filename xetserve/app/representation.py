@@ -31,6 +31,9 @@ class Representation:
     is_fixed: its URL names this content for good.
     is_public: the Hub gave it without a token.
     was_cut: of late, because it was damaged: who has a part of it should not go on with that.
+    is_hub: described as the Hub does it: shown in the browser, X-Linked-Etag.
+    is_attached: to be saved, whatever is_hub says.
+    hides_xet: nothing tells that the file is Xet.
     """
 
     name: str
@@ -45,6 +48,9 @@ class Representation:
     is_fixed: bool = False
     is_public: bool = False
     was_cut: bool = False
+    is_hub: bool = False
+    is_attached: bool = False
+    hides_xet: bool = False
 
     @property
     def zstd_etag(self) -> str | None:
@@ -72,9 +78,11 @@ class Representation:
         """Give the fields of an answer with bytes of the file as it is."""
         digest = None if self.sha256 is None else format_repr_digest(self.sha256)
         modified = None if self.last_modified is None else format_http_date(self.last_modified)
+        is_inline = self.is_hub and not self.is_attached
+        file_hash = None if self.hides_xet else self.file_hash
         fields = [
             ("Content-Type", self.media_type),
-            ("Content-Disposition", _content_disposition(self.name)),
+            ("Content-Disposition", _content_disposition(self.name, is_inline=is_inline)),
             # Files of strangers, served from our host: nothing may run in a browser.
             ("X-Content-Type-Options", "nosniff"),
         ]
@@ -82,8 +90,10 @@ class Representation:
             ("Accept-Ranges", "bytes" if self.has_ranges else None),
             ("Last-Modified", modified),
             ("Repr-Digest", digest),
+            ("Content-Security-Policy", "default-src 'none'; sandbox" if is_inline else None),
             ("X-Linked-Size", None if self.size is None else str(self.size)),
-            ("X-Xet-Hash", None if self.file_hash is None else format_hash(self.file_hash)),
+            ("X-Linked-Etag", self.etag if self.is_hub else None),
+            ("X-Xet-Hash", None if file_hash is None else format_hash(file_hash)),
         )
         fields += [(key, value) for key, value in optional if value is not None]
         return fields + self.make_cache_fields(self.etag)
@@ -143,8 +153,8 @@ def describe_hash(file_hash: bytes, size: int | None, *, is_public: bool) -> Rep
     )
 
 
-def _content_disposition(name: str) -> str:
+def _content_disposition(name: str, *, is_inline: bool) -> str:
     """Name the file, for old clients in ASCII and for all others as it is (RFC 6266, 4.3)."""
     plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in name)
-    value = f'attachment; filename="{plain}"'
+    value = f'{"inline" if is_inline else "attachment"}; filename="{plain}"'
     return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, safe='')}"

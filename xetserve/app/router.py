@@ -23,21 +23,29 @@ def split_path(raw_path: str) -> list[str]:
     Raises:
         RequestError: 400, a segment that no file can be named by, or whose meaning depends on who reads it.
     """
-    return [_decode_segment(segment) for segment in raw_path[1:].split("/")]
+    return [decode_segment(segment) for segment in raw_path[1:].split("/")]
 
 
-def _decode_segment(raw: str) -> str:
+def decode_segment(raw: str, *, may_have_slash: bool = False) -> str:
+    """Decode one segment of a path.
+
+    Args:
+        may_have_slash: it may have encoded slashes, as names of revisions do.
+
+    Raises:
+        RequestError: 400, as split_path.
+    """
     if _BAD_ESCAPE.search(raw):
         raise RequestError(400, "the path has a % that is not followed by two hex digits")
     try:
         text = unquote_to_bytes(raw).decode("utf-8")
     except UnicodeDecodeError:
         raise RequestError(400, "the path is not UTF-8") from None
-    if "/" in text:
+    if "/" in text and not may_have_slash:
         raise RequestError(400, "the path has an encoded slash inside a segment")
     if any(char < " " or char == "\x7f" for char in text):
         raise RequestError(400, "the path has a control character")
-    if text in (".", ".."):
+    if not {".", ".."}.isdisjoint(text.split("/")):
         raise RequestError(400, "the path has a dot segment")
     return text
 
@@ -71,6 +79,17 @@ def parse_repo(repo_id: str, kind: str) -> RepoRef:
     return RepoRef(kind, repo_id)
 
 
+def parse_hub_repo(parts: Sequence[str], kind: str) -> RepoRef:
+    """Read the id of a repository in a path of the Hub: owner and name, or a name alone.
+
+    Raises:
+        RequestError: 404, none can be named so.
+    """
+    if len(parts) > 2 or not all(_REPO_PART.fullmatch(part) for part in parts):
+        raise RequestError(404, "no repository has such a name")
+    return RepoRef(kind, "/".join(parts))
+
+
 def get_revision(request: Request) -> str:
     """Give ?revision=, "main" without it.
 
@@ -79,7 +98,15 @@ def get_revision(request: Request) -> str:
     """
     if _BAD_ESCAPE.search(request.target):
         raise RequestError(400, "the query has a % that is not followed by two hex digits")
-    revision = request.query.get("revision", "main")
+    return check_revision(request.query.get("revision", "main"))
+
+
+def check_revision(revision: str) -> str:
+    """Give a revision as it is.
+
+    Raises:
+        RequestError: 400, not a name that git would allow.
+    """
     is_odd = ".." in revision or revision.startswith(("/", "-", ".")) or revision.endswith("/")
     if is_odd or not _REVISION.fullmatch(revision):
         raise RequestError(400, "revision must be a branch, a tag, a commit id or refs/pr/N")

@@ -6,6 +6,7 @@ is itself the answer, since it carries the headers that matter. The client's tok
 Source: huggingface_hub file_download.py and utils/_xet.py; hub-docs xet/auth.md.
 """
 
+import copy
 import json
 import re
 import time
@@ -18,12 +19,13 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing, UpstreamRefused
+from xetserve.http.encoding import ACCEPT_ENCODING
+from xetserve.http.forwarding import extend_agent, extend_via, has_passed
 from xetserve.http.messages import Headers
 from xetserve.net.client import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Origin, Url, parse_url
 from xetserve.upstream.exchange import (
-    JSON_HEADERS,
     USER_AGENT,
     error_for_status,
     join_url,
@@ -44,6 +46,7 @@ RENEW_BEFORE: Final = 60.0  # seconds before its expiry a read token is replaced
 _PUBLIC_HUB: Final = Origin("https", "huggingface.co", 443)
 _LINK: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?([^",;]+)"?')
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_OFF_THE_HUB: Final = (("User-Agent", USER_AGENT),)  # who asked us is between us and the Hub
 _SIZE: Final = re.compile(r"[0-9]{1,18}")
 _TOKEN: Final = re.compile(r"[!-~]+")
 
@@ -104,10 +107,17 @@ class HubClient:
     Args:
         hub_url: base URL without a slash at its end.
         timeout: seconds without a byte.
+        instance: what we call ourselves in Via; empty: nothing.
     """
 
     def __init__(
-        self, pool: ConnectionPool, hub_url: str, *, timeout: float, policy: RetryPolicy
+        self,
+        pool: ConnectionPool,
+        hub_url: str,
+        *,
+        timeout: float,
+        policy: RetryPolicy,
+        instance: str = "",
     ) -> None:
         self._pool = pool
         self._base = hub_url
@@ -115,6 +125,29 @@ class HubClient:
         self._timeout = timeout
         self._policy = policy
         self._tokens: OrderedDict[tuple[str, bytes], CasToken] = OrderedDict()
+        self._instance = instance
+        self._identity = self._describe(Headers())
+
+    def _describe(self, headers: Headers) -> tuple[tuple[str, str], ...]:
+        """Give the fields that say who asks the Hub, and for whom."""
+        fields = [("User-Agent", extend_agent(USER_AGENT, headers))]
+        if self._instance:
+            fields.append(("Via", extend_via(headers, self._instance)))
+        return tuple(fields)
+
+    def on_behalf(self, headers: Headers) -> "HubClient":
+        """Give a client that tells the Hub who asked us, too; it shares all else with this one.
+
+        Args:
+            headers: of the request that is served.
+        """
+        client = copy.copy(self)
+        client._identity = self._describe(headers)
+        return client
+
+    def is_own(self, headers: Headers) -> bool:
+        """Tell whether a request is one that we sent: this server is its own Hub, by some way."""
+        return bool(self._instance) and has_passed(headers, self._instance)
 
     async def resolve(
         self, repo: RepoRef, revision: str, path: str, token: str | None
@@ -193,7 +226,8 @@ class HubClient:
         return parse_url(self._base + path)
 
     async def _ask_token(self, url: Url, token: str | None) -> CasToken:
-        async with self._open(url, token, JSON_HEADERS, may_leave=False) as response:
+        fields = (("Accept", "application/json"), ("Accept-Encoding", ACCEPT_ENCODING))
+        async with self._open(url, token, fields, may_leave=False) as response:
             if response.status != 200:
                 raise UpstreamError(f"the Hub answered {response.status} to a question for a token")
             body = await read_document(response, "the Hub", MAX_DOCUMENT_SIZE, self._timeout)
@@ -222,7 +256,7 @@ class HubClient:
         Raises:
             UpstreamError and its kinds, as resolve.
         """
-        fields = [("Accept-Encoding", "identity"), ("User-Agent", USER_AGENT)]
+        fields = [("Accept-Encoding", "identity")]
         if byte_range is not None:
             fields.append(("Range", byte_range))
         async with AsyncExitStack() as opened:
@@ -248,7 +282,7 @@ class HubClient:
         """
         for _ in range(MAX_REDIRECTS + 1):
             is_hub = url.origin == self._origin
-            sent = (*fields, *_authorization(token)) if is_hub else tuple(fields)
+            sent = (*fields, *(self._headers(token) if is_hub else _OFF_THE_HUB))
             async with send_request(
                 self._pool, "the Hub", "GET", url, sent, self._timeout
             ) as response:
@@ -268,7 +302,7 @@ class HubClient:
         raise UpstreamRefused("the Hub redirects in circles")
 
     def _headers(self, token: str | None) -> tuple[tuple[str, str], ...]:
-        return (("User-Agent", USER_AGENT), *_authorization(token))
+        return (*self._identity, *_authorization(token))
 
 
 class ReadAccess:

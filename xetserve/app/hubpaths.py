@@ -1,0 +1,68 @@
+"""Paths of the Hub. Its ids may lack an owner, and its revisions have slashes, encoded or not."""
+
+import re
+from typing import Final, NamedTuple
+
+from xetserve.app.router import (
+    check_revision,
+    decode_segment,
+    join_file_path,
+    parse_hub_repo,
+)
+from xetserve.upstream.hub import RepoRef
+
+_PREFIXES: Final = {"datasets": "dataset", "spaces": "space"}
+KINDS_BY_PLURAL: Final = {"models": "model", **_PREFIXES}
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+class ResolvePath(NamedTuple):
+    """A file of a repository; revision and path decoded."""
+
+    repo: RepoRef
+    revision: str
+    path: str
+
+
+def is_resolve_path(raw_path: str) -> bool:
+    """Tell whether a path is one for parse_resolve_path."""
+    return _split_resolve(raw_path) is not None
+
+
+def parse_resolve_path(raw_path: str) -> ResolvePath | None:
+    """Read the path of a file; None: it is of another kind.
+
+        /[datasets/|spaces/]{id}/resolve/{revision}/{path}
+        /api/resolve-cache/{models|datasets|spaces}/{id}/{revision}/{path}
+
+    Raises:
+        RequestError: it names no file that could be.
+    """
+    split = _split_resolve(raw_path)
+    if split is None:
+        return None
+    kind, repo_id, rest = split
+    # refs/pr/1 and refs/convert/parquet come with their slashes as they are, too.
+    size = 3 if rest[0] == "refs" and len(rest) > 3 else 1
+    revision = decode_segment("/".join(rest[:size]), may_have_slash=True)
+    path = join_file_path([decode_segment(part) for part in rest[size:]])
+    repo = parse_hub_repo([decode_segment(part) for part in repo_id], kind)
+    return ResolvePath(repo, check_revision(revision), path)
+
+
+def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:
+    """Give kind, id, and what follows: revision and path."""
+    parts = raw_path[1:].split("/")
+    if parts[:2] == ["api", "resolve-cache"]:
+        kind, parts = KINDS_BY_PLURAL.get("".join(parts[2:3]), ""), parts[3:]
+        # An id of one part shows by the commit behind it.
+        size = 1 if _COMMIT.fullmatch("".join(parts[1:2])) else 2
+        return (kind, parts[:size], parts[size:]) if kind and len(parts) > size + 1 else None
+    if parts[0] == "download":  # a route of ours
+        return None
+    kind = _PREFIXES.get(parts[0], "model")
+    parts = parts if kind == "model" else parts[1:]
+    for size in (2, 1):
+        if parts[size : size + 1] == ["resolve"] and len(parts) > size + 2:
+            return kind, parts[:size], parts[size + 1 :]
+    return None
