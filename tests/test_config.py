@@ -39,6 +39,7 @@ from xetserve.config import (
     parse_tls_version,
     parse_url,
     parse_workers,
+    parse_xet_mode,
 )
 from xetserve.errors import ConfigError
 
@@ -76,6 +77,7 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_tls_version: ("1.3", "1.3"),
     parse_networks: ("10.0.0.0/8, ::1, Unix", "10.0.0.0/8,::1,unix"),
     parse_proxy_headers: ("Forwarded", "forwarded"),
+    parse_xet_mode: ("Native", "native"),
     parse_log_level: ("DEBUG", "debug"),
     parse_access_log: ("JSON", "json"),
 }
@@ -102,6 +104,7 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_tls_version: "1.1",
     parse_networks: "10.0.0.1/8",
     parse_proxy_headers: "via",
+    parse_xet_mode: "xet",
     parse_log_level: "loud",
     parse_access_log: "xml",
 }

@@ -16,6 +16,7 @@ from xetserve import __version__
 from xetserve.app.admission import Admission, AdmissionLimits
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
+from xetserve.app.hubface import PLAIN
 from xetserve.app.redirect import insist_on_https
 from xetserve.app.status import Readiness
 from xetserve.config import (
@@ -154,6 +155,8 @@ def _run_serve(options: argparse.Namespace, config: Config) -> int:
     check_together(config)
     if config.cache.cache_dir:  # a folder that cannot be used stops the start
         prepare_folder(Path(config.cache.cache_dir))
+    if config.hub.xet_mode != PLAIN:
+        raise ConfigError("xet_mode must be plain: native and auto are not there yet")
     num_workers = config.server.workers or count_cores()
 
     def load() -> Config:
@@ -208,6 +211,7 @@ async def _application(
         compression=config.http.compression != "off",
         cors=CorsPolicy.parse(config.http.cors),
         readiness=readiness,
+        xet_mode=config.hub.xet_mode,
     )
     admission = Admission(application.handle, _admission_limits(config.admission))
     live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))

@@ -129,6 +129,14 @@ def parse_compression(text: str) -> str:
     return value
 
 
+def parse_xet_mode(text: str) -> str:
+    """Read how clients that know Xet are served."""
+    value = text.strip().lower()
+    if value not in ("plain", "native", "auto"):
+        raise ValueError("must be plain, native or auto")
+    return value
+
+
 def parse_log_level(text: str) -> str:
     """Read a log level."""
     level = text.strip().lower()
@@ -439,6 +447,13 @@ class HubConfig:
         "XETSERVE_HASH_REPO",
         "public model repository whose read token serves /download-hash without ?repo=",
         metavar="OWNER/NAME",
+    )
+    xet_mode: str = _setting(
+        "plain",
+        parse_xet_mode,
+        "XETSERVE_XET_MODE",
+        "plain: Hub clients that know Xet are not told of it, and download over plain HTTP from here",
+        metavar="MODE",
     )
     upstream_timeout: float = _setting(
         8.0,

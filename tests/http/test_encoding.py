@@ -7,7 +7,13 @@ import pytest
 import zstandard
 
 from xetserve.errors import FormatError
-from xetserve.http.encoding import CODINGS, decode_content, encode_content
+from xetserve.http.encoding import (
+    CODINGS,
+    MAX_DECODED,
+    StreamDecoder,
+    decode_content,
+    encode_content,
+)
 
 TEXT = b'{"terms": []}' * 100
 LIMIT = len(TEXT)
@@ -110,3 +116,40 @@ def test_what_is_encoded_is_decoded_again(coding: str, data: bytes) -> None:
     assert decode_content(coding, encoded, len(data)) == data
     assert encoded == encode_content(coding, data)  # with no time in it
     assert data != TEXT or len(encoded) < len(data) // 5
+
+
+def decode_stream(coding: str | None, data: bytes, size: int) -> tuple[bytes, int]:
+    """Decode in pieces; gives the result and the size of the largest piece."""
+    decoder = StreamDecoder(coding)
+    parts = [
+        part for at in range(0, len(data), size) for part in decoder.decode(data[at : at + size])
+    ]
+    decoder.finish()
+    return b"".join(parts), max(map(len, parts), default=0)
+
+
+class TestStreams:
+    @pytest.mark.parametrize("size", [1, 100, 10**6])
+    @pytest.mark.parametrize("content", [b"", b"x", b"text " * 100_000, bytes(MAX_DECODED * 2)])
+    def test_gzip(self, content: bytes, size: int) -> None:
+        result, largest = decode_stream("gzip", gzip.compress(content), size)
+        assert result == content
+        assert largest <= MAX_DECODED
+
+    @pytest.mark.parametrize("size", [1, 10**6])
+    def test_members_one_after_the_other(self, size: int) -> None:
+        data = gzip.compress(b"one") + gzip.compress(b"two")
+        assert decode_stream("x-gzip", data, size)[0] == b"onetwo"
+
+    def test_none(self) -> None:
+        assert decode_stream(None, b"abc", 2)[0] == b"abc"
+        assert decode_stream("Identity", b"abc", 2)[0] == b"abc"
+
+    def test_another_coding(self) -> None:
+        with pytest.raises(FormatError):
+            StreamDecoder("br")
+
+    @pytest.mark.parametrize("data", [b"", b"nonsense of some length", gzip.compress(b"x")[:-1]])
+    def test_damage(self, data: bytes) -> None:
+        with pytest.raises(FormatError):
+            decode_stream("gzip", data, 5)

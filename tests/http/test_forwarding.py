@@ -2,7 +2,14 @@
 
 import pytest
 
-from xetserve.http.forwarding import MAX_AGENT_SIZE, extend_agent, extend_via, has_passed
+from xetserve.http.forwarding import (
+    MAX_AGENT_SIZE,
+    extend_agent,
+    extend_via,
+    has_passed,
+    select_answer_fields,
+    select_request_fields,
+)
 from xetserve.http.messages import Headers
 
 
@@ -42,3 +49,63 @@ def test_via_grows_by_every_hop() -> None:
 def test_who_has_passed_it_on(via: tuple[str, ...], expected: bool) -> None:
     headers = Headers([("Via", value) for value in via])
     assert has_passed(headers, "me") is expected
+
+
+def select(*fields: tuple[str, str]) -> list[tuple[str, str]]:
+    return select_answer_fields(Headers(fields), ("http://hub.test",), "http://us.test:8080")
+
+
+def test_what_goes_to_the_upstream() -> None:
+    headers = Headers(
+        [("host", "us"), ("accept", "a/b"), ("authorization", "Bearer x"), ("cookie", "c"),
+         ("range", "bytes=0-"), ("if-none-match", '"x"'), ("content-type", "x/y")]
+    )  # fmt: skip
+    assert select_request_fields(headers) == [
+        ("Accept", "a/b"),
+        ("Content-Type", "x/y"),
+        ("If-None-Match", '"x"'),
+    ]
+
+
+def test_what_goes_to_the_client() -> None:
+    assert select(
+        ("content-type", "application/json"), ("x-total-count", "7"), ("connection", "close, x-hop"),
+        ("X-Hop", "1"), ("Transfer-Encoding", "chunked"), ("content-length", "5"),
+        ("content-encoding", "gzip"), ("set-cookie", "a=b"), ("strict-transport-security", "x"),
+        ("access-control-allow-origin", "*"), ("X-Xet-Hash", "0"), ("x-xet-refresh-route", "/"),
+        ("x-request-id", "theirs"), ("ratelimit", "r"), ("etag", '"abc"'),
+    ) == [
+        ("Content-Type", "application/json"),
+        ("X-Total-Count", "7"),
+        ("Ratelimit", "r"),
+        ("ETag", 'W/"abc"'),
+    ]  # fmt: skip
+
+
+def test_a_weak_tag_stays_as_it_is() -> None:
+    assert select(("ETag", 'W/"abc"')) == [("ETag", 'W/"abc"')]
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ('<http://hub.test/api/x?cursor=a,b>; rel="next"',
+         '<http://us.test:8080/api/x?cursor=a,b>; rel="next"'),
+        ("<http://hub.test/a>;rel=next", "<http://us.test:8080/a>;rel=next"),
+        ("</api/x?cursor=1>; rel=\"next\"", "</api/x?cursor=1>; rel=\"next\""),
+        ("<http://hub.test.evil/a>; rel=next", "<http://hub.test.evil/a>; rel=next"),
+        ("<http://other/a>; rel=x, <http://hub.test>; rel=\"next\"; title=\"a, b\"",
+         "<http://other/a>; rel=x, <http://us.test:8080>; rel=\"next\"; title=\"a, b\""),
+        ('<http://hub.test/t>; rel="xet-auth", <http://hub.test/r>; rel=xet-reconstruction-info', ""),
+        ('<http://hub.test/t>; rel="xet-auth", <http://hub.test/n>; rel="next"',
+         '<http://us.test:8080/n>; rel="next"'),
+        ("<http://hub.test/t>; title=x; REL = Xet-Auth", ""),
+    ],
+)  # fmt: skip
+def test_links_lead_to_us_and_not_to_xet(link: str, expected: str) -> None:
+    assert select(("link", link)) == ([("Link", expected)] if expected else [])
+
+
+def test_a_location_leads_to_us() -> None:
+    assert select(("location", "http://hub.test/a")) == [("Location", "http://us.test:8080/a")]
+    assert select(("location", "http://cdn.test/a")) == [("Location", "http://cdn.test/a")]

@@ -58,7 +58,7 @@ class FileAnswers:
         to be exact (RFC 9110, 8.6); X-Linked-Size has the size all the same.
         """
         length = None if self._takes_zstd(request, file) else file.size
-        return self._finish(Response(200, file.make_fields(), _no_blocks(), length, chunked=True))
+        return self._finish(Response(200, file.make_fields(), no_blocks(), length, chunked=True))
 
     async def answer_get(
         self, request: Request, file: Representation, content: Content
@@ -148,7 +148,7 @@ def _select_spans(request: Request, file: Representation) -> list[Span] | None:
         ) from None
 
 
-async def _no_blocks() -> AsyncGenerator[Block, None]:
+async def no_blocks() -> AsyncGenerator[Block, None]:
     """The body of a HEAD answer whose length is not known."""
     return
     yield []

@@ -3,7 +3,8 @@
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.documents import pack_document
 from xetserve.app.files import FileService, Upstreams
-from xetserve.app.hubface import HubFace
+from xetserve.app.hubface import PLAIN, HubFace
+from xetserve.app.passthrough import PassThrough
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, split_path
 from xetserve.app.status import Readiness, get_health, get_ready, get_usage
@@ -20,6 +21,7 @@ class Application:
         compression: code answers for clients that ask for it.
         cors: which web pages may read answers.
         readiness: what /ready tells.
+        xet_mode: see HubFace.
     """
 
     def __init__(
@@ -30,10 +32,12 @@ class Application:
         compression: bool = True,
         cors: CorsPolicy | None = None,
         readiness: Readiness | None = None,
+        xet_mode: str = PLAIN,
     ) -> None:
         self._hub = upstreams.hub
         self._files = FileService(upstreams, compression=compression)
-        self._hub_face = HubFace(self._files)
+        api = PassThrough(upstreams.hub, upstreams.limits)
+        self._hub_face = HubFace(self._files, api, xet_mode=xet_mode)
         self._readiness = readiness or Readiness()
         self._wants_token = not allow_anonymous
         self._compression = compression

@@ -1,25 +1,42 @@
 """The Hub as clients know it, with us in its place: HF_ENDPOINT may name this server.
 
-Files come from here, whatever the Hub would redirect to. A token is optional: the Hub decides who may read what.
+Files come from here, whatever the Hub would redirect to; questions are passed on. A token is optional: the Hub
+decides who may read what.
 """
 
+from typing import Final
+
 from xetserve.app.files import FileService
-from xetserve.app.hubpaths import is_resolve_path, parse_resolve_path
+from xetserve.app.hubpaths import (
+    check_api_path,
+    find_api_verb,
+    is_resolve_path,
+    parse_resolve_path,
+)
+from xetserve.app.passthrough import PassThrough
 from xetserve.app.router import check_method
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Request, Response
 
+PLAIN: Final = "plain"
+
 
 class HubFace:
-    """Answers the Hub's own URLs."""
+    """Answers the Hub's own URLs.
 
-    def __init__(self, files: FileService) -> None:
+    Args:
+        xet_mode: "plain": clients that know Xet are not told of it, and so download over plain HTTP, from here.
+    """
+
+    def __init__(self, files: FileService, api: PassThrough, *, xet_mode: str = PLAIN) -> None:
         self._files = files
+        self._api = api
+        self._xet_mode = xet_mode
 
     def is_for(self, request: Request) -> bool:
         """Tell whether a request is for the Hub."""
-        return is_resolve_path(request.raw_path)
+        return request.raw_path.startswith("/api/") or is_resolve_path(request.raw_path)
 
     async def answer(self, request: Request, token: str | None) -> Response:
         """Answer a request.
@@ -27,8 +44,18 @@ class HubFace:
         Raises:
             RequestError, UpstreamError, IntegrityError: it cannot be answered.
         """
+        hides_xet = self._hides_xet(request)
         wanted = parse_resolve_path(request.raw_path)
-        if wanted is None:
-            raise RequestError(404, "the Hub has no such page")
-        check_method(request, METHODS)
-        return await self._files.get_resolved(request, wanted, token, hides_xet=True)
+        if wanted is not None:
+            check_method(request, METHODS)
+            return await self._files.get_resolved(request, wanted, token, hides_xet=hides_xet)
+        check_api_path(request.raw_path)
+        verb = find_api_verb(request.raw_path)
+        check_method(request, ("POST", "OPTIONS") if verb == "paths-info" else METHODS)
+        if verb in ("xet-read-token", "xet-write-token") and hides_xet:
+            raise RequestError(404, "files come over plain HTTP from this server")
+        return await self._api.answer(request, token, hides_xet=hides_xet)
+
+    def _hides_xet(self, request: Request) -> bool:
+        """Tell whether a client is to take this for a Hub without Xet."""
+        return self._xet_mode == PLAIN

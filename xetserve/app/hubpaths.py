@@ -13,6 +13,8 @@ from xetserve.upstream.hub import RepoRef
 
 _PREFIXES: Final = {"datasets": "dataset", "spaces": "space"}
 KINDS_BY_PLURAL: Final = {"models": "model", **_PREFIXES}
+# What is more than a question that is passed on as it is.
+VERBS: Final = ("paths-info", "xet-read-token", "xet-write-token")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -48,6 +50,24 @@ def parse_resolve_path(raw_path: str) -> ResolvePath | None:
     path = join_file_path([decode_segment(part) for part in rest[size:]])
     repo = parse_hub_repo([decode_segment(part) for part in repo_id], kind)
     return ResolvePath(repo, check_revision(revision), path)
+
+
+def check_api_path(raw_path: str) -> None:
+    """Look at a path that goes to the Hub as it is.
+
+    Raises:
+        RequestError: 400, its meaning depends on who reads it.
+    """
+    for part in raw_path[1:].split("/"):
+        decode_segment(part, may_have_slash=True)
+
+
+def find_api_verb(raw_path: str) -> str:
+    """Give what is asked about a repository in a path /api/{kind}s/{id}/{verb}/...; "": none of VERBS."""
+    parts = raw_path[1:].split("/")
+    if parts[0] != "api" or "".join(parts[1:2]) not in KINDS_BY_PLURAL:
+        return ""
+    return next((part for part in parts[3:5] if part in VERBS), "")
 
 
 def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:

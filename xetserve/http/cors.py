@@ -21,8 +21,8 @@ _ALLOWED_FIELDS: Final = (
 )  # fmt: skip
 _EXPOSED_FIELDS: Final = (
     "Accept-Ranges", "Content-Disposition", "Content-Encoding", "Content-Length", "Content-Range",
-    "Date", "ETag", "Repr-Digest", "Retry-After", "Vary", "WWW-Authenticate", "X-Error-Code",
-    "X-Error-Message", "X-Linked-Etag", "X-Linked-Size", "X-Repo-Commit", "X-Request-Id",
+    "Date", "ETag", "Link", "Repr-Digest", "Retry-After", "Vary", "WWW-Authenticate", "X-Error-Code",
+    "X-Error-Message", "X-Linked-Etag", "X-Linked-Size", "X-Repo-Commit", "X-Request-Id", "X-Total-Count",
     "X-Xet-Hash",
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Content codings of small documents: gzip and zstd. What is decoded is bounded."""
+"""Content codings: gzip and zstd. What is decoded is bounded, as a whole or in pieces."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import zstandard
@@ -13,6 +13,7 @@ ACCEPT_ENCODING: Final = ", ".join(CODINGS)
 MAX_ZSTD_WINDOW: Final = 8 * 1024 * 1024  # bytes; RFC 9659, 3
 # Bytes decoded in one go, so that a bomb is found out early: at most 8 MiB can come of them.
 PIECE_SIZE: Final = 256
+MAX_DECODED: Final = 64 * 1024  # bytes that a StreamDecoder gives at a time
 
 
 def encode_content(coding: str, data: bytes) -> bytes:
@@ -76,3 +77,48 @@ def _decode_members(make_decoder: Callable[[], _Decoder], data: bytes, limit: in
         result += decoder.decompress(piece)
         position += len(piece)
     return bytes(result)
+
+
+class StreamDecoder:
+    """Undoes a Content-Encoding as the content comes: gzip, or none.
+
+    Raises:
+        FormatError: another coding.
+    """
+
+    def __init__(self, coding: str | None) -> None:
+        name = (coding or "identity").strip().lower()
+        if name not in ("identity", "gzip", "x-gzip"):
+            raise FormatError("unknown Content-Encoding")
+        self._inflater = None if name == "identity" else zlib.decompressobj(wbits=31)
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """Iterate over what some more bytes stand for, in pieces of at most MAX_DECODED bytes.
+
+        Raises:
+            FormatError: they are damaged.
+        """
+        if self._inflater is None:
+            yield data
+            return
+        while True:
+            if self._inflater.eof and data:  # another member
+                self._inflater = zlib.decompressobj(wbits=31)
+            try:
+                piece = self._inflater.decompress(data, MAX_DECODED)
+            except zlib.error:
+                raise FormatError("damaged gzip content") from None
+            if piece:
+                yield piece
+            data = self._inflater.unused_data or self._inflater.unconsumed_tail
+            if not data and len(piece) < MAX_DECODED:
+                return
+
+    def finish(self) -> None:
+        """Say that no more comes.
+
+        Raises:
+            FormatError: more should have.
+        """
+        if self._inflater is not None and not self._inflater.eof:
+            raise FormatError("content without an end")

@@ -1,12 +1,35 @@
-"""What passes through a server between client and upstream: who has asked, and by which way (RFC 9110, 7.6)."""
+"""What passes through a server between client and upstream: who has asked, by which way, and what is said of an
+answer (RFC 9110, 7.6)."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from xetserve.http.messages import Headers
 
 MAX_AGENT_SIZE: Final = 512  # characters of a client's User-Agent that are passed on
 
+# Of a client's request; the rest is between it and us, or written anew.
+_REQUEST_FIELDS: Final = (
+    "Accept", "Accept-Language", "Content-Type", "If-None-Match", "If-Modified-Since",
+)  # fmt: skip
+# Of an answer, these are about one connection (RFC 9110, 7.6.1), about its sender, or not true of what we send:
+# the content is decoded, and may be changed. Cookies and lasting orders to browsers are for the Hub's own host.
+_NOT_PASSED: Final = frozenset(
+    (
+        "connection", "keep-alive", "proxy-connection", "proxy-authenticate",
+        "proxy-authentication-info", "te", "trailer", "transfer-encoding", "upgrade",
+        "content-length", "content-encoding", "accept-ranges", "content-digest", "repr-digest",
+        "date", "server", "via", "x-request-id", "x-powered-by",
+        "set-cookie", "strict-transport-security", "alt-svc", "clear-site-data",
+    )
+)  # fmt: skip
+_NOT_PASSED_PREFIXES: Final = ("access-control-", "x-xet-")
+_REWRITTEN: Final = ("link", "location", "etag")
+_NAMES: Final = {"etag": "ETag", "www-authenticate": "WWW-Authenticate"}
+_XET_RELATIONS: Final = frozenset(("xet-auth", "xet-reconstruction-info"))
+_LINK: Final = re.compile(r'<([^<>]*)>((?:"[^"]*"|[^",<])*)')
+_RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
 _VIA_ITEM: Final = re.compile(r"[^\s,]+[ \t]+([^\s,]+)")
 
 
@@ -24,3 +47,56 @@ def has_passed(headers: Headers, name: str) -> bool:
     """Tell whether a message was passed on by `name` before."""
     values = ",".join(headers.get_all("via"))
     return any(match[1] == name for match in _VIA_ITEM.finditer(values))
+
+
+def select_request_fields(headers: Headers) -> list[tuple[str, str]]:
+    """Give the fields of a client's request that go to the upstream as they are."""
+    return [(name, value) for name in _REQUEST_FIELDS if (value := headers.get(name)) is not None]
+
+
+def select_answer_fields(
+    headers: Headers, bases: Sequence[str], base_url: str
+) -> list[tuple[str, str]]:
+    """Give the fields of an upstream's answer that go to the client, without a word of Xet.
+
+    Args:
+        bases: what the upstream's URLs start with, without a slash at the end.
+        base_url: what takes their place, so that the client comes back to us.
+    """
+    named = {name.strip().lower() for name in ",".join(headers.get_all("connection")).split(",")}
+    fields = []
+    for name, value in headers:
+        name = name.lower()
+        if name in named or name in _NOT_PASSED or name.startswith(_NOT_PASSED_PREFIXES):
+            continue
+        if name in _REWRITTEN:
+            continue
+        fields.append((_NAMES.get(name) or name.title(), value))
+    etag = headers.get("etag")
+    if etag is not None:
+        # Strong tags are for bytes that are the upstream's own (RFC 9110, 8.8.1).
+        fields.append(("ETag", etag if etag.startswith("W/") else f"W/{etag}"))
+    location = headers.get("location")
+    if location is not None:
+        fields.append(("Location", move_url(location, bases, base_url)))
+    links = rewrite_links(", ".join(headers.get_all("link")), bases, base_url)
+    return [*fields, ("Link", links)] if links else fields
+
+
+def rewrite_links(value: str, bases: Sequence[str], base_url: str) -> str:
+    """Let the links of a Link field (RFC 8288) lead to us; those for Xet clients are left out."""
+    kept = []
+    for url, parameters in _LINK.findall(value):
+        relation = _RELATION.search(parameters)
+        names = (relation[1] or relation[2] or "").lower().split() if relation else []
+        if _XET_RELATIONS.isdisjoint(names):
+            kept.append(f"<{move_url(url, bases, base_url)}>{parameters.rstrip()}")
+    return ", ".join(kept)
+
+
+def move_url(url: str, bases: Sequence[str], base_url: str) -> str:
+    """Put base_url in the place of the base that a URL starts with; others stay as they are."""
+    for base in bases:
+        if url.startswith(base) and url[len(base) : len(base) + 1] in ("", "/", "?", "#"):
+            return base_url + url[len(base) :]
+    return url

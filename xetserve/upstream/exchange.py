@@ -76,10 +76,11 @@ async def send_request(
     url: Url,
     headers: tuple[tuple[str, str], ...],
     timeout: float,
+    body: bytes = b"",
 ) -> AsyncIterator[ClientResponse]:
     """Send a request; failures of the connection, until the block is left, are UpstreamErrors."""
     with naming_errors(who):
-        async with pool.request(method, url, headers, timeout=timeout) as response:
+        async with pool.request(method, url, headers, body=body, timeout=timeout) as response:
             yield response
 
 

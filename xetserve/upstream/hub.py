@@ -132,8 +132,12 @@ class HubClient:
         """Give the fields that say who asks the Hub, and for whom."""
         fields = [("User-Agent", extend_agent(USER_AGENT, headers))]
         if self._instance:
-            fields.append(("Via", extend_via(headers, self._instance)))
+            fields.append(self.make_via(headers))
         return tuple(fields)
+
+    def make_via(self, headers: Headers) -> tuple[str, str]:
+        """Give the Via field of a message that we pass on."""
+        return ("Via", extend_via(headers, self._instance or "xetserve"))
 
     def on_behalf(self, headers: Headers) -> "HubClient":
         """Give a client that tells the Hub who asked us, too; it shares all else with this one.
@@ -217,10 +221,8 @@ class HubClient:
     def _token_url(self, repo: RepoRef, revision: str, token_url: str | None) -> Url:
         """Choose where to ask; the client's token must not follow a URL off the Hub."""
         if token_url is not None:
-            url = make_url(token_url, "the Hub's token URL")
-            if url.origin == _PUBLIC_HUB:
-                url = parse_url(self._base + url.target)
-            if url.origin == self._origin:
+            url = self._find_on_hub(make_url(token_url, "the Hub's token URL"))
+            if url is not None:
                 return url
         path = f"{repo.api_prefix}/xet-read-token/{quote(revision, safe='')}"
         return parse_url(self._base + path)
@@ -265,6 +267,69 @@ class HubClient:
                 self._policy,
                 "hub",
             )
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """What the Hub's own URLs start with, without a slash at the end."""
+        return (self._base, f"https://{_PUBLIC_HUB.authority}")
+
+    @asynccontextmanager
+    async def forward(
+        self,
+        method: str,
+        target: str,
+        fields: Sequence[tuple[str, str]],
+        token: str | None,
+        body: bytes = b"",
+    ) -> AsyncIterator[ClientResponse]:
+        """Pass a request on that changes nothing, and give what the Hub answers, errors included.
+
+        Redirects within the Hub are followed; one to another host is itself the answer.
+
+        Args:
+            target: path and query, encoded.
+            fields: besides those that tell who asks.
+
+        Raises:
+            UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub is in trouble, for longer than we retry.
+        """
+        url = parse_url(self._base + target)
+        async with AsyncExitStack() as opened:
+            yield await retrying(
+                lambda: opened.enter_async_context(
+                    self._forward(method, url, (*fields, *self._headers(token)), body)
+                ),
+                self._policy,
+                "hub",
+            )
+
+    @asynccontextmanager
+    async def _forward(
+        self, method: str, url: Url, fields: tuple[tuple[str, str], ...], body: bytes
+    ) -> AsyncIterator[ClientResponse]:
+        followed = (307, 308) if body else (301, 302, 303, 307, 308)
+        for _ in range(MAX_REDIRECTS + 1):
+            async with send_request(
+                self._pool, "the Hub", method, url, fields, self._timeout, body
+            ) as response:
+                status, headers = response.status, response.headers
+                if status in (408, 429) or (status >= 500 and status != 501):
+                    raise error_for_status("the Hub", status, headers)
+                location = headers.get("location")
+                target = None
+                if status in followed and location is not None:
+                    target = self._find_on_hub(join_url(url, location, "the Hub's redirect"))
+                if target is None:
+                    yield response
+                    return
+                url = target
+        raise UpstreamRefused("the Hub redirects in circles")
+
+    def _find_on_hub(self, url: Url) -> Url | None:
+        """Give where a URL is to be asked for; None: it is not the Hub's."""
+        if url.origin == _PUBLIC_HUB:
+            return parse_url(self._base + url.target)
+        return url if url.origin == self._origin else None
 
     @asynccontextmanager
     async def _open(

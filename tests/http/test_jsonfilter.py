@@ -1,0 +1,101 @@
+"""Members that are taken out of JSON as it passes."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xetserve.http.jsonfilter import MAX_MATCH, MemberFilter
+
+NAMES = ("xetHash", "xetEnabled")
+HASH = "0123456789abcdef" * 4
+
+
+def run(text: bytes, size: int) -> bytes:
+    members = MemberFilter(NAMES)
+    pieces = [members.feed(text[at : at + size]) for at in range(0, len(text), size)]
+    return b"".join([*pieces, members.finish()])
+
+
+def without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without(each) for key, each in value.items() if key not in NAMES}
+    return [without(each) for each in value] if isinstance(value, list) else value
+
+
+ODD = ("xetHash", '"xetHash":', ',"xetHash":1', '{"xetHash": "x"}', "\\", '\\"', "{", ",", "ü")
+KEYS = st.sampled_from((*ODD, "path", "xetHash2")) | st.text(max_size=8)
+SCALARS = (
+    st.sampled_from((*ODD, HASH)) | st.none() | st.booleans() | st.integers() | st.text(max_size=9)
+)
+DROPPED = st.sampled_from((HASH, None, True, False, 0, -1.5e-7, ""))
+
+
+@st.composite
+def objects(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> dict[str, Any]:
+    members: list[tuple[str, Any]] = draw(
+        st.lists(st.tuples(KEYS.filter(lambda key: key not in NAMES), values), max_size=4)
+    )
+    for name in draw(st.sets(st.sampled_from(NAMES))):
+        members.insert(draw(st.integers(0, len(members))), (name, draw(DROPPED)))
+    return dict(members)
+
+
+DOCUMENTS = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | objects(inner), max_leaves=20
+)
+
+
+@given(
+    document=DOCUMENTS,
+    filler=st.integers(0, 3),
+    size=st.sampled_from((1, 7, 1000, 10**6)),
+    indent=st.sampled_from((None, 0, 1, 4)),
+    ascii_only=st.booleans(),
+)
+def test_it_is_the_document_without_them(
+    document: Any, filler: int, size: int, indent: int | None, ascii_only: bool
+) -> None:
+    # Large enough for the text to be cut at many places.
+    whole = [document, ["x" * 2500] * filler, document] if filler else document
+    text = json.dumps(whole, indent=indent, ensure_ascii=ascii_only).encode()
+    assert json.loads(run(text, size)) == without(whole)
+
+
+@pytest.mark.parametrize("size", [1, 10, 100_000])
+def test_nothing_else_is_touched(size: int) -> None:
+    listing = [{"type": "file", "path": f"f{n}", "lfs": {"oid": HASH}} for n in range(500)]
+    text = json.dumps(listing).encode()
+    assert run(text, size) == text
+
+
+@pytest.mark.parametrize("start", range(0, 200, 7))
+def test_wherever_the_pieces_are_cut(start: int) -> None:
+    entry = b'{"path":"a","xetHash":"%b","size":1}' % HASH.encode()
+    text = b"[" + b" " * start + b",".join([entry] * 300) + b"]"
+    expected = b"[" + b" " * start + b",".join([b'{"path":"a","size":1}'] * 300) + b"]"
+    assert run(text, 512) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b'{"xetHash":{"a":1},"b":2}', b'{"xetHash":[1],"b":2}', b'{"xetHash":"a\\"b"}',
+     b'{"xetHash":%b}' % (b"1" * 40), b'{"xetHash"'],
+)  # fmt: skip
+def test_what_is_no_such_member_stays(text: bytes) -> None:
+    assert run(text, 5) == text
+
+
+def test_little_is_held_back() -> None:
+    members = MemberFilter(NAMES)
+    given_out = sum(len(members.feed(b'{"a":1},' * 1000)) for _ in range(50))
+    assert 50 * 8000 - given_out <= 2 * MAX_MATCH
+
+
+def test_no_match_is_longer_than_what_is_held_back() -> None:
+    blank = b" " * 64
+    member = b'"xetEnabled"%b:%b"%b"' % (blank, blank, b"x" * 256)
+    text = b"{" + blank + (blank + b"," + blank).join([member] * 4) + blank + b","
+    assert len(text) < MAX_MATCH
