@@ -12,6 +12,7 @@ XetserveError
     UpstreamBusy        429 (passed on as 429) or 503; carries retry_after
     UpstreamDenied      the token was refused; 401 or 403, as the Hub said
     UpstreamRefused     another 4xx, which asking again will not change; 502
+    UpstreamLoop        the Hub found that it was asked by itself; 508
     UrlExpired          a signed URL ran out; recovered by asking the CAS again
     RangeUnsatisfiable  the CAS says that the range starts past the end of the file
 
@@ -129,6 +130,13 @@ class UpstreamDenied(UpstreamError):
 class UpstreamRefused(UpstreamError):
     """An answer that makes no sense for what was asked, and will be the same next time."""
 
+    retriable = False
+
+
+class UpstreamLoop(UpstreamError):
+    """508: the request has come back to where it was before."""
+
+    status = 508
     retriable = False
 
 

@@ -204,6 +204,7 @@ class TestErrors:
             ("resolve", http_answer(500), 502),
             ("resolve", http_answer(503), 503),
             ("resolve", http_answer(504), 504),
+            ("resolve", http_answer(508), 508),
             ("resolve", http_answer(400), 502),
             ("resolve", "reset", 502),
             ("resolve", b"nonsense\r\n\r\n", 502),

@@ -194,6 +194,7 @@ class TestAnswers:
             (http_answer(500, b""), 502),
             (http_answer(503, b""), 503),
             (http_answer(504, b""), 504),
+            (http_answer(508, b""), 508),
             (http_answer(200, b"x", "Content-Encoding: br"), 502),
             (http_answer(200, b"nonsense", "Content-Encoding: gzip"), 502),
             ("reset", 502),

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ TOKEN = "hf_" + "t" * 34
 REPO = "tester/everything"
 # "cache", "workers" or both with a comma: how the shared servers run.
 VARIANT = os.environ.get("XETSERVE_TEST_VARIANT", "").split(",")
+OLD_CLIENT = ("huggingface_hub==0.36.2", "hf-xet==1.2.0")
 UPLOAD = Path(__file__).with_name("upload.py")
 
 
@@ -49,6 +51,17 @@ class Site:
                 os.sched_yield()
             for folder in self.cache.glob("??"):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def old_client(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The interpreter of an environment with the old client."""
+    folder = tmp_path_factory.mktemp("old-client")
+    venv.create(folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, *OLD_CLIENT], check=True, timeout=110, capture_output=True)
+    return python
 
 
 def upload(python: str, origin_url: str, home: Path, kind: str, repo: str, folder: Path) -> None:

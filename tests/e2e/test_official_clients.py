@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import urllib.parse
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,19 +14,7 @@ from tests.conftest import Launcher, Process, clean_environment
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import TOKEN, serve_arguments, upload
 
-OLD_CLIENT = ("huggingface_hub==0.36.2", "hf-xet==1.2.0")
 OTHER_TOKEN = "hf_" + "o" * 34
-
-
-@pytest.fixture(scope="session")
-def old_client(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The interpreter of an environment with the old client."""
-    folder = tmp_path_factory.mktemp("old-client")
-    venv.create(folder, with_pip=True)
-    python = str(folder / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, *OLD_CLIENT], check=True, timeout=110, capture_output=True)
-    return python
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from xetserve.errors import (
     BrokenStream,
     UpstreamBusy,
     UpstreamError,
+    UpstreamLoop,
     UpstreamMissing,
     UpstreamRefused,
     UpstreamTimeout,
@@ -123,6 +124,7 @@ class TestErrors:
             (502, UpstreamError, 502, True),
             (503, UpstreamBusy, 503, True),
             (504, UpstreamTimeout, 504, True),
+            (508, UpstreamLoop, 508, False),
             (599, UpstreamError, 502, True),
         ],
     )

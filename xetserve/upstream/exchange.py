@@ -12,6 +12,7 @@ from xetserve.errors import (
     FormatError,
     UpstreamBusy,
     UpstreamError,
+    UpstreamLoop,
     UpstreamRefused,
     UpstreamTimeout,
 )
@@ -99,6 +100,8 @@ def error_for_status(who: str, status: int, headers: Headers) -> UpstreamError:
         )
     if status in (408, 504):
         return UpstreamTimeout(f"{who} answered {status}")
+    if status == 508:
+        return UpstreamLoop(f"{who} answered 508")
     if status >= 500 and status != 501:
         return UpstreamError(f"{who} answered {status}")
     return UpstreamRefused(f"{who} answered {status}")
