@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, OriginControl, Process, clean_environment
-from tests.e2e.clients import Connection
+from tests.e2e.clients import Connection, curl, run
 from tests.e2e.conftest import TOKEN, serve_arguments, upload
 
 REPO = "tester/through-us"
@@ -287,6 +287,18 @@ def test_a_private_repository_for_its_owner(place: Place, tmp_path: Path) -> Non
     script = f"snapshot_download({PRIVATE!r}, local_dir={str(tmp_path / 'out')!r})"
     run_script(sys.executable, place.server.url, tmp_path / "home", script)
     assert read_tree(tmp_path / "out") == place.files
+
+
+def test_a_damaged_file_is_cut_short_of_its_length(place: Place, tmp_path: Path) -> None:
+    command = curl(f"{place.server.url}/{REPO}/resolve/main/{XET_FILE}", tmp_path / "out")
+    place.control.set_faults(flip_byte={"offset": 1_500_000})
+    try:
+        assert run(command).returncode in (18, 56)
+    finally:
+        place.control.set_faults()
+    assert len((tmp_path / "out").read_bytes()) < len(place.files[XET_FILE])
+    assert run(command).returncode == 0
+    assert (tmp_path / "out").read_bytes() == place.files[XET_FILE]
 
 
 class GatedHub(BaseHTTPRequestHandler):
