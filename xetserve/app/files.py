@@ -95,7 +95,7 @@ class FileService:
             RequestError, UpstreamError, IntegrityError: as get_file.
         """
         repo, revision, file_path = wanted
-        hub = self._up.hub.on_behalf(request.headers)
+        hub = self._up.hub.on_behalf(request.headers, names_agent=True)
         async with head_timeout(self._up.limits):
             entry = await hub.resolve(repo, revision, file_path, token)
             file = replace(

@@ -45,7 +45,7 @@ class PassThrough:
         """
         body = await request.body.read(MAX_QUESTION_SIZE) if request.method == "POST" else b""
         fields = [*select_request_fields(request.headers), ("Accept-Encoding", "gzip")]
-        hub = self._hub.on_behalf(request.headers)
+        hub = self._hub.on_behalf(request.headers, names_agent=True)
         async with head_timeout(self._limits):
             opened = hub.forward(request.method, request.target, fields, token, body)
             source = await opened.__aenter__()

@@ -126,11 +126,12 @@ class HubClient:
         self._policy = policy
         self._tokens: OrderedDict[tuple[str, bytes], CasToken] = OrderedDict()
         self._instance = instance
-        self._identity = self._describe(Headers())
+        self._identity = self._describe(Headers(), names_agent=False)
 
-    def _describe(self, headers: Headers) -> tuple[tuple[str, str], ...]:
+    def _describe(self, headers: Headers, *, names_agent: bool) -> tuple[tuple[str, str], ...]:
         """Give the fields that say who asks the Hub, and for whom."""
-        fields = [("User-Agent", extend_agent(USER_AGENT, headers))]
+        agent = extend_agent(USER_AGENT, headers) if names_agent else USER_AGENT
+        fields = [("User-Agent", agent)]
         if self._instance:
             fields.append(self.make_via(headers))
         return tuple(fields)
@@ -139,14 +140,15 @@ class HubClient:
         """Give the Via field of a message that we pass on."""
         return ("Via", extend_via(headers, self._instance or "xetserve"))
 
-    def on_behalf(self, headers: Headers) -> "HubClient":
-        """Give a client that tells the Hub who asked us, too; it shares all else with this one.
+    def on_behalf(self, headers: Headers, *, names_agent: bool = False) -> "HubClient":
+        """Give a client that tells the Hub by which way we were asked; it shares all else with this one.
 
         Args:
             headers: of the request that is served.
+            names_agent: tell the User-Agent that asked us, too.
         """
         client = copy.copy(self)
-        client._identity = self._describe(headers)
+        client._identity = self._describe(headers, names_agent=names_agent)
         return client
 
     def is_own(self, headers: Headers) -> bool:
