@@ -147,6 +147,8 @@ class _AdmittedBody:
         return self
 
     async def __anext__(self) -> Block:
+        if not self._buckets:
+            return await anext(self._body)
         await self._admission.pay(self._buckets)
         block = await anext(self._body)
         self._admission.charge(self._buckets, sum(map(len, block)))
