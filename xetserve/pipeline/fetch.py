@@ -19,9 +19,10 @@ from typing import Final, Protocol
 
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics import EXPIRED_URLS, UPSTREAM_BYTES, UPSTREAM_RETRIES
-from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget, Slab
+from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
+from xetserve.pipeline.slabs import ArrivedChunk, ReceiveSlab
 from xetserve.pipeline.source import CasSource, Tally
 from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.xet.compression import Buffer
@@ -79,31 +80,6 @@ class _Stopwatch:
         far_side.note_fetch(latency, self._size, now - self._first_byte)
 
 
-class _Slab:
-    """A receive buffer and the number of records in it that are still needed."""
-
-    __slots__ = ("buffer", "is_lent", "is_open", "num_needed", "view")
-
-    def __init__(self, buffer: Slab) -> None:
-        self.buffer = buffer
-        self.view = memoryview(buffer)
-        self.num_needed = 0
-        self.is_open = True  # still being received into
-        self.is_lent = False  # a client that was cut may still have parts of it in its socket
-
-
-class _Entry:
-    """A chunk that has arrived: packed in a slab, or decoded already for somebody else."""
-
-    __slots__ = ("chunk_hash", "decoded", "record", "slab")
-
-    def __init__(self, record: ChunkRecord, slab: _Slab) -> None:
-        self.record = record
-        self.slab: _Slab | None = slab
-        self.decoded: Buffer | None = None
-        self.chunk_hash: bytes | None = None
-
-
 class Fetch:
     """One fetch range while it is fetched and used.
 
@@ -138,7 +114,7 @@ class Fetch:
         self._far_side = far_side
         self._users: list[User] = []
         self._needed = [0] * (self.chunks.end - self.chunks.start)  # uses to come, by chunk
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, ArrivedChunk] = {}
         self._next_chunk = self.chunks.start  # the first chunk that has never arrived
         self._rejected: set[int] = set()  # chunks that arrived damaged
         self._left = self.size  # bytes that have not arrived
@@ -299,7 +275,7 @@ class Fetch:
             self._keep_decoded(entry, data)
         return data
 
-    def _keep_decoded(self, entry: _Entry, data: Buffer) -> None:
+    def _keep_decoded(self, entry: ArrivedChunk, data: Buffer) -> None:
         if self._decoded_held + len(data) > MAX_SHARED_DECODED or entry.slab is None:
             return
         self._decoded_held += len(data)
@@ -398,7 +374,7 @@ class Fetch:
 
     async def _attempt(self) -> None:
         """Read the range once from its start, keeping the chunks that have not arrived before."""
-        slab: _Slab | None = None
+        slab: ReceiveSlab | None = None
         watch = _Stopwatch(time.monotonic())
         self._was_paused = False
         try:
@@ -459,7 +435,7 @@ class Fetch:
             tally.upstream_bytes += count
             UPSTREAM_BYTES.add(amount=count)
 
-    def _take_record(self, chunk: int, record: ChunkRecord, slab: _Slab) -> None:
+    def _take_record(self, chunk: int, record: ChunkRecord, slab: ReceiveSlab) -> None:
         """Keep a chunk, if it is needed and was not here before."""
         if chunk == self._next_chunk and chunk < self.chunks.end:
             self._next_chunk += 1
@@ -468,10 +444,10 @@ class Fetch:
         self._rejected.discard(chunk)
         if self._needed[chunk - self.chunks.start]:
             slab.num_needed += 1
-            self._entries[chunk] = _Entry(record, slab)
+            self._entries[chunk] = ArrivedChunk(record, slab)
             self._wake_waiters()
 
-    async def _open_slab(self, at_least: int) -> _Slab:
+    async def _open_slab(self, at_least: int) -> ReceiveSlab:
         """Get a buffer for what is still to come, once there is room for it."""
         size = SLAB_SIZE if self._is_full else min(SMALL_SLAB_SIZE, self._stream_grant)
         size = max(at_least, min(size, at_least + self._left))
@@ -487,21 +463,21 @@ class Fetch:
         if more > 0:
             self._budget.take(more)
             self.granted += more
-        return _Slab(self._budget.make_slab(size))
+        return ReceiveSlab(self._budget.make_slab(size))
 
-    def _close_slab(self, slab: _Slab) -> None:
+    def _close_slab(self, slab: ReceiveSlab) -> None:
         """Receive no more into a slab."""
         slab.is_open = False
         if not slab.num_needed and not self.is_closed:
             self._free_slab(slab)
 
-    def _leave_slab(self, slab: _Slab) -> None:
+    def _leave_slab(self, slab: ReceiveSlab) -> None:
         """Need one record of a slab no more."""
         slab.num_needed -= 1
         if not slab.num_needed and not slab.is_open:
             self._free_slab(slab)
 
-    def _free_slab(self, slab: _Slab) -> None:
+    def _free_slab(self, slab: ReceiveSlab) -> None:
         """Give back a slab; released records are not even in a client's socket any more."""
         self._held -= len(slab.buffer)
         if not slab.is_lent:
