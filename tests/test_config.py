@@ -9,12 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xetserve.config import (
-    SECTIONS,
-    Config,
-    add_flags,
-    check_together,
-    load_config,
+from xetserve.config import SECTIONS, Config, add_flags, check_together, load_config
+from xetserve.errors import ConfigError
+from xetserve.values import (
     parse_access_log,
     parse_bool,
     parse_compression,
@@ -41,7 +38,6 @@ from xetserve.config import (
     parse_workers,
     parse_xet_mode,
 )
-from xetserve.errors import ConfigError
 
 MIB = 1024 * 1024
 

@@ -35,11 +35,12 @@ PACKAGE_MODULES: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "metrics": {"errors"},
-    "config": {"errors"},
+    "values": set(),
+    "config": {"errors", "values"},
     "demo": {"errors", "net"},
-    "endpoints": {"errors", "config", "app", "net", "ops"},
+    "endpoints": {"errors", "config", "values", "app", "net", "ops"},
     "live": {"errors", "config", "net"},
-    "cli": {*ROOMS, *SHARED, "config", "demo", "endpoints", "live"},
+    "cli": {*ROOMS, *SHARED, "config", "values", "demo", "endpoints", "live"},
     "__main__": {"cli"},
 }
 

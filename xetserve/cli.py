@@ -20,7 +20,6 @@ from xetserve.app.hubface import PLAIN
 from xetserve.app.redirect import insist_on_https
 from xetserve.app.status import Readiness
 from xetserve.config import (
-    OFF,
     AdmissionConfig,
     Config,
     LimitsConfig,
@@ -55,6 +54,7 @@ from xetserve.pipeline.source import CasSource
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient
 from xetserve.upstream.retry import RetryPolicy
+from xetserve.values import OFF
 
 logger = logging.getLogger("xetserve")
 

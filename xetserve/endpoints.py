@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xetserve.app.redirect import Redirect
-from xetserve.config import OFF, Config
+from xetserve.config import Config
 from xetserve.errors import ConfigError
 from xetserve.net.entrance import Endpoint
 from xetserve.net.listener import bind_sockets
 from xetserve.net.tls import VERSIONS, ServerTls
 from xetserve.net.unixsocket import UnixSocket, bind_unix_socket
 from xetserve.ops.inherit import take_sockets
+from xetserve.values import OFF
 
 REDIRECT_NAME = "redirect"  # of an inherited socket: it is for redirects
 

@@ -1,0 +1,247 @@
+"""Reading the value of one setting from text: what it has to be, or a ValueError that says so."""
+
+import re
+from fractions import Fraction
+from ipaddress import ip_network
+from typing import Final
+from urllib.parse import urlsplit
+
+MIN_BUDGET: Final = 8 * 1024 * 1024  # bytes
+
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(?:([KMGT])(i)?)?B?", re.ASCII | re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_MAX_SIZE = 2**63 - 1
+
+
+def parse_text(text: str) -> str:
+    """Read a setting that may be any non-empty text."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text.strip()
+
+
+class _NoPort(int):
+    """What stands for a TCP listener that is not wanted."""
+
+    def __str__(self) -> str:
+        return "off"
+
+
+OFF: Final = _NoPort(-1)
+
+
+def parse_port(text: str) -> int:
+    """Read a TCP port, 0 to 65535; 0 lets the system choose, and "off" is OFF."""
+    if text.strip().lower() == "off":
+        return OFF
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
+        raise ValueError("must be a port number, 0 to 65535, or off")
+    return int(text)
+
+
+def parse_bool(text: str) -> bool:
+    """Read a switch."""
+    value = text.strip().lower()
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def parse_seconds(text: str) -> float:
+    """Read a time in seconds, more than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise ValueError("must be a number of seconds above 0")
+    return value
+
+
+def parse_size(text: str) -> int:
+    """Read a size: bytes, or with a unit, 128MiB and 128M being the same, 128MB a decimal one."""
+    match = _SIZE.fullmatch(text.strip())
+    size = _MAX_SIZE + 1
+    if match is not None:
+        number, unit, binary = match.groups(default="")
+        decimal = not binary and match[0].lower().endswith("b")
+        # A float would lose bytes above 2**53.
+        size = int(Fraction(number) * (1000 if decimal else 1024) ** _UNITS[unit.lower()])
+    if size > _MAX_SIZE:
+        raise ValueError("must be a size such as 134217728, 128MiB or 2GB")
+    return size
+
+
+def parse_url(text: str) -> str:
+    """Read an http(s) base URL; a slash at its end is dropped."""
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    # Printable ASCII, but no "?" or "#": even an empty query would swallow what is appended.
+    if not usable or "@" in parts.netloc or not re.fullmatch(r"[!\"$->@-~]+", url):
+        raise ValueError("must be an http or https URL, without credentials or query")
+    return url.rstrip("/")
+
+
+def parse_repo(text: str) -> str:
+    """Read a repository id: owner/name."""
+    if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", text.strip(), re.ASCII):
+        raise ValueError("must be a repository: owner/name")
+    return text.strip()
+
+
+def parse_cors(text: str) -> str:
+    """Read which web pages may read answers: "*" for all, "off" for none, or their origins and commas."""
+    parts = [part.strip() for part in text.lower().split(",")]
+    if parts in (["*"], ["off"]):
+        return parts[0]
+    if not all(_ORIGIN.fullmatch(part) for part in parts):
+        raise ValueError("must be *, off, or origins such as https://page.example, with commas")
+    return ",".join(parts)
+
+
+def parse_compression(text: str) -> str:
+    """Read whether answers are coded for clients that ask for it."""
+    value = text.strip().lower()
+    if value not in ("auto", "off"):
+        raise ValueError("must be auto or off")
+    return value
+
+
+def parse_xet_mode(text: str) -> str:
+    """Read how clients that know Xet are served."""
+    value = text.strip().lower()
+    if value not in ("plain", "native", "auto"):
+        raise ValueError("must be plain, native or auto")
+    return value
+
+
+def parse_log_level(text: str) -> str:
+    """Read a log level."""
+    level = text.strip().lower()
+    if level not in ("debug", "info", "warning", "error"):
+        raise ValueError("must be debug, info, warning or error")
+    return level
+
+
+def parse_access_log(text: str) -> str:
+    """Read the form of the access log."""
+    form = text.strip().lower()
+    if form not in ("off", "text", "json"):
+        raise ValueError("must be off, text or json")
+    return form
+
+
+def parse_workers(text: str) -> int:
+    """Read a number of processes, 1 to 1024; 0 stands for "auto", as many as there are cores."""
+    if text.strip().lower() == "auto":
+        return 0
+    if not re.fullmatch(r"\d{1,4}", text, re.ASCII) or not 1 <= int(text) <= 1024:
+        raise ValueError("must be a number of processes, 1 to 1024, or auto")
+    return int(text)
+
+
+def parse_min_budget(text: str) -> int:
+    """Read the memory budget, at least 8 MiB: less could not keep one download going."""
+    size = parse_size(text)
+    if size < MIN_BUDGET:
+        raise ValueError("must be at least 8MiB")
+    return size
+
+
+def parse_head_size(text: str) -> int:
+    """Read the size of a part of a request's head, 256 bytes to 1 MiB."""
+    size = parse_size(text)
+    if not 256 <= size <= 1024 * 1024:
+        raise ValueError("must be a size from 256 to 1MiB")
+    return size
+
+
+def parse_count(text: str) -> int:
+    """Read a number of things, 1 or more."""
+    if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII) or not int(text):
+        raise ValueError("must be a number, 1 or more")
+    return int(text)
+
+
+def parse_optional_seconds(text: str) -> float:
+    """Read a time in seconds; 0: no limit."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise ValueError("must be a number of seconds, or 0 for no limit")
+    return value
+
+
+def parse_optional_count(text: str) -> int:
+    """Read a number of things; 0: no limit."""
+    if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII):
+        raise ValueError("must be a number, or 0 for no limit")
+    return int(text)
+
+
+def parse_rate(text: str) -> float:
+    """Read how often something may happen in a second; 0: no limit."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise ValueError("must be a number for each second, or 0 for no limit")
+    return value
+
+
+def parse_file(text: str) -> str:
+    """Read the path of a file; empty: none."""
+    if text and not text.strip():
+        raise ValueError("must be a file, or empty for none")
+    return text.strip()
+
+
+def parse_mode(text: str) -> str:
+    """Read the permissions of a file, three octal digits."""
+    if not re.fullmatch(r"0?[0-7]{3}", text.strip(), re.ASCII):
+        raise ValueError("must be three octal digits such as 660")
+    return text.strip()[-3:]
+
+
+def parse_tls_version(text: str) -> str:
+    """Read a version of TLS that is still good."""
+    if text.strip() not in ("1.2", "1.3"):
+        raise ValueError("must be 1.2 or 1.3")
+    return text.strip()
+
+
+def parse_networks(text: str) -> str:
+    """Read networks, separated by commas, such as 10.0.0.0/8, ::1; "unix" is one, too."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    for name in names:
+        try:
+            if name != "unix":
+                ip_network(name)
+        except ValueError:
+            raise ValueError("must be networks such as 10.0.0.0/8, ::1 or unix") from None
+    return ",".join(names)
+
+
+def parse_proxy_headers(text: str) -> str:
+    """Read which fields proxies write."""
+    kind = text.strip().lower()
+    if kind not in ("x-forwarded", "forwarded", "off"):
+        raise ValueError("must be x-forwarded, forwarded or off")
+    return kind
+
+
+def parse_folder(text: str) -> str:
+    """Read the path of a folder; empty: none."""
+    if text and not text.strip():
+        raise ValueError("must be a folder, or empty for none")
+    return text.strip()
