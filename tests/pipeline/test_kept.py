@@ -15,7 +15,7 @@ from tests.pipeline.test_reader import (
     read_all,
 )
 from xetserve.errors import IntegrityError, UpstreamError
-from xetserve.pipeline import planner
+from xetserve.pipeline import pacing, planner
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.kept import KeptChunks
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
@@ -138,7 +138,8 @@ async def test_damage_is_found_although_chunks_are_kept() -> None:
 
 
 @pytest.mark.usefixtures("surveyed")
-async def test_a_survey_that_fails_costs_only_bytes() -> None:
+async def test_a_survey_that_fails_costs_only_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "MAX_WINDOW", 2 * MIB)
     file = scattered_file(2)
 
     class Stubborn(FakeCas):

@@ -34,7 +34,8 @@ def learn(
 
 
 def is_kept(repeats: Repeats, run: Run, position: int) -> bool:
-    return repeats.is_kept(run[0], ChunkRange(run[1], run[2]), position * CHUNK)
+    chunks, end = ChunkRange(run[1], run[2]), position + run[2] - run[1]
+    return repeats.is_kept(run[0], chunks, position * CHUNK, end * CHUNK)
 
 
 def test_a_file_that_never_comes_back_keeps_nothing() -> None:
@@ -76,7 +77,7 @@ def test_short_runs_are_left_in_their_window() -> None:
     }
     repeats = Repeats()
     repeats.add(Reconstruction(0, terms, infos), 0, read=(0, 0), planned=0, capacity=BIG)
-    assert repeats.is_kept(A, ChunkRange(2, 3), 9000)
+    assert repeats.is_kept(A, ChunkRange(2, 3), 9000, 10_000)
     assert repeats.find_cut(ByteRange(0, 10000)) == 10000
     assert repeats.find_run(9000, BIG) == []
 
@@ -196,6 +197,13 @@ def test_a_chunk_that_is_kept_has_been_told_to_stay(seed: int) -> None:
             planned = at + end - start
             assert len(here) * CHUNK <= peak
             repeats.forget(planned * CHUNK)
+
+
+def test_what_goes_on_behind_the_known_end_is_not_kept() -> None:
+    """The answer for a window shows the whole term, of which the survey saw the beginning."""
+    repeats = learn((A, 0, 4), (A, 0, 4), (A, 0, 2))
+    assert is_kept(repeats, (A, 0, 2), 8)
+    assert not is_kept(repeats, (A, 0, 4), 8)  # chunks 2 and 3 were kept until 4, not until 8
 
 
 def test_the_cases_above_keep_something() -> None:

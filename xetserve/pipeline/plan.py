@@ -58,7 +58,7 @@ class WindowPlan(NamedTuple):
         return packed / max(1, sum(piece.decoded_size for piece in self.pieces))
 
 
-IsKept = Callable[[bytes, ChunkRange, int], bool]
+IsKept = Callable[[bytes, ChunkRange, int, int], bool]
 
 
 def make_plan(
@@ -66,7 +66,7 @@ def make_plan(
     asked: ByteRange,
     limit: int | None,
     start: int | None = None,
-    is_kept: IsKept = lambda xorb_hash, chunks, position: False,
+    is_kept: IsKept = lambda xorb_hash, chunks, start, end: False,
 ) -> WindowPlan:
     """Plan a window.
 
@@ -77,7 +77,7 @@ def make_plan(
         limit: decoded position that the window must not pass; None: the end of the file is not known.
         start: where the window is to start, if the window before has reached past the asked start. Past the end
             of the answer it gives an empty window.
-        is_kept: tells whether all of a term's chunks will be here already, given its position.
+        is_kept: tells whether all of a term's chunks will be here already, given where it starts and ends.
 
     Raises:
         IntegrityError: the terms do not reach the end that was asked for, or a fetch range cannot be
@@ -100,7 +100,7 @@ def make_plan(
             skip -= term.decoded_size  # wholly in the window before
             continue
         # A chunk that is skipped has had its use in the window before, and may be gone.
-        if (pieces or not skip) and is_kept(term.xorb_hash, term.chunks, term_start):
+        if (pieces or not skip) and is_kept(term.xorb_hash, term.chunks, term_start, position):
             pieces.append(Piece(term.xorb_hash, term.chunks, term.decoded_size, None))
             continue
         info = answer.find_fetch_info(term)

@@ -137,7 +137,7 @@ class Repeats:
         term.chunks = ChunkRange(first, chunk)
         term.packed_size -= packed
         for half in (term, rest):
-            half.is_kept = self.is_kept(half.xorb_hash, half.chunks, half.start)
+            half.is_kept = self.is_kept(half.xorb_hash, half.chunks, half.start, half.end)
 
     def note_size(self, key: ChunkKey, size: int) -> None:
         """Learn the decoded size of a chunk, by which terms can be split at it."""
@@ -152,7 +152,7 @@ class Repeats:
             return
         first, end = term.chunks
         kept = [
-            self.is_kept(term.xorb_hash, ChunkRange(chunk, chunk + 1), term.start)
+            self.is_kept(term.xorb_hash, ChunkRange(chunk, chunk + 1), term.start, term.end)
             for chunk in range(first, end)
         ]
         if all(kept):
@@ -258,18 +258,23 @@ class Repeats:
                     held -= other.size
                 self.peak = max(self.peak, held)
         for term in self._terms[bisect_left(self._starts, planned) :]:
-            term.is_kept = self.is_kept(term.xorb_hash, term.chunks, term.start)
+            term.is_kept = self.is_kept(term.xorb_hash, term.chunks, term.start, term.end)
 
-    def is_kept(self, xorb_hash: bytes, chunks: ChunkRange, position: int) -> bool:
-        """Tell whether all of these chunks were to stay until the term at a position."""
+    def is_kept(self, xorb_hash: bytes, chunks: ChunkRange, position: int, end: int) -> bool:
+        """Tell whether all of these chunks were to stay until the term from position to end."""
         if self.known_end is None or position >= self.known_end:
             return False
+        # The term may be a part of one here, or several, or go on behind what is known.
+        at = bisect_right(self._starts, position) - 1
+        first = self._starts[at] if at >= 0 and position < self._terms[at].end else position
         for chunk in range(chunks.start, chunks.end):
             life = self._lives.get((xorb_hash, chunk))
             if life is None:
                 return False
-            number = bisect_right(life.starts, position) - 1
-            if number <= 0 or not life.stays[number - 1]:
+            number = bisect_left(life.starts, first)
+            if number == len(life.starts) or life.starts[number] >= end:
+                return False
+            if number == 0 or not life.stays[number - 1]:
                 return False
         return True
 
