@@ -112,7 +112,7 @@ def test_a_chunk_that_reaches_into_the_next_is_a_contradiction() -> None:
 
 
 def test_a_huge_file_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "MAX_FILE_MEMORY", 5000)
+    monkeypatch.setattr(ledger_module, "MAX_FILE_CHUNKS", 100)
     ledger = Ledger(FILE_HASH)
     for chunk in CHUNKS:
         ledger.note(*chunk)

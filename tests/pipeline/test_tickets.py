@@ -39,6 +39,7 @@ async def test_readers_at_the_same_time_fetch_once(
 ) -> None:
     # Windows grow with the pace, which is the machine's; of a fragmented file larger ones cost fewer bytes.
     monkeypatch.setattr(pacing, "MAX_WINDOW", pacing.MIN_WINDOW)
+    monkeypatch.setattr(pacing, "MAX_SHARED_WINDOW", pacing.MIN_WINDOW)
     alone = FakeCas(file)
     await read_all(open_reader(make_table(alone, ByteBudget(limit)), file))
     cas, budget = FakeCas(file), ByteBudget(limit)

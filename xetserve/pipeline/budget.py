@@ -11,7 +11,7 @@ from typing import Final
 
 SLAB_SIZE: Final = 1024 * 1024
 SMALL_SLAB_SIZE: Final = 256 * 1024
-MAX_FREE_SLABS: Final = 4
+MAX_FREE_SLABS: Final = 4  # of a size
 READER_COST: Final = (
     64 * 1024
 )  # bytes: connections, tasks, plans of one response; measured with many slow clients
@@ -36,7 +36,7 @@ class ByteBudget:
         self.promised = 0  # bytes that responses may come to keep for later, all together
         self.num_readers = 0  # responses that are being made
         self.reclaim: Callable[[int], None] | None = None  # asked for bytes that are not needed
-        self._free: list[Slab] = []
+        self._free: dict[int, list[Slab]] = {SLAB_SIZE: [], SMALL_SLAB_SIZE: []}
 
     def __repr__(self) -> str:
         return f"<ByteBudget {self.held} of {self.limit}, {self.num_readers} readers>"
@@ -79,8 +79,9 @@ class ByteBudget:
 
     def make_slab(self, size: int) -> Slab:
         """Give a buffer of size bytes with any content."""
-        if size == SLAB_SIZE and self._free:
-            return self._free.pop()
+        free = self._free.get(size)
+        if free:
+            return free.pop()
         if size >= SMALL_SLAB_SIZE:
             # Pages of its own, which go back when it goes. In a heap, where slabs of many clients come and go beside
             # small objects, half of what was given back would stay with the process.
@@ -92,5 +93,6 @@ class ByteBudget:
 
     def recycle(self, slab: Slab) -> None:
         """Take back a buffer that nothing reads or writes any more."""
-        if len(slab) == SLAB_SIZE and len(self._free) < MAX_FREE_SLABS:
-            self._free.append(slab)
+        free = self._free.get(len(slab))
+        if free is not None and len(free) < MAX_FREE_SLABS:
+            free.append(slab)

@@ -38,7 +38,7 @@ from xetserve.xet.xorb import (
 
 logger = logging.getLogger(__name__)
 
-STREAM_GRANT: Final = 2 * SMALL_SLAB_SIZE  # bytes that a streaming fetch holds
+STREAM_GRANT: Final = 2 * SLAB_SIZE  # bytes that a streaming fetch holds
 TIGHT_GRANT: Final = SMALL_SLAB_SIZE // 4  # and where there are hundreds: one record, mostly
 MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
 MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
@@ -171,7 +171,9 @@ class Fetch:
                 entry = self._entries.get(chunk)
                 if entry is not None and entry.slab is not None:
                     entry.slab.is_lent = True
-                self._use(chunk, count)
+                self._needed[chunk - self.chunks.start] -= count
+                if not (self._needed[chunk - self.chunks.start] or self._is_awaited()):
+                    self._drop(chunk)
 
     def close(self) -> None:
         """Stop, and give everything back at once."""
@@ -194,22 +196,30 @@ class Fetch:
         """Whether it has been started."""
         return self._task is not None
 
-    def start(self, room: int, *, must: bool) -> bool:
+    @property
+    def num_left(self) -> int:
+        """Bytes that have not arrived."""
+        return self._left
+
+    def start(self, room: int, *, streams: bool = False, must: bool = False) -> bool:
         """Start if all of the range fits into room bytes and into the budget.
 
         Args:
-            must: start in any case; without room the range is streamed.
+            streams: without room, start streaming, which takes less of the budget.
+            must: even if the budget has nothing left.
         """
         if self._task is not None:
             return True
         if self.size <= room and self._budget.try_take(self.size):
             self.granted = self.size
             self._is_full = True
-        elif must:
-            self.granted = min(self.size, self._stream_grant)
-            self._budget.take(self.granted)
         else:
-            return False
+            grant = min(self.size, self._stream_grant)
+            if must:
+                self._budget.take(grant)
+            elif not (streams and self._budget.try_take(grant)):
+                return False
+            self.granted = grant
         self._task = asyncio.get_running_loop().create_task(self._run())
         return True
 
@@ -299,15 +309,20 @@ class Fetch:
             entry.chunk_hash = hash_chunk(data)
         return entry.chunk_hash
 
-    def release(self, chunk: int) -> None:
-        """Tell that a chunk was used once."""
-        self._use(chunk, 1)
+    def release(self, start: int, end: int) -> None:
+        """Tell that chunks that follow each other were used once."""
+        first = self.chunks.start
+        unneeded = []
+        for chunk in range(start, end):
+            left = self._needed[chunk - first] = self._needed[chunk - first] - 1
+            if not left:
+                unneeded.append(chunk)
+        if unneeded and not self._is_awaited():
+            for chunk in unneeded:
+                self._drop(chunk)
 
-    def _use(self, chunk: int, count: int) -> None:
-        at = chunk - self.chunks.start
-        self._needed[at] -= count
-        if self._needed[at] or self._is_awaited():
-            return
+    def _drop(self, chunk: int) -> None:
+        """Let a chunk go that nobody needs any more."""
         entry = self._entries.pop(chunk, None)
         if entry is None:
             return  # it has not come yet, and will not be kept
@@ -406,11 +421,13 @@ class Fetch:
                     filled += count
                     self._left -= count
                     self._open_space = len(slab.view) - filled
-                    record = None
-                    for record in reader.scan(slab.view, filled):
-                        self._take_record(chunk, record, slab)
-                        chunk += 1
-                    del record
+                    records = list(reader.scan(slab.view, filled))
+                    for number, record in enumerate(records, chunk):
+                        self._take_record(number, record, slab)
+                    if records:
+                        chunk += len(records)
+                        self._wake_waiters()
+                        del records, record  # this frame may wait for long, and slabs are reused
                 if not self._was_paused:
                     watch.tell(self._far_side)
                 if reader.position != filled or chunk != self._info.chunks.end:
@@ -445,11 +462,12 @@ class Fetch:
         if self._needed[chunk - self.chunks.start]:
             slab.num_needed += 1
             self._entries[chunk] = ArrivedChunk(record, slab)
-            self._wake_waiters()
 
     async def _open_slab(self, at_least: int) -> ReceiveSlab:
         """Get a buffer for what is still to come, once there is room for it."""
-        size = SLAB_SIZE if self._is_full else min(SMALL_SLAB_SIZE, self._stream_grant)
+        grant = self._stream_grant
+        # Of few sizes: slabs are recycled.
+        size = SLAB_SIZE if self._is_full or grant >= STREAM_GRANT else min(SMALL_SLAB_SIZE, grant)
         size = max(at_least, min(size, at_least + self._left))
         while not (self._waiters or self._is_full or self._held + size <= self.granted):
             self._was_paused = True

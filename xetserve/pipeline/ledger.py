@@ -14,7 +14,7 @@ from xetserve.xet.hashes import HASH_SIZE, MerkleTree
 
 CHUNK_COST: Final = HASH_SIZE + 8  # bytes of memory for a chunk that is known
 MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
-MAX_FILE_MEMORY: Final = MAX_MEMORY // 2  # bytes; of a larger file nothing is remembered
+MAX_FILE_CHUNKS: Final = MAX_MEMORY // 2 // CHUNK_COST  # of a larger file nothing is remembered
 
 CUT_SECONDS: Final = 3600.0  # within which somebody may try to go on with what they have
 MAX_CUTS: Final = 1000  # files
@@ -90,6 +90,10 @@ class Ledger:
         if self.is_proven or self._is_full:
             return
         at = len(self._runs) - 1
+        if at >= 0 and position == self._runs[at].end and self._num_chunks < MAX_FILE_CHUNKS:
+            self._runs[at].append(size, chunk_hash)
+            self._num_chunks += 1
+            return
         if at < 0 or position != self._runs[at].end:  # mostly they come in order
             at = bisect_right(self._runs, position, key=lambda run: run.start) - 1
         if at >= 0 and position < self._runs[at].end:
@@ -107,7 +111,7 @@ class Ledger:
                 self.clear()
                 return
             run.extend(self._runs.pop(at + 1))
-        if self.nbytes > MAX_FILE_MEMORY:
+        if self._num_chunks > MAX_FILE_CHUNKS:
             self.clear()
             self._is_full = True
 

@@ -12,7 +12,8 @@ from typing import Final
 MIN_HOLD: Final = 512 * 1024
 MAX_HOLD: Final = 8 * 1024 * 1024  # more only helps when the upstream is slow, see ahead_limit
 MIN_WINDOW: Final = 1024 * 1024
-MAX_WINDOW: Final = 8 * 1024 * 1024
+MAX_WINDOW: Final = 32 * 1024 * 1024  # each costs two requests
+MAX_SHARED_WINDOW: Final = 8 * 1024 * 1024  # where somebody follows, who wants what is used up
 MIN_BLOCK: Final = 32 * 1024  # a slow client gets one chunk at a time
 MAX_BLOCK: Final = 512 * 1024
 
@@ -70,21 +71,24 @@ class Pacer:
         """Learn that the response waited so long for upstream bytes."""
         self._starved += seconds
 
-    def note_window(self, size: int, share: int, far: "FarSide") -> None:
+    def note_window(self, size: int, share: int, far: "FarSide", *, is_alone: bool = True) -> None:
         """Set the sizes for what comes after a window of size bytes.
 
         Args:
             share: bytes that the budget would grant to this response.
             far: how far away the data is.
+            is_alone: nobody else reads the file.
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
             self._judge(far)
         self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share))
-        most = MAX_WINDOW
-        if far.get_fetch_seconds(MAX_WINDOW) > FAR_SECONDS:
+        most = MAX_SHARED_WINDOW
+        if far.get_fetch_seconds(MAX_SHARED_WINDOW) > FAR_SECONDS:
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
-        wanted = max(MIN_WINDOW, min(self.hold_limit, most))
+        elif is_alone and self.hold_limit == MAX_HOLD:
+            most = MAX_WINDOW  # more than is held: its fetches are streamed
+        wanted = most if most == MAX_WINDOW else max(MIN_WINDOW, min(self.hold_limit, most))
         self.window_size = 1 << (wanted.bit_length() - 1)  # a power of two: windows lie on a grid
 
     def _judge(self, far: "FarSide") -> None:
@@ -96,7 +100,8 @@ class Pacer:
         if starved > STARVED:
             # What would be on its way at twice the rate (Little's law). Waiting alone is no measure: on a
             # busy machine everybody waits, and holding more makes nothing faster.
-            wanted = int(GROWTH * rate * far.get_fetch_seconds(self.window_size))
+            window = min(self.window_size, MAX_SHARED_WINDOW)
+            wanted = int(GROWTH * rate * far.get_fetch_seconds(window))
             self.ahead_limit = max(int(self.ahead_limit * SHRINKING), wanted)
         elif blocked > BLOCKED:
             self.ahead_limit //= 2

@@ -22,7 +22,7 @@ class Proof:
         is_whole: whether the response is the whole file.
 
     is_verified: whether all that was read belongs to the file, as far as finish has been told.
-    chunks: what was read, by xorb: from the first of its chunks to the last.
+    chunks: what was to be read, by xorb: from the first of its chunks to the last.
     """
 
     def __init__(self, ledger: Ledger, *, is_whole: bool) -> None:
@@ -37,18 +37,18 @@ class Proof:
         ledger = self._ledger
         return ledger.is_proven and not ledger.matches(position, size, chunk_hash)
 
-    def add(
-        self, xorb_hash: bytes, chunk: int, position: int, size: int, chunk_hash: bytes
-    ) -> None:
+    def note_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
+        """Take in where the next chunks come from."""
+        seen = self.chunks.get(xorb_hash)
+        if seen is not None:
+            chunks = ChunkRange(min(seen.start, chunks.start), max(seen.end, chunks.end))
+        self.chunks[xorb_hash] = chunks
+
+    def add(self, position: int, size: int, chunk_hash: bytes) -> None:
         """Take in the next chunk, which has size decoded bytes."""
         if self._tree is not None:
             self._tree.add(chunk_hash, size)
         self._ledger.note(position, size, chunk_hash)
-        seen = self.chunks.get(xorb_hash)
-        if seen is None:
-            self.chunks[xorb_hash] = ChunkRange(chunk, chunk + 1)
-        elif not seen.start <= chunk < seen.end:
-            self.chunks[xorb_hash] = ChunkRange(min(seen.start, chunk), max(seen.end, chunk + 1))
 
     async def finish(self, size: int | None) -> None:
         """Judge, before the last bytes leave.

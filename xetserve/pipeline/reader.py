@@ -23,6 +23,7 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.pipeline.fetch import Fetch
 from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import Piece, Step, WindowPlan
@@ -87,6 +88,62 @@ def _find_again(infos: tuple[FetchInfo, ...], step: Step) -> FetchInfo:
         if info.chunks.contains(step.info.chunks):
             return info
     raise UpstreamError(f"the CAS has another plan for xorb {format_hash(step.xorb_hash)} now")
+
+
+class _Block:
+    """What leaves in one write, and the chunks that can be released for it.
+
+    size, decoded_size: bytes in all, and those that lie in buffers of their own, not in slabs.
+    """
+
+    __slots__ = ("_lent", "_used", "buffers", "decoded_size", "size")
+
+    def __init__(self) -> None:
+        self.buffers: list[Buffer] = []
+        self.size = 0
+        self.decoded_size = 0
+        self._used: list[_Run] = []
+        self._lent: list[_Run] = []  # in the slabs until the block has left
+
+    def add(
+        self, data: Buffer, size: int, ticket: Ticket | None, chunk: int, *, is_lent: bool
+    ) -> None:
+        """Add a chunk, or a part of one; is_lent: it lies in the fetch's slab."""
+        self.buffers.append(data)
+        self.size += size
+        if not is_lent:
+            self.decoded_size += size
+        if ticket is not None:
+            runs = self._lent if is_lent else self._used
+            if runs and runs[-1].ticket is ticket and runs[-1].end == chunk:
+                runs[-1].end += 1
+            else:
+                runs.append(_Run(ticket, chunk))
+
+    def settle(self) -> None:
+        """Release the packed chunks that the block does not need: it has them decoded."""
+        _release(self._used)
+
+    def release(self) -> None:
+        """Release the rest, once the block has left."""
+        _release(self._lent)
+
+
+class _Run:
+    """Chunks of one fetch that follow each other."""
+
+    __slots__ = ("end", "start", "ticket")
+
+    def __init__(self, ticket: Ticket, chunk: int) -> None:
+        self.ticket = ticket
+        self.start = chunk
+        self.end = chunk + 1
+
+
+def _release(runs: list[_Run]) -> None:
+    for run in runs:
+        run.ticket.release_run(run.start, run.end)
+    runs.clear()
 
 
 class FileReader:
@@ -164,21 +221,22 @@ class FileReader:
                 async with aclosing(self._read_window(window)) as blocks:
                     async for block in blocks:
                         before = time.monotonic()
-                        # Views lie in slabs, which count already.
-                        decoded = sum(len(p) for p in block if not isinstance(p, memoryview))
-                        budget.take(decoded)
+                        budget.take(block.decoded_size)  # slabs count already
                         is_begun = True
                         try:
-                            yield block
+                            yield block.buffers
                         finally:
-                            budget.give(decoded)
+                            budget.give(block.decoded_size)
                         now = time.monotonic()
-                        self._pacer.note_block(sum(map(len, block)), now - before, now - last)
+                        self._pacer.note_block(block.size, now - before, now - last)
                         self._deadline = now + self._gap_timeout
                         last = now
                         self._pump()
                 self._pacer.note_window(
-                    window.plan.file_range.size, budget.share, self._table.far_side
+                    window.plan.file_range.size,
+                    budget.share,
+                    self._table.far_side,
+                    is_alone=self._traffic.is_alone,
                 )
                 self._windows.popleft()
                 self._move_to(window.plan.file_range.end)
@@ -253,26 +311,29 @@ class FileReader:
         await self._wait_for_windows(2)
         return len(self._windows) < 2
 
-    async def _read_window(self, window: _Window) -> AsyncGenerator[list[Buffer], None]:
+    async def _read_window(self, window: _Window) -> AsyncGenerator[_Block, None]:
         plan = window.plan
         skip, left = plan.skip, plan.file_range.size
         position = plan.file_range.start - skip
-        block: list[Buffer] = []
-        size = 0
-        used: list[tuple[Ticket, int]] = []  # raw records in the block: released once it has left
+        block = _Block()
         for piece in plan.pieces:
             ticket = None if piece.step is None else window.tickets[piece.step]
-            total = 0
+            total, last = 0, piece.chunks.end - 1
+            self._proof.note_chunks(piece.xorb_hash, piece.chunks)
             for chunk in range(piece.chunks.start, piece.chunks.end):
                 if ticket is not None and not ticket.fetch.has(chunk):
-                    if block:
+                    if block.size:
+                        block.settle()
                         yield block
-                        block, size = [], 0
-                        _release(used)
+                        block.release()
+                        block = _Block()
                     await self._wait_for_chunk(ticket, chunk)
                 length = self._get_size(piece, ticket, chunk)
                 total += length
-                _check_total(piece, chunk, total)
+                if total > piece.decoded_size or (chunk == last and total < piece.decoded_size):
+                    raise IntegrityError(
+                        f"a term of {total} decoded bytes, expected {piece.decoded_size}"
+                    )
                 start, position = position, position + length
                 if (skip and skip >= length) or not left:
                     skip -= min(skip, length)
@@ -281,81 +342,108 @@ class FileReader:
                     continue
                 if self._is_whole and skip:
                     raise IntegrityError(f"a window starts {skip} bytes into a chunk")
-                data = await self._take(piece, ticket, chunk, start)
+                if ticket is None:
+                    data = self._take_kept(piece.xorb_hash, chunk, start)
+                else:
+                    try:
+                        data = self._take(ticket, chunk, start)
+                    except (FormatError, IntegrityError) as exc:
+                        data = await self._take_again(ticket, chunk, start, exc)
                 is_lent = isinstance(data, memoryview)
                 if skip or length > left:
                     data = memoryview(data)[skip : skip + left]
                     skip, length = 0, len(data)
-                block.append(data)
-                size += length
                 left -= length
-                if ticket is not None:
-                    if is_lent:
-                        used.append((ticket, chunk))
-                    else:
-                        ticket.release(chunk)
-                if size >= self._pacer.block_size and left:
+                block.add(data, length, ticket, chunk, is_lent=is_lent)
+                if block.size >= self._pacer.block_size and left:
+                    block.settle()
                     yield block
-                    block, size = [], 0
-                    _release(used)
+                    block.release()
+                    block = _Block()
         if left:
             raise IntegrityError(f"a window is {left} bytes short")
         if await self._is_last(window):
-            await self._proof.finish(
-                self._size
-            )  # before the last bytes leave: a damaged file must not look complete
-        if block:
+            # Before the last bytes leave: a damaged file must not look complete.
+            await self._proof.finish(self._size)
+        block.settle()
+        if block.size:
             yield block
-        _release(used)
+        block.release()
 
     def _get_size(self, piece: Piece, ticket: Ticket | None, chunk: int) -> int:
         """Give the decoded size of a chunk that is here."""
         if ticket is None:
             return self._kept.get((piece.xorb_hash, chunk)).record.header.decoded_size
-        return ticket.get_header(chunk).decoded_size
+        return ticket.fetch.get_header(chunk).decoded_size
 
-    async def _take(self, piece: Piece, ticket: Ticket | None, chunk: int, position: int) -> Buffer:
-        """Decode and hash a chunk that is here, and keep it if the file comes back to it."""
-        key = (piece.xorb_hash, chunk)
-        if ticket is None:
-            record, chunk_hash = self._kept.get(key)
-            data = record.decode()
-        else:
-            data, chunk_hash = await self._decode(ticket, chunk, position)
-        self._proof.add(piece.xorb_hash, chunk, position, len(data), chunk_hash)
-        self._kept.cursor = (position + len(data), chunk + 1)
-        if not self._kept.repeats.is_empty:
-            self._kept.repeats.note_size(key, len(data))
-            if not self._kept.repeats.stays(key, position):
-                self._kept.drop(key)
-            elif ticket is not None and not self._kept.has(key):
-                kept = ticket.fetch.copy_record(chunk) or make_raw_record(data)
-                self._kept.put(key, KeptChunk(kept, chunk_hash))
+    def _take_kept(self, xorb_hash: bytes, chunk: int, position: int) -> Buffer:
+        """Decode a chunk that was kept; it was hashed when it came first."""
+        record, chunk_hash = self._kept.get((xorb_hash, chunk))
+        data = record.decode()
+        self._note(xorb_hash, chunk, position, data, chunk_hash, None)
         return data
+
+    def _take(self, ticket: Ticket, chunk: int, position: int) -> Buffer:
+        """Decode and hash a chunk that is here.
+
+        Raises:
+            FormatError, IntegrityError: it is damaged.
+        """
+        fetch = ticket.fetch
+        data = fetch.decode(chunk)
+        chunk_hash = fetch.get_hash(chunk, data)
+        if self._proof.contradicts(position, len(data), chunk_hash):
+            raise IntegrityError(f"chunk {chunk} is not the file's")
+        self._note(fetch.xorb_hash, chunk, position, data, chunk_hash, fetch)
+        return data
+
+    def _note(
+        self,
+        xorb_hash: bytes,
+        chunk: int,
+        position: int,
+        data: Buffer,
+        chunk_hash: bytes,
+        fetch: Fetch | None,
+    ) -> None:
+        """Take in a chunk that is the file's; keep it if the file comes back to it.
+
+        Args:
+            fetch: that it came from; None: it was kept before.
+        """
+        size = len(data)
+        self._proof.add(position, size, chunk_hash)
+        self._kept.cursor = (position + size, chunk + 1)
+        repeats = self._kept.repeats
+        if repeats.is_empty:
+            return
+        key = (xorb_hash, chunk)
+        repeats.note_size(key, size)
+        if not repeats.stays(key, position):
+            self._kept.drop(key)
+        elif fetch is not None and not self._kept.has(key):
+            kept = fetch.copy_record(chunk) or make_raw_record(data)
+            self._kept.put(key, KeptChunk(kept, chunk_hash))
+
+    async def _take_again(
+        self, ticket: Ticket, chunk: int, position: int, error: FormatError | IntegrityError
+    ) -> Buffer:
+        """Have a chunk that is damaged fetched again, a few times."""
+        for _ in range(MAX_REJECTS):
+            self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
+            ticket.fetch.reject(chunk, error)
+            await self._wait_upstream(ticket.fetch.wait(chunk))
+            try:
+                return self._take(ticket, chunk, position)
+            except (FormatError, IntegrityError) as exc:
+                error = exc
+        raise error
 
     async def _wait_for_chunk(self, ticket: Ticket, chunk: int) -> None:
         if not ticket.fetch.is_started:
-            ticket.fetch.start(self._pacer.hold_limit, must=True)
+            ticket.fetch.start(self._pacer.hold_limit, streams=True, must=True)
             self._pump()
         await self._wait_upstream(ticket.fetch.wait(chunk))
-
-    async def _decode(self, ticket: Ticket, chunk: int, position: int) -> tuple[Buffer, bytes]:
-        """Decode and hash a chunk; one that is damaged is fetched again a few times."""
-        num_rejects = 0
-        while True:
-            try:
-                data = ticket.decode(chunk)
-                chunk_hash = ticket.fetch.get_hash(chunk, data)
-                if not self._proof.contradicts(position, len(data), chunk_hash):
-                    return data, chunk_hash
-                raise IntegrityError(f"chunk {chunk} is not the file's")
-            except (FormatError, IntegrityError) as exc:
-                if num_rejects == MAX_REJECTS:
-                    raise
-                num_rejects += 1
-                self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
-                ticket.fetch.reject(chunk, exc)
-            await self._wait_upstream(ticket.fetch.wait(chunk))
 
     async def _wait_upstream(self, waiting: Awaitable[None]) -> None:
         """Wait for the upstream, at most until the gap towards the client becomes too long."""
@@ -376,14 +464,16 @@ class FileReader:
         self._planner.wake()
         pacer = self._pacer
         room = min(max(pacer.hold_limit, pacer.ahead_limit), self._table.budget.share)
+        to_come = 0  # bytes, of those that are started
         for window in self._windows:
             for ticket in window.tickets:
                 fetch = ticket.fetch
                 if fetch.is_started:
                     fetch.fit(room)
-                elif not fetch.start(room, must=False):
+                elif not fetch.start(room, streams=to_come < pacer.hold_limit):
                     return
                 room = max(0, room - fetch.granted)
+                to_come += fetch.num_left
 
     def _wants_more(self, asking: int) -> bool:
         """Tell whether to plan further, when so many decoded bytes are being asked for."""
@@ -419,19 +509,6 @@ class FileReader:
         self._traffic.add_window(plan.asked.start, plan.asked.end)
         self._pump()
         _wake(self._change)
-
-
-def _check_total(piece: Piece, chunk: int, total: int) -> None:
-    """Hold a term to its promised size, before the chunk that breaks the promise is given out."""
-    is_last = chunk == piece.chunks.end - 1
-    if total > piece.decoded_size or (is_last and total != piece.decoded_size):
-        raise IntegrityError(f"a term of {total} decoded bytes, expected {piece.decoded_size}")
-
-
-def _release(used: list[tuple[Ticket, int]]) -> None:
-    for ticket, chunk in used:
-        ticket.release(chunk)
-    used.clear()
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

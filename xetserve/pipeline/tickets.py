@@ -19,9 +19,7 @@ from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import CasSource, Tally
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
-from xetserve.xet.xorb import ChunkHeader
 
 CLOSE_BEHIND: Final = (
     128 * 1024 * 1024
@@ -32,7 +30,7 @@ Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
 
 
 class Ticket:
-    """One response's part in a fetch. See Fetch for the methods."""
+    """One response's part in a fetch."""
 
     def __init__(
         self,
@@ -56,16 +54,14 @@ class Ticket:
 
     def release(self, chunk: int) -> None:
         """Tell that a chunk was used once."""
-        self._uses[chunk - self.fetch.chunks.start] -= 1
-        self.fetch.release(chunk)
+        self.release_run(chunk, chunk + 1)
 
-    def get_header(self, chunk: int) -> ChunkHeader:
-        """Give the header of a chunk that is here."""
-        return self.fetch.get_header(chunk)
-
-    def decode(self, chunk: int) -> Buffer:
-        """Give the decoded bytes of a chunk that is here."""
-        return self.fetch.decode(chunk)
+    def release_run(self, start: int, end: int) -> None:
+        """Tell that chunks that follow each other were used once."""
+        first = self.fetch.chunks.start
+        for at in range(start - first, end - first):
+            self._uses[at] -= 1
+        self.fetch.release(start, end)
 
     def close(self) -> None:
         """Give back what this response has not used; a second call does nothing."""
@@ -88,6 +84,11 @@ class FileTraffic:
     def is_idle(self) -> bool:
         """Whether nobody reads the file."""
         return not self._positions
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether only one reads it."""
+        return len(self._positions) == 1
 
     def add_reader(self, position: int) -> None:
         """Tell that a reader has begun."""

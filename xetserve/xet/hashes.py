@@ -12,6 +12,7 @@ Source: draft-denis-xet, "Hashing"; xet-core merklehash.
 """
 
 import re
+import struct
 from collections.abc import Iterable
 from typing import Final
 
@@ -27,7 +28,8 @@ RANGE_KEY: Final = bytes.fromhex("7f1857d6ce56ed66127ff913e7a5c3f3a4cd26d5b5db49
 MIN_GROUP: Final = 3
 MAX_GROUP: Final = 9
 
-_HEX64 = re.compile(r"[0-9a-f]{64}")
+_WORDS: Final = struct.Struct("<4Q")
+_HEX64: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_hash(text: str) -> bytes:
@@ -57,7 +59,10 @@ def hash_chunk(data: bytes | bytearray | memoryview) -> bytes:
 
 def hash_node(children: Iterable[tuple[bytes, int]]) -> bytes:
     """Hash an inner node over its children's (hash, size in bytes)."""
-    text = "".join(f"{format_hash(child)} : {size}\n" for child, size in children)
+    text = "".join(
+        # Not an f-string: this is a third of the time.
+        ["%016x%016x%016x%016x : %d\n" % (*_WORDS.unpack(child), size) for child, size in children]  # noqa: UP031
+    )
     return blake3(text.encode(), key=NODE_KEY).digest()
 
 
@@ -100,7 +105,7 @@ class MerkleTree:
             pending.append((raw, size))
             self._counts[level] += 1
             count = len(pending)
-            if count < MIN_GROUP or not (count == MAX_GROUP or is_group_end(raw)):
+            if count < MIN_GROUP or (count < MAX_GROUP and not is_group_end(raw)):
                 return
             raw, size = _fold(pending)
             pending.clear()

@@ -6,6 +6,7 @@ no padding, and the footer of a stored xorb never appears in it.
 Source: draft-denis-xet, "Xorb Format"; xet-core xorb_object/xorb_chunk_format.rs.
 """
 
+import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -20,6 +21,7 @@ MAX_RECORD_SIZE: Final = CHUNK_HEADER_SIZE + MAX_PACKED_SIZE
 MAX_XORB_SIZE: Final = 64 * 1024 * 1024
 FOOTER_IDENT: Final = b"XETBLOB"
 
+_HEADER: Final = struct.Struct("<Q")
 _SCHEMES: Final = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
 
 
@@ -69,9 +71,9 @@ def parse_chunk_header(data: Buffer, offset: int = 0) -> ChunkHeader:
     Raises:
         FormatError: unknown version or compression, or a size out of bounds.
     """
-    version, p0, p1, p2, scheme, d0, d1, d2 = data[offset : offset + CHUNK_HEADER_SIZE]
-    packed_size = p0 | p1 << 8 | p2 << 16
-    decoded_size = d0 | d1 << 8 | d2 << 16
+    (header,) = _HEADER.unpack_from(data, offset)
+    version, packed_size = header & 0xFF, header >> 8 & 0xFFFFFF
+    scheme, decoded_size = header >> 32 & 0xFF, header >> 40
     if version:
         raise FormatError(f"chunk version {version}, expected 0")
     if scheme >= len(_SCHEMES):
@@ -131,10 +133,11 @@ class RecordReader:
         """
         while filled - self._position >= CHUNK_HEADER_SIZE:
             header = parse_chunk_header(buffer, self._position)
-            end = self._position + header.record_size
+            start = self._position + CHUNK_HEADER_SIZE
+            end = start + header.packed_size
             if end > filled:
                 return
-            record = ChunkRecord(header, buffer[self._position + CHUNK_HEADER_SIZE : end])
+            record = ChunkRecord(header, buffer[start:end])
             self._position = end
             self.num_records += 1
             yield record
