@@ -1,13 +1,14 @@
 """Reading stored chunk records: a block at a time, and nothing that was not compared with its checks.
 
-A thread reads and checks a block while the one before is given out. Where many do so at once, the others read only
+What the system has in its page cache is read at once, straight into the buffer of whoever wants it. For the rest
+a thread reads and checks a block while the one before is given out. Where many do so at once, the others read only
 what fits, or one record, so that a thousand slow clients do not hold a thousand blocks. Reading further ahead is left to
 the kernel, whose page cache is made for it.
 """
 
 import asyncio
 import os
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import aiofiles
 import aiofiles.os
@@ -17,6 +18,9 @@ from xetserve.errors import FormatError
 from xetserve.pipeline.cache_entry import EntryIndex
 from xetserve.pipeline.cache_store import Segment
 from xetserve.pipeline.cache_tee import BLOCK_SIZE, MAX_HELD, Desk
+
+# Read what needs no disk, or nothing (Linux 4.14); musl came to know it later.
+PAGE_CACHE_ONLY: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 
 
 class _Block(NamedTuple):
@@ -42,7 +46,11 @@ def _load(fd: int, view: memoryview, entry: EntryIndex, first: int, last: int) -
             break
         filled += count
     if not entry.is_intact(view[:filled], first, last):
-        raise FormatError(f"damaged in chunks {first} to {last}")
+        raise _damaged(first, last)
+
+
+def _damaged(first: int, last: int) -> FormatError:
+    return FormatError(f"damaged in chunks {first} to {last}")
 
 
 _load_async = aiofiles.os.wrap(_load)
@@ -79,9 +87,16 @@ class StoredBody:
         """
         if not self._rest:
             self._let_go()
+            if self._next is None:
+                async with asyncio.timeout(timeout):
+                    if not await self._open_next():
+                        return 0
+                if count := self._receive_cached(view):
+                    await asyncio.sleep(0)  # others have their turn; what is here is to be used first
+                    return count
+                self._load_next(len(view))
             async with asyncio.timeout(timeout):
-                if not await self._take_block(len(view)):
-                    return 0
+                await self._take_block()
         count = min(len(view), len(self._rest))
         view[:count] = self._rest[:count]
         self._rest = self._rest[count:]
@@ -93,12 +108,39 @@ class StoredBody:
             self._rest = rest
         return count
 
-    async def _take_block(self, size: int) -> bool:
-        """Have records to give out; False: there are no more."""
-        if self._next is None:
-            if not await self._open_next():
-                return False
-            self._load_next(size)
+    def _receive_cached(self, view: memoryview) -> int:
+        """Receive whole records that need no disk, or the beginning of one; 0: a thread has to see to it.
+
+        Raises:
+            FormatError: the entry is damaged.
+        """
+        if PAGE_CACHE_ONLY is None or self._file is None:
+            return 0
+        entry, first = self.segment.entry, self._chunk
+        last = entry.find_last(first, self.segment.chunks.end, len(view))
+        start = entry.offset_of(first)
+        size = entry.offset_of(last) - start
+        fits = size <= len(view)
+        records = view[:size] if fits else memoryview(bytearray(size))
+        try:
+            count = os.preadv(self._file.fileno(), [records], start, PAGE_CACHE_ONLY)
+        except (
+            OSError
+        ):  # or a file system that cannot tell; if the disk fails, the thread will say so
+            return 0
+        if count < size:
+            return 0
+        if not entry.is_intact(records, first, last):
+            raise _damaged(first, last)
+        self._chunk = last
+        if fits:
+            return size
+        view[:] = records[: len(view)]
+        self._rest = records[len(view) :]
+        return len(view)
+
+    async def _take_block(self) -> None:
+        """Have the records of the block that is being loaded to give out, and the next one loaded."""
         block = self._next
         assert block is not None
         # Not into the caller's view: a thread would go on writing there after this was cancelled.
@@ -107,7 +149,6 @@ class StoredBody:
         self._rest = memoryview(block.buffer)[: block.size]
         if block.is_held and self._chunk < self.segment.chunks.end and self._may_hold:
             self._load_next(BLOCK_SIZE)
-        return True
 
     async def _open_next(self) -> bool:
         """Have the file open that holds the next chunk; False: there is no next one."""
