@@ -169,7 +169,7 @@ async def test_what_is_not_there(filled: Client, target: str, expected: tuple[in
 async def test_every_type_with_and_without_an_owner(
     client: Client, kind: str, prefix: str, name: str
 ) -> None:
-    assert (await client.create_repo(name, type=kind)).status == 200
+    assert (await client.create_repo(name, type=kind, sdk="static")).status == 200
     await client.add(FILE, "a/b.bin", f"{kind}s/{name}")
     answer = await client.get(f"{prefix}/{name}/resolve/main/a/b.bin")
     assert answer.content == CONTENT

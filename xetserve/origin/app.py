@@ -1,6 +1,7 @@
 """The origin as one handler: a small Hub, a CAS and a data host made from a folder.
 
     /api/..., /{repo}/resolve/..., /{repo}.git/info/lfs/..., /lfs/...     hub
+    /v2/{repo}/manifests/..., /v2/{repo}/blobs/...                        hub, for ollama
     /v1/..., /v2/..., and the same without a version, for old clients     cas
     /data/{xorb hash}                                                     data
     /bridge/...                                                           bridge
@@ -24,6 +25,8 @@ from xetserve.origin.data import DataApi
 from xetserve.origin.faults import Misbehaviour, parse_faults
 from xetserve.origin.hub import HubApi, read_json
 from xetserve.origin.library import Library
+from xetserve.origin.management import ManagementApi
+from xetserve.origin.ollama import OllamaApi
 from xetserve.origin.repos import (
     DATASET,
     MODEL,
@@ -61,6 +64,8 @@ _VERBS: Final = {
     "paths-info": 1,
     "refs": 0,
     "commits": 1,
+    "auth-check": 0,
+    "settings": 0,
     "preupload": 1,
     "commit": 1,
     "branch": 1,
@@ -68,7 +73,7 @@ _VERBS: Final = {
     "xet-read-token": 1,
     "xet-write-token": 1,
 }
-_WRITES: Final = frozenset(("preupload", "commit", "branch", "tag", "xet-write-token"))
+_WRITES: Final = frozenset(("preupload", "commit", "branch", "tag", "xet-write-token", "settings"))
 
 
 class ApiPath(NamedTuple):
@@ -114,8 +119,8 @@ class Origin:
         self._requests: deque[dict[str, Any]] = deque(maxlen=MAX_RECORDED_REQUESTS)
         signer = Signer(self.library.load_secret(), clock)
         self._gatekeeper = Gatekeeper(tokens or {}, self.library.repos)
+        self._management = ManagementApi(self._gatekeeper, self.library.repos)
         self._hub = HubApi(
-            self._gatekeeper,
             signer,
             token_lifetime=token_lifetime,
             misbehaviour=self._get_misbehaviour,
@@ -128,6 +133,7 @@ class Origin:
             bridge_url=bridge_url,
             misbehaviour=self._get_misbehaviour,
         )
+        self._ollama = OllamaApi(self._resolve)
         self._cas = CasApi(
             self.library,
             signer,
@@ -148,7 +154,7 @@ class Origin:
         parts = request.raw_path.removeprefix("/").split("/")
         if parts[0] == "_test":
             return await _answer(self._test(request, parts[1:]))
-        kind = _kind_of(parts[0])
+        kind = _kind_of(parts)
         misbehaviour = self._misbehaviour
         await misbehaviour.wait(kind)
         response = misbehaviour.make_burst_response(kind)
@@ -165,6 +171,8 @@ class Origin:
             return await self._route_data(request, parts)
         if kind == "bridge" or parts[0] == "lfs":
             return await self._route_signed(request, parts)
+        if _is_registry(parts):
+            return await self._route_registry(request, [unquote(part) for part in parts[1:]])
         if parts[0] == "api":
             return await self._route_api(request, [unquote(part) for part in parts[1:]])
         return await self._route_files(request, parts)
@@ -210,12 +218,25 @@ class Origin:
                 return await self._uploads.lfs_put(request, kind, repo_id, parts[3])
         raise RequestError(404, "no such object")
 
+    async def _route_registry(self, request: Request, parts: list[str]) -> Response:
+        owner, name, what, wanted = parts
+        if request.method not in ("GET", "HEAD"):
+            raise RequestError(404, "no such registry call")
+        repo = await self._gatekeeper.open_repo(request.headers, MODEL, f"{owner}/{name}")
+        if what == "manifests":
+            return await self._ollama.manifest(repo, wanted)
+        return await self._ollama.blob(request, repo, wanted)
+
     async def _route_api(self, request: Request, parts: list[str]) -> Response:
         match request.method, parts:
             case "GET", ["whoami-v2"]:
-                return self._hub.whoami(request)
+                return self._management.whoami(request)
             case "POST", ["repos", "create"]:
-                return await self._uploads.create_repo(request)
+                return await self._management.create(request)
+            case "DELETE", ["repos", "delete"]:
+                return await self._management.delete(request)
+            case "GET", [plural] if plural in REPO_TYPES_BY_PLURAL:
+                return await self._management.list_repos(request, REPO_TYPES_BY_PLURAL[plural])
             case "POST", ["validate-yaml"]:
                 await read_json(request)
                 return json_response(200, {"errors": [], "warnings": []})
@@ -223,7 +244,7 @@ class Origin:
         path = parse_api_path(parts[1:])
         if kind is None or path is None:
             raise RequestError(404, "no such API call")
-        write = path.verb in _WRITES
+        write = path.verb in _WRITES or (path.verb, path.rest) == ("auth-check", ("write",))
         repo = await self._gatekeeper.open_repo(request.headers, kind, path.repo_id, write=write)
         return await self._route_repo(request, repo, path)
 
@@ -243,6 +264,10 @@ class Origin:
                 return await hub.paths_info(request, repo, name)
             case "GET", "refs":
                 return hub.refs(request, repo)
+            case "GET", "auth-check":
+                return Response(200, [("Content-Type", "text/plain; charset=utf-8")], b"OK")
+            case "PUT", "settings":
+                return await self._management.change_settings(request, repo)
             case "GET", "commits":
                 return await hub.commits(repo, name)
             case "GET", "xet-read-token":
@@ -315,10 +340,16 @@ def parse_api_path(parts: list[str]) -> ApiPath | None:
     return ApiPath("/".join(parts), "", ()) if len(parts) in (1, 2) else None
 
 
-def _kind_of(root: str) -> str:
+def _kind_of(parts: list[str]) -> str:
+    root = parts[0]
     if root in ("data", "bridge"):
         return root
-    return "cas" if root in _CAS_ROOTS else "hub"
+    return "cas" if root in _CAS_ROOTS and not _is_registry(parts) else "hub"
+
+
+def _is_registry(parts: list[str]) -> bool:
+    """Tell whether a path is one of those that ollama asks for; the CAS has none like them."""
+    return len(parts) == 5 and parts[0] == "v2" and parts[3] in ("manifests", "blobs")
 
 
 async def _answer(work: Awaitable[Response]) -> Response:

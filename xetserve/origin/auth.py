@@ -96,7 +96,7 @@ class Gatekeeper:
         """
         caller = self.identify(headers)
         repo = await self._repos.get(repo_type, repo_id)
-        if repo is None or (repo.private and not self._owns(caller, repo)):
+        if repo is None or not self.may_read(caller, repo):
             raise self._not_found(caller)
         if caller.user is None and (caller.has_token or write):
             raise _unauthorized(caller)
@@ -112,6 +112,10 @@ class Gatekeeper:
         """
         if namespace != user and namespace in self._names:
             raise hub_error(403, f"{user} may not create a repository under {namespace}")
+
+    def may_read(self, caller: Caller, repo: Repo) -> bool:
+        """Tell whether a repository is there for a caller."""
+        return not repo.private or self._owns(caller, repo)
 
     def _owns(self, caller: Caller, repo: Repo) -> bool:
         if self.is_open:

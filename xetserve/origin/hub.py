@@ -8,11 +8,11 @@ import base64
 import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 from xetserve.http.messages import Request, Response, json_response
-from xetserve.origin.auth import Gatekeeper, hub_error
+from xetserve.origin.auth import hub_error
 from xetserve.origin.faults import Misbehaviour
 from xetserve.origin.gitids import make_pointer
 from xetserve.origin.repos import Commit, Entry, Repo, is_valid_ref_name
@@ -21,6 +21,8 @@ from xetserve.xet.hashes import format_hash
 
 MAX_PAGE_SIZE: Final = 1000  # entries of a tree listing, as on the Hub
 MAX_JSON_SIZE: Final = 4 * 1024 * 1024  # bytes of a request's JSON or form
+
+T = TypeVar("T")
 
 
 def format_time(seconds: int) -> str:
@@ -61,54 +63,45 @@ async def read_json(request: Request) -> dict[str, Any]:
     return value
 
 
+def describe_repo(repo: Repo, commit: Commit) -> dict[str, Any]:
+    """Give a repository as it is at a commit, without its files."""
+    value: dict[str, Any] = {
+        "_id": repo.id,
+        "id": repo.id,
+        "author": repo.namespace or repo.owner,
+        "sha": commit.id,
+        "lastModified": format_time(commit.date),
+        "createdAt": format_time(repo.created),
+        "private": repo.private,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "tags": [],
+    }
+    return value | {"modelId": repo.id} if repo.type.name == "model" else value
+
+
 class HubApi:
     """Answers what clients ask about repositories."""
 
     def __init__(
         self,
-        gatekeeper: Gatekeeper,
         signer: Signer,
         *,
         token_lifetime: float,
         misbehaviour: Callable[[], Misbehaviour],
     ) -> None:
-        self._gatekeeper = gatekeeper
         self._signer = signer
         self._token_lifetime = token_lifetime
         self._misbehaviour = misbehaviour
-
-    def whoami(self, request: Request) -> Response:
-        """GET /api/whoami-v2."""
-        if "authorization" not in request.headers:
-            raise hub_error(401, "Invalid username or password.")
-        user = self._gatekeeper.require_user(request.headers)
-        token = {"displayName": "origin", "role": "write"}
-        auth = {"type": "access_token", "accessToken": token}
-        value = {"type": "user", "id": user, "name": user, "fullname": user, "orgs": []}
-        return json_response(200, {**value, "auth": auth})
 
     async def info(self, request: Request, repo: Repo, revision: str) -> Response:
         """GET .../{id} and .../{id}/revision/{rev}."""
         commit = await find_commit(repo, revision)
         with_blobs = is_true(request.query.get("blobs"))
-        value: dict[str, Any] = {
-            "_id": repo.id,
-            "id": repo.id,
-            "author": repo.namespace or repo.owner,
-            "sha": commit.id,
-            "lastModified": format_time(commit.date),
-            "createdAt": format_time(repo.created),
-            "private": repo.private,
-            "gated": False,
-            "disabled": False,
-            "downloads": 0,
-            "likes": 0,
-            "tags": [],
-            "siblings": [_sibling(entry, with_blobs) for entry in commit.entries.values()],
-        }
-        if repo.type.name == "model":
-            value["modelId"] = repo.id
-        return json_response(200, value)
+        siblings = [_sibling(entry, with_blobs) for entry in commit.entries.values()]
+        return json_response(200, describe_repo(repo, commit) | {"siblings": siblings})
 
     def refs(self, request: Request, repo: Repo) -> Response:
         """GET .../{id}/refs."""
@@ -152,17 +145,7 @@ class HubApi:
         items = _list_folder(commit, folder.strip("/"), recursive)
         if not items and folder.strip("/"):
             raise hub_error(404, f"{folder} does not exist", "EntryNotFound", commit.id)
-        limit = _parse_limit(query.get("limit"))
-        after = _parse_cursor(query.get("cursor"))
-        if after is not None:
-            items = [item for item in items if _path_of(item) > after]
-        headers = []
-        if len(items) > limit:
-            items = items[:limit]
-            cursor = base64.urlsafe_b64encode(_path_of(items[-1]).encode()).decode()
-            again = urlencode({**query, "limit": limit, "cursor": cursor})
-            url = f"{request.base_url}{request.raw_path}?{again}"
-            headers.append(("Link", f'<{url}>; rel="next"'))
+        items, headers = take_page(request, items, _path_of)
         expand = is_true(query.get("expand"))
         value = [await self._describe(repo, commit, item, expand) for item in items]
         return json_response(200, value, headers)
@@ -248,6 +231,31 @@ class HubApi:
             if not isinstance(item, str):
                 value["securityFileStatus"] = None
         return value
+
+
+def take_page(
+    request: Request, items: list[T], key: Callable[[T], str]
+) -> tuple[list[T], list[tuple[str, str]]]:
+    """Give the page that is asked for, and the Link to the next one.
+
+    Args:
+        items: all of them, in order of their keys.
+
+    Raises:
+        RequestError: 400, not a limit, or not a cursor of ours.
+    """
+    query = request.query
+    limit = _parse_limit(query.get("limit"))
+    after = _parse_cursor(query.get("cursor"))
+    if after is not None:
+        items = [item for item in items if key(item) > after]
+    if len(items) <= limit:
+        return items, []
+    items = items[:limit]
+    cursor = base64.urlsafe_b64encode(key(items[-1]).encode()).decode()
+    again = urlencode({**query, "limit": limit, "cursor": cursor})
+    url = f"{request.base_url}{request.raw_path}?{again}"
+    return items, [("Link", f'<{url}>; rel="next"')]
 
 
 def _describe_lfs(entry: Entry) -> dict[str, Any]:

@@ -15,6 +15,7 @@ A repository is used by one process at a time.
 import asyncio
 import json
 import re
+import shutil
 import time
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field, replace
@@ -112,6 +113,7 @@ class Repo:
         self.created: int = info["created"]
         self.refs = refs
         self.lock = asyncio.Lock()
+        self._info = info
         self._commits: LruCache[str, Commit] = LruCache(MAX_CACHED_COMMITS)
 
     @property
@@ -245,6 +247,12 @@ class Repo:
         )
         self.refs = refs
 
+    async def set_private(self, private: bool) -> None:
+        """Change who may read. The lock must be held."""
+        info = {**self._info, "private": private}
+        await asyncio.to_thread(_write_info, self._temporary, self._folder, info)
+        self._info, self.private = info, private
+
     def add_upload(self, sha256: str, file_hash: bytes) -> None:
         """Remember content that was uploaded here, so that a commit may name it."""
         path = self._upload_path(sha256)
@@ -327,9 +335,22 @@ class RepoStore:
                     "refs/heads/main", None, (), CommitInfo("initial commit", "", owner or "user")
                 )
             # Written last: a folder without it is no repository yet.
-            self._temporary.write(folder / "repo.json", json.dumps(info, indent=1).encode() + b"\n")
+            _write_info(self._temporary, folder, info)
             self._repos[(repo_type.name, repo_id)] = repo
         return repo
+
+    async def list_all(self, repo_type: RepoType) -> list[Repo]:
+        """Give the repositories of a type in order of their ids."""
+        names = await asyncio.to_thread(_list_ids, self._folder / repo_type.plural)
+        found = [await self.get(repo_type, repo_id) for repo_id in sorted(names)]
+        return [repo for repo in found if repo is not None]
+
+    async def delete(self, repo: Repo) -> None:
+        """Forget a repository. Its lock must be held; content that others may name stays."""
+        async with self._lock:
+            self._repos.pop((repo.type.name, repo.id), None)
+            folder = self._get_folder(repo.type, repo.id)
+            await asyncio.to_thread(_delete_folder, folder, self._temporary.make_path())
 
     def _get_folder(self, repo_type: RepoType, repo_id: str) -> Path:
         return self._folder / repo_type.plural / repo_id.replace("/", "--")
@@ -341,6 +362,20 @@ class RepoStore:
         except FileNotFoundError:
             return None
         return Repo(folder, self._temporary, info, refs)
+
+
+def _write_info(temporary: TemporaryFiles, folder: Path, info: dict[str, Any]) -> None:
+    temporary.write(folder / "repo.json", json.dumps(info, indent=1).encode() + b"\n")
+
+
+def _list_ids(folder: Path) -> list[str]:
+    """Give the ids of the repositories in a folder: no part of an id has "--"."""
+    return [path.parent.name.replace("--", "/") for path in folder.glob("*/repo.json")]
+
+
+def _delete_folder(folder: Path, aside: Path) -> None:
+    folder.rename(aside)  # at once; what a crash leaves of it is in nobody's way
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_valid_id(repo_id: str) -> bool:

@@ -98,6 +98,16 @@ class ResolveApi:
             headers.append(("Content-Disposition", disposition))
         return self._serve(request, entry, etag, headers)
 
+    def serve_object(self, request: Request, repo: Repo, entry: Entry) -> Response:
+        """Answer with a large file that is asked for by its sha256; with a bridge URL, redirect there."""
+        etag = f'"{entry.sha256}"'
+        if self._bridge_url is not None:
+            return Response(
+                307, [("Location", self._make_bridge_url(self._bridge_url, repo, entry))]
+            )
+        headers = [("Accept-Ranges", "bytes"), ("ETag", etag), ("Content-Type", OCTETS)]
+        return self._serve(request, entry, etag, headers)
+
     def _make_bridge_url(self, base: str, repo: Repo, entry: Entry) -> str:
         lifetime = self._misbehaviour().faults.url_lifetime
         expires = self._signer.get_expiry(self._url_lifetime if lifetime is None else lifetime)

@@ -30,13 +30,11 @@ from xetserve.origin.library import (
 )
 from xetserve.origin.modes import SAMPLE_SIZE, is_large_file
 from xetserve.origin.repos import (
-    REPO_TYPES,
     Commit,
     CommitInfo,
     Entry,
     Repo,
     RepoType,
-    is_valid_id,
     is_valid_path,
 )
 from xetserve.origin.signing import Signer
@@ -57,32 +55,6 @@ class UploadApi:
         self._library = library
         self._gatekeeper = gatekeeper
         self._signer = signer
-
-    async def create_repo(self, request: Request) -> Response:
-        """POST /api/repos/create."""
-        user = self._gatekeeper.require_user(request.headers)
-        value = await read_json(request)
-        repo_type = REPO_TYPES.get(str(value.get("type") or "model"))
-        name, organization = value.get("name"), value.get("organization")
-        if repo_type is None or not isinstance(name, str):
-            raise hub_error(400, "a repository has a name and a type: model, dataset or space")
-        if "/" not in name:
-            # A user's repositories are the user's by name; an open origin has no users to name.
-            namespace = organization or ("" if self._gatekeeper.is_open else user)
-            name = f"{namespace}/{name}" if namespace else name
-        if not is_valid_id(name):
-            raise hub_error(400, f"{name} is not a valid repository id")
-        self._gatekeeper.check_namespace(user, name.rpartition("/")[0])
-        answer = {"url": request.base_url + repo_type.url_prefix + name, "name": name}
-        private = value.get("private") is True or value.get("visibility") == "private"
-        try:
-            owner = None if self._gatekeeper.is_open else user
-            repo = await self._library.repos.create(repo_type, name, owner=owner, private=private)
-        except FileExistsError:
-            error = "You already created this repo"
-            headers = [("X-Error-Message", error)]
-            return json_response(409, {**answer, "error": error}, headers)
-        return json_response(200, {**answer, "id": repo.id})
 
     async def preupload(self, request: Request, repo: Repo, revision: str) -> Response:
         """POST .../{id}/preupload/{rev}: which files are large, and which are there already."""
