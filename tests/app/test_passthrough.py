@@ -92,10 +92,13 @@ class TestQuestions:
     @pytest.mark.parametrize(
         ("method", "path", "status"),
         [
-            ("POST", "/api/repos/create", 405),
+            ("GET", "/api/repos/create", 405),
             ("POST", "/api/models/o/n/commit/main", 405),
-            ("DELETE", "/api/repos/delete", 405),
-            ("PUT", "/api/models/o/n/settings", 405),
+            ("POST", "/api/repos/delete", 405),
+            ("DELETE", "/api/models/o/n/settings", 405),
+            ("PUT", "/api/models/o/n/x/settings", 405),
+            ("PUT", "/api/models/o/n", 405),
+            ("DELETE", "/api/models/o/n/branch/main", 405),
             ("GET", "/api/models/o/n/paths-info/main", 405),
             ("GET", "/api/models/o/n/xet-read-token/main", 404),
             ("GET", "/api/models/gpt2/xet-read-token/main", 404),

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, OriginControl, Process, clean_environment, sha256_of
+from tests.e2e import shelf as shelves
 from tests.e2e.dataset import make_dataset
+from tests.e2e.shelf import Shelf
 
-TOKEN = "hf_" + "t" * 34
+TOKEN = shelves.TOKEN
 REPO = "tester/everything"
 # "cache", "workers" or both with a comma: how the shared servers run.
 VARIANT = os.environ.get("XETSERVE_TEST_VARIANT", "").split(",")
@@ -64,8 +66,10 @@ def old_client(tmp_path_factory: pytest.TempPathFactory) -> str:
     return python
 
 
-def upload(python: str, origin_url: str, home: Path, kind: str, repo: str, folder: Path) -> None:
-    """Run the official client of an interpreter."""
+def upload(
+    python: str, origin_url: str, home: Path, kind: str, repo: str, folder: Path, *flags: str
+) -> None:
+    """Run the official client of an interpreter; see upload.py."""
     environment = clean_environment(
         HF_ENDPOINT=origin_url,
         HF_HOME=str(home),
@@ -75,7 +79,7 @@ def upload(python: str, origin_url: str, home: Path, kind: str, repo: str, folde
         HF_XET_CLIENT_RETRY_BASE_DELAY="100ms",
     )
     done = subprocess.run(
-        [python, str(UPLOAD), kind, repo, str(folder)],
+        [python, str(UPLOAD), kind, repo, str(folder), *flags],
         env=environment,
         capture_output=True,
         text=True,
@@ -167,3 +171,26 @@ def serve_arguments(hub_url: str, *extra: str) -> list[str]:
 def environment_without_home() -> dict[str, str]:
     """What clients such as wget need, and no configuration of the user's."""
     return {**clean_environment(), "HOME": os.devnull}
+
+
+@pytest.fixture(scope="session")
+def _running_shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    base = tmp_path_factory.mktemp("shelf")
+    files = shelves.make_files()
+    shelves.write_files(base / "files", files)
+    launched = Launcher(base)
+    try:
+        origin = shelves.start(launched, base / "origin")
+        for repo, flags in ((shelves.MODEL, []), (shelves.SECRET, ["--private"])):
+            upload(sys.executable, origin.url, base / "home", "model", repo, base / "files", *flags)
+        server = launched.start(*serve_arguments(origin.url))
+        yield Shelf(origin, server, OriginControl(origin.url), files, base)
+    finally:
+        launched.stop_all()
+
+
+@pytest.fixture
+def shelf(_running_shelf: Shelf) -> Iterator[Shelf]:
+    """The shelf, see tests.e2e.shelf."""
+    with shelves.checking(_running_shelf) as found:
+        yield found

@@ -1,4 +1,4 @@
-"""Upload a folder with the official client, in its own process: `python upload.py TYPE REPO FOLDER`.
+"""Upload a folder with the official client, in its own process: `python upload.py TYPE REPO FOLDER [--private]`.
 
 HF_ENDPOINT, HF_HOME and HF_TOKEN come with the environment. Runs with old and new clients alike.
 """
@@ -9,10 +9,10 @@ from huggingface_hub import HfApi
 
 
 def main() -> None:
-    kind, repo, folder = sys.argv[1:]
+    kind, repo, folder, *flags = sys.argv[1:]
     api = HfApi()
     sdk = "static" if kind == "space" else None
-    api.create_repo(repo, repo_type=kind, exist_ok=True, space_sdk=sdk)
+    api.create_repo(repo, repo_type=kind, exist_ok=True, space_sdk=sdk, private=bool(flags))
     api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message="add files")
 
 

@@ -1,6 +1,7 @@
 """The handler: one request in, one response out."""
 
 from xetserve.app.auth import fingerprint, get_token
+from xetserve.app.commands import Commands
 from xetserve.app.documents import pack_document
 from xetserve.app.files import FileService, Upstreams
 from xetserve.app.hubface import PLAIN, HubFace
@@ -37,7 +38,8 @@ class Application:
         self._hub = upstreams.hub
         self._files = FileService(upstreams, compression=compression)
         api = PassThrough(upstreams.hub, upstreams.limits)
-        self._hub_face = HubFace(self._files, api, xet_mode=xet_mode)
+        commands = Commands(upstreams.hub, upstreams.limits)
+        self._hub_face = HubFace(self._files, api, commands, xet_mode=xet_mode)
         self._readiness = readiness or Readiness()
         self._wants_token = not allow_anonymous
         self._compression = compression

@@ -23,11 +23,11 @@ def get_token(request: Request, *, required: bool) -> str | None:
     values = request.headers.get_all("authorization")
     if not values:
         if required:
-            raise _unauthorized("send a Hub token: Authorization: Bearer hf_...")
+            raise unauthorized("send a Hub token: Authorization: Bearer hf_...")
         return None
     match = _BEARER.fullmatch(values[0].strip())
     if len(values) > 1 or match is None or len(match[1]) > MAX_TOKEN_SIZE:
-        raise _unauthorized("the Authorization header must be: Bearer, a space, a Hub token")
+        raise unauthorized("the Authorization header must be: Bearer, a space, a Hub token")
     return match[1]
 
 
@@ -41,5 +41,6 @@ def fingerprint(token: str, length: int = 4) -> str:
     return digest.hexdigest(length=length)
 
 
-def _unauthorized(message: str) -> RequestError:
+def unauthorized(message: str) -> RequestError:
+    """Make the refusal of a request that has no token, or none that is one."""
     return RequestError(401, message, [CHALLENGE])

@@ -6,6 +6,7 @@ decides who may read what.
 
 from typing import Final
 
+from xetserve.app.commands import Commands, find_command_method
 from xetserve.app.files import FileService
 from xetserve.app.hubpaths import (
     check_api_path,
@@ -13,6 +14,7 @@ from xetserve.app.hubpaths import (
     is_resolve_path,
     parse_resolve_path,
 )
+from xetserve.app.management import ManagementApi
 from xetserve.app.passthrough import PassThrough
 from xetserve.app.router import check_method
 from xetserve.errors import RequestError
@@ -29,9 +31,13 @@ class HubFace:
         xet_mode: "plain": clients that know Xet are not told of it, and so download over plain HTTP, from here.
     """
 
-    def __init__(self, files: FileService, api: PassThrough, *, xet_mode: str = PLAIN) -> None:
+    def __init__(
+        self, files: FileService, api: PassThrough, commands: Commands, *, xet_mode: str = PLAIN
+    ) -> None:
         self._files = files
         self._api = api
+        self._commands = commands
+        self._management = ManagementApi(commands)
         self._xet_mode = xet_mode
 
     def is_for(self, request: Request) -> bool:
@@ -49,7 +55,13 @@ class HubFace:
         if wanted is not None:
             check_method(request, METHODS)
             return await self._files.get_resolved(request, wanted, token, hides_xet=hides_xet)
+        if self._management.is_for(request):
+            return await self._management.answer(request, token)
         check_api_path(request.raw_path)
+        command = find_command_method(request.raw_path)
+        if command is not None:
+            check_method(request, (command, "OPTIONS"))
+            return await self._commands.pass_on(request, token)
         verb = find_api_verb(request.raw_path)
         check_method(request, ("POST", "OPTIONS") if verb == "paths-info" else METHODS)
         if verb in ("xet-read-token", "xet-write-token") and hides_xet:

@@ -49,7 +49,7 @@ class PassThrough:
         async with head_timeout(self._limits):
             opened = hub.forward(request.method, request.target, fields, token, body)
             source = await opened.__aenter__()
-            status, headers = source.status, self._make_fields(request, source.headers)
+            status, headers = source.status, make_answer_fields(hub, request, source.headers)
             if status >= 400:
                 headers = [field for field in headers if field[0] != "Cache-Control"]
                 headers.append(("Cache-Control", "no-store"))
@@ -62,14 +62,15 @@ class PassThrough:
             blocks = _pass_blocks(opened, source, source.headers, members, self._limits.gap_timeout)
             return Response(status, headers, await _start(blocks))
 
-    def _make_fields(self, request: Request, headers: Headers) -> list[tuple[str, str]]:
-        """Give the fields of the answer."""
-        fields = select_answer_fields(headers, self._hub.bases, request.base_url)
-        fields.append(self._hub.make_via(headers))
-        vary = [name.strip() for value in headers.get_all("vary") for name in value.split(",")]
-        fields = [field for field in fields if field[0] != "Vary"]
-        add_vary(fields, *vary, "Authorization")
-        return fields
+
+def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> list[tuple[str, str]]:
+    """Give the fields of an answer of the Hub's as they go to the client."""
+    fields = select_answer_fields(headers, hub.bases, request.base_url)
+    fields.append(hub.make_via(headers))
+    vary = [name.strip() for value in headers.get_all("vary") for name in value.split(",")]
+    fields = [field for field in fields if field[0] != "Vary"]
+    add_vary(fields, *vary, "Authorization")
+    return fields
 
 
 async def _start(blocks: AsyncGenerator[Block, None]) -> bytes | StartedBody:

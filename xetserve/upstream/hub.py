@@ -283,33 +283,36 @@ class HubClient:
         fields: Sequence[tuple[str, str]],
         token: str | None,
         body: bytes = b"",
+        *,
+        once: bool = False,
     ) -> AsyncIterator[ClientResponse]:
-        """Pass a request on that changes nothing, and give what the Hub answers, errors included.
+        """Pass a request on, and give what the Hub answers, errors included.
 
         Redirects within the Hub are followed; one to another host is itself the answer.
 
         Args:
             target: path and query, encoded.
             fields: besides those that tell who asks.
+            once: it changes something, and must not happen twice.
 
         Raises:
             UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub is in trouble, for longer than we retry.
         """
         url = parse_url(self._base + target)
+        sent = (*fields, *self._headers(token))
         async with AsyncExitStack() as opened:
-            yield await retrying(
-                lambda: opened.enter_async_context(
-                    self._forward(method, url, (*fields, *self._headers(token)), body)
-                ),
-                self._policy,
-                "hub",
-            )
+
+            async def attempt() -> ClientResponse:
+                return await opened.enter_async_context(self._forward(method, url, sent, body))
+
+            yield await (attempt() if once else retrying(attempt, self._policy, "hub"))
 
     @asynccontextmanager
     async def _forward(
         self, method: str, url: Url, fields: tuple[tuple[str, str], ...], body: bytes
     ) -> AsyncIterator[ClientResponse]:
-        followed = (307, 308) if body else (301, 302, 303, 307, 308)
+        # The others may turn the method into GET.
+        followed = (301, 302, 303, 307, 308) if method in ("GET", "HEAD") else (307, 308)
         for _ in range(MAX_REDIRECTS + 1):
             async with send_request(
                 self._pool, "the Hub", method, url, fields, self._timeout, body

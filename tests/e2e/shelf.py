@@ -1,0 +1,80 @@
+"""A model and a dataset that clients of all kinds download through a server: large and small files, Xet and plain."""
+
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import Launcher, OriginControl, Process
+
+TOKEN = "hf_" + "t" * 34
+OTHER_TOKEN = "hf_" + "o" * 34
+MODEL = "tester/shelf"
+SECRET = "tester/secret-shelf"  # the same files, for its owner only
+LARGE = "model-Q4_K_M.gguf"
+SMALL = "quants/model-Q8_0.gguf"
+PLAIN = "README.md"
+EMPTY = "empty.bin"
+ODD = "odd/100% + more.bin"
+
+
+@dataclass
+class Shelf:
+    """A server in front of an origin that has MODEL and SECRET."""
+
+    origin: Process
+    server: Process
+    control: OriginControl
+    files: dict[str, bytes]
+    folder: Path
+
+
+def make_files() -> dict[str, bytes]:
+    """Give the files of MODEL and SECRET."""
+    source = random.Random(11)
+    return {
+        LARGE: b"GGUF" + source.randbytes(24_000_000),
+        SMALL: b"GGUF" + source.randbytes(300_000),
+        "deep/er/grün-大きさ.bin": source.randbytes(70_000),
+        "deep/er/wörter.txt": "plain, and nested: 大きさ\n".encode(),
+        "odd/name with spaces.bin": source.randbytes(70_000),
+        ODD: source.randbytes(70_000),
+        EMPTY: b"",
+        "empty.txt": b"",
+        PLAIN: b"# A shelf\n",
+        "config.json": b'{"xetHash": "of the file itself"}\n',
+    }
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files into a folder."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@contextmanager
+def checking(shelf: Shelf) -> Iterator[Shelf]:
+    """Begin with an empty record of requests; in the end only the server may have asked the origin."""
+    shelf.control.reset_requests()
+    yield shelf
+    asked = shelf.control.requests()
+    agents = {request["user_agent"] or "" for request in asked}
+    assert [agent for agent in agents if not re.match(r"xetserve/[0-9.]+( |$)", agent)] == []
+    for request in asked:
+        if request["kind"] != "hub":
+            assert request["user_agent"].count("/") == 1
+            assert TOKEN not in (request["authorization"] or "")
+    assert "Traceback" not in shelf.server.log
+    assert shelf.server.popen.poll() is None, "the server has died"
+
+
+def start(launched: Launcher, folder: Path) -> Process:
+    """Start an origin with two users."""
+    return launched.start(
+        *("origin", str(folder), "--host", "127.0.0.1", "--port", "0", "--test-controls"),
+        *("--token", f"{TOKEN}=tester", "--token", f"{OTHER_TOKEN}=other"),
+    )
