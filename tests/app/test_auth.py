@@ -1,5 +1,6 @@
 """Bearer tokens: their form, not their worth."""
 
+import base64
 import re
 
 import pytest
@@ -72,3 +73,22 @@ def test_a_fingerprint_tells_tokens_apart_and_nothing_else() -> None:
     assert re.fullmatch(r"[0-9a-f]{8}", fingerprint("hf_a"))
     assert fingerprint("hf_a") == fingerprint("hf_a") != fingerprint("hf_b")
     assert fingerprint("hf_a") != blake3(b"hf_a").hexdigest(length=4)
+
+
+def make_basic(text: str) -> Request:
+    return request_with(f"Basic {base64.b64encode(text.encode()).decode()}")
+
+
+def test_a_password_is_a_token_where_git_asks() -> None:
+    for text in ("me:hf_abc", ":hf_abc"):
+        assert get_token(make_basic(text), required=False, takes_basic=True) == "hf_abc"
+
+
+@pytest.mark.parametrize(
+    "request_", [make_basic("hf_abc"), make_basic("me:"), make_basic("me:a b"), make_basic("ü:ü"),
+                 request_with("Basic *"), request_with("Basic "), request_with("Basic")]
+)  # fmt: skip
+def test_other_credentials_are_401(request_: Request) -> None:
+    with pytest.raises(RequestError) as caught:
+        get_token(request_, required=False, takes_basic=True)
+    assert caught.value.status == 401

@@ -48,19 +48,31 @@ class Reply:
 
 
 class Connection:
-    """A kept connection to a server, with a token in every request."""
+    """A kept connection to a server, with a token in every request unless told otherwise."""
 
     def __init__(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         assert parts.hostname is not None
         self._inner = http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT)
 
-    def ask(self, path: str, fields: Iterable[tuple[str, str]] = (), method: str = "GET") -> Reply:
+    def ask(
+        self,
+        path: str,
+        fields: Iterable[tuple[str, str]] = (),
+        method: str = "GET",
+        *,
+        body: bytes | None = None,
+        token: str | None = TOKEN,
+    ) -> Reply:
         """Send a request and read its answer; of HEAD the fields only."""
         self._inner.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in (("Authorization", f"Bearer {TOKEN}"), *fields):
+        if token is not None:
+            fields = (("Authorization", f"Bearer {token}"), *fields)
+        if body is not None:
+            fields = (("Content-Length", str(len(body))), *fields)
+        for name, value in fields:
             self._inner.putheader(name, value)
-        self._inner.endheaders()
+        self._inner.endheaders(body)
         answer = self._inner.getresponse()
         pairs = [(name.lower(), value) for name, value in answer.getheaders()]
         assert len(dict(pairs)) == len(pairs), "a field came twice"

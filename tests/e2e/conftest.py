@@ -183,6 +183,16 @@ def _running_shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
         origin = shelves.start(launched, base / "origin")
         for repo, flags in ((shelves.MODEL, []), (shelves.SECRET, ["--private"])):
             upload(sys.executable, origin.url, base / "home", "model", repo, base / "files", *flags)
+        shelves.write_files(base / "newer", shelves.make_newer_files())
+        upload(
+            sys.executable,
+            origin.url,
+            base / "home",
+            "model",
+            shelves.PAST,
+            base / "files" / "quants",
+        )
+        upload(sys.executable, origin.url, base / "home", "model", shelves.PAST, base / "newer")
         server = launched.start(*serve_arguments(origin.url))
         yield Shelf(origin, server, OriginControl(origin.url), files, base)
     finally:

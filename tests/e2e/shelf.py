@@ -13,6 +13,7 @@ TOKEN = "hf_" + "t" * 34
 OTHER_TOKEN = "hf_" + "o" * 34
 MODEL = "tester/shelf"
 SECRET = "tester/secret-shelf"  # the same files, for its owner only
+PAST = "tester/past"  # what was quants/ of the others, and has changed since
 LARGE = "model-Q4_K_M.gguf"
 SMALL = "quants/model-Q8_0.gguf"
 PLAIN = "README.md"
@@ -46,6 +47,11 @@ def make_files() -> dict[str, bytes]:
         PLAIN: b"# A shelf\n",
         "config.json": b'{"xetHash": "of the file itself"}\n',
     }
+
+
+def make_newer_files() -> dict[str, bytes]:
+    """Give what PAST holds now."""
+    return {"model-Q8_0.gguf": b"GGUF, newer: " + random.Random(12).randbytes(100_000)}
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:

@@ -6,6 +6,7 @@ from xetserve.http.forwarding import (
     MAX_AGENT_SIZE,
     extend_agent,
     extend_via,
+    find_link,
     has_passed,
     select_answer_fields,
     select_request_fields,
@@ -109,3 +110,18 @@ def test_links_lead_to_us_and_not_to_xet(link: str, expected: str) -> None:
 def test_a_location_leads_to_us() -> None:
     assert select(("location", "http://hub.test/a")) == [("Location", "http://us.test:8080/a")]
     assert select(("location", "http://cdn.test/a")) == [("Location", "http://cdn.test/a")]
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ('<http://h/a>; rel="next"', "http://h/a"),
+        ('</x>; rel=prev, </y?a=b,c>; rel="last next"', "/y?a=b,c"),
+        ('</x>; title="rel=next"; rel=prev', None),
+        ("</x>; rel=nextish", None),
+        ("</x>", None),
+        ("", None),
+    ],
+)
+def test_a_link_is_found_by_its_relation(value: str, url: str | None) -> None:
+    assert find_link(value, "next") == url

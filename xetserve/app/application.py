@@ -1,11 +1,9 @@
 """The handler: one request in, one response out."""
 
 from xetserve.app.auth import fingerprint, get_token
-from xetserve.app.commands import Commands
 from xetserve.app.documents import pack_document
 from xetserve.app.files import FileService, Upstreams
 from xetserve.app.hubface import PLAIN, HubFace
-from xetserve.app.passthrough import PassThrough
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, split_path
 from xetserve.app.status import Readiness, get_health, get_ready, get_usage
@@ -37,9 +35,7 @@ class Application:
     ) -> None:
         self._hub = upstreams.hub
         self._files = FileService(upstreams, compression=compression)
-        api = PassThrough(upstreams.hub, upstreams.limits)
-        commands = Commands(upstreams.hub, upstreams.limits)
-        self._hub_face = HubFace(self._files, api, commands, xet_mode=xet_mode)
+        self._hub_face = HubFace(self._files, upstreams.hub, upstreams.limits, xet_mode=xet_mode)
         self._readiness = readiness or Readiness()
         self._wants_token = not allow_anonymous
         self._compression = compression
@@ -64,7 +60,9 @@ class Application:
         if self._hub.is_own(request.headers):
             raise RequestError(508, "this server is its own Hub")
         if self._hub_face.is_for(request):
-            return await self._hub_face.answer(request, self._get_token(request, required=False))
+            takes_basic = self._hub_face.takes_basic(request)
+            token = self._get_token(request, required=False, takes_basic=takes_basic)
+            return await self._hub_face.answer(request, token)
         match split_path(request.raw_path):
             case [""]:
                 check_method(request, METHODS)
@@ -85,8 +83,10 @@ class Application:
                 return await self._files.get_by_hash(request, text, token)
         raise RequestError(404, "there is nothing at this path; / tells what there is")
 
-    def _get_token(self, request: Request, *, required: bool) -> str | None:
-        token = get_token(request, required=required)
+    def _get_token(
+        self, request: Request, *, required: bool, takes_basic: bool = False
+    ) -> str | None:
+        token = get_token(request, required=required, takes_basic=takes_basic)
         if token is not None:
             request.record.token = fingerprint(token)
         return token

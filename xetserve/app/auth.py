@@ -1,5 +1,6 @@
 """Bearer tokens (RFC 6750). We do not judge a token, only its form: the Hub decides what it may read."""
 
+import base64
 import re
 from typing import Final
 
@@ -14,8 +15,11 @@ MAX_TOKEN_SIZE: Final = 4096  # characters
 _FINGERPRINT_CONTEXT: Final = "xetserve 2026 fingerprint of a client's token"
 
 
-def get_token(request: Request, *, required: bool) -> str | None:
+def get_token(request: Request, *, required: bool, takes_basic: bool = False) -> str | None:
     """Give the request's bearer token; None when there is none and none is required.
+
+    Args:
+        takes_basic: the token may come as the password of Basic authentication (RFC 7617), as git sends it.
 
     Raises:
         RequestError: 401, no token where one is required, or something that is not one bearer token.
@@ -25,10 +29,22 @@ def get_token(request: Request, *, required: bool) -> str | None:
         if required:
             raise unauthorized("send a Hub token: Authorization: Bearer hf_...")
         return None
-    match = _BEARER.fullmatch(values[0].strip())
+    value = values[0].strip()
+    if takes_basic and value[:6].lower() == "basic ":
+        value = _read_basic(value[6:])
+    match = _BEARER.fullmatch(value)
     if len(values) > 1 or match is None or len(match[1]) > MAX_TOKEN_SIZE:
         raise unauthorized("the Authorization header must be: Bearer, a space, a Hub token")
     return match[1]
+
+
+def _read_basic(credentials: str) -> str:
+    """Give the Bearer value that stands for Basic credentials; "": they are none."""
+    try:
+        text = base64.b64decode(credentials.strip(), validate=True).decode("ascii")
+    except ValueError:
+        return ""
+    return f"Bearer {text.partition(':')[2]}"
 
 
 def fingerprint(token: str, length: int = 4) -> str:

@@ -106,8 +106,25 @@ class FileService:
                 is_attached=request.query.get("download", "").lower() in ("1", "true"),
                 hides_xet=hides_xet,
             )
-            content = self._make_content(hub, entry, repo, revision, token, request.record)
-            return await self._answer(self._hub_answers, request, file, content)
+            return await self.get_described(request, hub, entry, file, repo, revision, token)
+
+    async def get_described(
+        self,
+        request: Request,
+        hub: HubClient,
+        entry: FileEntry,
+        file: Representation,
+        repo: RepoRef,
+        revision: str,
+        token: str | None,
+    ) -> Response:
+        """Answer GET and HEAD for a file that was looked up and described, as the Hub does.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: as get_file.
+        """
+        content = self._make_content(hub, entry, repo, revision, token, request.record)
+        return await self._answer(self._hub_answers, request, file, content)
 
     async def get_by_hash(self, request: Request, text: str, token: str | None) -> Response:
         """Answer GET and HEAD for a file by its Xet hash. Of the whole, the size comes out while it is read.

@@ -14,12 +14,17 @@ from xetserve.app.hubpaths import (
     is_resolve_path,
     parse_resolve_path,
 )
+from xetserve.app.lfs import LfsApi
 from xetserve.app.management import ManagementApi
+from xetserve.app.objects import ObjectService
 from xetserve.app.passthrough import PassThrough
+from xetserve.app.registry import RegistryApi
 from xetserve.app.router import check_method
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Request, Response
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.hub import HubClient
 
 PLAIN: Final = "plain"
 
@@ -32,17 +37,29 @@ class HubFace:
     """
 
     def __init__(
-        self, files: FileService, api: PassThrough, commands: Commands, *, xet_mode: str = PLAIN
+        self, files: FileService, hub: HubClient, limits: ReadLimits, *, xet_mode: str = PLAIN
     ) -> None:
         self._files = files
-        self._api = api
-        self._commands = commands
-        self._management = ManagementApi(commands)
+        self._api = PassThrough(hub, limits)
+        self._commands = Commands(hub, limits)
+        self._management = ManagementApi(self._commands)
+        objects = ObjectService(files, hub, limits)
+        self._lfs = LfsApi(hub, objects, limits)
+        self._registry = RegistryApi(self._api, objects)
         self._xet_mode = xet_mode
 
     def is_for(self, request: Request) -> bool:
         """Tell whether a request is for the Hub."""
-        return request.raw_path.startswith("/api/") or is_resolve_path(request.raw_path)
+        return (
+            request.raw_path.startswith("/api/")
+            or is_resolve_path(request.raw_path)
+            or self._lfs.is_for(request)
+            or self._registry.is_for(request)
+        )
+
+    def takes_basic(self, request: Request) -> bool:
+        """Tell whether the client may have its token in Basic authentication, as git does."""
+        return self._lfs.is_for(request)
 
     async def answer(self, request: Request, token: str | None) -> Response:
         """Answer a request.
@@ -55,6 +72,10 @@ class HubFace:
         if wanted is not None:
             check_method(request, METHODS)
             return await self._files.get_resolved(request, wanted, token, hides_xet=hides_xet)
+        if self._lfs.is_for(request):
+            return await self._lfs.answer(request, token)
+        if self._registry.is_for(request):
+            return await self._registry.answer(request, token)
         if self._management.is_for(request):
             return await self._management.answer(request, token)
         check_api_path(request.raw_path)

@@ -52,6 +52,51 @@ def parse_resolve_path(raw_path: str) -> ResolvePath | None:
     return ResolvePath(repo, check_revision(revision), path)
 
 
+class ObjectPath(NamedTuple):
+    """Something of a repository that is not asked for by path: what follows /objects/, or /manifests/ and /blobs/."""
+
+    repo: RepoRef
+    name: str
+
+
+def parse_lfs_path(raw_path: str) -> ObjectPath | None:
+    """Read the path of an LFS call (git-lfs, docs/api); None: it is of another kind.
+
+        /[datasets/|spaces/]{id}.git/info/lfs/objects/{name}
+
+    Raises:
+        RequestError: no repository can be named so.
+    """
+    parts = raw_path[1:].split("/")
+    if parts[-4:-1] != ["info", "lfs", "objects"]:
+        return None
+    kind = _PREFIXES.get(parts[0], "model")
+    repo_id = parts[:-4] if kind == "model" else parts[1:-4]
+    if not repo_id or not repo_id[-1].endswith(".git"):
+        return None
+    decoded = [decode_segment(part) for part in repo_id]
+    decoded[-1] = decoded[-1].removesuffix(".git")
+    return ObjectPath(parse_hub_repo(decoded, kind), decode_segment(parts[-1]))
+
+
+def parse_registry_path(raw_path: str) -> tuple[str, ObjectPath] | None:
+    """Read a path of the OCI distribution API, as ollama asks for models; None: it is of another kind.
+
+        /v2/{owner}/{name}/{manifests|blobs}/{tag or digest}
+
+    Returns:
+        "manifests" or "blobs", and what of which model.
+
+    Raises:
+        RequestError: no repository can be named so.
+    """
+    parts = raw_path[1:].split("/")
+    if len(parts) != 5 or parts[0] != "v2" or parts[3] not in ("manifests", "blobs"):
+        return None
+    repo = parse_hub_repo([decode_segment(part) for part in parts[1:3]], "model")
+    return parts[3], ObjectPath(repo, decode_segment(parts[4]))
+
+
 def check_api_path(raw_path: str) -> None:
     """Look at a path that goes to the Hub as it is.
 

@@ -87,11 +87,20 @@ def rewrite_links(value: str, bases: Sequence[str], base_url: str) -> str:
     """Let the links of a Link field (RFC 8288) lead to us; those for Xet clients are left out."""
     kept = []
     for url, parameters in _LINK.findall(value):
-        relation = _RELATION.search(parameters)
-        names = (relation[1] or relation[2] or "").lower().split() if relation else []
-        if _XET_RELATIONS.isdisjoint(names):
+        if _XET_RELATIONS.isdisjoint(_find_relations(parameters)):
             kept.append(f"<{move_url(url, bases, base_url)}>{parameters.rstrip()}")
     return ", ".join(kept)
+
+
+def find_link(value: str, relation: str) -> str | None:
+    """Give the URL of the first link with a relation, of a Link field."""
+    links = _LINK.findall(value)
+    return next((url for url, parameters in links if relation in _find_relations(parameters)), None)
+
+
+def _find_relations(parameters: str) -> list[str]:
+    found = _RELATION.search(parameters)
+    return (found[1] or found[2] or "").lower().split() if found else []
 
 
 def move_url(url: str, bases: Sequence[str], base_url: str) -> str:

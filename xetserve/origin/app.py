@@ -125,7 +125,7 @@ class Origin:
             token_lifetime=token_lifetime,
             misbehaviour=self._get_misbehaviour,
         )
-        self._uploads = UploadApi(self.library, self._gatekeeper, signer)
+        self._uploads = UploadApi(self.library, self._gatekeeper, signer, bridge_url=bridge_url)
         self._resolve = ResolveApi(
             self.library,
             signer,

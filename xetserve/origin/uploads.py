@@ -51,10 +51,18 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 class UploadApi:
     """Takes in what clients upload to the Hub."""
 
-    def __init__(self, library: Library, gatekeeper: Gatekeeper, signer: Signer) -> None:
+    def __init__(
+        self,
+        library: Library,
+        gatekeeper: Gatekeeper,
+        signer: Signer,
+        *,
+        bridge_url: str | None = None,
+    ) -> None:
         self._library = library
         self._gatekeeper = gatekeeper
         self._signer = signer
+        self._bridge_url = bridge_url
 
     async def preupload(self, request: Request, repo: Repo, revision: str) -> Response:
         """POST .../{id}/preupload/{rev}: which files are large, and which are there already."""
@@ -88,7 +96,8 @@ class UploadApi:
             if file_hash is None:
                 return found | {"error": {"code": 404, "message": "no such object"}}
             path = f"/bridge/{repo.type.plural}/{quote(repo.id, safe='')}/{sha256}"
-            url = self._signer.make_url(request.base_url, path, {}, expires)
+            base = self._bridge_url or request.base_url
+            url = self._signer.make_url(base, path, {}, expires)
             return found | {"actions": {"download": {"href": url, "header": {}}}}
         if file_hash is not None:
             return found  # without actions: it need not be uploaded again

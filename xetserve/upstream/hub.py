@@ -170,8 +170,40 @@ class HubClient:
             UpstreamError: the Hub is in trouble.
         """
         target = f"{repo.url_prefix}/resolve/{quote(revision, safe='')}/{quote(path, safe='/')}"
+        return await self.look_up(target, token)
+
+    async def look_up(self, target: str, token: str | None) -> FileEntry:
+        """Look up a file that the Hub has at another URL of its own.
+
+        Args:
+            target: path and query, encoded.
+
+        Raises:
+            UpstreamError and its kinds, as resolve.
+        """
         url = parse_url(self._base + target)
         return await retrying(lambda: self._head(url, token), self._policy, "hub")
+
+    async def ask(self, target: str, token: str | None, limit: int) -> tuple[bytes, Headers]:
+        """Get a JSON document, and the fields that came with it.
+
+        Args:
+            target: path and query, encoded.
+            limit: bytes.
+
+        Raises:
+            UpstreamError and its kinds, as resolve; or it is longer.
+        """
+        url = parse_url(self._base + target)
+        return await retrying(lambda: self._ask(url, token, limit), self._policy, "hub")
+
+    async def _ask(self, url: Url, token: str | None, limit: int) -> tuple[bytes, Headers]:
+        fields = (("Accept", "application/json"), ("Accept-Encoding", ACCEPT_ENCODING))
+        async with self._open(url, token, fields, may_leave=False) as response:
+            if response.status != 200:
+                raise UpstreamError(f"the Hub answered {response.status} to a question")
+            body = await read_document(response, "the Hub", limit, self._timeout)
+            return body, response.headers
 
     async def _head(self, url: Url, token: str | None) -> FileEntry:
         fields = (("Accept-Encoding", "identity"), *self._headers(token))

@@ -1,0 +1,98 @@
+"""What ollama sends, request by request (its server/download.go): manifest, HEAD, a GET that is dropped, parts."""
+
+import hashlib
+import http.client
+import json
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.conftest import Launcher, Process
+from tests.e2e.clients import Connection
+from tests.e2e.conftest import serve_arguments
+from tests.e2e.shelf import LARGE, MODEL, OTHER_TOKEN, SECRET, SMALL, TOKEN, Shelf
+
+AGENT = ("User-Agent", "ollama/0.31.1 (amd64 linux) Go/go1.26")
+NUM_PARTS = 16
+MIN_PART_SIZE = 100_000  # bytes; ollama's are of 100 MB
+
+
+def pull(shelf: Shelf, repo: str, tag: str, token: str | None) -> dict[str, bytes]:
+    """Pull a model as ollama does; gives its blobs by digest."""
+    connection = Connection(shelf.server.url)
+    accept = ("Accept", "application/vnd.docker.distribution.manifest.v2+json")
+    reply = connection.ask(f"/v2/{repo}/manifests/{tag}", [AGENT, accept], token=token)
+    assert (reply.status, reply.headers["content-type"]) == (200, accept[1])
+    manifest = json.loads(reply.body)
+    blobs = {}
+    for layer in (*manifest["layers"], manifest["config"]):
+        target = f"/v2/{repo}/blobs/{layer['digest']}"
+        head = connection.ask(target, [AGENT], method="HEAD", token=token)
+        assert (head.status, int(head.headers["content-length"])) == (200, layer["size"])
+        drop_get(shelf.server, target, token)
+        blobs[layer["digest"]] = download_parts(shelf, target, layer["size"], token)
+    connection.close()
+    return blobs
+
+
+def drop_get(server: Process, target: str, token: str | None) -> None:
+    """Ask for the whole to see where it is, and leave at the sight of the head."""
+    parts = urllib.parse.urlsplit(server.url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    connection.request("GET", target, headers={**headers, AGENT[0]: AGENT[1]})
+    reply = connection.getresponse()
+    assert (reply.status, reply.getheader("location")) == (200, None)
+    reply.close()
+    connection.close()
+
+
+def download_parts(shelf: Shelf, target: str, size: int, token: str | None) -> bytes:
+    """Download in parts, all at once, each over a connection of its own."""
+    step = max(size // NUM_PARTS + 1, MIN_PART_SIZE)
+    starts = range(0, size, step)
+
+    def get(start: int) -> bytes:
+        connection = Connection(shelf.server.url)
+        end = min(start + step, size) - 1
+        reply = connection.ask(target, [AGENT, ("Range", f"bytes={start}-{end}")], token=token)
+        connection.close()
+        # What the Hub makes up itself may come whole.
+        assert reply.status == 206 or (start, end, reply.status) == (0, size - 1, 200)
+        if reply.status == 206:
+            assert reply.headers["content-range"] == f"bytes {start}-{end}/{size}"
+        return reply.body
+
+    with ThreadPoolExecutor(NUM_PARTS) as pool:
+        return b"".join(pool.map(get, starts))
+
+
+def test_a_model_is_pulled(shelf: Shelf) -> None:
+    blobs = pull(shelf, MODEL, "Q4_K_M", None)
+    for digest, content in blobs.items():
+        assert f"sha256:{hashlib.sha256(content).hexdigest()}" == digest
+    assert shelf.files[LARGE] in blobs.values()
+    asked = shelf.control.requests()
+    assert "bridge" not in {entry["kind"] for entry in asked}
+    assert len([entry for entry in asked if "/tree/" in entry["path"]]) == 1
+
+
+def test_a_private_model(shelf: Shelf) -> None:
+    blobs = pull(shelf, SECRET, "Q8_0", TOKEN)
+    assert shelf.files[SMALL] in blobs.values()
+    shelf.control.reset_requests()
+    connection = Connection(shelf.server.url)
+    for target in ("manifests/Q8_0", *(f"blobs/{digest}" for digest in blobs)):
+        for token, status in ((OTHER_TOKEN, 404), (None, 401)):
+            assert connection.ask(f"/v2/{SECRET}/{target}", token=token).status == status
+    connection.close()
+    assert {entry["kind"] for entry in shelf.control.requests()} == {"hub"}
+
+
+def test_a_get_that_is_dropped_costs_little(shelf: Shelf, launcher: Launcher) -> None:
+    server = launcher.start(*serve_arguments(shelf.origin.url, "--access-log", "json"))
+    content = shelf.files[LARGE]
+    drop_get(server, f"/v2/{MODEL}/blobs/sha256:{hashlib.sha256(content).hexdigest()}", None)
+    assert server.stop() == 0
+    (record,) = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    assert (record["status"], record["complete"]) == (200, False)
+    assert record["upstream_bytes"] < len(content) / 2

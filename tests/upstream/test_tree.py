@@ -1,0 +1,167 @@
+"""Large files found by sha256 in the Hub's listing."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from tests.peers import PATIENCE, Answer, Received, ScriptedPeer, answering, http_answer, open_pool
+from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamRefused
+from xetserve.upstream import tree
+from xetserve.upstream.hub import HubClient, RepoRef
+from xetserve.upstream.retry import RetryPolicy
+from xetserve.upstream.tree import LIFETIME, LargeFiles
+
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
+REPO = RepoRef("dataset", "o/n")
+TREE = "/api/datasets/o/n/tree/refs%2Fpr%2F1?recursive=true"
+
+
+def digest(number: int) -> str:
+    return f"{number:064x}"
+
+
+def make_page(numbers: Sequence[int]) -> bytes:
+    entries = [
+        {"type": "file", "path": f"d/{n} ü", "lfs": {"oid": digest(n), "size": n}} for n in numbers
+    ]
+    others = [{"type": "directory", "path": "d"}, {"type": "file", "path": "a", "size": 1}, 7, {}]
+    return json.dumps([*others, *entries]).encode()
+
+
+class Hub:
+    """A Hub whose listing has some pages, and a clock that a test can move."""
+
+    def __init__(self, *pages: Sequence[int]) -> None:
+        self.pages = list(pages)
+        self.peer = ScriptedPeer(answering(self.answer))
+        self.now = 0.0
+        self.files = LargeFiles(lambda: self.now)
+
+    def answer(self, request: Received) -> Answer:
+        number = int(request.target.partition("cursor=")[2] or 0)
+        fields = []
+        if number + 1 < len(self.pages):
+            fields.append(f'Link: <{self.peer.base}{TREE}&cursor={number + 1}>; rel="next"')
+        return http_answer(200, make_page(self.pages[number]), *fields)
+
+    async def find(
+        self, *numbers: int, revision: str = "refs/pr/1", token: str | None = "hf_a"
+    ) -> list[str | None]:
+        async with open_pool() as pool:
+            hub = HubClient(pool, self.peer.base, timeout=PATIENCE, policy=POLICY)
+            work = (self.files.find(hub, REPO, revision, digest(n), token) for n in numbers)
+            found = await asyncio.gather(*work, return_exceptions=True)
+        paths = []
+        for path in found:
+            if isinstance(path, BaseException):
+                raise path
+            paths.append(path)
+        return paths
+
+    @property
+    def targets(self) -> list[str]:
+        return [request.target for request in self.peer.requests]
+
+
+async def test_pages_are_read_as_far_as_needed_and_once() -> None:
+    hub = Hub([1, 2], [3], [4, 5])
+    async with hub.peer:
+        assert await hub.find(1) == ["d/1 ü"]
+        assert hub.targets == [TREE]
+        assert await hub.find(2, 3) == ["d/2 ü", "d/3 ü"]
+        assert hub.targets == [TREE, f"{TREE}&cursor=1"]
+        assert await hub.find(9, 5, 1) == [None, "d/5 ü", "d/1 ü"]
+        assert await hub.find(9) == [None]
+        assert len(hub.targets) == 3
+    assert {request.get("authorization") for request in hub.peer.requests} == {"Bearer hf_a"}
+
+
+async def test_many_at_once_share_the_pages() -> None:
+    hub = Hub([1], [2], [3])
+    async with hub.peer:
+        assert await hub.find(*[3] * 16) == ["d/3 ü"] * 16
+    assert len(hub.targets) == 3
+
+
+async def test_every_token_and_revision_asks_for_itself() -> None:
+    hub = Hub([1])
+    async with hub.peer:
+        for token in ("hf_a", "hf_b", None):
+            assert await hub.find(1, token=token) == ["d/1 ü"]
+        assert await hub.find(1, revision="main") == ["d/1 ü"]
+    assert [request.get("authorization") for request in hub.peer.requests] == [
+        "Bearer hf_a", "Bearer hf_b", None, "Bearer hf_a",
+    ]  # fmt: skip
+
+
+async def test_it_is_listed_anew_after_a_while_or_when_told() -> None:
+    hub = Hub([1])
+    async with hub.peer:
+        await hub.find(1)
+        hub.now = LIFETIME
+        await hub.find(1)
+        assert len(hub.targets) == 1
+        hub.now = LIFETIME + 1
+        await hub.find(1)
+        assert len(hub.targets) == 2
+        hub.files.forget(REPO, "refs/pr/1", "hf_a")
+        await hub.find(1)
+        assert len(hub.targets) == 3
+
+
+async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "MAX_FILES", 4)
+    hub = Hub([1, 2], [3, 4], [5])
+    async with hub.peer:
+        assert await hub.find(5) == [None]  # too long a listing is not read to its end
+        assert len(hub.targets) == 2
+        await hub.find(1, token="hf_b")
+        await hub.find(1)
+        assert len(hub.targets) == 4  # the first one was forgotten
+
+
+async def test_a_cancelled_question_does_not_spoil_the_next() -> None:
+    hub = Hub([1], [2])
+    asked = asyncio.Event()
+    answer = hub.answer
+
+    def stall_once(request: Received) -> Answer:
+        if not asked.is_set():
+            asked.set()
+            return "stall"
+        return answer(request)
+
+    hub.peer = ScriptedPeer(answering(stall_once))
+    async with hub.peer:
+        first = asyncio.create_task(hub.find(2))
+        await asked.wait()
+        second = asyncio.create_task(hub.find(2))
+        first.cancel()
+        assert await second == ["d/2 ü"]
+        await asyncio.wait([first])
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        pytest.param(http_answer(403, b"", "X-Error-Code: GatedRepo"), UpstreamDenied, id="gated"),
+        pytest.param(http_answer(200, b"{}"), UpstreamError, id="an object"),
+        pytest.param(http_answer(200, b"["), UpstreamError, id="half"),
+        pytest.param(http_answer(200, b"[" * 100_000), UpstreamError, id="deep"),
+        pytest.param(
+            http_answer(200, b"[]", 'Link: <http://elsewhere.test/x>; rel="next"'),
+            UpstreamRefused, id="goes on elsewhere",
+        ),
+        pytest.param(
+            http_answer(200, b"[]", f'Link: <{TREE}>; rel="next"'), UpstreamRefused, id="a circle"
+        ),
+    ],
+)  # fmt: skip
+async def test_an_answer_that_is_none(answer: Answer, error: type[UpstreamError]) -> None:
+    hub = Hub()
+    hub.peer = ScriptedPeer(answering(answer))
+    async with hub.peer:
+        with pytest.raises(error):
+            await hub.find(1)
