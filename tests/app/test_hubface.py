@@ -64,6 +64,18 @@ class TestFiles:
             assert headers["etag"] == f'"{SHA}"'
             assert_nothing_of_xet(headers)
 
+    @pytest.mark.parametrize("wanted", ["bytes=0-0", "bytes=0-", "bytes=0-100000"])
+    async def test_a_part_of_nothing_tells_its_size(self, wanted: str) -> None:
+        """hf-hub and the JavaScript client ask so for sizes, take no 416, and read what is behind the slash."""
+        empty = http_answer(200, b"", f'ETag: "{OID}"', f"X-Repo-Commit: {COMMIT}")
+        async with World({"hub": empty}).run() as client:
+            status, headers, body = await ask(client, URL, f"Range: {wanted}")
+            assert (status, body, headers["content-length"]) == (200, b"", "0")
+            assert headers["content-range"] == "bytes */0"
+            assert headers["x-repo-commit"] == COMMIT
+            status, headers, _ = await ask(client, URL, "Range: bytes=1-")
+            assert (status, headers["content-range"]) == (416, "bytes */0")
+
     async def test_it_is_not_coded(self) -> None:
         async with World().run() as client:
             _, headers, body = await ask(client, URL, "Accept-Encoding: gzip, zstd")

@@ -2,7 +2,14 @@
 
 import pytest
 
-from xetserve.app.hubpaths import is_resolve_path, parse_resolve_path
+from xetserve.app.hubpaths import (
+    find_api_verb,
+    is_resolve_path,
+    is_tree_path,
+    parse_lfs_path,
+    parse_registry_path,
+    parse_resolve_path,
+)
 from xetserve.errors import RequestError
 
 COMMIT = "c" * 40
@@ -70,3 +77,55 @@ def test_what_could_be_no_file(path: str, status: int) -> None:
     with pytest.raises(RequestError) as caught:
         parse_resolve_path(path)
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "repo", "name"),
+    [
+        ("/gpt2.git/info/lfs/objects/batch", "model", "gpt2", "batch"),
+        ("/o/n.x.git/info/lfs/objects/batch", "model", "o/n.x", "batch"),
+        ("/datasets/o/n.git/info/lfs/objects/00", "dataset", "o/n", "00"),
+        ("/spaces/n.git/info/lfs/objects/batch", "space", "n", "batch"),
+    ],
+)
+def test_an_lfs_path(path: str, kind: str, repo: str, name: str) -> None:
+    assert parse_lfs_path(path) == ((kind, repo), name)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/o/n/info/lfs/objects/batch", "/info/lfs/objects/batch", "/datasets/info/lfs/objects/batch",
+     "/o/n.git/info/lfs/locks", "/o/n.git/info/lfs/objects", "/"],
+)  # fmt: skip
+def test_no_lfs_path(path: str) -> None:
+    assert parse_lfs_path(path) is None
+
+
+def test_a_registry_path() -> None:
+    assert parse_registry_path("/v2/o/n/manifests/Q4") == ("manifests", (("model", "o/n"), "Q4"))
+    assert parse_registry_path("/v2/o/n/blobs/sha256%3A0") == (
+        "blobs",
+        (("model", "o/n"), "sha256:0"),
+    )
+    for path in (
+        "/v2/n/manifests/Q4",
+        "/v2/reconstructions/00",
+        "/v1/o/n/blobs/0",
+        "/v2/o/n/tags/0",
+    ):
+        assert parse_registry_path(path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "is_tree", "verb"),
+    [
+        ("/api/models/o/n/tree/main", True, ""),
+        ("/api/models/gpt2/tree/main/d", True, ""),
+        ("/api/models/o/tree", False, ""),
+        ("/api/models/o/tree/paths-info/main", True, "paths-info"),
+        ("/api/models/o/tree/xet-read-token/main", True, "xet-read-token"),
+        ("/o/n/tree/main", False, ""),
+    ],
+)
+def test_what_is_asked_about_a_repository(path: str, is_tree: bool, verb: str) -> None:
+    assert (is_tree_path(path), find_api_verb(path)) == (is_tree, verb)

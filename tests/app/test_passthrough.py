@@ -281,3 +281,82 @@ class TestRedirects:
 
 def chunked(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+
+
+class TestPages:
+    """Lists for clients that take the first page for all of it."""
+
+    LLAMA = "User-Agent: llama-cpp/b9999-0123abc"
+    TREE = "/api/models/o/n/tree/main?recursive=true"
+
+    def make_world(self, *pages: Answer | bytes, fields: tuple[str, ...] = ()) -> World:
+        """A Hub that gives pages in turn, each with a link to the next."""
+
+        def answer(request: Received) -> Answer:
+            number = int(request.target.partition("cursor=")[2] or 0)
+            page = pages[number]
+            if isinstance(page, bytes) and not page.startswith(b"HTTP"):
+                links = [f'Link: <{world.hub.base}{self.TREE}&cursor={number + 1}>; rel="next"']
+                links = links if number + 1 < len(pages) else []
+                return http_answer(200, page, JSON, 'ETag: W/"1"', *links, *fields)
+            return page
+
+        world = hub(answer)
+        return world
+
+    @pytest.mark.parametrize("count", [1, 10_000])
+    async def test_all_of_them_come_as_one(self, count: int) -> None:
+        page = json.dumps([ENTRY] * count).encode()
+        world = self.make_world(page, b"[]", b" [ ] ", page)
+        async with world.run() as client:
+            status, headers, body = await ask(client, self.TREE, self.LLAMA, 'If-None-Match: "2"')
+        assert (status, json.loads(body)) == (200, [PLAIN_ENTRY] * (2 * count))
+        assert not {"link", "etag"} & set(headers)
+        first, *others = world.hub.requests
+        assert len(others) == 3
+        assert first.get("if-none-match") == '"2"'
+        assert {r.get("if-none-match") for r in others} == {None}
+        assert {r.get("authorization") for r in others} == {f"Bearer {TOKEN}"}
+
+    async def test_others_get_pages(self) -> None:
+        world = self.make_world(b"[1]", b"[2]")
+        async with world.run() as client:
+            status, headers, body = await ask(client, self.TREE, "User-Agent: hf_hub/2")
+        assert (status, body) == (200, b"[1]")
+        assert headers["link"].startswith("<http://files.test/api/")
+        assert len(world.hub.requests) == 1
+
+    async def test_what_has_one_page_is_as_it_was(self) -> None:
+        async with self.make_world(b"[1] ").run() as client:
+            status, headers, body = await ask(client, self.TREE, self.LLAMA)
+        assert (status, body, headers["etag"]) == (200, b"[1] ", 'W/"1"')
+
+    async def test_a_refusal(self) -> None:
+        async with self.make_world(http_answer(404, b"{}", JSON)).run() as client:
+            assert (await ask(client, self.TREE, self.LLAMA))[0] == 404
+
+    @pytest.mark.parametrize(
+        "second",
+        [http_answer(404, b"{}", JSON), http_answer(500), b"{}", b"[1", http_answer(200, b"x")],
+    )
+    @pytest.mark.parametrize("count", [1, 10_000])
+    async def test_a_list_that_breaks_off_is_no_whole_answer(
+        self, second: Answer, count: int
+    ) -> None:
+        world = self.make_world(json.dumps([ENTRY] * count).encode(), second)
+        async with world.run() as client:
+            await client.send(
+                f"GET {self.TREE} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+                f"{self.LLAMA}\r\n\r\n".encode()
+            )
+            received, how = await client.read_end()
+        assert not received.endswith(b"0\r\n\r\n")
+        assert how == "reset" or received.startswith(b"HTTP/1.1 502 ")
+
+    async def test_it_does_not_follow_to_elsewhere(self) -> None:
+        world = World()
+        async with world.data as elsewhere:
+            link = f'Link: <{elsewhere.base}/api/x>; rel="next"'
+            async with hub(http_answer(200, b"[1]", JSON, link)).run() as client:
+                assert (await ask(client, self.TREE, self.LLAMA))[0] == 502
+            assert elsewhere.wires == []

@@ -180,7 +180,10 @@ def _running_shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     shelves.write_files(base / "files", files)
     launched = Launcher(base)
     try:
-        origin = shelves.start(launched, base / "origin")
+        many = {f"d{n % 7}/{n:05}.txt": b"" for n in range(shelves.NUM_MANY)}
+        shelves.write_files(base / "many", many)
+        imported = f"{shelves.MANY}={base / 'many'}"
+        origin = shelves.start(launched, base / "origin", "--import", imported)
         for repo, flags in ((shelves.MODEL, []), (shelves.SECRET, ["--private"])):
             upload(sys.executable, origin.url, base / "home", "model", repo, base / "files", *flags)
         shelves.write_files(base / "newer", shelves.make_newer_files())

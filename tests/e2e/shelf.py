@@ -14,6 +14,8 @@ OTHER_TOKEN = "hf_" + "o" * 34
 MODEL = "tester/shelf"
 SECRET = "tester/secret-shelf"  # the same files, for its owner only
 PAST = "tester/past"  # what was quants/ of the others, and has changed since
+MANY = "tester/many"  # with more files than the Hub lists in a page
+NUM_MANY = 2_500
 LARGE = "model-Q4_K_M.gguf"
 SMALL = "quants/model-Q8_0.gguf"
 PLAIN = "README.md"
@@ -78,9 +80,10 @@ def checking(shelf: Shelf) -> Iterator[Shelf]:
     assert shelf.server.popen.poll() is None, "the server has died"
 
 
-def start(launched: Launcher, folder: Path) -> Process:
+def start(launched: Launcher, folder: Path, *flags: str) -> Process:
     """Start an origin with two users."""
     return launched.start(
         *("origin", str(folder), "--host", "127.0.0.1", "--port", "0", "--test-controls"),
         *("--token", f"{TOKEN}=tester", "--token", f"{OTHER_TOKEN}=other"),
+        *flags,
     )

@@ -81,7 +81,9 @@ def test_a_whole_repository(shelf: Shelf, tmp_path: Path) -> None:
     asked = shelf.control.requests()
     # From the CAS, after one question for the batch, one for the list of files, and one for each of them.
     assert {entry["kind"] for entry in asked} == {"hub", "cas", "data"}
-    assert len([entry for entry in asked if "/tree/" in entry["path"]]) == 1
+    assert (
+        len([entry for entry in asked if "/tree/" in entry["path"]]) <= 1
+    )  # it may be known already
     assert len([entry for entry in asked if entry["path"].endswith("/batch")]) == 1
 
 

@@ -73,7 +73,9 @@ def test_a_model_is_pulled(shelf: Shelf) -> None:
     assert shelf.files[LARGE] in blobs.values()
     asked = shelf.control.requests()
     assert "bridge" not in {entry["kind"] for entry in asked}
-    assert len([entry for entry in asked if "/tree/" in entry["path"]]) == 1
+    assert (
+        len([entry for entry in asked if "/tree/" in entry["path"]]) <= 1
+    )  # it may be known already
 
 
 def test_a_private_model(shelf: Shelf) -> None:

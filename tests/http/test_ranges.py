@@ -13,6 +13,7 @@ from xetserve.http.ranges import (
     UnsatisfiableRange,
     format_content_range,
     format_unsatisfied_range,
+    is_from_start,
     is_resumption,
     parse_content_range,
     parse_range,
@@ -304,3 +305,15 @@ def test_a_resumption(value: str) -> None:
 @pytest.mark.parametrize("value", ["bytes=0-", "bytes=-5", "bytes=1-2", "bytes=1-,5-", "x=1-", ""])
 def test_no_resumption(value: str) -> None:
     assert not is_resumption(value)
+
+
+@pytest.mark.parametrize("value", ["bytes=0-", "bytes=0-0", "bytes=0-100000", "Bytes=0-1"])
+def test_from_the_first_byte_on(value: str) -> None:
+    assert is_from_start(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["bytes=1-", "bytes=-0", "bytes=0-0,2-3", "bytes=00-1", "x=0-", ""]
+)
+def test_not_from_the_first_byte_on(value: str) -> None:
+    assert not is_from_start(value)

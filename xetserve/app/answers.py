@@ -19,6 +19,7 @@ from xetserve.http.ranges import (
     UnsatisfiableRange,
     format_content_range,
     format_unsatisfied_range,
+    is_from_start,
     is_resumption,
     parse_ranges,
 )
@@ -69,6 +70,10 @@ class FileAnswers:
             RequestError: 416, 409.
             UpstreamError, IntegrityError: it cannot be had.
         """
+        if self._with_length and file.size == 0 and _asks_from_start(request):
+            # Clients that ask for a size in this way take no 416 for an answer, and read it behind the slash.
+            headers = [*file.make_fields(), ("Content-Range", format_unsatisfied_range(0))]
+            return self._finish(Response(200, headers))
         spans = _select_spans(request, file)
         if spans is None:
             if file.size == 0 and file.file_hash is not None:
@@ -119,6 +124,11 @@ class FileAnswers:
 def wants_part(request: Request) -> bool:
     """Tell whether a part may be asked for: Range is for GET only (RFC 9110, 14.2)."""
     return request.method == "GET" and "range" in request.headers
+
+
+def _asks_from_start(request: Request) -> bool:
+    values = request.headers.get_all("range")
+    return wants_part(request) and len(values) == 1 and is_from_start(values[0])
 
 
 def _select_spans(request: Request, file: Representation) -> list[Span] | None:

@@ -12,6 +12,7 @@ from xetserve.app.hubpaths import (
     check_api_path,
     find_api_verb,
     is_resolve_path,
+    is_tree_path,
     parse_resolve_path,
 )
 from xetserve.app.lfs import LfsApi
@@ -22,11 +23,18 @@ from xetserve.app.registry import RegistryApi
 from xetserve.app.router import check_method
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS
-from xetserve.http.messages import Request, Response
+from xetserve.http.messages import Headers, Request, Response
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.hub import HubClient
 
 PLAIN: Final = "plain"
+# Clients that take the first page of a list for all of it.
+_WITHOUT_PAGES: Final = ("llama-cpp", "llama.cpp")
+
+
+def cannot_page(headers: Headers) -> bool:
+    """Tell whether a client needs lists in one page."""
+    return (headers.get("user-agent") or "").lower().startswith(_WITHOUT_PAGES)
 
 
 class HubFace:
@@ -87,7 +95,8 @@ class HubFace:
         check_method(request, ("POST", "OPTIONS") if verb == "paths-info" else METHODS)
         if verb in ("xet-read-token", "xet-write-token") and hides_xet:
             raise RequestError(404, "files come over plain HTTP from this server")
-        return await self._api.answer(request, token, hides_xet=hides_xet)
+        joins_pages = is_tree_path(request.raw_path) and cannot_page(request.headers)
+        return await self._api.answer(request, token, hides_xet=hides_xet, joins_pages=joins_pages)
 
     def _hides_xet(self, request: Request) -> bool:
         """Tell whether a client is to take this for a Hub without Xet."""

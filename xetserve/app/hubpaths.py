@@ -107,6 +107,12 @@ def check_api_path(raw_path: str) -> None:
         decode_segment(part, may_have_slash=True)
 
 
+def is_tree_path(raw_path: str) -> bool:
+    """Tell whether a path, without one of VERBS, is for a list of files: /api/{kind}s/{id}/tree/{revision}..."""
+    parts = raw_path[1:].split("/")
+    return parts[0] == "api" and "tree" in parts[3:5] and len(parts) > 4
+
+
 def find_api_verb(raw_path: str) -> str:
     """Give what is asked about a repository in a path /api/{kind}s/{id}/{verb}/...; "": none of VERBS."""
     parts = raw_path[1:].split("/")

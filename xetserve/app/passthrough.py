@@ -5,12 +5,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from xetserve.app.answers import no_blocks
-from xetserve.app.bodies import PlainSource, StartedBody
+from xetserve.app.bodies import StartedBody
 from xetserve.app.files import head_timeout
-from xetserve.errors import BrokenStream, FormatError, UpstreamError, UpstreamTimeout
+from xetserve.app.pieces import HubAnswer, Page, Pieces, join_pages, make_blocks, read_pieces
+from xetserve.errors import UpstreamRefused
 from xetserve.http.cors import add_vary
-from xetserve.http.encoding import StreamDecoder
-from xetserve.http.forwarding import select_answer_fields, select_request_fields
+from xetserve.http.forwarding import move_url, select_answer_fields, select_request_fields
 from xetserve.http.jsonfilter import MemberFilter
 from xetserve.http.messages import Block, Headers, Request, Response
 from xetserve.pipeline.reader import ReadLimits
@@ -18,7 +18,6 @@ from xetserve.upstream.hub import HubClient
 
 MAX_QUESTION_SIZE: Final = 4 * 1024 * 1024  # bytes of a request body: a list of paths
 HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length
-_BUFFER_SIZE: Final = 64 * 1024
 _XET_MEMBERS: Final = ("xetHash", "xetEnabled")
 
 
@@ -33,11 +32,14 @@ class PassThrough:
         self._hub = hub
         self._limits = limits
 
-    async def answer(self, request: Request, token: str | None, *, hides_xet: bool) -> Response:
+    async def answer(
+        self, request: Request, token: str | None, *, hides_xet: bool, joins_pages: bool = False
+    ) -> Response:
         """Give the Hub's answer.
 
         Args:
             hides_xet: members of JSON that tell of Xet are left out, too.
+            joins_pages: a list comes as a whole.
 
         Raises:
             RequestError: 413.
@@ -47,20 +49,45 @@ class PassThrough:
         fields = [*select_request_fields(request.headers), ("Accept-Encoding", "gzip")]
         hub = self._hub.on_behalf(request.headers, names_agent=True)
         async with head_timeout(self._limits):
-            opened = hub.forward(request.method, request.target, fields, token, body)
-            source = await opened.__aenter__()
-            status, headers = source.status, make_answer_fields(hub, request, source.headers)
+            page = await _open(hub.forward(request.method, request.target, fields, token, body))
+            status, headers = page.status, make_answer_fields(hub, request, page.headers)
             if status >= 400:
                 headers = [field for field in headers if field[0] != "Cache-Control"]
                 headers.append(("Cache-Control", "no-store"))
             if request.method == "HEAD" or status in (204, 304):
-                await opened.__aexit__(None, None, None)
+                await page.opened.__aexit__(None, None, None)
                 # The length of what we would send is not known: that of the Hub's answer may be of a coded one.
                 return Response(status, headers, no_blocks())
-            is_json = "json" in (source.headers.get("content-type") or "").lower()
+            is_json = "json" in (page.headers.get("content-type") or "").lower()
             members = MemberFilter(_XET_MEMBERS) if hides_xet and is_json else None
-            blocks = _pass_blocks(opened, source, source.headers, members, self._limits.gap_timeout)
-            return Response(status, headers, await _start(blocks))
+            if joins_pages and status == 200 and page.following is not None:
+                # What follows is of the first page alone.
+                headers = [field for field in headers if field[0] not in ("Link", "ETag")]
+                pieces = self._join(hub, page, fields, token)
+            else:
+                pieces = read_pieces(page, self._limits.gap_timeout)
+            return Response(status, headers, await _start(make_blocks(pieces, members)))
+
+    def _join(
+        self, hub: HubClient, page: Page, fields: list[tuple[str, str]], token: str | None
+    ) -> Pieces:
+        """Join a list's pages; further ones are asked for as the first one was, but for its conditions."""
+        fields = [field for field in fields if not field[0].startswith("If-")]
+
+        async def open_page(url: str) -> Page:
+            target = move_url(url, hub.bases, "")
+            if not target.startswith("/"):
+                raise UpstreamRefused("the Hub's list goes on elsewhere")
+            async with head_timeout(self._limits):
+                following = await _open(hub.forward("GET", target, fields, token))
+            if following.status != 200:
+                await following.opened.__aexit__(None, None, None)
+                raise UpstreamRefused(
+                    f"the Hub answered {following.status} in the middle of a list"
+                )
+            return following
+
+        return join_pages(page, self._limits.gap_timeout, open_page)
 
 
 def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> list[tuple[str, str]]:
@@ -71,6 +98,11 @@ def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> li
     fields = [field for field in fields if field[0] != "Vary"]
     add_vary(fields, *vary, "Authorization")
     return fields
+
+
+async def _open(opened: AbstractAsyncContextManager[HubAnswer]) -> Page:
+    """Wait for the head of an answer."""
+    return Page(opened, await opened.__aenter__())
 
 
 async def _start(blocks: AsyncGenerator[Block, None]) -> bytes | StartedBody:
@@ -87,35 +119,3 @@ async def _start(blocks: AsyncGenerator[Block, None]) -> bytes | StartedBody:
         await blocks.aclose()
         raise
     return b"".join(held)
-
-
-async def _pass_blocks(
-    opened: AbstractAsyncContextManager[object],
-    source: PlainSource,
-    headers: Headers,
-    members: MemberFilter | None,
-    timeout: float,
-) -> AsyncGenerator[Block, None]:
-    """Pass a body on, decoded, and without some members.
-
-    Args:
-        opened: the entered context that source came from; left when the body ends or is closed.
-        timeout: seconds without a byte.
-    """
-    try:
-        decoder = StreamDecoder(headers.get("content-encoding"))
-        buffer = bytearray(_BUFFER_SIZE)
-        while count := await source.receive_into(memoryview(buffer), timeout):
-            for piece in decoder.decode(bytes(memoryview(buffer)[:count])):
-                yield [piece if members is None else members.feed(piece)]
-        decoder.finish()
-        if members is not None:
-            yield [members.finish()]
-    except BrokenStream as exc:
-        raise UpstreamError(f"the Hub's answer broke off: {exc}") from exc
-    except TimeoutError as exc:
-        raise UpstreamTimeout("the Hub's answer stalled") from exc
-    except FormatError as exc:
-        raise UpstreamError(f"the Hub: {exc}") from exc
-    finally:
-        await opened.__aexit__(None, None, None)

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 _RANGES: Final = re.compile(r"\s*bytes\s*=(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
 # Blanks are not given back ("*+"): where a number may be empty, trying each split of a long run takes seconds.
 _SPEC: Final = re.compile(r"\s*+(\d*)\s*+-\s*+(\d*)\s*+", re.ASCII)
+_FROM_START: Final = re.compile(r"bytes=0-\d*", re.ASCII | re.IGNORECASE)
 _RESUMPTION: Final = re.compile(
     r"\s*+bytes\s*+=\s*+0*+[1-9]\d*+\s*+-\s*+", re.ASCII | re.IGNORECASE
 )
@@ -71,6 +72,11 @@ def parse_range(value: str, size: int) -> Span | None:
     """
     spans = parse_ranges(value, size)
     return spans[0] if spans is not None and len(spans) == 1 else None
+
+
+def is_from_start(value: str) -> bool:
+    """Tell whether a Range field asks for one part, from the first byte on."""
+    return _FROM_START.fullmatch(value) is not None
 
 
 def is_resumption(value: str) -> bool:

@@ -1,0 +1,101 @@
+"""Requests of clients that are not here themselves, as their sources have them: llama.cpp, and hf-hub in Rust."""
+
+import hashlib
+import json
+import urllib.parse
+
+import pytest
+
+from tests.e2e.clients import Connection, Reply
+from tests.e2e.shelf import EMPTY, LARGE, MANY, MODEL, NUM_MANY, SECRET, TOKEN, Shelf
+
+LLAMA = [("User-Agent", "llama-cpp/b9999-0123abc"), ("Accept", "application/json")]
+RUST = [("User-Agent", "unknown/None; hf-hub/0.5.0; rust/unknown")]
+
+
+def ask_json(connection: Connection, path: str, token: str | None) -> object:
+    reply = connection.ask(path, LLAMA, token=token)
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert "link" not in reply.headers
+    return json.loads(reply.body)
+
+
+class TestLlama:
+    """common/hf-cache.cpp and common/download.cpp."""
+
+    @pytest.mark.parametrize(("repo", "token"), [(MODEL, None), (SECRET, TOKEN)])
+    def test_a_model_is_found_and_downloaded(
+        self, shelf: Shelf, repo: str, token: str | None
+    ) -> None:
+        connection = Connection(shelf.server.url)
+        refs = ask_json(connection, f"/api/models/{repo}/refs", token)
+        assert isinstance(refs, dict)
+        (commit,) = [b["targetCommit"] for b in refs["branches"] if b["name"] == "main"]
+        tree = ask_json(connection, f"/api/models/{repo}/tree/{commit}?recursive=true", token)
+        assert isinstance(tree, list)
+        (entry,) = [e for e in tree if e["path"] == LARGE]
+        content = shelf.files[LARGE]
+        assert (entry["type"], entry["size"]) == ("file", len(content))
+        assert entry["lfs"]["oid"] == hashlib.sha256(content).hexdigest()
+        assert not [e for e in tree if "xetHash" in e]
+
+        path = f"/{repo}/resolve/{commit}/{urllib.parse.quote(LARGE)}"
+        head = connection.ask(path, LLAMA[:1], method="HEAD", token=token)
+        assert (head.status, head.headers["content-length"]) == (200, str(len(content)))
+        assert (head.headers["accept-ranges"], head.headers["etag"]) == (
+            "bytes", f'"{entry["lfs"]["oid"]}"',
+        )  # fmt: skip
+        whole = connection.ask(path, LLAMA[:1], token=token)
+        assert (whole.status, whole.body) == (200, content)
+        fields = [*LLAMA[:1], ("Range", f"bytes={len(content) - 1000}-")]
+        rest = connection.ask(path, fields, token=token)
+        assert (rest.status, rest.body) == (206, content[-1000:])
+        connection.close()
+
+    def test_a_long_list_comes_as_a_whole(self, shelf: Shelf) -> None:
+        connection = Connection(shelf.server.url)
+        target = f"/api/models/{MANY}/tree/main?recursive=true"
+        tree = ask_json(connection, target, None)
+        assert isinstance(tree, list)
+        paths = [entry["path"] for entry in tree if entry["type"] == "file"]
+        assert len(set(paths) - {".gitattributes"}) == NUM_MANY
+        pages = [entry for entry in shelf.control.requests() if "/tree/" in entry["path"]]
+        assert len(pages) > 1
+        first = connection.ask(target, [("User-Agent", "curl/8")])
+        assert 'rel="next"' in first.headers["link"]
+        assert json.loads(first.body) == tree[: len(json.loads(first.body))]
+        connection.close()
+
+
+class TestRust:
+    """hf-hub's api/sync.rs: metadata by a GET of the first byte, no redirects off the host."""
+
+    def probe(self, connection: Connection, path: str) -> Reply:
+        quoted = urllib.parse.quote(path)
+        fields = [*RUST, ("Range", "bytes=0-0")]
+        return connection.ask(f"/{MODEL}/resolve/main/{quoted}", fields)
+
+    def test_every_file(self, shelf: Shelf) -> None:
+        connection = Connection(shelf.server.url)
+        reply = connection.ask(f"/api/models/{MODEL}/revision/main", RUST)
+        info = json.loads(reply.body)
+        names = {sibling["rfilename"] for sibling in info["siblings"]} - {".gitattributes"}
+        assert names == set(shelf.files)
+        for name in names:
+            content = shelf.files[name]
+            first = self.probe(connection, name)
+            assert first.headers["x-repo-commit"] == info["sha"]
+            assert first.headers["etag"].strip('"')
+            assert int(first.headers["content-range"].rpartition("/")[2]) == len(content)
+            assert (first.status, first.body) == (206 if content else 200, content[:1])
+            path = f"/{MODEL}/resolve/main/{urllib.parse.quote(name)}"
+            assert connection.ask(path, RUST).body == content
+        connection.close()
+
+    def test_nothing_is_not_too_little(self, shelf: Shelf) -> None:
+        connection = Connection(shelf.server.url)
+        for name in (EMPTY, "empty.txt"):
+            reply = self.probe(connection, name)
+            assert (reply.status, reply.headers["content-length"]) == (200, "0")
+            assert reply.headers["content-range"] == "bytes */0"
+        connection.close()

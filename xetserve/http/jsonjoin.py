@@ -1,0 +1,75 @@
+"""Makes one JSON array of several as they pass, in bounded memory. The texts are not parsed."""
+
+from typing import Final
+
+from xetserve.errors import FormatError
+
+MAX_HELD: Final = (
+    4096  # bytes of blanks and closing brackets; nothing that is sensible ends with more
+)
+
+_BLANK: Final = b" \t\r\n"
+
+
+class ArrayJoiner:
+    """Joins arrays: feed the pieces of each, end_page() behind each, and finish() behind the last one."""
+
+    def __init__(self) -> None:
+        self._is_open = False  # the bracket of this array was seen
+        self._has_members = False  # this array has some
+        self._is_empty = True  # no array had any
+        self._held = b""  # may be the end of this array
+        self._lead = b"["
+
+    def feed(self, data: bytes) -> bytes:
+        """Take in a piece of an array; gives what is ready to go on.
+
+        Raises:
+            FormatError: it is no array.
+        """
+        data = self._held + data
+        if not self._is_open:
+            data = data.lstrip(_BLANK)
+            if not data:
+                self._held = b""
+                return b""
+            if not data.startswith(b"["):
+                raise FormatError("a page of a list is no JSON array")
+            self._is_open = True
+            data = data[1:]
+        if not self._has_members:
+            data = data.lstrip(_BLANK)
+        kept = data.rstrip(_BLANK + b"]")
+        self._held = data[len(kept) :]
+        if len(self._held) > MAX_HELD:
+            raise FormatError("a page of a list does not end")
+        return self._pass(kept)
+
+    def end_page(self) -> bytes:
+        """Take the end of an array; gives what is ready to go on.
+
+        Raises:
+            FormatError: it is no array.
+        """
+        held = self._held.rstrip(_BLANK)
+        if not self._is_open or not held.endswith(b"]"):
+            raise FormatError("a page of a list is no JSON array")
+        rest = self._pass(held[:-1].rstrip(_BLANK))
+        self._is_open = self._has_members = False
+        self._held = b""
+        return rest
+
+    def finish(self) -> bytes:
+        """Give the end of the whole."""
+        lead, self._lead = self._lead, b""
+        return lead + b"]"
+
+    def _pass(self, data: bytes) -> bytes:
+        """Put what has to stand there before members."""
+        if not data:
+            return b""
+        lead, self._lead = self._lead, b""
+        if not self._has_members and not self._is_empty:
+            lead += b","
+        self._has_members, self._is_empty = True, False
+        return lead + data
