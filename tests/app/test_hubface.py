@@ -140,3 +140,20 @@ class TestFiles:
         async with World().run() as client:
             status, headers, _ = await ask(client, URL, method="DELETE")
             assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+class TestRawFiles:
+    async def test_they_come_as_they_are(self) -> None:
+        text = b'{"xetHash": "of the file itself"}'
+        answer = http_answer(200, text, "Content-Type: application/json", f'ETag: "{OID}"',
+                             f"X-Repo-Commit: {COMMIT}", "Content-Security-Policy: none")  # fmt: skip
+        world = World({"hub": answer})
+        target = "/datasets/o/n/raw/refs%2Fpr%2F1/d/a%20%C3%BC.json"
+        async with world.run() as client:
+            status, headers, body = await ask(client, target)
+            assert (status, body, headers["x-repo-commit"]) == (200, text, COMMIT)
+            assert headers["content-security-policy"] == "default-src 'none'; sandbox"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert (await ask(client, "/o/n/raw/main/%2e%2e/a"))[0] == 400
+            assert (await ask(client, "/o/n/raw/main/a", method="POST"))[0] == 405
+        assert [request.target for request in world.hub.requests] == [target]

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launcher, OriginControl, Process, clean_environment, sha256_of
+from tests.conftest import (
+    Launcher,
+    OriginControl,
+    Process,
+    clean_environment,
+    need_program,
+    sha256_of,
+)
 from tests.e2e import shelf as shelves
 from tests.e2e.dataset import make_dataset
 from tests.e2e.shelf import Shelf
@@ -22,6 +29,8 @@ REPO = "tester/everything"
 # "cache", "workers" or both with a comma: how the shared servers run.
 VARIANT = os.environ.get("XETSERVE_TEST_VARIANT", "").split(",")
 OLD_CLIENT = ("huggingface_hub==0.36.2", "hf-xet==1.2.0")
+DATA_CLIENT = ("datasets==5.2.0", "huggingface_hub==2.4.0")
+NODE_CLIENT = "@huggingface/hub@2.17.5"
 UPLOAD = Path(__file__).with_name("upload.py")
 
 
@@ -64,6 +73,28 @@ def old_client(tmp_path_factory: pytest.TempPathFactory) -> str:
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, *OLD_CLIENT], check=True, timeout=110, capture_output=True)
     return python
+
+
+@pytest.fixture(scope="session")
+def data_client(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The interpreter of an environment with datasets, pandas and pyarrow, and without hf-xet."""
+    folder = tmp_path_factory.mktemp("data-client")
+    venv.create(folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    for command in (["install", *DATA_CLIENT], ["uninstall", "--yes", "hf-xet"]):
+        subprocess.run([*pip, *command], check=True, timeout=250, capture_output=True)
+    return python
+
+
+@pytest.fixture(scope="session")
+def node_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which Node finds the JavaScript client."""
+    folder = tmp_path_factory.mktemp("node-client")
+    (folder / "package.json").write_text('{"private": true}')
+    npm = [need_program("npm"), "install", "--silent", "--no-audit", "--no-fund", NODE_CLIENT]
+    subprocess.run(npm, cwd=folder, check=True, timeout=250, capture_output=True)
+    return folder
 
 
 def upload(

@@ -122,6 +122,7 @@ def test_a_broken_download_goes_on(shelf: Shelf, tmp_path: Path) -> None:
         (partial / name).write_bytes(content[:20_000_000])
     git(clone, "lfs", "pull")
     assert (clone / LARGE).read_bytes() == content
+    assert f'/objects/{digest}?size=***" 206 {len(content) - 20_000_000} ' in shelf.server.log
 
 
 def test_what_is_only_in_the_past_comes_as_the_hub_has_it(

@@ -8,6 +8,7 @@ import pytest
 from tests.origin.client import BASE, Client, XorbFile, plain
 from tests.origin.conftest import Clock
 from xetserve.origin.app import Origin
+from xetserve.origin.gitids import hash_object
 from xetserve.origin.resolve import make_disposition
 
 FILE = XorbFile([bytes(range(256)) * 4, b"\1" * 5000, b"end"])
@@ -248,3 +249,17 @@ def flip_last_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+async def test_raw_is_what_git_has(filled: Client) -> None:
+    listed = await filled.get_json("/api/models/me/repo/tree/main?recursive=true")
+    files = [entry for entry in listed if entry["type"] == "file"]
+    assert {"lfs" in entry for entry in files} == {True, False}
+    for entry in files:
+        answer = await filled.get(f"/me/repo/raw/main/{quote(entry['path'])}")
+        assert answer.status == 200
+        assert answer.header("ETag") == f'"{entry["oid"]}"'
+        assert hash_object("blob", answer.content) == entry["oid"]
+        assert answer.content.startswith(b"version https://git-lfs") == ("lfs" in entry)
+    missing = await filled.get("/me/repo/raw/main/no")
+    assert (missing.status, missing.header("X-Error-Code")) == (404, "EntryNotFound")

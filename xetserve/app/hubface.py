@@ -11,6 +11,7 @@ from xetserve.app.files import FileService
 from xetserve.app.hubpaths import (
     check_api_path,
     find_api_verb,
+    is_raw_path,
     is_resolve_path,
     is_tree_path,
     parse_resolve_path,
@@ -28,6 +29,11 @@ from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.hub import HubClient
 
 PLAIN: Final = "plain"
+# Files of strangers, served from our host: nothing may run in a browser.
+_INERT: Final = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; sandbox"),
+)
 # Clients that take the first page of a list for all of it.
 _WITHOUT_PAGES: Final = ("llama-cpp", "llama.cpp")
 
@@ -61,6 +67,7 @@ class HubFace:
         return (
             request.raw_path.startswith("/api/")
             or is_resolve_path(request.raw_path)
+            or is_raw_path(request.raw_path)
             or self._lfs.is_for(request)
             or self._registry.is_for(request)
         )
@@ -87,6 +94,13 @@ class HubFace:
         if self._management.is_for(request):
             return await self._management.answer(request, token)
         check_api_path(request.raw_path)
+        if is_raw_path(request.raw_path):
+            check_method(request, METHODS)
+            response = await self._api.answer(request, token, hides_xet=False)
+            names = {name for name, _ in _INERT}
+            kept = [field for field in response.headers if field[0] not in names]
+            response.headers = [*kept, *_INERT]
+            return response
         command = find_command_method(request.raw_path)
         if command is not None:
             check_method(request, (command, "OPTIONS"))

@@ -31,6 +31,11 @@ def is_resolve_path(raw_path: str) -> bool:
     return _split_resolve(raw_path) is not None
 
 
+def is_raw_path(raw_path: str) -> bool:
+    """Tell whether a path is for what git has of a file: /[datasets/|spaces/]{id}/raw/{revision}/{path}."""
+    return _split_file(raw_path[1:].split("/"), "raw") is not None
+
+
 def parse_resolve_path(raw_path: str) -> ResolvePath | None:
     """Read the path of a file; None: it is of another kind.
 
@@ -129,11 +134,15 @@ def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:
         # An id of one part shows by the commit behind it.
         size = 1 if _COMMIT.fullmatch("".join(parts[1:2])) else 2
         return (kind, parts[:size], parts[size:]) if kind and len(parts) > size + 1 else None
+    return _split_file(parts, "resolve")
+
+
+def _split_file(parts: list[str], verb: str) -> tuple[str, list[str], list[str]] | None:
     if parts[0] == "download":  # a route of ours
         return None
     kind = _PREFIXES.get(parts[0], "model")
     parts = parts if kind == "model" else parts[1:]
     for size in (2, 1):
-        if parts[size : size + 1] == ["resolve"] and len(parts) > size + 2:
+        if parts[size : size + 1] == [verb] and len(parts) > size + 2:
             return kind, parts[:size], parts[size + 1 :]
     return None

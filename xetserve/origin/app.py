@@ -1,6 +1,6 @@
 """The origin as one handler: a small Hub, a CAS and a data host made from a folder.
 
-    /api/..., /{repo}/resolve/..., /{repo}.git/info/lfs/..., /lfs/...     hub
+    /api/..., /{repo}/{resolve|raw}/..., /{repo}.git/info/lfs/..., /lfs/...     hub
     /v2/{repo}/manifests/..., /v2/{repo}/blobs/...                        hub, for ollama
     /v1/..., /v2/..., and the same without a version, for old clients     cas
     /data/{xorb hash}                                                     data
@@ -296,10 +296,11 @@ class Origin:
         for id_size in (2, 1):
             repo_id = unquote("/".join(parts[:id_size]))
             match request.method, parts[id_size:]:
-                case "GET" | "HEAD", ["resolve", revision, *path] if path:
+                case "GET" | "HEAD", ["resolve" | "raw" as what, revision, *path] if path:
                     repo = await self._gatekeeper.open_repo(request.headers, kind, repo_id)
+                    answer = self._resolve.raw if what == "raw" else self._resolve.resolve
                     name = unquote("/".join(path))
-                    return await self._resolve.resolve(request, repo, unquote(revision), name)
+                    return await answer(request, repo, unquote(revision), name)
                 case "POST", ["info", "lfs", "objects", "batch"] if repo_id.endswith(".git"):
                     return await self._lfs_batch(request, kind, repo_id.removesuffix(".git"))
         if request.method in ("GET", "HEAD") and parts == [""]:

@@ -22,6 +22,7 @@ from xetserve.http.ranges import (
 )
 from xetserve.origin.auth import hub_error
 from xetserve.origin.faults import Misbehaviour
+from xetserve.origin.gitids import make_pointer
 from xetserve.origin.hub import find_commit, is_true
 from xetserve.origin.library import Library
 from xetserve.origin.repos import Entry, Repo, RepoType
@@ -76,6 +77,19 @@ class ResolveApi:
         else:
             content_type = mimetypes.guess_type(path)[0] or "text/plain; charset=utf-8"
         headers += [("ETag", etag), ("Content-Type", content_type)]
+        return self._serve(request, entry, etag, headers)
+
+    async def raw(self, request: Request, repo: Repo, revision: str, path: str) -> Response:
+        """GET or HEAD /{id}/raw/{rev}/{path}: what git has, of a large file its pointer."""
+        commit = await find_commit(repo, revision)
+        entry = commit.entries.get(path)
+        if entry is None:
+            raise hub_error(404, f"Entry not found: {path}", "EntryNotFound", commit.id)
+        etag = f'"{entry.oid}"'
+        headers = [("X-Repo-Commit", commit.id), ("ETag", etag)]
+        headers.append(("Content-Type", "text/plain; charset=utf-8"))
+        if entry.sha256 is not None:
+            return Response(200, headers, make_pointer(entry.sha256, entry.size))
         return self._serve(request, entry, etag, headers)
 
     async def bridge(

@@ -22,7 +22,7 @@ from xetserve.upstream.hub import HubClient, RepoRef
 
 MAX_FILES: Final = 20_000  # remembered, of all repositories together: about 5 MiB
 LIFETIME: Final = 60.0  # seconds; what was pushed since is found behind the next listing
-_MAX_PAGE_SIZE: Final = 8 * 1024 * 1024  # bytes; a page has at most 1000 entries
+_MAX_PAGE_SIZE: Final = 4 * 1024 * 1024  # bytes; a page has at most 1000 entries
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
