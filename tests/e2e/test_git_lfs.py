@@ -147,6 +147,14 @@ def test_what_is_only_in_the_past_comes_as_the_hub_has_it(
     )
 
 
+def test_a_server_behind_a_server(shelf: Shelf, launcher: Launcher, tmp_path: Path) -> None:
+    outer = launcher.start(*serve_arguments(shelf.server.url))
+    clone = clone_pointers(tmp_path, lfs_url(outer.url, SECRET), {SMALL: shelf.files[SMALL]})
+    git(clone, "config", "http.extraHeader", f"Authorization: Bearer {TOKEN}")
+    git(clone, "lfs", "pull")
+    assert (clone / SMALL).read_bytes() == shelf.files[SMALL]
+
+
 def test_nothing_is_uploaded(shelf: Shelf, tmp_path: Path) -> None:
     clone = clone_pointers(tmp_path, lfs_url(shelf.server.url, MODEL), {SMALL: shelf.files[SMALL]})
     (clone / "new.bin").write_bytes(os.urandom(1000))
