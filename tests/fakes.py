@@ -92,7 +92,8 @@ class FakeResponse:
         await asyncio.sleep(0)
         if self._cut_at is not None and self._at >= self._cut_at:
             raise UpstreamError("cut")
-        part = self._data[self._at : self._at + min(self._piece, len(view))]
+        end = self._at + min(self._piece, len(view))
+        part = self._data[self._at : end if self._cut_at is None else min(end, self._cut_at)]
         view[: len(part)] = part
         self._at += len(part)
         return len(part)

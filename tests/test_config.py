@@ -48,6 +48,10 @@ SETTINGS = [
     for setting in dataclasses.fields(fields)
 ]
 every_setting = pytest.mark.parametrize(("section", "setting"), SETTINGS)
+SECRETS = [setting for setting in FIELDS if setting.metadata["is_secret"]]
+every_flag = pytest.mark.parametrize(
+    ("section", "setting"), [each for each in SETTINGS if each.values[1] not in SECRETS]
+)
 
 # A value other than the default for each parser: text, and what it becomes.
 OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
@@ -168,7 +172,7 @@ def test_a_setting_cannot_be_changed(section: str, setting: dataclasses.Field[An
 # Flags before environment before file
 
 
-@every_setting
+@every_flag
 def test_flags_win_over_environment_and_environment_over_file(
     section: str, setting: dataclasses.Field[Any], tmp_path: Path
 ) -> None:
@@ -199,7 +203,7 @@ def test_flags_win_over_environment_and_environment_over_file(
     assert config == expected
 
 
-@every_setting
+@every_flag
 def test_a_bad_value_is_named_with_its_source(
     section: str, setting: dataclasses.Field[Any], tmp_path: Path
 ) -> None:
@@ -216,6 +220,24 @@ def test_a_bad_value_is_named_with_its_source(
             load_config(flags, environ, config_file)
         assert str(caught.value).startswith(f"{source} must ")
         assert str(caught.value).endswith(f", not {bad!r}")
+
+
+def test_a_secret_is_read_from_file_or_environment_and_never_shown(tmp_path: Path) -> None:
+    (setting,) = SECRETS
+    secret = "correct horse battery"
+    in_file = write(tmp_path, f"[hub]\nnative_secret = '{secret}'\n")
+    for config in (
+        load_config({}, {}, in_file),
+        load_config({}, {"XETSERVE_NATIVE_SECRET": secret}),
+    ):
+        assert get(config, "hub", setting.name) == secret
+        assert secret not in repr(config)
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, {"XETSERVE_NATIVE_SECRET": "short"})
+    assert str(caught.value) == "XETSERVE_NATIVE_SECRET must have at least 16 characters"
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    assert flag_of(setting) not in parser.format_help()
 
 
 @pytest.mark.parametrize(
@@ -337,6 +359,8 @@ def test_help_names_flag_variables_and_default() -> None:
     add_flags(parser)
     text = re.sub(r"\s+", " ", parser.format_help())
     for setting in FIELDS:
+        if setting in SECRETS:
+            continue
         assert flag_of(setting) in text
         variables = ", ".join(setting.metadata["variables"])
         assert f"[{variables}; default {setting.default}]" in text

@@ -16,9 +16,9 @@ from xetserve import __version__
 from xetserve.app.admission import Admission, AdmissionLimits
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
-from xetserve.app.hubface import PLAIN
 from xetserve.app.redirect import insist_on_https
 from xetserve.app.status import Readiness
+from xetserve.app.xetmode import XetMode
 from xetserve.config import (
     AdmissionConfig,
     Config,
@@ -55,6 +55,7 @@ from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.values import OFF
+from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
 
 logger = logging.getLogger("xetserve")
 
@@ -155,8 +156,6 @@ def _run_serve(options: argparse.Namespace, config: Config) -> int:
     check_together(config)
     if config.cache.cache_dir:  # a folder that cannot be used stops the start
         prepare_folder(Path(config.cache.cache_dir))
-    if config.hub.xet_mode != PLAIN:
-        raise ConfigError("xet_mode must be plain: native and auto are not there yet")
     num_workers = config.server.workers or count_cores()
 
     def load() -> Config:
@@ -168,13 +167,16 @@ def _run_serve(options: argparse.Namespace, config: Config) -> int:
     endpoints = open_endpoints(config, os.environ, with_tls=True)
     readiness = Readiness()
     # Made here: all workers are one server.
-    making = _application(live, readiness, instance=f"xetserve-{secrets.token_hex(6)}")
+    secret = config.hub.native_secret
+    sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
+    instance = f"xetserve-{secrets.token_hex(6)}"
+    making = _application(live, readiness, instance=instance, sealer=sealer)
     return _serve(making, live, endpoints, f"hub {config.hub.hub_url}", num_workers, readiness)
 
 
 @asynccontextmanager
 async def _application(
-    live: Live, readiness: Readiness, *, instance: str
+    live: Live, readiness: Readiness, *, instance: str, sealer: Sealer
 ) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
     config = live.config
@@ -211,7 +213,8 @@ async def _application(
         compression=config.http.compression != "off",
         cors=CorsPolicy.parse(config.http.cors),
         readiness=readiness,
-        xet_mode=config.hub.xet_mode,
+        mode=XetMode(config.hub.xet_mode, config.hub.native_from),
+        sealer=sealer,
     )
     admission = Admission(application.handle, _admission_limits(config.admission))
     live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))

@@ -37,6 +37,7 @@ from xetserve.values import (
     parse_rate,
     parse_repo,
     parse_seconds,
+    parse_secret,
     parse_size,
     parse_text,
     parse_tls_version,
@@ -50,16 +51,27 @@ CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
 
 
 def _setting(
-    default: Any, parse: Callable[[str], Any], variables: str, help_text: str, *, metavar: str = ""
+    default: Any,
+    parse: Callable[[str], Any],
+    variables: str,
+    help_text: str,
+    *,
+    metavar: str = "",
+    is_secret: bool = False,
 ) -> Any:
-    """Declare a setting; variables are environment variables, the first one found counts."""
+    """Declare a setting; variables are environment variables, the first one found counts.
+
+    A secret has no flag, since everybody may see command lines, and is never shown.
+    """
     return field(
         default=default,
+        repr=not is_secret,
         metadata={
             "parse": parse,
             "variables": tuple(variables.split()),
             "help": help_text,
             "metavar": metavar,
+            "is_secret": is_secret,
         },
     )
 
@@ -236,11 +248,28 @@ class HubConfig:
         metavar="OWNER/NAME",
     )
     xet_mode: str = _setting(
-        "plain",
+        "auto",
         parse_xet_mode,
         "XETSERVE_XET_MODE",
-        "plain: Hub clients that know Xet are not told of it, and download over plain HTTP from here",
+        "plain: Hub clients that know Xet are not told of it, and download over plain HTTP from here; native: they "
+        "download Xet data from here; auto: natively what they would not download plain",
         metavar="MODE",
+    )
+    native_from: int = _setting(
+        50 * 1000**3,
+        parse_size,
+        "XETSERVE_NATIVE_FROM",
+        "with auto, bytes: larger files are offered natively; 0: all files",
+        metavar="SIZE",
+    )
+    native_secret: str = _setting(
+        "",
+        parse_secret,
+        "XETSERVE_NATIVE_SECRET",
+        "what native clients bring back is signed with a key made from it; several servers that one client "
+        "may come to have to share it. Without one, every start makes its own key",
+        metavar="SECRET",
+        is_secret=True,
     )
     upstream_timeout: float = _setting(
         8.0,
@@ -537,9 +566,9 @@ def add_flags(
     for name in sections:
         group = parser.add_argument_group(f"[{name}]")
         for setting in dataclasses.fields(SECTIONS[name]):
-            if setting.name in without:
-                continue
             meta = setting.metadata
+            if setting.name in without or meta["is_secret"]:
+                continue
             is_switch = meta["parse"] is parse_bool
             group.add_argument(
                 "--" + setting.name.replace("_", "-"),
@@ -636,7 +665,8 @@ def _load_section(
                 values[setting.name] = setting.metadata["parse"](text)
             except ValueError as exc:
                 shown = re.sub(r"//[^/\s]*@", "//***@", text)  # a URL may hold a password
-                raise ConfigError(f"{source} {exc}, not {shown!r}") from None
+                found_text = "" if setting.metadata["is_secret"] else f", not {shown!r}"
+                raise ConfigError(f"{source} {exc}{found_text}") from None
     for key in table:
         if key not in {setting.name for setting in dataclasses.fields(section)}:
             raise ConfigError(f"{path}: unknown key {key!r} in [{name}]")

@@ -122,6 +122,13 @@ def parse_xet_mode(text: str) -> str:
     return value
 
 
+def parse_secret(text: str) -> str:
+    """Read a secret that keys are made from, 16 characters or more; empty: none."""
+    if text and len(text.strip()) < 16:
+        raise ValueError("must have at least 16 characters")
+    return text.strip()
+
+
 def parse_log_level(text: str) -> str:
     """Read a log level."""
     level = text.strip().lower()

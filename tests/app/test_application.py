@@ -26,6 +26,7 @@ from tests.peers import (
 )
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
+from xetserve.app.xetmode import XetMode
 from xetserve.net.pool import ConnectionPool
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
@@ -34,6 +35,7 @@ from xetserve.upstream.hub import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2
+from xetserve.xet.sealing import KEY_SIZE, Sealer
 
 POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
 XORB = FakeXorb.make([bytes([n]) * 50_000 for n in range(8)])
@@ -43,6 +45,7 @@ NAME = format_hash(FILE.file_hash)
 TOKEN = "hf_clients_token"
 CAS_TOKEN = "cas_read_token"
 SIGNATURE = "X-Sig=signature"
+SEALER = Sealer(b"k" * KEY_SIZE)
 
 
 @dataclass
@@ -90,9 +93,13 @@ class World:
         return self._find("data", request) or http_answer(206, b"".join(XORB.records))
 
     @asynccontextmanager
-    async def run(self, *, allow_anonymous: bool = False) -> AsyncIterator[RawClient]:
+    async def run(
+        self, *, allow_anonymous: bool = False, mode: XetMode | None = None
+    ) -> AsyncIterator[RawClient]:
         async with self.hub, self.cas, self.data, open_pool() as pool:
-            app = Application(self._upstreams(pool), allow_anonymous=allow_anonymous)
+            app = Application(
+                self._upstreams(pool), allow_anonymous=allow_anonymous, mode=mode, sealer=SEALER
+            )
             async with serving(app.handle) as listener:
                 self.port = listener.port
                 async with connected(listener.port) as client:

@@ -367,17 +367,3 @@ def test_a_server_behind_a_server(place: Place, launcher: Launcher, tmp_path: Pa
     script = f"snapshot_download({REPO!r}, local_dir={str(tmp_path / 'out')!r})"
     run_script(sys.executable, outer.url, tmp_path / "home", script)
     assert read_tree(tmp_path / "out") == place.files
-
-
-@pytest.mark.parametrize("mode", ["native", "auto"])
-def test_a_mode_that_is_not_there_yet_stops_the_start(mode: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "xetserve", *serve_arguments("http://h", "--xet-mode", mode)],
-        capture_output=True,
-        text=True,
-        env=clean_environment(),
-        timeout=30,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "xet_mode must be plain" in done.stderr

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from xetserve.pipeline import ledger as ledger_module
 from xetserve.pipeline.ledger import Ledger, Ledgers
 from xetserve.xet.hashes import MerkleTree, hash_chunk
+from xetserve.xet.reconstruction import ChunkRange
 
 Chunk = tuple[int, int, bytes]  # position, size, hash
 
@@ -111,13 +112,74 @@ def test_a_chunk_that_reaches_into_the_next_is_a_contradiction() -> None:
     assert ledger.generation == 1
 
 
-def test_a_huge_file_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "MAX_FILE_CHUNKS", 100)
-    ledger = Ledger(FILE_HASH)
-    for chunk in CHUNKS:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for 100 chunks only."""
+    monkeypatch.setattr(ledger_module, "MAX_FILE_MEMORY", 5000)
+    monkeypatch.setattr(ledger_module, "FOLDED_AWAY", 30)
+
+
+def in_about_order(seed: int) -> list[Chunk]:
+    """The chunks as parallel readers come by them."""
+    source = random.Random(seed)
+    order = sorted(range(len(CHUNKS)), key=lambda number: number + source.randrange(40))
+    return [CHUNKS[number] for number in order]
+
+
+def note_all(ledger: Ledger, chunks: list[Chunk]) -> None:
+    for chunk in chunks:
+        ledger.note_source(b"x" * 32, ChunkRange(5, 6))
         ledger.note(*chunk)
         assert ledger.nbytes <= 5000 + 100
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("seed", range(5))
+def test_a_huge_file_that_is_read_in_about_its_order_is_proven(seed: int) -> None:
+    ledger = Ledger(FILE_HASH)
+    chunks = in_about_order(seed)
+    note_all(ledger, chunks[:-1])
+    assert not ledger.can_be_proven(SIZE)
+    note_all(ledger, [CHUNKS[5], chunks[-1], CHUNKS[20]])  # some come again
+    assert ledger.can_be_proven(SIZE)
     assert not ledger.is_complete(SIZE)
+    assert prove(ledger)
+    assert not ledger.is_proven  # there is no list
+    assert ledger.sources == {}
+    assert ledger.generation == 0
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("wrong", [0, 7, 120, 199])
+def test_a_wrong_chunk_of_a_huge_file_is_found(wrong: int) -> None:
+    ledger = Ledger(FILE_HASH)
+    chunks = [(a, b, bytes(32) if a == CHUNKS[wrong][0] else h) for a, b, h in in_about_order(1)]
+    note_all(ledger, chunks)
+    assert ledger.can_be_proven(SIZE)
+    assert not prove(ledger)
+    assert list(ledger.sources) == [b"x" * 32]
+    assert ledger.generation == 1
+    note_all(ledger, in_about_order(2))
+    assert prove(ledger)
+
+
+@pytest.mark.usefixtures("small")
+def test_whoever_begins_a_huge_file_anew_is_checked_anew() -> None:
+    ledger = Ledger(FILE_HASH)
+    note_all(ledger, CHUNKS[:150])
+    position, size, _ = CHUNKS[40]
+    note_all(ledger, [*CHUNKS[:40], (position, size, bytes(32)), *CHUNKS[41:]])
+    assert ledger.can_be_proven(SIZE)
+    assert not prove(ledger)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_huge_file_that_is_not_read_from_its_beginning_is_not_remembered() -> None:
+    ledger = Ledger(FILE_HASH)
+    note_all(ledger, CHUNKS[1:])
+    assert ledger.is_full
+    assert ledger.sources == {}
+    assert not ledger.can_be_proven(SIZE)
     assert ledger.nbytes < 2000
 
 

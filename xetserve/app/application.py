@@ -1,15 +1,18 @@
 """The handler: one request in, one response out."""
 
 from xetserve.app.auth import fingerprint, get_token
+from xetserve.app.casface import CasFace
 from xetserve.app.documents import pack_document
 from xetserve.app.files import FileService, Upstreams
-from xetserve.app.hubface import PLAIN, HubFace
+from xetserve.app.hubface import HubFace
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, split_path
 from xetserve.app.status import Readiness, get_health, get_ready, get_usage
+from xetserve.app.xetmode import XetMode
 from xetserve.errors import RequestError, XetserveError
 from xetserve.http.cors import METHODS, CorsPolicy
 from xetserve.http.messages import Request, Response
+from xetserve.xet.sealing import Sealer
 
 
 class Application:
@@ -20,7 +23,8 @@ class Application:
         compression: code answers for clients that ask for it.
         cors: which web pages may read answers.
         readiness: what /ready tells.
-        xet_mode: see HubFace.
+        mode: who is told of Xet.
+        sealer: seals what native clients bring back; needed unless the mode is plain.
     """
 
     def __init__(
@@ -31,11 +35,16 @@ class Application:
         compression: bool = True,
         cors: CorsPolicy | None = None,
         readiness: Readiness | None = None,
-        xet_mode: str = PLAIN,
+        mode: XetMode | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
         self._hub = upstreams.hub
         self._files = FileService(upstreams, compression=compression)
-        self._hub_face = HubFace(self._files, upstreams.hub, upstreams.limits, xet_mode=xet_mode)
+        mode = mode or XetMode()
+        self._cas_face: CasFace | None = None
+        if not mode.is_plain and sealer is not None:
+            self._cas_face = CasFace(upstreams, self._files.fetches, sealer)
+        self._hub_face = HubFace(self._files, upstreams.hub, upstreams.limits, mode, self._cas_face)
         self._readiness = readiness or Readiness()
         self._wants_token = not allow_anonymous
         self._compression = compression
@@ -63,6 +72,8 @@ class Application:
             takes_basic = self._hub_face.takes_basic(request)
             token = self._get_token(request, required=False, takes_basic=takes_basic)
             return await self._hub_face.answer(request, token)
+        if self._cas_face is not None and self._cas_face.is_for(request):
+            return await self._cas_face.answer(request)
         match split_path(request.raw_path):
             case [""]:
                 check_method(request, METHODS)

@@ -15,7 +15,13 @@ MAX_TOKEN_SIZE: Final = 4096  # characters
 _FINGERPRINT_CONTEXT: Final = "xetserve 2026 fingerprint of a client's token"
 
 
-def get_token(request: Request, *, required: bool, takes_basic: bool = False) -> str | None:
+def get_token(
+    request: Request,
+    *,
+    required: bool,
+    takes_basic: bool = False,
+    max_size: int = MAX_TOKEN_SIZE,
+) -> str | None:
     """Give the request's bearer token; None when there is none and none is required.
 
     Args:
@@ -33,7 +39,7 @@ def get_token(request: Request, *, required: bool, takes_basic: bool = False) ->
     if takes_basic and value[:6].lower() == "basic ":
         value = _read_basic(value[6:])
     match = _BEARER.fullmatch(value)
-    if len(values) > 1 or match is None or len(match[1]) > MAX_TOKEN_SIZE:
+    if len(values) > 1 or match is None or len(match[1]) > max_size:
         raise unauthorized("the Authorization header must be: Bearer, a space, a Hub token")
     return match[1]
 

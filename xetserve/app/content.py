@@ -9,6 +9,7 @@ from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Record
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.cas import Access
 from xetserve.upstream.hub import FileEntry, HubClient
@@ -94,12 +95,7 @@ class XetContent:
         return Opened(body, span, span.size if span else self._size, reader, self._file_hash)
 
     def _note(self, reader: FileReader) -> None:
-        """Add what a part took to the record; several parts are verified if all are."""
-        record, tally = self._record, reader.tally
-        record.upstream_bytes = (record.upstream_bytes or 0) + tally.upstream_bytes
-        record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes
-        record.cache_hits = (record.cache_hits or 0) + tally.cache_hits
-        record.is_verified = reader.is_verified and record.is_verified is not False
+        note_source(self._record, reader.tally, is_verified=reader.is_verified)
 
 
 class PlainContent:
@@ -135,6 +131,14 @@ class PlainContent:
             await body.aclose()
             raise UpstreamRefused("the Hub sent something else than the file it described")
         return Opened(body, span if is_part else None, expected if length is None else length)
+
+
+def note_source(record: Record, tally: Tally, *, is_verified: bool) -> None:
+    """Add what a part took to the record; several parts are verified if all are."""
+    record.upstream_bytes = (record.upstream_bytes or 0) + tally.upstream_bytes
+    record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes
+    record.cache_hits = (record.cache_hits or 0) + tally.cache_hits
+    record.is_verified = is_verified and record.is_verified is not False
 
 
 def _is_range(content_range: str | None, span: Span | None) -> bool:

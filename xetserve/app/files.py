@@ -14,6 +14,7 @@ from xetserve.app.hubpaths import ResolvePath
 from xetserve.app.representation import Representation, describe_entry, describe_hash
 from xetserve.app.router import get_revision, join_file_path, parse_repo
 from xetserve.app.sizes import FileSizes
+from xetserve.app.xetoffer import answer_file_info, offer_xet, wants_file_info
 from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response
@@ -59,6 +60,11 @@ class FileService:
         # Hub clients compare lengths, and resume what broke off: no codings, and a length wherever it is known.
         self._hub_answers = FileAnswers(None, with_length=True)
 
+    @property
+    def fetches(self) -> FetchTable:
+        """What is being fetched, for others who serve the same data."""
+        return self._fetches
+
     async def get_file(
         self, request: Request, owner: str, name: str, path: list[str], token: str | None
     ) -> Response:
@@ -84,12 +90,17 @@ class FileService:
             return await self._answer(self._answers, request, file, content)
 
     async def get_resolved(
-        self, request: Request, wanted: ResolvePath, token: str | None, *, hides_xet: bool
+        self,
+        request: Request,
+        wanted: ResolvePath,
+        token: str | None,
+        *,
+        native_above: int | None,
     ) -> Response:
         """Answer GET and HEAD for a file as the Hub does, but from here: nobody is redirected.
 
         Args:
-            hides_xet: see Representation.
+            native_above: bytes above which the client is told that a file is Xet; None: of no file.
 
         Raises:
             RequestError, UpstreamError, IntegrityError: as get_file.
@@ -98,14 +109,19 @@ class FileService:
         hub = self._up.hub.on_behalf(request.headers, names_agent=True)
         async with head_timeout(self._up.limits):
             entry = await hub.resolve(repo, revision, file_path, token)
+            is_native = native_above is not None and (entry.size or 0) > native_above
             file = replace(
                 describe_entry(
                     entry, file_path, revision, is_public=token is None, now=time.time()
                 ),
                 is_hub=True,
                 is_attached=request.query.get("download", "").lower() in ("1", "true"),
-                hides_xet=hides_xet,
+                hides_xet=True,
             )
+            if is_native and entry.file_hash is not None:
+                file = offer_xet(request, file, repo, entry, revision)
+                if wants_file_info(request):
+                    return answer_file_info(request, file, repo, entry, revision)
             return await self.get_described(request, hub, entry, file, repo, revision, token)
 
     async def get_described(

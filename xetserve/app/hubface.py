@@ -6,6 +6,7 @@ decides who may read what.
 
 from typing import Final
 
+from xetserve.app.casface import CasFace, ask_for_token
 from xetserve.app.commands import Commands, find_command_method
 from xetserve.app.files import FileService
 from xetserve.app.hubpaths import (
@@ -22,13 +23,13 @@ from xetserve.app.objects import ObjectService
 from xetserve.app.passthrough import PassThrough
 from xetserve.app.registry import RegistryApi
 from xetserve.app.router import check_method
+from xetserve.app.xetmode import ALL_FILES, XetMode
 from xetserve.errors import RequestError
-from xetserve.http.cors import METHODS
+from xetserve.http.cors import METHODS, add_vary
 from xetserve.http.messages import Headers, Request, Response
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.hub import HubClient
 
-PLAIN: Final = "plain"
 # Files of strangers, served from our host: nothing may run in a browser.
 _INERT: Final = (
     ("X-Content-Type-Options", "nosniff"),
@@ -47,11 +48,17 @@ class HubFace:
     """Answers the Hub's own URLs.
 
     Args:
-        xet_mode: "plain": clients that know Xet are not told of it, and so download over plain HTTP, from here.
+        mode: who is told of Xet.
+        cas: what those are led to; None: nobody is.
     """
 
     def __init__(
-        self, files: FileService, hub: HubClient, limits: ReadLimits, *, xet_mode: str = PLAIN
+        self,
+        files: FileService,
+        hub: HubClient,
+        limits: ReadLimits,
+        mode: XetMode,
+        cas: CasFace | None,
     ) -> None:
         self._files = files
         self._api = PassThrough(hub, limits)
@@ -60,7 +67,8 @@ class HubFace:
         objects = ObjectService(files, hub, limits)
         self._lfs = LfsApi(hub, objects, limits)
         self._registry = RegistryApi(self._api, objects)
-        self._xet_mode = xet_mode
+        self._mode = mode
+        self._cas = cas
 
     def is_for(self, request: Request) -> bool:
         """Tell whether a request is for the Hub."""
@@ -82,11 +90,19 @@ class HubFace:
         Raises:
             RequestError, UpstreamError, IntegrityError: it cannot be answered.
         """
-        hides_xet = self._hides_xet(request)
+        native_above = None if self._cas is None else self._mode.find_limit(request)
+        response = await self._answer(request, token, native_above)
+        if self._cas is not None:
+            add_vary(response.headers, "User-Agent", "Accept")
+        return response
+
+    async def _answer(
+        self, request: Request, token: str | None, native_above: int | None
+    ) -> Response:
         wanted = parse_resolve_path(request.raw_path)
         if wanted is not None:
             check_method(request, METHODS)
-            return await self._files.get_resolved(request, wanted, token, hides_xet=hides_xet)
+            return await self._files.get_resolved(request, wanted, token, native_above=native_above)
         if self._lfs.is_for(request):
             return await self._lfs.answer(request, token)
         if self._registry.is_for(request):
@@ -96,7 +112,7 @@ class HubFace:
         check_api_path(request.raw_path)
         if is_raw_path(request.raw_path):
             check_method(request, METHODS)
-            response = await self._api.answer(request, token, hides_xet=False)
+            response = await self._api.answer(request, token, native_above=ALL_FILES)
             names = {name for name, _ in _INERT}
             kept = [field for field in response.headers if field[0] not in names]
             response.headers = [*kept, *_INERT]
@@ -107,11 +123,15 @@ class HubFace:
             return await self._commands.pass_on(request, token)
         verb = find_api_verb(request.raw_path)
         check_method(request, ("POST", "OPTIONS") if verb == "paths-info" else METHODS)
-        if verb in ("xet-read-token", "xet-write-token") and hides_xet:
-            raise RequestError(404, "files come over plain HTTP from this server")
+        if verb in ("xet-read-token", "xet-write-token"):
+            if self._cas is None:
+                raise RequestError(404, "files come over plain HTTP from this server")
+            if verb == "xet-write-token":
+                raise RequestError(403, "nothing can be uploaded through this server")
+            # Whoever asks knows Xet, whatever it was told.
+            answer = await self._api.answer(ask_for_token(request), token, native_above=None)
+            return self._cas.make_token_answer(answer, request.base_url)
         joins_pages = is_tree_path(request.raw_path) and cannot_page(request.headers)
-        return await self._api.answer(request, token, hides_xet=hides_xet, joins_pages=joins_pages)
-
-    def _hides_xet(self, request: Request) -> bool:
-        """Tell whether a client is to take this for a Hub without Xet."""
-        return self._xet_mode == PLAIN
+        return await self._api.answer(
+            request, token, native_above=native_above, joins_pages=joins_pages
+        )

@@ -10,6 +10,7 @@ from xetserve.app.files import head_timeout
 from xetserve.app.pieces import HubAnswer, Page, Pieces, join_pages, make_blocks, read_pieces
 from xetserve.errors import UpstreamRefused
 from xetserve.http.cors import add_vary
+from xetserve.http.entryfilter import EntryFilter
 from xetserve.http.forwarding import move_url, select_answer_fields, select_request_fields
 from xetserve.http.jsonfilter import MemberFilter
 from xetserve.http.messages import Block, Headers, Request, Response
@@ -33,12 +34,18 @@ class PassThrough:
         self._limits = limits
 
     async def answer(
-        self, request: Request, token: str | None, *, hides_xet: bool, joins_pages: bool = False
+        self,
+        request: Request,
+        token: str | None,
+        *,
+        native_above: int | None,
+        joins_pages: bool = False,
     ) -> Response:
         """Give the Hub's answer.
 
         Args:
-            hides_xet: members of JSON that tell of Xet are left out, too.
+            native_above: members of JSON that tell of Xet are left out, except in entries of files larger than so many
+                bytes; None: everywhere.
             joins_pages: a list comes as a whole.
 
         Raises:
@@ -59,7 +66,7 @@ class PassThrough:
                 # The length of what we would send is not known: that of the Hub's answer may be of a coded one.
                 return Response(status, headers, no_blocks())
             is_json = "json" in (page.headers.get("content-type") or "").lower()
-            members = MemberFilter(_XET_MEMBERS) if hides_xet and is_json else None
+            members = _make_filter(native_above) if is_json else None
             if joins_pages and status == 200 and page.following is not None:
                 # What follows is of the first page alone.
                 headers = [field for field in headers if field[0] not in ("Link", "ETag")]
@@ -103,6 +110,13 @@ def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> li
 async def _open(opened: AbstractAsyncContextManager[HubAnswer]) -> Page:
     """Wait for the head of an answer."""
     return Page(opened, await opened.__aenter__())
+
+
+def _make_filter(native_above: int | None) -> MemberFilter | EntryFilter | None:
+    """Give what takes the words of Xet out of an answer; None: they stay."""
+    if native_above is None:
+        return MemberFilter(_XET_MEMBERS)
+    return None if native_above < 0 else EntryFilter(_XET_MEMBERS, native_above)
 
 
 async def _start(blocks: AsyncGenerator[Block, None]) -> bytes | StartedBody:

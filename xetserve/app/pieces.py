@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, Protocol
 from xetserve.app.bodies import PlainSource
 from xetserve.errors import BrokenStream, FormatError, UpstreamError, UpstreamTimeout
 from xetserve.http.encoding import StreamDecoder
+from xetserve.http.entryfilter import EntryFilter
 from xetserve.http.forwarding import find_link
 from xetserve.http.jsonfilter import MemberFilter
 from xetserve.http.jsonjoin import ArrayJoiner
@@ -98,7 +99,9 @@ async def join_pages(
     raise UpstreamError(f"the Hub's list has more than {MAX_PAGES} pages")
 
 
-async def make_blocks(pieces: Pieces, members: MemberFilter | None) -> AsyncGenerator[Block, None]:
+async def make_blocks(
+    pieces: Pieces, members: MemberFilter | EntryFilter | None
+) -> AsyncGenerator[Block, None]:
     """Make blocks of a body, without some members."""
     async with aclosing(pieces):
         async for piece in pieces:

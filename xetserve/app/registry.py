@@ -6,6 +6,7 @@ from xetserve.app.hubpaths import check_api_path, parse_registry_path
 from xetserve.app.objects import ObjectService, is_sha256
 from xetserve.app.passthrough import PassThrough
 from xetserve.app.router import check_method
+from xetserve.app.xetmode import ALL_FILES
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Request, Response
@@ -37,7 +38,7 @@ class RegistryApi:
         check_api_path(request.raw_path)
         if what == "manifests":
             # There is nothing of Xet in it, and its digest is of what it is.
-            return await self._api.answer(request, token, hides_xet=False)
+            return await self._api.answer(request, token, native_above=ALL_FILES)
         digest = name.removeprefix(_ALGORITHM)
         if digest == name or not is_sha256(digest):
             raise RequestError(404, "a blob is named sha256:, and 64 hex digits")

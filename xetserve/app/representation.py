@@ -34,6 +34,7 @@ class Representation:
     is_hub: described as the Hub does it: shown in the browser, X-Linked-Etag.
     is_attached: to be saved, whatever is_hub says.
     hides_xet: nothing tells that the file is Xet.
+    xet_fields: what leads Xet clients on, with is_hub.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Representation:
     is_hub: bool = False
     is_attached: bool = False
     hides_xet: bool = False
+    xet_fields: tuple[tuple[str, str], ...] = ()
 
     @property
     def zstd_etag(self) -> str | None:
@@ -96,7 +98,7 @@ class Representation:
             ("X-Xet-Hash", None if file_hash is None else format_hash(file_hash)),
         )
         fields += [(key, value) for key, value in optional if value is not None]
-        return fields + self.make_cache_fields(self.etag)
+        return [*fields, *self.xet_fields, *self.make_cache_fields(self.etag)]
 
     def make_zstd_fields(self) -> Fields:
         """Give the fields of an answer with the file coded: ranges and digests are of other bytes."""

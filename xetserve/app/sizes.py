@@ -20,6 +20,17 @@ class FileSizes:
         self._cas = cas
         self._known: OrderedDict[bytes, int] = OrderedDict()
 
+    def find(self, file_hash: bytes) -> int | None:
+        """Give the size of a file if it is remembered; that says nothing of who may read it."""
+        return self._known.get(file_hash)
+
+    def note(self, file_hash: bytes, size: int) -> None:
+        """Remember the size of a file."""
+        self._known[file_hash] = size
+        self._known.move_to_end(file_hash)
+        while len(self._known) > MAX_SIZES:
+            self._known.popitem(last=False)
+
     async def check_exists(self, access: Access, file_hash: bytes) -> None:
         """Make sure that there is such a file, and that it may be read.
 
@@ -43,9 +54,7 @@ class FileSizes:
         else:
             try:
                 answer = await self._cas.fetch_reconstruction(access, file_hash, _ALL)
-                self._known[file_hash] = answer.decoded_size
+                self.note(file_hash, answer.decoded_size)
             except RangeUnsatisfiable:
-                self._known[file_hash] = 0
-            while len(self._known) > MAX_SIZES:
-                self._known.popitem(last=False)
+                self.note(file_hash, 0)
         return self._known[file_hash]

@@ -11,12 +11,12 @@ class ByteRanges:
     """The frame of one multipart answer.
 
     media_type: of the file, repeated with every part.
-    size: of the file in bytes.
+    size: of the file in bytes; None: it is not known.
     boundary: must not occur in the content; a random one of 24 characters or more does not.
     """
 
     spans: Sequence[Span]
-    size: int
+    size: int | None
     media_type: str
     boundary: str
 

@@ -132,9 +132,9 @@ def parse_content_range(value: str) -> tuple[Span, int | None] | None:
     return span, size
 
 
-def format_content_range(span: Span, size: int) -> str:
-    """Write a Content-Range header for a 206 answer."""
-    return f"bytes {span.start}-{span.end - 1}/{size}"
+def format_content_range(span: Span, size: int | None) -> str:
+    """Write a Content-Range header for a 206 answer; size None: it is not known."""
+    return f"bytes {span.start}-{span.end - 1}/{'*' if size is None else size}"
 
 
 def format_unsatisfied_range(size: int) -> str:

@@ -92,7 +92,9 @@ class StoredBody:
                     if not await self._open_next():
                         return 0
                 if count := self._receive_cached(view):
-                    await asyncio.sleep(0)  # others have their turn; what is here is to be used first
+                    await asyncio.sleep(
+                        0
+                    )  # others have their turn; what is here is to be used first
                     return count
                 self._load_next(len(view))
             async with asyncio.timeout(timeout):

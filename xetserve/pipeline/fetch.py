@@ -48,9 +48,14 @@ class User(Protocol):
     """Who uses a fetch."""
 
     tally: Tally
+    is_packed: bool  # wants records as they are, decoded or not
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
-        """Give fetch info with a URL that is good, in place of one that has run out."""
+        """Give fetch info with a URL that is good, in place of one that has run out.
+
+        Raises:
+            UrlExpired: this user has none.
+        """
         ...
 
     def on_change(self) -> None:
@@ -138,14 +143,18 @@ class Fetch:
 
     # Users come and go.
 
-    def can_serve(self, uses: tuple[int, ...]) -> bool:
-        """Tell whether every chunk with uses is still here or to come."""
+    def can_serve(self, uses: tuple[int, ...], *, is_packed: bool = False) -> bool:
+        """Tell whether every chunk with uses is still here or to come; packed, if that is wanted."""
         if self.is_closed or self._error is not None:
             return False
         return all(
-            not count or chunk >= self._next_chunk or chunk in self._entries
+            not count or chunk >= self._next_chunk or self._has_kept(chunk, is_packed=is_packed)
             for chunk, count in enumerate(uses, self.chunks.start)
         )
+
+    def _has_kept(self, chunk: int, *, is_packed: bool) -> bool:
+        entry = self._entries.get(chunk)
+        return entry is not None and not (is_packed and entry.slab is None)
 
     def add_user(self, user: User, uses: tuple[int, ...]) -> None:
         """Keep chunks for one more user, as often as it needs each of them."""
@@ -281,7 +290,8 @@ class Fetch:
             return entry.decoded
         data = entry.record.decode()
         is_wanted_again = self._needed[chunk - self.chunks.start] > 1
-        if is_wanted_again and not isinstance(data, memoryview):
+        is_wanted_packed = any(user.is_packed for user in self._users)
+        if is_wanted_again and not is_wanted_packed and not isinstance(data, memoryview):
             self._keep_decoded(entry, data)
         return data
 
@@ -301,6 +311,14 @@ class Fetch:
         if entry.slab is None:
             return None
         return ChunkRecord(entry.record.header, memoryview(bytes(entry.record.payload)))
+
+    def get_record(self, chunk: int) -> ChunkRecord:
+        """Give a chunk's record, for a packed user; it lies in a slab, and is good until the chunk is released."""
+        return self._entries[chunk].record
+
+    def get_known_hash(self, chunk: int) -> bytes | None:
+        """Give the chunk hash if somebody has decoded and hashed the chunk already."""
+        return self._entries[chunk].chunk_hash
 
     def get_hash(self, chunk: int, data: Buffer) -> bytes:
         """Give the chunk hash of decoded bytes that decode gave."""
@@ -374,7 +392,7 @@ class Fetch:
             if isinstance(error, UrlExpired) and num_refreshes < MAX_REFRESHES:
                 num_refreshes += 1
                 EXPIRED_URLS.add()
-                self._info = await self._users[0].refresh(self._info)
+                self._info = await self._refresh(error)
             else:
                 cause = error
                 if not isinstance(cause, UpstreamError):
@@ -386,6 +404,15 @@ class Fetch:
                 logger.info("fetching chunk %d.. again: %s", self._next_chunk, error)
                 await asyncio.sleep(delay)
             error = None
+
+    async def _refresh(self, error: UrlExpired) -> FetchInfo:
+        """Get a good URL from whichever user has one."""
+        for user in list(self._users):
+            try:
+                return await user.refresh(self._info)
+            except UrlExpired:
+                continue
+        raise error
 
     async def _attempt(self) -> None:
         """Read the range once from its start, keeping the chunks that have not arrived before."""

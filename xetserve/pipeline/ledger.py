@@ -2,7 +2,9 @@
 
 A part of a file proves nothing by itself, since reconstructions carry no chunk hashes. But parts add up: once the hashes of
 all chunks are known, their root has to be the file hash. From then on the list is proven, and every later part is
-compared with it, chunk by chunk. Pure: positions are decoded bytes in the file.
+compared with it, chunk by chunk. Of a file with more chunks than may be remembered, the first ones are folded into the root and
+forgotten: whoever reads it from its beginning on, in about that order, gets proof all the same, but no list is left.
+Pure: positions are decoded bytes in the file.
 """
 
 from array import array
@@ -11,10 +13,13 @@ from collections import OrderedDict
 from typing import Final
 
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree
+from xetserve.xet.reconstruction import ChunkRange
 
 CHUNK_COST: Final = HASH_SIZE + 8  # bytes of memory for a chunk that is known
+XORB_COST: Final = 250  # and for a xorb that chunks came from
 MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
-MAX_FILE_CHUNKS: Final = MAX_MEMORY // 2 // CHUNK_COST  # of a larger file nothing is remembered
+MAX_FILE_MEMORY: Final = MAX_MEMORY // 2  # bytes
+FOLDED_AWAY: Final = 4096  # chunks that are forgotten at a time, at most
 
 CUT_SECONDS: Final = 3600.0  # within which somebody may try to go on with what they have
 MAX_CUTS: Final = 1000  # files
@@ -57,17 +62,20 @@ class Ledger:
 
     is_proven: whether they make the file hash; then they never change.
     generation: how often all was forgotten.
+    sources: where its chunks came from, by xorb: from the first of them to the last.
     """
 
     def __init__(self, file_hash: bytes) -> None:
         self.file_hash = file_hash
         self.is_proven = False
         self.generation = 0
+        self.sources: dict[bytes, ChunkRange] = {}
         self._runs: list[_Run] = []  # in order, with gaps between them
         self._num_chunks = 0
         self._is_full = False
         self._tree = MerkleTree()  # of the first chunks, when they start at 0
-        self._num_folded = 0
+        self._num_folded = 0  # of those that are known
+        self._base = 0  # bytes up to here are in the tree, and their chunks forgotten
 
     def __repr__(self) -> str:
         state = "proven" if self.is_proven else f"{len(self._runs)} runs"
@@ -76,7 +84,12 @@ class Ledger:
     @property
     def nbytes(self) -> int:
         """Memory that it takes, about."""
-        return 1000 + self._num_chunks * CHUNK_COST
+        return 1000 + self._num_chunks * CHUNK_COST + len(self.sources) * XORB_COST
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the file has more chunks than can be remembered, and nothing is."""
+        return self._is_full
 
     def matches(self, position: int, size: int, chunk_hash: bytes) -> bool:
         """Tell whether a proven list has this chunk at this position."""
@@ -89,8 +102,12 @@ class Ledger:
         """
         if self.is_proven or self._is_full:
             return
+        if position < self._base:
+            if position:
+                return
+            self._restart()  # somebody begins anew, and counts on all chunks being looked at
         at = len(self._runs) - 1
-        if at >= 0 and position == self._runs[at].end and self._num_chunks < MAX_FILE_CHUNKS:
+        if at >= 0 and position == self._runs[at].end and self.nbytes < MAX_FILE_MEMORY:
             self._runs[at].append(size, chunk_hash)
             self._num_chunks += 1
             return
@@ -111,26 +128,54 @@ class Ledger:
                 self.clear()
                 return
             run.extend(self._runs.pop(at + 1))
-        if self._num_chunks > MAX_FILE_CHUNKS:
+        if self.nbytes > MAX_FILE_MEMORY:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Forget some of the first chunks, once they are in the tree; or else everything."""
+        self.fold(FOLDED_AWAY)
+        count, self._num_folded = self._num_folded, 0
+        if not count:
             self.clear()
+            self.sources.clear()
             self._is_full = True
+            return
+        run = self._runs[0]
+        run.start = self._base = run.starts[count] if count < len(run.starts) else run.end
+        del run.starts[:count]
+        del run.hashes[: count * HASH_SIZE]
+        self._num_chunks -= count
+
+    def note_source(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
+        """Remember where chunks come from, unless the list is proven."""
+        if not self.is_proven and not self._is_full:
+            extend_range(self.sources, xorb_hash, chunks)
 
     def clear(self) -> None:
-        """Forget all chunks."""
+        """Forget all chunks, though not where they came from."""
         self.generation += 1
+        self.is_proven = False
+        self._restart()
+
+    def _restart(self) -> None:
         self._runs.clear()
         self._num_chunks = 0
         self._tree = MerkleTree()
         self._num_folded = 0
-        self.is_proven = False
+        self._base = 0
 
     def is_complete(self, size: int) -> bool:
         """Tell whether all chunks of a file of this size are known."""
-        return len(self._runs) == 1 and self._runs[0].start == 0 and self._runs[0].end == size
+        return not self._base and self.can_be_proven(size)
+
+    def can_be_proven(self, size: int) -> bool:
+        """Tell whether all chunks of a file of this size are known, or were."""
+        runs = self._runs
+        return len(runs) == 1 and runs[0].start == self._base and runs[0].end == size
 
     def fold(self, count: int) -> bool:
         """Fold up to so many of the first chunks into the root; tells whether there are more."""
-        if self.is_proven or not self._runs or self._runs[0].start:
+        if self.is_proven or not self._runs or self._runs[0].start != self._base:
             return False
         run = self._runs[0]
         end = min(len(run.starts), self._num_folded + count)
@@ -142,12 +187,26 @@ class Ledger:
         return end < len(run.starts)
 
     def prove(self) -> bool:
-        """Compare the root of a complete list, folded, with the file hash; a list that is wrong is forgotten."""
-        if not self.is_proven:
-            self.is_proven = self._tree.file_hash() == self.file_hash
-            if not self.is_proven:
-                self.clear()
-        return self.is_proven
+        """Compare the root of all chunks, folded, with the file hash; what is wrong is forgotten, and what is not all there."""
+        if self.is_proven:
+            return True
+        if self._tree.file_hash() != self.file_hash:
+            self.clear()
+            return False
+        self.sources.clear()
+        if self._base:
+            self._restart()
+        else:
+            self.is_proven = True
+        return True
+
+
+def extend_range(ranges: dict[bytes, ChunkRange], xorb_hash: bytes, chunks: ChunkRange) -> None:
+    """Have the range of a xorb reach over some chunks."""
+    seen = ranges.get(xorb_hash)
+    if seen is not None:
+        chunks = ChunkRange(min(seen.start, chunks.start), max(seen.end, chunks.end))
+    ranges[xorb_hash] = chunks
 
 
 class Ledgers:
@@ -180,6 +239,11 @@ class Ledgers:
         """Tell whether a file was cut within CUT_SECONDS."""
         when = self._cuts.get(file_hash)
         return when is not None and now - when < CUT_SECONDS
+
+    def was_cut_since(self, file_hash: bytes, since: float) -> bool:
+        """Tell whether a file was cut after a time, of the clock that note_cut was told."""
+        when = self._cuts.get(file_hash)
+        return when is not None and when >= since
 
     def trim(self) -> None:
         """Drop the ledgers that were used longest ago, if they are too large together."""

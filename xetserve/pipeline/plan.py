@@ -106,7 +106,7 @@ def make_plan(
         info = answer.find_fetch_info(term)
         number = numbers.setdefault((term.xorb_hash, info), len(numbers))
         if number == len(uses):
-            _check_fetch_range(info)
+            check_fetch_range(info)
             uses.append([0] * (info.chunks.end - info.chunks.start))
         for chunk in range(term.chunks.start, term.chunks.end):
             uses[number][chunk - info.chunks.start] += 1
@@ -126,8 +126,12 @@ def make_kept_plan(terms: Sequence[KnownTerm], limit: int | None) -> WindowPlan:
     return WindowPlan(whole, whole, 0, (), tuple(pieces))
 
 
-def _check_fetch_range(info: FetchInfo) -> None:
-    """Refuse a range whose chunks could not even be counted in bounded memory."""
+def check_fetch_range(info: FetchInfo) -> None:
+    """Refuse a range whose chunks could not even be counted in bounded memory.
+
+    Raises:
+        IntegrityError: it is no part of a xorb.
+    """
     size, count = info.byte_range.size, info.chunks.end - info.chunks.start
     if size > MAX_FETCH_SIZE:
         raise IntegrityError(f"a fetch range of {size} bytes, larger than a xorb")

@@ -8,7 +8,7 @@ import asyncio
 from typing import Final
 
 from xetserve.errors import IntegrityError
-from xetserve.pipeline.ledger import Ledger
+from xetserve.pipeline.ledger import Ledger, extend_range
 from xetserve.xet.hashes import MerkleTree, format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -39,10 +39,8 @@ class Proof:
 
     def note_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
         """Take in where the next chunks come from."""
-        seen = self.chunks.get(xorb_hash)
-        if seen is not None:
-            chunks = ChunkRange(min(seen.start, chunks.start), max(seen.end, chunks.end))
-        self.chunks[xorb_hash] = chunks
+        extend_range(self.chunks, xorb_hash, chunks)
+        self._ledger.note_source(xorb_hash, chunks)
 
     def add(self, position: int, size: int, chunk_hash: bytes) -> None:
         """Take in the next chunk, which has size decoded bytes."""
@@ -70,16 +68,29 @@ class Proof:
             if ledger.is_complete(self._tree.size):
                 ledger.is_proven = True  # it was told the same chunks, or has cleared itself
             return
-        if size is not None and ledger.is_complete(size) and not ledger.is_proven:
+        if size is not None and ledger.can_be_proven(size) and not ledger.is_proven:
             generation = ledger.generation
             while ledger.fold(FOLDED_AT_ONCE):  # noqa: ASYNC110 - others have their turn
                 await asyncio.sleep(0)
-            if ledger.generation == generation and not ledger.prove():
+            is_still = ledger.generation == generation and ledger.can_be_proven(size)
+            if is_still and not ledger.prove():
                 raise IntegrityError(
                     f"all parts together are not file {format_hash(ledger.file_hash)}"
                 )
         self.is_verified = ledger.is_proven and ledger.generation == self._generation
 
-    def fail(self) -> None:
-        """Forget what the ledger has: some of it is wrong."""
-        self._ledger.clear()
+    def fail(self) -> dict[bytes, ChunkRange]:
+        """Forget what the ledger has: some of it is wrong.
+
+        Gives the chunks that it may be, by xorb: those of this response, and of those before it that have not been proven.
+        A list that is proven stays: it is what shows who is wrong.
+        """
+        ledger = self._ledger
+        if ledger.is_proven:
+            return self.chunks
+        suspects = self.chunks | ledger.sources
+        for xorb_hash, chunks in self.chunks.items():
+            extend_range(suspects, xorb_hash, chunks)
+        ledger.clear()
+        ledger.sources.clear()
+        return suspects

@@ -247,10 +247,10 @@ class FileReader:
                 await self._proof.finish(self._size)
         except (IntegrityError, FormatError):
             INTEGRITY_FAILURES.add()
-            self._proof.fail()
+            suspects = self._proof.fail()
             if is_begun:
                 self._table.ledgers.note_cut(self._file_hash, time.monotonic())
-            for xorb_hash, chunks in self._proof.chunks.items():
+            for xorb_hash, chunks in suspects.items():
                 self._table.source.forget(xorb_hash, chunks)
             raise
         finally:

@@ -39,9 +39,12 @@ class Ticket:
         refresh: Refresh,
         on_change: Callable[[], None],
         tally: Tally,
+        *,
+        is_packed: bool = False,
     ) -> None:
         self.fetch = fetch
         self.tally = tally
+        self.is_packed = is_packed
         self.on_change = on_change
         self._refresh = refresh
         self._uses = list(step.uses)
@@ -163,18 +166,21 @@ class FetchTable:
         refresh: Refresh,
         on_change: Callable[[], None],
         tally: Tally,
+        *,
+        is_packed: bool = False,
     ) -> Ticket:
         """Join the fetch of a step's range, or make one; it is not started.
 
         Args:
             traffic, position: of the file, and where in it the window starts.
             tally: of the response.
+            is_packed: it wants records as they are.
         """
         key = (step.xorb_hash, step.info.chunks)
         fetch = self._fetches.get(key)
-        if fetch is not None and fetch.can_serve(step.uses):
+        if fetch is not None and fetch.can_serve(step.uses, is_packed=is_packed):
             self._shelf.pop(fetch, None)
-            return Ticket(fetch, step, refresh, on_change, tally)
+            return Ticket(fetch, step, refresh, on_change, tally, is_packed=is_packed)
         if fetch is not None and not fetch.is_used:
             self._drop(fetch)
         fetch = Fetch(
@@ -187,7 +193,7 @@ class FetchTable:
             far_side=self.far_side,
         )
         self._fetches[key] = fetch
-        return Ticket(fetch, step, refresh, on_change, tally)
+        return Ticket(fetch, step, refresh, on_change, tally, is_packed=is_packed)
 
     def close_ticket(self, ticket: Ticket, traffic: FileTraffic, position: int) -> None:
         """Close a ticket. Without other users its fetch is closed, too, or kept for followers."""

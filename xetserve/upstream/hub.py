@@ -267,18 +267,7 @@ class HubClient:
             if response.status != 200:
                 raise UpstreamError(f"the Hub answered {response.status} to a question for a token")
             body = await read_document(response, "the Hub", MAX_DOCUMENT_SIZE, self._timeout)
-        try:
-            answer = json.loads(body)
-            fresh = CasToken(
-                str(answer["casUrl"]).rstrip("/"), answer["accessToken"], float(answer["exp"])
-            )
-            is_bearer = _TOKEN.fullmatch(fresh.access_token) is not None  # it goes into a header
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            is_bearer = False
-        if not is_bearer:
-            raise UpstreamError("the Hub's token answer is not what it should be")
-        make_url(fresh.cas_url, "the Hub's CAS URL")
-        return fresh
+        return parse_cas_token(body)
 
     @asynccontextmanager
     async def open_plain(
@@ -428,6 +417,26 @@ class ReadAccess:
     async def renew_token(self) -> CasToken:
         """Give another token, after the CAS has refused the last one."""
         return await self._hub.renew_read_token(*self._arguments)
+
+
+def parse_cas_token(body: bytes) -> CasToken:
+    """Read the JSON of a token answer.
+
+    Raises:
+        UpstreamError: it is not what it should be.
+    """
+    try:
+        answer = json.loads(body)
+        fresh = CasToken(
+            str(answer["casUrl"]).rstrip("/"), answer["accessToken"], float(answer["exp"])
+        )
+        is_bearer = _TOKEN.fullmatch(fresh.access_token) is not None  # it goes into a header
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        is_bearer = False
+    if not is_bearer:
+        raise UpstreamError("the Hub's token answer is not what it should be")
+    make_url(fresh.cas_url, "the Hub's CAS URL")
+    return fresh
 
 
 def _authorization(token: str | None) -> list[tuple[str, str]]:

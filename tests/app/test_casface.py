@@ -1,0 +1,294 @@
+"""The CAS that we play: what native clients get from us, and what is asked behind us."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from typing import Any
+
+import pytest
+
+from tests.app.test_application import (
+    CAS_TOKEN,
+    CONTENT,
+    NAME,
+    SEALER,
+    SIGNATURE,
+    TOKEN,
+    XORB,
+    World,
+    ask,
+)
+from tests.peers import Answer, RawClient, Received, connected, http_answer
+from xetserve.app.xetmode import AUTO, NATIVE, XetMode
+from xetserve.http.messages import Headers, Request
+from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.xet.grants import open_grant, seal_grant
+from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2
+
+IN_NATIVE = XetMode(NATIVE)
+PACKED = b"".join(XORB.records)
+WHOLE = f"Range: bytes=0-{len(PACKED) - 1}"
+TOKEN_URL = "/api/models/o/n/xet-read-token/main"
+
+
+def make_world(**answers: Any) -> World:
+    """A world whose CAS knows where the file ends."""
+    world = World(answers)
+    given = answers.get("cas")
+
+    def cas(request: Received) -> Answer:
+        if given is not None:
+            return given(request) if callable(given) else given  # type: ignore[no-any-return]
+        start = int((request.get("range") or "").partition("=")[2].partition("-")[0])
+        if start >= len(CONTENT):
+            return http_answer(416)
+        return http_answer(200, json.dumps(to_v2(plan(world, start))).encode())
+
+    world.answers["cas"] = cas
+    return world
+
+
+def plan(world: World, start: int, query: str = SIGNATURE) -> Reconstruction:
+    chunks = ChunkRange(0, 8)
+    info = FetchInfo(chunks, XORB.byte_range(chunks), f"{world.data.base}/xorb?{query}")
+    term = Term(XORB.xorb_hash, chunks, len(CONTENT))
+    return Reconstruction(start, (term,), {XORB.xorb_hash: (info,)})
+
+
+async def get_token(client: RawClient) -> str:
+    status, _, body = await ask(client, TOKEN_URL)
+    assert status == 200
+    return str(json.loads(body)["accessToken"])
+
+
+async def get_target(client: RawClient) -> str:
+    """Where the data of the file is, here."""
+    token = await get_token(client)
+    status, _, body = await ask(client, f"/v2/reconstructions/{NAME}", token=token)
+    assert status == 200, body
+    ((entry,),) = json.loads(body)["xorbs"].values()
+    return str(entry["url"]).removeprefix("http://files.test")
+
+
+async def get_data(
+    client: RawClient, target: str, wanted: str = WHOLE
+) -> tuple[int, dict[str, str], bytes]:
+    return await ask(client, target, wanted, token=None)
+
+
+async def test_a_file_and_every_secret_where_it_belongs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        status, headers, body = await ask(client, TOKEN_URL)
+        value = json.loads(body)
+        assert (status, value["casUrl"]) == (200, "http://files.test")
+        assert headers["x-xet-cas-url"] == value["casUrl"]
+        assert headers["x-xet-access-token"] == value["accessToken"]
+        assert headers["x-xet-token-expiration"] == str(value["exp"])
+        assert headers["cache-control"] == "no-store"
+        target = await get_target(client)
+        status, headers, body = await get_data(client, target)
+        assert (status, body) == (206, PACKED)
+        assert headers["content-length"] == str(len(PACKED))
+        assert headers["content-range"] == f"bytes 0-{len(PACKED) - 1}/*"
+        assert {r.get("authorization") for r in world.hub.requests} == {f"Bearer {TOKEN}"}
+        assert {r.get("authorization") for r in world.cas.requests} == {f"Bearer {CAS_TOKEN}"}
+        assert {r.get("authorization") for r in world.data.requests} == {None}
+        assert TOKEN.encode() not in world.cas.received + world.data.received
+        assert value["accessToken"].encode() not in (
+            world.hub.received + world.cas.received + world.data.received
+        )
+    for secret in (TOKEN, CAS_TOKEN, SIGNATURE, value["accessToken"], target):
+        assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_what_the_hub_refuses_stays_refused(method: str) -> None:
+    answer = http_answer(403, b'{"error":"no"}', "X-Error-Code: GatedRepo")
+    async with make_world(token=answer).run(mode=IN_NATIVE) as client:
+        status, headers, body = await ask(client, TOKEN_URL, method=method)
+        assert (status, headers["x-error-code"]) == (403, "GatedRepo")
+        assert body == (b"" if method == "HEAD" else b'{"error":"no"}')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"casUrl":"http://[","accessToken":"t","exp":1}',
+        b'{"casUrl":"http://c","accessToken":"\\n","exp":1}',
+        json.dumps(
+            {"casUrl": "http://c", "accessToken": secrets.token_hex(40_000), "exp": 1}
+        ).encode(),
+    ],
+    ids=["nothing", "no token", "no URL", "not a token", "too long"],
+)
+async def test_a_token_answer_that_cannot_be_used_is_502(body: bytes) -> None:
+    async with make_world(token=http_answer(200, body)).run(mode=IN_NATIVE) as client:
+        status, _, answer = await ask(client, TOKEN_URL)
+        assert status == 502
+        assert set(json.loads(answer)) == {"error"}
+
+
+async def test_etags_of_tokens_are_not_passed_on() -> None:
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        status, _, _ = await ask(client, TOKEN_URL, 'If-None-Match: "x"')
+        assert status == 200
+        assert world.hub.requests[0].get("if-none-match") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (http_answer(401), 401),
+        (http_answer(403), 403),
+        (http_answer(404), 404),
+        (http_answer(416), 416),
+        (http_answer(429, b"", "Retry-After: 60"), 429),
+        (http_answer(500), 502),
+        (http_answer(501), 502),
+        (http_answer(503), 503),
+        (http_answer(504), 504),
+        (http_answer(200, b'{"terms":'), 502),
+        ("reset", 502),
+    ],
+)
+async def test_what_the_cas_says_is_what_clients_hear(answer: Answer, status: int) -> None:
+    world = make_world(cas=answer)
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        for version in ("/v1", "/v2", ""):
+            target = f"{version}/reconstructions/{NAME}"
+            found, headers, body = await ask(client, target, "Range: bytes=0-9", token=token)
+            assert found == status
+            assert set(json.loads(body)) == {"error"}
+            assert ("www-authenticate" in headers) == (status == 401)
+            assert ("retry-after" in headers) == (status == 429)
+        # The client renews its token, nobody else.
+        assert len(world.hub.requests) == 1
+
+
+async def test_the_cas_is_asked_every_time_and_for_the_size_once() -> None:
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        for _ in range(3):
+            target = f"/v2/reconstructions/{NAME}"
+            status, _, _ = await ask(client, target, "Range: bytes=5-99", token=token)
+            assert status == 200
+        asked = [request.get("range") for request in world.cas.requests]
+        assert asked.count("bytes=5-99") == 3
+        assert len(asked) == 4
+        reply = await ask(client, f"/v1/files/{NAME}", method="HEAD", token=token)
+        assert (reply[0], reply[1]["content-length"]) == (200, str(len(CONTENT)))
+
+
+async def test_an_upstream_url_that_is_too_long_is_502() -> None:
+    query = secrets.token_hex(9000)
+    world = make_world()
+    world.answers["cas"] = lambda request: http_answer(
+        200, json.dumps(to_v2(plan(world, 0, query))).encode()
+    )
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        status, _, body = await ask(client, f"/v2/reconstructions/{NAME}", token=token)
+        assert status == 502
+        assert b"too long" in body
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (http_answer(403), 403),
+        (http_answer(404), 502),
+        (http_answer(500), 502),
+        (http_answer(503), 503),
+        (http_answer(206, b"short"), 502),
+        (http_answer(206, bytes(len(PACKED))), 502),
+        ("reset", 502),
+    ],
+)
+async def test_trouble_with_data_before_the_head(answer: Answer, status: int) -> None:
+    world = make_world(data=answer)
+    async with world.run(mode=IN_NATIVE) as client:
+        target = await get_target(client)
+        for _ in range(2):  # and the connection goes on
+            found, _, body = await get_data(client, target)
+            assert found == status
+            assert set(json.loads(body)) == {"error"}
+            assert b"signature=" not in body
+
+
+async def test_damage_is_cut_and_urls_from_before_are_refused() -> None:
+    wrong = bytearray(PACKED)
+    wrong[:] = XORB.records[1] + XORB.records[0] + b"".join(XORB.records[2:])
+    assert len(wrong) == len(PACKED)
+    data: dict[str, bytes] = {"body": bytes(wrong)}
+    world = make_world(data=lambda request: http_answer(206, data["body"]))
+    async with world.run(mode=IN_NATIVE) as client:
+        target = await get_target(client)
+        before = INTEGRITY_FAILURES.total
+        try:  # as small as it is, it may not even begin
+            status, _, _ = await get_data(client, target)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            status = 502
+        assert status == 502
+        assert INTEGRITY_FAILURES.total == before + 1
+        data["body"] = PACKED
+        async with connected(world.port) as other:
+            status, _, body = await get_data(other, target)
+            assert (status, set(json.loads(body))) == (409, {"error"})
+            status, _, body = await get_data(other, await get_target(other))
+            assert (status, body) == (206, PACKED)
+
+
+async def test_a_url_is_good_for_a_while() -> None:
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        target = await get_target(client)
+        path, _, text = target.partition("?grant=")
+        grant = open_grant(SEALER, text)
+        assert grant is not None
+        assert 800 < grant.expires - grant.issued <= 900
+        for changes, status in (
+            ({"expires": time.time() + 60}, 206),
+            ({"expires": time.time() - 1}, 403),
+            ({"xorb_hash": bytes(32)}, 403),
+            ({"ranges": ()}, 403),
+        ):
+            other = seal_grant(SEALER, grant._replace(**changes))
+            found, _, _ = await get_data(client, f"{path}?grant={other}")
+            assert found == status, changes
+
+
+async def test_telemetry_is_taken_within_bounds() -> None:
+    async with make_world().run(mode=IN_NATIVE) as client:
+        for size, status in ((1000, 204), (300_000, 413)):
+            head = f"POST /v1/telemetry HTTP/1.1\r\nHost: h\r\nContent-Length: {size}\r\n\r\n"
+            await client.send(head.encode() + bytes(size))
+            assert (await client.read_answer())[0] == status
+
+
+@pytest.mark.parametrize(
+    ("mode", "agent", "limit"),
+    [
+        (XetMode(), "hf_hub/2.4.0; hf_xet/1.8.0", None),
+        (XetMode(NATIVE), "", -1),
+        (XetMode(NATIVE, 7), "curl/8", -1),
+        (XetMode(AUTO, 7), "unknown/None; hf_hub/2.4.0; python/3.11.7", 7),
+        (XetMode(AUTO, 7), "unknown/None; hf_hub/0.36.2", 7),
+        (XetMode(AUTO), "x; hf_xet/1.8.0", 50 * 10**9),
+        (XetMode(AUTO, 0), "hf-xet", 0),
+        (XetMode(AUTO, 7), "curl/8", None),
+        (XetMode(AUTO, 7), "", None),
+        (XetMode(AUTO, 7), "hf_hubbub; hf_xetra", None),
+    ],
+)
+def test_who_is_told_of_xet(mode: XetMode, agent: str, limit: int | None) -> None:
+    fields = [("User-Agent", agent)] if agent else []
+    assert mode.find_limit(Request("GET", "/", Headers(fields))) == limit

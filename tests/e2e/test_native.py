@@ -1,0 +1,651 @@
+"""Native Xet through the server: the official clients take tokens, reconstructions and packed data from it, and nothing else."""
+
+import http.client
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Launcher, OriginControl, Process, clean_environment, need_program
+from tests.e2e.clients import TIMEOUT, Connection, Reply, curl, run
+from tests.e2e.conftest import TOKEN, serve_arguments, upload
+from tests.e2e.test_cache import until
+from tests.e2e.test_hub_clients import (
+    OTHER_TOKEN,
+    PRIVATE,
+    REPO,
+    XET_FILE,
+    make_files,
+    read_tree,
+    run_script,
+)
+from xetserve.xet.grants import open_grant, seal_grant
+from xetserve.xet.sealing import Sealer, derive_key
+
+EDITED = "edited.bin"
+MULTIRANGE = {"HF_XET_CLIENT_ENABLE_MULTIRANGE_FETCHING": "1"}
+QUICK = {"HF_XET_CLIENT_RETRY_BASE_DELAY": "100ms", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3"}
+
+
+@dataclass
+class Place:
+    """An origin with a model of the files and a private one, and a folder for what belongs to a test."""
+
+    origin: Process
+    control: OriginControl
+    files: dict[str, bytes]
+    base: Path
+
+
+def make_edited(content: bytes) -> bytes:
+    """Content with parts replaced: most of its chunks are in the xorb of the original, with gaps."""
+    source = random.Random(6)
+    parts = [content]
+    for at in (1_900_000, 1_200_000, 500_000):
+        parts[:1] = [parts[0][:at], source.randbytes(50_000), parts[0][at + 150_000 :]]
+    return b"".join(parts)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    base = tmp_path_factory.mktemp("native")
+    files = make_files()
+    for name, content in files.items():
+        path = base / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    files[EDITED] = make_edited(files[XET_FILE])
+    (base / "more").mkdir()
+    (base / "more" / EDITED).write_bytes(files[EDITED])
+    (base / "secret").mkdir()
+    (base / "secret" / "secret.bin").write_bytes(random.Random(7).randbytes(400_000))
+    launched = Launcher(base)
+    try:
+        origin = launched.start(
+            *("origin", str(base / "origin"), "--host", "127.0.0.1", "--port", "0"),
+            *("--token", f"{TOKEN}=tester", "--token", f"{OTHER_TOKEN}=other", "--test-controls"),
+        )
+        make_private = f"HfApi().create_repo({PRIVATE!r}, private=True)"
+        run_script(sys.executable, origin.url, base / "home", make_private)
+        for repo, folder in ((REPO, "files"), (REPO, "more"), (PRIVATE, "secret")):
+            upload(sys.executable, origin.url, base / "home", "model", repo, base / folder)
+        yield Place(origin, OriginControl(origin.url), files, base)
+    finally:
+        launched.stop_all()
+
+
+@dataclass
+class Site:
+    """A server of a test's own in front of the place."""
+
+    place: Place
+    server: Process
+    cache: Path
+
+    @property
+    def control(self) -> OriginControl:
+        return self.place.control
+
+    def wait_for_cache(self) -> None:
+        """Wait until what is being written to the cache is there."""
+        until(lambda: not any((self.cache / "tmp").iterdir()))
+
+    def asked(self, kind: str) -> list[dict[str, Any]]:
+        """What the origin was asked, of a kind."""
+        return [request for request in self.control.requests() if request["kind"] == kind]
+
+
+Start = Callable[..., Site]
+
+
+@pytest.fixture
+def start(place: Place, tmp_path: Path) -> Iterator[Start]:
+    """Start servers. In the end only they may have asked the origin, and no token may have gone where it does not belong."""
+    launched = Launcher(tmp_path)
+    place.control.set_faults()
+    place.control.reset_requests()
+
+    def start_one(mode: str = "native", *flags: str, **environment: str) -> Site:
+        cache = tmp_path / "cache"
+        given = ("--xet-mode", mode, "--cache-dir", str(cache), "--cache-min-free", "0", *flags)
+        arguments = serve_arguments(place.origin.url, *given)
+        return Site(place, launched.start(*arguments, **environment), cache)
+
+    yield start_one
+    place.control.set_faults()
+    launched.stop_all()
+    requests = place.control.requests()
+    assert [r for r in requests if not re.match(r"xetserve/[0-9.]+( |$)", r["user_agent"])] == []
+    assert {r["authorization"] for r in requests if r["kind"] == "data"} <= {None}
+    for request in requests:
+        assert request["kind"] == "hub" or TOKEN not in (request["authorization"] or "")
+    for server in launched.running:
+        assert "Traceback" not in server.log
+        assert TOKEN not in server.log
+        assert "?grant=" not in server.log.replace("?grant=***", "")
+
+
+CLIENTS = {
+    "today's": ("new", {}),
+    "today's, several ranges at once": ("new", MULTIRANGE),
+    "today's, v1": ("new", {"HF_XET_CLIENT_RECONSTRUCTION_API_VERSION": "1"}),
+    "yesterday's": ("old", {}),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_whole_repository_and_a_single_file(
+    start: Start, place: Place, request: pytest.FixtureRequest, tmp_path: Path, client: str
+) -> None:
+    generation, environment = CLIENTS[client]
+    python = request.getfixturevalue("old_client") if generation == "old" else sys.executable
+    site = start()
+    script = f"""
+        snapshot_download(sys.argv[1], local_dir="{tmp_path}/model")
+        print(hf_hub_download(sys.argv[1], sys.argv[2]))
+    """
+    single = run_script(
+        python, site.server.url, tmp_path / "home", script, REPO, EDITED, **environment
+    )
+    assert read_tree(tmp_path / "model") == place.files
+    assert Path(single).read_bytes() == place.files[EDITED]
+    log = site.server.log
+    assert "/xet-read-token/" in log
+    assert "reconstructions/" in log
+    assert '"GET /xorbs/' in log
+
+
+JS_CLIENT = "@huggingface/hub@2.17.5"
+JS_SCRIPT = """
+    import { downloadFile } from "@huggingface/hub";
+    import { writeFileSync } from "node:fs";
+    const [hubUrl, accessToken, repo, path, target] = process.argv.slice(2);
+    const blob = await downloadFile({ hubUrl, accessToken, repo, path, xet: true });
+    writeFileSync(target, Buffer.from(await blob.arrayBuffer()));
+    console.log(blob.constructor.name);
+"""
+
+
+@pytest.fixture(scope="session")
+def js_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A script that downloads a file with the official client for JavaScript."""
+    folder = tmp_path_factory.mktemp("js-client")
+    install = [need_program("npm"), "install", "--silent", "--no-audit", "--no-fund", JS_CLIENT]
+    subprocess.run(install, cwd=folder, check=True, timeout=110, capture_output=True)
+    script = folder / "download.mjs"
+    script.write_text(JS_SCRIPT)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        pytest.param(("native",), "XetBlob", id="native"),
+        pytest.param(("auto", "--native-from", "0"), "XetBlob", id="auto, native preferred"),
+        pytest.param(("auto",), "WebBlob", id="auto"),
+        pytest.param(("plain",), "WebBlob", id="plain"),
+    ],
+)
+def test_the_client_for_javascript(
+    start: Start, place: Place, js_client: Path, tmp_path: Path, flags: tuple[str, ...], kind: str
+) -> None:
+    """It asks for all ranges of a xorb at once, and takes nothing but a multipart answer."""
+    site = start(*flags)
+    for name in (EDITED, XET_FILE):
+        arguments = (site.server.url, TOKEN, REPO, name, str(tmp_path / "out"))
+        done = run([need_program("node"), str(js_client), *arguments])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == kind
+        assert (tmp_path / "out").read_bytes() == place.files[name]
+
+
+def test_the_command_line_client(start: Start, place: Place, tmp_path: Path) -> None:
+    site = start()
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("hf")),
+            *("download", REPO, "--local-dir", str(tmp_path / "out")),
+        ],
+        env=clean_environment(
+            HF_ENDPOINT=site.server.url, HF_HOME=str(tmp_path / "home"), HF_TOKEN=TOKEN
+        ),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_tree(tmp_path / "out") == place.files
+    assert '"GET /xorbs/' in site.server.log
+
+
+def download(site: Site, home: Path, name: str, **environment: str) -> bytes:
+    """Download a file with today's client, with nothing kept from before."""
+    script = "print(hf_hub_download(sys.argv[1], sys.argv[2]))"
+    path = run_script(
+        sys.executable, site.server.url, home, script, REPO, name, **QUICK, **environment
+    )
+    return Path(path).read_bytes()
+
+
+def download_failing(site: Site, home: Path, name: str) -> None:
+    """The same for a download that must not end well; no file is left."""
+    script = """
+        try:
+            hf_hub_download(sys.argv[1], sys.argv[2])
+        except Exception as exc:
+            print(type(exc).__name__)
+    """
+    found = run_script(sys.executable, site.server.url, home, script, REPO, name, **QUICK)
+    assert found.endswith("Error")
+    assert [path for path in home.rglob(f"snapshots/*/{name}") if path.exists()] == []
+
+
+def download_plain(site: Site, target: Path, name: str) -> bytes:
+    """Download a file with curl."""
+    done = run(curl(f"{site.server.url}/{REPO}/resolve/main/{name}", target))
+    assert done.returncode == 0, done.stderr
+    return target.read_bytes()
+
+
+def count_packed(requests: list[dict[str, Any]]) -> int:
+    """Packed bytes that requests for data have asked for."""
+    total = 0
+    for asked in requests:
+        for part in asked["range"].removeprefix("bytes=").split(","):
+            first, _, last = part.partition("-")
+            total += int(last) - int(first) + 1
+    return total
+
+
+@pytest.mark.parametrize("name", [XET_FILE, EDITED])
+@pytest.mark.parametrize("is_native_first", [True, False], ids=["native first", "plain first"])
+def test_plain_and_native_clients_cost_the_packed_bytes_once(
+    start: Start, place: Place, tmp_path: Path, name: str, is_native_first: bool
+) -> None:
+    site = start()
+    expected = place.files[name]
+
+    def fetch(number: int, *, is_native: bool) -> int:
+        """Download the file; gives the packed bytes that the origin was asked for."""
+        site.control.reset_requests()
+        target = tmp_path / str(number)
+        given = download(site, target, name) if is_native else download_plain(site, target, name)
+        assert given == expected
+        site.wait_for_cache()
+        return count_packed(site.asked("data"))
+
+    first = fetch(1, is_native=is_native_first)
+    assert 0.99 * first < len(expected) <= first + 310_000  # zeros are packed to nothing
+    assert fetch(2, is_native=not is_native_first) == 0
+    site.control.set_faults(data_status_burst={"status": 500, "count": 10_000})
+    assert fetch(3, is_native=is_native_first) == 0
+
+
+ORIGINS: dict[str, dict[str, Any]] = {
+    "one URL for each range": {"v2_one_entry_per_range": True},
+    "one range at a time": {"multipart_off": True},
+    "no v2, for this file": {"v2_status": 404},
+    "no v2 at all": {"v2_status": 501},
+    "whole terms": {"untrimmed_terms": True},
+    "an expired URL": {"data_403_first": 1},
+    "URLs that expire at once, now and then": {"data_403_first": 3},
+    "tokens of twenty seconds": {"token_lifetime": 20},
+    "broken connections": {"reset_first": 2},
+    "short bodies": {"short_body_first": 2},
+    "an overloaded store": {"data_status_burst": {"status": 503, "count": 2}},
+    "an overloaded CAS": {"cas_status_burst": {"status": 503, "count": 2}},
+}
+
+
+@pytest.mark.parametrize("environment", [{}, MULTIRANGE], ids=["one by one", "several ranges"])
+@pytest.mark.parametrize("faults", ORIGINS)
+def test_whatever_the_origin_is_like(
+    start: Start, place: Place, tmp_path: Path, faults: str, environment: dict[str, str]
+) -> None:
+    site = start()
+    site.control.set_faults(**ORIGINS[faults])
+    assert download(site, tmp_path / "home", EDITED, **environment) == place.files[EDITED]
+    assert site.asked("data")
+
+
+def find_flip(place: Place, name: str, at: int) -> dict[str, Any]:
+    """The fault that inverts a byte of a file, which lies raw in a xorb."""
+    needle = place.files[name][at : at + 64]
+    for path in sorted((place.base / "origin" / "xorbs").iterdir()):
+        offset = path.read_bytes().find(needle) if len(path.name) == 64 else -1
+        if offset >= 0:
+            return {"flip_byte": {"xorb": path.name, "offset": offset}}
+    raise AssertionError("the bytes are packed")
+
+
+# The first bytes that EDITED got when it was edited, and bytes that it has from before.
+PLACES = {"in a xorb of its own": 500_100, "in a xorb of another file's": 1_000_000}
+
+
+@pytest.mark.parametrize("environment", [{}, MULTIRANGE], ids=["one by one", "several ranges"])
+@pytest.mark.parametrize("where", PLACES)
+def test_a_wrong_byte_fails_the_client_and_leaves_the_cache(
+    start: Start, place: Place, tmp_path: Path, where: str, environment: dict[str, str]
+) -> None:
+    site = start()
+    site.control.set_faults(**find_flip(place, EDITED, PLACES[where]))
+    download_failing(site, tmp_path / "wrong", EDITED)
+    assert "all parts together are not file" in site.server.log
+    site.wait_for_cache()
+    # Who begins anew gets the right file: nothing wrong was kept.
+    site.control.set_faults()
+    assert download(site, tmp_path / "right", EDITED, **environment) == place.files[EDITED]
+    # A file that is known is checked chunk by chunk, and what is damaged is fetched again.
+    for entry in site.cache.glob("??/*/*.xc"):
+        entry.unlink()
+    site.control.set_faults(**find_flip(place, EDITED, PLACES[where]))
+    download_failing(site, tmp_path / "again", EDITED)
+    assert "is not the file's" in site.server.log
+
+
+def test_a_plain_read_that_fails_leaves_nothing_wrong_to_native_clients(
+    start: Start, place: Place, tmp_path: Path
+) -> None:
+    site = start()
+    site.control.set_faults(**find_flip(place, XET_FILE, 1_500_000))
+    command = curl(f"{site.server.url}/{REPO}/resolve/main/{XET_FILE}", tmp_path / "out")
+    assert run(command).returncode in (18, 56)
+    site.wait_for_cache()
+    site.control.set_faults()
+    assert download(site, tmp_path / "home", XET_FILE) == place.files[XET_FILE]
+
+
+def test_workers_take_each_others_tokens_and_urls(
+    start: Start, place: Place, tmp_path: Path
+) -> None:
+    site = start("native", "--workers", "3")
+    for number in range(3):
+        assert download(site, tmp_path / str(number), EDITED) == place.files[EDITED]
+
+
+def test_a_server_behind_a_server(start: Start, place: Place, tmp_path: Path) -> None:
+    inner = start()
+    arguments = serve_arguments(inner.server.url, "--xet-mode", "native")
+    launched = Launcher(tmp_path / "home")
+    launched.folder.mkdir()
+    try:
+        outer = Site(place, launched.start(*arguments), inner.cache)
+        for number, environment in enumerate(({}, MULTIRANGE)):
+            home = tmp_path / str(number)
+            assert download(outer, home, EDITED, **environment) == place.files[EDITED]
+        assert '"GET /xorbs/' in outer.server.log
+        assert '"GET /xorbs/' in inner.server.log
+    finally:
+        launched.stop_all()
+
+
+class TestAuto:
+    """Only who would fail otherwise is sent another way."""
+
+    def test_ordinary_files_are_plain(self, start: Start, place: Place, tmp_path: Path) -> None:
+        site = start("auto")
+        assert download(site, tmp_path / "home", EDITED) == place.files[EDITED]
+        assert "/xorbs/" not in site.server.log
+
+    def test_files_above_the_limit_are_native(
+        self, start: Start, place: Place, tmp_path: Path
+    ) -> None:
+        site = start("auto", "--native-from", "1MB")
+        script = f"""
+            snapshot_download(sys.argv[1], local_dir="{tmp_path}/model")
+            for name in (sys.argv[2], "odd/100% + more.bin"):
+                info, = HfApi().get_paths_info(sys.argv[1], [name])
+                data = get_hf_file_metadata(hf_hub_url(sys.argv[1], name)).xet_file_data
+                print(info.xet_hash is not None, data is not None)
+        """
+        printed = run_script(
+            sys.executable, site.server.url, tmp_path / "home", script, REPO, XET_FILE
+        )
+        assert printed == "True True\nFalse False"
+        assert read_tree(tmp_path / "model") == place.files
+        log = site.server.log
+        asked = set(re.findall(r'"GET /v2/reconstructions/([0-9a-f]{64})', log))
+        assert len(asked) == 2  # the two large ones
+        assert re.search(r'"GET /\S+/resolve/\S+/odd/100%25%20%2B%20more.bin"', log)
+
+    def test_other_clients_are_told_nothing(self, start: Start) -> None:
+        site = start("auto", "--native-from", "0")
+        connection = Connection(site.server.url)
+        for target in (f"/{REPO}/resolve/main/{XET_FILE}", f"/api/models/{REPO}/tree/main"):
+            for agent, is_told in (("curl/8", False), ("x; hf_hub/2.4.0", True)):
+                reply = connection.ask(target, [("User-Agent", agent)])
+                assert (b"xetHash" in reply.body or "x-xet-hash" in reply.headers) is is_told
+                assert "user-agent" in reply.headers["vary"].lower()
+        # But whoever asks for a token knows what it is for.
+        assert connection.ask(f"/api/models/{REPO}/xet-read-token/main").status == 200
+        connection.close()
+
+
+def test_plain_serves_nothing_native(start: Start) -> None:
+    site = start("plain")
+    connection = Connection(site.server.url)
+    for target in (
+        f"/api/models/{REPO}/xet-read-token/main",
+        f"/v1/reconstructions/{'0' * 64}",
+        f"/xorbs/{'0' * 64}?grant=x",
+    ):
+        assert connection.ask(target, [("User-Agent", "x; hf_hub/2; hf_xet/1.8")]).status == 404
+    connection.close()
+
+
+SECRET_FILE = "secret.bin"
+SHARED_SECRET = "two servers know this"
+
+
+def ask(
+    site: Site, target: str, token: str | None = None, *fields: tuple[str, str], method: str = "GET"
+) -> Reply:
+    """Send one request with a token, or without any."""
+    connection = http.client.HTTPConnection(
+        site.server.url.removeprefix("http://"), timeout=TIMEOUT
+    )
+    given = [] if token is None else [("Authorization", f"Bearer {token}")]
+    connection.request(method, target, headers=dict([*given, *fields]))
+    answer = connection.getresponse()
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    reply = Reply(answer.status, headers, answer.read())
+    connection.close()
+    return reply
+
+
+def get_token(site: Site, repo: str = PRIVATE, token: str = TOKEN) -> str:
+    """A token for the CAS that the server plays."""
+    reply = ask(site, f"/api/models/{repo}/xet-read-token/main", token)
+    assert reply.status == 200
+    value = json.loads(reply.body)
+    assert value["casUrl"] == reply.headers["x-xet-cas-url"] == site.server.url
+    assert value["accessToken"] == reply.headers["x-xet-access-token"]
+    assert str(value["exp"]) == reply.headers["x-xet-token-expiration"]
+    return str(value["accessToken"])
+
+
+@dataclass
+class Private:
+    """A file that only its owner may read, warm in the cache."""
+
+    site: Site
+    content: bytes
+    file_hash: str
+    data_target: str  # the data URL that the owner got, and the range for it
+    range: str
+
+    def assert_refused(self, reply: Reply, *statuses: int) -> None:
+        assert reply.status in statuses, reply
+        assert "error" in json.loads(reply.body)
+        assert self.content[1000:1064] not in reply.body
+
+
+@pytest.fixture
+def private(start: Start, place: Place, tmp_path: Path) -> Private:
+    site = start("native", XETSERVE_NATIVE_SECRET=SHARED_SECRET)
+    script = f"print(hf_hub_download({PRIVATE!r}, {SECRET_FILE!r}))"
+    path = run_script(sys.executable, site.server.url, tmp_path / "home", script)
+    content = Path(path).read_bytes()
+    site.wait_for_cache()
+    assert list(site.cache.glob("??/*/*.xc"))
+    target = f"/{PRIVATE}/resolve/main/{SECRET_FILE}"
+    file_hash = ask(site, target, TOKEN, method="HEAD").headers["x-xet-hash"]
+    reply = ask(site, f"/v1/reconstructions/{file_hash}", get_token(site))
+    ((info,),) = json.loads(reply.body)["fetch_info"].values()
+    first, last = info["url_range"]["start"], info["url_range"]["end"]
+    assert info["url"].startswith(f"{site.server.url}/xorbs/")
+    target = info["url"].removeprefix(site.server.url)
+    site.control.reset_requests()
+    return Private(site, content, file_hash, target, f"bytes={first}-{last}")
+
+
+class TestRights:
+    """A warm cache gives nothing to who may not read the file."""
+
+    @pytest.mark.parametrize("token", [OTHER_TOKEN, None, "hf_" + "n" * 34])
+    def test_by_path_and_by_hash(self, private: Private, token: str | None) -> None:
+        for target in (
+            f"/download/{PRIVATE}/{SECRET_FILE}",
+            f"/{PRIVATE}/resolve/main/{SECRET_FILE}",
+            f"/download-hash/{private.file_hash}?repo={PRIVATE}",
+            f"/api/models/{PRIVATE}/xet-read-token/main",
+        ):
+            private.assert_refused(ask(private.site, target, token), 401, 403, 404)
+
+    def test_by_hash_through_another_repository(self, private: Private) -> None:
+        target = f"/download-hash/{private.file_hash}?repo={REPO}"
+        for token in (OTHER_TOKEN, TOKEN):
+            private.assert_refused(ask(private.site, target, token), 404)
+
+    @pytest.mark.parametrize("version", ["/v1", "/v2", ""])
+    def test_by_reconstruction(self, private: Private, version: str) -> None:
+        site, target = private.site, f"{version}/reconstructions/{private.file_hash}"
+        good = get_token(site)
+        own = Sealer(derive_key("somebody else's")).seal("token", [site.control.url, "x", 2e9])
+        for token in (None, TOKEN, "x", good[:-9] + "A" + good[-8:], own):
+            private.assert_refused(ask(site, target, token), 401)
+        for token in (get_token(site, REPO, OTHER_TOKEN), get_token(site, REPO)):
+            private.assert_refused(ask(site, target, token), 404)  # the CAS's own word
+        site.control.set_faults(token_lifetime=0)
+        private.assert_refused(ask(site, target, get_token(site)), 401)
+        site.control.set_faults()
+        assert ask(site, target, good).status == 200
+
+    def test_by_a_size(self, private: Private) -> None:
+        target = f"/v1/files/{private.file_hash}"
+        reply = ask(private.site, target, get_token(private.site), method="HEAD")
+        assert (reply.status, reply.headers["content-length"]) == (200, str(len(private.content)))
+        stranger = get_token(private.site, REPO, OTHER_TOKEN)
+        assert ask(private.site, target, stranger, method="HEAD").status == 404
+        assert ask(private.site, target, method="HEAD").status == 401
+
+    def test_by_data_url(self, private: Private) -> None:
+        site, wanted = private.site, ("Range", private.range)
+        path, _, text = private.data_target.partition("?grant=")
+        sealer = Sealer(derive_key(SHARED_SECRET))
+        grant = open_grant(sealer, text)
+        assert grant is not None
+        last = int(private.range.rpartition("-")[2])
+        stranger = Sealer(derive_key("somebody else's"))
+        for target in (
+            path,
+            f"{path}?grant=",
+            f"{path}?grant={text[:60]}{'B' if text[60] == 'A' else 'A'}{text[61:]}",
+            f"{path}?grant={seal_grant(stranger, grant)}",
+            f"{path}?grant={seal_grant(sealer, grant._replace(expires=time.time()))}",
+            f"/xorbs/{'1' * 64}?grant={text}",
+        ):
+            private.assert_refused(ask(site, target, TOKEN, wanted), 403)
+        for other in (f"0-{last + 1}", f"{last + 1}-{last + 2}", "0-", "-5", "5-3", "0-4,2-9", "x"):
+            reply = ask(site, private.data_target, None, ("Range", f"bytes={other}"))
+            private.assert_refused(reply, 403)
+        private.assert_refused(ask(site, private.data_target), 403)
+        # What is right is served, whoever brings it, from the cache.
+        reply = ask(site, private.data_target, None, wanted)
+        assert (reply.status, len(reply.body)) == (206, last + 1)
+        assert reply.headers["content-range"] == f"bytes 0-{last}/*"
+        assert private.content[1000:1064] in reply.body
+        part = ask(site, private.data_target, None, ("Range", "bytes=5-70000"))
+        assert (part.status, part.body) == (206, reply.body[5:70_001])
+        assert ask(site, private.data_target, method="HEAD").status == 200
+        assert site.asked("data") == []
+
+    def test_what_is_sealed_for_one_thing_is_no_good_for_another(self, private: Private) -> None:
+        text = private.data_target.partition("?grant=")[2]
+        target = f"/v1/reconstructions/{private.file_hash}"
+        private.assert_refused(ask(private.site, target, text), 401)
+        token = get_token(private.site)
+        path = private.data_target.partition("?")[0]
+        reply = ask(private.site, f"{path}?grant={token}", None, ("Range", private.range))
+        private.assert_refused(reply, 403)
+
+
+def test_servers_with_one_secret_take_each_others_tokens(private: Private, start: Start) -> None:
+    other = start("native", XETSERVE_NATIVE_SECRET=SHARED_SECRET)
+    stranger = start("native")
+    target = f"/v2/reconstructions/{private.file_hash}"
+    wanted = ("Range", private.range)
+    for site, status, data_status in ((other, 200, 206), (stranger, 401, 403)):
+        assert ask(site, target, get_token(private.site)).status == status
+        assert ask(site, private.data_target, None, wanted).status == data_status
+
+
+def test_what_else_a_native_client_asks(private: Private) -> None:
+    site = private.site
+    name = private.file_hash
+    token = get_token(site)
+    telemetry = ask(site, "/v1/telemetry", token, ("Content-Length", "0"), method="POST")
+    assert telemetry.status == 204
+    for target, status in (
+        ("/v1/reconstructions/xyz", 400),
+        (f"/v1/reconstructions/{'1' * 64}", 404),
+        (f"/v1/chunks/default/{name}", 404),
+        (f"/v1/reconstructions?file_id={name}", 404),
+        (f"/api/models/{PRIVATE}/xet-write-token/main", 403),
+    ):
+        given = TOKEN if target.startswith("/api") else token
+        private.assert_refused(ask(site, target, given), status)
+    target, size = f"/v2/reconstructions/{name}", len(private.content)
+    private.assert_refused(ask(site, target, token, method="POST"), 405)
+    for text, status in (
+        (f"bytes={size}-", 416),
+        (f"bytes={size}-{size + 5}", 416),
+        ("bytes=9-5", 416),
+        ("bytes=-5", 416),
+        (f"bytes={size - 1}-{size + 10**9}", 200),
+        ("bytes=5-", 200),
+    ):
+        assert ask(site, target, token, ("Range", text)).status == status, text
+
+
+def test_links_lead_here(start: Start) -> None:
+    site = start()
+    reply = ask(site, f"/{REPO}/resolve/main/{XET_FILE}", TOKEN, method="HEAD")
+    token_url, info_url = re.findall(r"<([^>]*)>", reply.headers["link"])
+    commit = reply.headers["x-repo-commit"]
+    assert token_url == f"{site.server.url}/api/models/{REPO}/xet-read-token/{commit}"
+    assert reply.headers["x-xet-refresh-route"] == token_url
+    assert info_url == f"{site.server.url}/v1/reconstructions/{reply.headers['x-xet-hash']}"
+    other = ask(site, f"/{REPO}/resolve/main/notes.txt", TOKEN, method="HEAD")
+    assert "link" not in other.headers
+    # Some would rather hear of the file than have it.
+    accept = ("Accept", "application/vnd.xet-fileinfo+json, */*")
+    info = ask(site, f"/{REPO}/resolve/main/{XET_FILE}", TOKEN, accept, ("Range", "bytes=0-0"))
+    assert (info.status, info.headers["content-type"]) == (200, accept[1].split(",")[0])
+    assert json.loads(info.body) == {
+        "hash": reply.headers["x-xet-hash"],
+        "refreshUrl": token_url,
+        "reconstructionUrl": info_url,
+    }
+    assert info.headers["x-linked-size"] == reply.headers["x-linked-size"]
+    plain = ask(site, f"/{REPO}/resolve/main/notes.txt", TOKEN, accept, ("Range", "bytes=0-0"))
+    assert (plain.status, plain.body) == (206, b"p")

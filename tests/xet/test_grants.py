@@ -1,0 +1,126 @@
+"""An upstream's URLs become ours, and say all that is needed to serve them."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from xetserve.errors import FormatError
+from xetserve.xet.grants import MAX_GRANT_SIZE, Grant, Granter, TermUse, open_grant
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
+from xetserve.xet.sealing import Sealer
+
+SEALER = Sealer(b"k" * 32)
+X, Y, FILE = b"x" * 32, b"y" * 32, b"f" * 32
+BASE = "http://us.test:1"
+
+
+@dataclass
+class Plan:
+    """Fetch ranges of ten chunks and a thousand bytes each, and terms over them."""
+
+    terms: list[Term] = field(default_factory=list)
+    infos: dict[bytes, list[FetchInfo]] = field(default_factory=dict)
+
+    def add(self, xorb: bytes, number: int, url: str = "http://data.test/signed") -> None:
+        chunks = ChunkRange(10 * number, 10 * number + 9)
+        bytes_ = ByteRange(1000 * number, 1000 * number + 900)
+        self.infos.setdefault(xorb, []).append(FetchInfo(chunks, bytes_, url))
+
+    def use(self, xorb: bytes, start: int, end: int, size: int) -> None:
+        self.terms.append(Term(xorb, ChunkRange(start, end), size))
+
+    def rewrite(self, start: int = 0, *, offset: int = 0, single: bool = False) -> Reconstruction:
+        answer = Reconstruction(
+            offset, tuple(self.terms), {x: tuple(each) for x, each in self.infos.items()}
+        )
+        granter = Granter(SEALER, BASE, issued=100.5, expires=1000.5)
+        return granter.rewrite(answer, start, FILE, 12_345, has_single_ranges=single)
+
+
+def read(url: str) -> Grant:
+    text = url.rpartition("?grant=")[2]
+    assert len(text) <= MAX_GRANT_SIZE
+    grant = open_grant(SEALER, text)
+    assert grant is not None
+    return grant
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_everything_needed_is_in_the_url(single: bool) -> None:
+    plan = Plan()
+    plan.add(X, 0)
+    plan.add(X, 2)
+    plan.add(Y, 1, "http://data.test/other")
+    plan.use(X, 2, 5, 300)
+    plan.use(Y, 10, 19, 900)
+    plan.use(X, 20, 29, 500)
+    plan.use(X, 0, 5, 400)
+    answer = plan.rewrite(5000, offset=7, single=single)
+    assert (answer.offset_into_first_range, list(answer.terms)) == (7, plan.terms)
+    first, second = answer.fetch_info[X]
+    assert (first.url == second.url) is not single
+    assert first.url.startswith(f"{BASE}/xorbs/{'78' * 32}?grant=")
+    assert [info[:2] for info in answer.fetch_info[X]] == [info[:2] for info in plan.infos[X]]
+    grant = read(first.url)
+    assert grant[:6] == (X, FILE, 12_345, "http://data.test/signed", 100.5, 1000.5)
+    assert grant.ranges[0].uses == (
+        TermUse(ChunkRange(0, 5), 4993 + 300 + 900 + 500, 400),
+        TermUse(ChunkRange(2, 5), 4993, 300),
+    )
+    assert read(second.url).ranges[-1].uses == (TermUse(ChunkRange(20, 29), 6193, 500),)
+    assert read(answer.fetch_info[Y][0].url).url == "http://data.test/other"
+
+
+def test_what_lies_in_a_range_is_found() -> None:
+    plan = Plan()
+    plan.add(X, 0)
+    plan.add(X, 1)
+    grant = read(plan.rewrite().fetch_info[X][0].url)
+    assert grant.find(ByteRange(0, 900)) == grant.ranges[0]
+    assert grant.find(ByteRange(1100, 1101)) == grant.ranges[1]
+    for outside in (ByteRange(0, 901), ByteRange(899, 1001), ByteRange(950, 960)):
+        assert grant.find(outside) is None
+
+
+def test_many_ranges_get_several_urls_of_bearable_length() -> None:
+    plan = Plan()
+    for number in range(3000):
+        plan.add(X, number, "http://data.test/" + "s" * 2000)
+        plan.use(X, 10 * number, 10 * number + 9, 77 * number)
+    infos = plan.rewrite().fetch_info[X]
+    assert [info[:2] for info in infos] == [info[:2] for info in plan.infos[X]]
+    urls = {info.url for info in infos}
+    assert 6 <= len(urls) < 100
+    for info in infos:
+        assert read(info.url).find(info.byte_range) is not None
+
+
+def test_too_many_uses_of_one_range_are_not_all_named() -> None:
+    plan = Plan()
+    plan.add(X, 0)
+    for number in range(50_000):
+        plan.use(X, number % 9, number % 9 + 1, number * number % 65_521)
+    (info,) = plan.rewrite().fetch_info[X]
+    assert 300 < len(read(info.url).ranges[0].uses) < 50_000
+
+
+def test_a_url_that_cannot_be_carried_is_an_error() -> None:
+    plan = Plan()
+    # Random enough not to shrink.
+    plan.add(X, 0, "http://data.test/" + SEALER.seal("x", list(range(0, 1_000_000, 97))))
+    with pytest.raises(FormatError, match="too long"):
+        plan.rewrite()
+
+
+def test_terms_before_the_file_are_an_error() -> None:
+    plan = Plan()
+    plan.add(X, 0)
+    plan.use(X, 0, 9, 900)
+    with pytest.raises(FormatError, match="byte -5 of the file"):
+        plan.rewrite(5, offset=10)
+
+
+def test_a_grant_is_not_printed() -> None:
+    plan = Plan()
+    plan.add(X, 0)
+    assert "http" not in repr(read(plan.rewrite().fetch_info[X][0].url))

@@ -1,0 +1,53 @@
+"""Sealed values come back as they were, or not at all."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
+
+SEALER = Sealer(b"k" * KEY_SIZE)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(value=VALUES.filter(lambda value: value is not None))
+def test_what_goes_in_comes_out(value: Any) -> None:
+    text = SEALER.seal("token", value)
+    assert SEALER.unseal("token", text) == value
+    assert text.isascii()
+    assert set(text) & set("+/=%&?# ") == set()
+
+
+@given(text=st.text(max_size=200) | st.binary(max_size=100).map(lambda data: data.hex()))
+def test_what_was_not_sealed_is_nothing(text: str) -> None:
+    assert SEALER.unseal("token", text) is None
+
+
+@given(at=st.integers(0, 10_000), char=st.sampled_from("Aa0_-"))
+def test_no_character_can_be_changed(at: int, char: str) -> None:
+    text = SEALER.seal("token", ["https://cas.example", "secret", 1.5])
+    at %= len(text) - 1  # some bits of the last one stand for nothing
+    changed = text[:at] + char + text[at + 1 :]
+    assert changed == text or SEALER.unseal("token", changed) is None
+
+
+@pytest.mark.parametrize(
+    ("sealer", "purpose"),
+    [
+        pytest.param(SEALER, "data", id="another purpose"),
+        pytest.param(Sealer(derive_key("other")), "token", id="another key"),
+    ],
+)
+def test_it_is_for_one_purpose_and_one_key(sealer: Sealer, purpose: str) -> None:
+    assert sealer.unseal(purpose, SEALER.seal("token", 1)) is None
+
+
+def test_a_secret_gives_one_key() -> None:
+    assert derive_key("same") == derive_key("same") != derive_key("other")
+    assert len(derive_key("")) >= KEY_SIZE

@@ -1,0 +1,232 @@
+"""The CAS as native Xet clients know it, with us in its place.
+
+    GET  /v1|/v2/reconstructions/{file hash}, and without a version as hf-xet 1.2 asks
+    HEAD /v1/files/{file hash}
+    POST /v1/telemetry
+    GET  /xorbs/{xorb hash}?grant=...          see xorbdata.py
+
+A client's access token is one that we have sealed: the CAS behind us and the token for it. That CAS is asked every time
+with that token, so it alone decides who may read what; of its answer only the data URLs are replaced.
+"""
+
+import re
+import time
+from dataclasses import replace
+from typing import Final
+
+from xetserve.app.answers import no_blocks
+from xetserve.app.auth import fingerprint, get_token
+from xetserve.app.files import Upstreams, head_timeout
+from xetserve.app.responses import CHALLENGE
+from xetserve.app.router import check_method
+from xetserve.app.sizes import FileSizes
+from xetserve.app.xorbdata import XorbData
+from xetserve.errors import (
+    FormatError,
+    RangeUnsatisfiable,
+    RequestError,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamRefused,
+)
+from xetserve.http.messages import Headers, Request, Response, json_response
+from xetserve.http.ranges import format_unsatisfied_range
+from xetserve.pipeline.tickets import FetchTable
+from xetserve.upstream.cas import Access
+from xetserve.upstream.hub import CasToken, parse_cas_token
+from xetserve.xet.grants import Granter
+from xetserve.xet.hashes import parse_hash
+from xetserve.xet.reconstruction import ByteRange, to_v1, to_v2
+from xetserve.xet.sealing import Sealer
+
+GRANT_SECONDS: Final = 900.0  # that a data URL is good for
+MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most
+MAX_TELEMETRY_SIZE: Final = 256 * 1024  # bytes
+_PURPOSE: Final = "token"
+_NO_END: Final = 2**53  # bytes; the CAS gives what there is
+_PATH: Final = re.compile(
+    r"/(?:v([12])/)?(reconstructions)/([^/]+)|/v1/(files)/([^/]+)|/v1/(telemetry)|/(xorbs)/([^/]+)"
+)
+_RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
+_NO_STORE: Final = (("Cache-Control", "no-store"), ("Vary", "Authorization"))
+
+
+class SealedAccess:
+    """The right that a client has brought with its token; only the client can renew it."""
+
+    def __init__(self, token: CasToken) -> None:
+        self._token = token
+
+    async def get_token(self) -> CasToken:
+        """Give the token."""
+        return self._token
+
+    async def renew_token(self) -> CasToken:
+        """Say that there is no other.
+
+        Raises:
+            UpstreamDenied: always, 401.
+        """
+        raise UpstreamDenied("the CAS refused the token", status=401)
+
+
+class CasFace:
+    """Answers what native clients ask a CAS."""
+
+    def __init__(self, upstreams: Upstreams, fetches: FetchTable, sealer: Sealer) -> None:
+        self._up = upstreams
+        self._sealer = sealer
+        self._sizes = FileSizes(upstreams.cas)
+        self._data = XorbData(fetches, sealer, upstreams.limits)
+
+    def is_for(self, request: Request) -> bool:
+        """Tell whether a request is for a CAS."""
+        return _PATH.fullmatch(request.raw_path) is not None
+
+    def make_token_answer(self, answer: Response, base_url: str) -> Response:
+        """Make the Hub's token answer one that leads to us.
+
+        Args:
+            answer: the Hub's, with a body of bytes.
+            base_url: how the client reaches us.
+
+        Raises:
+            UpstreamError: it is not what it should be.
+        """
+        if answer.status != 200 or not isinstance(answer.body, bytes):
+            return answer
+        token = parse_cas_token(answer.body)
+        sealed = self._sealer.seal(_PURPOSE, list(token))
+        if len(sealed) > MAX_SEALED_SIZE:
+            raise UpstreamRefused("the CAS token is too long to be passed on")
+        expires = int(token.expires)
+        fields = [
+            ("X-Xet-Cas-Url", base_url),
+            ("X-Xet-Access-Token", sealed),
+            ("X-Xet-Token-Expiration", str(expires)),
+        ]
+        value = {"casUrl": base_url, "accessToken": sealed, "exp": expires}
+        return json_response(200, value, [*fields, *_NO_STORE])
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: it cannot be answered.
+        """
+        match = _PATH.fullmatch(request.raw_path)
+        assert match is not None
+        version, reconstructions, name, files, file_name, telemetry, _, xorb_name = match.groups()
+        if reconstructions:
+            check_method(request, ("GET", "OPTIONS"))
+            return await self._reconstruct(request, name, int(version or 1))
+        if files:
+            check_method(request, ("HEAD", "OPTIONS"))
+            return await self._head_file(request, file_name)
+        if telemetry:
+            check_method(request, ("POST", "OPTIONS"))
+            await request.body.read(MAX_TELEMETRY_SIZE)  # nobody's business
+            return Response(204)
+        check_method(request, ("GET", "HEAD", "OPTIONS"))
+        return await self._data.answer(request, xorb_name)
+
+    async def _head_file(self, request: Request, name: str) -> Response:
+        file_hash, access = _parse_name(name), self._open_token(request)
+        async with head_timeout(self._up.limits):
+            size = await self._sizes.get(access, file_hash)
+        return Response(200, list(_NO_STORE), no_blocks(), size)
+
+    async def _reconstruct(self, request: Request, name: str, version: int) -> Response:
+        """Ask the CAS how a range of a file is built, and give its answer with our URLs.
+
+        Raises:
+            RequestError: 400, 401, 416.
+            UpstreamError: as the CAS says.
+        """
+        file_hash, access = _parse_name(name), self._open_token(request)
+        asked = self._parse_range(request.headers.get("range"), file_hash)
+        async with head_timeout(self._up.limits):
+            try:
+                answer = await self._up.cas.fetch_reconstruction(access, file_hash, asked)
+            except RangeUnsatisfiable:
+                raise self._unsatisfiable(file_hash) from None
+            end = asked.start + answer.decoded_size
+            size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
+        now = time.time()
+        granter = Granter(self._sealer, request.base_url, issued=now, expires=now + GRANT_SECONDS)
+        try:
+            given = granter.rewrite(
+                answer, asked.start, file_hash, size, has_single_ranges=version == 1
+            )
+        except FormatError as exc:
+            raise UpstreamError(f"the CAS: {exc}") from None
+        return json_response(200, to_v1(given) if version == 1 else to_v2(given), _NO_STORE)
+
+    async def _find_size(self, access: Access, file_hash: bytes, end: int, *, is_last: bool) -> int:
+        """Give the size of a file; it tells when all of its chunks have been seen.
+
+        Args:
+            end: byte up to which the file is known to reach.
+            is_last: the file ends there.
+        """
+        size = end if is_last else self._sizes.find(file_hash)
+        if size is None:
+            try:
+                rest = ByteRange(end, _NO_END)
+                answer = await self._up.cas.fetch_reconstruction(access, file_hash, rest)
+                size = end + answer.decoded_size
+            except RangeUnsatisfiable:
+                size = end
+        self._sizes.note(file_hash, size)
+        return size
+
+    def _parse_range(self, value: str | None, file_hash: bytes) -> ByteRange:
+        """Read the Range of a question: positions in the file.
+
+        Raises:
+            RequestError: 416, malformed, or of another form than clients use.
+        """
+        if value is None:
+            return ByteRange(0, _NO_END)
+        match = _RANGE.fullmatch(value.strip())
+        start, last = (int(match[1]), int(match[2] or _NO_END - 1)) if match else (1, 0)
+        if start > last:
+            raise self._unsatisfiable(file_hash)
+        return ByteRange(start, last + 1)
+
+    def _unsatisfiable(self, file_hash: bytes) -> RequestError:
+        size = self._sizes.find(file_hash)
+        field = [] if size is None else [("Content-Range", format_unsatisfied_range(size))]
+        return RequestError(416, "the file has no such bytes", field)
+
+    def _open_token(self, request: Request) -> SealedAccess:
+        """Give what a client's token is a seal on.
+
+        Raises:
+            RequestError: 401, it is not ours, or has run out.
+        """
+        text = get_token(request, required=True, max_size=MAX_SEALED_SIZE)
+        assert text is not None
+        request.record.token = fingerprint(text)
+        value = self._sealer.unseal(_PURPOSE, text)
+        if value is None:
+            raise RequestError(401, "the access token is not one of this server's", [CHALLENGE])
+        token = CasToken(*value)
+        if time.time() >= token.expires:
+            raise RequestError(401, "the access token has expired", [CHALLENGE])
+        return SealedAccess(token)
+
+
+def _parse_name(name: str) -> bytes:
+    try:
+        return parse_hash(name)
+    except ValueError as exc:
+        raise RequestError(400, str(exc)) from None
+
+
+def ask_for_token(request: Request) -> Request:
+    """Give the request to the Hub for a token: whole, whatever version the client has, with a body even for HEAD."""
+    fields = (
+        (name, value) for name, value in request.headers if not name.lower().startswith("if-")
+    )
+    return replace(request, method="GET", headers=Headers(fields))

@@ -1,0 +1,272 @@
+"""From a range of a xorb to its packed bytes as they are, for clients that unpack them themselves.
+
+They come the way of all data: one fetch for all who want the range, plain readers among them, from the disk cache where it is
+there. And no chunk leaves unseen: each is decoded, hashed and noted in the file's ledger at every place where the file
+has it. A proven file is held against its list chunk by chunk; of any other, the answer that completes the list ends only
+if the list makes the file hash.
+
+What a client of an unproven file has got before may be the wrong part. So when the list turns out wrong, or the same place
+of the file has had two different chunks, the file counts as cut: whoever serves data URLs has to refuse those from
+before (Ledgers.was_cut_since), or a client would go on with one answer repeated and the damage undetected.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
+
+from xetserve.errors import FormatError, IntegrityError, UpstreamTimeout, UrlExpired
+from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.pipeline.pacing import Pacer
+from xetserve.pipeline.plan import Step, check_fetch_range
+from xetserve.pipeline.proof import Proof
+from xetserve.pipeline.reader import MAX_REJECTS
+from xetserve.pipeline.source import Tally
+from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
+from xetserve.xet.compression import Buffer
+from xetserve.xet.grants import Grant, GrantedRange, TermUse
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
+from xetserve.xet.xorb import make_chunk_header
+
+
+class _Places:
+    """Where in the file the chunks of a range are, going through them in order.
+
+    Args:
+        uses: terms, by their first chunk.
+    """
+
+    def __init__(self, uses: Sequence[TermUse]) -> None:
+        self._coming = list(reversed(uses))
+        self._open: list[tuple[TermUse, int]] = []  # and the decoded bytes of it that have passed
+
+    def find(self, chunk: int) -> list[int]:
+        """Give the positions of the next chunk, in bytes."""
+        while self._coming and self._coming[-1].chunks.start == chunk:
+            self._open.append((self._coming.pop(), 0))
+        return [use.position + done for use, done in self._open]
+
+    def pass_by(self, chunk: int, size: int) -> None:
+        """Go on behind a chunk of size decoded bytes.
+
+        Raises:
+            IntegrityError: a term has another size than promised.
+        """
+        still_open = []
+        for use, done in self._open:
+            done += size
+            is_last = chunk + 1 >= use.chunks.end
+            if done > use.decoded_size or (is_last and done != use.decoded_size):
+                raise IntegrityError(f"a term of {done} decoded bytes, expected {use.decoded_size}")
+            if not is_last:
+                still_open.append((use, done))
+        self._open = still_open
+
+
+class PackedReader:
+    """Reads one range of one xorb, once.
+
+    Args:
+        granted: one of the grant's ranges.
+        wanted: bytes of the xorb, within that range.
+        gap_timeout: seconds without a block for the client, retries included, before the read fails.
+
+    tally: where its bytes have come from so far.
+    """
+
+    def __init__(
+        self,
+        table: FetchTable,
+        grant: Grant,
+        granted: GrantedRange,
+        wanted: ByteRange,
+        *,
+        gap_timeout: float,
+    ) -> None:
+        self._table = table
+        self._grant = grant
+        self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
+        self._places = _Places(granted.uses)
+        self._wanted = wanted
+        self._gap_timeout = gap_timeout
+        self._ledger = table.ledgers.get(grant.file_hash)
+        self._generation = self._ledger.generation
+        self._proof = Proof(self._ledger, is_whole=False)
+        self._pacer = Pacer()
+        self._deadline = 0.0
+        self._spare_url = False  # whether the fetch is another's, so that our URL was not tried
+        self.tally = Tally()
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether all that was read is the file's; known once the last block is given out."""
+        return self._proof.is_verified
+
+    async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
+        """Give the packed bytes, in blocks; a block's buffers are good until the next one is asked for.
+
+        Raises:
+            UrlExpired: no URL that is known works.
+            UpstreamError: the data host fails for good.
+            IntegrityError: the data is not what was promised.
+        """
+        check_fetch_range(self._info)
+        table, budget = self._table, self._table.budget
+        budget.open_reader()
+        num_chunks = self._info.chunks.end - self._info.chunks.start
+        step = Step(self._grant.xorb_hash, self._info, (1,) * num_chunks)
+        # Nobody is known to follow: others who want the range share the fetch, or have a cache.
+        traffic = FileTraffic()
+        ticket = table.open_ticket(
+            step, traffic, 0, self._refresh, lambda: None, self.tally, is_packed=True
+        )
+        self._spare_url = ticket.fetch.is_started
+        last = time.monotonic()
+        self._deadline = last + self._gap_timeout
+        try:
+            ticket.fetch.start(self._room, must=True)
+            async with aclosing(self._read(ticket)) as blocks:
+                async for block in blocks:
+                    before = time.monotonic()
+                    yield block
+                    now = time.monotonic()
+                    self._pacer.note_block(sum(map(len, block)), now - before, now - last)
+                    self._deadline = now + self._gap_timeout
+                    last = now
+                    ticket.fetch.fit(self._room)
+        except (IntegrityError, FormatError):
+            self._fail()
+            raise
+        finally:
+            budget.close_reader()
+            table.close_ticket(ticket, traffic, 0)
+            table.ledgers.trim()
+            if ticket.fetch.is_closed:
+                await ticket.fetch.wait_closed()
+
+    @property
+    def _room(self) -> int:
+        """Bytes that may be held at once."""
+        return min(self._pacer.hold_limit, self._table.budget.share)
+
+    def _fail(self) -> None:
+        INTEGRITY_FAILURES.add()
+        suspects = {self._grant.xorb_hash: self._info.chunks}
+        if self._is_in_doubt:
+            self._table.ledgers.note_cut(self._grant.file_hash, time.monotonic())
+            suspects = self._proof.fail()
+        for xorb_hash, chunks in suspects.items():
+            self._table.source.forget(xorb_hash, chunks)
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether the file's list has turned out wrong, so that what was sent before may be."""
+        return self._ledger.generation != self._generation and not self._ledger.is_full
+
+    async def _refresh(self, stale: FetchInfo) -> FetchInfo:
+        """Give our own URL, once, if it was not tried: only the client can get another."""
+        if not self._spare_url or stale.url == self._info.url:
+            raise UrlExpired("the data URL has expired")
+        self._spare_url = False
+        return self._info
+
+    async def _read(self, ticket: Ticket) -> AsyncGenerator[list[Buffer], None]:
+        fetch, wanted = ticket.fetch, self._wanted
+        position = self._info.byte_range.start
+        block: list[Buffer] = []
+        size = 0
+        used: list[int] = []  # chunks in the block: released once it has left
+        for chunk in range(*self._info.chunks):
+            if position >= wanted.end:
+                break
+            if not fetch.has(chunk):
+                if block:
+                    yield block
+                    block, size = [], 0
+                    _release(ticket, used)
+                await self._wait_upstream(fetch.wait(chunk))
+            await self._verify(ticket, chunk)
+            record = fetch.get_record(chunk)
+            start, position = position, position + record.header.record_size
+            parts = _cut((make_chunk_header(record.header), record.payload), start, wanted)
+            used.append(chunk)
+            block += parts
+            size += sum(map(len, parts))
+            if size >= self._pacer.block_size and position < wanted.end:
+                yield block
+                block, size = [], 0
+                _release(ticket, used)
+        if position < wanted.end:
+            raise IntegrityError(f"a range is {wanted.end - position} bytes short")
+        # Before the last bytes leave: what completes a wrong file must not look complete.
+        await self._proof.finish(self._grant.file_size)
+        yield block
+        _release(ticket, used)
+
+    async def _verify(self, ticket: Ticket, chunk: int) -> None:
+        """Hash a chunk that is here, and hold it against the file; one that is damaged is fetched again a few times."""
+        places = self._places.find(chunk)
+        num_rejects = 0
+        while True:
+            try:
+                size, chunk_hash = _hash_chunk(ticket, chunk)
+                if not any(self._proof.contradicts(at, size, chunk_hash) for at in places):
+                    break
+                raise IntegrityError(f"chunk {chunk} is not the file's")
+            except (FormatError, IntegrityError) as exc:
+                if num_rejects == MAX_REJECTS:
+                    raise
+                num_rejects += 1
+                self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
+                ticket.fetch.reject(chunk, exc)
+            await self._wait_upstream(ticket.fetch.wait(chunk))
+        self._places.pass_by(chunk, size)
+        self._proof.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
+        for at in places:
+            self._proof.add(at, size, chunk_hash)
+        if self._is_in_doubt:
+            raise IntegrityError("the file has had two different chunks in one place")
+
+    async def _wait_upstream(self, waiting: Awaitable[None]) -> None:
+        """Wait for the upstream, at most until the gap towards the client becomes too long."""
+        before = time.monotonic()
+        try:
+            async with asyncio.timeout(self._deadline - before):
+                await waiting
+        except TimeoutError:
+            raise UpstreamTimeout(
+                f"no data from upstream for {self._gap_timeout:g} seconds"
+            ) from None
+        self._pacer.note_starved(time.monotonic() - before)
+
+
+def _hash_chunk(ticket: Ticket, chunk: int) -> tuple[int, bytes]:
+    """Give decoded size and hash of a chunk that is here; what others have decoded already is not decoded again.
+
+    Raises:
+        FormatError: the payload is damaged.
+    """
+    fetch = ticket.fetch
+    known = fetch.get_known_hash(chunk)
+    if known is None:
+        known = fetch.get_hash(chunk, fetch.decode(chunk))
+    return fetch.get_header(chunk).decoded_size, known
+
+
+def _cut(parts: Sequence[Buffer], start: int, wanted: ByteRange) -> list[Buffer]:
+    """Give of buffers that lie one behind the other, from a position on, the bytes that are wanted."""
+    kept: list[Buffer] = []
+    for part in parts:
+        end = start + len(part)
+        first, last = max(start, wanted.start), min(end, wanted.end)
+        if first < last:
+            whole = first == start and last == end
+            kept.append(part if whole else memoryview(part)[first - start : last - start])
+        start = end
+    return kept
+
+
+def _release(ticket: Ticket, used: list[int]) -> None:
+    for chunk in used:
+        ticket.release(chunk)
+    used.clear()

@@ -1,0 +1,192 @@
+"""Data URLs of our own: the right to some ranges of one xorb, and all that serving them takes.
+
+    {base}/xorbs/{xorb hash}?grant={sealed}
+
+Nothing is remembered here of what was granted: the URL itself says where the bytes are to be had upstream, and which terms of
+the file use them, so that their chunks can be held against the file. It must not become longer than servers and
+proxies take; a URL for many ranges is cut into several, and where even one range is used by too many terms, only the first ones are
+named: chunks of the others are checked for themselves, not against the file.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from xetserve.errors import FormatError
+from xetserve.xet.hashes import format_hash, parse_hash
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
+from xetserve.xet.sealing import Sealer
+
+PURPOSE: Final = "data"
+MAX_GRANT_SIZE: Final = 7000  # characters; URLs of 8 KiB are taken everywhere
+MAX_SHARED_SIZE: Final = (
+    4000  # of one for several ranges: another server of ours may have to seal it once more
+)
+MAX_URL_RANGES: Final = 500  # ranges of one URL, as upstream has it
+
+
+class TermUse(NamedTuple):
+    """A term that needs chunks of a range: which, where in the file they begin, and their decoded size, all in bytes."""
+
+    chunks: ChunkRange
+    position: int
+    decoded_size: int
+
+
+class GrantedRange(NamedTuple):
+    """A range of a xorb, and the terms of the file that it is for, by their first chunk."""
+
+    chunks: ChunkRange
+    byte_range: ByteRange
+    uses: tuple[TermUse, ...]
+
+
+class Grant(NamedTuple):
+    """What a data URL allows.
+
+    file_hash, file_size: of the file that it is for, in bytes.
+    url: the upstream's data URL, which signs the ranges.
+    issued, expires: Unix seconds.
+    """
+
+    xorb_hash: bytes
+    file_hash: bytes
+    file_size: int
+    url: str
+    issued: float
+    expires: float
+    ranges: tuple[GrantedRange, ...]
+
+    def __repr__(self) -> str:
+        # The URL is a signature: it must not get into a log.
+        return f"Grant({self.name}, {len(self.ranges)} ranges)"
+
+    @property
+    def name(self) -> str:
+        """The xorb hash as text."""
+        return format_hash(self.xorb_hash)
+
+    def find(self, wanted: ByteRange) -> GrantedRange | None:
+        """Give the range that bytes lie in; None: they are not granted."""
+        for granted in self.ranges:
+            if granted.byte_range.start <= wanted.start and wanted.end <= granted.byte_range.end:
+                return granted
+        return None
+
+
+def open_grant(sealer: Sealer, text: str) -> Grant | None:
+    """Read what is sealed in a data URL; None: not by us."""
+    value = sealer.unseal(PURPOSE, text)
+    if value is None:
+        return None
+    xorb, file, size, url, issued, expires, ranges = value
+    return Grant(
+        parse_hash(xorb),
+        parse_hash(file),
+        size,
+        url,
+        issued,
+        expires,
+        tuple(
+            GrantedRange(
+                ChunkRange(first, end),
+                ByteRange(start, stop),
+                tuple(TermUse(ChunkRange(a, b), position, length) for a, b, position, length in us),
+            )
+            for first, end, start, stop, us in ranges
+        ),
+    )
+
+
+def seal_grant(sealer: Sealer, grant: Grant) -> str:
+    """Give what open_grant reads."""
+    ranges = [
+        [*each.chunks, *each.byte_range, [[*use.chunks, *use[1:]] for use in each.uses]]
+        for each in grant.ranges
+    ]
+    names = (grant.name, format_hash(grant.file_hash))
+    return sealer.seal(PURPOSE, [*names, *grant[2:6], ranges])
+
+
+class Granter:
+    """Puts URLs of ours in the place of an upstream's.
+
+    Args:
+        base_url: what they begin with, without a slash at the end.
+        issued, expires: Unix seconds.
+    """
+
+    def __init__(self, sealer: Sealer, base_url: str, *, issued: float, expires: float) -> None:
+        self._sealer = sealer
+        self._base_url = base_url
+        self._issued = issued
+        self._expires = expires
+
+    def rewrite(
+        self,
+        answer: Reconstruction,
+        start: int,
+        file_hash: bytes,
+        file_size: int,
+        *,
+        has_single_ranges: bool,
+    ) -> Reconstruction:
+        """Give an answer with our URLs.
+
+        Args:
+            start: byte of the file that the answer was asked from.
+            has_single_ranges: one URL for each range, as v1 wants it.
+
+        Raises:
+            FormatError: terms that lie before the file's start, or a URL that is too long to be carried.
+        """
+        uses = _find_uses(answer, start)
+        fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {}
+        for xorb_hash, infos in answer.fetch_info.items():
+            found: list[FetchInfo] = []
+            for url, group in groupby(infos, key=lambda info: info.url):
+                granted = [
+                    GrantedRange(
+                        info.chunks, info.byte_range, tuple(uses.get((xorb_hash, info), ()))
+                    )
+                    for info in group
+                ]
+                grant = Grant(xorb_hash, file_hash, file_size, url, self._issued, self._expires, ())
+                limit = 1 if has_single_ranges else MAX_URL_RANGES
+                for at in range(0, len(granted), limit):
+                    found += self._make_urls(grant, granted[at : at + limit])
+            fetch_info[xorb_hash] = tuple(found)
+        return answer._replace(fetch_info=fetch_info)
+
+    def _make_urls(self, grant: Grant, ranges: Sequence[GrantedRange]) -> Iterable[FetchInfo]:
+        """Give the ranges with URLs, as few as are not too long."""
+        text = seal_grant(self._sealer, grant._replace(ranges=tuple(ranges)))
+        middle = len(ranges) // 2
+        if len(text) > (MAX_SHARED_SIZE if middle else MAX_GRANT_SIZE):
+            if middle:
+                yield from self._make_urls(grant, ranges[:middle])
+                yield from self._make_urls(grant, ranges[middle:])
+                return
+            uses = ranges[0].uses
+            if not uses:
+                raise FormatError("a data URL is too long to be passed on")
+            yield from self._make_urls(grant, [ranges[0]._replace(uses=uses[: len(uses) // 2])])
+            return
+        url = f"{self._base_url}/xorbs/{grant.name}?grant={text}"
+        for each in ranges:
+            yield FetchInfo(each.chunks, each.byte_range, url)
+
+
+def _find_uses(answer: Reconstruction, start: int) -> dict[tuple[bytes, FetchInfo], list[TermUse]]:
+    """Give the terms that use each fetch range."""
+    uses: dict[tuple[bytes, FetchInfo], list[TermUse]] = {}
+    position = start - answer.offset_into_first_range
+    if position < 0:
+        raise FormatError(f"the first term starts at byte {position} of the file")
+    for term in answer.terms:
+        use = TermUse(term.chunks, position, term.decoded_size)
+        uses.setdefault((term.xorb_hash, answer.find_fetch_info(term)), []).append(use)
+        position += term.decoded_size
+    for found in uses.values():
+        found.sort()
+    return uses
