@@ -8,12 +8,13 @@ import binascii
 import hmac
 import json
 import zlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from hashlib import sha256
 from typing import Any, Final
 
 KEY_SIZE: Final = 32  # bytes
 _MAC_SIZE: Final = 32
+_TO_BASE64: Final = str.maketrans("-_", "+/")
 
 
 class Sealer:
@@ -34,7 +35,8 @@ class Sealer:
     def unseal(self, purpose: str, text: str) -> Any | None:
         """Give the value that was sealed for this purpose; None: this text was not made here."""
         try:
-            packed = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+            padded = text.translate(_TO_BASE64).encode("ascii") + b"=" * (-len(text) % 4)
+            packed = binascii.a2b_base64(padded, strict_mode=True)
         except (UnicodeEncodeError, binascii.Error):
             return None
         data = packed[_MAC_SIZE:]
