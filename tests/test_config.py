@@ -13,6 +13,7 @@ from xetserve.config import SECTIONS, Config, add_flags, check_together, load_co
 from xetserve.errors import ConfigError
 from xetserve.values import (
     parse_access_log,
+    parse_age,
     parse_bool,
     parse_compression,
     parse_cors,
@@ -621,6 +622,11 @@ def test_the_environment_is_the_one_that_is_given(monkeypatch: pytest.MonkeyPatc
         pytest.param(parse_size, str(2**53 + 1), 2**53 + 1, id="more than a float counts"),
         pytest.param(parse_size, str(2**63 - 1), 2**63 - 1, id="the largest"),
         pytest.param(parse_min_budget, "8MiB", 8 * MIB, id="least budget"),
+        pytest.param(parse_age, "0", 0.0, id="no age"),
+        pytest.param(parse_age, " 90s ", 90.0, id="seconds"),
+        pytest.param(parse_age, "45M", 2700.0, id="minutes"),
+        pytest.param(parse_age, "12h", 43200.0, id="hours"),
+        pytest.param(parse_age, "30d", 2592000.0, id="days"),
         pytest.param(parse_url, "https://h", "https://h", id="URL"),
         pytest.param(parse_url, " http://h:8080/ ", "http://h:8080", id="URL with a port"),
         pytest.param(parse_url, "https://h/a/b//", "https://h/a/b", id="URL with a path"),
@@ -648,6 +654,10 @@ def test_a_value_is_read(parse: Callable[[str], Any], text: str, expected: Any) 
 @pytest.mark.parametrize(
     ("parse", "text"),
     [
+        pytest.param(parse_age, "", id="no age"),
+        pytest.param(parse_age, "-1", id="negative age"),
+        pytest.param(parse_age, "1.5h", id="age with decimals"),
+        pytest.param(parse_age, "1w", id="weeks"),
         pytest.param(parse_text, "", id="no text"),
         pytest.param(parse_text, " \t", id="blank text"),
         pytest.param(parse_port, "", id="no port"),

@@ -27,7 +27,10 @@ ROOMS: dict[str, set[str]] = {
     "app": {"pipeline", "upstream", "http", "xet"},
     "origin": {"http", "xet"},
     "ops": {"net", "http"},
-}
+    # The roof, in as many parts as there are commands. It knows everybody.
+    "commands": {"xet", "http", "net", "upstream", "pipeline", "app", "origin", "ops",
+                 "config", "values", "demo", "endpoints", "live"},
+}  # fmt: skip
 SHARED = {"errors", "metrics"}
 
 # Modules beside the rooms. The roof knows everybody; rooms take plain values, not the config.
@@ -40,7 +43,7 @@ PACKAGE_MODULES: dict[str, set[str]] = {
     "demo": {"errors", "net"},
     "endpoints": {"errors", "config", "values", "app", "net", "ops"},
     "live": {"errors", "config", "net"},
-    "cli": {*ROOMS, *SHARED, "config", "values", "demo", "endpoints", "live"},
+    "cli": {"errors", "config", "commands", "ops"},
     "__main__": {"cli"},
 }
 
@@ -143,7 +146,7 @@ def test_every_room_is_looked_into() -> None:
 
 def test_the_table_has_no_circle() -> None:
     order = list(TopologicalSorter(ROOMS).static_order())
-    assert set(order) == {*ROOMS}
+    assert set(order) - {*PACKAGE_MODULES} == {*ROOMS}
     assert all(order.index(below) < order.index(room) for room in ROOMS for below in ROOMS[room])
 
 
@@ -225,7 +228,8 @@ NEIGHBOURS = [
     ("xetserve.app.new", "import asyncio\nfrom xetserve.pipeline.reader import x"),
     ("xetserve.origin.new", "from xetserve.http.ranges import x\nfile = open('x')"),
     ("xetserve.ops.new", "import uvloop, signal\nfrom xetserve.net.listener import x"),
-    ("xetserve.cli", "import xetserve.config, xetserve.app.router, xetserve.net.listener"),
+    ("xetserve.cli", "import xetserve.config, xetserve.commands.serve, xetserve.ops.logs"),
+    ("xetserve.commands.new", "import xetserve.config, xetserve.app.router, xetserve.net.listener"),
     ("xetserve.__main__", "from xetserve.cli import main"),
     ("xetserve.metrics", "from xetserve.errors import XetserveError"),
 ]  # fmt: skip

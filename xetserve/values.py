@@ -61,6 +61,14 @@ def parse_seconds(text: str) -> float:
     return value
 
 
+def parse_age(text: str) -> float:
+    """Read a time that has passed, in seconds, or with a unit: 45m, 12h, 30d."""
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text.strip().lower(), re.ASCII)
+    if match is None:
+        raise ValueError("must be a time such as 3600, 45m, 12h or 30d")
+    return int(match[1]) * {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[match[2]]
+
+
 def parse_size(text: str) -> int:
     """Read a size: bytes, or with a unit, 128MiB and 128M being the same, 128MB a decimal one."""
     match = _SIZE.fullmatch(text.strip())

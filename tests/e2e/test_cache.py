@@ -1,5 +1,6 @@
 """The disk cache of a real server: no data is asked for twice, and no damage of its files comes through."""
 
+import json
 import os
 import random
 import signal
@@ -111,6 +112,52 @@ def test_a_restart_forgets_nothing(
     stop(cached.server)
     again = start_server(cached, launcher, folder)
     assert download(again, "big.bin", tmp_path / "out") == []
+
+
+def test_a_part_of_a_proven_file_is_verified_after_a_restart(
+    cached: Site, launcher: Launcher, tmp_path: Path, folder: Path
+) -> None:
+    warm(cached, "big.bin", tmp_path / "out", folder)
+    until(lambda: len(list(folder.glob("ledgers/*/*"))) == 1)
+    stop(cached.server)
+    again = start_server(cached, launcher, folder, "--access-log", "json")
+    done = run(curl(file_url(again, "big.bin"), tmp_path / "part", "-r", "30000000-30000009"))
+    assert done.returncode == 0, done.stderr
+    stop(again.server)
+    (line,) = [line for line in again.server.log.splitlines() if line.startswith("{")]
+    assert json.loads(line)["verified"] is True
+
+
+def test_a_plain_file_is_fetched_once_and_given_to_those_who_may_read_it(
+    cached: Site, tmp_path: Path, folder: Path
+) -> None:
+    url = file_url(cached, "config.json")
+    content = (cached.uploaded.folder / "config.json").read_bytes()
+
+    def fetches() -> int:
+        """Download it, and give how often it was fetched for that."""
+        cached.control.reset_requests()
+        assert run(curl(url, tmp_path / "out")).returncode == 0
+        assert (tmp_path / "out").read_bytes() == content
+        asked = cached.control.requests()
+        assert next(one["method"] for one in asked if "/resolve/" in one["path"]) == "HEAD"
+        return sum(one["method"] == "GET" for one in asked)
+
+    assert fetches() == 1
+    until(lambda: len(list(folder.glob("plain/*/*"))) == 1)
+    assert fetches() == 0
+    assert run(curl(url, tmp_path / "part", "-r", "3-9")).returncode == 0
+    assert (tmp_path / "part").read_bytes() == content[3:10]
+    (stored,) = folder.glob("plain/*/*")
+    stored.write_bytes(content[::-1])
+    assert fetches() == 1
+    until(lambda: len(list(folder.glob("plain/*/*"))) == 1)
+    assert fetches() == 0
+    stranger = curl(url, tmp_path / "stolen", "--oauth2-bearer", "hf_" + "x" * 34)
+    at = stranger.index("-H")
+    del stranger[at : at + 2]
+    assert run(stranger).returncode == 22
+    assert not (tmp_path / "stolen").exists()
 
 
 def test_two_servers_share_a_folder(

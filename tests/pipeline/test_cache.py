@@ -8,7 +8,7 @@ import os
 import random
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from xetserve import metrics
 from xetserve.errors import ConfigError, FormatError, UpstreamError, UrlExpired
-from xetserve.pipeline import cache_store, cache_tee
+from xetserve.pipeline import cache, cache_store, cache_tee
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.cache_entry import (
     EntryKey,
@@ -662,6 +662,41 @@ async def test_a_disk_that_is_behind_costs_no_download(
         hanging.set()
         await site.cache.settle()
         assert site.entries() == []
+
+
+async def test_many_that_have_only_begun_keep_nobody_waiting(tmp_path: Path) -> None:
+    async with make_site(tmp_path, LARGE) as site, AsyncExitStack() as stack:
+        buffer = memoryview(bytearray(1000))
+        for start in range(30):  # each has a block that only more data would fill
+            body = site.cache.open_data(LARGE.xorb_hash, site.info(start, start + 20))
+            response = await stack.enter_async_context(body)
+            await response.receive_into(buffer, 1.0)
+        assert site.cache.desk.num_blocks == 30
+        async with asyncio.timeout(1.0):
+            await site.cache.catch_up()
+
+
+async def test_one_who_waits_for_the_disk_does_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = asyncio.Event()
+    writev = cache_tee._writev
+
+    async def wait(fd: int, views: list[memoryview], **options: object) -> int:
+        await written.wait()
+        return await writev(fd, views, **options)
+
+    async with make_site(tmp_path, LARGE) as site:
+        monkeypatch.setattr(cache_tee, "_writev", wait)
+        monkeypatch.setattr(cache, "MAX_BLOCKS", 4)
+        assert await site.read(0, 60) == site.expected(0, 60)
+        waiting = asyncio.ensure_future(site.cache.catch_up())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        written.set()
+        await waiting
+        await site.cache.settle()
+        assert len(site.entries()) == 1
 
 
 async def test_a_disk_that_hangs_is_left_alone_for_a_while(

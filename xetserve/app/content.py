@@ -1,13 +1,15 @@
 """The bytes of a file, whole or in part, from the CAS or from the Hub."""
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from xetserve.app.bodies import ContentDigest, StartedBody, plain_blocks, start_body
 from xetserve.errors import IntegrityError, UpstreamRefused
-from xetserve.http.messages import Record
+from xetserve.http.messages import Block, Record
 from xetserve.http.ranges import Span, parse_content_range
+from xetserve.pipeline.plain import PlainKey, PlainShelf
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable
@@ -99,18 +101,48 @@ class XetContent:
 
 
 class PlainContent:
-    """A file that is not Xet. The Hub may give the whole where a part is asked for."""
+    """A file that is not Xet. The Hub may give the whole where a part is asked for.
+
+    Args:
+        shelf: where such files are stored.
+        record: of the request that it is read for.
+    """
 
     def __init__(
-        self, hub: HubClient, entry: FileEntry, token: str | None, gap_timeout: float
+        self,
+        hub: HubClient,
+        entry: FileEntry,
+        token: str | None,
+        gap_timeout: float,
+        shelf: PlainShelf | None,
+        record: Record,
     ) -> None:
         self._hub = hub
         self._entry = entry
         self._token = token
         self._gap_timeout = gap_timeout
+        self._shelf = shelf
+        self._record = record
 
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
+        key = PlainKey.of(self._entry)
+        if self._shelf is None or key is None or not self._shelf.can_keep(key):
+            return await self._open_hub(span, None)
+        if not key.size and key.make_hash().hexdigest() == key.digest:
+            return Opened(await start_body(_no_blocks()), span, 0)
+        wanted = span or Span(0, key.size)
+        stored = await self._shelf.open(key, *wanted)
+        if stored is None:
+            return await self._open_hub(span, key)
+        blocks = plain_blocks(stored, stored, None, self._gap_timeout)
+        length = wanted.size
+        self._record.cache_hits = (self._record.cache_hits or 0) + 1
+        self._record.cache_bytes = (self._record.cache_bytes or 0) + length
+        return Opened(await start_body(blocks), span, length)
+
+    async def _open_hub(self, span: Span | None, key: PlainKey | None) -> Opened:
+        """Open it on the Hub; the whole is stored under the key."""
         wanted = None if span is None else ByteRange(*span).to_header()
         opened = self._hub.open_plain(self._entry, self._token, wanted)
         source = await opened.__aenter__()
@@ -118,10 +150,12 @@ class PlainContent:
         digest = None if is_part else ContentDigest.of(self._entry)
         # From here on the body owns the connection, and leaves it on every way out.
         blocks = plain_blocks(opened, source, digest, self._gap_timeout)
-        body = await start_body(blocks)
         length = source.content_length
         coding = source.headers.get("content-encoding", "identity")
         expected = span.size if is_part and span is not None else self._entry.size
+        if self._shelf is not None and key is not None and source.status == 200:
+            blocks = self._shelf.keep(key, blocks)
+        body = await start_body(blocks)
         if (
             coding != "identity"
             or source.status == 416
@@ -139,6 +173,12 @@ def note_source(record: Record, tally: Tally, *, is_verified: bool) -> None:
     record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes
     record.cache_hits = (record.cache_hits or 0) + tally.cache_hits
     record.is_verified = is_verified and record.is_verified is not False
+
+
+async def _no_blocks() -> AsyncGenerator[Block, None]:
+    """The body of an empty file."""
+    return
+    yield []
 
 
 def _is_range(content_range: str | None, span: Span | None) -> bool:

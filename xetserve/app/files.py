@@ -19,6 +19,8 @@ from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response
 from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.ledger_shelf import LedgerShelf
+from xetserve.pipeline.plain import PlainShelf
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
 from xetserve.pipeline.tickets import FetchTable
@@ -30,7 +32,10 @@ from xetserve.xet.hashes import parse_hash
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
-    """All that serving a file needs."""
+    """All that serving a file needs.
+
+    ledger_shelf, plain_shelf: of the disk cache, where there is one.
+    """
 
     hub: HubClient
     cas: CasSource
@@ -38,6 +43,8 @@ class Upstreams:
     limits: ReadLimits
     policy: RetryPolicy
     hash_repo: str
+    ledger_shelf: LedgerShelf | None = None
+    plain_shelf: PlainShelf | None = None
 
 
 class FileService:
@@ -54,6 +61,7 @@ class FileService:
             upstreams.budget,
             policy=upstreams.policy,
             stall_timeout=upstreams.limits.stall_timeout,
+            ledger_shelf=upstreams.ledger_shelf,
         )
         self._sizes = FileSizes(upstreams.cas)
         self._answers = FileAnswers(Compressors() if compression else None)
@@ -199,7 +207,8 @@ class FileService:
         record: Record,
     ) -> Content:
         if entry.file_hash is None:
-            return PlainContent(hub, entry, token, self._up.limits.gap_timeout)
+            gap_timeout, shelf = self._up.limits.gap_timeout, self._up.plain_shelf
+            return PlainContent(hub, entry, token, gap_timeout, shelf, record)
         access = ReadAccess(hub, repo, entry.commit or revision, token, entry.token_url)
         return self._make_xet_content(access, entry.file_hash, entry.size, record)
 

@@ -9,7 +9,8 @@ What comes from disk has been compared with the hashes that were taken when it w
 in the middle of a body too, the other source goes on where the disk has stopped. A failure of the cache is a miss
 and a counter, never a client's problem.
 
-Entries know xorbs and chunks; no token, URL or path of a repository is ever on disk.
+Entries know xorbs and chunks; no token, URL or path of a repository is ever among them. Beside them, in the same folder and
+under the same quota, lie proven ledgers (ledger_shelf.py) and files that are not Xet (plain.py).
 """
 
 import asyncio
@@ -21,14 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.metrics import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
 from xetserve.pipeline.cache_entry import EntryKey
 from xetserve.pipeline.cache_read import StoredBody
 from xetserve.pipeline.cache_store import CacheStore, Segment, prepare_folder
-from xetserve.pipeline.cache_tee import Desk, Tee
+from xetserve.pipeline.cache_tee import MAX_BLOCKS, Desk, Tee
 from xetserve.pipeline.source import CasSource, DataResponse
 from xetserve.upstream.cas import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
@@ -40,7 +41,11 @@ SCRATCH_SIZE: Final = 256 * 1024  # bytes
 DISK_TIMEOUT: Final = 2.0  # seconds; a disk that needs longer is worse than none
 PAUSE: Final = 30.0  # seconds without the cache after such a wait
 SWEEP_INTERVAL: Final = 600.0  # seconds
+CATCH_UP_INTERVAL: Final = 0.01  # seconds
 CLOSE_TIMEOUT: Final = 5.0  # seconds for what is being written when the process ends
+
+
+T = TypeVar("T")
 
 
 class DiskCache:
@@ -57,7 +62,7 @@ class DiskCache:
         self._store = CacheStore(folder, max_size=max_size, min_free=min_free)
         self._executor = ThreadPoolExecutor(MAX_THREADS, "cache")
         self.desk = Desk(self._store, self._executor)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._removals: dict[bytes, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._resume_time = 0.0  # monotonic; the disk is left alone until then
@@ -93,6 +98,18 @@ class DiskCache:
         """Wait until everything that was complete has been written."""
         while tasks := self._tasks | {t.task for t in self.desk.tees if t.task is not None}:
             await asyncio.wait(tasks)
+
+    async def catch_up(self) -> None:
+        """Wait while much of what has passed is to be written still, but not for longer than a disk may need.
+
+        For those to whom that matters more than speed. Blocks that are not full do not count: only more data fills them.
+        """
+        deadline = time.monotonic() + DISK_TIMEOUT
+        while sum(tee.num_waiting for tee in self.desk.tees) > MAX_BLOCKS // 4:
+            tasks = [tee.task for tee in self.desk.tees if tee.task is not None]
+            if not tasks or time.monotonic() > deadline:
+                return
+            await asyncio.wait(tasks, timeout=CATCH_UP_INTERVAL)
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -188,7 +205,7 @@ class DiskCache:
 
     # For bodies.
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run something beside the downloads; aclose waits for it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

@@ -1,15 +1,17 @@
 """The folder of the cache. Everything here blocks, and is for threads.
 
     DIR/ab/{64 hex: xorb hash}/{start}-{end}-{random}.xc    entries, see cache_entry.py
-    DIR/tmp/{random}                                        entries that are being written
-    DIR/usage                                               bytes of both; a guess that sweeping corrects
+    DIR/ledgers/ab/{64 hex: file hash}.xl                   what proven files are made of, see ledger_file.py
+    DIR/plain/ab/{git or sha256}-{hex}                      files that are not Xet, see plain.py
+    DIR/tmp/{random}                                        what is being written
+    DIR/usage                                               bytes of all; a guess that sweeping corrects
     DIR/sweep.lock                                          held by whoever sweeps
 
 Several processes share a folder. Names are unique and a rename is atomic, so reading and writing need no lock: a file is complete
 or not there. A file in tmp is locked (flock) by the process that writes it; the lock goes with the process, whichever way it
 ends, so a file that can be locked is what a crash has left.
 
-The least recently used entries go first: the time of modification is when an entry was last used, give or take a minute.
+The least recently used files go first, whatever they are: the time of modification is when an entry was last used, give or take a minute.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,9 +31,9 @@ from xetserve.pipeline.cache_entry import (
     EntryKey,
     index_size,
     make_entry_name,
-    parse_entry_name,
     parse_index,
 )
+from xetserve.pipeline.cache_list import Stored, iter_stored, list_entries, make_shelf_path
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -40,8 +42,6 @@ MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
 HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
 CREATE_TRIES: Final = 5
 LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
-
-_HEX: Final = frozenset("0123456789abcdef")
 
 
 class Segment(NamedTuple):
@@ -59,6 +59,13 @@ class Found(NamedTuple):
     num_damaged: int
 
 
+class Evicted(NamedTuple):
+    """Files that were removed, and their bytes."""
+
+    num: int
+    size: int
+
+
 class Temporary(NamedTuple):
     """A file that is being written, locked by us.
 
@@ -68,12 +75,6 @@ class Temporary(NamedTuple):
     path: str
     fd: int
     size: int
-
-
-class _Stored(NamedTuple):
-    path: str
-    size: int
-    used: float  # seconds since the epoch
 
 
 def prepare_folder(folder: Path) -> None:
@@ -118,7 +119,7 @@ class CacheStore:
             OSError: the disk fails.
         """
         now = time.time()
-        entries = _list_folder(self._get_folder(key.xorb_hash))
+        entries = list_entries(self._get_folder(key.xorb_hash))
         num_damaged = 0
         segments: list[Segment] = []
         chunk = key.chunks.start
@@ -145,12 +146,16 @@ class CacheStore:
             segments.append(Segment(stored.path, index, ChunkRange(chunk, end)))
             chunk = end
             if abs(now - stored.used) > TOUCH_AGE:
-                with contextlib.suppress(OSError):
-                    os.utime(stored.path)
+                self.touch(stored.path)
         return Found(tuple(segments) or None, num_damaged)
 
+    def touch(self, path: str) -> None:
+        """Note that a file is used."""
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
     def remove(self, path: str) -> int:
-        """Remove an entry; gives 1, or 0 where somebody else has done it or the disk refuses."""
+        """Remove a file; gives 1, or 0 where somebody else has done it or the disk refuses."""
         with self._lock:
             index = self._indexes.pop(path, None)
             if index is not None:
@@ -167,7 +172,7 @@ class CacheStore:
         """Remove all entries that hold any of these chunks; gives their number."""
         paths = [
             stored.path
-            for stored, found in _list_folder(self._get_folder(xorb_hash))
+            for stored, found in list_entries(self._get_folder(xorb_hash))
             if found.start < chunks.end and chunks.start < found.end
         ]
         return sum(map(self.remove, paths))
@@ -176,7 +181,7 @@ class CacheStore:
         name = format_hash(xorb_hash)
         return f"{self.folder}/{name[:2]}/{name}"
 
-    def _get_index(self, stored: _Stored, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
+    def _get_index(self, stored: Stored, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
         with self._lock:
             index = self._indexes.get(stored.path)
             if index is not None:
@@ -229,13 +234,23 @@ class CacheStore:
         self._add_usage(-size)
         return None
 
+    def write(self, temporary: Temporary, data: bytes | memoryview) -> None:
+        """Write all of data where the last write ended.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        view = memoryview(data)
+        while view:
+            view = view[os.write(temporary.fd, view) :]
+
     def publish(self, temporary: Temporary, key: EntryKey) -> None:
         """Put a complete file in place; what it contains as well goes, and so does it if others contain it.
 
         Raises:
             OSError: the disk fails.
         """
-        stored = _list_folder(self._get_folder(key.xorb_hash))
+        stored = list_entries(self._get_folder(key.xorb_hash))
         if any(chunks.contains(key.chunks) for _, chunks in stored):
             self.discard(temporary)
             return
@@ -249,6 +264,34 @@ class CacheStore:
         for old, chunks in stored:
             if key.chunks.contains(chunks):
                 self.remove(old.path)
+
+    def place(self, temporary: Temporary, shelf: str, name: str) -> None:
+        """Put a complete file on a shelf, in place of the one that has its name.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        target = make_shelf_path(self.folder, shelf, name)
+        replaced = 0
+        with contextlib.suppress(FileNotFoundError):
+            replaced = os.stat(target).st_size
+        try:
+            os.rename(temporary.path, target)
+        except FileNotFoundError:  # no folder yet
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            os.rename(temporary.path, target)
+        if replaced:
+            self._add_usage(-replaced)
+
+    def place_beside(self, temporary: Temporary, target: str) -> None:
+        """Put a complete file at a path that is not under the quota, in place of the one that is there.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        os.rename(temporary.path, target)
+        self._add_usage(-temporary.size)
 
     def discard(self, temporary: Temporary) -> None:
         """Remove an incomplete file."""
@@ -291,6 +334,15 @@ class CacheStore:
             _write_number(fd, usage)
             return True
 
+    @property
+    def max_size(self) -> int:
+        """The quota, in bytes."""
+        return self._max_size
+
+    def get_free(self) -> int:
+        """Give the bytes that the file system has left."""
+        return self._get_free()
+
     def get_usage(self) -> int:
         """Give the bytes that are accounted for.
 
@@ -308,7 +360,7 @@ class CacheStore:
         One process sweeps at a time; for others this does nothing.
 
         Returns:
-            the number of evicted entries.
+            the number of evicted files.
 
         Raises:
             OSError: the disk fails.
@@ -322,9 +374,34 @@ class CacheStore:
         finally:
             os.close(fd)
 
+    def evict(self, *, size: int | None = None, unused_since: float | None = None) -> Evicted:
+        """Sweep, and evict more than has to go. Waits for others who sweep.
+
+        Args:
+            size: bytes that may stay.
+            unused_since: what was not used since then goes, in seconds since the epoch.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        fd = os.open(self.folder / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            before = self._count()
+            num = self._sweep(0)
+            if unused_since is not None:
+                old = [s for s in iter_stored(self.folder) if s.used < unused_since]
+                num += self._remove_all(old)
+            if size is not None:
+                excess = self._count() - size
+                num += self._remove_all(_find_oldest(iter_stored(self.folder), excess))
+            return Evicted(num, max(0, before - self._count()))
+        finally:
+            os.close(fd)
+
     def _sweep(self, need: int) -> int:
         before = self.get_usage()
-        total = self._remove_leftovers() + sum(stored.size for stored in self._iter_entries())
+        total = self._remove_leftovers() + self._count()
         with self._locked_usage() as fd:
             total += _read_number(fd) - before  # what others did while we counted
             _write_number(fd, total)
@@ -334,7 +411,13 @@ class CacheStore:
         missing = self._min_free + need - self._get_free()
         if missing > 0:
             excess = max(excess, missing + self._min_free // HYSTERESIS)
-        evicted = _find_oldest(self._iter_entries(), excess)
+        return self._remove_all(_find_oldest(iter_stored(self.folder), excess))
+
+    def _count(self) -> int:
+        return sum(stored.size for stored in iter_stored(self.folder))
+
+    def _remove_all(self, evicted: Iterable[Stored]) -> int:
+        """Remove files, and folders that are empty then; gives the number of files."""
         count = 0
         for stored in evicted:
             count += self.remove(stored.path)
@@ -352,31 +435,24 @@ class CacheStore:
                         total += item.stat().st_size
         return total
 
-    def _iter_entries(self) -> Iterator[_Stored]:
-        # Only what is surely ours: DIR may have been a folder with other things in it.
-        for group in _list_folders(self.folder, 2):
-            for folder in _list_folders(group, 64):
-                for stored, _ in _list_folder(folder):
-                    yield stored
-
 
 def _find_longest(
-    entries: list[tuple[_Stored, ChunkRange]], chunk: int
-) -> tuple[_Stored | None, ChunkRange]:
+    entries: list[tuple[Stored, ChunkRange]], chunk: int
+) -> tuple[Stored | None, ChunkRange]:
     """Find the entry with a chunk that goes on for longest after it."""
-    best: tuple[_Stored | None, ChunkRange] = (None, ChunkRange(chunk, chunk))
+    best: tuple[Stored | None, ChunkRange] = (None, ChunkRange(chunk, chunk))
     for stored, chunks in entries:
         if chunks.start <= chunk and chunks.end > best[1].end:
             best = (stored, chunks)
     return best
 
 
-def _find_oldest(entries: Iterator[_Stored], excess: int) -> list[_Stored]:
+def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
     """Find the entries that were not used for longest and have excess bytes together.
 
     Holds only about those, whatever the number of entries.
     """
-    heap: list[tuple[float, _Stored]] = []  # the latest of them first
+    heap: list[tuple[float, Stored]] = []  # the latest of them first
     size = 0
     for stored in entries:
         if excess <= 0:
@@ -388,32 +464,6 @@ def _find_oldest(entries: Iterator[_Stored], excess: int) -> list[_Stored]:
         while size - heap[0][1].size >= excess:
             size -= heapq.heappop(heap)[1].size
     return [stored for _, stored in heap]
-
-
-def _list_folder(folder: str) -> list[tuple[_Stored, ChunkRange]]:
-    """List the entries of one xorb."""
-    found = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as items:
-        for item in items:
-            chunks = parse_entry_name(item.name)
-            if chunks is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    stat = item.stat(follow_symlinks=False)
-                    found.append((_Stored(item.path, stat.st_size, stat.st_mtime), chunks))
-    return found
-
-
-def _list_folders(folder: str | Path, length: int) -> list[str]:
-    """List the folders in a folder whose names are so many hex digits."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as items:
-        return [
-            item.path
-            for item in items
-            if len(item.name) == length
-            and not set(item.name) - _HEX
-            and item.is_dir(follow_symlinks=False)
-        ]
-    return []
 
 
 def _remove_unless_locked(path: str) -> bool:

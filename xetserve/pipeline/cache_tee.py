@@ -138,6 +138,11 @@ class Tee:
         state = "wanted" if self._is_wanted else "abandoned"
         return f"<Tee {format_hash(self.key.xorb_hash)[:8]} {self.key.chunks}, {state}>"
 
+    @property
+    def num_waiting(self) -> int:
+        """Full blocks that are not being written yet."""
+        return len(self._waiting)
+
     def feed(self, data: memoryview) -> None:
         """Take the next bytes; never waits and never fails."""
         if not self._is_wanted:

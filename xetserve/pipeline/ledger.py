@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from typing import Final
 
+from xetserve.pipeline.ledger_file import ChunkList
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -61,6 +62,7 @@ class Ledger:
     """The chunks of one file.
 
     is_proven: whether they make the file hash; then they never change.
+    is_kept: whether they are stored as well, or about to be.
     generation: how often all was forgotten.
     sources: where its chunks came from, by xorb: from the first of them to the last.
     """
@@ -68,6 +70,7 @@ class Ledger:
     def __init__(self, file_hash: bytes) -> None:
         self.file_hash = file_hash
         self.is_proven = False
+        self.is_kept = False
         self.generation = 0
         self.sources: dict[bytes, ChunkRange] = {}
         self._runs: list[_Run] = []  # in order, with gaps between them
@@ -154,7 +157,7 @@ class Ledger:
     def clear(self) -> None:
         """Forget all chunks, though not where they came from."""
         self.generation += 1
-        self.is_proven = False
+        self.is_proven = self.is_kept = False
         self._restart()
 
     def _restart(self) -> None:
@@ -163,6 +166,29 @@ class Ledger:
         self._tree = MerkleTree()
         self._num_folded = 0
         self._base = 0
+
+    def get_chunks(self) -> ChunkList | None:
+        """Give the chunks of a proven list, which will not change; None: it is not proven."""
+        if not self.is_proven or len(self._runs) != 1:
+            return None
+        run = self._runs[0]
+        return ChunkList(run.starts, run.end, run.hashes)
+
+    def adopt(self, chunks: ChunkList) -> None:
+        """Take over all chunks of the file, proven elsewhere, unless the list is proven.
+
+        What was noted before has been compared with nothing: whoever did so is not verified.
+        """
+        if self.is_proven:
+            return
+        if self._runs or self._base:
+            self.clear()
+        self.sources.clear()
+        run = _Run(0)
+        run.starts, run.end, run.hashes = chunks.starts, chunks.end, bytearray(chunks.hashes)
+        self._runs.append(run)
+        self._num_chunks = len(run.starts)
+        self.is_proven = self.is_kept = True
 
     def is_complete(self, size: int) -> bool:
         """Tell whether all chunks of a file of this size are known."""

@@ -91,7 +91,7 @@ class PackedReader:
         self._gap_timeout = gap_timeout
         self._ledger = table.ledgers.get(grant.file_hash)
         self._generation = self._ledger.generation
-        self._proof = Proof(self._ledger, is_whole=False)
+        self._proof = Proof(self._ledger, is_whole=False, shelf=table.ledger_shelf)
         self._pacer = Pacer()
         self._deadline = 0.0
         self._spare_url = False  # whether the fetch is another's, so that our URL was not tried
@@ -125,6 +125,8 @@ class PackedReader:
         self._deadline = last + self._gap_timeout
         try:
             ticket.fetch.start(self._room, must=True)
+            await self._proof.prepare()  # while the first bytes come
+            self._generation = self._ledger.generation
             async with aclosing(self._read(ticket)) as blocks:
                 async for block in blocks:
                     before = time.monotonic()

@@ -9,6 +9,7 @@ from typing import Final
 
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.ledger import Ledger, extend_range
+from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.xet.hashes import MerkleTree, format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -20,17 +21,25 @@ class Proof:
 
     Args:
         is_whole: whether the response is the whole file.
+        shelf: where proven ledgers are stored.
 
     is_verified: whether all that was read belongs to the file, as far as finish has been told.
     chunks: what was to be read, by xorb: from the first of its chunks to the last.
     """
 
-    def __init__(self, ledger: Ledger, *, is_whole: bool) -> None:
+    def __init__(self, ledger: Ledger, *, is_whole: bool, shelf: LedgerShelf | None = None) -> None:
         self.is_verified = False
         self.chunks: dict[bytes, ChunkRange] = {}
         self._ledger = ledger
         self._generation = ledger.generation
         self._tree = MerkleTree() if is_whole else None
+        self._shelf = shelf
+
+    async def prepare(self) -> None:
+        """Look whether the file was proven before; to be called before anything is added."""
+        if self._shelf is not None and not self._ledger.is_proven:
+            await self._shelf.load(self._ledger)
+        self._generation = self._ledger.generation
 
     def contradicts(self, position: int, size: int, chunk_hash: bytes) -> bool:
         """Tell whether a chunk cannot be the file's, because the file is known."""
@@ -49,7 +58,7 @@ class Proof:
         self._ledger.note(position, size, chunk_hash)
 
     async def finish(self, size: int | None) -> None:
-        """Judge, before the last bytes leave.
+        """Judge, before the last bytes leave; what is proven by that is stored.
 
         Args:
             size: of the file; None: it is not known, and this is a part.
@@ -57,6 +66,11 @@ class Proof:
         Raises:
             IntegrityError: what was read is not the file, or together with other parts is not.
         """
+        await self._judge(size)
+        if self._shelf is not None:
+            self._shelf.keep(self._ledger)
+
+    async def _judge(self, size: int | None) -> None:
         ledger = self._ledger
         if self._tree is not None:
             root = self._tree.file_hash()

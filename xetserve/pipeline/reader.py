@@ -185,7 +185,9 @@ class FileReader:
         self._size = size
         self.tally = Tally()
         self._kept = KeptChunks(table.budget)
-        self._proof = Proof(table.ledgers.get(file_hash), is_whole=self._is_whole)
+        self._proof = Proof(
+            table.ledgers.get(file_hash), is_whole=self._is_whole, shelf=table.ledger_shelf
+        )
         self._deadline = 0.0
         self.packed_ratio: float | None = None  # of the first window, once it is planned
 
@@ -217,6 +219,7 @@ class FileReader:
             self._plan_windows(self._planner)
         )
         try:
+            await self._proof.prepare()  # while the first window is planned
             while (window := await self._next_window()) is not None:
                 async with aclosing(self._read_window(window)) as blocks:
                     async for block in blocks:

@@ -15,6 +15,7 @@ from typing import Final
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.fetch import Fetch
 from xetserve.pipeline.ledger import Ledgers
+from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import CasSource, Tally
@@ -133,16 +134,24 @@ class FetchTable:
 
     Args:
         stall_timeout: seconds without a byte after which a connection is given up.
+        ledger_shelf: where proven ledgers are stored.
     """
 
     def __init__(
-        self, source: CasSource, budget: ByteBudget, *, policy: RetryPolicy, stall_timeout: float
+        self,
+        source: CasSource,
+        budget: ByteBudget,
+        *,
+        policy: RetryPolicy,
+        stall_timeout: float,
+        ledger_shelf: LedgerShelf | None = None,
     ) -> None:
         self.source = source
         self.budget = budget
         budget.reclaim = self._reclaim
         self.far_side = FarSide()
         self.ledgers = Ledgers()
+        self.ledger_shelf = ledger_shelf
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}

@@ -1,0 +1,182 @@
+"""`xetserve cache`: looking after a cache while a server uses it, and carrying it to another site."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Launcher, clean_environment
+from tests.e2e.clients import curl, run
+from tests.e2e.conftest import REPO, TOKEN, Site
+from tests.e2e.test_cache import download, entries
+from tests.e2e.test_downloads import file_url
+from tests.e2e.test_pull import check_without_data, pull, serve, summary_of
+
+TIMEOUT = 60.0
+NAMES = ["random.bin", "repeats.bin", "config.json", "odd/größe-大きさ.bin"]
+
+
+def cache(
+    folder: Path, *arguments: str, stdin: bytes | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `xetserve cache ACTION` on a folder."""
+    action, *rest = arguments
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "xetserve", "cache", action, *rest),
+            *("--cache-dir", str(folder), "--cache-min-free", "0"),
+        ],
+        env=clean_environment(),
+        input=stdin,
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def told(folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """Run a command, and give its summary."""
+    done = cache(folder, *arguments, "--json")
+    assert done.returncode == status, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def folder(site: Site, tmp_path: Path) -> Path:
+    """A cache with a few files."""
+    include = [part for name in NAMES for part in ("--include", name)]
+    summary_of(pull(site, tmp_path / "cache", "--json", *include))
+    return tmp_path / "cache"
+
+
+def test_stats(folder: Path) -> None:
+    stats = told(folder, "stats")
+    assert stats["entries"]["files"] == len(entries(folder)) > 0
+    assert stats["plain"] == {**stats["plain"], "files": 1, "bytes": 23}
+    assert stats["ledgers"]["files"] == 3
+    assert stats["bytes"] > 3_000_000
+    assert stats["quota"] == 32 * 1024**3
+    text = cache(folder, "stats").stdout.decode()
+    assert f"entries       {len(entries(folder))}, " in text
+
+
+def test_all_is_well(folder: Path) -> None:
+    report = told(folder, "verify")
+    assert report["damaged"] == []
+    assert report["entries"] == len(entries(folder))
+    assert (report["ledgers"], report["plain"]) == (3, 1)
+    assert b"0 damaged" in cache(folder, "verify").stdout
+
+
+def test_damage_is_found_beside_a_server(
+    site: Site, launcher: Launcher, folder: Path, tmp_path: Path
+) -> None:
+    served = serve(site, launcher, folder)
+    assert download(served, "random.bin", tmp_path / "out") == []
+    for path in entries(folder):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 1
+        path.write_bytes(data)
+    report = told(folder, "verify", "--dry-run", status=1)
+    assert len(report["damaged"]) == len(entries(folder))
+    assert not report["removed"]
+    done = cache(folder, "verify")
+    assert done.returncode == 1
+    assert b"damaged and removed" in done.stdout
+    assert entries(folder) == []
+    assert told(folder, "verify")["damaged"] == []
+    assert download(served, "random.bin", tmp_path / "out") != []
+
+
+def test_making_room_beside_a_server(
+    site: Site, launcher: Launcher, folder: Path, tmp_path: Path
+) -> None:
+    served = serve(site, launcher, folder)
+    assert download(served, "random.bin", tmp_path / "out") == []
+    assert told(folder, "gc", "--older-than", "1h")["removed"] == 0
+    before = told(folder, "stats")["bytes"]
+    freed = told(folder, "gc", "--to", "2MB")
+    assert freed["bytes"] <= 2_000_000
+    assert freed["removed_bytes"] == before - freed["bytes"]
+    assert told(folder, "gc", "--to", "0")["bytes"] == 0
+    assert download(served, "random.bin", tmp_path / "out") != []
+
+
+@pytest.mark.parametrize("through", ["a file", "a pipe"])
+def test_a_warm_cache_moves_to_another_site(
+    site: Site, launcher: Launcher, folder: Path, tmp_path: Path, through: str
+) -> None:
+    there = tmp_path / "there"
+    served = serve(site, launcher, there)  # it runs already, and has nothing
+    if through == "a file":
+        archive = tmp_path / "cache.tar"
+        written = told(folder, "export", str(archive))
+        assert told(there, "import", str(archive)) == written
+        assert told(there, "import", str(archive))["skipped"] == written["files"]
+        assert not archive.with_name("cache.tar.part").exists()
+        data = archive.read_bytes()
+    else:
+        data = cache(folder, "export", "-").stdout
+        done = cache(there, "import", "-", stdin=data)
+        assert done.returncode == 0, done.stderr.decode()
+    for secret in (TOKEN, REPO, "random.bin", site.origin.url, str(tmp_path)):
+        assert secret.encode() not in data
+    check_without_data(served, tmp_path, NAMES)
+    part = run(curl(file_url(served, "random.bin"), tmp_path / "part", "-r", "1000-1999"))
+    assert part.returncode == 0
+    assert told(there, "verify")["damaged"] == []
+
+
+def test_a_stream_that_breaks_off_is_no_success(folder: Path, tmp_path: Path) -> None:
+    data = cache(folder, "export", "-").stdout
+    there = tmp_path / "there"
+    done = cache(there, "import", "-", stdin=data[: len(data) // 2])
+    assert done.returncode == 1
+    assert b"cut" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert told(there, "verify")["damaged"] == []
+    assert cache(there, "import", "-", stdin=data).returncode == 0
+
+
+def test_an_export_that_fails_leaves_the_old_one(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "cache.tar"
+    archive.write_bytes(b"old")
+    archive.with_name("cache.tar.part").mkdir()  # in the way
+    assert cache(folder, "export", str(archive)).returncode == 1
+    assert archive.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stats"], "there is no cache in"),
+        (["verify"], "there is no cache in"),
+        (["export", "-"], "there is no cache in"),
+        (["gc", "--to", "much"], "there is no cache in"),
+        (["gc"], "there is no cache in"),
+        ([""], "invalid choice"),
+    ],
+)
+def test_usage(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = cache(tmp_path / "absent", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr.decode()
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("flags", [("--to", "much"), ("--older-than", "long ago")])
+def test_bad_amounts(folder: Path, flags: tuple[str, str]) -> None:
+    done = cache(folder, "gc", *flags)
+    assert done.returncode == 2
+    assert flags[0] in done.stderr.decode()
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    done = cache(tmp_path / "there", "import", str(tmp_path / "absent.tar"))
+    assert done.returncode == 1
+    assert b"No such file" in done.stderr

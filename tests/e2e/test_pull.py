@@ -1,0 +1,222 @@
+"""`xetserve pull` against a real origin: afterwards the data plane is not needed any more."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Launcher, clean_environment, sha256_of
+from tests.e2e.clients import curl, run
+from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
+from tests.e2e.test_cache import until
+from tests.e2e.test_downloads import file_url
+from tests.e2e.test_integrity import find_record
+from xetserve.xet.compression import Scheme
+
+TIMEOUT = 60.0
+
+
+def pull_command(site: Site, folder: Path, *arguments: str, repo: str = REPO) -> list[str]:
+    return [
+        *(sys.executable, "-m", "xetserve", "pull", repo, "--hub-url", site.origin.url),
+        *("--cache-dir", str(folder), "--cache-min-free", "0", *arguments),
+    ]
+
+
+def pull(
+    site: Site, folder: Path, *arguments: str, repo: str = REPO, token: str = TOKEN
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        pull_command(site, folder, *arguments, repo=repo),
+        env=clean_environment(HF_TOKEN=token),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def summary_of(done: subprocess.CompletedProcess[str], status: int = 0) -> dict[str, Any]:
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def data_requests(site: Site) -> list[dict[str, Any]]:
+    return [asked for asked in site.control.requests() if asked["kind"] == "data"]
+
+
+def serve(site: Site, launcher: Launcher, folder: Path) -> Site:
+    cache = ("--cache-dir", str(folder), "--cache-min-free", "0")
+    return replace(site, server=launcher.start(*serve_arguments(site.origin.url, *cache)))
+
+
+def check_without_data(site: Site, tmp_path: Path, names: list[str]) -> None:
+    """Download files while neither data nor files can be had from upstream."""
+    site.control.set_faults(data_status_burst={"status": 500, "count": 10_000})
+    site.control.reset_requests()
+    for name in names:
+        done = run(curl(file_url(site, name), tmp_path / "out"))
+        assert done.returncode == 0, done.stderr + site.server.log[-3000:]
+        assert sha256_of(tmp_path / "out") == site.uploaded.digests[name]
+    asked = site.control.requests()
+    assert [one for one in asked if one["kind"] == "data"] == []
+    # Files that are not Xet are looked up, not fetched.
+    assert [one for one in asked if one["method"] == "GET" and "/resolve/" in one["path"]] == []
+
+
+def test_a_whole_repository(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    summary = summary_of(pull(site, folder, "--json"))
+    sizes = [(site.uploaded.folder / name).stat().st_size for name in site.uploaded.digests]
+    # The Hub adds a file of its own.
+    assert summary["files"] >= len(sizes)
+    assert summary["bytes"] >= sum(sizes)
+    assert summary["failed"] == []
+    assert summary["upstream_bytes"] > 0
+    assert re.fullmatch("[0-9a-f]{40}", summary["commit"])
+    assert {asked["authorization"] for asked in data_requests(site)} == {None}
+    check_without_data(
+        serve(site, launcher, folder), tmp_path, [n for n, d in site.uploaded.digests.items() if d]
+    )
+    site.control.set_faults()
+    site.control.reset_requests()
+    again = summary_of(pull(site, folder, "--json"))
+    assert again["upstream_bytes"] == 0
+    assert data_requests(site) == []
+
+
+def test_what_was_stopped_goes_on(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    site.control.set_faults(bandwidth=10_000_000)
+    only = ("--include", "big.bin")
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        before = set(folder.glob("??/*/*.xc"))
+        process = subprocess.Popen(
+            pull_command(site, folder, *only),
+            env=clean_environment(HF_TOKEN=TOKEN),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: bool(set(folder.glob("??/*/*.xc")) - before))  # noqa: B023
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == status
+        assert "Traceback" not in errors
+    site.control.set_faults()
+    summary = summary_of(pull(site, folder, *only, "--json"))
+    assert summary["cache_bytes"] > 0
+    assert summary["failed"] == []
+    assert not list((folder / "tmp").iterdir())
+
+
+def test_patterns_choose(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    chosen = ("--include", "odd/*", "--include", "*.json", "--exclude", "*größe*")
+    done = pull(site, folder, *chosen)
+    assert done.returncode == 0
+    lines = [line.rsplit(" ", 2)[0] for line in done.stderr.splitlines()]
+    assert sorted(lines) == ["config.json", "odd/100% + more.bin", "odd/name with spaces.bin"]
+    assert f"{REPO}@" in done.stdout
+    assert "3 files, " in done.stdout
+    check_without_data(serve(site, launcher, folder), tmp_path, lines)
+
+
+def test_beside_a_server_that_runs(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    served = serve(site, launcher, folder)
+    summary_of(pull(site, folder, "--json", "--include", "r*.bin"))
+    check_without_data(served, tmp_path, ["random.bin", "repeats.bin"])
+
+
+def test_a_revision_by_its_commit(site: Site, tmp_path: Path) -> None:
+    only = ("--json", "--include", "random.bin")
+    commit = summary_of(pull(site, tmp_path / "a", *only))["commit"]
+    summary = summary_of(pull(site, tmp_path / "b", *only, repo=f"{REPO}@{commit}"))
+    assert (summary["commit"], summary["files"]) == (commit, 1)
+
+
+def test_a_token_from_a_file_is_nowhere_else(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    only = ("--include", "random.bin", "--log-level", "debug")
+    done = pull(site, tmp_path / "cache", *only, "--token-file", str(tmp_path / "token"), token="")
+    assert done.returncode == 0
+    assert TOKEN not in done.stderr + done.stdout
+    for path in (tmp_path / "cache").rglob("*"):
+        assert path.is_dir() or TOKEN.encode() not in path.read_bytes()
+
+
+def test_what_fails_is_named(site: Site, tmp_path: Path) -> None:
+    # Nothing that does not fit can be kept, and what was read first must not seem to be there.
+    done = pull(site, tmp_path / "small", "--json", "--cache-size", "1000", "--include", "r*.bin")
+    failed = {one["path"]: one["error"] for one in summary_of(done, 1)["failed"]}
+    assert set(failed) == {"random.bin", "repeats.bin"}
+    assert "is there room" in failed["random.bin"]
+    assert "random.bin: " in done.stderr
+
+
+def test_damage_is_named_and_the_rest_is_pulled(
+    site: Site, launcher: Launcher, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    xorb, chunk, _, _ = find_record(site, Scheme.NONE, "damage/raw.bin")
+    site.control.set_faults(swap_chunk={"xorb": xorb, "chunk": chunk})
+    only = ("--json", "--include", "damage/*", "--upstream-timeout", "1")
+    summary = summary_of(pull(site, folder, *only), 1)
+    assert [one["path"] for one in summary["failed"]] == ["damage/raw.bin"]
+    assert "the chunks make file" in summary["failed"][0]["error"]
+    site.control.set_faults()
+    assert summary_of(pull(site, folder, *only))["files"] == 3
+    check_without_data(serve(site, launcher, folder), tmp_path, ["damage/raw.bin"])
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "message"),
+    [
+        ("tester/absent", TOKEN, "404"),
+        (f"{REPO}@absent", TOKEN, "404"),
+        (REPO, "hf_" + "x" * 34, "401"),
+    ],
+)
+def test_what_cannot_be_listed(
+    site: Site, tmp_path: Path, repo: str, token: str, message: str
+) -> None:
+    done = pull(site, tmp_path / "cache", repo=repo, token=token)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert token not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a/b/c", "--cache-dir", "cache"],
+        ["a/b@x..y", "--cache-dir", "cache"],
+        ["a/b"],
+        ["a/b", "--cache-dir", "cache", "--type", "cake"],
+        ["a/b", "--cache-dir", "cache", "--jobs", "0"],
+        ["a/b", "--cache-dir", "cache", "--token-file", "/absent"],
+        ["--cache-dir", "cache"],
+    ],
+)
+def test_usage(tmp_path: Path, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xetserve", "pull", *arguments],
+        env={**clean_environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "xetserve" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,63 @@
+"""A folder of a cache with something of every kind in it, and a CAS in memory where it came from."""
+
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.fakes import FakeCas
+from tests.pipeline.test_ledger_shelf import FILE, running
+from xetserve.pipeline.cache_store import CacheStore
+from xetserve.pipeline.plain import PlainKey, PlainShelf
+
+TEXT: Final = b'{"model_type": "test"}\n' * 1000
+TEXT_KEY: Final = PlainKey("sha256", hashlib.sha256(TEXT).hexdigest(), len(TEXT))
+META: Final = "meta/0123abcd/ab/" + "c" * 64
+
+
+async def fill(folder: Path) -> None:
+    """Read a Xet file, in parts and whole, and one that is not Xet; remember an answer."""
+    async with running(folder) as process:
+        await process.read(0, 1000)
+        await process.read()
+
+        async def blocks() -> AsyncGenerator[Sequence[bytes], None]:
+            yield [TEXT]
+
+        async for _ in PlainShelf(process.cache).keep(TEXT_KEY, blocks()):
+            pass
+    write_file(folder / META, b"what the Hub said")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+async def is_served(folder: Path) -> bool:
+    """Tell whether all of it is given without asking for data."""
+    cas = FakeCas(FILE)
+    async with running(folder, cas) as process:
+        assert await process.read(5, 10)  # verified: the ledger is there
+        assert await process.read()
+        stored = await PlainShelf(process.cache).open(TEXT_KEY, 0, len(TEXT))
+        assert stored is not None
+        async with stored:
+            buffer = memoryview(bytearray(len(TEXT)))
+            assert await stored.receive_into(buffer, 5.0) == len(TEXT)
+            assert bytes(buffer) == TEXT
+    return not cas.fetched
+
+
+def make_store(folder: Path, max_size: int = 1 << 40) -> CacheStore:
+    return CacheStore(folder, max_size=max_size, min_free=0)
+
+
+def tree_of(folder: Path) -> dict[str, bytes]:
+    """Everything that is kept, by the path without what is random in it."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if path.is_file() and "/" in name and not name.startswith("tmp/"):
+            found[name.rsplit("-", 1)[0] if name.endswith(".xc") else name] = path.read_bytes()
+    return found

@@ -1,0 +1,285 @@
+"""A cache as a stream: all of it comes back, and nothing else ever gets in."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.pipeline.filled import META, TEXT, fill, is_served, make_store, tree_of
+from xetserve.pipeline import cache_archive
+from xetserve.pipeline.cache_archive import ArchiveError, Counted, Importer, write_archive
+from xetserve.pipeline.cache_store import CacheStore, prepare_folder
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    await fill(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def export(folder: Path, **options: object) -> bytes:
+    stream = io.BytesIO()
+    write_archive(make_store(folder), stream, version="1", **options)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def take_in(data: bytes, folder: Path, max_size: int = 1 << 40) -> Counted:
+    prepare_folder(folder)
+    try:
+        return Importer(make_store(folder, max_size)).run(io.BytesIO(data))
+    finally:
+        assert list((folder / "tmp").iterdir()) == []
+        kept = sum(map(len, tree_of(folder).values()))
+        meta = sum(path.stat().st_size for path in (folder / "meta").rglob("*") if path.is_file())
+        assert make_store(folder).get_usage() == kept - meta
+
+
+async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    data = export(folder)
+    counted = take_in(data, there)
+    assert tree_of(there) == tree_of(folder)
+    assert (counted.num, counted.num_skipped) == (len(tree_of(folder)), 0)
+    assert await is_served(there)
+    assert (there / META).read_bytes() == b"what the Hub said"
+    assert export(there) == data
+    # Again, and nothing is written twice; but what was said last counts.
+    assert take_in(data, there)[::2] == (1, counted.num - 1)
+
+
+def members(data: bytes) -> list[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        found = []
+        for member in archive:
+            source = archive.extractfile(member)
+            assert source is not None
+            found.append((member.name, source.read()))
+        return found
+
+
+def pack(files: list[tuple[str, bytes]]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def test_names_tell_no_time_and_no_place(folder: Path, tmp_path: Path) -> None:
+    data = export(folder)
+    names = [name for name, _ in members(data)]
+    assert (names[0], names[-1]) == ("manifest.json", "end.json")
+    assert names[1:-1] == sorted(names[1:-1], key=lambda name: name.split("/")[0])
+    assert str(tmp_path).encode() not in data
+    for path in folder.rglob("*"):
+        os.utime(path, (0, 1))
+    assert export(folder) == data
+
+
+def test_what_is_damaged_or_odd_stays_here(folder: Path) -> None:
+    for path in (*folder.glob("plain/*/*"), *folder.glob("ledgers/*/*"), *folder.glob("??/*/*.xc")):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    (folder / "meta" / ".unfinished").write_bytes(b"x")
+    (folder / "meta" / "odd name").write_bytes(b"x")
+    (folder / "meta" / "link").symlink_to("/etc/passwd")
+    (folder / "stranger").write_bytes(b"x")
+    skipped: list[str] = []
+    data = export(folder, on_skip=lambda name, reason: skipped.append(name))
+    assert [name for name, _ in members(data)] == ["manifest.json", META, "end.json"]
+    assert len(skipped) == 2 + len(list(folder.glob("??/*/*.xc")))
+
+
+# What may come
+
+
+GOOD = (
+    "manifest.json",
+    json.dumps({"format": "xetserve-cache", "version": 1, "files": 1, "bytes": 9}).encode(),
+)
+END = ("end.json", b'{"files": 1}')
+
+
+def one(name: str, content: bytes = b"x") -> bytes:
+    return pack([GOOD, (name, content), END])
+
+
+def raw_member(name: str, kind: bytes, link: str = "", size: int = 0) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, size
+    return GOOD_PACKED + info.tobuf(tarfile.USTAR_FORMAT) + bytes(10240)
+
+
+GOOD_PACKED = pack([GOOD])[: 512 * 2]
+HASH = "ab" * 32
+HOSTILE = {
+    "absolute": one("/etc/cron.d/x"),
+    "upwards": one("../../x"),
+    "upwards inside": one("meta/../../x"),
+    "upwards in a shelf": one("plain/../x"),
+    "dots": one("meta/.."),
+    "hidden": one("meta/.x"),
+    "a folder of somebody's": one("tmp/x"),
+    "the account": one("usage"),
+    "no name": one("meta/"),
+    "deep": one("meta/" + "a/" * 20 + "x"),
+    "upper case": one(f"ledgers/{HASH.upper()}.xl"),
+    "new line": one("meta/a\n"),
+    "wrong hash": one(f"plain/sha256-{HASH}"),
+    "wrong git hash": one(f"plain/git-{HASH[:40]}"),
+    "wrong ledger": one(f"ledgers/{HASH}.xl"),
+    "wrong entry": one(f"xorbs/{HASH}/0-5.xc", bytes(500)),
+    "empty entry": one(f"xorbs/{HASH}/0-5.xc", b""),
+    "no chunks": one(f"xorbs/{HASH}/5-5.xc", bytes(500)),
+    "backwards": one(f"xorbs/{HASH}/5-4.xc", bytes(500)),
+    "huge range": one(f"xorbs/{HASH}/0-999999999.xc", bytes(500)),
+    "symbolic link": raw_member("meta/x", tarfile.SYMTYPE, "/etc/passwd"),
+    "hard link": raw_member("meta/x", tarfile.LNKTYPE, "/etc/passwd"),
+    "device": raw_member("meta/x", tarfile.CHRTYPE),
+    "fifo": raw_member("meta/x", tarfile.FIFOTYPE),
+    "folder": raw_member("meta/x", tarfile.DIRTYPE),
+    "long name": raw_member("meta/x", tarfile.GNUTYPE_LONGNAME, size=1 << 30),
+    "extended header": raw_member("meta/x", tarfile.XHDTYPE, size=1 << 30),
+    "sparse": raw_member("meta/x", tarfile.GNUTYPE_SPARSE, size=1 << 30),
+    "large answer": raw_member("meta/x", tarfile.REGTYPE, size=1 << 30),
+    "large plain file": raw_member(f"plain/sha256-{HASH}", tarfile.REGTYPE, size=1 << 32),
+    "large ledger": raw_member(f"ledgers/{HASH}.xl", tarfile.REGTYPE, size=1 << 32),
+    "large entry": raw_member(f"xorbs/{HASH}/0-5.xc", tarfile.REGTYPE, size=1 << 32),
+    "no manifest": pack([("meta/x", b"x"), END]),
+    "another format": pack([("manifest.json", b'{"format": "x", "version": 1, "files": 1, "bytes": 1}'), END]),
+    "a later version": pack([("manifest.json", GOOD[1].replace(b"1,", b"2,", 1)), END]),
+    "a manifest without sizes": pack([("manifest.json", b'{"format": "xetserve-cache", "version": 1}')]),
+    "a manifest that is none": pack([("manifest.json", b"[]")]),
+    "a large manifest": pack([("manifest.json", b" " * 100_000)]),
+    "missing files": pack([GOOD, END]),
+    "no end": pack([GOOD, ("meta/x", b"x")]),
+    "nothing": b"",
+    "zeros": bytes(20_000),
+    "something else": b"x" * 20_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=list(HOSTILE))
+def test_what_is_no_export_does_not_get_in(data: bytes, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    with pytest.raises(ArchiveError):
+        take_in(data, there)
+    assert {path.name for path in tmp_path.iterdir()} == {"there"}
+    assert set(tree_of(there)) <= {"meta/x"}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("packed")
+    asyncio.run(fill(folder))
+    return export(folder)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damage_on_the_way_is_seen(
+    packed: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    there = tmp_path_factory.mktemp("there")
+    names = dict(members(packed))
+    changed = bytearray(packed)
+    at = data.draw(st.integers(0, len(packed.rstrip(b"\0")) - 1))
+    if data.draw(st.booleans()):
+        del changed[at:]
+        with pytest.raises(ArchiveError):
+            take_in(bytes(changed), there)
+    else:
+        changed[at] ^= data.draw(st.integers(1, 255))
+        with contextlib.suppress(ArchiveError):
+            take_in(bytes(changed), there)
+    # Whatever has come of it: what is in place is right. (Of answers, their reader sees to that.)
+    for path in there.rglob("*"):
+        name = str(path.relative_to(there))
+        if name.startswith("plain/") and path.is_file():
+            assert path.read_bytes() == TEXT
+        if name.startswith("ledgers/") and path.is_file():
+            assert path.read_bytes() == names[f"ledgers/{path.name}"]
+        if path.suffix == ".xc":
+            start_end = path.name.rsplit("-", 1)[0]
+            assert path.read_bytes() == names[f"xorbs/{path.parent.name}/{start_end}.xc"]
+
+
+def test_what_came_before_a_cut_stays_and_the_rest_follows(packed: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="cut"):
+        take_in(packed[: len(packed) * 2 // 3], tmp_path)
+    some = set(tree_of(tmp_path))
+    assert some
+    counted = take_in(packed, tmp_path)
+    assert counted.num_skipped >= len(some) - 1
+    assert len(tree_of(tmp_path)) == counted.num + counted.num_skipped
+
+
+def test_the_quota_is_kept(packed: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="too many for a cache of 1000"):
+        take_in(packed, tmp_path, max_size=1000)
+    assert tree_of(tmp_path) == {}
+
+
+def test_what_was_here_before_makes_room(packed: bytes, tmp_path: Path) -> None:
+    prepare_folder(tmp_path)
+    limit = len(packed) * 5 // 4
+    store = make_store(tmp_path, limit)
+    temporary = store.create(limit - 1000)
+    assert temporary is not None
+    store.place(temporary, "plain", "git-" + "a" * 40)
+    os.close(temporary.fd)
+    os.utime(next(tmp_path.glob("plain/*/*")), (0, 0))
+    take_in(packed, tmp_path, limit)
+    assert not list(tmp_path.glob("plain/aa/*"))
+    assert len(tree_of(tmp_path)) == len(members(packed)) - 2
+
+
+def test_a_disk_that_is_full_is_named(
+    packed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CacheStore, "_get_free", lambda self: -1)
+    with pytest.raises(ArchiveError, match="no room"):
+        take_in(packed, tmp_path)
+
+
+def test_what_goes_while_it_is_written_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = cache_archive._iter_sources
+    calls: list[int] = []
+
+    def list_and_remove(store: CacheStore) -> Iterator[cache_archive._Source]:
+        found = list(listed(store))
+        calls.append(len(found))
+        if len(calls) == 2:
+            os.unlink(found[0].stored.path)
+        return iter(found)
+
+    monkeypatch.setattr(cache_archive, "_iter_sources", list_and_remove)
+    data = export(folder)
+    assert json.loads(members(data)[-1][1])["files"] == calls[0] - 1
+
+
+def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files: list[tuple[str, bytes]] = [(f"meta/{number}", b"x") for number in range(3000)]
+    manifest = GOOD[1].replace(b'"files": 1', b'"files": 3000')
+    data = pack([("manifest.json", manifest), *files, ("end.json", b'{"files": 3000}')])
+    seen: list[int] = []
+    original = cache_archive._forget_members
+
+    def forget(archive: tarfile.TarFile) -> None:
+        seen.append(len(archive.members))  # type: ignore[attr-defined]
+        original(archive)
+
+    monkeypatch.setattr(cache_archive, "_forget_members", forget)
+    assert take_in(data, tmp_path).num == 3000
+    assert max(seen) <= 2

@@ -1,0 +1,167 @@
+"""Looking at all of a cache: what is right stays, what is damaged is found, whatever it is."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.filled import fill, is_served, make_store
+from tests.pipeline.test_ledger_shelf import FILE
+from xetserve.pipeline.cache_check import Checker, Report, count_contents
+from xetserve.pipeline.cache_entry import EntryKey, Indexer, make_entry_name
+from xetserve.xet.compression import Scheme
+from xetserve.xet.reconstruction import ByteRange, ChunkRange
+from xetserve.xet.xorb import pack_chunk
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    await fill(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def check(folder: Path, *, removes: bool = True) -> Report:
+    return Checker(make_store(folder), removes=removes).run()
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for pattern in ("??/*/*.xc", "ledgers/*/*", "plain/*/*")
+        for path in folder.glob(pattern)
+    )
+
+
+def test_everything_is_counted(folder: Path) -> None:
+    contents = count_contents(folder)
+    assert contents.entries.num == len(list(folder.glob("??/*/*.xc"))) > 0
+    assert (contents.num_xorbs, contents.ledgers.num, contents.plain.num) == (1, 1, 1)
+    assert (contents.meta.num, contents.meta.size, contents.writing.num) == (1, 17, 0)
+    assert contents.size == make_store(folder).get_usage()
+    assert contents.entries.oldest is not None
+    assert contents.entries.newest is not None
+    assert contents.entries.oldest <= contents.entries.newest <= time.time()
+
+
+async def test_what_is_right_stays(folder: Path) -> None:
+    sizes: list[int] = []
+    report = Checker(make_store(folder), removes=True, on_bytes=sizes.append).run()
+    assert report.damaged == {}
+    assert (report.num_xorbs, report.num_proven, report.num_ledgers, report.num_plain) == (
+        1,
+        1,
+        1,
+        1,
+    )
+    assert report.num_entries == count_contents(folder).entries.num
+    assert report.size == count_contents(folder).size >= sum(sizes) > report.size * 9 // 10
+    assert await is_served(folder)
+
+
+def flips(path: Path) -> Iterator[int]:
+    """Places in a file: its ends, and between."""
+    size = path.stat().st_size
+    yield from {0, 5, size // 3, size // 2, size - 60, size - 1}
+
+
+async def test_every_flipped_byte_is_found(folder: Path) -> None:
+    for path in files(folder):
+        data = path.read_bytes()
+        for at in flips(path):
+            path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+            report = check(folder, removes=False)
+            assert list(report.damaged) == [str(path.relative_to(folder))], at
+            assert path.exists()
+        path.write_bytes(data)
+    assert check(folder).damaged == {}
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "grown", "swapped"])
+async def test_damaged_files_are_removed_and_fetched_again(folder: Path, how: str) -> None:
+    paths = files(folder)
+    for path in paths:
+        data = path.read_bytes()
+        changed = {"cut": data[:-1], "empty": b"", "grown": data + b"x", "swapped": data[::-1]}
+        path.write_bytes(changed[how])
+    report = check(folder)
+    assert len(report.damaged) == len(paths)
+    assert report.size == 0
+    assert files(folder) == []
+    await fill(folder)
+    assert await is_served(folder)
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["the xorb is whole", "a part of it"])
+def test_entries_that_contradict_each_other(folder: Path, is_whole: bool) -> None:
+    # A well-made entry, of another chunk: nothing but another entry can tell.
+    (xorb, _) = FILE.runs[0]
+    record = pack_chunk(b"another one" * 100, Scheme.NONE)
+    key = EntryKey(xorb.xorb_hash, ChunkRange(3, 4), ByteRange(7, 7 + len(record)))
+    indexer = Indexer(key)
+    indexer.feed(memoryview(record))
+    parent = next(folder.glob("??/*"))
+    entries = sorted(parent.iterdir(), key=lambda path: int(path.name.partition("-")[0]))
+    lie = parent / make_entry_name(key.chunks, b"liesliar")
+    lie.write_bytes(record + indexer.make_index().pack())
+    if not is_whole:
+        entries.pop().unlink()
+    report = check(folder)
+    assert set(report.damaged.values()) == {"chunk 3 is another one in another entry"}
+    gone = [entries[0], lie] if not is_whole else [lie]
+    assert sorted(report.damaged) == sorted(str(path.relative_to(folder)) for path in gone)
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in entries[1:])
+    assert report.num_proven == is_whole
+
+
+async def test_what_goes_meanwhile_is_no_damage(folder: Path) -> None:
+    first, *_ = files(folder)
+    names = [path.name for path in files(folder)]
+
+    def vanish(_: int) -> None:
+        for path in files(folder):
+            path.unlink()
+
+    report = Checker(make_store(folder), removes=True, on_bytes=vanish).run()
+    assert report.damaged == {}
+    assert names
+    assert not first.exists()
+
+
+# Making room
+
+
+def use_times(folder: Path) -> list[Path]:
+    """Let every file have been used a thousand seconds after the one before; gives them, oldest first."""
+    paths = files(folder)
+    for number, path in enumerate(paths):
+        os.utime(path, (0, 1000 * (number + 1)))
+    return paths
+
+
+async def test_the_oldest_go_until_the_size_is_reached(folder: Path) -> None:
+    paths = use_times(folder)
+    sizes = [path.stat().st_size for path in paths]
+    store = make_store(folder)
+    evicted = store.evict(size=sum(sizes) - 1)
+    assert (evicted.num, evicted.size) == (1, sizes[0])
+    assert files(folder) == paths[1:]
+    assert store.get_usage() == sum(sizes[1:])
+    assert store.evict(size=0).num == len(paths) - 1
+    assert files(folder) == []
+    assert store.get_usage() == 0
+
+
+async def test_what_was_not_used_for_long_goes(folder: Path) -> None:
+    paths = use_times(folder)
+    evicted = make_store(folder).evict(unused_since=2500)
+    assert evicted.num == 2
+    assert files(folder) == paths[2:]
+
+
+async def test_without_a_reason_nothing_goes(folder: Path) -> None:
+    paths = use_times(folder)
+    assert make_store(folder).evict() == (0, 0)
+    assert files(folder) == paths

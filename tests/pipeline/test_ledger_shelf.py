@@ -1,0 +1,185 @@
+"""Ledgers beside the cache: proven once, known to whoever reads the file later."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import FakeAccess, FakeCas
+from tests.pipeline.test_reader import POLICY, read_all, simple_file
+from xetserve.errors import IntegrityError
+from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.ledger_shelf import LedgerShelf
+from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.tickets import FetchTable
+from xetserve.xet.reconstruction import FetchInfo
+from xetserve.xet.xorb import CHUNK_HEADER_SIZE
+
+FILE = simple_file(60)
+CONTENT = FILE.content
+SIZE = len(CONTENT)
+
+
+class Process:
+    """What one process has in memory, over the folder that all share."""
+
+    def __init__(self, cache: DiskCache, table: FetchTable) -> None:
+        self.cache = cache
+        self.table = table
+
+    async def read(self, start: int = 0, end: int | None = None) -> bool:
+        """Read a part; tells whether it was verified."""
+        reader = FileReader(
+            self.table,
+            FakeAccess(),
+            FILE.file_hash,
+            start=start,
+            end=end,
+            size=SIZE,
+            gap_timeout=5.0,
+        )
+        assert await read_all(reader) == CONTENT[start : SIZE if end is None else end]
+        return reader.is_verified
+
+
+@asynccontextmanager
+async def running(folder: Path, cas: FakeCas | None = None) -> AsyncIterator[Process]:
+    cache = DiskCache(cas or FakeCas(FILE), folder, max_size=1 << 40, min_free=0)
+    await cache.start()
+    table = FetchTable(
+        cache,
+        ByteBudget(1 << 27),
+        policy=POLICY,
+        stall_timeout=1.0,
+        ledger_shelf=LedgerShelf(cache),
+    )
+    try:
+        yield Process(cache, table)
+        await cache.settle()
+    finally:
+        await cache.aclose()
+
+
+def ledgers(folder: Path) -> list[Path]:
+    return list(folder.glob("ledgers/*/*"))
+
+
+def entries(folder: Path) -> list[Path]:
+    return list(folder.glob("??/*/*.xc"))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of what is kept."""
+    return sum(path.stat().st_size for path in entries(folder) + ledgers(folder))
+
+
+@pytest.mark.parametrize("parts", [1, 3], ids=["whole", "in parts"])
+async def test_a_file_that_was_proven_is_known_after_a_restart(tmp_path: Path, parts: int) -> None:
+    async with running(tmp_path) as process:
+        step = -(-SIZE // parts)
+        for start in range(0, SIZE, step):
+            await process.read(start, min(SIZE, start + step))
+    assert len(ledgers(tmp_path)) == 1
+    async with running(tmp_path) as process:
+        assert await process.read(SIZE // 2, SIZE // 2 + 10)
+        assert process.cache.desk.store.get_usage() == size_of(tmp_path)
+
+
+async def test_parts_alone_leave_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as process:
+        assert not await process.read(SIZE // 3, SIZE)
+    assert ledgers(tmp_path) == []
+
+
+async def test_another_process_knows_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as one, running(tmp_path) as other:
+        assert not await one.read(0, SIZE // 2)
+        assert await other.read()
+        await other.cache.settle()
+        # What this one has noted itself was compared with nothing, and does not stand in the way.
+        assert await one.read(100, 200)
+
+
+async def test_a_reader_that_began_before_is_not_verified_by_what_came_later(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as other:
+        async with running(tmp_path) as one:
+            early = FileReader(
+                one.table, FakeAccess(), FILE.file_hash, start=9, size=SIZE, gap_timeout=5.0
+            )
+            blocks = early.blocks()
+            got = b"".join(await anext(blocks))
+            assert await other.read()
+            await other.cache.settle()
+            assert await one.read(100, 200)
+            async for block in blocks:
+                got += b"".join(block)
+        assert got == CONTENT[9:]
+        assert not early.is_verified
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "large", "folder"])
+async def test_a_damaged_one_is_none(tmp_path: Path, how: str) -> None:
+    async with running(tmp_path) as process:
+        await process.read()
+    (path,) = ledgers(tmp_path)
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 1
+    elif how == "cut":
+        del data[-1]
+    elif how == "empty":
+        data.clear()
+    elif how == "large":
+        data += bytes(10_000_000)
+    path.write_bytes(data)
+    if how == "folder":
+        path.unlink()
+        path.mkdir()
+    async with running(tmp_path) as process:
+        assert not await process.read(5, 10)
+        if how != "folder":
+            assert ledgers(tmp_path) == []
+            assert await process.read()
+            await process.cache.settle()
+            assert await process.read(5, 10)
+
+
+async def test_what_comes_wrong_is_seen_in_the_part_that_has_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as process:
+        await process.read()
+    for entry in entries(tmp_path):
+        entry.unlink()
+
+    def damage(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        at = CHUNK_HEADER_SIZE + 3
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], None
+
+    async with running(tmp_path, FakeCas(FILE, on_data=damage)) as process:
+        with pytest.raises(IntegrityError, match="chunk 0 is not the file's"):
+            await process.read(0, 10)
+    assert len(ledgers(tmp_path)) == 1  # it was right
+
+
+async def test_a_full_cache_keeps_its_quota(tmp_path: Path) -> None:
+    async with running(tmp_path) as process:
+        process.cache.desk.store._max_size = 1000
+        assert await process.read()
+    assert ledgers(tmp_path) == []
+
+
+async def test_a_disk_that_refuses_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as process:
+
+        def refuse(*arguments: object) -> None:
+            raise PermissionError(13, "no")
+
+        monkeypatch.setattr(process.cache.desk.store, "place", refuse)
+        assert await process.read()
+    assert ledgers(tmp_path) == []
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -1,0 +1,218 @@
+"""Plain files beside the cache: only what has its hash is given, and nobody waits for a disk."""
+
+import asyncio
+import hashlib
+import os
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes import FakeCas, FakeFile
+from xetserve.pipeline import plain
+from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.plain import MAX_PLAIN_SIZE, PlainKey, PlainShelf
+from xetserve.upstream.hub import FileEntry
+
+CONTENT = random.Random(7).randbytes(3_000_000)
+PIECE = 250_000
+
+
+def git_key(content: bytes) -> PlainKey:
+    digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return PlainKey("git", digest, len(content))
+
+
+def sha256_key(content: bytes) -> PlainKey:
+    return PlainKey("sha256", hashlib.sha256(content).hexdigest(), len(content))
+
+
+KEYS = [git_key(CONTENT), sha256_key(CONTENT)]
+
+
+@asynccontextmanager
+async def shelf_in(folder: Path, max_size: int = 1 << 40) -> AsyncIterator[PlainShelf]:
+    cache = DiskCache(FakeCas(FakeFile([])), folder, max_size=max_size, min_free=0)
+    await cache.start()
+    try:
+        yield PlainShelf(cache)
+    finally:
+        await cache.aclose()
+        num_open = len([fd for fd in os.listdir("/proc/self/fd") if points_into(fd, folder)])
+        assert num_open == 0
+
+
+def points_into(fd: str, folder: Path) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith(str(folder))
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+async def shelf(tmp_path: Path) -> AsyncIterator[PlainShelf]:
+    async with shelf_in(tmp_path) as made:
+        yield made
+
+
+async def blocks_of(content: bytes) -> AsyncGenerator[Sequence[bytes], None]:
+    for at in range(0, len(content), PIECE):
+        yield [content[at : at + PIECE]]
+
+
+async def keep(shelf: PlainShelf, key: PlainKey, content: bytes = CONTENT) -> bytes:
+    got = [b"".join(block) async for block in shelf.keep(key, blocks_of(content))]
+    return b"".join(got)
+
+
+async def read(shelf: PlainShelf, key: PlainKey, start: int = 0, end: int = -1) -> bytes | None:
+    stored = await shelf.open(key, start, key.size if end < 0 else end)
+    if stored is None:
+        return None
+    async with stored:
+        got = bytearray()
+        buffer = memoryview(bytearray(100_000))
+        while count := await stored.receive_into(buffer, 5.0):
+            got += buffer[:count]
+        return bytes(got)
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("plain/*/*") if path.is_file()]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=["git", "lfs"])
+async def test_what_was_read_once_is_here(shelf: PlainShelf, tmp_path: Path, key: PlainKey) -> None:
+    assert await read(shelf, key) is None
+    assert await keep(shelf, key) == CONTENT
+    assert await read(shelf, key) == CONTENT
+    assert await read(shelf, key, 5, 2_000_000) == CONTENT[5:2_000_000]
+    async with shelf_in(tmp_path) as other:
+        assert await read(other, key) == CONTENT
+    assert await read(shelf, KEYS[key.kind == "git"]) is None
+    assert shelf._store.get_usage() == len(CONTENT)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "grow", "empty"])
+async def test_a_damaged_one_is_not_here_any_more(
+    shelf: PlainShelf, tmp_path: Path, how: str
+) -> None:
+    await keep(shelf, KEYS[0])
+    assert await read(shelf, KEYS[0], 7, 9) == CONTENT[7:9]
+    (path,) = files(tmp_path)
+    data = bytearray(CONTENT)
+    if how == "flip":
+        data[-1] ^= 1
+    elif how == "cut":
+        del data[-1]
+    elif how == "grow":
+        data += b"x"
+    else:
+        data.clear()
+    path.write_bytes(data)
+    assert await read(shelf, KEYS[0], 7, 9) is None
+    assert files(tmp_path) == []
+    assert await keep(shelf, KEYS[0]) == CONTENT
+    assert await read(shelf, KEYS[0]) == CONTENT
+
+
+@pytest.mark.parametrize("size", [1, PIECE, len(CONTENT) - 1])
+async def test_what_broke_off_is_not_kept(shelf: PlainShelf, tmp_path: Path, size: int) -> None:
+    assert await keep(shelf, KEYS[0], CONTENT[:size]) == CONTENT[:size]
+    await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
+    assert files(tmp_path) == []
+    assert shelf._store.get_usage() == 0
+
+
+async def test_a_body_that_was_left_is_not_kept(shelf: PlainShelf, tmp_path: Path) -> None:
+    blocks = shelf.keep(KEYS[0], blocks_of(CONTENT))
+    await anext(blocks)
+    await blocks.aclose()
+    await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
+    assert files(tmp_path) == []
+
+
+def wait_until_empty(folder: Path) -> None:
+    """Wait for what a thread does in its own time."""
+    while any(folder.iterdir()):
+        os.sched_yield()
+
+
+async def test_what_is_longer_than_it_says_is_not_kept(shelf: PlainShelf, tmp_path: Path) -> None:
+    assert await keep(shelf, KEYS[0], CONTENT + b"more") == CONTENT + b"more"
+    assert await read(shelf, KEYS[0]) is not None  # all of it had come, and was compared, before
+    small = PlainKey("git", "a" * 40, 10)
+    assert await keep(shelf, small) == CONTENT
+    assert await read(shelf, small) is None
+
+
+async def test_a_large_one_is_not_kept(tmp_path: Path) -> None:
+    async with shelf_in(tmp_path) as shelf:
+        assert shelf.can_keep(PlainKey("git", "a" * 40, MAX_PLAIN_SIZE))
+        assert not shelf.can_keep(PlainKey("git", "a" * 40, MAX_PLAIN_SIZE + 1))
+    async with shelf_in(tmp_path, len(CONTENT)) as shelf:
+        assert not shelf.can_keep(KEYS[0])
+
+
+async def test_the_quota_is_kept(tmp_path: Path) -> None:
+    limit = 1_000_000
+    async with shelf_in(tmp_path, limit) as shelf:
+        for number in range(30):
+            content = CONTENT[number : number + 90_000]
+            await keep(shelf, git_key(content), content)
+            assert sum(path.stat().st_size for path in files(tmp_path)) <= limit
+        assert await read(shelf, git_key(content)) == content
+
+
+@pytest.mark.parametrize("name", ["create", "write", "place"])
+async def test_a_disk_that_refuses_costs_nothing(
+    shelf: PlainShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(shelf._store, name, refuse)
+    assert await keep(shelf, KEYS[0]) == CONTENT
+    assert await read(shelf, KEYS[0]) is None
+    await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
+
+
+async def test_a_disk_that_hangs_costs_little(
+    shelf: PlainShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await keep(shelf, KEYS[0])
+    loop = asyncio.get_running_loop()
+    hanging = asyncio.Event()
+
+    def hang(*arguments: object) -> None:
+        asyncio.run_coroutine_threadsafe(hanging.wait(), loop).result()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plain, "DISK_TIMEOUT", 0.01)
+        patch.setattr(plain, "check_plain", hang)
+        assert await read(shelf, KEYS[0]) is None
+        assert shelf._cache.is_resting
+        patch.setattr(shelf._cache, "_resume_time", 0.0)
+        patch.setattr(shelf._store, "write", hang)
+        assert await keep(shelf, KEYS[1]) == CONTENT
+        hanging.set()
+    shelf._cache._resume_time = 0.0
+    assert await read(shelf, KEYS[0]) == CONTENT
+
+
+ENTRY = FileEntry(3, None, None, None, None, None, None, None, None)  # type: ignore[arg-type]
+
+
+@given(st.text(max_size=50), st.none() | st.integers(0, 10))
+def test_an_etag_that_is_no_hash_names_nothing(etag: str, size: int | None) -> None:
+    entry = FileEntry(size, etag, None, None, None, None, None, None, ENTRY.url)
+    assert PlainKey.of(entry) is None
+
+
+def test_names_are_read_again() -> None:
+    for key in KEYS:
+        assert PlainKey.parse(key.name, key.size) == key

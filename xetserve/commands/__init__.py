@@ -1,0 +1,1 @@
+"""The commands: each builds its objects, hands them to each other, and runs them."""

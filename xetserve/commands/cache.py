@@ -1,0 +1,285 @@
+"""`xetserve cache`: look at the disk cache, check it, make room in it, carry it elsewhere."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from xetserve import __version__
+from xetserve.commands.progress import Progress, format_seconds, format_size, show
+from xetserve.config import Config, add_flags
+from xetserve.errors import ConfigError, XetserveError
+from xetserve.pipeline.cache_archive import Counted, Importer, write_archive
+from xetserve.pipeline.cache_check import Checker, Tally, count_contents
+from xetserve.pipeline.cache_store import CacheStore, prepare_folder
+from xetserve.values import parse_age, parse_size
+
+STREAM = "-"
+
+
+def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its own commands."""
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, act: Callable[[argparse.Namespace, CacheStore], int], text: str
+    ) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        add_flags(action, ("cache", "log"), without=("access_log",))
+        action.set_defaults(act=act)
+        return action
+
+    stats = add("stats", _tell_stats, "say what is in the cache")
+    verify = add("verify", _verify, "read everything, and remove what is damaged")
+    verify.add_argument("--dry-run", action="store_true", help="remove nothing")
+    collect = add("gc", _collect, "remove what was not used for longest")
+    collect.add_argument("--to", metavar="SIZE", help="until the cache has this size at most")
+    collect.add_argument("--older-than", metavar="AGE", help="if not used for so long: 12h, 30d")
+    export = add("export", _export, "write the cache as one stream, for another site")
+    export.add_argument("file", metavar="FILE", help="where to; - is the standard output")
+    take_in = add("import", _import, "take in what export has written, checked")
+    take_in.add_argument("file", metavar="FILE", help="where from; - is the standard input")
+    for action in (stats, verify, collect, export, take_in):
+        action.add_argument("--json", action="store_true", help="print a summary as JSON")
+
+
+def run_cache(options: argparse.Namespace, config: Config) -> int:
+    """Do what was asked for; gives the exit status: 0, or 1 for damage or a failure.
+
+    Raises:
+        ConfigError: there is no such cache, or a bad argument.
+    """
+    if not config.cache.cache_dir:
+        raise ConfigError("cache_dir is not set")
+    folder = Path(config.cache.cache_dir)
+    if options.act is _import:
+        prepare_folder(folder)
+    elif not (folder / "usage").is_file():
+        raise ConfigError(f"there is no cache in {folder}")
+    store = CacheStore(
+        folder, max_size=config.cache.cache_size, min_free=config.cache.cache_min_free
+    )
+    try:
+        return int(options.act(options, store))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # nothing more to write there
+        return 1
+    except ConfigError:
+        raise
+    except (OSError, XetserveError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        sys.stderr.write(f"xetserve cache: {show(str(reason))}\n")
+        return 1
+
+
+def _tell_stats(options: argparse.Namespace, store: CacheStore) -> int:
+    contents = count_contents(store.folder)
+    kinds = {
+        "entries": contents.entries,
+        "ledgers": contents.ledgers,
+        "plain": contents.plain,
+        "meta": contents.meta,
+        "writing": contents.writing,
+    }
+    if options.json:
+        document: dict[str, object] = {
+            "folder": str(store.folder),
+            "bytes": contents.size,
+            "quota": store.max_size,
+            "free": store.get_free(),
+            "xorbs": contents.num_xorbs,
+        }
+        for name, tally in kinds.items():
+            value = asdict(tally)
+            value["files"], value["bytes"] = value.pop("num"), value.pop("size")
+            document[name] = value
+        _print_json(document)
+        return 0
+    part = 100 * contents.size / max(1, store.max_size)
+    lines = [
+        ("folder", str(store.folder)),
+        ("size", f"{format_size(contents.size)} of {format_size(store.max_size)}, {part:.1f} %"),
+        ("disk", f"{format_size(store.get_free())} free"),
+        ("entries", f"{_describe(contents.entries)}, of {contents.num_xorbs} xorbs"),
+        ("ledgers", _describe(contents.ledgers)),
+        ("plain files", _describe(contents.plain)),
+        ("Hub's answers", _describe(contents.meta)),
+        ("being written", _describe(contents.writing)),
+    ]
+    if contents.entries.oldest is not None and contents.entries.newest is not None:
+        now = time.time()
+        oldest, newest = (
+            format_seconds(max(0, now - used))
+            for used in (contents.entries.oldest, contents.entries.newest)
+        )
+        lines.append(("used", f"{newest} ago, and {oldest} ago what was not for longest"))
+    _print("".join(f"{name:<14}{show(value)}\n" for name, value in lines))
+    return 0
+
+
+def _describe(tally: Tally) -> str:
+    return f"{tally.num}, {format_size(tally.size)}"
+
+
+def _verify(options: argparse.Namespace, store: CacheStore) -> int:
+    contents = count_contents(store.folder)
+    size = contents.entries.size + contents.ledgers.size + contents.plain.size
+    progress = Progress("", 0, size, sys.stderr)
+    checker = Checker(
+        store,
+        removes=not options.dry_run,
+        on_bytes=progress.add,
+        on_damage=lambda name, reason: progress.say(f"{show(name)}: {show(reason)}"),
+    )
+    try:
+        report = checker.run()
+    finally:
+        progress.close()
+    if options.json:
+        damaged = [{"file": name, "reason": why} for name, why in report.damaged.items()]
+        _print_json(
+            {
+                "entries": report.num_entries,
+                "xorbs": report.num_xorbs,
+                "proven_xorbs": report.num_proven,
+                "ledgers": report.num_ledgers,
+                "plain": report.num_plain,
+                "bytes": report.size,
+                "damaged": damaged,
+                "removed": not options.dry_run,
+            }
+        )
+    else:
+        fate = "left where it is" if options.dry_run else "removed"
+        _print(
+            f"{report.num_entries} entries of {report.num_xorbs} xorbs, {report.num_proven} of them whole and proven; "
+            f"{report.num_ledgers} ledgers, {report.num_plain} plain files, {format_size(report.size)} read; "
+            f"{len(report.damaged)} damaged{f' and {fate}' if report.damaged else ''}\n"
+        )
+    return 1 if report.damaged else 0
+
+
+def _collect(options: argparse.Namespace, store: CacheStore) -> int:
+    try:
+        size = None if options.to is None else parse_size(options.to)
+    except ValueError as exc:
+        raise ConfigError(f"--to {exc}, not {options.to!r}") from None
+    try:
+        age = None if options.older_than is None else parse_age(options.older_than)
+    except ValueError as exc:
+        raise ConfigError(f"--older-than {exc}, not {options.older_than!r}") from None
+    evicted = store.evict(size=size, unused_since=None if age is None else time.time() - age)
+    left = count_contents(store.folder).size
+    if options.json:
+        _print_json({"removed": evicted.num, "removed_bytes": evicted.size, "bytes": left})
+    else:
+        _print(
+            f"{evicted.num} files removed, {format_size(evicted.size)}; {format_size(left)} left\n"
+        )
+    return 0
+
+
+def _export(options: argparse.Namespace, store: CacheStore) -> int:
+    if options.file == STREAM:
+        if sys.stdout.isatty():
+            raise ConfigError("this is not for a terminal: name a file, or redirect the output")
+        counted = _write_to(sys.stdout.buffer, store)
+        sys.stdout.buffer.flush()
+        out = sys.stderr
+    else:
+        target = Path(options.file)
+        partial = target.with_name(target.name + ".part")
+        try:
+            with open(partial, "wb") as stream:
+                counted = _write_to(stream, store)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        out = sys.stdout
+    _tell_counted(options, counted, "exported", "damaged and left out", out)
+    return 1 if counted.num_skipped else 0
+
+
+def _write_to(stream: BinaryIO, store: CacheStore) -> Counted:
+    shown = _Shown()
+    try:
+        return write_archive(
+            store,
+            stream,
+            version=__version__,
+            on_start=shown.start,
+            on_bytes=shown.add,
+            on_skip=lambda name, reason: shown.say(f"{show(name)}: {show(reason)}"),
+        )
+    finally:
+        shown.close()
+
+
+def _import(options: argparse.Namespace, store: CacheStore) -> int:
+    shown = _Shown()
+    importer = Importer(store, on_start=shown.start, on_bytes=shown.add)
+    try:
+        if options.file == STREAM:
+            counted = importer.run(sys.stdin.buffer)
+        else:
+            with open(options.file, "rb") as stream:
+                counted = importer.run(stream)
+    finally:
+        shown.close()
+    _tell_counted(options, counted, "imported", "here before", sys.stdout)
+    return 0
+
+
+class _Shown:
+    """Progress of which the size is known later."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def start(self, num: int, size: int) -> None:
+        self._progress = Progress("", 0, size, sys.stderr)
+
+    def add(self, size: int) -> None:
+        if self._progress is not None:
+            self._progress.add(size)
+
+    def say(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.say(text)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+
+
+def _tell_counted(
+    options: argparse.Namespace, counted: Counted, done: str, skipped: str, out: TextIO
+) -> None:
+    if options.json:
+        value = {"files": counted.num, "bytes": counted.size, "skipped": counted.num_skipped}
+        out.write(json.dumps(value) + "\n")
+    else:
+        out.write(
+            f"{counted.num} files {done}, {format_size(counted.size)}; "
+            f"{counted.num_skipped} {skipped}\n"
+        )
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")

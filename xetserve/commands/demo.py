@@ -1,0 +1,38 @@
+"""`xetserve demo`: see it work."""
+
+import argparse
+import sys
+
+from xetserve.config import Config, add_flags
+from xetserve.demo import DemoFailed
+from xetserve.demo import run_demo as run
+from xetserve.errors import ConfigError
+from xetserve.ops.lifecycle import run_loop
+from xetserve.values import OFF
+
+
+def add_flags_of_demo(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its arguments."""
+    parser.add_argument("--once", action="store_true", help="stop after the download")
+    add_flags(parser, ("server", "log"), without=("workers",))
+
+
+def run_demo(options: argparse.Namespace, config: Config) -> int:
+    """Run the demo; gives the exit status."""
+    if config.server.port == OFF:
+        raise ConfigError("the demo needs a port")
+    host = config.server.host if options.host else "127.0.0.1"
+    demo = run(host, config.server.port, once=options.once, write=_print)
+    try:
+        run_loop(demo)
+    except DemoFailed as exc:
+        sys.stderr.write(f"xetserve demo: {exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

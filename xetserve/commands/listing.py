@@ -1,0 +1,178 @@
+"""Asking the application within the process, as a client would: documents, and the files of a repository.
+
+What is asked here is what clients ask, in the same words: whatever the server remembers of answers is then there for them.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from xetserve.errors import UpstreamError, XetserveError
+from xetserve.http.messages import Handler, Headers, Request, Response
+from xetserve.upstream.hub import RepoRef
+
+MAX_PAGE_SIZE: Final = 64 * 1024 * 1024  # bytes of one answer
+MAX_PAGES: Final = 10_000
+_HOST: Final = "pull.invalid"  # links lead there, and so to ourselves
+_NEXT: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?')
+
+
+class Refused(XetserveError):
+    """An answer that is an error.
+
+    Args:
+        retry_after: seconds, where the answer names them.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.retry_after = retry_after
+
+
+class RemoteFile(NamedTuple):
+    """A file of a repository, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+class Asker:
+    """Asks a handler for a repository.
+
+    Args:
+        token: the Hub token that every request carries.
+    """
+
+    def __init__(self, handler: Handler, repo: RepoRef, revision: str, token: str | None) -> None:
+        self.repo = repo
+        self.revision = revision
+        self._handler = handler
+        self._fields = [("host", _HOST), ("user-agent", "pull")]
+        if token is not None:
+            self._fields.append(("authorization", f"Bearer {token}"))
+
+    async def ask(self, method: str, target: str) -> tuple[Request, Response]:
+        """Send a request; the body of the answer is to be closed.
+
+        Raises:
+            Refused: the answer is an error.
+        """
+        request = Request(method, target, Headers(self._fields))
+        response = await self._handler(request)
+        if response.status >= 400:
+            text = bytes(await read_body(response, MAX_PAGE_SIZE))
+            raise Refused(response.status, _read_error(text), _read_retry_after(response))
+        return request, response
+
+    async def head(self, target: str) -> dict[str, str]:
+        """Ask for the fields of an answer; their names are in lower case."""
+        _, response = await self.ask("HEAD", target)
+        await close_body(response)
+        return {name.lower(): value for name, value in response.headers}
+
+    def file_target(self, path: str, revision: str) -> str:
+        """Give where a file is had."""
+        return f"{self.repo.url_prefix}/resolve/{quote(revision, safe='')}/{quote(path)}"
+
+    async def find_commit(self) -> str:
+        """Ask which commit the revision is.
+
+        Raises:
+            Refused, UpstreamError: that cannot be said.
+        """
+        revision = quote(self.revision, safe="")
+        info, _ = await self._get_document(f"{self.repo.api_prefix}/revision/{revision}")
+        commit = info.get("sha") if isinstance(info, dict) else None
+        if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise UpstreamError("the Hub names no commit")
+        return commit
+
+    async def iter_files(self, revision: str) -> AsyncIterator[RemoteFile]:
+        """List all files, page by page.
+
+        Raises:
+            Refused, UpstreamError: they cannot be listed.
+        """
+        prefix = f"{self.repo.api_prefix}/tree/{quote(revision, safe='')}"
+        target: str | None = f"{prefix}?recursive=true&expand=false"
+        for _ in range(MAX_PAGES):
+            if target is None:
+                return
+            page, link = await self._get_document(target)
+            if not isinstance(page, list):
+                raise UpstreamError("the Hub's list of files is none")
+            for item in page:
+                try:
+                    if item["type"] == "file":
+                        yield RemoteFile(str(item["path"]), int(item["size"]))
+                except (KeyError, TypeError, ValueError):
+                    raise UpstreamError("the Hub's list of files is damaged") from None
+            match = _NEXT.search(link)
+            target = None if match is None else match[1].removeprefix(f"http://{_HOST}")
+            if target is not None and not target.startswith("/"):
+                raise UpstreamError("the Hub's list of files goes on elsewhere")
+        raise UpstreamError("the Hub's list of files does not end")
+
+    async def _get_document(self, target: str) -> tuple[Any, str]:
+        """Give a JSON document, and the Link field that came with it."""
+        _, response = await self.ask("GET", target)
+        text = await read_body(response, MAX_PAGE_SIZE)
+        link = ", ".join(value for name, value in response.headers if name.lower() == "link")
+        try:
+            return json.loads(text), link
+        except (ValueError, RecursionError):
+            raise UpstreamError("the Hub's answer is not JSON") from None
+
+
+async def read_body(response: Response, limit: int) -> bytes | bytearray:
+    """Read a whole body.
+
+    Raises:
+        UpstreamError: it is larger than limit bytes, or breaks off.
+    """
+    if isinstance(response.body, bytes):
+        return response.body
+    text = bytearray()
+    try:
+        async for block in response.body:
+            for part in block:
+                text += part
+            if len(text) > limit:
+                raise UpstreamError(f"an answer of more than {limit} bytes")
+    finally:
+        await close_body(response)
+    return text
+
+
+async def close_body(response: Response) -> None:
+    """Release what a body holds."""
+    aclose = getattr(response.body, "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+def is_wanted(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Tell whether patterns select a path, as those of the Hub's own client do: "*" matches "/" as well."""
+
+    def matches(patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(path, f"{p}*" if p.endswith("/") else p) for p in patterns)
+
+    return (not include or matches(include)) and not matches(exclude)
+
+
+def _read_error(text: bytes) -> str:
+    try:
+        return str(json.loads(text)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "no reason was given"
+
+
+def _read_retry_after(response: Response) -> float | None:
+    for name, value in response.headers:
+        if name.lower() == "retry-after" and value.isascii() and value.isdigit():
+            return float(value)
+    return None

@@ -1,0 +1,86 @@
+"""`xetserve origin`: a small Hub and CAS on a folder."""
+
+import argparse
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from xetserve.commands.running import run_handler
+from xetserve.config import Config, add_flags, check_together, load_config
+from xetserve.endpoints import open_endpoints
+from xetserve.errors import ConfigError
+from xetserve.http.messages import Handler
+from xetserve.live import Live
+from xetserve.origin.app import Origin
+
+logger = logging.getLogger("xetserve")
+
+
+def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its arguments."""
+    parser.add_argument("dir", metavar="DIR", help="where repositories, xorbs and shards are kept")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME=FOLDER",
+        help="take a local folder in as a model repository, before serving; may be repeated",
+    )
+    parser.add_argument(
+        "--token",
+        dest="tokens",
+        action="append",
+        default=[],
+        metavar="TOKEN=USER",
+        help="a token that is known here; with none, everybody may read and write everything",
+    )
+    parser.add_argument("--data-url", metavar="URL", help="where data URLs point to, if not here")
+    parser.add_argument(
+        "--bridge-url", metavar="URL", help="redirect downloads there, as the Hub does, if not here"
+    )
+    parser.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
+    # What the origin knows of its repositories is in one process.
+    add_flags(parser, ("server", "proxies", "limits", "log"), without=("workers",))
+
+
+def run_origin(options: argparse.Namespace, config: Config) -> int:
+    """Serve until a signal; gives the exit status."""
+
+    def load() -> Config:
+        loaded = load_config(vars(options), os.environ, options.config)
+        check_together(loaded)
+        return loaded
+
+    check_together(config)
+    live = Live(config, load)
+    endpoints = open_endpoints(config, os.environ, with_tls=False)
+    return run_handler(_origin(options), live, endpoints, f"origin on {options.dir}")
+
+
+@asynccontextmanager
+async def _origin(options: argparse.Namespace) -> AsyncIterator[Handler]:
+    origin = Origin(
+        Path(options.dir),
+        tokens=dict(_parse_pair(text, "--token", "TOKEN=USER") for text in options.tokens),
+        data_url=options.data_url,
+        bridge_url=options.bridge_url,
+        test_controls=options.test_controls,
+    )
+    try:
+        for text in options.imports:
+            repo_id, folder = _parse_pair(text, "--import", "OWNER/NAME=FOLDER")
+            await origin.library.import_folder("model", repo_id, Path(folder))
+            logger.info("took %s in as %s", folder, repo_id)
+        yield origin.handle
+    finally:
+        await origin.aclose()
+
+
+def _parse_pair(text: str, flag: str, form: str) -> tuple[str, str]:
+    left, equals, right = text.partition("=")
+    if not (left and equals and right):
+        raise ConfigError(f"{flag} must be {form}, not {text!r}")
+    return left, right

@@ -1,0 +1,160 @@
+"""Running a handler as a server: sockets, settings that change, the access log, until a signal ends it."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from xetserve import __version__
+from xetserve.app.status import Readiness
+from xetserve.config import Config, LimitsConfig, ProxiesConfig
+from xetserve.endpoints import Endpoints
+from xetserve.http.forwarded import Forwarding, TrustedProxies
+from xetserve.http.heads import RequestLimits
+from xetserve.http.messages import Handler, Request
+from xetserve.live import Live
+from xetserve.net.connection import ConnectionLimits
+from xetserve.net.listener import Listener, ProxyPolicy
+from xetserve.ops.access import AccessLog, make_access_log
+from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
+from xetserve.ops.logs import set_log_level
+from xetserve.ops.workers import Supervisor
+
+logger = logging.getLogger("xetserve")
+
+
+def run_handler(
+    making: AbstractAsyncContextManager[Handler],
+    live: Live,
+    endpoints: Endpoints,
+    name: str,
+    num_workers: int = 1,
+    readiness: Readiness | None = None,
+) -> int:
+    """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
+    server = live.config.server
+    max_files = raise_file_limit()
+    live.tls = endpoints.tls
+    live.on_change(lambda config: set_log_level(config.log.log_level))
+
+    def say_ready() -> None:
+        logger.info("xetserve %s: %s, listening on %s", __version__, name, endpoints.describe())
+
+    async def serve(channel: socket.socket | None) -> None:
+        async with making as handler, _following(live):
+            access_log = _AccessLog(live)
+            listener = Listener(
+                handler,
+                _connection_limits(live.config, max_files),
+                on_answer=access_log.write,
+                is_shared=channel is not None,
+            )
+            live.on_change(
+                lambda config: listener.configure(
+                    _connection_limits(config, max_files), _proxy_policy(config.proxies)
+                )
+            )
+
+            def on_drain() -> None:
+                if readiness is not None:
+                    readiness.is_draining = True
+
+            async def on_ready() -> None:
+                if channel is None:  # else the supervisor waits for the other workers, and says it
+                    say_ready()
+
+            await serve_until_signal(
+                listener,
+                endpoints.all,
+                drain_timeout=server.drain_timeout,
+                drain_delay=server.drain_delay,
+                on_ready=on_ready,
+                on_drain=on_drain,
+                on_reload=live.reload,
+                channel=channel,
+            )
+
+    def work(channel: socket.socket | None) -> int:
+        run_loop(serve(channel))
+        return 0
+
+    try:
+        if num_workers == 1:
+            return work(None)
+        supervisor = Supervisor(
+            num_workers,
+            endpoints.sockets,
+            work,
+            drain_timeout=server.drain_delay + server.drain_timeout,
+            on_ready=say_ready,
+            on_reload=live.reload,
+        )
+        return supervisor.run()
+    finally:
+        endpoints.remove_files()
+
+
+class _AccessLog:
+    """The access log in the form that is wanted now."""
+
+    def __init__(self, live: Live) -> None:
+        self._log: AccessLog | None = None
+        live.on_change(self._change)
+
+    def _change(self, config: Config) -> None:
+        self._log = make_access_log(config.log.access_log)
+
+    def write(self, request: Request) -> None:
+        if self._log is not None:
+            self._log.write(request)
+
+
+@asynccontextmanager
+async def _following(live: Live) -> AsyncIterator[None]:
+    """Take new certificates as they come."""
+    if live.tls is None:
+        yield
+        return
+    following = asyncio.create_task(live.tls.follow(live.config.tls.tls_check_interval))
+    try:
+        yield
+    finally:
+        following.cancel()
+
+
+def _proxy_policy(proxies: ProxiesConfig) -> ProxyPolicy:
+    trusted = TrustedProxies(proxies.trusted_proxies)
+    kind = proxies.proxy_headers
+    forwarding = Forwarding(trusted, kind) if trusted and kind != "off" else None
+    return ProxyPolicy(trusted, forwarding, needs_header=proxies.proxy_protocol)
+
+
+def _connection_limits(config: Config, max_files: int) -> ConnectionLimits:
+    limits = config.limits
+    return ConnectionLimits(
+        keep_alive_timeout=limits.keep_alive_timeout,
+        handshake_timeout=config.tls.handshake_timeout,
+        head_timeout=limits.head_timeout,
+        body_timeout=limits.body_timeout,
+        min_body_rate=limits.min_body_rate,
+        write_timeout=config.server.write_timeout,
+        min_write_rate=limits.min_write_rate,
+        write_window=config.server.write_timeout,
+        max_requests=limits.max_requests_per_connection,
+        # A client that is served wants files for the upstream and the cache, too.
+        max_connections=min(limits.max_connections, max_files * 3 // 4),
+        max_connections_per_client=limits.max_connections_per_client,
+        request=_request_limits(limits),
+    )
+
+
+def _request_limits(limits: LimitsConfig) -> RequestLimits:
+    return RequestLimits(
+        max_url_size=limits.max_url_size,
+        max_head_size=limits.max_head_size,
+        max_fields=limits.max_header_fields,
+        max_trailer_size=limits.max_trailer_size,
+    )

@@ -1,0 +1,400 @@
+"""A cache as one stream, to be carried to another site: a tar archive (ustar) of what is worth moving.
+
+    manifest.json                               what this is, and about how much follows
+    xorbs/{64 hex: xorb hash}/{start}-{end}.xc  entries
+    ledgers/{64 hex: file hash}.xl              ledgers of proven files
+    plain/{git or sha256}-{hex}                 files that are not Xet
+    meta/...                                    what is remembered of the Hub's answers; whoever reads it has to check it
+    end.json                                    how much there was: without it, the stream was cut
+
+The order is that of the names, and nothing tells when or where it was made: the same content makes the same stream, but for
+the cuts of entries. No token is in a cache, so none is in here.
+
+What is read is not trusted. Names are parsed, never used as paths; anything but regular files is refused before it is looked
+at; every file is checked like a stored one before anybody can see it. Everything here blocks.
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, BinaryIO, Final, NamedTuple, Self
+
+from xetserve.errors import FormatError, XetserveError
+from xetserve.pipeline.cache_check import META, check_entry, iter_tree, read_index
+from xetserve.pipeline.cache_entry import EntryKey
+from xetserve.pipeline.cache_list import (
+    LEDGERS,
+    PLAIN,
+    SHELVES,
+    Stored,
+    iter_shelf,
+    iter_xorbs,
+    list_entries,
+    make_shelf_path,
+)
+from xetserve.pipeline.cache_store import HYSTERESIS, CacheStore, Temporary
+from xetserve.pipeline.ledger import MAX_FILE_MEMORY
+from xetserve.pipeline.ledger_file import parse_ledger
+from xetserve.pipeline.plain import MAX_PLAIN_SIZE, PlainKey, check_plain
+from xetserve.xet.hashes import format_hash, parse_hash
+from xetserve.xet.reconstruction import ChunkRange
+from xetserve.xet.xorb import MAX_XORB_SIZE
+
+FORMAT: Final = "xetserve-cache"
+VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+END: Final = "end.json"
+BLOCK_SIZE: Final = 1024 * 1024  # bytes
+MAX_DOCUMENT_SIZE: Final = 65536  # bytes of manifest and end
+MAX_META_SIZE: Final = 16 * 1024 * 1024
+# A xorb holds at most so many payload bytes; headers and index come on top of them.
+MAX_ENTRY_SIZE: Final = 2 * MAX_XORB_SIZE
+
+_ENTRY: Final = re.compile(r"xorbs/([0-9a-f]{64})/(0|[1-9]\d{0,8})-([1-9]\d{0,8})\.xc", re.ASCII)
+_META: Final = re.compile(r"meta(?:/[A-Za-z0-9_][A-Za-z0-9_.=-]{0,79}){1,5}")
+
+
+class ArchiveError(XetserveError):
+    """The stream is not what it should be, or there is no room for it. What came before is in place."""
+
+
+class Counted(NamedTuple):
+    """Files, their bytes, and those that were passed over: damaged (export), or here already (import)."""
+
+    num: int
+    size: int
+    num_skipped: int
+
+
+class _Source(NamedTuple):
+    """A file that goes into an archive, and what checks it once it is open."""
+
+    name: str
+    stored: Stored
+    check: Callable[[int], object]
+
+
+# Writing.
+
+
+def write_archive(
+    store: CacheStore,
+    stream: BinaryIO,
+    *,
+    version: str,
+    on_start: Callable[[int, int], object] = lambda _, __: None,
+    on_bytes: Callable[[int], object] = lambda _: None,
+    on_skip: Callable[[str, str], object] = lambda _, __: None,
+) -> Counted:
+    """Write everything that a cache holds. What is damaged is left out, and so is what goes meanwhile.
+
+    Args:
+        version: of the program.
+        on_start: told how many files and bytes there are, about.
+        on_bytes: told how many bytes were written, again and again.
+        on_skip: told of a name, and why it is left out.
+
+    Raises:
+        OSError: the stream cannot be written.
+    """
+    total_num = total_size = 0
+    for source in _iter_sources(store):
+        total_num += 1
+        total_size += source.stored.size
+    on_start(total_num, total_size)
+    num = size = num_skipped = 0
+    with tarfile.open(
+        mode="w|",
+        fileobj=stream,
+        format=tarfile.USTAR_FORMAT,
+        bufsize=BLOCK_SIZE,
+    ) as archive:
+        head = {"format": FORMAT, "version": VERSION, "xetserve": version}
+        _add_document(archive, MANIFEST, {**head, "files": total_num, "bytes": total_size})
+        for source in _iter_sources(store):
+            try:
+                file = open(source.stored.path, "rb", buffering=0)  # noqa: SIM115
+            except FileNotFoundError:
+                continue
+            with file:
+                info = tarfile.TarInfo(source.name)
+                info.mode, info.size = 0o600, os.fstat(file.fileno()).st_size
+                try:
+                    source.check(file.fileno())
+                    info.tobuf(tarfile.USTAR_FORMAT)
+                except (FormatError, ValueError) as exc:
+                    on_skip(source.name, str(exc))
+                    num_skipped += 1
+                    continue
+                archive.addfile(info, _Counting(file, on_bytes))
+            _forget_members(archive)
+            num += 1
+            size += info.size
+        _add_document(archive, END, {"files": num, "bytes": size})
+    return Counted(num, size, num_skipped)
+
+
+def _iter_sources(store: CacheStore) -> Iterator[_Source]:
+    """Iterate over all files, in the order of their names."""
+    folder = store.folder
+    for shelf in sorted((LEDGERS, PLAIN)):
+        if shelf == PLAIN:
+            yield from _iter_meta(store)
+        for stored in iter_shelf(folder, shelf):
+            yield _Source(f"{shelf}/{stored.name}", stored, _make_shelf_check(shelf, stored))
+    for xorb_hash, path in iter_xorbs(folder):
+        for stored, chunks in sorted(list_entries(path), key=lambda entry: entry[1]):
+            name = f"xorbs/{format_hash(xorb_hash)}/{chunks.start}-{chunks.end}.xc"
+            yield _Source(name, stored, _make_entry_check(xorb_hash, chunks))
+
+
+def _iter_meta(store: CacheStore) -> Iterator[_Source]:
+    for stored in iter_tree(store.folder / META):
+        name = stored.path[len(str(store.folder)) + 1 :]
+        if _META.fullmatch(name) and stored.size <= MAX_META_SIZE:
+            yield _Source(name, stored, lambda _: None)
+
+
+def _make_shelf_check(shelf: str, stored: Stored) -> Callable[[int], object]:
+    if shelf == PLAIN:
+        return lambda fd: check_plain(fd, PlainKey.parse(stored.name, stored.size))
+    file_hash = parse_hash(stored.name.partition(".")[0])
+    return lambda fd: parse_ledger(os.pread(fd, stored.size + 1, 0), file_hash)
+
+
+def _make_entry_check(xorb_hash: bytes, chunks: ChunkRange) -> Callable[[int], object]:
+    def check(fd: int) -> None:
+        check_entry(fd, read_index(fd, xorb_hash, chunks), lambda _: None, decodes=False)
+
+    return check
+
+
+def _add_document(archive: tarfile.TarFile, name: str, value: object) -> None:
+    data = json.dumps(value).encode() + b"\n"
+    info = tarfile.TarInfo(name)
+    info.mode, info.size = 0o600, len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
+class _Counting:
+    """A file that tells how much of it was read."""
+
+    def __init__(self, file: IO[bytes], on_bytes: Callable[[int], object]) -> None:
+        self._file = file
+        self._on_bytes = on_bytes
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._on_bytes(len(data))
+        return data
+
+
+# Reading.
+
+
+class _Member(tarfile.TarInfo):
+    """A header that may announce regular files only; nothing else is even looked at, long names included."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise ArchiveError(f"{member.name!r} is not a regular file")
+        return member
+
+
+class Importer:
+    """Takes an archive in.
+
+    Args:
+        on_start: told how many files and bytes there are, about.
+        on_bytes: told how many bytes were read, again and again.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        *,
+        on_start: Callable[[int, int], object] = lambda _, __: None,
+        on_bytes: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self._store = store
+        self._on_start = on_start
+        self._on_bytes = on_bytes
+        self._num = self._size = self._num_skipped = 0
+        self._name = MANIFEST  # of what is being read
+
+    def run(self, stream: BinaryIO) -> Counted:
+        """Read an archive to its end; whatever is here already is passed over.
+
+        Raises:
+            ArchiveError: it is none, it is damaged or cut, or there is no room.
+            OSError: the stream cannot be read, or the disk fails.
+        """
+        try:
+            with tarfile.open(
+                mode="r|", fileobj=stream, bufsize=BLOCK_SIZE, tarinfo=_Member
+            ) as archive:
+                return self._read(archive)
+        except tarfile.TarError as exc:
+            raise ArchiveError(f"not an archive of a cache, or one that was cut: {exc}") from None
+        except FormatError as exc:
+            raise ArchiveError(f"{self._name!r}: {exc}") from None
+
+    def _read(self, archive: tarfile.TarFile) -> Counted:
+        first = archive.next()
+        if first is None or first.name != MANIFEST:
+            raise ArchiveError("not an archive of a cache: it does not begin with its manifest")
+        self._read_manifest(_read_document(archive, first))
+        num_seen = 0
+        while (member := archive.next()) is not None:
+            _forget_members(archive)
+            self._name = member.name
+            if member.name == END:
+                if _read_document(archive, member).get("files") != num_seen:
+                    raise ArchiveError("files are missing from the archive")
+                return Counted(self._num, self._size, self._num_skipped)
+            num_seen += 1
+            self._take(archive, member)
+        raise ArchiveError("the archive was cut: it has no end")
+
+    def _read_manifest(self, manifest: dict[str, object]) -> None:
+        num, size = manifest.get("files"), manifest.get("bytes")
+        if manifest.get("format") != FORMAT or not isinstance(num, int):
+            raise ArchiveError("not an archive of a cache")
+        if manifest.get("version") != VERSION:
+            raise ArchiveError(
+                f"an archive of version {manifest.get('version')}, expected {VERSION}"
+            )
+        limit = self._store.max_size - self._store.max_size // HYSTERESIS
+        if not isinstance(size, int) or size > limit:
+            raise ArchiveError(f"{size} bytes are too many for a cache of {self._store.max_size}")
+        self._on_start(num, size)
+
+    def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Take one file in, or pass it over."""
+        if self._take_named(archive, member):
+            self._num += 1
+            self._size += member.size
+        else:
+            self._num_skipped += 1
+            self._on_bytes(member.size)
+
+    def _take_named(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+        name, store = member.name, self._store
+        shelf, _, rest = name.partition("/")
+        if (match := _ENTRY.fullmatch(name)) is not None:
+            return self._take_entry(
+                archive, member, parse_hash(match[1]), ChunkRange(int(match[2]), int(match[3]))
+            )
+        if shelf in SHELVES and SHELVES[shelf].fullmatch(rest):
+            _check_size(member, MAX_PLAIN_SIZE if shelf == PLAIN else MAX_FILE_MEMORY)
+            if os.path.exists(make_shelf_path(store.folder, shelf, rest)):
+                return False
+            stored = Stored(rest, member.size, 0.0)
+            with _Incoming(store, member.size) as incoming:
+                self._copy(archive, member, incoming.temporary)
+                _make_shelf_check(shelf, stored)(incoming.temporary.fd)
+                store.place(incoming.temporary, shelf, rest)
+                incoming.is_placed = True
+            return True
+        if _META.fullmatch(name):
+            _check_size(member, MAX_META_SIZE)
+            with _Incoming(store, member.size) as incoming:
+                self._copy(archive, member, incoming.temporary)
+                store.place_beside(incoming.temporary, f"{store.folder}/{name}")
+                incoming.is_placed = True
+            return True
+        raise FormatError("a cache holds nothing of that name")
+
+    def _take_entry(
+        self,
+        archive: tarfile.TarFile,
+        member: tarfile.TarInfo,
+        xorb_hash: bytes,
+        chunks: ChunkRange,
+    ) -> bool:
+        store = self._store
+        if chunks.start >= chunks.end:
+            raise FormatError("a range without chunks")
+        _check_size(member, min(MAX_ENTRY_SIZE, store.max_entry_size))
+        hex_hash = format_hash(xorb_hash)
+        folder = f"{store.folder}/{hex_hash[:2]}/{hex_hash}"
+        if any(found.contains(chunks) for _, found in list_entries(folder)):
+            return False
+        with _Incoming(store, member.size) as incoming:
+            fd = incoming.temporary.fd
+            self._copy(archive, member, incoming.temporary)
+            index = read_index(fd, xorb_hash, chunks)
+            check_entry(fd, index, lambda _: None)
+            store.publish(incoming.temporary, EntryKey(xorb_hash, chunks, index.key.byte_range))
+            incoming.is_placed = True
+        return True
+
+    def _copy(
+        self, archive: tarfile.TarFile, member: tarfile.TarInfo, temporary: Temporary
+    ) -> None:
+        """Write the content of a member into a file."""
+        source = archive.extractfile(member)
+        assert source is not None  # it is a regular file
+        left = member.size
+        while left:
+            data = source.read(min(BLOCK_SIZE, left))
+            if not data:
+                raise ArchiveError("the archive was cut")
+            self._store.write(temporary, data)
+            self._on_bytes(len(data))
+            left -= len(data)
+
+
+class _Incoming:
+    """A file that is being written; removed in the end, unless it was put in place."""
+
+    def __init__(self, store: CacheStore, size: int) -> None:
+        self._store = store
+        self._size = size
+        self.is_placed = False
+
+    def __enter__(self) -> Self:
+        store = self._store
+        temporary = store.create(self._size)
+        if temporary is None:
+            store.sweep(self._size)
+            temporary = store.create(self._size)
+        if temporary is None:
+            raise ArchiveError("there is no room in the cache, or on its disk")
+        self.temporary = temporary
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self.is_placed:
+            self._store.discard(self.temporary)
+        with suppress(OSError):
+            os.close(self.temporary.fd)
+
+
+def _forget_members(archive: tarfile.TarFile) -> None:
+    """Let an archive not remember every file that it has seen."""
+    archive.members = []  # type: ignore[attr-defined]
+
+
+def _check_size(member: tarfile.TarInfo, limit: int) -> None:
+    if not 0 <= member.size <= limit:
+        raise FormatError(f"{member.size} bytes, expected at most {limit}")
+
+
+def _read_document(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, object]:
+    _check_size(member, MAX_DOCUMENT_SIZE)
+    source = archive.extractfile(member)
+    assert source is not None
+    try:
+        value = json.loads(source.read())
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ArchiveError(f"{member.name} is damaged")
+    return value

@@ -1,0 +1,278 @@
+"""Looking at everything that the folder of the cache holds, and at what is wrong with it. Everything here blocks.
+
+A read compares what it takes with the checks of the entry; here every chunk is decoded and hashed as well. Where the entries
+of a xorb hold all of it, its own hash says whether they are right. Servers may use the folder meanwhile: files are complete or
+not there, and one that goes is no damage.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from xetserve.errors import FormatError
+from xetserve.pipeline.cache_entry import EntryIndex, index_size, parse_index
+from xetserve.pipeline.cache_list import (
+    LEDGERS,
+    PLAIN,
+    Stored,
+    iter_shelf,
+    iter_xorbs,
+    list_entries,
+)
+from xetserve.pipeline.cache_store import CacheStore
+from xetserve.pipeline.ledger_file import parse_ledger
+from xetserve.pipeline.plain import PlainKey, check_plain
+from xetserve.xet.hashes import MerkleTree, hash_chunk, parse_hash
+from xetserve.xet.reconstruction import ChunkRange
+from xetserve.xet.xorb import iter_records
+
+BLOCK_SIZE: Final = 1024 * 1024  # bytes a read
+META: Final = "meta"  # what is remembered of the Hub's answers
+
+Leaf = tuple[bytes, int]  # a chunk's hash, and its decoded size in bytes
+
+
+@dataclass(slots=True)
+class Tally:
+    """Files of one kind, and their bytes; when they were used last, in seconds since the epoch."""
+
+    num: int = 0
+    size: int = 0
+    oldest: float | None = None
+    newest: float | None = None
+
+    def add(self, stored: Stored) -> None:
+        """Count a file."""
+        self.num += 1
+        self.size += stored.size
+        self.oldest = stored.used if self.oldest is None else min(self.oldest, stored.used)
+        self.newest = stored.used if self.newest is None else max(self.newest, stored.used)
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a folder holds."""
+
+    num_xorbs: int = 0
+    entries: Tally = field(default_factory=Tally)
+    ledgers: Tally = field(default_factory=Tally)
+    plain: Tally = field(default_factory=Tally)
+    meta: Tally = field(default_factory=Tally)
+    writing: Tally = field(default_factory=Tally)
+
+    @property
+    def size(self) -> int:
+        """Bytes that count for the quota."""
+        return self.entries.size + self.ledgers.size + self.plain.size + self.writing.size
+
+
+def count_contents(folder: Path) -> Contents:
+    """Count everything."""
+    contents = Contents()
+    for _, path in iter_xorbs(folder):
+        found = list_entries(path)
+        contents.num_xorbs += bool(found)
+        for stored, _ in found:
+            contents.entries.add(stored)
+    for stored in iter_shelf(folder, LEDGERS):
+        contents.ledgers.add(stored)
+    for stored in iter_shelf(folder, PLAIN):
+        contents.plain.add(stored)
+    for stored in iter_tree(folder / META):
+        contents.meta.add(stored)
+    for stored in iter_tree(folder / "tmp"):
+        contents.writing.add(stored)
+    return contents
+
+
+def iter_tree(folder: Path) -> Iterator[Stored]:
+    """Iterate over all files in a folder and those below it, in order, but not over hidden ones."""
+    try:
+        with os.scandir(folder) as items:
+            found = sorted(items, key=lambda item: item.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for item in found:
+        try:
+            if item.name.startswith("."):
+                continue
+            if item.is_dir(follow_symlinks=False):
+                yield from iter_tree(Path(item.path))
+            elif item.is_file(follow_symlinks=False):
+                stat = item.stat(follow_symlinks=False)
+                yield Stored(item.path, stat.st_size, stat.st_mtime)
+        except FileNotFoundError:
+            continue
+
+
+def read_index(fd: int, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
+    """Read the index of an open entry.
+
+    Raises:
+        FormatError: it is damaged, or the entry of something else.
+    """
+    size, wanted = os.fstat(fd).st_size, index_size(chunks)
+    return parse_index(os.pread(fd, wanted, max(0, size - wanted)), xorb_hash, chunks, size)
+
+
+def check_entry(
+    fd: int, index: EntryIndex, on_bytes: Callable[[int], object], *, decodes: bool = True
+) -> list[Leaf]:
+    """Read all of an open entry; gives its chunks.
+
+    Args:
+        on_bytes: told how many bytes were read, again and again.
+        decodes: decode the chunks, too; otherwise only the checks are compared, and none are given.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    chunks = index.key.chunks
+    leaves: list[Leaf] = []
+    first = chunks.start
+    while first < chunks.end:
+        last = index.find_last(first, chunks.end, BLOCK_SIZE)
+        start, end = index.offset_of(first), index.offset_of(last)
+        if not start <= end <= index.key.byte_range.size:
+            raise FormatError("records that do not follow each other")
+        data = os.pread(fd, end - start, start)
+        if not index.is_intact(memoryview(data), first, last):
+            raise FormatError(f"damaged in chunks {first} to {last}")
+        if decodes:
+            records = list(iter_records(data))
+            if len(records) != last - first:
+                raise FormatError(f"{len(records)} chunks, expected {last - first}")
+            for record in records:
+                decoded = record.decode()
+                leaves.append((hash_chunk(decoded), len(decoded)))
+        on_bytes(len(data))
+        first = last
+    if index.offset_of(chunks.end) != index.key.byte_range.size:
+        raise FormatError("the records end elsewhere")
+    return leaves
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found. num_proven: xorbs that are here as a whole, and have their hash.
+
+    damaged: path within the folder -> what is wrong.
+    """
+
+    num_entries: int = 0
+    num_xorbs: int = 0
+    num_proven: int = 0
+    num_ledgers: int = 0
+    num_plain: int = 0
+    size: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+class Checker:
+    """Checks a folder.
+
+    Args:
+        removes: remove what is damaged.
+        on_bytes: told how many bytes were read, again and again.
+        on_damage: told of a path and of what is wrong.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        *,
+        removes: bool,
+        on_bytes: Callable[[int], object] = lambda _: None,
+        on_damage: Callable[[str, str], object] = lambda _, __: None,
+    ) -> None:
+        self._store = store
+        self._removes = removes
+        self._on_bytes = on_bytes
+        self._on_damage = on_damage
+        self.report = Report()
+
+    def run(self) -> Report:
+        """Check everything."""
+        folder, report = self._store.folder, self.report
+        for xorb_hash, path in iter_xorbs(folder):
+            self._check_xorb(xorb_hash, path)
+        for stored in iter_shelf(folder, LEDGERS):
+            report.num_ledgers += self._check(stored, self._check_ledger) is not None
+        for stored in iter_shelf(folder, PLAIN):
+            report.num_plain += self._check(stored, self._check_plain) is not None
+        return report
+
+    def _check(self, stored: Stored, check: Callable[[int, Stored], object]) -> object:
+        """Check one file; None: it is gone or damaged."""
+        try:
+            fd = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                found = check(fd, stored)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return None
+        except FormatError as exc:
+            self._condemn(stored, str(exc))
+            return None
+        except OSError as exc:
+            self._condemn(stored, exc.strerror or "it cannot be read")
+            return None
+        self.report.size += stored.size
+        return found
+
+    def _condemn(self, stored: Stored, reason: str) -> None:
+        name = str(Path(stored.path).relative_to(self._store.folder))
+        self.report.damaged[name] = reason
+        self._on_damage(name, reason)
+        if self._removes:
+            self._store.remove(stored.path)
+
+    def _check_xorb(self, xorb_hash: bytes, path: str) -> None:
+        known: dict[int, tuple[Leaf, Stored]] = {}
+        conflicts: list[tuple[int, Stored, Stored]] = []
+        num = 0
+        for stored, chunks in sorted(list_entries(path), key=lambda entry: entry[1]):
+
+            def check(fd: int, _: Stored, chunks: ChunkRange = chunks) -> list[Leaf]:
+                return check_entry(fd, read_index(fd, xorb_hash, chunks), self._on_bytes)
+
+            leaves = self._check(stored, check)
+            if not isinstance(leaves, list):
+                continue
+            num += 1
+            for chunk, leaf in enumerate(leaves, chunks.start):
+                other = known.setdefault(chunk, (leaf, stored))
+                if other[0] != leaf:
+                    conflicts.append((chunk, other[1], stored))
+                    break
+        self.report.num_entries += num
+        self.report.num_xorbs += num > 0
+        is_proven = num > 0 and _make_root(known) == xorb_hash
+        self.report.num_proven += is_proven
+        for chunk, first, second in conflicts:
+            # Unless the xorb's own hash speaks for the first, nothing tells which is wrong.
+            for stored in [second] if is_proven else [first, second]:
+                self._condemn(stored, f"chunk {chunk} is another one in another entry")
+
+    def _check_ledger(self, fd: int, stored: Stored) -> object:
+        data = os.pread(fd, stored.size + 1, 0)
+        self._on_bytes(len(data))
+        return parse_ledger(data, parse_hash(stored.name.partition(".")[0]))
+
+    def _check_plain(self, fd: int, stored: Stored) -> object:
+        check_plain(fd, PlainKey.parse(stored.name, stored.size))
+        self._on_bytes(stored.size)
+        return True
+
+
+def _make_root(known: dict[int, tuple[Leaf, Stored]]) -> bytes | None:
+    """Give the hash of a xorb with these chunks; None: some of them are missing."""
+    tree = MerkleTree()
+    for chunk in range(len(known)):
+        if chunk not in known:
+            return None
+        tree.add(*known[chunk][0])
+    return tree.xorb_hash()

@@ -1,0 +1,96 @@
+"""A proven ledger as a file: what a Xet file is made of, chunk by chunk.
+
+    MAGIC           8 bytes
+    file hash       32 bytes
+    n, chunks       u32
+    decoded sizes   u32 each
+    chunk hashes    32 bytes each
+    check           16 bytes, BLAKE3 of all before
+
+Numbers are little-endian. Nothing is believed: the root of the chunks is computed again, and is the file hash, or the
+file is as good as none. Pure: bytes in, values out.
+"""
+
+import struct
+import sys
+from array import array
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from xetserve.errors import FormatError
+from xetserve.xet.hashes import HASH_SIZE, MerkleTree
+from xetserve.xet.xorb import MAX_CHUNK_SIZE
+
+MAGIC: Final = b"xsledgr1"
+CHECK_SIZE: Final = 16  # bytes
+_HEAD: Final = struct.Struct(f"<{len(MAGIC)}s{HASH_SIZE}sI")
+FOLDED_AT_ONCE: Final = 256  # chunks between two turns
+
+
+class ChunkList(NamedTuple):
+    """All chunks of a file.
+
+    starts: where each begins, in decoded bytes of the file.
+    end: of the last, the size of the file.
+    hashes: one after the other.
+    """
+
+    starts: "array[int]"
+    end: int
+    hashes: bytes | bytearray
+
+
+def ledger_file_size(num_chunks: int) -> int:
+    """Bytes of the file for so many chunks."""
+    return _HEAD.size + num_chunks * (4 + HASH_SIZE) + CHECK_SIZE
+
+
+def pack_ledger(file_hash: bytes, chunks: ChunkList) -> bytes:
+    """Write the chunks of a file that were proven to be its."""
+    ends = [*chunks.starts[1:], chunks.end]
+    sizes = array("I", (end - start for start, end in zip(chunks.starts, ends, strict=True)))
+    if sys.byteorder == "big":
+        sizes.byteswap()
+    head = _HEAD.pack(MAGIC, file_hash, len(sizes))
+    body = b"".join((head, sizes.tobytes(), chunks.hashes))
+    return body + blake3(body).digest(CHECK_SIZE)
+
+
+def parse_ledger(
+    data: bytes, file_hash: bytes, on_turn: Callable[[], object] = lambda: None
+) -> ChunkList:
+    """Read what pack_ledger wrote, and prove it anew.
+
+    Args:
+        on_turn: called now and then: folding takes microseconds a chunk, and others want to go on.
+
+    Raises:
+        FormatError: it is damaged, or of another file.
+    """
+    if len(data) < ledger_file_size(0):
+        raise FormatError(f"a ledger of {len(data)} bytes")
+    magic, found_hash, count = _HEAD.unpack_from(data)
+    if magic != MAGIC or found_hash != file_hash or len(data) != ledger_file_size(count):
+        raise FormatError("not the ledger of this file, or one that was cut")
+    if blake3(data[:-CHECK_SIZE]).digest(CHECK_SIZE) != data[-CHECK_SIZE:]:
+        raise FormatError("the ledger is damaged")
+    middle = _HEAD.size + 4 * count
+    sizes: array[int] = array("I")
+    sizes.frombytes(data[_HEAD.size : middle])
+    if sys.byteorder == "big":
+        sizes.byteswap()
+    hashes = data[middle:-CHECK_SIZE]
+    starts: array[int] = array("Q")
+    tree = MerkleTree()
+    for at, size in enumerate(sizes):
+        if not 0 < size <= MAX_CHUNK_SIZE:
+            raise FormatError(f"a chunk of {size} bytes")
+        starts.append(tree.size)
+        tree.add(hashes[at * HASH_SIZE : (at + 1) * HASH_SIZE], size)
+        if at % FOLDED_AT_ONCE == 0:
+            on_turn()
+    if tree.file_hash() != file_hash:
+        raise FormatError("the ledger's chunks do not make the file")
+    return ChunkList(starts, tree.size, hashes)
