@@ -392,6 +392,7 @@ TLS = {"tls_cert": "c.pem", "tls_key": "k.pem"}
         ({**TLS, "redirect_target": "off"}, "redirect_target must be a port"),
         ({"proxy_protocol": "on"}, "proxy_protocol needs trusted_proxies"),
         ({"port": "off"}, "there is nothing to listen on"),
+        ({"offline": "on"}, "offline needs a cache_dir"),
     ],
 )
 def test_settings_that_make_no_sense_together(settings: dict[str, str], message: str) -> None:
@@ -406,6 +407,7 @@ def test_settings_that_make_no_sense_together(settings: dict[str, str], message:
         {"port": "off", "unix_socket": "/run/x"},
         {**TLS, "redirect_port": "80", "acme_webroot": "/var/www", "redirect_target": "443"},
         {"proxy_protocol": "on", "trusted_proxies": "unix"},
+        {"offline": "on", "cache_dir": "/var/cache/x"},
     ],
 )
 def test_settings_that_do(settings: dict[str, str]) -> None:

@@ -279,6 +279,47 @@ class HubConfig:
         "client libraries give up after 10",
         metavar="SECONDS",
     )
+    offline: bool = _setting(
+        False,
+        parse_bool,
+        "XETSERVE_OFFLINE",
+        "ask nobody: serve what is stored in cache_dir, whatever its age, and 504 for the rest",
+        metavar="BOOL",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataConfig:
+    """What is believed of what the Hub and the CAS said, per token. Times in seconds, sizes in bytes."""
+
+    metadata_ttl: float = _setting(
+        30.0,
+        parse_optional_seconds,
+        "XETSERVE_METADATA_TTL",
+        "seconds that a yes is believed, and a permission; 0: the upstream is asked every time",
+        metavar="SECONDS",
+    )
+    negative_ttl: float = _setting(
+        5.0,
+        parse_optional_seconds,
+        "XETSERVE_NEGATIVE_TTL",
+        "seconds that a no is believed (401, 403, 404)",
+        metavar="SECONDS",
+    )
+    stale_for: float = _setting(
+        0.0,
+        parse_optional_seconds,
+        "XETSERVE_STALE_FOR",
+        "oldest age of what is answered when the Hub or the CAS is in trouble; 0: then that is an error",
+        metavar="SECONDS",
+    )
+    metadata_size: int = _setting(
+        16 * 1024 * 1024,
+        parse_size,
+        "XETSERVE_METADATA_SIZE",
+        "bytes of answers in memory; in cache_dir, 16 times as many",
+        metavar="SIZE",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,6 +550,7 @@ class Config:
     tls: TlsConfig = field(default_factory=TlsConfig)
     proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
     hub: HubConfig = field(default_factory=HubConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -519,8 +561,8 @@ class Config:
     def for_worker(self, num_workers: int) -> "Config":
         """Give the settings of one of num_workers processes.
 
-        It has its part of the memory budget, at least MIN_BUDGET, and of the numbers of connections and requests, rounded
-        up.
+        It has its part of the memory budget, at least MIN_BUDGET, of what is kept of answers, and of the numbers of
+        connections and requests, rounded up.
         """
 
         def part(limit: int) -> int:
@@ -531,6 +573,9 @@ class Config:
         return dataclasses.replace(
             self,
             memory=dataclasses.replace(self.memory, memory_budget=budget),
+            metadata=dataclasses.replace(
+                self.metadata, metadata_size=part(self.metadata.metadata_size)
+            ),
             limits=dataclasses.replace(
                 limits,
                 max_connections=part(limits.max_connections),
@@ -547,6 +592,7 @@ SECTIONS: Final[Mapping[str, type]] = {
     "tls": TlsConfig,
     "proxies": ProxiesConfig,
     "hub": HubConfig,
+    "metadata": MetadataConfig,
     "http": HttpConfig,
     "memory": MemoryConfig,
     "cache": CacheConfig,
@@ -625,6 +671,8 @@ def check_together(config: Config) -> None:
         raise ConfigError("acme_webroot is served on redirect_port, which is off")
     if tls.redirect_target == OFF:
         raise ConfigError("redirect_target must be a port")
+    if config.hub.offline and not config.cache.cache_dir:
+        raise ConfigError("offline needs a cache_dir: there is nothing else to serve from")
     if proxies.proxy_protocol and not proxies.trusted_proxies:
         raise ConfigError("proxy_protocol needs trusted_proxies: nobody else may connect")
 

@@ -12,6 +12,7 @@ XetserveError
     UpstreamBusy        429 (passed on as 429) or 503; carries retry_after
     UpstreamDenied      the token was refused; 401 or 403, as the Hub said
     UpstreamRefused     another 4xx, which asking again will not change; 502
+    UpstreamOffline     nobody is to be asked, and it is not known here; 504
     UpstreamLoop        the Hub found that it was asked by itself; 508
     UrlExpired          a signed URL ran out; recovered by asking the CAS again
     RangeUnsatisfiable  the CAS says that the range starts past the end of the file
@@ -130,6 +131,13 @@ class UpstreamDenied(UpstreamError):
 class UpstreamRefused(UpstreamError):
     """An answer that makes no sense for what was asked, and will be the same next time."""
 
+    retriable = False
+
+
+class UpstreamOffline(UpstreamError):
+    """The operator wants no upstream to be asked, and what would be asked for is not stored."""
+
+    status = 504
     retriable = False
 
 

@@ -47,6 +47,20 @@ CACHE_DAMAGED = Counter(
 CACHE_ABANDONED = Counter(
     "xetserve_cache_abandoned_total", "Ranges that were fetched but not kept.", ("cause",)
 )
+METADATA_HITS = Counter(
+    "xetserve_metadata_hits_total", "Questions that were answered from what is known.", ("kind",)
+)
+METADATA_MISSES = Counter(
+    "xetserve_metadata_misses_total", "Questions that the Hub or the CAS was asked.", ("kind",)
+)
+METADATA_STALE = Counter(
+    "xetserve_metadata_stale_total",
+    "Answers given although they were old, because nobody could be asked.",
+    ("kind",),
+)
+METADATA_DAMAGED = Counter(
+    "xetserve_metadata_damaged_total", "Stored answers dropped because they were not as written."
+)
 ACCEPT_PAUSES = Counter(
     "xetserve_accept_pauses_total", "Times that no client could be accepted.", ("cause",)
 )

@@ -32,6 +32,7 @@ from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient
+from xetserve.upstream.metadata import MetadataCache
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2
@@ -57,6 +58,7 @@ class World:
     cas: ScriptedPeer = field(init=False)
     data: ScriptedPeer = field(init=False)
     budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 24))
+    metadata: MetadataCache | None = None
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -110,7 +112,12 @@ class World:
     def _upstreams(self, pool: ConnectionPool) -> Upstreams:
         return Upstreams(
             HubClient(
-                pool, self.hub.base, timeout=PATIENCE, policy=POLICY, instance="xetserve-test"
+                pool,
+                self.hub.base,
+                timeout=PATIENCE,
+                policy=POLICY,
+                instance="xetserve-test",
+                metadata=self.metadata,
             ),
             CasClient(pool, timeout=PATIENCE, policy=POLICY),
             self.budget,

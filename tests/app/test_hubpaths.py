@@ -4,6 +4,8 @@ import pytest
 
 from xetserve.app.hubpaths import (
     find_api_verb,
+    find_kept_question,
+    is_lasting_question,
     is_resolve_path,
     is_tree_path,
     parse_lfs_path,
@@ -11,6 +13,7 @@ from xetserve.app.hubpaths import (
     parse_resolve_path,
 )
 from xetserve.errors import RequestError
+from xetserve.upstream.hub import RepoRef
 
 COMMIT = "c" * 40
 
@@ -129,3 +132,41 @@ def test_a_registry_path() -> None:
 )
 def test_what_is_asked_about_a_repository(path: str, is_tree: bool, verb: str) -> None:
     assert (is_tree_path(path), find_api_verb(path)) == (is_tree, verb)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/api/models", RepoRef("model", "")),
+        ("/api/models/o/n", RepoRef("model", "o/n")),
+        ("/api/datasets/squad", RepoRef("dataset", "squad")),
+        ("/api/models/gpt2/tree/main", RepoRef("model", "gpt2")),
+        ("/api/spaces/o/n/revision/refs%2Fpr%2F1", RepoRef("space", "o/n")),
+        ("/api/models/o/n/tree/main/a/b", RepoRef("model", "o/n")),
+        ("/api/models/o/n/xet-read-token/main", None),
+        ("/api/models/gpt2/xet-read-token/main", None),
+        ("/api/spaces/o/n/logs/run", None),
+        ("/api/models/o/n/auth-check", None),
+        ("/api/whoami-v2", None),
+        ("/api/others/o/n", None),
+        ("/o/n/resolve/main/a", None),
+    ],
+)
+def test_which_answers_may_be_kept(path: str, expected: RepoRef | None) -> None:
+    assert find_kept_question(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (f"/api/models/o/n/tree/{'c' * 40}?recursive=True", True),
+        (f"/api/models/o/n/tree/{'c' * 40}/folder", True),
+        (f"/api/models/o/n/tree/{'c' * 40}?expand=True", False),
+        (f"/api/models/o/n/tree/{'c' * 41}", False),
+        ("/api/models/o/n/tree/main", False),
+        (f"/api/models/o/n/revision/{'c' * 40}", False),
+        (f"/api/models/o/n?x=/tree/{'c' * 40}", False),
+    ],
+)
+def test_which_never_change(target: str, expected: bool) -> None:
+    assert is_lasting_question(target) == expected

@@ -48,9 +48,10 @@ class Reply:
 
 
 class Connection:
-    """A kept connection to a server, with a token in every request unless told otherwise."""
+    """A kept connection to a server, with a token in every request, or with none."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = TOKEN) -> None:
+        self._token = token
         parts = urllib.parse.urlsplit(url)
         assert parts.hostname is not None
         self._inner = http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT)
@@ -62,10 +63,15 @@ class Connection:
         method: str = "GET",
         *,
         body: bytes | None = None,
-        token: str | None = TOKEN,
+        token: str | None = "",
     ) -> Reply:
-        """Send a request and read its answer; of HEAD the fields only."""
+        """Send a request and read its answer; of HEAD the fields only.
+
+        Args:
+            token: another one than the connection's; None: none.
+        """
         self._inner.putrequest(method, path, skip_accept_encoding=True)
+        token = self._token if token == "" else token
         if token is not None:
             fields = (("Authorization", f"Bearer {token}"), *fields)
         if body is not None:

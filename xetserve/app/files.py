@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Final
 
 from xetserve.app.answers import FileAnswers, wants_part
 from xetserve.app.checksums import answer_checksum, wants_checksum
@@ -28,6 +29,8 @@ from xetserve.upstream.cas import Access
 from xetserve.upstream.hub import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import parse_hash
+
+STALE_FIELD: Final = "X-Xetserve-Stale"  # seconds since the Hub said what is answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,8 @@ class FileService:
             )
             content = self._make_content(hub, entry, repo, revision, token, request.record)
             if is_for_checksum:
-                return await answer_checksum(file, content)
-            return await self._answer(self._answers, request, file, content)
+                return _mark_stale(await answer_checksum(file, content), entry)
+            return _mark_stale(await self._answer(self._answers, request, file, content), entry)
 
     async def get_resolved(
         self,
@@ -148,7 +151,7 @@ class FileService:
             RequestError, UpstreamError, IntegrityError: as get_file.
         """
         content = self._make_content(hub, entry, repo, revision, token, request.record)
-        return await self._answer(self._hub_answers, request, file, content)
+        return _mark_stale(await self._answer(self._hub_answers, request, file, content), entry)
 
     async def get_by_hash(self, request: Request, text: str, token: str | None) -> Response:
         """Answer GET and HEAD for a file by its Xet hash. Of the whole, the size comes out while it is read.
@@ -209,7 +212,9 @@ class FileService:
         if entry.file_hash is None:
             gap_timeout, shelf = self._up.limits.gap_timeout, self._up.plain_shelf
             return PlainContent(hub, entry, token, gap_timeout, shelf, record)
-        access = ReadAccess(hub, repo, entry.commit or revision, token, entry.token_url)
+        access = ReadAccess(
+            hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True
+        )
         return self._make_xet_content(access, entry.file_hash, entry.size, record)
 
     def _make_xet_content(
@@ -217,6 +222,13 @@ class FileService:
     ) -> XetContent:
         gap_timeout = self._up.limits.gap_timeout
         return XetContent(self._fetches, access, file_hash, size, gap_timeout, record)
+
+
+def _mark_stale(response: Response, entry: FileEntry) -> Response:
+    """Say of an answer that the Hub could not be asked."""
+    if entry.stale_age is not None:
+        response.headers.append((STALE_FIELD, str(entry.stale_age)))
+    return response
 
 
 @asynccontextmanager

@@ -16,6 +16,9 @@ KINDS_BY_PLURAL: Final = {"models": "model", **_PREFIXES}
 # What is more than a question that is passed on as it is.
 VERBS: Final = ("paths-info", "xet-read-token", "xet-write-token")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_COMMIT_TREE: Final = re.compile(r"/tree/[0-9a-f]{40}(/|\Z)")
+# Questions whose answers are kept: what clients ask before they download. Never tokens, logs, events, settings.
+_KEPT_VERBS: Final = ("revision", "tree", "paths-info", "refs", "commits")
 
 
 class ResolvePath(NamedTuple):
@@ -124,6 +127,28 @@ def find_api_verb(raw_path: str) -> str:
     if parts[0] != "api" or "".join(parts[1:2]) not in KINDS_BY_PLURAL:
         return ""
     return next((part for part in parts[3:5] if part in VERBS), "")
+
+
+def find_kept_question(raw_path: str) -> RepoRef | None:
+    """Tell whether the answer to a path /api/{kind}s[/{id}[/{verb}/...]] may be kept, and what it is about.
+
+    Gives the repository, with an empty id for listings; None: it is not kept.
+    """
+    parts = raw_path[1:].split("/")
+    kind = KINDS_BY_PLURAL.get("".join(parts[1:2]))
+    if parts[0] != "api" or kind is None:
+        return None
+    rest = [decode_segment(part, may_have_slash=True) for part in parts[2:]]
+    for size in (2, 1):
+        if len(rest) > size and rest[size] in _KEPT_VERBS:
+            return RepoRef(kind, "/".join(rest[:size]))
+    return RepoRef(kind, "/".join(rest)) if len(rest) <= 2 else None
+
+
+def is_lasting_question(target: str) -> bool:
+    """Tell whether a question is about the tree of a commit, named by its full id: its answer never changes."""
+    path, _, query = target.partition("?")
+    return _COMMIT_TREE.search(path) is not None and "expand" not in query
 
 
 def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:

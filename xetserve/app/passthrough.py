@@ -1,24 +1,37 @@
 """The Hub's API, passed on: questions to the Hub, answers to the client, made to look as if they were ours."""
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager
-from typing import Final
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Final, Protocol
 
 from xetserve.app.answers import no_blocks
-from xetserve.app.bodies import StartedBody
-from xetserve.app.files import head_timeout
+from xetserve.app.bodies import StartedBody, start_body
+from xetserve.app.files import STALE_FIELD, head_timeout
+from xetserve.app.hubpaths import find_kept_question, is_lasting_question
 from xetserve.app.pieces import HubAnswer, Page, Pieces, join_pages, make_blocks, read_pieces
 from xetserve.errors import UpstreamRefused
+from xetserve.http.conditions import Validators, Verdict, check_conditions
 from xetserve.http.cors import add_vary
 from xetserve.http.entryfilter import EntryFilter
-from xetserve.http.forwarding import move_url, select_answer_fields, select_request_fields
+from xetserve.http.forwarding import (
+    find_link,
+    move_url,
+    select_answer_fields,
+    select_request_fields,
+)
 from xetserve.http.jsonfilter import MemberFilter
 from xetserve.http.messages import Block, Headers, Request, Response
 from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.apianswers import ApiAnswers, NotKept, Opened, make_question
 from xetserve.upstream.hub import HubClient
+from xetserve.upstream.scopes import get_scope
 
 MAX_QUESTION_SIZE: Final = 4 * 1024 * 1024  # bytes of a request body: a list of paths
 HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length
+MAX_LENT: Final = (
+    32 * 1024 * 1024
+)  # bytes of kept answers that clients may be reading; beyond it, of none
+_BUFFER_SIZE: Final = 64 * 1024
 _XET_MEMBERS: Final = ("xetHash", "xetEnabled")
 
 
@@ -32,6 +45,10 @@ class PassThrough:
     def __init__(self, hub: HubClient, limits: ReadLimits) -> None:
         self._hub = hub
         self._limits = limits
+        self._known: ApiAnswers | None = None
+        if hub.metadata is not None:
+            self._known = ApiAnswers(hub.metadata, timeout=limits.gap_timeout)
+        self._lent = 0  # bytes of kept answers that are being sent in pieces
 
     async def answer(
         self,
@@ -55,18 +72,18 @@ class PassThrough:
         body = await request.body.read(MAX_QUESTION_SIZE) if request.method == "POST" else b""
         fields = [*select_request_fields(request.headers), ("Accept-Encoding", "gzip")]
         hub = self._hub.on_behalf(request.headers, names_agent=True)
+        with suppress(NotKept):
+            return await self._answer_known(
+                request, hub, token, body, native_above=native_above, joins_pages=joins_pages
+            )
         async with head_timeout(self._limits):
             page = await _open(hub.forward(request.method, request.target, fields, token, body))
-            status, headers = page.status, make_answer_fields(hub, request, page.headers)
-            if status >= 400:
-                headers = [field for field in headers if field[0] != "Cache-Control"]
-                headers.append(("Cache-Control", "no-store"))
+            status, headers = page.status, _make_fields(hub, request, page)
             if request.method == "HEAD" or status in (204, 304):
                 await page.opened.__aexit__(None, None, None)
                 # The length of what we would send is not known: that of the Hub's answer may be of a coded one.
                 return Response(status, headers, no_blocks())
-            is_json = "json" in (page.headers.get("content-type") or "").lower()
-            members = _make_filter(native_above) if is_json else None
+            members = _make_filter(page.headers, native_above)
             if joins_pages and status == 200 and page.following is not None:
                 # What follows is of the first page alone.
                 headers = [field for field in headers if field[0] not in ("Link", "ETag")]
@@ -74,6 +91,80 @@ class PassThrough:
             else:
                 pieces = read_pieces(page, self._limits.gap_timeout)
             return Response(status, headers, await _start(make_blocks(pieces, members)))
+
+    async def _answer_known(
+        self,
+        request: Request,
+        hub: HubClient,
+        token: str | None,
+        body: bytes,
+        *,
+        native_above: int | None,
+        joins_pages: bool,
+    ) -> Response:
+        """Give an answer that is kept, now or since before.
+
+        Raises:
+            NotKept: answers to this are not kept, or this one is not.
+            UpstreamError: the Hub is in trouble.
+        """
+        repo = find_kept_question(request.raw_path)
+        if self._known is None or repo is None:
+            raise NotKept
+        # What others may get for it must not depend on what this client has already.
+        fields = [
+            (name, value)
+            for name, value in select_request_fields(request.headers)
+            if not name.lower().startswith("if-")
+        ]
+        method = "POST" if request.method == "POST" else "GET"
+
+        def ask(patient: bool) -> Opened:
+            sent = [*fields, ("Accept-Encoding", "gzip")]
+            return hub.forward(method, request.target, sent, token, body, patient=patient)
+
+        async def renew(data: bytes) -> float | None:
+            return (
+                await hub.find_grant(repo, token) if is_lasting_question(request.target) else None
+            )
+
+        question = make_question(get_scope(token), repo, method, request.target, fields, body)
+        async with head_timeout(self._limits):
+            known = await self._known.get(question, ask, renew)
+        large = len(known.body) > HELD_SIZE
+        if large and self._lent > MAX_LENT and known.stale_age is None:
+            raise NotKept
+        if joins_pages and find_link(", ".join(known.headers.get_all("link")), "next") is not None:
+            raise NotKept
+        headers = _make_fields(hub, request, known)
+        if known.stale_age is not None:
+            headers.append((STALE_FIELD, str(known.stale_age)))
+        if known.status == 200 and _has_it(request, known.headers):
+            return Response(304, [field for field in headers if field[0] != "Content-Type"])
+        if request.method == "HEAD":
+            return Response(known.status, headers, no_blocks())
+        members = _make_filter(known.headers, native_above)
+        if large:
+            blocks = self._lend_blocks(known.body, members)
+            return Response(known.status, headers, await start_body(blocks))
+        content = bytes(known.body)
+        if members is not None:
+            content = members.feed(content) + members.finish()
+        return Response(known.status, headers, content)
+
+    async def _lend_blocks(
+        self, body: memoryview, members: MemberFilter | EntryFilter | None
+    ) -> AsyncGenerator[Block, None]:
+        """Send out of the cache's memory, which stays as long as this runs, and is counted."""
+        self._lent += len(body)
+        try:
+            for at in range(0, len(body), _BUFFER_SIZE):
+                piece = bytes(body[at : at + _BUFFER_SIZE])
+                yield [piece if members is None else members.feed(piece)]
+            if members is not None:
+                yield [members.finish()]
+        finally:
+            self._lent -= len(body)
 
     def _join(
         self, hub: HubClient, page: Page, fields: list[tuple[str, str]], token: str | None
@@ -112,11 +203,41 @@ async def _open(opened: AbstractAsyncContextManager[HubAnswer]) -> Page:
     return Page(opened, await opened.__aenter__())
 
 
-def _make_filter(native_above: int | None) -> MemberFilter | EntryFilter | None:
+class _Answer(Protocol):
+    """The head of an answer of the Hub's, now or kept."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Headers: ...
+
+
+def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tuple[str, str]]:
+    """Give the fields of the answer; errors are not to be kept by anybody."""
+    fields = make_answer_fields(hub, request, answer.headers)
+    if answer.status >= 400:
+        fields = [field for field in fields if field[0] != "Cache-Control"]
+        fields.append(("Cache-Control", "no-store"))
+    return fields
+
+
+def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | EntryFilter | None:
     """Give what takes the words of Xet out of an answer; None: they stay."""
+    if "json" not in (headers.get("content-type") or "").lower():
+        return None
     if native_above is None:
         return MemberFilter(_XET_MEMBERS)
     return None if native_above < 0 else EntryFilter(_XET_MEMBERS, native_above)
+
+
+def _has_it(request: Request, headers: Headers) -> bool:
+    """Tell whether the client says that it has this answer."""
+    etag = headers.get("etag")
+    if etag is None or request.method == "POST":
+        return False
+    current = Validators((etag.removeprefix("W/"),), None)
+    return check_conditions(request.headers, current, 0.0)[0] is Verdict.NOT_MODIFIED
 
 
 async def _start(blocks: AsyncGenerator[Block, None]) -> bytes | StartedBody:

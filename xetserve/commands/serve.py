@@ -40,17 +40,19 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     secret = config.hub.native_secret
     sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
     instance = f"xetserve-{secrets.token_hex(6)}"
-    making = _application(live, readiness, instance=instance, sealer=sealer)
+    making = _application(
+        live, readiness, instance=instance, num_workers=num_workers, sealer=sealer
+    )
     return run_handler(making, live, endpoints, f"hub {config.hub.hub_url}", num_workers, readiness)
 
 
 @asynccontextmanager
 async def _application(
-    live: Live, readiness: Readiness, *, instance: str, sealer: Sealer
+    live: Live, readiness: Readiness, *, instance: str, num_workers: int, sealer: Sealer
 ) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
     config = live.config
-    async with open_upstreams(config, instance=instance) as (upstreams, _):
+    async with open_upstreams(config, instance=instance, num_workers=num_workers) as (upstreams, _):
         application = make_application(upstreams, config, readiness, sealer)
         admission = Admission(application.handle, _admission_limits(config.admission))
         live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))

@@ -22,20 +22,25 @@ from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient
+from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
+from xetserve.upstream.metastore import MetaStore
+from xetserve.upstream.plans import KnownPlans
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.sealing import Sealer
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds
+DISK_FACTOR: Final = 16  # bytes of answers in the cache's folder for one in memory
 
 
 @asynccontextmanager
 async def open_upstreams(
-    config: Config, *, instance: str
+    config: Config, *, instance: str, num_workers: int = 1
 ) -> AsyncIterator[tuple[Upstreams, DiskCache | None]]:
     """Build what serving a file needs, and the disk cache if there is to be one; close it afterwards.
 
     Args:
         instance: see HubClient.
+        num_workers: of them all, who share what is on disk.
     """
     gap = config.hub.upstream_timeout
     limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
@@ -44,9 +49,15 @@ async def open_upstreams(
         tls=make_client_context(),
         proxies=ProxyRules(),
         connect_timeout=min(CONNECT_TIMEOUT, gap / 2),
+        is_offline=config.hub.offline,
     )
-    hub = HubClient(pool, config.hub.hub_url, timeout=gap, policy=policy, instance=instance)
-    cas: CasSource = CasClient(pool, timeout=limits.stall_timeout, policy=policy)
+    metadata = _make_metadata(config, num_workers)
+    hub = HubClient(
+        pool, config.hub.hub_url, timeout=gap, policy=policy, instance=instance, metadata=metadata
+    )
+    cas: CasSource = KnownPlans(
+        CasClient(pool, timeout=limits.stall_timeout, policy=policy), metadata
+    )
     cache: DiskCache | None = None
     if config.cache.cache_dir:
         cas = cache = DiskCache(
@@ -71,7 +82,28 @@ async def open_upstreams(
     finally:
         if cache is not None:
             await cache.aclose()
+        await metadata.aclose()
         await pool.aclose()
+
+
+def _make_metadata(config: Config, num_workers: int) -> MetadataCache:
+    """Make what remembers answers; beside the disk cache it does so from one start to the next."""
+    settings = config.metadata
+    policy = MetadataPolicy(
+        ttl=settings.metadata_ttl,
+        negative_ttl=settings.negative_ttl,
+        stale_for=settings.stale_for,
+        is_offline=config.hub.offline,
+        max_size=settings.metadata_size,
+    )
+    store = None
+    if config.cache.cache_dir:
+        store = MetaStore(
+            Path(config.cache.cache_dir) / "meta",
+            max_size=settings.metadata_size * num_workers * DISK_FACTOR,
+            max_pending=settings.metadata_size,
+        )
+    return MetadataCache(policy, store, realm=config.hub.hub_url)
 
 
 def make_application(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from xetserve.errors import BrokenStream
+from xetserve.errors import BrokenStream, UpstreamOffline
 from xetserve.net.client import ClientConnection, ClientResponse
 from xetserve.net.connect import ProxyRules, open_connection
 from xetserve.net.url import Origin, Url
@@ -24,9 +24,20 @@ class ConnectionPool:
 
     There is no upper limit: whoever asks has already reserved what the answer may hold, and a request
     that waited for a slow client's connection could wait for ever.
+
+    Args:
+        is_offline: open no connection at all.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext, proxies: ProxyRules, connect_timeout: float) -> None:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext,
+        proxies: ProxyRules,
+        connect_timeout: float,
+        is_offline: bool = False,
+    ) -> None:
+        self._is_offline = is_offline
         self._tls = tls
         self._proxies = proxies
         self._connect_timeout = connect_timeout
@@ -55,9 +66,12 @@ class ConnectionPool:
             timeout: seconds without a byte.
 
         Raises:
+            UpstreamOffline: none is to be opened.
             BrokenStream: no connection, or it broke.
             TimeoutError: no connection or no byte in time.
         """
+        if self._is_offline:
+            raise UpstreamOffline("this server is offline, and does not have what is asked for")
         connection, response = await self._send(method, url, tuple(headers), body, timeout)
         self.num_active += 1
         try:

@@ -63,8 +63,8 @@ _VERBS: Final = {
     "tree": 1,
     "paths-info": 1,
     "refs": 0,
-    "commits": 1,
     "auth-check": 0,
+    "commits": 1,
     "settings": 0,
     "preupload": 1,
     "commit": 1,
@@ -262,10 +262,10 @@ class Origin:
                 return await hub.tree(request, repo, revision, "/".join(path.rest[1:]))
             case "POST", "paths-info":
                 return await hub.paths_info(request, repo, name)
+            case "GET", "auth-check":
+                return json_response(200, {})  # who may not read does not get here
             case "GET", "refs":
                 return hub.refs(request, repo)
-            case "GET", "auth-check":
-                return Response(200, [("Content-Type", "text/plain; charset=utf-8")], b"OK")
             case "PUT", "settings":
                 return await self._management.change_settings(request, repo)
             case "GET", "commits":

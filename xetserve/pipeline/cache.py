@@ -10,7 +10,8 @@ in the middle of a body too, the other source goes on where the disk has stopped
 and a counter, never a client's problem.
 
 Entries know xorbs and chunks; no token, URL or path of a repository is ever among them. Beside them, in the same folder and
-under the same quota, lie proven ledgers (ledger_shelf.py) and files that are not Xet (plain.py).
+under the same quota, lie proven ledgers (ledger_shelf.py) and files that are not Xet (plain.py). What the Hub said of
+repositories is in a folder of its own (upstream/metastore.py).
 """
 
 import asyncio

@@ -32,7 +32,7 @@ from xetserve.upstream.exchange import (
     retrying,
     send_request,
 )
-from xetserve.upstream.hub import CasToken
+from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (

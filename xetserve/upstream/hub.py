@@ -1,104 +1,43 @@
-"""The Hub: from (repo, revision, path) to a file entry, and read tokens for the CAS.
+"""The Hub: from (repo, revision, path) to a file entry, read tokens for the CAS, and whatever is passed on.
 
-Redirects within the Hub are followed, with the client's token; an answer that points to another host
-is itself the answer, since it carries the headers that matter. The client's token goes nowhere else.
+Trouble that may pass is waited for, within the retry policy.
 
 Source: huggingface_hub file_download.py and utils/_xet.py; hub-docs xet/auth.md.
 """
 
 import copy
-import json
-import re
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
-from hashlib import sha256
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from urllib.parse import quote
 
-from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing, UpstreamRefused
-from xetserve.http.encoding import ACCEPT_ENCODING
-from xetserve.http.forwarding import extend_agent, extend_via, has_passed
+from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
 from xetserve.net.client import ClientResponse
 from xetserve.net.pool import ConnectionPool
-from xetserve.net.url import Origin, Url, parse_url
-from xetserve.upstream.exchange import (
-    USER_AGENT,
-    error_for_status,
-    join_url,
-    make_url,
-    read_document,
-    retrying,
-    send_request,
+from xetserve.upstream.apianswers import find_commit
+from xetserve.upstream.entry import FileEntry, RepoRef
+from xetserve.upstream.exchange import retrying
+from xetserve.upstream.files import (
+    ABSENT_CODES,
+    is_lasting,
+    make_file_question,
+    pack_entry,
+    pack_missing,
+    unpack_entry,
+)
+from xetserve.upstream.hublink import HubLink
+from xetserve.upstream.metadata import Answer, MetadataCache, Question, Verdict
+from xetserve.upstream.readtokens import (
+    CasToken,
+    ReadTokens,
+    choose_token_url,
+    parse_cas_token,
 )
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.xet.hashes import parse_hash
+from xetserve.upstream.scopes import get_scope
 
-MAX_REDIRECTS: Final = 5
-MAX_DOCUMENT_SIZE: Final = 1024 * 1024
-MAX_TOKENS: Final = 1000
-RENEW_BEFORE: Final = 60.0  # seconds before its expiry a read token is replaced
-
-# Token URLs name the public Hub even where a mirror stands in for it.
-_PUBLIC_HUB: Final = Origin("https", "huggingface.co", 443)
-_LINK: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?([^",;]+)"?')
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_OFF_THE_HUB: Final = (("User-Agent", USER_AGENT),)  # who asked us is between us and the Hub
-_SIZE: Final = re.compile(r"[0-9]{1,18}")
-_TOKEN: Final = re.compile(r"[!-~]+")
-
-
-class RepoRef(NamedTuple):
-    """A repository: kind ("model", "dataset" or "space") and id, usually owner/name."""
-
-    kind: str
-    id: str
-
-    @property
-    def url_prefix(self) -> str:
-        """What stands before /resolve/ in a file URL."""
-        path = quote(self.id, safe="/")
-        return f"/{path}" if self.kind == "model" else f"/{self.kind}s/{path}"
-
-    @property
-    def api_prefix(self) -> str:
-        """What API URLs of the repository start with."""
-        return f"/api/{self.kind}s/{quote(self.id, safe='/')}"
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """What the Hub says of one file.
-
-    size: bytes, where known. etag: without quotes; sha256: hex, where the Hub names it.
-    file_hash: 32 raw bytes; None for a file that is not Xet.
-    token_url: where the Hub says a read token is to be had; None: at its usual place.
-    url: the last URL asked on the Hub; a plain file is fetched from there.
-    """
-
-    size: int | None
-    etag: str | None
-    sha256: str | None
-    commit: str | None
-    last_modified: str | None
-    content_type: str | None
-    file_hash: bytes | None
-    token_url: str | None
-    url: Url
-
-
-class CasToken(NamedTuple):
-    """A read token: the CAS it is for, the bearer, and its expiry in Unix seconds."""
-
-    cas_url: str
-    access_token: str
-    expires: float
-
-    def __repr__(self) -> str:
-        return f"CasToken(cas_url={self.cas_url!r}, expires={self.expires})"
+__all__ = ["CasToken", "FileEntry", "HubClient", "ReadAccess", "RepoRef", "parse_cas_token"]
 
 
 class HubClient:
@@ -108,6 +47,7 @@ class HubClient:
         hub_url: base URL without a slash at its end.
         timeout: seconds without a byte.
         instance: what we call ourselves in Via; empty: nothing.
+        metadata: keeps what the Hub says; None: it is asked every time.
     """
 
     def __init__(
@@ -118,27 +58,17 @@ class HubClient:
         timeout: float,
         policy: RetryPolicy,
         instance: str = "",
+        metadata: MetadataCache | None = None,
     ) -> None:
-        self._pool = pool
-        self._base = hub_url
-        self._origin = parse_url(hub_url).origin
-        self._timeout = timeout
+        self._link = HubLink(pool, hub_url, timeout=timeout, instance=instance)
         self._policy = policy
-        self._tokens: OrderedDict[tuple[str, bytes], CasToken] = OrderedDict()
-        self._instance = instance
-        self._identity = self._describe(Headers(), names_agent=False)
-
-    def _describe(self, headers: Headers, *, names_agent: bool) -> tuple[tuple[str, str], ...]:
-        """Give the fields that say who asks the Hub, and for whom."""
-        agent = extend_agent(USER_AGENT, headers) if names_agent else USER_AGENT
-        fields = [("User-Agent", agent)]
-        if self._instance:
-            fields.append(self.make_via(headers))
-        return tuple(fields)
+        self._one_try = replace(policy, time_limit=0.0)
+        self._tokens = ReadTokens(policy)
+        self.metadata = metadata
 
     def make_via(self, headers: Headers) -> tuple[str, str]:
         """Give the Via field of a message that we pass on."""
-        return ("Via", extend_via(headers, self._instance or "xetserve"))
+        return self._link.make_via(headers)
 
     def on_behalf(self, headers: Headers, *, names_agent: bool = False) -> "HubClient":
         """Give a client that tells the Hub by which way we were asked; it shares all else with this one.
@@ -148,12 +78,17 @@ class HubClient:
             names_agent: tell the User-Agent that asked us, too.
         """
         client = copy.copy(self)
-        client._identity = self._describe(headers, names_agent=names_agent)
+        client._link = self._link.on_behalf(headers, names_agent=names_agent)
         return client
 
     def is_own(self, headers: Headers) -> bool:
         """Tell whether a request is one that we sent: this server is its own Hub, by some way."""
-        return bool(self._instance) and has_passed(headers, self._instance)
+        return self._link.is_own(headers)
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """What the Hub's own URLs start with, without a slash at the end."""
+        return self._link.bases
 
     async def resolve(
         self, repo: RepoRef, revision: str, path: str, token: str | None
@@ -170,7 +105,32 @@ class HubClient:
             UpstreamError: the Hub is in trouble.
         """
         target = f"{repo.url_prefix}/resolve/{quote(revision, safe='')}/{quote(path, safe='/')}"
-        return await self.look_up(target, token)
+        url = self._link.make_url(target)
+
+        async def ask(patient: bool) -> FileEntry:
+            policy = self._policy if patient else self._one_try
+            return await retrying(lambda: self._link.head(url, token), policy, "hub")
+
+        if self.metadata is None:
+            return await ask(True)
+
+        async def ask_to_keep(patient: bool) -> Answer:
+            try:
+                return pack_entry(await ask(patient))
+            except UpstreamMissing as exc:
+                return pack_missing(exc)
+
+        async def renew(data: bytes) -> float | None:
+            return await self.find_grant(repo, token) if is_lasting(data, revision) else None
+
+        metadata = self.metadata
+
+        async def find_other(scope: str) -> Question | None:
+            commit = await find_commit(metadata, scope, repo, revision)
+            return None if commit is None else make_file_question(scope, repo, commit, path)
+
+        question = make_file_question(get_scope(token), repo, revision, path)
+        return unpack_entry(await metadata.get(question, ask_to_keep, renew, find_other))
 
     async def look_up(self, target: str, token: str | None) -> FileEntry:
         """Look up a file that the Hub has at another URL of its own.
@@ -181,8 +141,8 @@ class HubClient:
         Raises:
             UpstreamError and its kinds, as resolve.
         """
-        url = parse_url(self._base + target)
-        return await retrying(lambda: self._head(url, token), self._policy, "hub")
+        url = self._link.make_url(target)
+        return await retrying(lambda: self._link.head(url, token), self._policy, "hub")
 
     async def ask(self, target: str, token: str | None, limit: int) -> tuple[bytes, Headers]:
         """Get a JSON document, and the fields that came with it.
@@ -194,47 +154,54 @@ class HubClient:
         Raises:
             UpstreamError and its kinds, as resolve; or it is longer.
         """
-        url = parse_url(self._base + target)
-        return await retrying(lambda: self._ask(url, token, limit), self._policy, "hub")
+        url = self._link.make_url(target)
+        return await retrying(lambda: self._link.ask(url, token, limit), self._policy, "hub")
 
-    async def _ask(self, url: Url, token: str | None, limit: int) -> tuple[bytes, Headers]:
-        fields = (("Accept", "application/json"), ("Accept-Encoding", ACCEPT_ENCODING))
-        async with self._open(url, token, fields, may_leave=False) as response:
-            if response.status != 200:
-                raise UpstreamError(f"the Hub answered {response.status} to a question")
-            body = await read_document(response, "the Hub", limit, self._timeout)
-            return body, response.headers
+    async def find_grant(self, repo: RepoRef, token: str | None) -> float | None:
+        """Give when the Hub last said that a token may read all of a repository; None: it does not say.
 
-    async def _head(self, url: Url, token: str | None) -> FileEntry:
-        fields = (("Accept-Encoding", "identity"), *self._headers(token))
-        for _ in range(MAX_REDIRECTS + 1):
-            async with send_request(
-                self._pool, "the Hub", "HEAD", url, fields, self._timeout
-            ) as response:
-                status, headers = response.status, response.headers
-                length = response.content_length
-            if status in (200, 206):
-                return _make_entry(url, headers, length)
-            location = headers.get("location")
-            if status not in (301, 302, 303, 307, 308) or location is None:
-                raise _hub_error(status, headers)
-            target = join_url(url, location, "the Hub's redirect")
-            if target.origin != url.origin:
-                return _make_entry(url, headers, None)
-            url = target
-        raise UpstreamRefused("the Hub redirects in circles")
+        One question serves for all files of the repository.
+        """
+        if self.metadata is None:
+            return None
+        target = f"{repo.api_prefix}/auth-check"
+
+        async def ask(patient: bool) -> Answer:
+            url = self._link.make_url(target)
+            async with self._link.forward("GET", url, (), token, b"") as response:
+                is_granted = response.status == 200
+            return Answer(b"yes") if is_granted else Answer(b"no", Verdict.ABSENT)
+
+        question = Question(get_scope(token), "grant", repo.name, "")
+        try:
+            answer = await self.metadata.get(question, ask)
+        except UpstreamError:
+            return None  # the question proper will tell why
+        is_yes = answer.verdict is Verdict.GOOD and answer.stale_age is None
+        return answer.said if is_yes else None
 
     async def get_read_token(
-        self, repo: RepoRef, revision: str, token: str | None, token_url: str | None = None
+        self,
+        repo: RepoRef,
+        revision: str,
+        token: str | None,
+        token_url: str | None = None,
+        *,
+        is_granted: bool = True,
     ) -> CasToken:
-        """Give a read token for the CAS, a remembered one while it is good for a minute more."""
-        url = self._token_url(repo, revision, token_url)
-        key = _token_key(url, token)
-        known = self._tokens.get(key)
-        if known is not None and known.expires - time.time() > RENEW_BEFORE:
-            self._tokens.move_to_end(key)
-            return known
-        return await self.renew_read_token(repo, revision, token, token_url)
+        """Give a read token for the CAS, a remembered one while it is good for a minute more.
+
+        Args:
+            is_granted: it is known that the client may read; if not, the token has to be as new as what is
+                believed of other answers.
+
+        Raises:
+            UpstreamError and its kinds, as resolve.
+        """
+        url = choose_token_url(self._link, repo, revision, token_url)
+        max_age = None if is_granted or self.metadata is None else self.metadata.policy.ttl
+        with self._noting_refusals(repo, token):
+            return await self._tokens.get(self._link, url, token, max_age)
 
     async def renew_read_token(
         self, repo: RepoRef, revision: str, token: str | None, token_url: str | None = None
@@ -242,32 +209,21 @@ class HubClient:
         """Give a new read token.
 
         Raises:
-            UpstreamDenied, UpstreamMissing, UpstreamBusy: as the Hub says.
-            UpstreamError: the Hub is in trouble.
+            UpstreamError and its kinds, as resolve.
         """
-        url = self._token_url(repo, revision, token_url)
-        fresh = await retrying(lambda: self._ask_token(url, token), self._policy, "hub")
-        self._tokens[_token_key(url, token)] = fresh
-        while len(self._tokens) > MAX_TOKENS:
-            self._tokens.popitem(last=False)
-        return fresh
+        url = choose_token_url(self._link, repo, revision, token_url)
+        with self._noting_refusals(repo, token):
+            return await self._tokens.renew(self._link, url, token)
 
-    def _token_url(self, repo: RepoRef, revision: str, token_url: str | None) -> Url:
-        """Choose where to ask; the client's token must not follow a URL off the Hub."""
-        if token_url is not None:
-            url = self._find_on_hub(make_url(token_url, "the Hub's token URL"))
-            if url is not None:
-                return url
-        path = f"{repo.api_prefix}/xet-read-token/{quote(revision, safe='')}"
-        return parse_url(self._base + path)
-
-    async def _ask_token(self, url: Url, token: str | None) -> CasToken:
-        fields = (("Accept", "application/json"), ("Accept-Encoding", ACCEPT_ENCODING))
-        async with self._open(url, token, fields, may_leave=False) as response:
-            if response.status != 200:
-                raise UpstreamError(f"the Hub answered {response.status} to a question for a token")
-            body = await read_document(response, "the Hub", MAX_DOCUMENT_SIZE, self._timeout)
-        return parse_cas_token(body)
+    @contextmanager
+    def _noting_refusals(self, repo: RepoRef, token: str | None) -> Iterator[None]:
+        """Believe nothing older about a repository whose read tokens this token does not get."""
+        try:
+            yield
+        except (UpstreamDenied, UpstreamMissing) as exc:
+            if self.metadata is not None and exc.code not in ABSENT_CODES:
+                self.metadata.refuse(get_scope(token), repo.name)
+            raise
 
     @asynccontextmanager
     async def open_plain(
@@ -286,15 +242,10 @@ class HubClient:
             fields.append(("Range", byte_range))
         async with AsyncExitStack() as opened:
             yield await retrying(
-                lambda: opened.enter_async_context(self._open(entry.url, token, fields)),
+                lambda: opened.enter_async_context(self._link.open(entry.url, token, fields)),
                 self._policy,
                 "hub",
             )
-
-    @property
-    def bases(self) -> tuple[str, ...]:
-        """What the Hub's own URLs start with, without a slash at the end."""
-        return (self._base, f"https://{_PUBLIC_HUB.authority}")
 
     @asynccontextmanager
     async def forward(
@@ -305,6 +256,7 @@ class HubClient:
         token: str | None,
         body: bytes = b"",
         *,
+        patient: bool = True,
         once: bool = False,
     ) -> AsyncIterator[ClientResponse]:
         """Pass a request on, and give what the Hub answers, errors included.
@@ -314,90 +266,31 @@ class HubClient:
         Args:
             target: path and query, encoded.
             fields: besides those that tell who asks.
+            patient: try again where it may help.
             once: it changes something, and must not happen twice.
 
         Raises:
             UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub is in trouble, for longer than we retry.
         """
-        url = parse_url(self._base + target)
-        sent = (*fields, *self._headers(token))
+        url = self._link.make_url(target)
         async with AsyncExitStack() as opened:
 
             async def attempt() -> ClientResponse:
-                return await opened.enter_async_context(self._forward(method, url, sent, body))
+                forwarded = self._link.forward(method, url, fields, token, body)
+                return await opened.enter_async_context(forwarded)
 
-            yield await (attempt() if once else retrying(attempt, self._policy, "hub"))
-
-    @asynccontextmanager
-    async def _forward(
-        self, method: str, url: Url, fields: tuple[tuple[str, str], ...], body: bytes
-    ) -> AsyncIterator[ClientResponse]:
-        # The others may turn the method into GET.
-        followed = (301, 302, 303, 307, 308) if method in ("GET", "HEAD") else (307, 308)
-        for _ in range(MAX_REDIRECTS + 1):
-            async with send_request(
-                self._pool, "the Hub", method, url, fields, self._timeout, body
-            ) as response:
-                status, headers = response.status, response.headers
-                if status in (408, 429) or (status >= 500 and status != 501):
-                    raise error_for_status("the Hub", status, headers)
-                location = headers.get("location")
-                target = None
-                if status in followed and location is not None:
-                    target = self._find_on_hub(join_url(url, location, "the Hub's redirect"))
-                if target is None:
-                    yield response
-                    return
-                url = target
-        raise UpstreamRefused("the Hub redirects in circles")
-
-    def _find_on_hub(self, url: Url) -> Url | None:
-        """Give where a URL is to be asked for; None: it is not the Hub's."""
-        if url.origin == _PUBLIC_HUB:
-            return parse_url(self._base + url.target)
-        return url if url.origin == self._origin else None
-
-    @asynccontextmanager
-    async def _open(
-        self,
-        url: Url,
-        token: str | None,
-        fields: Sequence[tuple[str, str]],
-        *,
-        may_leave: bool = True,
-    ) -> AsyncIterator[ClientResponse]:
-        """Send a GET and follow redirects; the token goes along as long as they stay on the Hub.
-
-        Args:
-            may_leave: follow redirects off the Hub, too; not for answers that have to be the Hub's own.
-        """
-        for _ in range(MAX_REDIRECTS + 1):
-            is_hub = url.origin == self._origin
-            sent = (*fields, *(self._headers(token) if is_hub else _OFF_THE_HUB))
-            async with send_request(
-                self._pool, "the Hub", "GET", url, sent, self._timeout
-            ) as response:
-                if response.status in (200, 206, 416):
-                    yield response
-                    return
-                location = response.headers.get("location")
-                if response.status in (301, 302, 303, 307, 308) and location is not None:
-                    url = join_url(url, location, "the Hub's redirect")
-                    if not may_leave and url.origin != self._origin:
-                        raise UpstreamRefused("the Hub redirects to another host")
-                    continue
-                if is_hub:
-                    raise _hub_error(response.status, response.headers)
-                # What another host says of its own URL is no verdict on the client's token.
-                raise error_for_status("the Hub's storage", response.status, response.headers)
-        raise UpstreamRefused("the Hub redirects in circles")
-
-    def _headers(self, token: str | None) -> tuple[tuple[str, str], ...]:
-        return (*self._identity, *_authorization(token))
+            policy = self._policy if patient else self._one_try
+            yield await (attempt() if once else retrying(attempt, policy, "hub"))
 
 
 class ReadAccess:
-    """One client's right to read one repository from the CAS; renews its token by itself."""
+    """One client's right to read one repository from the CAS; renews its token by itself.
+
+    Args:
+        is_granted: the Hub has just said that the client may read it.
+
+    scope, repo_name: whose right it is, and to what; see KnownPlans.
+    """
 
     def __init__(
         self,
@@ -406,93 +299,21 @@ class ReadAccess:
         revision: str,
         token: str | None,
         token_url: str | None = None,
+        *,
+        is_granted: bool = False,
     ) -> None:
         self._hub = hub
         self._arguments = (repo, revision, token, token_url)
+        self._is_granted = is_granted
+        self.scope = get_scope(token)
+        self.repo_name = repo.name
 
     async def get_token(self) -> CasToken:
-        """Give a token that is good for a while."""
-        return await self._hub.get_read_token(*self._arguments)
+        """Give a token that is good for a while; the first one was given by the Hub not long ago."""
+        given = await self._hub.get_read_token(*self._arguments, is_granted=self._is_granted)
+        self._is_granted = True
+        return given
 
     async def renew_token(self) -> CasToken:
         """Give another token, after the CAS has refused the last one."""
         return await self._hub.renew_read_token(*self._arguments)
-
-
-def parse_cas_token(body: bytes) -> CasToken:
-    """Read the JSON of a token answer.
-
-    Raises:
-        UpstreamError: it is not what it should be.
-    """
-    try:
-        answer = json.loads(body)
-        fresh = CasToken(
-            str(answer["casUrl"]).rstrip("/"), answer["accessToken"], float(answer["exp"])
-        )
-        is_bearer = _TOKEN.fullmatch(fresh.access_token) is not None  # it goes into a header
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        is_bearer = False
-    if not is_bearer:
-        raise UpstreamError("the Hub's token answer is not what it should be")
-    make_url(fresh.cas_url, "the Hub's CAS URL")
-    return fresh
-
-
-def _authorization(token: str | None) -> list[tuple[str, str]]:
-    return [] if token is None else [("Authorization", f"Bearer {token}")]
-
-
-def _token_key(url: Url, token: str | None) -> tuple[str, bytes]:
-    """Key of the token cache; the client's token itself is not kept."""
-    return f"{url.origin}{url.target}", sha256((token or "").encode()).digest()
-
-
-def _make_entry(url: Url, headers: Headers, length: int | None) -> FileEntry:
-    links = {rel: link for value in headers.get_all("link") for link, rel in _LINK.findall(value)}
-    linked_size = headers.get("x-linked-size") or ""
-    linked_etag = _strip_etag(headers.get("x-linked-etag"))
-    etag = linked_etag or _strip_etag(headers.get("etag"))
-    file_hash = None
-    with suppress(ValueError):  # absent, or redacted for a gated repository
-        file_hash = parse_hash(headers.get("x-xet-hash") or "")
-    size = int(linked_size) if _SIZE.fullmatch(linked_size) else length
-    return FileEntry(
-        size=size,
-        etag=etag,
-        sha256=linked_etag if linked_etag and _SHA256.fullmatch(linked_etag) else None,
-        commit=headers.get("x-repo-commit"),
-        last_modified=headers.get("last-modified"),
-        content_type=headers.get("content-type"),
-        file_hash=file_hash,
-        token_url=links.get("xet-auth") or headers.get("x-xet-refresh-route"),
-        url=url,
-    )
-
-
-def _strip_etag(value: str | None) -> str | None:
-    if value is None:
-        return None
-    return value.removeprefix("W/").strip('"') or None
-
-
-def _hub_error(status: int, headers: Headers) -> UpstreamError:
-    """Give the error for a Hub answer; the Hub's own code and message go along."""
-    code = headers.get("x-error-code")
-    passed = [
-        (name, value)
-        for name, value in headers
-        if name.lower() in ("x-error-code", "x-error-message", "x-repo-commit")
-    ]
-    message = headers.get("x-error-message")
-    if status in (401, 403):
-        reason = message or (
-            "the Hub refused the token, or wants one"
-            if status == 401
-            else "the Hub does not let this token read the repository"
-        )
-        return UpstreamDenied(reason, status=status, code=code, headers=passed)
-    if status in (404, 410):
-        reason = message or "the Hub knows no such repository, revision or file"
-        return UpstreamMissing(reason, code=code, headers=passed)
-    return error_for_status("the Hub", status, headers)

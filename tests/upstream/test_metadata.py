@@ -1,0 +1,434 @@
+"""What is believed, for how long, and for whom. The clock is the test's."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.peers import until
+from xetserve.errors import (
+    UpstreamBusy,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamMissing,
+    UpstreamOffline,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
+from xetserve.metrics import METADATA_STALE
+from xetserve.upstream.metadata import (
+    DOWN_TIME,
+    MAX_PAUSE,
+    Answer,
+    MetadataCache,
+    MetadataPolicy,
+    Question,
+    Verdict,
+)
+from xetserve.upstream.metastore import MetaStore
+from xetserve.upstream.scopes import ANONYMOUS, get_scope
+
+MINE, OTHERS = get_scope("hf_mine"), get_scope("hf_others")
+FILE = Question(MINE, "file", "model/o/n", "main\0a")
+SECOND = FILE._replace(name="main\0b")
+DENIED = UpstreamDenied("no", status=403, headers=[("X-Error-Code", "GatedRepo")])
+
+
+class Upstream:
+    """Gives one answer after the other; the last one stands for all others."""
+
+    def __init__(self, *answers: bytes | Answer | Exception) -> None:
+        self._answers = list(answers)
+        self.patience: list[bool] = []
+
+    @property
+    def count(self) -> int:
+        return len(self.patience)
+
+    async def ask(self, patient: bool) -> Answer:
+        self.patience.append(patient)
+        await asyncio.sleep(0)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, Answer) else Answer(answer)
+
+
+class Bench:
+    """A cache, its clock, and the store if there is one."""
+
+    def __init__(
+        self, folder: Path | None = None, realm: str = "http://hub", **policy: float
+    ) -> None:
+        self.now = 1_000_000.0
+        self.folder = folder
+        self.realm = realm
+        self.policy = MetadataPolicy(**policy)  # type: ignore[arg-type]
+        self.start()
+
+    def start(self, **policy: float | bool) -> None:
+        if policy:
+            self.policy = MetadataPolicy(**policy)  # type: ignore[arg-type]
+        store = None
+        if self.folder is not None:
+            store = MetaStore(self.folder, max_size=1 << 20, max_pending=1 << 20)
+        self.cache = MetadataCache(self.policy, store, self.realm, lambda: self.now)
+
+    async def restart(self, **policy: float | bool) -> None:
+        await self.cache.aclose()
+        self.start(**policy)
+
+    async def get(
+        self,
+        upstream: Upstream,
+        question: Question = FILE,
+        renew: Callable[[bytes], Awaitable[float | None]] | None = None,
+    ) -> bytes:
+        return (await self.cache.get(question, upstream.ask, renew)).data
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+class TestBelief:
+    async def test_a_yes_is_believed_for_its_time(self) -> None:
+        bench, upstream = Bench(ttl=30), Upstream(b"1", b"2")
+        assert await bench.get(upstream) == b"1"
+        bench.now += 29.9
+        assert await bench.get(upstream) == b"1"
+        bench.now += 0.2
+        assert await bench.get(upstream) == b"2"
+        assert upstream.patience == [True, True]
+
+    async def test_a_no_is_believed_for_a_shorter_time(self) -> None:
+        bench, upstream = Bench(ttl=30, negative_ttl=5), Upstream(DENIED, b"yes")
+        for _ in range(3):
+            with pytest.raises(UpstreamDenied) as caught:
+                await bench.get(upstream)
+            assert (caught.value.status, str(caught.value)) == (403, "no")
+            assert caught.value.headers == DENIED.headers
+        assert upstream.count == 1
+        bench.now += 5.1
+        assert await bench.get(upstream) == b"yes"
+
+    async def test_a_word_that_there_is_nothing_too(self) -> None:
+        bench = Bench(ttl=30, negative_ttl=5)
+        upstream = Upstream(Answer(b"none", Verdict.ABSENT), b"there")
+        assert [await bench.get(upstream) for _ in range(2)] == [b"none", b"none"]
+        bench.now += 5.1
+        assert await bench.get(upstream) == b"there"
+
+    async def test_nothing_is_believed_without_time(self) -> None:
+        bench, upstream = Bench(ttl=0), Upstream(b"1", b"2", DENIED, b"3")
+        assert [await bench.get(upstream) for _ in range(2)] == [b"1", b"2"]
+        with pytest.raises(UpstreamDenied):
+            await bench.get(upstream)
+        assert await bench.get(upstream) == b"3"
+
+    async def test_trouble_is_not_remembered(self) -> None:
+        bench, upstream = Bench(), Upstream(UpstreamError("down"), b"up")
+        with pytest.raises(UpstreamError):
+            await bench.get(upstream)
+        assert await bench.get(upstream) == b"up"
+
+    async def test_an_answer_from_the_future_is_not_believed(self) -> None:
+        bench, upstream = Bench(ttl=30), Upstream(b"1", b"2")
+        await bench.get(upstream)
+        bench.now -= 3600
+        assert await bench.get(upstream) == b"2"
+
+    async def test_it_is_for_the_token_that_it_was_given_to(self) -> None:
+        bench, upstream = Bench(ttl=30), Upstream(b"mine")
+        await bench.get(upstream)
+        for scope in (OTHERS, ANONYMOUS):
+            with pytest.raises(UpstreamDenied):
+                await bench.get(Upstream(DENIED), FILE._replace(scope=scope))
+        assert await bench.get(Upstream(b"not asked")) == b"mine"
+
+    async def test_a_refusal_ends_belief_in_all_of_the_repository(self) -> None:
+        bench = Bench(ttl=30)
+        elsewhere = FILE._replace(repo="model/o/other")
+        for question in (FILE, SECOND, elsewhere, FILE._replace(scope=OTHERS)):
+            await bench.get(Upstream(b"old"), question)
+        bench.now += 1
+        with pytest.raises(UpstreamDenied):
+            await bench.get(Upstream(DENIED), FILE._replace(name="main\0c"))
+        bench.now += 1
+        assert await bench.get(Upstream(b"new"), SECOND) == b"new"
+        assert await bench.get(Upstream(b"new"), elsewhere) == b"old"
+        assert await bench.get(Upstream(b"new"), FILE._replace(scope=OTHERS)) == b"old"
+        # What was said since is believed again.
+        assert await bench.get(Upstream(b"newer"), SECOND) == b"new"
+
+    async def test_what_passes_is_not_kept(self) -> None:
+        bench, upstream = Bench(), Upstream(Answer(b"1", Verdict.PASSING), b"2")
+        assert [await bench.get(upstream) for _ in range(2)] == [b"1", b"2"]
+
+    async def test_equal_questions_are_one(self) -> None:
+        bench, upstream = Bench(), Upstream(b"1", b"2")
+        found = await asyncio.gather(*(bench.get(upstream) for _ in range(100)))
+        assert found == [b"1"] * 100
+        assert upstream.count == 1
+
+
+class TestWhatNeverChanges:
+    async def test_the_permission_is_asked_for_alone(self) -> None:
+        bench, upstream = Bench(ttl=30), Upstream(b"1")
+        await bench.get(upstream)
+        bench.now += 31
+        said = bench.now - 10
+
+        async def renew(data: bytes) -> float | None:
+            assert data == b"1"
+            return said
+
+        assert await bench.get(upstream, renew=renew) == b"1"
+        bench.now += 19  # its belief goes no further than the permission's
+        assert await bench.get(upstream) == b"1"
+        assert upstream.count == 1
+        bench.now += 2
+        await bench.get(upstream)
+        assert upstream.count == 2
+
+    async def test_without_it_all_is_asked_again(self) -> None:
+        bench, upstream = Bench(ttl=30), Upstream(b"1", DENIED)
+        await bench.get(upstream)
+        bench.now += 31
+
+        async def renew(data: bytes) -> float | None:
+            return None
+
+        with pytest.raises(UpstreamDenied):
+            await bench.get(upstream, renew=renew)
+
+
+class TestPatience:
+    @pytest.mark.parametrize(
+        ("busy", "pause"),
+        [
+            (UpstreamBusy("slow", status=429, retry_after=20.0), 20.0),
+            (UpstreamBusy("slow", status=429, retry_after=9999.0), MAX_PAUSE),
+            (UpstreamBusy("slow", status=429, headers=[("RateLimit", '"api";r=0;t=33')]), 33.0),
+            (UpstreamBusy("slow", status=429), 5.0),
+        ],
+        ids=["Retry-After", "capped", "RateLimit", "neither"],
+    )
+    async def test_after_a_429_nobody_asks_in_this_name(
+        self, busy: UpstreamBusy, pause: float
+    ) -> None:
+        bench, upstream = Bench(negative_ttl=5), Upstream(busy, b"again")
+        with pytest.raises(UpstreamBusy):
+            await bench.get(upstream)
+        bench.now += pause - 1
+        with pytest.raises(UpstreamBusy) as caught:
+            await bench.get(upstream, SECOND)
+        assert (caught.value.status, caught.value.headers) == (429, busy.headers)
+        assert caught.value.retry_after == pytest.approx(1.0)
+        assert await bench.get(Upstream(b"theirs"), FILE._replace(scope=OTHERS)) == b"theirs"
+        bench.now += 1.1
+        assert await bench.get(upstream, SECOND) == b"again"
+
+    async def test_what_is_known_is_given_all_the_same(self) -> None:
+        bench = Bench(ttl=30)
+        await bench.get(Upstream(b"known"))
+        with pytest.raises(UpstreamBusy):
+            await bench.get(Upstream(UpstreamBusy("slow", status=429, retry_after=20.0)), SECOND)
+        assert await bench.get(Upstream(b"not asked")) == b"known"
+
+    async def test_a_503_says_nothing_of_later(self) -> None:
+        bench, upstream = Bench(), Upstream(UpstreamBusy("slow", retry_after=20.0), b"again")
+        with pytest.raises(UpstreamBusy):
+            await bench.get(upstream)
+        assert await bench.get(upstream) == b"again"
+
+
+class TestStale:
+    @pytest.mark.parametrize(
+        "trouble", [UpstreamError("reset"), UpstreamTimeout("late"), UpstreamBusy("503")]
+    )
+    async def test_an_old_answer_in_time_of_trouble(self, trouble: UpstreamError) -> None:
+        bench, upstream = Bench(ttl=30, stale_for=100), Upstream(b"old", trouble)
+        await bench.get(upstream)
+        bench.now += 99
+        before = METADATA_STALE.total
+        answer = await bench.cache.get(FILE, upstream.ask)
+        assert (answer.data, answer.stale_age) == (b"old", 99)
+        assert METADATA_STALE.total == before + 1
+        assert upstream.patience == [True, False]
+        # For a while nobody has to find out again.
+        assert await bench.get(upstream) == b"old"
+        assert upstream.count == 2
+        bench.now += DOWN_TIME + 1
+        with pytest.raises(UpstreamError):  # older than allowed
+            await bench.get(upstream)
+
+    async def test_not_unless_the_operator_allows(self) -> None:
+        bench, upstream = Bench(ttl=30), Upstream(b"old", UpstreamError("down"))
+        await bench.get(upstream)
+        bench.now += 31
+        with pytest.raises(UpstreamError):
+            await bench.get(upstream)
+
+    @pytest.mark.parametrize("refusal", [DENIED, UpstreamMissing("gone"), UpstreamRefused("400")])
+    async def test_a_refusal_is_no_trouble(self, refusal: UpstreamError) -> None:
+        bench, upstream = Bench(ttl=30, stale_for=100), Upstream(b"old", refusal)
+        await bench.get(upstream)
+        bench.now += 31
+        with pytest.raises(type(refusal)):
+            await bench.get(upstream)
+
+    async def test_after_a_refusal_nothing_old_is_left(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path, ttl=1, stale_for=100)
+        down = Upstream(UpstreamError("down"))
+        for question in (FILE, SECOND):
+            await bench.get(Upstream(b"old"), question)
+        bench.now += 2
+        with pytest.raises(UpstreamDenied):
+            await bench.get(Upstream(DENIED))
+        bench.now += 10
+        for _ in range(2):
+            for question in (FILE, SECOND):
+                with pytest.raises(UpstreamError, match="down"):
+                    await bench.get(down, question)
+            await bench.restart()
+        await bench.restart(is_offline=True)
+        for question in (FILE, SECOND):
+            with pytest.raises(UpstreamOffline):
+                await bench.get(down, question)
+        await bench.cache.aclose()
+
+    async def test_what_hangs_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("xetserve.upstream.metadata.STALE_PATIENCE", 0.01)
+        bench = Bench(ttl=30, stale_for=100)
+        await bench.get(Upstream(b"old"))
+        bench.now += 31
+
+        async def hang(patient: bool) -> Answer:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        assert (await bench.cache.get(FILE, hang)).data == b"old"
+
+    async def test_nothing_of_another_token(self) -> None:
+        bench = Bench(ttl=30, stale_for=100)
+        await bench.get(Upstream(b"mine"))
+        bench.now += 31
+        for scope in (OTHERS, ANONYMOUS):
+            with pytest.raises(UpstreamError, match="down"):
+                await bench.get(Upstream(UpstreamError("down")), FILE._replace(scope=scope))
+
+    async def test_what_is_public_may_stand_in(self) -> None:
+        bench = Bench(ttl=30, stale_for=100)
+        await bench.get(Upstream(b"public"), FILE._replace(scope=ANONYMOUS))
+        assert await bench.get(Upstream(UpstreamError("down"))) == b"public"
+        bench.now += DOWN_TIME + 1
+        # Not where the last word to this token was no.
+        with pytest.raises(UpstreamDenied):
+            await bench.get(Upstream(DENIED), FILE._replace(scope=OTHERS))
+        bench.now += 6
+        with pytest.raises(UpstreamError, match="down"):
+            await bench.get(Upstream(UpstreamError("down")), FILE._replace(scope=OTHERS))
+
+
+class TestStored:
+    async def test_it_outlives_the_process(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path, ttl=30)
+        await bench.get(Upstream(b"1"))
+        await bench.restart(ttl=30)
+        bench.now += 29
+        assert await bench.get(Upstream(b"not asked")) == b"1"
+        bench.now += 2
+        assert await bench.get(Upstream(b"2")) == b"2"
+        await bench.cache.aclose()
+
+    async def test_offline_nobody_is_asked_whatever_the_age(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path)
+        missing = Answer(b"none", Verdict.ABSENT)
+        await bench.get(Upstream(b"1"))
+        await bench.get(Upstream(missing), SECOND)
+        await bench.restart(is_offline=True)
+        bench.now += 1e6
+        upstream = Upstream(b"not asked")
+        answer = await bench.cache.get(FILE, upstream.ask)
+        assert (answer.data, answer.stale_age) == (b"1", 1_000_000)
+        assert (await bench.cache.get(SECOND, upstream.ask)).verdict is Verdict.ABSENT
+        for question in (FILE._replace(scope=OTHERS), FILE._replace(name="x")):
+            with pytest.raises(UpstreamOffline):
+                await bench.get(upstream, question)
+        assert upstream.count == 0
+        await bench.cache.aclose()
+
+    async def test_answers_of_another_hub_are_not_this_ones(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path)
+        await bench.get(Upstream(b"1"))
+        await bench.cache.aclose()
+        other = Bench(tmp_path, realm="http://other", is_offline=True)
+        with pytest.raises(UpstreamOffline):
+            await other.get(Upstream(b"not asked"))
+        await other.cache.aclose()
+
+    async def test_another_process_has_asked(self, tmp_path: Path) -> None:
+        one, two = Bench(tmp_path, ttl=30), Bench(tmp_path, ttl=30)
+        assert await one.get(Upstream(b"old")) == b"old"
+        one.now = two.now = one.now + 31
+        assert await two.get(Upstream(b"new")) == b"new"
+        assert two.cache.store is not None
+        await two.cache.store.settle()
+        assert await one.get(Upstream(b"not asked")) == b"new"
+        for bench in (one, two):
+            await bench.cache.aclose()
+
+    async def test_a_token_is_nowhere_to_be_found(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path)
+        await bench.get(Upstream(b"1"))
+        await bench.cache.aclose()
+        ((name, data),) = read_files(tmp_path).items()
+        assert name.split("/")[0] == MINE
+        assert "hf_" not in MINE
+        assert b"hf_mine" not in data
+
+
+class TestMemory:
+    async def test_it_is_bounded(self) -> None:
+        bench = Bench(max_size=10_000)
+        for number in range(50):
+            await bench.get(Upstream(bytes(600)), FILE._replace(name=str(number)))
+            assert bench.cache.size <= 10_000
+        assert bench.cache.size > 8_000
+        upstream = Upstream(b"again")
+        assert await bench.get(upstream, FILE._replace(name="49")) == bytes(600)
+        assert await bench.get(upstream, FILE._replace(name="0")) == b"again"
+
+    async def test_what_is_too_large_is_not_kept(self) -> None:
+        bench, upstream = Bench(max_size=10_000), Upstream(bytes(6000))
+        for _ in range(2):
+            await bench.get(upstream)
+        assert (upstream.count, bench.cache.size) == (2, 0)
+
+    async def test_what_is_used_stays(self) -> None:
+        bench = Bench(max_size=10_000)
+        await bench.get(Upstream(b"used"))
+        for number in range(100):
+            await bench.get(Upstream(bytes(600)), FILE._replace(name=str(number)))
+            assert await bench.get(Upstream(b"not asked")) == b"used"
+
+
+async def test_who_leaves_does_not_take_the_question_along() -> None:
+    bench = Bench()
+    gate = asyncio.Event()
+    asked = []
+
+    async def ask(patient: bool) -> Answer:
+        asked.append(patient)
+        await gate.wait()
+        return Answer(b"1")
+
+    tasks = [asyncio.ensure_future(bench.cache.get(FILE, ask)) for _ in range(3)]
+    await until(lambda: len(asked) == 1)
+    tasks[0].cancel()
+    gate.set()
+    assert [answer.data for answer in await asyncio.gather(*tasks[1:])] == [b"1", b"1"]
+    assert len(asked) == 1

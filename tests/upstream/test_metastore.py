@@ -1,0 +1,165 @@
+"""Metadata on disk."""
+
+import os
+import stat
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from xetserve.metrics import METADATA_DAMAGED
+from xetserve.upstream.metastore import BLOCK, LEFTOVER_AGE, MetaFolder, MetaStore, Stored
+
+NAME = "anonymous/ab/cd"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> MetaFolder:
+    return MetaFolder(tmp_path / "meta", max_size=100 * BLOCK)
+
+
+def test_what_is_written_is_read(folder: MetaFolder, tmp_path: Path) -> None:
+    assert folder.read(NAME) is None
+    folder.write(NAME, Stored(1.5, b"body"))
+    assert folder.read(NAME) == Stored(1.5, b"body")
+    folder.write(NAME, Stored(2.5, b""))
+    assert folder.read(NAME) == Stored(2.5, b"")
+    assert folder.list("anonymous/ab") == ["cd"]
+    assert folder.list("anonymous/no") == []
+    folder.remove(NAME)
+    folder.remove(NAME)
+    assert folder.read(NAME) is None
+
+
+def test_nobody_else_may_look(folder: MetaFolder, tmp_path: Path) -> None:
+    folder.write(NAME, Stored(1.0, b"body"))
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "meta").rglob("*")}
+    assert set(found.values()) == {0o700, 0o600}
+    assert found[tmp_path / "meta" / NAME] == 0o600
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-1], lambda data: data + b"x", lambda data: b"", lambda data: data[:20],
+     lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: b"XSMETA1\n" + data[8:],
+     lambda data: data[:26] + bytes([data[26] ^ 1]) + data[27:]],
+    ids=["cut", "longer", "empty", "no body", "body", "magic", "time"],
+)  # fmt: skip
+def test_what_is_damaged_is_a_miss(folder: MetaFolder, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    folder.write(NAME, Stored(1.0, b"body"))
+    path = tmp_path / "meta" / NAME
+    path.write_bytes(damage(path.read_bytes()))
+    before = METADATA_DAMAGED.total
+    assert folder.read(NAME) is None
+    assert METADATA_DAMAGED.total == before + 1
+    assert not path.exists()
+
+
+def test_an_answer_to_somebody_else_is_a_miss(folder: MetaFolder, tmp_path: Path) -> None:
+    folder.write(NAME, Stored(1.0, b"body"))
+    other = tmp_path / "meta" / "0123" / "ab" / "cd"
+    other.parent.mkdir(parents=True)
+    os.rename(tmp_path / "meta" / NAME, other)
+    assert folder.read("0123/ab/cd") is None
+
+
+def test_what_is_minor_goes_first_and_what_is_used_last(tmp_path: Path) -> None:
+    folder = MetaFolder(tmp_path, max_size=20 * BLOCK)
+    past = time.time() - 7200
+    for name in ("used", "unused"):
+        folder.write(f"s/{name}", Stored(1.0, b""))
+        os.utime(tmp_path / "s" / name, (past, past))
+    for number in range(100):
+        folder.write(f"s/minor{number}", Stored(1.0, b""), is_minor=True)
+    assert {"used", "unused"} <= set(folder.list("s"))
+    folder.read("s/used")
+    for number in range(19):
+        folder.write(f"s/{number}", Stored(1.0, b""))
+        os.utime(tmp_path / "s" / str(number), (past + 3600, past + 3600))
+    kept = set(folder.list("s"))
+    assert "used" in kept
+    assert "unused" not in kept
+
+
+def test_what_was_written_longest_ago_goes_first(tmp_path: Path) -> None:
+    folder = MetaFolder(tmp_path, max_size=10 * BLOCK)
+    for number in range(25):
+        folder.write(f"s/{number}", Stored(1.0, bytes(10)))
+        os.utime(tmp_path / "s" / str(number), (number, number))
+    kept = sorted(int(name) for name in folder.list("s"))
+    assert kept == list(range(kept[0], 25))
+    assert 5 <= len(kept) <= 10
+
+
+def test_what_is_too_large_is_left_out(tmp_path: Path) -> None:
+    folder = MetaFolder(tmp_path, max_size=10 * BLOCK)
+    folder.write("s/a", Stored(1.0, bytes(6 * BLOCK)))
+    assert folder.read("s/a") is None
+
+
+def test_leftovers_of_a_crash_go(tmp_path: Path) -> None:
+    old, new = tmp_path / "s" / ".old", tmp_path / "s" / ".new"
+    old.parent.mkdir()
+    for path in (old, new):
+        path.write_bytes(b"")
+    past = time.time() - LEFTOVER_AGE - 60
+    os.utime(old, (past, past))
+    folder = MetaFolder(tmp_path, max_size=10 * BLOCK)
+    folder.write("s/a", Stored(1.0, b""))
+    assert (old.exists(), new.exists()) == (False, True)
+    assert folder.list("s") == ["a"]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[MetaStore]:
+    made = MetaStore(tmp_path, max_size=100 * BLOCK, max_pending=10_000)
+    yield made
+    await made.aclose()
+
+
+class TestStore:
+    async def test_writes_keep_their_order(self, store: MetaStore) -> None:
+        for number in range(20):
+            store.write(NAME, Stored(float(number), b""))
+            store.remove(NAME)
+        store.write(NAME, Stored(99.0, b"last"))
+        await store.settle()
+        assert await store.read(NAME) == Stored(99.0, b"last")
+        assert await store.list("anonymous/ab") == ["cd"]
+
+    async def test_what_waits_is_there_already(self, store: MetaStore) -> None:
+        store.write(NAME, Stored(1.0, b"body"))
+        assert await store.read(NAME) == Stored(1.0, b"body")
+        store.remove(NAME)
+        assert await store.read(NAME) is None
+        await store.settle()
+        assert await store.read(NAME) is None
+
+    async def test_what_waits_is_bounded(self, store: MetaStore) -> None:
+        for number in range(20):
+            store.write(f"s/{number}", Stored(1.0, bytes(1000)))
+        await store.settle()
+        assert 5 < len(await store.list("s")) < 10
+        store.write("s/later", Stored(1.0, bytes(1000)))
+        await store.settle()
+        assert await store.read("s/later") is not None
+
+    async def test_a_disk_that_fails_has_nothing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        store = MetaStore(tmp_path / "file", max_size=100 * BLOCK, max_pending=10_000)
+        store.write(NAME, Stored(1.0, b"body"))
+        await store.settle()
+        assert "cannot write" in caplog.text
+        assert await store.read(NAME) is None
+        assert await store.list("s") == []
+        await store.aclose()
+
+    async def test_closing_finishes_what_waits(self, store: MetaStore, tmp_path: Path) -> None:
+        store.write(NAME, Stored(1.0, b"body"))
+        await store.aclose()
+        assert (tmp_path / NAME).exists()
+        store.write(NAME, Stored(1.0, b"late"))  # and nothing after it
+        assert (tmp_path / NAME).read_bytes().endswith(b"body")

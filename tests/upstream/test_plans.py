@@ -1,0 +1,316 @@
+"""Plans that are kept: who gets them, and for how long they are fresh."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
+from xetserve.errors import (
+    RangeUnsatisfiable,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamMissing,
+    UpstreamOffline,
+    UrlExpired,
+)
+from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.tickets import FetchTable
+from xetserve.upstream.metadata import DOWN_TIME, MetadataCache, MetadataPolicy
+from xetserve.upstream.metastore import MetaStore
+from xetserve.upstream.plans import STORED_URL, KnownPlans
+from xetserve.upstream.readtokens import CasToken
+from xetserve.upstream.retry import RetryPolicy
+from xetserve.upstream.scopes import ANONYMOUS, get_scope
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
+
+SOURCE = random.Random(4)
+XORB = FakeXorb.make([SOURCE.randbytes(50_000) for _ in range(60)])
+FILE = FakeFile([(XORB, ChunkRange(0, 60)), (XORB, ChunkRange(3, 9))])
+SIZE = len(FILE.content)
+FIRST = ByteRange(0, 1_000_000)
+
+
+@dataclass
+class Access(FakeAccess):
+    """Somebody's right to read a repository; the Hub may take it back."""
+
+    scope: str = get_scope("hf_mine")
+    repo_name: str = "model/o/n"
+    error: UpstreamError | None = None
+
+    async def get_token(self) -> CasToken:
+        if self.error is not None:
+            raise self.error
+        return await super().get_token()
+
+
+@dataclass
+class Cas(FakeCas):
+    """A CAS that may be in trouble."""
+
+    error: UpstreamError | None = None
+
+    async def fetch_reconstruction(
+        self, access: object, file_hash: bytes, byte_range: ByteRange
+    ) -> Reconstruction:
+        if self.error is not None:
+            self.asked.append(byte_range)
+            raise self.error
+        return await super().fetch_reconstruction(FakeAccess(), file_hash, byte_range)
+
+
+class World:
+    """Plans in front of a CAS, a clock, and a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cas = Cas(FILE)
+        self.now = 1_000_000.0
+        self._folder = folder
+        self._made: list[MetadataCache] = []
+        self.start()
+
+    def start(self, **policy: float | bool) -> None:
+        store = MetaStore(self._folder / "meta", max_size=1 << 24, max_pending=1 << 24)
+        policy_ = MetadataPolicy(**policy)  # type: ignore[arg-type]
+        self.metadata = MetadataCache(policy_, store, "", lambda: self.now)
+        self._made.append(self.metadata)
+        self.plans = KnownPlans(self.cas, self.metadata)
+
+    async def restart(self, **policy: float | bool) -> None:
+        await self.metadata.aclose()
+        self.start(**policy)
+
+    async def aclose(self) -> None:
+        for made in self._made:
+            await made.aclose()
+
+    async def ask(self, asked: ByteRange = FIRST, access: object = None) -> Reconstruction:
+        given = Access() if access is None else access
+        return await self.plans.fetch_reconstruction(given, FILE.file_hash, asked)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
+    yield made
+    await made.aclose()
+
+
+def without_urls(answer: Reconstruction) -> Reconstruction:
+    infos = {
+        name: tuple(info._replace(url="") for info in found)
+        for name, found in answer.fetch_info.items()
+    }
+    return answer._replace(fetch_info=infos)
+
+
+class TestFresh:
+    async def test_equal_questions_are_asked_once(self, world: World) -> None:
+        found = await asyncio.gather(*(world.ask() for _ in range(20)))
+        assert world.cas.asked == [FIRST]
+        assert all(answer == found[0] for answer in found)
+        world.now += 29
+        assert await world.ask() == found[0]
+        world.now += 2
+        await world.ask()
+        assert world.cas.asked == [FIRST, FIRST]
+
+    async def test_another_token_or_repository_asks_itself(self, world: World) -> None:
+        for access in (Access(), Access(scope=ANONYMOUS), Access(repo_name="model/o/m")):
+            await world.ask(access=access)
+        assert world.cas.asked == [FIRST] * 3
+
+    async def test_access_of_which_nothing_is_known(self, world: World) -> None:
+        for _ in range(2):
+            await world.ask(access=FakeAccess())
+        assert world.cas.asked == [FIRST] * 2
+
+    async def test_the_hubs_word_is_asked_for_all_the_same(self, world: World) -> None:
+        await world.ask()
+        with pytest.raises(UpstreamDenied):
+            await world.ask(access=Access(error=UpstreamDenied("no", status=403)))
+
+    async def test_urls_that_ran_out_are_not_given_again(self, world: World) -> None:
+        await world.ask()
+
+        def refuse(count: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+            raise UrlExpired("403")
+
+        world.cas.on_data = refuse
+        info = (await world.ask()).fetch_info[XORB.xorb_hash][0]
+        with pytest.raises(UrlExpired):
+            async with world.plans.open_data(XORB.xorb_hash, info):
+                pass
+        again = (await world.ask()).fetch_info[XORB.xorb_hash][0]
+        assert again.url != info.url
+        assert world.cas.asked == [FIRST] * 2
+
+    async def test_a_file_that_is_none_says_nothing_of_others(self, world: World) -> None:
+        await world.ask()
+        world.cas.error = UpstreamMissing("no such file")
+        for _ in range(2):
+            with pytest.raises(UpstreamMissing):
+                await world.plans.fetch_reconstruction(Access(), bytes(32), FIRST)
+        assert len(world.cas.asked) == 2
+        await world.ask()
+        assert len(world.cas.asked) == 2
+
+
+class TestStored:
+    async def test_offline_any_range_of_what_was_asked_for(self, world: World) -> None:
+        size = 400_000
+        for start in range(0, SIZE, size):
+            await world.ask(ByteRange(start, min(start + size, SIZE)))
+        count = len(world.cas.asked)
+        await world.restart(is_offline=True)
+        for start, end in ((0, 1), (0, SIZE), (777_777, 1_888_888), (SIZE - 1, SIZE)):
+            answer = await world.ask(ByteRange(start, end))
+            assert answer.decoded_size >= end - start
+            urls = {info.url for found in answer.fetch_info.values() for info in found}
+            assert urls == {STORED_URL}
+        assert len(world.cas.asked) == count
+
+    async def test_offline_what_was_not(self, world: World) -> None:
+        await world.ask(FIRST)
+        await world.restart(is_offline=True)
+        with pytest.raises(UpstreamOffline):
+            await world.ask(ByteRange(0, 2_000_000))
+
+    async def test_offline_for_whom_it_was_given_to(self, world: World) -> None:
+        mine = await world.ask()
+        await world.restart(is_offline=True)
+        assert without_urls(await world.ask()) == without_urls(mine)
+        for access in (
+            Access(scope=get_scope("hf_other")),
+            Access(scope=ANONYMOUS),
+            Access(repo_name="model/o/m"),
+        ):
+            with pytest.raises(UpstreamOffline):
+                await world.ask(access=access)
+
+    async def test_offline_what_is_public_is_for_all(self, world: World) -> None:
+        await world.ask(access=Access(scope=ANONYMOUS))
+        await world.restart(is_offline=True)
+        await world.ask(access=Access(scope=get_scope("hf_other")))
+
+    async def test_the_end_of_a_file_is_remembered(self, world: World) -> None:
+        beyond = ByteRange(SIZE - 1, SIZE + 100)
+        await world.ask(beyond)
+        await world.restart(is_offline=True)
+        assert (await world.ask(beyond)).decoded_size == 1
+        with pytest.raises(RangeUnsatisfiable):
+            await world.ask(ByteRange(SIZE, SIZE + 100))
+
+    async def test_so_is_one_that_was_asked_beyond(self, world: World) -> None:
+        await world.ask(ByteRange(0, SIZE))
+        with pytest.raises(RangeUnsatisfiable):
+            await world.ask(ByteRange(SIZE, SIZE + 100))
+        await world.restart(is_offline=True)
+        with pytest.raises(RangeUnsatisfiable):
+            await world.ask(ByteRange(SIZE, SIZE + 100))
+
+    async def test_no_url_is_on_disk(self, world: World, tmp_path: Path) -> None:
+        await world.ask()
+        await world.metadata.aclose()
+        stored = b"".join(read_all(tmp_path))
+        assert b"terms" in stored
+        assert b"data.test" not in stored
+
+    async def test_what_the_cas_refuses_is_forgotten(self, world: World) -> None:
+        await world.ask()
+        world.cas.error = UpstreamDenied("no", status=403)
+        world.now += 31
+        with pytest.raises(UpstreamDenied):
+            await world.ask()
+        await world.restart(is_offline=True)
+        with pytest.raises(UpstreamOffline):
+            await world.ask()
+
+    async def test_offline_no_data_host_is_asked(self, world: World) -> None:
+        info = (await world.ask()).fetch_info[XORB.xorb_hash][0]
+        await world.restart(is_offline=True)
+        with pytest.raises(UpstreamOffline):
+            async with world.plans.open_data(XORB.xorb_hash, info):
+                pass
+        assert world.cas.fetched == []
+
+
+class TestStale:
+    async def test_when_the_cas_is_in_trouble(self, world: World) -> None:
+        await world.restart(stale_for=100)
+        fresh = await world.ask()
+        world.now += 31
+        world.cas.error = UpstreamError("down")
+        assert without_urls(await world.ask()) == without_urls(fresh)
+        assert len(world.cas.asked) == 2
+        await world.ask()
+        assert len(world.cas.asked) == 2  # known to be down
+        world.now += DOWN_TIME + 1
+        world.cas.error = None
+        assert await world.ask() == await world.ask()
+        assert len(world.cas.asked) == 3
+
+    async def test_when_the_hub_is(self, world: World) -> None:
+        await world.restart(stale_for=100)
+        await world.ask()
+        world.now += 31
+        await world.ask(access=Access(error=UpstreamError("down")))
+        assert len(world.cas.asked) == 1
+
+    async def test_not_when_it_is_too_old(self, world: World) -> None:
+        await world.restart(stale_for=100)
+        await world.ask()
+        world.now += 101
+        world.cas.error = UpstreamError("down")
+        with pytest.raises(UpstreamError, match="down"):
+            await world.ask()
+
+    async def test_not_when_it_is_not_wanted(self, world: World) -> None:
+        await world.ask()
+        world.now += 31
+        world.cas.error = UpstreamError("down")
+        with pytest.raises(UpstreamError, match="down"):
+            await world.ask()
+
+
+@pytest.mark.parametrize("window", [200_000, 1_000_000, 10_000_000])
+async def test_a_stored_file_is_read_and_proven(world: World, tmp_path: Path, window: int) -> None:
+    """Whatever was asked for before, a reader offline gets the file out of the disk cache."""
+    cache = DiskCache(world.plans, tmp_path / "cache", max_size=1 << 30, min_free=0)
+    await cache.start()
+    assert await read(cache) == FILE.content
+    for start in range(0, SIZE, window):
+        await world.ask(ByteRange(start, min(start + window, SIZE)))
+    await cache.settle()
+    await cache.aclose()
+    asked, fetched = len(world.cas.asked), len(world.cas.fetched)
+    await world.restart(is_offline=True)
+    cache = DiskCache(world.plans, tmp_path / "cache", max_size=1 << 30, min_free=0)
+    await cache.start()
+    assert await read(cache) == FILE.content
+    assert await read(cache, 1_234_567, 2_345_678) == FILE.content[1_234_567:2_345_678]
+    assert (len(world.cas.asked), len(world.cas.fetched)) == (asked, fetched)
+    await cache.aclose()
+
+
+async def read(cache: DiskCache, start: int = 0, end: int | None = None) -> bytes:
+    policy = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
+    table = FetchTable(cache, ByteBudget(1 << 26), policy=policy, stall_timeout=5.0)
+    reader = FileReader(
+        table, Access(), FILE.file_hash, start=start, end=end, size=SIZE, gap_timeout=5.0
+    )
+    found = b""
+    async for block in reader.blocks():
+        found += b"".join(block)
+    assert reader.is_verified or end is not None
+    return found
+
+
+def read_all(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in folder.rglob("*") if path.is_file()]

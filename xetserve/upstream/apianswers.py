@@ -1,0 +1,179 @@
+"""Answers of the Hub's API that are kept: questions about a repository, and listings, up to a few MiB each."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from hashlib import sha256
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from xetserve.errors import FormatError, UpstreamError
+from xetserve.http.encoding import StreamDecoder
+from xetserve.http.messages import Headers
+from xetserve.net.client import ClientResponse
+from xetserve.upstream.entry import RepoRef
+from xetserve.upstream.exchange import naming_errors
+from xetserve.upstream.files import ABSENT_CODES
+from xetserve.upstream.metadata import Answer, MetadataCache, Question, Renew, Verdict
+
+MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger is passed on and not kept
+MAX_COLLECTED: Final = 8 * MAX_ANSWER_SIZE  # bytes being received by all questions together
+MAX_LARGE: Final = 1000  # questions whose answer was too large, remembered
+_BUFFER_SIZE: Final = 64 * 1024
+# Fields that are about one connection or for one client, and never kept.
+_NOT_KEPT: Final = frozenset(
+    ("connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding",
+     "set-cookie", "date", "via", "trailer")
+)  # fmt: skip
+
+
+class ApiAnswer(NamedTuple):
+    """An answer, its body decoded and in the memory of the cache. stale_age: see Answer."""
+
+    status: int
+    headers: Headers
+    body: memoryview
+    stale_age: int | None
+
+
+class NotKept(Exception):
+    """The answer is too large, or nothing that is kept: it is to be asked for and passed on."""
+
+
+Opened = AbstractAsyncContextManager[ClientResponse]
+Open = Callable[[bool], Opened]
+
+
+class ApiAnswers:
+    """Asks, keeps, and gives again.
+
+    Args:
+        timeout: seconds without a byte.
+    """
+
+    def __init__(self, metadata: MetadataCache, *, timeout: float) -> None:
+        self._metadata = metadata
+        self._timeout = timeout
+        self._large: OrderedDict[Question, None] = OrderedDict()
+        self._collected = 0
+
+    async def get(self, question: Question, open_: Open, renew: Renew | None = None) -> ApiAnswer:
+        """Give an answer.
+
+        Args:
+            open_: asks the Hub, patiently or not.
+
+        Raises:
+            NotKept: see there.
+            UpstreamError and its kinds: as MetadataCache.get.
+        """
+        if question in self._large and not self._metadata.policy.is_offline:
+            raise NotKept
+
+        async def ask(patient: bool) -> Answer:
+            async with open_(patient) as response:
+                return await self._collect(question, response)
+
+        return _unpack(await self._metadata.get(question, ask, renew))
+
+    async def _collect(self, question: Question, response: ClientResponse) -> Answer:
+        """Receive an answer, as far as it may be kept."""
+        status, headers = response.status, response.headers
+        if status not in (200, 401, 403, 404, 410) or not _is_json(headers):
+            raise NotKept
+        body = bytearray()
+        decoder = StreamDecoder(headers.get("content-encoding"))
+        buffer = bytearray(_BUFFER_SIZE)
+        try:
+            with naming_errors("the Hub"):
+                while count := await response.receive_into(memoryview(buffer), self._timeout):
+                    for piece in decoder.decode(bytes(memoryview(buffer)[:count])):
+                        self._collected += len(piece)
+                        body += piece
+                        if len(body) > MAX_ANSWER_SIZE:
+                            self._note_large(question)
+                            raise NotKept
+                        if self._collected > MAX_COLLECTED:
+                            raise NotKept
+            decoder.finish()
+        except FormatError as exc:
+            raise UpstreamError(f"the Hub: {exc}") from exc
+        finally:
+            self._collected -= len(body)
+        return Answer(_pack(status, headers, body), _judge(status, headers))
+
+    def _note_large(self, question: Question) -> None:
+        self._large[question] = None
+        while len(self._large) > MAX_LARGE:
+            self._large.popitem(last=False)
+
+
+def make_question(
+    scope: str,
+    repo: RepoRef,
+    method: str,
+    target: str,
+    fields: Sequence[tuple[str, str]] = (),
+    body: bytes = b"",
+) -> Question:
+    """Give what tells one question to the API from another.
+
+    Args:
+        target: path and query, encoded.
+        fields: of the request, as far as they are passed on.
+    """
+    told = {name.lower(): value for name, value in fields}
+    accept = told.get("accept", "*/*")
+    if "*/*" in accept or "application/json" in accept:
+        accept = ""  # JSON is what the Hub gives
+    words = [method, target, accept, told.get("accept-language", "")]
+    if body:
+        words += [told.get("content-type", ""), sha256(body).hexdigest()]
+    return Question(scope, "api", repo.name, "\0".join(words))
+
+
+async def find_commit(
+    metadata: MetadataCache, scope: str, repo: RepoRef, revision: str
+) -> str | None:
+    """Give the commit that a revision was, as far as is known without asking."""
+    targets = [f"{repo.api_prefix}/revision/{quote(revision, safe='')}"]
+    if revision == "main":
+        targets.append(repo.api_prefix)
+    for target in targets:
+        answer = await metadata.find_old(make_question(scope, repo, "GET", target))
+        if answer is not None and answer.verdict is Verdict.GOOD:
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                return str(json.loads(bytes(_unpack(answer).body))["sha"])
+    return None
+
+
+def _is_json(headers: Headers) -> bool:
+    # Refusals of the Hub may have no body, and so no type.
+    return "json" in (headers.get("content-type") or "json").lower()
+
+
+def _judge(status: int, headers: Headers) -> Verdict:
+    if status == 200:
+        return Verdict.GOOD
+    if status in (404, 410):
+        code = headers.get("x-error-code")
+        # A 404 without a word may be about anything: it is kept, and proves nothing about the repository.
+        return Verdict.ABSENT if code is None or code in ABSENT_CODES else Verdict.REFUSED
+    return Verdict.REFUSED
+
+
+def _pack(status: int, headers: Sequence[tuple[str, str]] | Headers, body: bytearray) -> bytes:
+    kept = [[name, value] for name, value in headers if name.lower() not in _NOT_KEPT]
+    return json.dumps([status, kept]).encode() + b"\n" + body
+
+
+def _unpack(answer: Answer) -> ApiAnswer:
+    try:
+        end = answer.data.index(b"\n")
+        status, fields = json.loads(answer.data[:end])
+        headers = Headers([(name, value) for name, value in fields])
+        body = memoryview(answer.data)[end + 1 :]
+        return ApiAnswer(int(status), headers, body, answer.stale_age)
+    except (ValueError, TypeError) as exc:
+        raise UpstreamError("a stored answer of the Hub cannot be read") from exc

@@ -1,0 +1,117 @@
+"""What the Hub says of a file, as values: no I/O.
+
+Source: huggingface_hub file_download.py.
+"""
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
+from xetserve.http.messages import Headers
+from xetserve.net.url import Url
+from xetserve.upstream.exchange import error_for_status
+from xetserve.xet.hashes import parse_hash
+
+_LINK: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?([^",;]+)"?')
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_SIZE: Final = re.compile(r"[0-9]{1,18}")
+
+
+class RepoRef(NamedTuple):
+    """A repository: kind ("model", "dataset" or "space") and id, usually owner/name."""
+
+    kind: str
+    id: str
+
+    @property
+    def url_prefix(self) -> str:
+        """What stands before /resolve/ in a file URL."""
+        path = quote(self.id, safe="/")
+        return f"/{path}" if self.kind == "model" else f"/{self.kind}s/{path}"
+
+    @property
+    def name(self) -> str:
+        """Kind and id in one word."""
+        return f"{self.kind}/{self.id}"
+
+    @property
+    def api_prefix(self) -> str:
+        """What API URLs of the repository start with."""
+        return f"/api/{self.kind}s/{quote(self.id, safe='/')}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """What the Hub says of one file.
+
+    size: bytes, where known. etag: without quotes; sha256: hex, where the Hub names it.
+    file_hash: 32 raw bytes; None for a file that is not Xet.
+    token_url: where the Hub says a read token is to be had; None: at its usual place.
+    url: the last URL asked on the Hub; a plain file is fetched from there.
+    stale_age: seconds since the Hub said so, where it could not be asked now.
+    """
+
+    size: int | None
+    etag: str | None
+    sha256: str | None
+    commit: str | None
+    last_modified: str | None
+    content_type: str | None
+    file_hash: bytes | None
+    token_url: str | None
+    url: Url
+    stale_age: int | None = None
+
+
+def make_entry(url: Url, headers: Headers, length: int | None) -> FileEntry:
+    """Read what the headers of a resolve answer say; length: that of its body, where known."""
+    links = {rel: link for value in headers.get_all("link") for link, rel in _LINK.findall(value)}
+    linked_size = headers.get("x-linked-size") or ""
+    linked_etag = _strip_etag(headers.get("x-linked-etag"))
+    etag = linked_etag or _strip_etag(headers.get("etag"))
+    file_hash = None
+    with suppress(ValueError):  # absent, or redacted for a gated repository
+        file_hash = parse_hash(headers.get("x-xet-hash") or "")
+    size = int(linked_size) if _SIZE.fullmatch(linked_size) else length
+    return FileEntry(
+        size=size,
+        etag=etag,
+        sha256=linked_etag if linked_etag and _SHA256.fullmatch(linked_etag) else None,
+        commit=headers.get("x-repo-commit"),
+        last_modified=headers.get("last-modified"),
+        content_type=headers.get("content-type"),
+        file_hash=file_hash,
+        token_url=links.get("xet-auth") or headers.get("x-xet-refresh-route"),
+        url=url,
+    )
+
+
+def _strip_etag(value: str | None) -> str | None:
+    if value is None:
+        return None
+    return value.removeprefix("W/").strip('"') or None
+
+
+def hub_error(status: int, headers: Headers) -> UpstreamError:
+    """Give the error for a Hub answer; the Hub's own code and message go along."""
+    code = headers.get("x-error-code")
+    passed = [
+        (name, value)
+        for name, value in headers
+        if name.lower() in ("x-error-code", "x-error-message", "x-repo-commit")
+    ]
+    message = headers.get("x-error-message")
+    if status in (401, 403):
+        reason = message or (
+            "the Hub refused the token, or wants one"
+            if status == 401
+            else "the Hub does not let this token read the repository"
+        )
+        return UpstreamDenied(reason, status=status, code=code, headers=passed)
+    if status in (404, 410):
+        reason = message or "the Hub knows no such repository, revision or file"
+        return UpstreamMissing(reason, code=code, headers=passed)
+    return error_for_status("the Hub", status, headers)

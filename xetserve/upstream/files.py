@@ -1,0 +1,74 @@
+"""File entries as answers that are kept: in bytes and back, and when they never change."""
+
+import json
+import re
+from dataclasses import asdict
+from typing import Any, Final
+
+from xetserve.errors import UpstreamError, UpstreamMissing
+from xetserve.net.url import Origin, Url
+from xetserve.upstream.entry import FileEntry, RepoRef
+from xetserve.upstream.metadata import Answer, Question, Verdict
+
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+# Of a 404: the repository may be read, but has no such thing. Any other is as good as a refusal.
+ABSENT_CODES: Final = ("EntryNotFound", "RevisionNotFound")
+
+
+def make_file_question(scope: str, repo: RepoRef, revision: str, path: str) -> Question:
+    """Give what tells one question about a file from another."""
+    return Question(scope, "file", repo.name, f"{revision}\0{path}")
+
+
+def pack_entry(entry: FileEntry) -> Answer:
+    """Give an entry as an answer to keep."""
+    fields = asdict(entry)
+    del fields["stale_age"]
+    fields["file_hash"] = None if entry.file_hash is None else entry.file_hash.hex()
+    fields["url"] = [*entry.url.origin, entry.url.target]
+    return Answer(json.dumps(fields).encode())
+
+
+def pack_missing(error: UpstreamMissing) -> Answer:
+    """Give the word that there is no such file as an answer to keep; refusals are raised again."""
+    if error.code not in ABSENT_CODES:
+        raise error
+    fields = {"message": str(error), "code": error.code, "headers": error.headers}
+    return Answer(json.dumps({"missing": fields}).encode(), Verdict.ABSENT)
+
+
+def unpack_entry(answer: Answer) -> FileEntry:
+    """Read a kept answer.
+
+    Raises:
+        UpstreamMissing: it says that there is no such file.
+        UpstreamError: it was written by another version, maybe.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(answer.data)
+        missing = fields.get("missing")
+        if missing is None:
+            scheme, host, port, target = fields.pop("url")
+            file_hash = fields.pop("file_hash")
+            return FileEntry(
+                **fields,
+                file_hash=None if file_hash is None else bytes.fromhex(file_hash),
+                url=Url(Origin(scheme, host, port), target),
+                stale_age=answer.stale_age,
+            )
+        error = UpstreamMissing(
+            missing["message"],
+            code=missing["code"],
+            headers=[(name, value) for name, value in missing["headers"]],
+        )
+    except (ValueError, KeyError, TypeError) as exc:
+        raise UpstreamError("a stored answer of the Hub cannot be read") from exc
+    raise error
+
+
+def is_lasting(data: bytes, revision: str) -> bool:
+    """Tell whether a kept entry is one of a commit, named by its full id: then it never changes."""
+    if COMMIT.fullmatch(revision) is None:
+        return False
+    fields = json.loads(data)
+    return "missing" not in fields and fields.get("commit") == revision

@@ -1,0 +1,53 @@
+"""Equal questions at the same time are one: whoever comes later waits for the first one's answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+class _Flight(Generic[T]):
+    def __init__(self, task: "asyncio.Task[T]") -> None:
+        self.task = task
+        self.num_waiting = 0
+
+
+class Flights(Generic[K, T]):
+    """What is being asked now, by key."""
+
+    def __init__(self) -> None:
+        self._flights: dict[K, _Flight[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    async def share(self, key: K, ask: Callable[[], Awaitable[T]]) -> T:
+        """Give what ask gives; if somebody asks the same already, that answer, or that failure.
+
+        Cancellation: the others still get their answer; the question is dropped with the last who waits for it.
+        """
+
+        async def run() -> T:
+            return await ask()
+
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.get_running_loop().create_task(run()))
+            flight.task.add_done_callback(lambda task: self._end(key, task))
+        flight.num_waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.num_waiting -= 1
+            if not flight.num_waiting and not flight.task.done():
+                flight.task.cancel()
+                self._end(key, flight.task)
+
+    def _end(self, key: K, task: "asyncio.Task[T]") -> None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
+            del self._flights[key]
+        if task.done() and not task.cancelled():
+            task.exception()  # nobody may be left to look at it

@@ -1,0 +1,430 @@
+"""What the Hub and the CAS said to whom, kept for a while: answers to questions, yes or no, per token.
+
+A yes is believed for `ttl`, a no for `negative_ttl`; then the upstream is asked again, for answers that never change only
+whether the token may still read. Equal questions at the same time are one. After a 429 nobody asks in that token's name until
+Retry-After. Where the upstream is in trouble, a yes that is older may do (`stale_for`), and offline whatever its age.
+
+An answer is for the token that it was given to. What was said to no token at all is public: it may stand in, only where
+the upstream cannot be asked. A refusal makes all older answers about the repository worthless, in the folder, too.
+
+Answers are bytes here; whoever asks knows how to read them. Memory is bounded in bytes. With a store, a yes is
+also written there, for other processes and for the next start.
+"""
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from xetserve.errors import (
+    UpstreamBusy,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamMissing,
+    UpstreamOffline,
+)
+from xetserve.metrics import METADATA_HITS, METADATA_MISSES, METADATA_STALE
+from xetserve.upstream.flights import Flights
+from xetserve.upstream.metastore import MetaStore, Stored
+from xetserve.upstream.scopes import ANONYMOUS
+
+ENTRY_COST: Final = 400  # bytes of memory beside key and answer
+MAX_PAUSE: Final = 60.0  # seconds that a 429 counts for, whatever it says
+STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer would do
+DOWN_TIME: Final = 5.0  # seconds after trouble in which old answers are given without asking
+MAX_REFUSALS: Final = 10_000
+MAX_SKEW: Final = 5.0  # seconds; an answer from the future is of a clock that was wrong
+
+_RESET: Final = re.compile(r";\s*t=(\d{1,6})\b")
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataPolicy:
+    """How long what is believed. Times in seconds, 0: not at all.
+
+    stale_for: oldest age of an answer that is given when the upstream is in trouble.
+    is_offline: nobody is asked.
+    max_size: bytes in memory.
+    """
+
+    ttl: float = 30.0
+    negative_ttl: float = 5.0
+    stale_for: float = 0.0
+    is_offline: bool = False
+    max_size: int = 16 * 1024 * 1024
+
+
+class Question(NamedTuple):
+    """A question to an upstream.
+
+    scope: in whose name, see scopes.py. kind: what sort of answer. repo: the repository that it is about; "": none.
+    """
+
+    scope: str
+    kind: str
+    repo: str
+    name: str
+
+
+class Verdict(Enum):
+    """What an answer is: something; the word that there is no such thing; a refusal; or nothing to be kept."""
+
+    GOOD = "good"
+    ABSENT = "absent"
+    REFUSED = "refused"
+    PASSING = "passing"
+
+
+class Answer(NamedTuple):
+    """An answer.
+
+    said: Unix seconds; the cache fills it in.
+    stale_age: its age in seconds, where it is given because the upstream could not be asked.
+    """
+
+    data: bytes
+    verdict: Verdict = Verdict.GOOD
+    said: float = 0.0
+    stale_age: int | None = None
+
+
+# Asks the upstream; told whether to be patient, or to give up on the first trouble.
+Ask = Callable[[bool], Awaitable[Answer]]
+# Gives, for a scope, another question whose answer says the same; None: there is none.
+FindOther = Callable[[str], Awaitable[Question | None]]
+# Gives when the token was last allowed to read what an old answer is about, if that answer never changes; None: ask again.
+Renew = Callable[[bytes], Awaitable[float | None]]
+
+
+class _Kept(NamedTuple):
+    """An answer, or a refusal as an error, and when it was said, in Unix seconds."""
+
+    said: float
+    answer: Answer | UpstreamError
+
+    @property
+    def size(self) -> int:
+        return ENTRY_COST + (len(self.answer.data) if isinstance(self.answer, Answer) else 0)
+
+    @property
+    def is_yes(self) -> bool:
+        """Whether it is what may be given when it is old."""
+        return isinstance(self.answer, Answer) and self.answer.verdict is not Verdict.REFUSED
+
+
+class MetadataCache:
+    """Keeps answers.
+
+    Args:
+        realm: whose answers they are, for stores that are shared: the URL of the Hub.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        policy: MetadataPolicy,
+        store: MetaStore | None = None,
+        realm: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.policy = policy
+        self.store = store
+        self.clock = clock
+        self._realm = realm
+        self._kept: OrderedDict[Question, _Kept] = OrderedDict()
+        self._size = 0
+        self._flights: Flights[Question, Answer] = Flights()
+        self._refusals: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._pauses: dict[tuple[str, str], tuple[float, UpstreamBusy]] = {}
+        self._down_until: dict[tuple[str, str], float] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, about."""
+        return self._size
+
+    async def get(
+        self,
+        question: Question,
+        ask: Ask,
+        renew: Renew | None = None,
+        find_other: FindOther | None = None,
+    ) -> Answer:
+        """Give the answer to a question.
+
+        Args:
+            ask: called if the answer is not known, or too old.
+            renew: for answers that may never change; without it they are asked for again.
+            find_other: called for want of an answer to this question where nobody can be asked.
+
+        Raises:
+            UpstreamOffline: nobody is to be asked, and there is no answer.
+            UpstreamError and its kinds: as ask raises them, now or shortly before.
+        """
+        if self.policy.is_offline:
+            answer = await self.find_old(question, find_other)
+            if answer is None:
+                raise UpstreamOffline("this server is offline, and does not have what is asked for")
+            return answer
+        kept = self._kept.get(question)
+        if kept is None or not self._is_fresh(question, kept):
+            kept = await self._load(question, kept)
+        if kept is not None and self._is_fresh(question, kept):
+            METADATA_HITS.add(question.kind)
+            if question in self._kept:
+                self._kept.move_to_end(question)
+            if isinstance(kept.answer, UpstreamError):
+                raise _copy(kept.answer)
+            return kept.answer
+        if self.policy.ttl == 0:
+            return await self._ask(question, kept, ask, renew, find_other)
+        return await self._flights.share(
+            question, lambda: self._ask(question, kept, ask, renew, find_other)
+        )
+
+    def _is_fresh(self, question: Question, kept: _Kept) -> bool:
+        is_good = isinstance(kept.answer, Answer) and kept.answer.verdict is Verdict.GOOD
+        age = self.clock() - kept.said
+        limit = self.policy.ttl if is_good else min(self.policy.negative_ttl, self.policy.ttl)
+        return (
+            limit > 0
+            and -MAX_SKEW < age < limit
+            and (not kept.is_yes or self._is_believed(question, kept.said))
+        )
+
+    def _is_believed(self, question: Question, said: float) -> bool:
+        """Tell whether the token was not refused since."""
+        return said > self._refusals.get((question.scope, question.repo), float("-inf"))
+
+    async def _ask(
+        self,
+        question: Question,
+        kept: _Kept | None,
+        ask: Ask,
+        renew: Renew | None,
+        find_other: FindOther | None,
+    ) -> Answer:
+        old = await self.find_old(question, find_other) if self.policy.stale_for else None
+        trouble = self._find_trouble(question)
+        if trouble is not None and old is not None:
+            return self._give_old(question, old)
+        if isinstance(trouble, UpstreamBusy):
+            raise trouble
+        METADATA_MISSES.add(question.kind)
+        asked = self.clock()
+        try:
+            async with asyncio.timeout(None if old is None else STALE_PATIENCE):
+                answer = await self._renew(question, kept, renew)
+                if answer is None:
+                    answer = await ask(old is None)
+        except (UpstreamDenied, UpstreamMissing) as exc:
+            self._keep_refusal(question, exc)
+            raise
+        except (UpstreamError, TimeoutError) as exc:
+            if isinstance(exc, UpstreamBusy) and exc.status == 429:
+                self._pause(question, exc)
+            if old is None or (isinstance(exc, UpstreamError) and not exc.retriable):
+                raise
+            self._note_down(question)
+            return self._give_old(question, old)
+        self._down_until.pop((question.scope, question.kind), None)
+        # What it says was true when it was asked for, at least.
+        return self.put(question, answer._replace(said=answer.said or asked))
+
+    async def _renew(
+        self, question: Question, kept: _Kept | None, renew: Renew | None
+    ) -> Answer | None:
+        """Give an old answer that never changes, if it may still be given."""
+        if renew is None or not self.policy.ttl or kept is None:
+            return None
+        if not isinstance(kept.answer, Answer):
+            return None
+        if not self._is_believed(question, kept.said):
+            return None
+        said = await renew(kept.answer.data)
+        return None if said is None else kept.answer._replace(said=said)
+
+    # Trouble.
+
+    def _find_trouble(self, question: Question) -> UpstreamError | None:
+        """Give what speaks against asking now."""
+        now = self.clock()
+        until, busy = self._pauses.get((question.scope, question.kind), (0.0, None))
+        if busy is not None and now < until:
+            return UpstreamBusy(
+                str(busy), status=busy.status, retry_after=until - now, headers=busy.headers
+            )
+        if now < self._down_until.get((question.scope, question.kind), 0.0):
+            return UpstreamError("the upstream was in trouble shortly before")
+        return None
+
+    def _note_down(self, question: Question) -> None:
+        """Give old answers for a while; to this token only, for it may be its question that is the trouble."""
+        now = self.clock()
+        self._down_until = {key: until for key, until in self._down_until.items() if until > now}
+        self._down_until[question.scope, question.kind] = now + DOWN_TIME
+
+    def _pause(self, question: Question, busy: UpstreamBusy) -> None:
+        """Ask nothing in this name for a while."""
+        now = self.clock()
+        self._pauses = {key: value for key, value in self._pauses.items() if value[0] > now}
+        delay = busy.retry_after
+        if delay is None:  # the Hub may tell it in RateLimit only
+            found = [
+                _RESET.search(value) for name, value in busy.headers if name.lower() == "ratelimit"
+            ]
+            delay = next((float(match[1]) for match in found if match), self.policy.negative_ttl)
+        until = now + min(delay, MAX_PAUSE)
+        self._pauses[question.scope, question.kind] = (until, busy)
+
+    def _give_old(self, question: Question, old: Answer) -> Answer:
+        METADATA_STALE.add(question.kind)
+        return old
+
+    async def find_old(
+        self, question: Question, find_other: FindOther | None = None
+    ) -> Answer | None:
+        """Give an answer that will do for want of a new one: this token's, or else a public one.
+
+        Args:
+            find_other: see get.
+        """
+        for scope in dict.fromkeys((question.scope, ANONYMOUS)):
+            known = await self._find_any(question._replace(scope=scope))
+            if known is None and find_other is not None:
+                other = await find_other(scope)
+                known = None if other is None else await self._find_any(other)
+            if known is not None:
+                # The last word of all may have been no.
+                return known.answer if isinstance(known.answer, Answer) and known.is_yes else None
+        return None
+
+    async def _find_any(self, question: Question) -> _Kept | None:
+        """Give what is known, unless it is a yes that is too old, or not believed any more."""
+        known = self._kept.get(question)
+        if known is None or not self.policy.is_offline:
+            known = await self._load(question, known)
+        if known is None or not isinstance(known.answer, Answer) or not known.is_yes:
+            return known
+        age = max(0.0, self.clock() - known.said)
+        if not self._is_believed(question, known.said):
+            return None
+        if not self.policy.is_offline and age > self.policy.stale_for:
+            return None
+        return _Kept(known.said, known.answer._replace(stale_age=int(age)))
+
+    # Keeping.
+
+    async def _load(self, question: Question, kept: _Kept | None) -> _Kept | None:
+        """Give what is stored, if that is newer than what is kept in memory."""
+        if self.store is None:
+            return kept
+        stored = await self.store.read(self._path(question))
+        if stored is None or (kept is not None and stored.said <= kept.said):
+            return kept
+        refused = await self.store.read(self._path(_make_refusal(question)))
+        if refused is not None:
+            self._note_refusal(question, refused.said)
+        verdict = Verdict.ABSENT if stored.body[:1] == b"-" else Verdict.GOOD
+        loaded = _Kept(stored.said, Answer(stored.body[1:], verdict, stored.said))
+        self._remember(question, loaded)
+        return loaded
+
+    def put(self, question: Question, answer: Answer) -> Answer:
+        """Keep an answer that was given now, or when it says; gives it as it is kept."""
+        answer = answer._replace(said=answer.said or self.clock(), stale_age=None)
+        if answer.verdict is Verdict.PASSING:
+            self.drop(question)
+            return answer
+        if answer.verdict is Verdict.REFUSED:
+            self._note_refusal(question, answer.said)
+        self._remember(question, _Kept(answer.said, answer))
+        if self.store is None:
+            return answer
+        if answer.verdict is Verdict.REFUSED:
+            self._store_refusal(question, answer.said)
+        else:
+            is_absent = answer.verdict is Verdict.ABSENT
+            stored = Stored(answer.said, (b"-" if is_absent else b"+") + answer.data)
+            # There is no end to what is not there.
+            self.store.write(self._path(question), stored, is_minor=is_absent)
+        return answer
+
+    def drop(self, question: Question) -> None:
+        """Know nothing more about a question."""
+        self._forget(question)
+        if self.store is not None:
+            self.store.remove(self._path(question))
+
+    def refuse(self, scope: str, repo: str) -> None:
+        """Take note that a token was refused: what it was told about a repository is not believed any more."""
+        question = Question(scope, "refusal", repo, "")
+        now = self.clock()
+        self._note_refusal(question, now)
+        self._store_refusal(question, now)
+
+    def _path(self, question: Question) -> str:
+        """Give where an answer is stored: nothing but hex digits, and the scope."""
+        text = "\0".join((self._realm, *question[1:]))
+        digest = blake3(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{question.scope}/{digest[:2]}/{digest}"
+
+    def _store_refusal(self, question: Question, said: float) -> None:
+        if self.store is not None:
+            if question.kind != "refusal":
+                self.store.remove(self._path(question))
+            self.store.write(self._path(_make_refusal(question)), Stored(said, b""))
+
+    def _keep_refusal(self, question: Question, error: UpstreamError) -> None:
+        now = self.clock()
+        self._note_refusal(question, now)
+        self._remember(question, _Kept(now, error))
+        self._store_refusal(question, now)
+
+    def _note_refusal(self, question: Question, said: float) -> None:
+        key = (question.scope, question.repo)
+        self._refusals[key] = max(said, self._refusals.pop(key, said))
+        while len(self._refusals) > MAX_REFUSALS:
+            # Who was refused longest ago: no answer of before may come back.
+            (scope, repo), _ = self._refusals.popitem(last=False)
+            for other in [one for one in self._kept if (one.scope, one.repo) == (scope, repo)]:
+                self._forget(other)
+
+    def _remember(self, question: Question, kept: _Kept) -> None:
+        self._forget(question)
+        if kept.size > self.policy.max_size // 2:
+            return
+        self._kept[question] = kept
+        self._size += kept.size
+        while self._size > self.policy.max_size:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, question: Question) -> None:
+        kept = self._kept.pop(question, None)
+        if kept is not None:
+            self._size -= kept.size
+
+    async def aclose(self) -> None:
+        """Finish writing."""
+        if self.store is not None:
+            await self.store.aclose()
+
+
+def _make_refusal(question: Question) -> Question:
+    """Give the place of the note that a token was refused."""
+    return Question(question.scope, "refusal", question.repo, "")
+
+
+def _copy(error: UpstreamError) -> UpstreamError:
+    """Give an error that can be raised once more, without the places where it was raised before."""
+    if isinstance(error, UpstreamDenied):
+        return UpstreamDenied(
+            str(error), status=error.status, code=error.code, headers=error.headers
+        )
+    return UpstreamMissing(str(error), code=error.code, headers=error.headers)

@@ -1,0 +1,370 @@
+"""Reconstructions that are kept: equal questions are asked once, and what was learned serves when the CAS cannot be asked.
+
+Fresh answers, with the URLs that they sign, are kept in memory for the token that asked, like anything else that is said to a
+token (metadata.py). How a file is built depends on nobody, and never changes: without its URLs it is stored by file hash and range, and
+beside it, for each token and repository, when the CAS last agreed to show that token the file. Without that
+note nothing stored is given.
+
+What is given from there has dead URLs: the bytes have to come from the disk cache.
+"""
+
+import asyncio
+import json
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+
+from xetserve.errors import (
+    FormatError,
+    RangeUnsatisfiable,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamMissing,
+    UpstreamOffline,
+    UrlExpired,
+)
+from xetserve.metrics import METADATA_STALE
+from xetserve.upstream.cas import Access
+from xetserve.upstream.metadata import (
+    DOWN_TIME,
+    STALE_PATIENCE,
+    Answer,
+    MetadataCache,
+    Question,
+)
+from xetserve.upstream.metastore import MetaStore, Stored
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.joining import Part, join_parts
+from xetserve.xet.reconstruction import (
+    ByteRange,
+    ChunkRange,
+    FetchInfo,
+    Reconstruction,
+    parse_reconstruction,
+    to_v1,
+)
+
+STORED_URL: Final = "http://stored.invalid/"
+MAX_STORED_SIZE: Final = 4 * 1024 * 1024  # bytes of one answer
+MAX_JOINED_SIZE: Final = 16 * 1024 * 1024  # bytes of the stored answers that one question may read
+MAX_JOINED: Final = 1000
+MAX_FILES: Final = 1000  # whose stored ranges are remembered
+NOTE_PAUSE: Final = 10.0  # seconds after which it is noted again that a token may see a file
+
+_RANGE: Final = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
+_END: Final = re.compile(r"end-(\d{1,18})", re.ASCII)
+
+
+@runtime_checkable
+class ScopedAccess(Access, Protocol):
+    """Access of which it is known whose it is: without that nothing is kept.
+
+    scope: see scopes.py. repo_name: the repository that it is for.
+    """
+
+    scope: str
+    repo_name: str
+
+
+class DataResponse(Protocol):
+    """Packed bytes as they arrive."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether they come from a store of ours."""
+        ...
+
+    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
+        """Receive into view; 0 at the end."""
+        ...
+
+
+class Cas(Protocol):
+    """What is asked: a CasClient."""
+
+    async def fetch_reconstruction(
+        self, access: Access, file_hash: bytes, byte_range: ByteRange
+    ) -> Reconstruction:
+        """See CasClient."""
+        ...
+
+    def open_data(
+        self, xorb_hash: bytes, info: FetchInfo
+    ) -> AbstractAsyncContextManager[DataResponse]:
+        """See CasClient."""
+        ...
+
+
+class KnownPlans:
+    """A CAS that is asked only for what is not known."""
+
+    def __init__(self, inner: Cas, metadata: MetadataCache) -> None:
+        self._inner = inner
+        self._metadata = metadata
+        policy = metadata.policy
+        # What it keeps is of no use without the CAS: its URLs run out.
+        fresh = replace(policy, stale_for=0.0, is_offline=False, max_size=policy.max_size // 2)
+        self._fresh = MetadataCache(fresh, clock=metadata.clock)
+        self._archive = None if metadata.store is None else PlanArchive(metadata.store)
+        self._noted: OrderedDict[Question, float] = OrderedDict()
+        self._epoch = 0  # what was asked in an earlier one has URLs that have run out
+        self._down_until: dict[str, float] = {}  # by scope
+
+    async def fetch_reconstruction(
+        self, access: Access, file_hash: bytes, byte_range: ByteRange
+    ) -> Reconstruction:
+        """Ask how a range of a file is built; see CasClient.
+
+        Raises:
+            UpstreamOffline: nobody is to be asked, and it is not known.
+        """
+        policy = self._metadata.policy
+        if not isinstance(access, ScopedAccess):
+            return await self._inner.fetch_reconstruction(access, file_hash, byte_range)
+        name = format_hash(file_hash)
+        grant = Question(access.scope, "plan", access.repo_name, name)
+        if policy.is_offline:
+            return await self._find_stored(grant, file_hash, byte_range)
+        old: Reconstruction | RangeUnsatisfiable | None = None
+        if policy.stale_for:
+            try:
+                old = await self._find_stored(grant, file_hash, byte_range)
+            except RangeUnsatisfiable as exc:
+                old = exc
+            except UpstreamOffline:
+                pass
+        if old is None:
+            return await self._ask(access, grant, file_hash, byte_range)
+        if self._metadata.clock() >= self._down_until.get(access.scope, 0.0):
+            try:
+                async with asyncio.timeout(STALE_PATIENCE):
+                    return await self._ask(access, grant, file_hash, byte_range)
+            except TimeoutError:
+                pass
+            except UpstreamError as exc:
+                if not exc.retriable:
+                    raise
+            self._note_down(access.scope)
+        METADATA_STALE.add("plan")
+        if isinstance(old, RangeUnsatisfiable):
+            raise old
+        return old
+
+    async def _ask(
+        self, access: ScopedAccess, grant: Question, file_hash: bytes, asked: ByteRange
+    ) -> Reconstruction:
+        await (
+            access.get_token()
+        )  # asks the Hub, if its word is not young: plans do not add to its age
+        given: list[Reconstruction] = []  # not read back if it was we who asked
+
+        async def ask(patient: bool) -> Answer:
+            answer = await self._inner.fetch_reconstruction(access, file_hash, asked)
+            given.append(answer)
+            return Answer(json.dumps(to_v1(answer)).encode())
+
+        # About this file alone: a CAS that does not know it says nothing about others of the repository.
+        repo = f"{grant.repo} {grant.name}"
+        question = Question(grant.scope, "plan", repo, f"{self._epoch} {asked.start}-{asked.end}")
+        try:
+            answer = await self._fresh.get(question, ask)
+        except RangeUnsatisfiable:
+            self._note(grant)
+            if self._archive is not None:
+                await self._archive.note_past_end(file_hash, asked.start)
+            raise
+        except (UpstreamDenied, UpstreamMissing):
+            self._noted.pop(grant, None)
+            self._metadata.drop(grant)
+            raise
+        if not given:
+            return parse_reconstruction(answer.data)
+        self._note(grant)
+        if self._archive is not None:
+            await self._archive.add(file_hash, asked, given[0])
+        return given[0]
+
+    def _note_down(self, scope: str) -> None:
+        now = self._metadata.clock()
+        self._down_until = {key: until for key, until in self._down_until.items() if until > now}
+        self._down_until[scope] = now + DOWN_TIME
+
+    def _note(self, grant: Question) -> None:
+        """Note that the CAS agrees to show the file."""
+        now = self._metadata.clock()
+        if not 0 <= now - self._noted.get(grant, -NOTE_PAUSE) < NOTE_PAUSE:
+            self._noted[grant] = now
+            self._noted.move_to_end(grant)
+            while len(self._noted) > MAX_FILES:
+                self._noted.popitem(last=False)
+            self._metadata.put(grant, Answer(b""))
+
+    async def _find_stored(
+        self, grant: Question, file_hash: bytes, asked: ByteRange
+    ) -> Reconstruction:
+        """Give what is stored, if this token may see it, and its word is young enough.
+
+        Raises:
+            RangeUnsatisfiable: the file is known to end before.
+            UpstreamOffline: nothing will do.
+        """
+        if self._archive is not None and await self._metadata.find_old(grant) is not None:
+            found = await self._archive.find(file_hash, asked)
+            if found is not None:
+                return found
+        raise UpstreamOffline("this server is offline, and does not have all of the file's plan")
+
+    @asynccontextmanager
+    async def open_data(self, xorb_hash: bytes, info: FetchInfo) -> AsyncIterator[DataResponse]:
+        """Open packed bytes; see CasClient.
+
+        Raises:
+            UpstreamOffline: the server is offline.
+        """
+        if self._metadata.policy.is_offline:
+            raise UpstreamOffline(
+                "this server is offline, and does not have all of the file's data"
+            )
+        if info.url == STORED_URL:
+            raise UrlExpired("the CAS could not be asked where data is that is not stored")
+        try:
+            async with self._inner.open_data(xorb_hash, info) as body:
+                yield body
+        except UrlExpired:
+            self._epoch += 1
+            raise
+
+    def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
+        """There are no copies of data here."""
+
+
+class _Known(NamedTuple):
+    """Stored ranges of a file, and where it ends, if that was seen."""
+
+    ranges: set[ByteRange]
+    end: int | None
+
+
+class PlanArchive:
+    """How files are built, on disk: an answer of the CAS a file, without its URLs."""
+
+    def __init__(self, store: MetaStore) -> None:
+        self._store = store
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+
+    async def add(self, file_hash: bytes, asked: ByteRange, answer: Reconstruction) -> None:
+        """Store an answer, unless finer ones cover it."""
+        known = await self._list(file_hash)
+        end = asked.start + answer.decoded_size
+        if end < asked.end and known.end is None:
+            self._note_end(file_hash, known, end)
+        covered = ByteRange(asked.start, end)
+        if covered.size <= 0 or _is_covered(covered, known.ranges):
+            return
+        body = json.dumps(_without_urls(answer), separators=(",", ":")).encode()
+        if len(body) <= MAX_STORED_SIZE:
+            known.ranges.add(covered)
+            path = f"{_folder(file_hash)}/{covered.start}-{covered.end}"
+            self._store.write(path, Stored(0.0, body))
+
+    async def note_past_end(self, file_hash: bytes, position: int) -> None:
+        """Take note that a file ends at a position or before it: at it, if all before is known."""
+        known = await self._list(file_hash)
+        if known.end is None and max((one.end for one in known.ranges), default=0) == position:
+            self._note_end(file_hash, known, position)
+
+    def _note_end(self, file_hash: bytes, known: _Known, end: int) -> None:
+        self._remember(file_hash, known._replace(end=end))
+        self._store.write(f"{_folder(file_hash)}/end-{end}", Stored(0.0, b""))
+
+    async def find(self, file_hash: bytes, asked: ByteRange) -> Reconstruction | None:
+        """Give how a range is built; None: that is not stored.
+
+        Raises:
+            RangeUnsatisfiable: the file ends before.
+        """
+        for is_again in (False, True):  # others may have stored more since we looked
+            known = await self._list(file_hash, again=is_again)
+            if known.end is not None and asked.start >= known.end:
+                raise RangeUnsatisfiable(f"file {format_hash(file_hash)} ends before {asked.start}")
+            end = asked.end if known.end is None else min(asked.end, known.end)
+            wanted = ByteRange(asked.start, end)
+            parts = await self._load(file_hash, known, wanted)
+            if (found := join_parts(parts, wanted)) is not None:
+                return found
+        return None
+
+    async def _load(self, file_hash: bytes, known: _Known, wanted: ByteRange) -> list[Part]:
+        ranges = [one for one in known.ranges if one.start < wanted.end and wanted.start < one.end]
+        parts: list[Part] = []
+        size = 0
+        for one in sorted(ranges, key=lambda one: one.size)[:MAX_JOINED]:
+            stored = await self._store.read(f"{_folder(file_hash)}/{one.start}-{one.end}")
+            if stored is None:
+                known.ranges.discard(one)
+                continue
+            size += len(stored.body)
+            if size > MAX_JOINED_SIZE:
+                break
+            try:
+                part = Part(one.start, parse_reconstruction(stored.body))
+            except FormatError:
+                continue  # of another version
+            parts.append(part)
+            # Not after each of thousands.
+            if len(parts).bit_count() == 1 and join_parts(parts, wanted) is not None:
+                break
+        return parts
+
+    async def _list(self, file_hash: bytes, *, again: bool = False) -> _Known:
+        known = self._known.get(file_hash)
+        if known is None or again:
+            names = await self._store.list(_folder(file_hash))
+            ranges = {
+                ByteRange(int(match[1]), int(match[2]))
+                for name in names
+                if (match := _RANGE.fullmatch(name))
+            }
+            ends = [int(match[1]) for name in names if (match := _END.fullmatch(name))]
+            if known is not None:
+                ranges |= known.ranges  # some may not be written yet
+                ends += [] if known.end is None else [known.end]
+            known = _Known(ranges, min(ends, default=None))
+        self._remember(file_hash, known)
+        return known
+
+    def _remember(self, file_hash: bytes, known: _Known) -> None:
+        self._known[file_hash] = known
+        self._known.move_to_end(file_hash)
+        while len(self._known) > MAX_FILES:
+            self._known.popitem(last=False)
+
+
+def _folder(file_hash: bytes) -> str:
+    name = format_hash(file_hash)
+    return f"plans/{name[:2]}/{name}"
+
+
+def _is_covered(wanted: ByteRange, ranges: set[ByteRange]) -> bool:
+    """Tell whether ranges that are not larger cover one."""
+    if wanted in ranges:
+        return True
+    position = wanted.start
+    for one in sorted(one for one in ranges if one.size <= wanted.size):
+        if one.start > position:
+            break
+        position = max(position, one.end)
+        if position >= wanted.end:
+            return True
+    return False
+
+
+def _without_urls(answer: Reconstruction) -> dict[str, Any]:
+    infos = {
+        xorb_hash: tuple(info._replace(url=STORED_URL) for info in found)
+        for xorb_hash, found in answer.fetch_info.items()
+    }
+    return to_v1(answer._replace(fetch_info=infos))

@@ -1,0 +1,143 @@
+"""Read tokens for the CAS: asked of the Hub with the client's token, kept until they are about to run out.
+
+Source: huggingface_hub utils/_xet.py; hub-docs xet/auth.md.
+"""
+
+import json
+import re
+import time
+from collections import OrderedDict
+from hashlib import sha256
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
+from xetserve.http.encoding import ACCEPT_ENCODING
+from xetserve.net.url import Url
+from xetserve.upstream.entry import RepoRef
+from xetserve.upstream.exchange import make_url, read_document, retrying
+from xetserve.upstream.flights import Flights
+from xetserve.upstream.hublink import HubLink
+from xetserve.upstream.retry import RetryPolicy
+
+MAX_DOCUMENT_SIZE: Final = 1024 * 1024
+MAX_TOKENS: Final = 1000
+RENEW_BEFORE: Final = 60.0  # seconds before its expiry a read token is replaced
+
+_TOKEN: Final = re.compile(r"[!-~]+")
+
+
+class CasToken(NamedTuple):
+    """A read token: the CAS it is for, the bearer, and its expiry in Unix seconds."""
+
+    cas_url: str
+    access_token: str
+    expires: float
+
+    def __repr__(self) -> str:
+        return f"CasToken(cas_url={self.cas_url!r}, expires={self.expires})"
+
+
+class _Given(NamedTuple):
+    """A token, and when the Hub gave it, in Unix seconds."""
+
+    token: CasToken
+    given: float
+
+
+_Key = tuple[str, bytes]
+
+
+class ReadTokens:
+    """Asks for read tokens, and remembers the last ones."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._tokens: OrderedDict[_Key, _Given] = OrderedDict()
+        self._flights: Flights[_Key, CasToken] = Flights()
+
+    async def get(
+        self, link: HubLink, url: Url, token: str | None, max_age: float | None = None
+    ) -> CasToken:
+        """Give a read token, a remembered one while it is good for a minute more.
+
+        Args:
+            max_age: seconds since the Hub gave it, at most; None: any.
+
+        Raises:
+            UpstreamError and its kinds: as renew.
+        """
+        key = _token_key(url, token)
+        known = self._tokens.get(key)
+        now = time.time()
+        is_good = known is not None and known.token.expires - now > RENEW_BEFORE
+        if known is not None and is_good and (max_age is None or 0 <= now - known.given < max_age):
+            self._tokens.move_to_end(key)
+            return known.token
+        if max_age == 0:
+            return await self.renew(link, url, token)
+        return await self._flights.share(key, lambda: self.renew(link, url, token))
+
+    async def renew(self, link: HubLink, url: Url, token: str | None) -> CasToken:
+        """Give a new read token.
+
+        Raises:
+            UpstreamDenied, UpstreamMissing, UpstreamBusy: as the Hub says.
+            UpstreamError: the Hub is in trouble.
+        """
+        try:
+            fresh = await retrying(lambda: _ask(link, url, token), self._policy, "hub")
+        except (UpstreamDenied, UpstreamMissing):
+            self._tokens.pop(_token_key(url, token), None)
+            raise
+        self._tokens[_token_key(url, token)] = _Given(fresh, time.time())
+        while len(self._tokens) > MAX_TOKENS:
+            self._tokens.popitem(last=False)
+        return fresh
+
+
+def choose_token_url(link: HubLink, repo: RepoRef, revision: str, token_url: str | None) -> Url:
+    """Choose where to ask; the client's token must not follow a URL off the Hub.
+
+    Args:
+        token_url: what the Hub says; None, or off the Hub: at the usual place.
+    """
+    if token_url is not None:
+        url = link.find_on_hub(make_url(token_url, "the Hub's token URL"))
+        if url is not None:
+            return url
+    return link.make_url(f"{repo.api_prefix}/xet-read-token/{quote(revision, safe='')}")
+
+
+async def _ask(link: HubLink, url: Url, token: str | None) -> CasToken:
+    fields = (("Accept", "application/json"), ("Accept-Encoding", ACCEPT_ENCODING))
+    async with link.open(url, token, fields, may_leave=False) as response:
+        if response.status != 200:
+            raise UpstreamError(f"the Hub answered {response.status} to a question for a token")
+        body = await read_document(response, "the Hub", MAX_DOCUMENT_SIZE, link.timeout)
+    return parse_cas_token(body)
+
+
+def parse_cas_token(body: bytes) -> CasToken:
+    """Read the JSON of a token answer.
+
+    Raises:
+        UpstreamError: it is not what it should be.
+    """
+    try:
+        answer = json.loads(body)
+        fresh = CasToken(
+            str(answer["casUrl"]).rstrip("/"), answer["accessToken"], float(answer["exp"])
+        )
+        is_bearer = _TOKEN.fullmatch(fresh.access_token) is not None  # it goes into a header
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        is_bearer = False
+    if not is_bearer:
+        raise UpstreamError("the Hub's token answer is not what it should be")
+    make_url(fresh.cas_url, "the Hub's CAS URL")
+    return fresh
+
+
+def _token_key(url: Url, token: str | None) -> _Key:
+    """Key of the token cache; the client's token itself is not kept."""
+    return f"{url.origin}{url.target}", sha256((token or "").encode()).digest()
