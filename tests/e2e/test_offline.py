@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import Launcher, OriginControl, Process, sha256_of
+from tests.conftest import Launcher, OriginControl, Process, clean_environment, sha256_of
 from tests.e2e.clients import Connection, Reply, curl, run
 from tests.e2e.conftest import REPO as SHARED_REPO
 from tests.e2e.conftest import TOKEN, Uploaded, serve_arguments, upload
@@ -205,12 +206,44 @@ def test_offline_with_a_piece_missing(place: Place, tmp_path: Path) -> None:
     download_all(server, tmp_path / "warm")
     wait_for_disk(cache)
     server.stop()
-    for entry in cache.glob("??/*/*.xc"):
-        entry.unlink()
+    for folder in ("??", "plain"):
+        for entry in cache.glob(f"{folder}/**/*"):
+            if entry.is_file():
+                entry.unlink()
     server = place.start_server(cache, offline=True)
     for path in (XET_FILE, PLAIN_FILE):
         assert ask(server, f"/{REPO}/resolve/main/{path}", method="HEAD").status == 200
         assert ask(server, f"/{REPO}/resolve/main/{path}").status == 504
+
+
+def test_a_site_without_a_network(place: Place, tmp_path: Path) -> None:
+    """Pulled here, carried there, served there: with the token that it was pulled with, and no other."""
+    warm, there, archive = tmp_path / "warm", tmp_path / "there", tmp_path / "carried.tar"
+    for repo in (REPO, PRIVATE):
+        run_command("pull", repo, "--hub-url", place.hub_url, "--cache-dir", str(warm))
+    run_command("cache", "export", str(archive), "--cache-dir", str(warm))
+    place.origin.stop()
+    run_command("cache", "import", str(archive), "--cache-dir", str(there))
+    assert TOKEN.encode() not in archive.read_bytes()
+    server = place.start_server(there, offline=True)
+    for repo in (REPO, PRIVATE):
+        download_all(server, tmp_path / repo, repo)
+        assert read_tree(tmp_path / repo / "out") == place.files
+    for token in (OTHER_TOKEN, None):
+        assert ask(server, f"/{REPO}/resolve/main/{XET_FILE}", token=token).status == 504
+        assert ask(server, f"/{PRIVATE}/resolve/main/{XET_FILE}", token=token).status == 504
+
+
+def run_command(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xetserve", *arguments, "--cache-min-free", "0"],
+        env=clean_environment(HF_TOKEN=TOKEN),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_both_a_hub_that_is_gone_is_an_error(place: Place, tmp_path: Path) -> None:
