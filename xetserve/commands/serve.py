@@ -1,6 +1,7 @@
 """`xetserve serve`: files for clients."""
 
 import argparse
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from xetserve.config import AdmissionConfig, Config, check_together, load_config
 from xetserve.endpoints import open_endpoints
 from xetserve.http.messages import Handler
 from xetserve.live import Live
+from xetserve.ops.heap import find_heap, keep_trimmed
 from xetserve.ops.workers import count_cores
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
@@ -56,7 +58,16 @@ async def _application(
         application = make_application(upstreams, config, readiness, sealer)
         admission = Admission(application.handle, _admission_limits(config.admission))
         live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))
-        yield insist_on_https(admission.handle, lambda: live.config.tls.hsts_max_age)
+        handler = insist_on_https(admission.handle, lambda: live.config.tls.hsts_max_age)
+        heap, budget = find_heap(), upstreams.budget
+        if heap is None:
+            yield handler
+            return
+        trimming = asyncio.create_task(keep_trimmed(heap, lambda: budget.num_readers))
+        try:
+            yield handler
+        finally:
+            trimming.cancel()
 
 
 def _admission_limits(admission: AdmissionConfig) -> AdmissionLimits:

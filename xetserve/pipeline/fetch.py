@@ -128,6 +128,7 @@ class Fetch:
         self._decoded_held = 0  # bytes decoded and kept
         self._was_paused = False  # whether the attempt under way has had to wait for room
         self._is_full = False  # room for all of it has been granted: never wait for any
+        self._reach = 0  # bytes that its fastest user would hold
         self._waiters: set[asyncio.Future[None]] = set()
         self._room: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -219,6 +220,7 @@ class Fetch:
         """
         if self._task is not None:
             return True
+        self._reach = room
         if self.size <= room and self._budget.try_take(self.size):
             self.granted = self.size
             self._is_full = True
@@ -234,6 +236,7 @@ class Fetch:
 
     def fit(self, room: int) -> None:
         """Let a running fetch receive at full speed if it fits into room bytes by now, or else stream."""
+        self._reach = room if len(self._users) == 1 else max(room, self._reach)
         if not self._left or self._is_full == (self.size <= room):
             return
         if self._is_full:
@@ -538,8 +541,11 @@ class Fetch:
 
     @property
     def _stream_grant(self) -> int:
-        """Bytes for a fetch that streams: where there are many, most of the budget stays for those that do not."""
-        return min(max(TIGHT_GRANT, self._budget.share // 4), STREAM_GRANT)
+        """Bytes for a fetch that streams.
+
+        Where there are many, most of the budget stays for those that do not; and a client has to show that it is fast.
+        """
+        return min(max(TIGHT_GRANT, min(self._budget.share, self._reach) // 4), STREAM_GRANT)
 
     def _give_excess(self) -> None:
         """Give back what this fetch will not need again."""

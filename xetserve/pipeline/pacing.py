@@ -54,6 +54,11 @@ class Pacer:
         self._elapsed = 0.0
         self._judged_size = 0  # bytes since the pace was last judged
 
+    @property
+    def early_limit(self) -> int:
+        """Bytes still to come at which the next fetch is begun, though it can only be streamed; 0 for slow clients."""
+        return self.hold_limit if self.hold_limit > MIN_HOLD else 0
+
     def note_block(self, size: int, blocked: float, elapsed: float) -> None:
         """Learn that the client took size bytes.
 

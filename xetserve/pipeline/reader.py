@@ -473,7 +473,7 @@ class FileReader:
                 fetch = ticket.fetch
                 if fetch.is_started:
                     fetch.fit(room)
-                elif not fetch.start(room, streams=to_come < pacer.hold_limit):
+                elif not fetch.start(room, streams=to_come < pacer.early_limit):
                     return
                 room = max(0, room - fetch.granted)
                 to_come += fetch.num_left

@@ -25,7 +25,8 @@ from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 CLOSE_BEHIND: Final = (
     128 * 1024 * 1024
 )  # decoded bytes within which a follower is worth waiting for
-SHELF_SHARE: Final = 2  # the part of the budget that may be kept for followers: one in so many
+# One in so many parts of the budget: what may be kept for followers, and from where on nothing more is.
+SHELF_SHARE: Final = 2
 
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
 
@@ -217,7 +218,8 @@ class FetchTable:
         self._tidy()
 
     def _is_awaited(self, traffic: FileTraffic, position: int) -> bool:
-        return self.budget.held <= self.budget.limit and traffic.is_followed(position)
+        budget = self.budget
+        return budget.held <= budget.limit // SHELF_SHARE and traffic.is_followed(position)
 
     def _tidy(self) -> None:
         """Drop what no follower will come for, and the oldest of what is too much."""
