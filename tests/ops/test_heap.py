@@ -34,7 +34,11 @@ class FakeHeap:
 
 @pytest.mark.parametrize(
     ("readers", "trimmed"),
-    [((0, 0, 0), []), ((MIN_READERS, MIN_READERS, 0, 0), [1, 2, 3]), ((MIN_READERS, 0, 0, 0), [1, 2])],
+    [
+        ((0, 0, 0), []),
+        ((MIN_READERS, MIN_READERS, 0, 0), [1, 2, 3]),
+        ((MIN_READERS, 0, 0, 0), [1, 2]),
+    ],
 )
 async def test_while_there_are_many_and_once_after(
     monkeypatch: pytest.MonkeyPatch, readers: tuple[int, ...], trimmed: list[int]

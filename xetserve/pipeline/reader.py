@@ -11,7 +11,7 @@ out. A part of a file proves nothing by itself; the file's ledger (ledger.py) do
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -19,22 +19,22 @@ from functools import partial
 from xetserve.errors import (
     FormatError,
     IntegrityError,
-    UpstreamError,
     UpstreamTimeout,
 )
 from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.pipeline.blocks import Block
 from xetserve.pipeline.fetch import Fetch
 from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer
-from xetserve.pipeline.plan import Piece, Step, WindowPlan
+from xetserve.pipeline.plan import Piece, WindowPlan
 from xetserve.pipeline.planner import Planner
 from xetserve.pipeline.proof import Proof
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
+from xetserve.pipeline.windows import Window
 from xetserve.upstream.cas import Access
 from xetserve.xet.compression import Buffer
-from xetserve.xet.hashes import format_hash
-from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.xorb import make_raw_record
 
 WINDOWS_AHEAD = 2
@@ -51,99 +51,6 @@ class ReadLimits:
 
     stall_timeout: float = 3.0
     gap_timeout: float = 8.0
-
-
-class _Window:
-    """A planned window and its fetches; knows how to get fresh URLs for them.
-
-    Args:
-        ask: asks the CAS about a range of the file.
-    """
-
-    def __init__(
-        self, plan: WindowPlan, ask: Callable[[ByteRange], Awaitable[Reconstruction]]
-    ) -> None:
-        self.plan = plan
-        self.tickets: list[Ticket] = []
-        self._ask = ask
-        self._infos = [step.info for step in plan.steps]
-        self._lock = asyncio.Lock()
-
-    async def refresh(self, number: int, stale: FetchInfo) -> FetchInfo:
-        """Give new fetch info for a step; one question to the CAS serves all steps of the window."""
-        async with self._lock:
-            if self._infos[number] == stale:
-                answer = await self._ask(self.plan.asked)
-                for at, step in enumerate(self.plan.steps):
-                    self._infos[at] = _find_again(answer.fetch_info.get(step.xorb_hash, ()), step)
-            return self._infos[number]
-
-
-def _find_again(infos: tuple[FetchInfo, ...], step: Step) -> FetchInfo:
-    """Find the step's chunks in a later answer: the same range, or else one around it."""
-    for info in infos:
-        if info.chunks == step.info.chunks:
-            return info
-    for info in infos:
-        if info.chunks.contains(step.info.chunks):
-            return info
-    raise UpstreamError(f"the CAS has another plan for xorb {format_hash(step.xorb_hash)} now")
-
-
-class _Block:
-    """What leaves in one write, and the chunks that can be released for it.
-
-    size, decoded_size: bytes in all, and those that lie in buffers of their own, not in slabs.
-    """
-
-    __slots__ = ("_lent", "_used", "buffers", "decoded_size", "size")
-
-    def __init__(self) -> None:
-        self.buffers: list[Buffer] = []
-        self.size = 0
-        self.decoded_size = 0
-        self._used: list[_Run] = []
-        self._lent: list[_Run] = []  # in the slabs until the block has left
-
-    def add(
-        self, data: Buffer, size: int, ticket: Ticket | None, chunk: int, *, is_lent: bool
-    ) -> None:
-        """Add a chunk, or a part of one; is_lent: it lies in the fetch's slab."""
-        self.buffers.append(data)
-        self.size += size
-        if not is_lent:
-            self.decoded_size += size
-        if ticket is not None:
-            runs = self._lent if is_lent else self._used
-            if runs and runs[-1].ticket is ticket and runs[-1].end == chunk:
-                runs[-1].end += 1
-            else:
-                runs.append(_Run(ticket, chunk))
-
-    def settle(self) -> None:
-        """Release the packed chunks that the block does not need: it has them decoded."""
-        _release(self._used)
-
-    def release(self) -> None:
-        """Release the rest, once the block has left."""
-        _release(self._lent)
-
-
-class _Run:
-    """Chunks of one fetch that follow each other."""
-
-    __slots__ = ("end", "start", "ticket")
-
-    def __init__(self, ticket: Ticket, chunk: int) -> None:
-        self.ticket = ticket
-        self.start = chunk
-        self.end = chunk + 1
-
-
-def _release(runs: list[_Run]) -> None:
-    for run in runs:
-        run.ticket.release_run(run.start, run.end)
-    runs.clear()
 
 
 class FileReader:
@@ -175,7 +82,7 @@ class FileReader:
         self._is_whole = start == 0 and (end is None or end == size)
         self._gap_timeout = gap_timeout
         self._pacer = Pacer()
-        self._windows: deque[_Window] = deque()  # planned and not finished
+        self._windows: deque[Window] = deque()  # planned and not finished
         self._planner: Planner  # while blocks() runs
         self._planning: asyncio.Task[None]
         self._plan_error: Exception | None = None
@@ -278,7 +185,7 @@ class FileReader:
         self._traffic.move_reader(self._position, position)
         self._position = position
 
-    def _close_window(self, window: _Window) -> None:
+    def _close_window(self, window: Window) -> None:
         asked = window.plan.asked
         for ticket in window.tickets:
             self._table.close_ticket(ticket, self._traffic, asked.start)
@@ -292,7 +199,7 @@ class FileReader:
         """Whether all that was read is the file's; known once the last block is given out."""
         return self._proof.is_verified
 
-    async def _next_window(self) -> _Window | None:
+    async def _next_window(self) -> Window | None:
         """Wait for the next window; None: there is none."""
         await self._wait_for_windows(1)
         return self._windows[0] if self._windows else None
@@ -307,18 +214,18 @@ class FileReader:
             self._change = asyncio.get_running_loop().create_future()
             await self._wait_upstream(self._change)
 
-    async def _is_last(self, window: _Window) -> bool:
+    async def _is_last(self, window: Window) -> bool:
         """Tell whether the file ends with this window."""
         if self._end is not None:
             return window.plan.file_range.end == self._end
         await self._wait_for_windows(2)
         return len(self._windows) < 2
 
-    async def _read_window(self, window: _Window) -> AsyncGenerator[_Block, None]:
+    async def _read_window(self, window: Window) -> AsyncGenerator[Block, None]:
         plan = window.plan
         skip, left = plan.skip, plan.file_range.size
         position = plan.file_range.start - skip
-        block = _Block()
+        block = Block()
         for piece in plan.pieces:
             ticket = None if piece.step is None else window.tickets[piece.step]
             total, last = 0, piece.chunks.end - 1
@@ -329,7 +236,7 @@ class FileReader:
                         block.settle()
                         yield block
                         block.release()
-                        block = _Block()
+                        block = Block()
                     await self._wait_for_chunk(ticket, chunk)
                 length = self._get_size(piece, ticket, chunk)
                 total += length
@@ -362,7 +269,7 @@ class FileReader:
                     block.settle()
                     yield block
                     block.release()
-                    block = _Block()
+                    block = Block()
         if left:
             raise IntegrityError(f"a window is {left} bytes short")
         if await self._is_last(window):
@@ -498,7 +405,7 @@ class FileReader:
     def _add_window(self, plan: WindowPlan) -> None:
         if self.packed_ratio is None:
             self.packed_ratio = plan.packed_ratio
-        window = _Window(plan, self._ask)
+        window = Window(plan, self._ask)
         for number, step in enumerate(plan.steps):
             refresh = partial(window.refresh, number)
             window.tickets.append(

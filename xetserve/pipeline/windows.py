@@ -1,0 +1,47 @@
+"""A planned window of a file, and where its data is to be had."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from xetserve.errors import UpstreamError
+from xetserve.pipeline.plan import Step, WindowPlan
+from xetserve.pipeline.tickets import Ticket
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import ByteRange, FetchInfo, Reconstruction
+
+
+class Window:
+    """A planned window and its fetches; knows how to get fresh URLs for them.
+
+    Args:
+        ask: asks the CAS about a range of the file.
+    """
+
+    def __init__(
+        self, plan: WindowPlan, ask: Callable[[ByteRange], Awaitable[Reconstruction]]
+    ) -> None:
+        self.plan = plan
+        self.tickets: list[Ticket] = []
+        self._ask = ask
+        self._infos = [step.info for step in plan.steps]
+        self._lock = asyncio.Lock()
+
+    async def refresh(self, number: int, stale: FetchInfo) -> FetchInfo:
+        """Give new fetch info for a step; one question to the CAS serves all steps of the window."""
+        async with self._lock:
+            if self._infos[number] == stale:
+                answer = await self._ask(self.plan.asked)
+                for at, step in enumerate(self.plan.steps):
+                    self._infos[at] = _find_again(answer.fetch_info.get(step.xorb_hash, ()), step)
+            return self._infos[number]
+
+
+def _find_again(infos: tuple[FetchInfo, ...], step: Step) -> FetchInfo:
+    """Find the step's chunks in a later answer: the same range, or else one around it."""
+    for info in infos:
+        if info.chunks == step.info.chunks:
+            return info
+    for info in infos:
+        if info.chunks.contains(step.info.chunks):
+            return info
+    raise UpstreamError(f"the CAS has another plan for xorb {format_hash(step.xorb_hash)} now")
