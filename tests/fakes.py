@@ -178,7 +178,9 @@ class FakeCas:
         )
 
     @asynccontextmanager
-    async def open_data(self, xorb_hash: bytes, info: FetchInfo) -> AsyncIterator[FakeResponse]:
+    async def open_data(
+        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+    ) -> AsyncIterator[FakeResponse]:
         self.fetched.append(info)
         self.num_open += 1
         self.max_open = max(self.max_open, self.num_open)

@@ -12,6 +12,7 @@ from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.source import CasSource
 from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
@@ -66,7 +67,7 @@ def make_reader(
     )
 
 
-def make_table(cas: FakeCas, budget: ByteBudget) -> FetchTable:
+def make_table(cas: CasSource, budget: ByteBudget) -> FetchTable:
     return FetchTable(cas, budget, policy=POLICY, stall_timeout=1.0)
 
 

@@ -129,7 +129,9 @@ class DiskCache:
         return await self._inner.fetch_reconstruction(access, file_hash, byte_range)
 
     @asynccontextmanager
-    async def open_data(self, xorb_hash: bytes, info: FetchInfo) -> AsyncIterator[DataResponse]:
+    async def open_data(
+        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+    ) -> AsyncIterator[DataResponse]:
         """Open the packed bytes of a fetch range of a xorb, from disk where they are stored."""
         key = EntryKey(xorb_hash, info.chunks, info.byte_range)
         segments = await self._find(key)
@@ -141,7 +143,7 @@ class DiskCache:
                 await body.open_inner()
             else:
                 CACHE_HITS.add()
-                body.open_stored(segments)
+                body.open_stored(segments, checks=not is_proven)
             yield body
 
     async def _find(self, key: EntryKey) -> tuple[Segment, ...] | None:
@@ -253,9 +255,9 @@ class _Body:
         self._tee: Tee | None = None
         self._given = 0  # bytes from disk
 
-    def open_stored(self, segments: tuple[Segment, ...]) -> None:
+    def open_stored(self, segments: tuple[Segment, ...], *, checks: bool) -> None:
         """Begin with what is on disk."""
-        self._stored = StoredBody(self._cache.desk, segments)
+        self._stored = StoredBody(self._cache.desk, segments, checks=checks)
 
     @property
     def is_stored(self) -> bool:

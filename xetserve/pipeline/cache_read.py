@@ -1,4 +1,5 @@
-"""Reading stored chunk records: a block at a time, and nothing that was not compared with its checks.
+"""Reading stored chunk records: a block at a time, and nothing that was not compared with its checks, unless whoever
+asks holds every chunk against a proven file.
 
 What the system has in its page cache is read at once, straight into the buffer of whoever wants it. For the rest
 a thread reads and checks a block while the one before is given out. Where many do so at once, the others read only
@@ -36,7 +37,9 @@ class _Block(NamedTuple):
     loading: asyncio.Task[None]
 
 
-def _load(fd: int, view: memoryview, entry: EntryIndex, first: int, last: int) -> None:
+def _load(
+    fd: int, view: memoryview, entry: EntryIndex, first: int, last: int, checks: bool
+) -> None:
     """Read records [first, last) into view, which has their size; for a thread."""
     start = entry.offset_of(first)
     filled = 0
@@ -45,7 +48,7 @@ def _load(fd: int, view: memoryview, entry: EntryIndex, first: int, last: int) -
         if not count:
             break
         filled += count
-    if not entry.is_intact(view[:filled], first, last):
+    if filled < len(view) or (checks and not entry.is_intact(view, first, last)):
         raise _damaged(first, last)
 
 
@@ -57,10 +60,15 @@ _load_async = aiofiles.os.wrap(_load)
 
 
 class StoredBody:
-    """Packed records of a chunk range, from the entries that hold them."""
+    """Packed records of a chunk range, from the entries that hold them.
 
-    def __init__(self, desk: Desk, segments: tuple[Segment, ...]) -> None:
+    Args:
+        checks: compare them with their checks; else whoever wants them has better ones.
+    """
+
+    def __init__(self, desk: Desk, segments: tuple[Segment, ...], *, checks: bool = True) -> None:
         self._desk = desk
+        self._checks = checks
         self._segments = segments
         self._number = 0  # of the segment that is being read
         self._chunk = segments[0].chunks.start  # the next one to load
@@ -132,7 +140,7 @@ class StoredBody:
             return 0
         if count < size:
             return 0
-        if not entry.is_intact(records, first, last):
+        if self._checks and not entry.is_intact(records, first, last):
             raise _damaged(first, last)
         self._chunk = last
         if fits:
@@ -189,7 +197,9 @@ class StoredBody:
         buffer = desk.take_block()
         view = memoryview(buffer)[:wanted]
         loading = asyncio.ensure_future(
-            _load_async(file.fileno(), view, entry, first, last, executor=desk.executor)
+            _load_async(
+                file.fileno(), view, entry, first, last, self._checks, executor=desk.executor
+            )
         )
         self._chunk = last
         self._next = _Block(buffer, wanted, last, is_held, loading)

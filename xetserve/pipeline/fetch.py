@@ -93,6 +93,7 @@ class Fetch:
         stall_timeout: seconds without a byte after which a connection is given up.
         is_awaited: tells whether others will come for what its users have used up.
         far_side: is told how long things took.
+        is_proven: its users hold every chunk against the list of a proven file.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Fetch:
         stall_timeout: float,
         is_awaited: Callable[[], bool],
         far_side: FarSide,
+        is_proven: bool = False,
     ) -> None:
         self.xorb_hash = step.xorb_hash
         self.chunks = step.info.chunks
@@ -117,6 +119,7 @@ class Fetch:
         self._stall_timeout = stall_timeout
         self._is_awaited = is_awaited
         self._far_side = far_side
+        self.is_proven = is_proven
         self._users: list[User] = []
         self._needed = [0] * (self.chunks.end - self.chunks.start)  # uses to come, by chunk
         self._entries: dict[int, ArrivedChunk] = {}
@@ -126,6 +129,7 @@ class Fetch:
         self._open_space = 0  # bytes that the slab being received into can still take
         self._held = 0  # bytes in slabs
         self._decoded_held = 0  # bytes decoded and kept
+        self._was_stored = False  # whether what came last came from a store
         self._was_paused = False  # whether the attempt under way has had to wait for room
         self._is_full = False  # room for all of it has been granted: never wait for any
         self._reach = 0  # bytes that its fastest user would hold
@@ -144,9 +148,16 @@ class Fetch:
 
     # Users come and go.
 
-    def can_serve(self, uses: tuple[int, ...], *, is_packed: bool = False) -> bool:
-        """Tell whether every chunk with uses is still here or to come; packed, if that is wanted."""
-        if self.is_closed or self._error is not None:
+    def can_serve(
+        self, uses: tuple[int, ...], *, is_packed: bool = False, is_proven: bool = False
+    ) -> bool:
+        """Tell whether every chunk with uses is still here or to come.
+
+        Args:
+            is_packed: and is as it was packed.
+            is_proven: as for Fetch; whoever cannot say so needs what was looked over.
+        """
+        if self.is_closed or self._error is not None or (self.is_proven and not is_proven):
             return False
         return all(
             not count or chunk >= self._next_chunk or self._has_kept(chunk, is_packed=is_packed)
@@ -389,6 +400,8 @@ class Fetch:
                     return await self._attempt()
                 except (UpstreamError, FormatError) as exc:
                     error = exc
+                    if self._was_stored and isinstance(exc, FormatError):
+                        self._source.forget(self.xorb_hash, self.chunks)
             if self._next_chunk > reached:
                 state.note_progress(time.monotonic())
                 num_refreshes = 0
@@ -423,7 +436,9 @@ class Fetch:
         watch = _Stopwatch(time.monotonic())
         self._was_paused = False
         try:
-            async with self._source.open_data(self.xorb_hash, self._info) as response:
+            async with self._source.open_data(
+                self.xorb_hash, self._info, is_proven=self.is_proven
+            ) as response:
                 self._left = self._info.byte_range.size
                 chunk = self._info.chunks.start
                 slab = await self._open_slab(0)
@@ -474,6 +489,7 @@ class Fetch:
 
     def _count_bytes(self, count: int, is_stored: bool, *, is_first: bool) -> None:
         """Count bytes that came, for the response that has wanted them longest."""
+        self._was_stored = is_stored
         tally = self._users[0].tally if self._users else Tally()
         if is_stored:
             tally.cache_bytes += count

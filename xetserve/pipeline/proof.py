@@ -41,6 +41,11 @@ class Proof:
             await self._shelf.load(self._ledger)
         self._generation = self._ledger.generation
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether every chunk is held against the list of a proven file."""
+        return self._ledger.is_proven
+
     def contradicts(self, position: int, size: int, chunk_hash: bytes) -> bool:
         """Tell whether a chunk cannot be the file's, because the file is known."""
         ledger = self._ledger

@@ -23,10 +23,9 @@ from xetserve.errors import (
 )
 from xetserve.metrics import INTEGRITY_FAILURES
 from xetserve.pipeline.blocks import Block
-from xetserve.pipeline.fetch import Fetch
 from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer
-from xetserve.pipeline.plan import Piece, WindowPlan
+from xetserve.pipeline.plan import WindowPlan
 from xetserve.pipeline.planner import Planner
 from xetserve.pipeline.proof import Proof
 from xetserve.pipeline.source import Tally
@@ -238,27 +237,34 @@ class FileReader:
                         block.release()
                         block = Block()
                     await self._wait_for_chunk(ticket, chunk)
-                length = self._get_size(piece, ticket, chunk)
+                start, is_passed = position, bool(skip or not left)
+                if ticket is None:
+                    data, chunk_hash = self._take_kept(piece.xorb_hash, chunk)
+                    length = len(data)
+                elif is_passed and not ticket.fetch.is_proven:
+                    data, chunk_hash = b"", b""
+                    length = ticket.fetch.get_header(chunk).decoded_size
+                    is_passed = skip >= length or not left
+                    if not is_passed:
+                        data, chunk_hash = await self._take(ticket, chunk, start)
+                else:  # a header that was not looked over is believed with its payload only
+                    data, chunk_hash = await self._take(ticket, chunk, start)
+                    length = len(data)
+                    is_passed = is_passed and (skip >= length or not left)
                 total += length
                 if total > piece.decoded_size or (chunk == last and total < piece.decoded_size):
                     raise IntegrityError(
                         f"a term of {total} decoded bytes, expected {piece.decoded_size}"
                     )
-                start, position = position, position + length
-                if (skip and skip >= length) or not left:
+                position += length
+                if is_passed:
                     skip -= min(skip, length)
                     if ticket is not None:
                         ticket.release(chunk)
                     continue
                 if self._is_whole and skip:
                     raise IntegrityError(f"a window starts {skip} bytes into a chunk")
-                if ticket is None:
-                    data = self._take_kept(piece.xorb_hash, chunk, start)
-                else:
-                    try:
-                        data = self._take(ticket, chunk, start)
-                    except (FormatError, IntegrityError) as exc:
-                        data = await self._take_again(ticket, chunk, start, exc)
+                self._note(piece.xorb_hash, chunk, start, data, chunk_hash, ticket)
                 is_lent = isinstance(data, memoryview)
                 if skip or length > left:
                     data = memoryview(data)[skip : skip + left]
@@ -280,20 +286,12 @@ class FileReader:
             yield block
         block.release()
 
-    def _get_size(self, piece: Piece, ticket: Ticket | None, chunk: int) -> int:
-        """Give the decoded size of a chunk that is here."""
-        if ticket is None:
-            return self._kept.get((piece.xorb_hash, chunk)).record.header.decoded_size
-        return ticket.fetch.get_header(chunk).decoded_size
-
-    def _take_kept(self, xorb_hash: bytes, chunk: int, position: int) -> Buffer:
+    def _take_kept(self, xorb_hash: bytes, chunk: int) -> tuple[Buffer, bytes]:
         """Decode a chunk that was kept; it was hashed when it came first."""
         record, chunk_hash = self._kept.get((xorb_hash, chunk))
-        data = record.decode()
-        self._note(xorb_hash, chunk, position, data, chunk_hash, None)
-        return data
+        return record.decode(), chunk_hash
 
-    def _take(self, ticket: Ticket, chunk: int, position: int) -> Buffer:
+    def _decode(self, ticket: Ticket, chunk: int, position: int) -> tuple[Buffer, bytes]:
         """Decode and hash a chunk that is here.
 
         Raises:
@@ -304,8 +302,21 @@ class FileReader:
         chunk_hash = fetch.get_hash(chunk, data)
         if self._proof.contradicts(position, len(data), chunk_hash):
             raise IntegrityError(f"chunk {chunk} is not the file's")
-        self._note(fetch.xorb_hash, chunk, position, data, chunk_hash, fetch)
-        return data
+        return data, chunk_hash
+
+    async def _take(self, ticket: Ticket, chunk: int, position: int) -> tuple[Buffer, bytes]:
+        """Decode and hash a chunk that is here; one that is damaged is fetched again a few times."""
+        num_rejects = 0
+        while True:
+            try:
+                return self._decode(ticket, chunk, position)
+            except (FormatError, IntegrityError) as exc:
+                if num_rejects == MAX_REJECTS:
+                    raise
+                num_rejects += 1
+                self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
+                ticket.fetch.reject(chunk, exc)
+            await self._wait_upstream(ticket.fetch.wait(chunk))
 
     def _note(
         self,
@@ -314,12 +325,12 @@ class FileReader:
         position: int,
         data: Buffer,
         chunk_hash: bytes,
-        fetch: Fetch | None,
+        ticket: Ticket | None,
     ) -> None:
         """Take in a chunk that is the file's; keep it if the file comes back to it.
 
         Args:
-            fetch: that it came from; None: it was kept before.
+            ticket: of the fetch that it came from; None: it was kept before.
         """
         size = len(data)
         self._proof.add(position, size, chunk_hash)
@@ -331,23 +342,9 @@ class FileReader:
         repeats.note_size(key, size)
         if not repeats.stays(key, position):
             self._kept.drop(key)
-        elif fetch is not None and not self._kept.has(key):
-            kept = fetch.copy_record(chunk) or make_raw_record(data)
+        elif ticket is not None and not self._kept.has(key):
+            kept = ticket.fetch.copy_record(chunk) or make_raw_record(data)
             self._kept.put(key, KeptChunk(kept, chunk_hash))
-
-    async def _take_again(
-        self, ticket: Ticket, chunk: int, position: int, error: FormatError | IntegrityError
-    ) -> Buffer:
-        """Have a chunk that is damaged fetched again, a few times."""
-        for _ in range(MAX_REJECTS):
-            self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
-            ticket.fetch.reject(chunk, error)
-            await self._wait_upstream(ticket.fetch.wait(chunk))
-            try:
-                return self._take(ticket, chunk, position)
-            except (FormatError, IntegrityError) as exc:
-                error = exc
-        raise error
 
     async def _wait_for_chunk(self, ticket: Ticket, chunk: int) -> None:
         if not ticket.fetch.is_started:
@@ -410,7 +407,13 @@ class FileReader:
             refresh = partial(window.refresh, number)
             window.tickets.append(
                 self._table.open_ticket(
-                    step, self._traffic, plan.asked.start, refresh, self._pump, self.tally
+                    step,
+                    self._traffic,
+                    plan.asked.start,
+                    refresh,
+                    self._pump,
+                    self.tally,
+                    is_proven=self._proof.is_proven,
                 )
             )
         self._windows.append(window)

@@ -43,9 +43,13 @@ class CasSource(Protocol):
         ...
 
     def open_data(
-        self, xorb_hash: bytes, info: FetchInfo
+        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
     ) -> AbstractAsyncContextManager[DataResponse]:
-        """Open the packed bytes of a fetch range of a xorb."""
+        """Open the packed bytes of a fetch range of a xorb.
+
+        Args:
+            is_proven: every chunk will be held against the list of a proven file; a store need not look for damage.
+        """
         ...
 
     def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:

@@ -178,6 +178,7 @@ class FetchTable:
         tally: Tally,
         *,
         is_packed: bool = False,
+        is_proven: bool = False,
     ) -> Ticket:
         """Join the fetch of a step's range, or make one; it is not started.
 
@@ -185,10 +186,13 @@ class FetchTable:
             traffic, position: of the file, and where in it the window starts.
             tally: of the response.
             is_packed: it wants records as they are.
+            is_proven: of the file; every chunk will be held against its list.
         """
         key = (step.xorb_hash, step.info.chunks)
         fetch = self._fetches.get(key)
-        if fetch is not None and fetch.can_serve(step.uses, is_packed=is_packed):
+        if fetch is not None and fetch.can_serve(
+            step.uses, is_packed=is_packed, is_proven=is_proven
+        ):
             self._shelf.pop(fetch, None)
             return Ticket(fetch, step, refresh, on_change, tally, is_packed=is_packed)
         if fetch is not None and not fetch.is_used:
@@ -201,6 +205,7 @@ class FetchTable:
             stall_timeout=self._stall_timeout,
             is_awaited=lambda: self._is_awaited(traffic, position),
             far_side=self.far_side,
+            is_proven=is_proven,
         )
         self._fetches[key] = fetch
         return Ticket(fetch, step, refresh, on_change, tally, is_packed=is_packed)

@@ -163,11 +163,13 @@ class CasClient:
             raise UpstreamError(f"the CAS: {exc}") from exc
 
     @asynccontextmanager
-    async def open_data(self, xorb_hash: bytes, info: FetchInfo) -> AsyncIterator[_DataBody]:
+    async def open_data(
+        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+    ) -> AsyncIterator[_DataBody]:
         """Open the packed bytes of a fetch range; the body has exactly that many bytes or breaks.
 
         Args:
-            xorb_hash: whose fetch range it is; the URL says so itself, caches in front of this do not read it.
+            xorb_hash, is_proven: for caches in front of this; the URL says itself whose fetch range it is.
 
         Raises:
             UrlExpired: 403.

@@ -92,7 +92,7 @@ class Cas(Protocol):
         ...
 
     def open_data(
-        self, xorb_hash: bytes, info: FetchInfo
+        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
     ) -> AbstractAsyncContextManager[DataResponse]:
         """See CasClient."""
         ...
@@ -218,7 +218,9 @@ class KnownPlans:
         raise UpstreamOffline("this server is offline, and does not have all of the file's plan")
 
     @asynccontextmanager
-    async def open_data(self, xorb_hash: bytes, info: FetchInfo) -> AsyncIterator[DataResponse]:
+    async def open_data(
+        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+    ) -> AsyncIterator[DataResponse]:
         """Open packed bytes; see CasClient.
 
         Raises:
