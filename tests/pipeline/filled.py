@@ -9,10 +9,16 @@ from tests.fakes import FakeCas
 from tests.pipeline.test_ledger_shelf import FILE, running
 from xetserve.pipeline.cache_store import CacheStore
 from xetserve.pipeline.plain import PlainKey, PlainShelf
+from xetserve.upstream.metastore import Stored, pack_file
 
 TEXT: Final = b'{"model_type": "test"}\n' * 1000
 TEXT_KEY: Final = PlainKey("sha256", hashlib.sha256(TEXT).hexdigest(), len(TEXT))
 META: Final = "meta/0123abcd/ab/" + "c" * 64
+
+
+def make_said(name: str, said: float = 1000.0) -> bytes:
+    """What the Hub said, as a file of that name."""
+    return pack_file(name.removeprefix("meta/"), Stored(said, b"what the Hub said"))
 
 
 async def fill(folder: Path) -> None:
@@ -26,7 +32,7 @@ async def fill(folder: Path) -> None:
 
         async for _ in PlainShelf(process.cache).keep(TEXT_KEY, blocks()):
             pass
-    write_file(folder / META, b"what the Hub said")
+    write_file(folder / META, make_said(META))
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.filled import META, TEXT, fill, is_served, make_store, tree_of
+from tests.pipeline.filled import META, TEXT, fill, is_served, make_said, make_store, tree_of
 from xetserve.pipeline import cache_archive
 from xetserve.pipeline.cache_archive import ArchiveError, Counted, Importer, write_archive
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
@@ -49,10 +49,20 @@ async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Pat
     assert tree_of(there) == tree_of(folder)
     assert (counted.num, counted.num_skipped) == (len(tree_of(folder)), 0)
     assert await is_served(there)
-    assert (there / META).read_bytes() == b"what the Hub said"
+    assert (there / META).read_bytes() == make_said(META)
     assert export(there) == data
-    # Again, and nothing is written twice; but what was said last counts.
-    assert take_in(data, there)[::2] == (1, counted.num - 1)
+    # Again, and nothing is written twice; what was said last counts.
+    assert take_in(data, there)[::2] == (0, counted.num)
+    for said, num in ((999.0, 0), (1001.0, 1)):
+        (folder / META).write_bytes(make_said(META, said))
+        assert take_in(export(folder), there)[::2] == (num, counted.num - num)
+    assert (there / META).read_bytes() == make_said(META, 1001.0)
+
+
+def test_what_was_said_elsewhere_is_refused(tmp_path: Path) -> None:
+    for content in (make_said("meta/y"), make_said("meta/x")[:-1], b""):
+        with pytest.raises(ArchiveError, match="damaged"):
+            take_in(pack([GOOD, ("meta/x", content), END]), tmp_path / "cache")
 
 
 def members(data: bytes) -> list[tuple[str, bytes]]:
@@ -161,7 +171,7 @@ HOSTILE = {
     "a manifest that is none": pack([("manifest.json", b"[]")]),
     "a large manifest": pack([("manifest.json", b" " * 100_000)]),
     "missing files": pack([GOOD, END]),
-    "no end": pack([GOOD, ("meta/x", b"x")]),
+    "no end": pack([GOOD, ("meta/x", make_said("meta/x"))]),
     "nothing": b"",
     "zeros": bytes(20_000),
     "something else": b"x" * 20_000,
@@ -270,7 +280,8 @@ def test_what_goes_while_it_is_written_is_left_out(
 
 
 def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files: list[tuple[str, bytes]] = [(f"meta/{number}", b"x") for number in range(3000)]
+    names = [f"meta/{number}" for number in range(3000)]
+    files: list[tuple[str, bytes]] = [(name, make_said(name)) for name in names]
     manifest = GOOD[1].replace(b'"files": 1', b'"files": 3000')
     data = pack([("manifest.json", manifest), *files, ("end.json", b'{"files": 3000}')])
     seen: list[int] = []

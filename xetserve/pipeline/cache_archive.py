@@ -4,7 +4,7 @@
     xorbs/{64 hex: xorb hash}/{start}-{end}.xc  entries
     ledgers/{64 hex: file hash}.xl              ledgers of proven files
     plain/{git or sha256}-{hex}                 files that are not Xet
-    meta/...                                    what is remembered of the Hub's answers; whoever reads it has to check it
+    meta/...                                    what is remembered of the Hub's answers; what was said last stays
     end.json                                    how much there was: without it, the stream was cut
 
 The order is that of the names, and nothing tells when or where it was made: the same content makes the same stream, but for
@@ -21,6 +21,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, BinaryIO, Final, NamedTuple, Self
 
 from xetserve.errors import FormatError, XetserveError
@@ -40,6 +41,8 @@ from xetserve.pipeline.cache_store import HYSTERESIS, CacheStore, Temporary
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.plain import MAX_PLAIN_SIZE, PlainKey, check_plain
+from xetserve.upstream.metastore import Stored as Remembered
+from xetserve.upstream.metastore import unpack_file
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import MAX_XORB_SIZE
@@ -306,6 +309,12 @@ class Importer:
             _check_size(member, MAX_META_SIZE)
             with _Incoming(store, member.size) as incoming:
                 self._copy(archive, member, incoming.temporary)
+                brought = unpack_file(rest, os.pread(incoming.temporary.fd, member.size, 0))
+                if brought is None:
+                    raise FormatError("damaged")
+                present = _read_present(store.folder / name, rest)
+                if present is not None and present.said >= brought.said:
+                    return False
                 store.place_beside(incoming.temporary, f"{store.folder}/{name}")
                 incoming.is_placed = True
             return True
@@ -349,6 +358,15 @@ class Importer:
             self._store.write(temporary, data)
             self._on_bytes(len(data))
             left -= len(data)
+
+
+def _read_present(target: Path, name: str) -> Remembered | None:
+    """Give what is remembered here already."""
+    try:
+        with target.open("rb") as file:
+            return unpack_file(name, file.read(MAX_META_SIZE))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 class _Incoming:

@@ -51,6 +51,20 @@ class Stored(NamedTuple):
     body: bytes
 
 
+def unpack_file(path: str, data: bytes) -> Stored | None:
+    """Read a file that was stored at a path under the folder; None: it is damaged, or from another place."""
+    rest = data[len(MAGIC) + CHECK_SIZE :]
+    if len(data) < _HEAD_SIZE or not data.startswith(MAGIC + _make_check(path, rest)):
+        return None
+    return Stored(_TIME.unpack_from(rest)[0], rest[_TIME.size :])
+
+
+def pack_file(path: str, stored: Stored) -> bytes:
+    """Give what unpack_file reads."""
+    rest = _TIME.pack(stored.said) + stored.body
+    return MAGIC + _make_check(path, rest) + rest
+
+
 class MetaFolder:
     """The folder. Everything here blocks, and is for threads.
 
@@ -77,13 +91,11 @@ class MetaFolder:
                         os.utime(file.fileno())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        rest = data[len(MAGIC) + CHECK_SIZE :]
-        head = MAGIC + _make_check(path, rest)
-        if len(data) < _HEAD_SIZE or not data.startswith(head):
+        stored = unpack_file(path, data)
+        if stored is None:
             METADATA_DAMAGED.add()
             self.remove(path)
-            return None
-        return Stored(_TIME.unpack_from(rest)[0], rest[_TIME.size :])
+        return stored
 
     def write(self, path: str, stored: Stored, *, is_minor: bool = False) -> None:
         """Put something in place; what is too large is left out.
@@ -94,8 +106,8 @@ class MetaFolder:
         Raises:
             OSError: the disk fails.
         """
-        rest = _TIME.pack(stored.said) + stored.body
-        size = _round_up(len(rest))
+        data = pack_file(path, stored)
+        size = _round_up(len(data))
         if len(stored.body) > min(MAX_FILE_SIZE // 2, self._max_size // 2):
             return
         if self._size is None or self._size + size > self._max_size:
@@ -106,7 +118,7 @@ class MetaFolder:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(fd, "wb") as file:
-                file.write(MAGIC + _make_check(path, rest) + rest)
+                file.write(data)
             if is_minor:
                 past = time.time() - MINOR_AGE
                 os.utime(temporary, (past, past))
