@@ -38,7 +38,11 @@ def test_everything_is_counted(folder: Path) -> None:
     contents = count_contents(folder)
     assert contents.entries.num == len(list(folder.glob("??/*/*.xc"))) > 0
     assert (contents.num_xorbs, contents.ledgers.num, contents.plain.num) == (1, 1, 1)
-    assert (contents.meta.num, contents.meta.size, contents.writing.num) == (1, len(make_said(META)), 0)
+    assert (contents.meta.num, contents.meta.size, contents.writing.num) == (
+        1,
+        len(make_said(META)),
+        0,
+    )
     assert contents.size == make_store(folder).get_usage()
     assert contents.entries.oldest is not None
     assert contents.entries.newest is not None
