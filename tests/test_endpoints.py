@@ -9,7 +9,7 @@ import pytest
 from tests.peers import Certificates, make_certificates
 from xetserve import endpoints
 from xetserve.config import load_config
-from xetserve.endpoints import Endpoints, open_endpoints
+from xetserve.endpoints import Endpoints, check_idle_exit, open_endpoints
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Headers, Request
 from xetserve.ops.inherit import Inherited
@@ -151,3 +151,30 @@ def test_a_path_that_is_taken_is_named(open_by: Opener, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
     with pytest.raises(ConfigError, match=r"cannot listen on .*/file: there is something else"):
         open_by({"port": "off", "unix_socket": str(tmp_path / "file")})
+
+
+# Ending when it is idle
+
+
+def test_a_server_that_nobody_would_start_again_may_not_end_when_it_is_idle(
+    open_by: Opener, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    settings = {"unix_socket": str(path), "idle_exit": "5"}
+    found = open_by(settings)
+    with pytest.raises(
+        ConfigError, match=r"nobody would start the server again for http:.*, unix:"
+    ):
+        check_idle_exit(load_config(settings, {}), found)
+    assert not path.exists()
+    check_idle_exit(load_config({}, {}), found)
+
+
+def test_every_socket_has_to_be_handed_over(
+    open_by: Opener, inherited: dict[str, socket.socket], tmp_path: Path
+) -> None:
+    config = load_config({"idle_exit": "5"}, {})
+    check_idle_exit(config, open_by({}))
+    found = open_by({"unix_socket": str(tmp_path / "ours")})
+    with pytest.raises(ConfigError, match=f"again for unix:{tmp_path}/ours"):
+        check_idle_exit(config, found)

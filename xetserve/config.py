@@ -129,6 +129,14 @@ class ServerConfig:
         "seconds after SIGTERM in which /ready says 503 and clients are still accepted",
         metavar="SECONDS",
     )
+    idle_exit: float = _setting(
+        0.0,
+        parse_optional_seconds,
+        "XETSERVE_IDLE_EXIT",
+        "seconds without a connection after which the server ends, for a service manager that has the sockets "
+        "and starts it again; 0: never",
+        metavar="SECONDS",
+    )
     write_timeout: float = _setting(
         60.0,
         parse_seconds,

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import MutableMapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from xetserve.app.redirect import Redirect
@@ -25,11 +25,13 @@ class Endpoints:
 
     tls: whose context new connections get; None: there is no TLS.
     unix: the Unix socket, if we made one.
+    bound: those that we bound ourselves; the others were handed over.
     """
 
     all: list[Endpoint]
     tls: ServerTls | None = None
     unix: UnixSocket | None = None
+    bound: list[Endpoint] = field(default_factory=list)
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -86,7 +88,24 @@ def open_endpoints(
             unix = _bind_unix(Path(server.unix_socket), int(server.unix_socket_mode, 8))
             found.append(Endpoint(unix.sock))
         failing.pop_all()
-    return Endpoints(found, tls, unix)
+    handed_over = {each.sock for each in inherited}
+    bound = [each for each in found if each.sock not in handed_over]
+    return Endpoints(found, tls, unix, bound)
+
+
+def check_idle_exit(config: Config, endpoints: Endpoints) -> None:
+    """See to it that a server which may end when it is idle is started again by those who want it.
+
+    Raises:
+        ConfigError: it listens where nobody would.
+    """
+    if config.server.idle_exit and endpoints.bound:
+        where = ", ".join(_describe(endpoint) for endpoint in endpoints.bound)
+        endpoints.remove_files()
+        raise ConfigError(
+            f"idle_exit needs sockets that a service manager hands over (LISTEN_FDS): nobody would start the "
+            f"server again for {where}"
+        )
 
 
 def make_tls(config: Config) -> ServerTls | None:

@@ -162,7 +162,9 @@ def test_a_second_signal_cuts(site: Site, launcher: Launcher, tmp_path: Path, wo
 # Replacing
 
 
-def start_on(sock: socket.socket, site: Site, launcher: Launcher, *flags: str) -> Process:
+def start_on(
+    sock: socket.socket, site: Site, launcher: Launcher, *flags: str, **environment: str
+) -> Process:
     """Start a server that is handed a listening socket."""
     arguments = serve_arguments(site.origin.url, *flags)
     popen = subprocess.Popen(
@@ -170,7 +172,7 @@ def start_on(sock: socket.socket, site: Site, launcher: Launcher, *flags: str) -
         pass_fds=(sock.fileno(),),
         stderr=subprocess.PIPE,
         text=True,
-        env=clean_environment(),
+        env=clean_environment(**environment),
     )
     process = Process(popen, launcher.folder / f"inherited-{len(launcher.running)}.log")
     launcher.running.append(process)

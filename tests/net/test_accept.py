@@ -142,6 +142,23 @@ async def test_stopping_takes_who_is_in_the_queue(
     acceptor.stop()  # once more does nothing
 
 
+async def test_leaving_leaves_who_is_in_the_queue_to_others(
+    listening: socket.socket, clients: Clients, taken: Taken
+) -> None:
+    with socket.socket(fileno=os.dup(listening.fileno())) as other:
+        acceptor = Acceptor(listening, taken)
+        acceptor.start()
+        clients.connect(3)
+        acceptor.leave()
+        assert listening.fileno() < 0
+        acceptor.leave()  # once more does nothing
+        acceptor.stop()
+        await turn()
+        assert taken.sockets == []
+        for _ in range(3):
+            other.accept()[0].close()
+
+
 # No room
 
 

@@ -38,6 +38,38 @@ async def ok(request: Request) -> Response:
     return Response(200, [], b"ok")
 
 
+class TestIdle:
+    async def test_it_is_idle_since_the_last_client_left(self) -> None:
+        async with serving(ok) as listener:
+            first = listener.idle_since
+            assert first is not None
+            async with connected(listener.port) as client:
+                await client.send(GET)
+                await client.read_answer()
+                assert listener.idle_since is None
+            await until(lambda: listener.idle_since is not None)
+            assert (listener.idle_since or 0) > first
+
+    async def test_who_is_here_when_it_leaves_is_served(self) -> None:
+        gate = Gate()
+        async with serving(gate) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await gate.started.wait()
+            assert not listener.has_left
+            listener.leave()
+            assert listener.has_left
+            gate.may_answer.set()
+            assert (await client.read_answer())[2] == b"done"
+
+    async def test_one_that_left_before_it_started_takes_nobody(self) -> None:
+        listener = Listener(ok, ConnectionLimits())
+        (sock,) = bind_sockets("127.0.0.1", 0)
+        listener.leave()
+        await listener.start([sock])
+        assert sock.fileno() < 0
+        await listener.drain(0)
+
+
 class TestDrain:
     async def test_a_response_that_is_under_way_is_finished(self) -> None:
         gate = Gate()

@@ -14,7 +14,8 @@ from tests.peers import PATIENCE, connected, until
 from xetserve.http.messages import Request, Response
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
-from xetserve.ops.lifecycle import CUT, DRAIN, READY, raise_file_limit, serve_until_signal
+from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY, raise_file_limit, serve_until_signal
+from xetserve.ops.watch import Watch
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -211,6 +212,105 @@ async def test_sighup_is_a_call_and_nothing_else(served: Served, hangups: None) 
     send_signal(signal.SIGTERM)
     async with asyncio.timeout(PATIENCE):
         await task
+
+
+# Nobody wants it
+
+
+async def test_it_ends_when_nobody_is_connected_and_leaves_the_queue_to_others(
+    served: Served,
+) -> None:
+    told: list[str] = []
+    with socket.socket(fileno=os.dup(served.sockets[0].fileno())) as manager:
+        task = asyncio.ensure_future(
+            serve_until_signal(
+                served.listener,
+                served.sockets,
+                drain_timeout=PATIENCE,
+                drain_delay=PATIENCE,
+                on_ready=served._on_ready,
+                on_drain=lambda: told.append("draining"),
+                watch=Watch(idle_exit=0.05),
+            )
+        )
+        await served.is_ready.wait()
+        async with asyncio.timeout(PATIENCE):
+            await task
+        assert told == [], "who is still answered need not know"
+        async with connected(served.port):
+            manager.settimeout(PATIENCE)
+            manager.accept()[0].close()
+
+
+async def test_while_somebody_is_connected_it_stays_and_sigterm_drains(served: Served) -> None:
+    watch = Watch(idle_exit=0.4)
+    for sock in served.sockets:
+        sock.listen()
+    async with connected(served.port) as client:  # before it begins, as one who has it started
+        task = asyncio.ensure_future(
+            serve_until_signal(
+                served.listener,
+                served.sockets,
+                drain_timeout=PATIENCE,
+                on_ready=served._on_ready,
+                watch=watch,
+            )
+        )
+        await client.send(GET)
+        await served.is_asked.wait()
+        for _ in range(8):  # looks
+            before = watch.vitals.silence()
+            await until(lambda before=before: watch.vitals.silence() < before)  # type: ignore[misc]
+        assert not served.listener.has_left
+        send_signal(signal.SIGTERM)
+        await served.is_draining()
+        served.may_answer.set()
+        assert (await client.read_answer())[2] == b"done"
+    async with asyncio.timeout(PATIENCE):
+        await task
+
+
+async def test_a_first_signal_after_that_cuts_nobody(served: Served) -> None:
+    watch = Watch(idle_exit=1000.0)
+    task = asyncio.ensure_future(
+        serve_until_signal(
+            served.listener,
+            served.sockets,
+            drain_timeout=PATIENCE,
+            on_ready=served._on_ready,
+            watch=watch,
+        )
+    )
+    await served.is_ready.wait()
+    async with connected(served.port) as client:
+        await client.send(GET)
+        await served.is_asked.wait()
+        served.listener.leave()  # it came in the same moment
+        send_signal(signal.SIGTERM)
+        await until(lambda: served.listener.is_draining)
+        served.may_answer.set()
+        assert (await client.read_answer())[2] == b"done"
+    async with asyncio.timeout(PATIENCE):
+        await task
+
+
+async def test_a_worker_is_told_to_leave_the_queue_to_others(
+    served: Served, channel: tuple[socket.socket, socket.socket]
+) -> None:
+    with socket.socket(fileno=os.dup(served.sockets[0].fileno())) as manager:
+        task = served.start(channel[1])
+        await served.is_ready.wait()
+        with socket.socket() as late:
+            late.setblocking(False)
+            late.connect_ex(("127.0.0.1", served.port))
+            channel[0].send(LEAVE)
+            # Whoever is quicker has the client, and answers it.
+            await served.is_draining()
+            served.may_answer.set()
+            async with asyncio.timeout(PATIENCE):
+                await task
+            assert served.listener.has_left
+        manager.close()
 
 
 # A worker: orders

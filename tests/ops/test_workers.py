@@ -38,9 +38,9 @@ def obey(channel):
     say(f"order {order.decode() or 'none'}")
     return 0
 
-def run(work, num_workers=3, drain_timeout=30.0):
+def run(work, num_workers=3, drain_timeout=30.0, watch=None):
     supervisor = workers.Supervisor(
-        num_workers, sockets, work, drain_timeout=drain_timeout, on_ready=lambda: say("ready")
+        num_workers, sockets, work, drain_timeout=drain_timeout, on_ready=lambda: say("ready"), watch=watch
     )
     sys.exit(supervisor.run())
 """
@@ -293,6 +293,83 @@ run(work, 2)
     status, lines, log = supervised.finish()
     assert (status, lines) == (0, ["order c"] * 2)
     assert messages(log)[-2:] == ["SIGTERM: draining", "SIGINT: cutting"]
+
+
+IDLE = """
+from xetserve.ops.vitals import Figures
+from xetserve.ops.watch import Watch
+watch = Watch(2, idle_exit=0.05)
+def say_that(is_idle):
+    watch.vitals.write(time.monotonic() - 1 if is_idle else None, Figures(0 if is_idle else 1))
+"""
+
+
+def test_when_nobody_is_connected_to_any_worker_all_are_told_to_leave(
+    supervise: Supervise,
+) -> None:
+    supervised = supervise(
+        IDLE
+        + """
+def work(channel):
+    say_that(True)
+    return obey(channel)
+run(work, 2, watch=watch)
+"""
+    )
+    status, lines, log = supervised.finish()
+    assert (status, sorted(lines)) == (0, ["order l", "order l", "ready"])
+    assert "nobody is connected: leaving until somebody is" in messages(log)
+
+
+def test_one_that_has_clients_keeps_them_all_and_a_signal_after_leaving_is_the_first(
+    supervise: Supervise,
+) -> None:
+    supervised = supervise(
+        IDLE
+        + """
+def work(channel):
+    say_that(watch.vitals.own == 0)
+    channel.send(b"r")
+    if watch.vitals.own == 1:
+        while watch.vitals.idle_time() == 0:  # until it says otherwise itself
+            say("busy")
+            signal.sigwait([signal.SIGUSR1])
+            say_that(True)
+    for _ in range(2):
+        say(f"order {channel.recv(1).decode()}")
+    return 0
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+run(work, 2, watch=watch)
+"""
+    )
+    assert sorted(supervised.read_line() for _ in range(2)) == ["busy", "ready"]
+    children = Path(f"/proc/{supervised.popen.pid}/task/{supervised.popen.pid}/children")
+    os.kill(int(children.read_text().split()[1]), signal.SIGUSR1)
+    assert [supervised.read_line() for _ in range(2)] == ["order l"] * 2
+    supervised.popen.send_signal(signal.SIGTERM)
+    assert supervised.finish()[:2] == (0, ["order d"] * 2)
+
+
+def test_the_place_of_a_worker_is_cleared_when_it_dies(supervise: Supervise) -> None:
+    supervised = supervise(
+        IDLE
+        + """
+def work(channel):
+    if watch.vitals.own == 0:
+        say(f"{watch.vitals.figures().num_connections} connections")
+    watch.vitals.write(None, Figures(5, 1, 1))
+    channel.send(b"r")
+    if channel.recv(1) == b"d":
+        return 0
+run(work, 2, watch=watch)
+"""
+    )
+    assert sorted(supervised.read_line() for _ in range(2)) == ["0 connections", "ready"]
+    children = Path(f"/proc/{supervised.popen.pid}/task/{supervised.popen.pid}/children")
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    assert supervised.read_line() == "5 connections"
+    supervised.popen.send_signal(signal.SIGTERM)
+    supervised.finish()
 
 
 def test_a_worker_that_does_not_end_is_killed(supervise: Supervise) -> None:

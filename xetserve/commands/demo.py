@@ -14,7 +14,7 @@ from xetserve.values import OFF
 def add_flags_of_demo(parser: argparse.ArgumentParser) -> None:
     """Give the command's parser its arguments."""
     parser.add_argument("--once", action="store_true", help="stop after the download")
-    add_flags(parser, ("server", "log"), without=("workers",))
+    add_flags(parser, ("server", "log"), without=("workers", "idle_exit"))
 
 
 def run_demo(options: argparse.Namespace, config: Config) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from xetserve import __version__
 from xetserve.app.status import Readiness
 from xetserve.config import Config, LimitsConfig, ProxiesConfig
-from xetserve.endpoints import Endpoints
+from xetserve.endpoints import Endpoints, check_idle_exit
 from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Handler, Request
@@ -20,6 +21,8 @@ from xetserve.net.listener import Listener, ProxyPolicy
 from xetserve.ops.access import AccessLog, make_access_log
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_log_level
+from xetserve.ops.notify import take_notifier
+from xetserve.ops.watch import Watch
 from xetserve.ops.workers import Supervisor
 
 logger = logging.getLogger("xetserve")
@@ -36,20 +39,32 @@ def run_handler(
     """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
     server = live.config.server
+    check_idle_exit(live.config, endpoints)
+    watch = Watch(num_workers, take_notifier(os.environ), server.idle_exit)
     max_files = raise_file_limit()
     live.tls = endpoints.tls
     live.on_change(lambda config: set_log_level(config.log.log_level))
 
     def say_ready() -> None:
         logger.info("xetserve %s: %s, listening on %s", __version__, name, endpoints.describe())
+        watch.ready()
+
+    def reload() -> bool:
+        with watch.reloading():
+            return live.reload()
 
     async def serve(channel: socket.socket | None) -> None:
         async with making as handler, _following(live):
             access_log = _AccessLog(live)
+
+            def on_answer(request: Request) -> None:
+                watch.count(request)
+                access_log.write(request)
+
             listener = Listener(
                 handler,
                 _connection_limits(live.config, max_files),
-                on_answer=access_log.write,
+                on_answer=on_answer,
                 is_shared=channel is not None,
             )
             live.on_change(
@@ -73,8 +88,9 @@ def run_handler(
                 drain_delay=server.drain_delay,
                 on_ready=on_ready,
                 on_drain=on_drain,
-                on_reload=live.reload,
+                on_reload=reload if channel is None else live.reload,
                 channel=channel,
+                watch=watch,
             )
 
     def work(channel: socket.socket | None) -> int:
@@ -90,7 +106,8 @@ def run_handler(
             work,
             drain_timeout=server.drain_delay + server.drain_timeout,
             on_ready=say_ready,
-            on_reload=live.reload,
+            on_reload=reload,
+            watch=watch,
         )
         return supervisor.run()
     finally:

@@ -85,6 +85,12 @@ class Acceptor:
         self._rest()
         self._sock.close()
 
+    def leave(self) -> None:
+        """Close the socket at once; those in its queue are left to whoever else has it."""
+        if self._sock.fileno() >= 0:
+            self._rest()
+            self._sock.close()
+
     def _watch(self) -> None:
         self._timer = None
         self._loop.add_reader(self._sock, self._on_readable)

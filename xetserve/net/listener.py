@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -81,6 +82,8 @@ class Listener:
         self._refusals: Refusals | None = None
         self._clients: dict[asyncio.Task[None], _Client] = {}
         self._draining = False
+        self._has_left = False
+        self._idle_since: float | None = time.monotonic()
 
     @property
     def num_connections(self) -> int:
@@ -92,19 +95,39 @@ class Listener:
         """Whether no more clients are accepted."""
         return self._draining
 
+    @property
+    def idle_since(self) -> float | None:
+        """Since when nobody is connected, by the monotonic clock; None: somebody is."""
+        return self._idle_since
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the sockets were left to others, see leave."""
+        return self._has_left
+
     async def start(self, endpoints: Sequence[Endpoint | socket.socket]) -> None:
         """Accept clients on sockets that are bound already; they belong to the listener from now on.
 
         A socket alone is an endpoint of plain HTTP.
         """
         self._refusals = Refusals()
+        self._idle_since = time.monotonic()
         load = self._get_load if self._is_shared else None
         for each in endpoints:
             endpoint = each if isinstance(each, Endpoint) else Endpoint(each)
             acceptor = Acceptor(endpoint.sock, partial(self._on_client, endpoint), load)
             self._acceptors.append(acceptor)
         for acceptor in self._acceptors:
-            acceptor.start()
+            if self._has_left:
+                acceptor.leave()
+            else:
+                acceptor.start()
+
+    def leave(self) -> None:
+        """Accept nobody from now on, whoever waits: somebody else has the sockets as well, and will."""
+        self._has_left = True
+        for acceptor in self._acceptors:
+            acceptor.leave()
 
     def configure(self, limits: ConnectionLimits, proxies: ProxyPolicy) -> None:
         """Change the limits and who is trusted; clients that are connected keep what they have."""
@@ -136,6 +159,7 @@ class Listener:
         task = asyncio.get_running_loop().create_task(self._serve(endpoint, client))
         self._census.add(key)
         self._clients[task] = client
+        self._idle_since = None
         task.add_done_callback(self._forget)
 
     async def _serve(self, endpoint: Endpoint, client: _Client) -> None:
@@ -227,6 +251,8 @@ class Listener:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         client = self._clients.pop(task)
+        if not self._clients:
+            self._idle_since = time.monotonic()
         if client.connection is None:
             client.sock.close()  # its task was cancelled before it had begun
         self._census.remove(client.key)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from xetserve.net.entrance import Endpoint
 from xetserve.net.listener import Listener
+from xetserve.ops.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ T = TypeVar("T")
 # What a worker and its supervisor tell each other. When the other side is gone, the channel ends.
 READY: Final = b"r"  # the worker: clients can connect
 DRAIN: Final = b"d"  # the supervisor: stop accepting, finish what has begun
+LEAVE: Final = b"l"  # the same, but leave who waits in the queue to the service manager
 CUT: Final = b"c"  # the supervisor: end now
 
 
@@ -55,8 +57,11 @@ async def serve_until_signal(
     on_drain: Callable[[], None] | None = None,
     on_reload: Callable[[], object] | None = None,
     channel: socket.socket | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts what is left.
+
+    Nobody wanting anything for long enough ends it, too: see watch.
 
     Args:
         drain_timeout: seconds that responses may go on once nobody is accepted any more.
@@ -66,9 +71,22 @@ async def serve_until_signal(
         on_reload: called at SIGHUP.
         channel: of a worker, to its supervisor: READY is said on it, DRAIN, CUT and its end are
             obeyed. SIGTERM then means drain however often it comes, and SIGINT is left alone.
+        watch: told of this process; without a channel it looks after all, and decides when to leave.
     """
     drain, cut = asyncio.Event(), asyncio.Event()
-    heeding = _heeding_signals(drain, cut) if channel is None else _heeding(channel, drain, cut)
+
+    def leave() -> None:
+        listener.leave()
+        drain.set()
+
+    def on_idle() -> None:
+        leave()
+        logger.info("nobody is connected: leaving until somebody is")
+
+    heeding = (
+        _heeding_signals(drain, cut) if channel is None else _heeding(channel, drain, cut, leave)
+    )
+    following = None
     with heeding, _heeding_hangups(on_reload):
         try:
             await listener.start(endpoints)
@@ -76,10 +94,15 @@ async def serve_until_signal(
                 await on_ready()
             if channel is not None:
                 channel.send(READY)
+            if watch is not None:
+                look = on_idle if channel is None else None
+                following = asyncio.ensure_future(watch.follow(listener, look))
             await drain.wait()
-            if on_drain is not None:
+            if watch is not None and channel is None:
+                watch.stopping("idle" if listener.has_left else "draining")
+            if on_drain is not None and not listener.has_left:
                 on_drain()
-            if drain_delay:
+            if drain_delay and not listener.has_left:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(cut.wait(), drain_delay)
         finally:
@@ -90,16 +113,20 @@ async def serve_until_signal(
             if not draining.done():
                 draining.cancel()
                 await listener.drain(0)
+            if following is not None:
+                following.cancel()
 
 
 @contextmanager
 def _heeding_signals(drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]:
     """Turn the first signal into drain and the second into cut."""
     loop = asyncio.get_running_loop()
+    heard: list[str] = []  # the server may be draining without a signal
 
     def on_signal(name: str) -> None:
-        if drain.is_set():
+        if heard:
             cut.set()
+        heard.append(name)
         logger.info("%s: %s", name, "cutting" if cut.is_set() else "draining")
         drain.set()
 
@@ -130,8 +157,10 @@ def _heeding_hangups(on_reload: Callable[[], object] | None) -> Iterator[None]:
 
 
 @contextmanager
-def _heeding(channel: socket.socket, drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]:
-    """Turn what the supervisor says into drain and cut."""
+def _heeding(
+    channel: socket.socket, drain: asyncio.Event, cut: asyncio.Event, leave: Callable[[], None]
+) -> Iterator[None]:
+    """Turn what the supervisor says into drain, cut and leave."""
     loop = asyncio.get_running_loop()
     channel.setblocking(False)
 
@@ -143,6 +172,8 @@ def _heeding(channel: socket.socket, drain: asyncio.Event, cut: asyncio.Event) -
         if not order:
             loop.remove_reader(channel)
             logger.warning("the supervisor is gone: draining")
+        if LEAVE in order:
+            leave()
         drain.set()
         if CUT in order:
             cut.set()

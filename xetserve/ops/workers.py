@@ -33,8 +33,9 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from xetserve.errors import ConfigError
-from xetserve.ops.lifecycle import CUT, DRAIN, READY
+from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY
 from xetserve.ops.logs import label_process
+from xetserve.ops.watch import START_PATIENCE, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Supervisor:
         on_ready: called once, when all workers are ready.
         on_reload: called at SIGHUP, before it is passed on; False: it is not. Workers that are started later have what it
             has changed.
+        watch: looks after the workers, and decides when to leave.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Supervisor:
         drain_timeout: float,
         on_ready: Callable[[], None],
         on_reload: Callable[[], bool] = lambda: True,
+        watch: Watch | None = None,
     ) -> None:
         self._workers = [_Worker(number) for number in range(1, num_workers + 1)]
         self._sockets = sockets
@@ -98,9 +101,12 @@ class Supervisor:
         self._drain_timeout = drain_timeout
         self._on_ready = on_ready
         self._on_reload = on_reload
+        self._watch = watch or Watch(num_workers)
+        self._look_at: float | None = None  # once all were ready
         self._has_begun = False  # one was ready at some time
         self._is_up = False  # all were, at the same time
         self._is_stopping = False
+        self._is_told = False  # by a signal to drain
         self._kill_at: float | None = None
         self._status = 0
         self._selector = selectors.DefaultSelector()
@@ -131,6 +137,7 @@ class Supervisor:
                         self._on_channel(key.data)
                 if self._kill_at is not None and time.monotonic() >= self._kill_at:
                     self._kill_all()
+                self._look()
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in before.items():
@@ -141,8 +148,7 @@ class Supervisor:
 
     def _next_timeout(self) -> float | None:
         times = [w.start_at for w in self._workers if w.start_at is not None]
-        if self._kill_at is not None:
-            times.append(self._kill_at)
+        times += [at for at in (self._kill_at, self._look_at) if at is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     # Starting
@@ -156,9 +162,11 @@ class Supervisor:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
+        self._watch.vitals.begin(worker.number - 1, START_PATIENCE)
         try:
             worker.pid, worker.channel = self._fork(worker)
         except OSError as exc:
+            self._watch.vitals.end(worker.number - 1)
             self._on_failure(worker, 1, f"could not be started: {exc.strerror}")
             return
         worker.channel.setblocking(False)
@@ -198,6 +206,7 @@ class Supervisor:
             # SIGHUP waits until the worker can heed it: what it was forked with may be old by then.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
             label_process(f"worker {worker.number}")
+            self._watch.vitals.own = worker.number - 1
             status = self._work(theirs)
         except ConfigError as exc:
             sys.stderr.write(f"xetserve: {exc}\n")
@@ -231,6 +240,7 @@ class Supervisor:
                 worker.start_at = 0.0
         if all(worker.is_ready for worker in self._workers):
             self._is_up = True
+            self._look_at = 0.0
             self._on_ready()
 
     def _on_end(self, worker: _Worker) -> None:
@@ -238,6 +248,7 @@ class Supervisor:
         self._selector.unregister(worker.channel)
         worker.channel.close()
         worker.channel = None
+        self._watch.vitals.end(worker.number - 1)
         status = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
         was_ready, worker.is_ready = worker.is_ready, False
         how = f"ended with status {status}" if status >= 0 else f"died of {_signal_name(-status)}"
@@ -274,9 +285,26 @@ class Supervisor:
             elif number in STOPPING_SIGNALS:
                 self._stop(_signal_name(number))
 
+    def _look(self) -> None:
+        if self._look_at is None or time.monotonic() < self._look_at:
+            return
+        interval = self._watch.interval
+        self._look_at = None if interval is None else time.monotonic() + interval
+        if interval is not None and self._watch.look() and not self._is_stopping:
+            logger.info("nobody is connected: leaving until somebody is")
+            self._watch.stopping("idle")
+            self._end_all(LEAVE, self._drain_timeout)
+
     def _stop(self, name: str) -> None:
-        order, patience = (CUT, 0.0) if self._is_stopping else (DRAIN, self._drain_timeout)
-        logger.info("%s: %s", name, "cutting" if self._is_stopping else "draining")
+        logger.info("%s: %s", name, "cutting" if self._is_told else "draining")
+        if self._is_told:
+            self._end_all(CUT, 0.0)
+            return
+        self._is_told = True
+        self._watch.stopping("draining")
+        self._end_all(DRAIN, self._drain_timeout)
+
+    def _end_all(self, order: bytes, patience: float) -> None:
         self._is_stopping = True
         self._kill_at = time.monotonic() + patience + STOP_GRACE
         for sock in self._sockets:
