@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass a section, from flags, environment and a TOML file, in that order.
+"""Settings: one frozen dataclass a section, from flags, environment, credentials and a TOML file, in that order.
 
 Every setting is declared once, with its flag, its environment variables, its parser and its help; the
 command line, the environment and the file all read the same declaration. Nothing is guessed: an unknown
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from xetserve.credentials import find_credentials, read_credential
 from xetserve.errors import ConfigError
 from xetserve.values import (
     MIN_BUDGET,
@@ -649,12 +650,14 @@ def load_config(
     path = config_file or environ.get(CONFIG_VARIABLE)
     tables = _read_file(path) if path else {}
     _check_environment(environ)
+    credentials = find_credentials(environ)
+    _check_credentials(credentials)
     sections = {}
     for name, section in SECTIONS.items():
         table = tables.pop(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: [{name}] must be a table")
-        sections[name] = _load_section(section, name, table, flags, environ, path)
+        sections[name] = _load_section(section, name, table, flags, environ, credentials, path)
     if tables:
         raise ConfigError(f"{path}: unknown section or key {next(iter(tables))!r}")
     return Config(**sections)
@@ -704,17 +707,27 @@ def _check_environment(environ: Mapping[str, str]) -> None:
             raise ConfigError(f"unknown environment variable {name}")
 
 
+def _check_credentials(credentials: Mapping[str, Path]) -> None:
+    known = {
+        setting.name for section in SECTIONS.values() for setting in dataclasses.fields(section)
+    }
+    for name, file in credentials.items():
+        if name not in known:
+            raise ConfigError(f"unknown credential {file.name}")
+
+
 def _load_section(
     section: type,
     name: str,
     table: dict[str, Any],
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
+    credentials: Mapping[str, Path],
     path: str | None,
 ) -> Any:
     values: dict[str, Any] = {}
     for setting in dataclasses.fields(section):
-        found = _find_value(setting, name, table, flags, environ, path)
+        found = _find_value(setting, name, table, flags, environ, credentials, path)
         if found is not None:
             source, text = found
             try:
@@ -735,6 +748,7 @@ def _find_value(
     table: dict[str, Any],
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
+    credentials: Mapping[str, Path],
     path: str | None,
 ) -> tuple[str, str] | None:
     """Give (where it comes from, its text) for a setting that is set somewhere."""
@@ -744,6 +758,11 @@ def _find_value(
     for variable in setting.metadata["variables"]:
         if environ.get(variable, "") != "":
             return variable, environ[variable]
+    if setting.name in credentials:
+        file = credentials[setting.name]
+        # Of a file that is meant to be read later, the value is where it is.
+        is_file = setting.metadata["parse"] is parse_file
+        return f"credential {file.name}", str(file) if is_file else read_credential(file)
     if setting.name in table:
         value = table[setting.name]
         where = f"{path}: {section}.{setting.name}"
