@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 START_TIMEOUT = 30.0
-NEEDED = "curl wget aria2 git git-lfs nodejs npm openssl haproxy nginx-light"  # Debian's packages
+NEEDED = "curl wget aria2 git git-lfs nodejs npm openssl haproxy nginx-light systemd procps"  # Debian's packages
 LISTENING = re.compile(r"listening on (https?://\S+?:\d+|unix:\S+)")
 
 
