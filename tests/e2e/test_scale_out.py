@@ -1,0 +1,427 @@
+"""Three servers behind HAProxy and behind nginx, with the configurations that are shipped."""
+
+import http.client
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+import xetserve
+from tests.conftest import Launcher, Process, clean_environment, need_program
+from tests.e2e.clients import TIMEOUT, curl, run
+from tests.e2e.conftest import serve_arguments
+from tests.e2e.raw import until
+from tests.e2e.test_hub_clients import run_script
+from tests.e2e.test_tls import answer_of, certificates  # noqa: F401 - a fixture
+from tests.peers import Certificates
+
+CONFIGURATIONS = Path(xetserve.__file__).parent / "scale"
+PROXY = "127.0.0.1"
+CLIENT = "127.0.0.5"
+REPO = "tester/fleet"
+NUM_FILES = 60
+BIG = "big.bin"
+SECRET = {"XETSERVE_NATIVE_SECRET": "known to all three of them"}
+
+
+def make_files() -> dict[str, bytes]:
+    """Small files with names of all kinds, and one that takes a while."""
+    source = random.Random(86)
+    files = {f"d {n % 3}/größe-{n}.bin": source.randbytes(9_000 + n) for n in range(NUM_FILES)}
+    return {**files, BIG: source.randbytes(30_000_000)}
+
+
+@dataclass(frozen=True)
+class Origin:
+    url: str
+    files: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    base = tmp_path_factory.mktemp("fleet")
+    files = make_files()
+    for name, content in files.items():
+        path = base / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    launched = Launcher(base)
+    try:
+        flags = ("--host", "127.0.0.1", "--port", "0", "--import", f"{REPO}={base / 'files'}")
+        yield Origin(launched.start("origin", str(base / "origin"), *flags).url, files)
+    finally:
+        launched.stop_all()
+
+
+def find_port() -> int:
+    """Give a port that nobody has, below those that the system gives to clients."""
+    source = random.Random()
+    while True:
+        try:
+            with socket.create_server(("127.0.0.1", source.randrange(20_000, 32_000))) as sock:
+                return int(sock.getsockname()[1])
+        except OSError:
+            continue
+
+
+@dataclass
+class Fleet:
+    """Three servers, each at a port of its own; what they have logged before they were started again is kept."""
+
+    origin: Origin
+    launcher: Launcher
+    ports: list[int]
+    members: list[Process] = field(default_factory=list)
+    past: dict[int, list[Process]] = field(default_factory=dict)
+    url: str = ""
+
+    def start(self, number: int) -> None:
+        """Start a server, or start it again."""
+        flags = ("--port", str(self.ports[number]), "--trusted-proxies", PROXY, "--allow-anonymous")
+        more = ("--drain-delay", "2", "--access-log", "json", "--xet-mode", "native")
+        arguments = serve_arguments(self.origin.url, *flags, *more)
+        process = self.launcher.start(*arguments, **SECRET)
+        if number == len(self.members):
+            self.members.append(process)
+        else:
+            self.past.setdefault(number, []).append(self.members[number])
+            self.members[number] = process
+
+    def kill(self, number: int) -> None:
+        self.members[number].popen.send_signal(signal.SIGKILL)
+        self.members[number].popen.wait()
+
+    def lines(self, number: int) -> list[dict[str, object]]:
+        """The access log of a server, from its first start on."""
+        logs = [process.log for process in (*self.past.get(number, ()), self.members[number])]
+        lines = "".join(logs).splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def places(self, agent: str, expected: int) -> dict[str, int]:
+        """Path -> the server that answered it, for the requests of a user agent."""
+        found: dict[str, int] = {}
+
+        def look() -> bool:
+            found.clear()
+            for number in range(len(self.members)):
+                for line in self.lines(number):
+                    if line["user_agent"] == agent and line["status"] == 200:
+                        found[str(line["path"])] = number
+            return len(found) >= expected
+
+        until(look)
+        assert len(found) == expected
+        return found
+
+    def who_answered(self, agent: str) -> list[int]:
+        """The servers that answered a user agent, one for each request."""
+        return [n for n in range(3) for line in self.lines(n) if line["user_agent"] == agent]
+
+    def has_served(self, number: int) -> bool:
+        """Tell whether a server has answered a download since it was last started."""
+        return '"path": "/download/' in self.members[number].log
+
+    def get(self, path: str, agent: str, **fields: str) -> tuple[int, bytes]:
+        """One request on a connection of its own."""
+        parts = urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT)
+        try:
+            connection.request("GET", path, headers={"User-Agent": agent, **fields})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def get_all(self, agent: str) -> dict[str, int]:
+        """Download all small files; path in the repository -> the server that answered."""
+        for name, content in self.origin.files.items():
+            if name != BIG:
+                status, body = self.get(f"/download/{REPO}/{quote(name)}", agent)
+                assert (status, body == content) == (200, True), name
+        found = self.places(agent, NUM_FILES)
+        return {path.removeprefix(f"/download/{REPO}/"): n for path, n in found.items()}
+
+
+@dataclass
+class Balancers:
+    """Runs the shipped configurations."""
+
+    folder: Path
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_haproxy(self, ports: list[int], edit: Callable[[str], str] = str) -> str:
+        """Start HAProxy in front of ports; gives its URL."""
+        config = self.folder / "haproxy.cfg"
+        config.write_text(edit((CONFIGURATIONS / "haproxy.cfg").read_text()))
+        names = ("XETSERVE_ONE", "XETSERVE_TWO", "XETSERVE_THREE")
+        servers = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+        port, status = find_port(), find_port()
+        binds = {
+            "XETSERVE_BIND": f"127.0.0.1:{port}",
+            "XETSERVE_STATUS_BIND": f"127.0.0.1:{status}",
+        }
+        command = [need_program("haproxy"), "-db", "-f", str(config)]
+        self._start(command, port, {**servers, **binds})
+        return f"http://127.0.0.1:{port}"
+
+    def start_nginx(self, ports: list[int]) -> str:
+        """Start nginx in front of ports; gives its URL."""
+        text = (CONFIGURATIONS / "nginx.conf").read_text()
+        port = find_port()
+        for number, member in enumerate(ports):
+            text = text.replace(f"127.0.0.1:{8081 + number}", f"127.0.0.1:{member}")
+        text = text.replace("listen 8080;", f"listen 127.0.0.1:{port};")
+        paths = "".join(
+            f"    {name}_temp_path {self.folder}/{name};\n"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        text = text.replace("http {\n", f"http {{\n    access_log off;\n{paths}", 1)
+        config = self.folder / "nginx.conf"
+        config.write_text(
+            f"daemon off;\npid {self.folder}/pid;\nerror_log {self.folder}/log;\n{text}"
+        )
+        command = [need_program("nginx"), "-c", str(config), "-e", str(self.folder / "start.log")]
+        self._start(command, port, {})
+        return f"http://127.0.0.1:{port}"
+
+    def _start(self, command: list[str], port: int, environment: dict[str, str]) -> None:
+        with (self.folder / "balancer.log").open("ab") as log:
+            popen = subprocess.Popen(
+                command, stdout=log, stderr=log, env=clean_environment(**environment)
+            )
+        self.running.append(popen)
+
+        def is_open() -> bool:
+            assert popen.poll() is None, (self.folder / "balancer.log").read_text()
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except ConnectionRefusedError:
+                return False
+            return True
+
+        until(is_open)
+
+    def stop(self) -> None:
+        for popen in self.running:
+            popen.terminate()
+            popen.wait(timeout=10)
+
+
+@pytest.fixture
+def balancers(tmp_path: Path) -> Iterator[Balancers]:
+    folder = tmp_path / "balancers"
+    folder.mkdir()
+    balancers = Balancers(folder)
+    yield balancers
+    balancers.stop()
+
+
+@pytest.fixture
+def members(origin: Origin, launcher: Launcher) -> Iterator[Fleet]:
+    """Three servers, with nobody in front of them."""
+    fleet = Fleet(origin, launcher, [find_port() for _ in range(3)])
+    for number in range(3):
+        fleet.start(number)
+    yield fleet
+    for process in launcher.running:
+        process.popen.terminate()
+    for process in launcher.running:
+        process.stop()  # the second SIGTERM spares the delay
+        assert "Traceback" not in process.log
+
+
+@pytest.fixture(params=["haproxy", "nginx"])
+def fleet(members: Fleet, balancers: Balancers, request: pytest.FixtureRequest) -> Fleet:
+    start = balancers.start_haproxy if request.param == "haproxy" else balancers.start_nginx
+    members.url = start(members.ports)
+    return members
+
+
+def test_every_file_has_its_server_and_a_death_moves_no_other(fleet: Fleet) -> None:
+    before = fleet.get_all("first")
+    assert min(Counter(before.values())[number] for number in range(3)) >= NUM_FILES // 10
+    assert fleet.get_all("second") == before
+    fleet.kill(1)
+    after = fleet.get_all("third")  # at once: nobody has noticed yet
+    assert {name for name, n in after.items() if n != before[name]} == {
+        name for name, n in before.items() if n == 1
+    }
+    assert {n for name, n in after.items() if before[name] == 1} == {0, 2}
+    fleet.start(1)
+    number = iter(range(10_000))
+    until(lambda: fleet.get_all(f"again {next(number)}") == before)
+
+
+def test_all_urls_of_a_file_lead_to_one_server(fleet: Fleet) -> None:
+    for number, name in enumerate(list(fleet.origin.files)[:8]):
+        agent = f"file {number}"
+        path = quote(name)
+        for target in (
+            f"/download/{REPO}/{path}",
+            f"/download/{REPO}/{path}?revision=main&type=model",
+            f"/download/{REPO}/{path.replace('%C3%B6', '%c3%b6').replace('d', '%64', 1)}",
+            f"/{REPO}/resolve/main/{path}",
+            f"/{REPO}/resolve/refs%2Fheads%2Fmain/{path}",
+            f"/{REPO}/resolve/refs/heads/main/{path}",
+        ):
+            status, body = fleet.get(target, agent)
+            assert status in (200, 404)  # 404: only one of the last two need be a name of main
+            assert status == 404 or body == fleet.origin.files[name]
+        until(lambda: len(fleet.who_answered(agent)) == 6)  # noqa: B023 - it is over before the next
+        assert len(set(fleet.who_answered(agent))) == 1, name
+
+
+class Load:
+    """Clients that download small files one after the other until they are told to stop."""
+
+    def __init__(self, fleet: Fleet, count: int) -> None:
+        self.failures: list[str] = []
+        self.num_done = 0
+        self._fleet = fleet
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, number: int) -> None:
+        source = random.Random(number)
+        names = [name for name in self._fleet.origin.files if name != BIG]
+        while not self._over.is_set():
+            name = source.choice(names)
+            try:
+                answer = self._fleet.get(f"/download/{REPO}/{quote(name)}", "load")
+            except (OSError, http.client.HTTPException) as exc:
+                self.failures.append(repr(exc))
+            else:
+                if answer != (200, self._fleet.origin.files[name]):
+                    self.failures.append(f"{answer[0]}: {answer[1][:200]!r}")
+            self.num_done += 1
+
+    def wait_for(self, count: int) -> None:
+        """Wait for some more downloads."""
+        goal = self.num_done + count
+        until(lambda: self.num_done >= goal)
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_rolling_restart_loses_no_download(fleet: Fleet, tmp_path: Path) -> None:
+    load = Load(fleet, 4)
+    try:
+        load.wait_for(20)
+        for number in range(3):
+            target = tmp_path / f"slow-{number}"
+            slow = curl(f"{fleet.url}/download/{REPO}/{BIG}", target, "--limit-rate", "8M")
+            with subprocess.Popen(slow, stderr=subprocess.PIPE, text=True) as popen:
+                load.wait_for(20)
+                assert fleet.members[number].stop() == 0
+                load.wait_for(20)
+                fleet.start(number)
+                until(lambda: fleet.has_served(number))  # noqa: B023 - it is over before the next
+                _, errors = popen.communicate(timeout=TIMEOUT)
+            assert (popen.returncode, errors) == (0, "")
+            assert target.read_bytes() == fleet.origin.files[BIG]
+    finally:
+        load.stop()
+    assert load.failures == []
+    assert len(fleet.past) == 3
+
+
+def test_what_a_death_cuts_can_be_resumed(fleet: Fleet, tmp_path: Path) -> None:
+    """Bodies that have begun are cut, visibly; nothing else fails."""
+    target = tmp_path / "out"
+    url = f"{fleet.url}/download/{REPO}/{BIG}"
+    assert run(curl(url, target, "-r", "0-9", "-A", "probe")).returncode == 0
+    until(lambda: len(fleet.who_answered("probe")) == 1)
+    (victim,) = fleet.who_answered("probe")
+    load = Load(fleet, 2)
+    try:
+        command = curl(url, target, "--limit-rate", "6M")
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
+            until(lambda: target.exists() and target.stat().st_size > 1_000_000)
+            fleet.kill(victim)
+            popen.communicate(timeout=TIMEOUT)
+        assert popen.returncode in (18, 56), popen.returncode
+        assert 0 < target.stat().st_size < len(fleet.origin.files[BIG])
+        done = run(curl(url, target, "-C", "-"))
+        assert done.returncode == 0, done.stderr
+        assert target.read_bytes() == fleet.origin.files[BIG]
+        load.wait_for(20)
+    finally:
+        load.stop()
+    # Small files may have been on their way, too: one for each client of the load at most.
+    assert len(load.failures) <= 2
+
+
+def test_native_clients_bring_to_one_what_another_has_signed(fleet: Fleet, tmp_path: Path) -> None:
+    script = f"snapshot_download({REPO!r}, local_dir={str(tmp_path / 'model')!r})"
+    run_script(sys.executable, fleet.url, tmp_path / "home", script)
+    for name, content in fleet.origin.files.items():
+        assert (tmp_path / "model" / name).read_bytes() == content
+    logs = [fleet.members[number].log for number in range(3)]
+    tokens, data = (
+        {n for n, log in enumerate(logs) if f'"path": "{start}' in log}
+        for start in (f"/api/models/{REPO}/xet-read-token/", "/v")
+    )
+    assert tokens
+    assert len(data) > 1  # reconstructions were asked of several
+    assert any('"path": "/xorbs/' in log for log in logs)
+
+
+def test_long_heads_pass(fleet: Fleet) -> None:
+    """A token for the CAS may be of 24 KiB."""
+    target = f"/v1/reconstructions/{'1' * 64}"
+    status, body = fleet.get(target, "x", Authorization=f"Bearer {'t' * 24_000}")
+    assert (status, json.loads(body)) == (
+        401,
+        {"error": "the access token is not one of this server's"},
+    )
+    grant = f"/xorbs/{'1' * 64}?grant={'g' * 7000}"
+    assert fleet.get(grant, "x")[0] == 403
+
+
+def test_the_balancer_says_who_the_client_is(fleet: Fleet, tmp_path: Path) -> None:
+    lies = ("-H", "X-Forwarded-For: 198.51.100.1", "-H", "X-Forwarded-Proto: https")
+    more = ("-H", "X-Forwarded-Host: evil.example", "-H", "Forwarded: for=198.51.100.2")
+    answer = answer_of(f"{fleet.url}/", tmp_path, "--interface", CLIENT, "-A", "me", *lies, *more)
+    assert f"{fleet.url}/download/" in answer[2].decode()
+    until(lambda: len(fleet.who_answered("me")) == 1)
+    peers = [ln["peer"] for n in range(3) for ln in fleet.lines(n) if ln["user_agent"] == "me"]
+    assert peers == [CLIENT]
+
+
+def test_tls_ends_at_haproxy(
+    members: Fleet,
+    balancers: Balancers,
+    certificates: Certificates,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    pem, port = tmp_path / "both.pem", find_port()
+    pem.write_text(certificates.chain.read_text() + certificates.key.read_text())
+
+    def edit(text: str) -> str:
+        text = text.replace("XETSERVE_BIND_TLS-:8443", f"NOT_SET-127.0.0.1:{port}")
+        text = text.replace("XETSERVE_PEM-/usr/local/etc/haproxy/xetserve.pem", f"NOT_SET-{pem}")
+        return re.sub(r"#(bind .* ssl )", r"\1", text)
+
+    balancers.start_haproxy(members.ports, edit)
+    trust = ("--cacert", str(certificates.ca))
+    base = f"https://localhost:{port}"
+    assert f"{base}/download/" in answer_of(f"{base}/", tmp_path, *trust)[2].decode()
+    done = run(curl(f"{base}/download/{REPO}/{BIG}", tmp_path / "out", *trust))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_bytes() == members.origin.files[BIG]
