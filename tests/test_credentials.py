@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.config import Config, load_config
+from xetserve.config import Config
 from xetserve.errors import ConfigError
+from xetserve.sources import load_config
 
 SECRET = "sixteen or more characters"
 

@@ -27,9 +27,10 @@ ROOMS: dict[str, set[str]] = {
     "app": {"pipeline", "upstream", "http", "xet"},
     "origin": {"http", "xet"},
     "ops": {"net", "http"},
+    "deploy": set(),  # it takes a text for the configuration, and asks a server as anybody does
     # The roof, in as many parts as there are commands. It knows everybody.
     "commands": {"xet", "http", "net", "upstream", "pipeline", "app", "origin", "ops",
-                 "config", "values", "demo", "endpoints", "live"},
+                 "deploy", "config", "sources", "template", "values", "demo", "endpoints", "live"},
 }  # fmt: skip
 SHARED = {"errors", "metrics"}
 
@@ -40,11 +41,13 @@ PACKAGE_MODULES: dict[str, set[str]] = {
     "metrics": {"errors"},
     "values": set(),
     "credentials": {"errors"},
-    "config": {"errors", "credentials", "values"},
+    "config": {"errors", "values"},
+    "sources": {"errors", "config", "credentials", "values"},
+    "template": {"config", "sources", "values"},
     "demo": {"errors", "net"},
     "endpoints": {"errors", "config", "values", "app", "net", "ops"},
     "live": {"errors", "config", "net"},
-    "cli": {"errors", "config", "commands", "ops"},
+    "cli": {"errors", "config", "sources", "commands", "ops"},
     "__main__": {"cli"},
 }
 

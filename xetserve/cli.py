@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 from xetserve import __version__
 from xetserve.commands.cache import add_flags_of_cache, run_cache
+from xetserve.commands.config import add_flags_of_config, run_config
 from xetserve.commands.demo import add_flags_of_demo, run_demo
+from xetserve.commands.deploy import add_flags_of_deploy, run_deploy
+from xetserve.commands.doctor import add_flags_of_doctor, run_doctor
 from xetserve.commands.origin import add_flags_of_origin, run_origin
 from xetserve.commands.pull import add_flags_of_pull, run_pull
 from xetserve.commands.serve import run_serve
-from xetserve.config import add_flags, load_config
 from xetserve.errors import ConfigError
 from xetserve.ops.logs import set_up_logging
+from xetserve.sources import add_flags, load_config
 
 DESCRIPTION = """\
 Serve the files of a Xet-backed Hub (Hugging Face) to plain HTTP clients: rebuilt from the CAS,
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "serve")
     options = _make_parser().parse_args(arguments)
     try:
+        if options.run in (run_config, run_deploy):  # they are about settings of others
+            return int(options.run(options))
         config = load_config(vars(options), os.environ, options.config)
         set_up_logging(config.log.log_level)
         return int(options.run(options, config))
@@ -79,6 +84,31 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add_flags_of_cache(cache)
     cache.set_defaults(run=run_cache)
+
+    config = commands.add_parser(
+        "config",
+        help="print a template of the configuration file, check settings, show those that count",
+        description="Look after the settings.",
+    )
+    add_flags_of_config(config)
+    config.set_defaults(run=run_config)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="see whether a server with these settings would work here",
+        description="Look at everything between here and a file: settings, limits, cache, proxy, DNS, Hub, clock, token, "
+        "CAS, data. Each line is ok, warn or fail, with what to do; the status is 1 if something fails.",
+    )
+    add_flags_of_doctor(doctor)
+    doctor.set_defaults(run=run_doctor)
+
+    deploy = commands.add_parser(
+        "deploy",
+        help="install, upgrade, roll back or remove the service on this machine",
+        description="Look after the service on this machine, run by systemd, Docker or Podman.",
+    )
+    add_flags_of_deploy(deploy)
+    deploy.set_defaults(run=run_deploy)
 
     origin = commands.add_parser(
         "origin",

@@ -1,20 +1,15 @@
-"""Settings: one frozen dataclass a section, from flags, environment, credentials and a TOML file, in that order.
+"""Settings: one frozen dataclass a section.
 
 Every setting is declared once, with its flag, its environment variables, its parser and its help; the
-command line, the environment and the file all read the same declaration. Nothing is guessed: an unknown
-key or a bad value stops the start with a sentence that names it.
+command line, the environment and the file (sources.py) and the template (template.py) all read the same declaration. Nothing
+is guessed: an unknown key or a bad value stops the start with a sentence that names it.
 """
 
-import argparse
 import dataclasses
-import re
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from xetserve.credentials import find_credentials, read_credential
 from xetserve.errors import ConfigError
 from xetserve.values import (
     MIN_BUDGET,
@@ -46,9 +41,6 @@ from xetserve.values import (
     parse_workers,
     parse_xet_mode,
 )
-
-PREFIX: Final = "XETSERVE_"
-CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
 
 
 def _setting(
@@ -611,164 +603,32 @@ SECTIONS: Final[Mapping[str, type]] = {
 }
 
 
-def add_flags(
-    parser: argparse.ArgumentParser,
-    sections: Sequence[str] = tuple(SECTIONS),
-    without: Sequence[str] = (),
-) -> None:
-    """Give a parser --config and a flag for every setting of the sections, but not for those without."""
-    parser.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG_VARIABLE}]")
-    for name in sections:
-        group = parser.add_argument_group(f"[{name}]")
-        for setting in dataclasses.fields(SECTIONS[name]):
-            meta = setting.metadata
-            if setting.name in without or meta["is_secret"]:
-                continue
-            is_switch = meta["parse"] is parse_bool
-            group.add_argument(
-                "--" + setting.name.replace("_", "-"),
-                dest=setting.name,
-                metavar=meta["metavar"],
-                nargs="?" if is_switch else None,
-                const="true" if is_switch else None,
-                help=f"{meta['help']} [{', '.join(meta['variables'])}; default {setting.default}]",
-            )
-
-
-def load_config(
-    flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None = None
-) -> Config:
-    """Put the settings together.
-
-    Args:
-        flags: values of the flags by setting name; None where a flag was not given.
-        config_file: path of the TOML file; without it, XETSERVE_CONFIG names one.
-
-    Raises:
-        ConfigError: an unknown key or a bad value.
-    """
-    path = config_file or environ.get(CONFIG_VARIABLE)
-    tables = _read_file(path) if path else {}
-    _check_environment(environ)
-    credentials = find_credentials(environ)
-    _check_credentials(credentials)
-    sections = {}
-    for name, section in SECTIONS.items():
-        table = tables.pop(name, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path}: [{name}] must be a table")
-        sections[name] = _load_section(section, name, table, flags, environ, credentials, path)
-    if tables:
-        raise ConfigError(f"{path}: unknown section or key {next(iter(tables))!r}")
-    return Config(**sections)
-
-
 def check_together(config: Config) -> None:
     """See to it that the settings of a server make sense beside each other.
 
     Raises:
         ConfigError: they do not.
     """
+    for conflict in find_conflicts(config):
+        raise ConfigError(conflict)
+
+
+def find_conflicts(config: Config) -> Iterator[str]:
+    """Say what makes no sense beside each other."""
     tls, proxies = config.tls, config.proxies
     if config.server.port == OFF and not config.server.unix_socket:
-        raise ConfigError("there is nothing to listen on: port is off, and there is no unix_socket")
+        yield "there is nothing to listen on: port is off, and there is no unix_socket"
     if bool(tls.tls_cert) != bool(tls.tls_key):
-        raise ConfigError("tls_cert and tls_key belong together")
+        yield "tls_cert and tls_key belong together"
     if tls.redirect_port != OFF and not tls.tls_cert:
-        raise ConfigError("redirect_port needs TLS: tls_cert and tls_key")
+        yield "redirect_port needs TLS: tls_cert and tls_key"
     if tls.redirect_port != OFF and config.server.port == OFF:
-        raise ConfigError("redirect_port needs a port to send clients to")
+        yield "redirect_port needs a port to send clients to"
     if tls.acme_webroot and tls.redirect_port == OFF:
-        raise ConfigError("acme_webroot is served on redirect_port, which is off")
+        yield "acme_webroot is served on redirect_port, which is off"
     if tls.redirect_target == OFF:
-        raise ConfigError("redirect_target must be a port")
+        yield "redirect_target must be a port"
     if config.hub.offline and not config.cache.cache_dir:
-        raise ConfigError("offline needs a cache_dir: there is nothing else to serve from")
+        yield "offline needs a cache_dir: there is nothing else to serve from"
     if proxies.proxy_protocol and not proxies.trusted_proxies:
-        raise ConfigError("proxy_protocol needs trusted_proxies: nobody else may connect")
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
-    except (ValueError, RecursionError) as exc:  # TOML, UTF-8, a number of 5000 digits, nesting
-        raise ConfigError(f"{path} is not TOML: {exc}") from None
-
-
-def _check_environment(environ: Mapping[str, str]) -> None:
-    known = {CONFIG_VARIABLE}
-    for section in SECTIONS.values():
-        for setting in dataclasses.fields(section):
-            known.update(setting.metadata["variables"])
-    for name in environ:
-        if name.startswith(PREFIX) and name not in known:
-            raise ConfigError(f"unknown environment variable {name}")
-
-
-def _check_credentials(credentials: Mapping[str, Path]) -> None:
-    known = {
-        setting.name for section in SECTIONS.values() for setting in dataclasses.fields(section)
-    }
-    for name, file in credentials.items():
-        if name not in known:
-            raise ConfigError(f"unknown credential {file.name}")
-
-
-def _load_section(
-    section: type,
-    name: str,
-    table: dict[str, Any],
-    flags: Mapping[str, str | None],
-    environ: Mapping[str, str],
-    credentials: Mapping[str, Path],
-    path: str | None,
-) -> Any:
-    values: dict[str, Any] = {}
-    for setting in dataclasses.fields(section):
-        found = _find_value(setting, name, table, flags, environ, credentials, path)
-        if found is not None:
-            source, text = found
-            try:
-                values[setting.name] = setting.metadata["parse"](text)
-            except ValueError as exc:
-                shown = re.sub(r"//[^/\s]*@", "//***@", text)  # a URL may hold a password
-                found_text = "" if setting.metadata["is_secret"] else f", not {shown!r}"
-                raise ConfigError(f"{source} {exc}{found_text}") from None
-    for key in table:
-        if key not in {setting.name for setting in dataclasses.fields(section)}:
-            raise ConfigError(f"{path}: unknown key {key!r} in [{name}]")
-    return section(**values)
-
-
-def _find_value(
-    setting: dataclasses.Field[Any],
-    section: str,
-    table: dict[str, Any],
-    flags: Mapping[str, str | None],
-    environ: Mapping[str, str],
-    credentials: Mapping[str, Path],
-    path: str | None,
-) -> tuple[str, str] | None:
-    """Give (where it comes from, its text) for a setting that is set somewhere."""
-    flag = flags.get(setting.name)
-    if flag is not None:
-        return "--" + setting.name.replace("_", "-"), flag
-    for variable in setting.metadata["variables"]:
-        if environ.get(variable, "") != "":
-            return variable, environ[variable]
-    if setting.name in credentials:
-        file = credentials[setting.name]
-        # Of a file that is meant to be read later, the value is where it is.
-        is_file = setting.metadata["parse"] is parse_file
-        return f"credential {file.name}", str(file) if is_file else read_credential(file)
-    if setting.name in table:
-        value = table[setting.name]
-        where = f"{path}: {section}.{setting.name}"
-        if isinstance(value, bool):
-            return where, "true" if value else "false"
-        if isinstance(value, str | int | float):
-            return where, str(value)
-        raise ConfigError(f"{where} must be a single value")
-    return None
+        yield "proxy_protocol needs trusted_proxies: nobody else may connect"

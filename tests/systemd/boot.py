@@ -1,6 +1,8 @@
 """A real systemd boot with our units in it: prepares a root file system, boots it with systemd-nspawn, runs checks.py inside.
 
-    python3 tests/systemd/boot.py --cache DIR [--rootfs FILE.tar | --mirror URL] [--keep]
+    python3 tests/systemd/boot.py --cache DIR [--deploy] [--rootfs FILE.tar | --mirror URL] [--keep]
+
+With --deploy, nothing is installed, and deploy_checks.py has `xetserve deploy` do it.
 
 Needs root, systemd-nspawn (Debian: systemd-container), nsenter and openssl, and pip of the Python that the root file system
 has (Debian 12: 3.11). FILE.tar is a minimal Debian 12 with the packages below; without it, one is made with mmdebstrap and
@@ -64,6 +66,25 @@ def make_wheels(cache: Path, python: str) -> Path:
     return wheels
 
 
+def make_versions(cache: Path, python: str) -> list[str]:
+    """Make wheels of an upgrade, and of one whose server does not start, beside that of make_wheels; gives all versions."""
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    init = (ROOT / "xetserve/__init__.py").read_text()
+    first = init.split('__version__ = "')[1].split('"')[0]
+    versions = [first, f"{first}.post1", f"{first}.post2"]
+    for version in versions[1:]:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "source"
+            ignored = shutil.ignore_patterns(".git", "*.egg-info", "build", "tests", "__pycache__")
+            shutil.copytree(ROOT, source, ignore=ignored)
+            (source / "xetserve/__init__.py").write_text(init.replace(f'"{first}"', f'"{version}"'))
+            if version == versions[2]:
+                with (source / "xetserve/commands/serve.py").open("a") as file:
+                    file.write("\n\ndef run_serve(options, config):\n    return 1\n")
+            run(*pip, "wheel", "--no-deps", "--wheel-dir", cache / "wheels", source)
+    return versions
+
+
 def install(tree: Path, wheels: Path) -> None:
     """Install the project, as README tells it."""
     shutil.copytree(wheels, tree / "wheels")
@@ -73,14 +94,21 @@ def install(tree: Path, wheels: Path) -> None:
     units = tree / "etc/systemd/system"
     for unit in (ROOT / "systemd").iterdir():
         shutil.copy(unit, units / unit.name)
-    checks = tree / "checks"
-    checks.mkdir()
-    shutil.copy(Path(__file__).with_name("checks.py"), checks)
+    checks = copy_checks(tree)
     run(
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
         *("-nodes", "-days", "30", "-keyout", checks / "key.pem", "-out", checks / "cert.pem"),
         *("-subj", "/CN=xetserve", "-addext", "subjectAltName=IP:127.0.0.1"),
     )
+
+
+def copy_checks(tree: Path) -> Path:
+    """Put the checks into the tree; gives their folder."""
+    checks = tree / "checks"
+    checks.mkdir()
+    for name in ("checks.py", "deploy_checks.py"):
+        shutil.copy(Path(__file__).with_name(name), checks)
+    return checks
 
 
 @contextmanager
@@ -149,12 +177,12 @@ def booted(tree: Path, log: Path) -> Iterator[int]:
             nspawn.wait()
 
 
-def check(leader: int) -> int:
-    """Run the checks inside; gives their status."""
+def check(leader: int, *script: str) -> int:
+    """Run a script of checks inside; gives its status."""
     # All namespaces but that of users: root in there is root out here.
     inside = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "--"]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-    command = [*inside, "python3", "/checks/checks.py"]
+    command = [*inside, "python3", *script]
     return subprocess.run(command, env=environment, timeout=TIME_LIMIT, check=False).returncode
 
 
@@ -165,6 +193,7 @@ def main() -> int:
     parser.add_argument("--mirror", help="Debian mirror that one is made from")
     parser.add_argument("--python", default="python3.11", help="Python as in the root file system")
     parser.add_argument("--keep", action="store_true", help="leave the booted tree and its log")
+    parser.add_argument("--deploy", action="store_true", help="check `xetserve deploy` instead")
     options = parser.parse_args()
     cache: Path = options.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
@@ -177,10 +206,17 @@ def main() -> int:
         tree.mkdir()
         # Device nodes are nspawn's business.
         run("tar", "-C", tree, "--exclude=./dev/*", "-xf", base)
-        install(tree, wheels)
+        script = ["/checks/checks.py"]
+        if options.deploy:
+            versions = make_versions(cache, options.python)
+            shutil.copytree(wheels, tree / "wheels")
+            copy_checks(tree)
+            script = ["/checks/deploy_checks.py", *versions]
+        else:
+            install(tree, wheels)
         say("booting")
         with own_cgroups(), booted(tree, log) as leader:
-            return check(leader)
+            return check(leader, *script)
     except (subprocess.SubprocessError, RuntimeError, OSError) as exc:
         say(f"failed: {exc}")
         return 1

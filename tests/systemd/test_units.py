@@ -11,8 +11,9 @@ import pytest
 
 from tests.conftest import need_program
 from tests.e2e.dataset import MIB
-from xetserve.config import SECTIONS, load_config
+from xetserve.config import SECTIONS
 from xetserve.ops.workers import STOP_GRACE
+from xetserve.sources import load_config
 from xetserve.values import parse_size
 
 UNITS = Path(__file__).parents[2] / "systemd"

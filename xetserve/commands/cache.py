@@ -12,11 +12,12 @@ from typing import BinaryIO, TextIO
 
 from xetserve import __version__
 from xetserve.commands.progress import Progress, format_seconds, format_size, show
-from xetserve.config import Config, add_flags
+from xetserve.config import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.pipeline.cache_archive import Counted, Importer, write_archive
 from xetserve.pipeline.cache_check import Checker, Tally, count_contents
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
+from xetserve.sources import add_flags
 from xetserve.values import parse_age, parse_size
 
 STREAM = "-"

@@ -3,11 +3,12 @@
 import argparse
 import sys
 
-from xetserve.config import Config, add_flags
+from xetserve.config import Config
 from xetserve.demo import DemoFailed
 from xetserve.demo import run_demo as run
 from xetserve.errors import ConfigError
 from xetserve.ops.lifecycle import run_loop
+from xetserve.sources import add_flags
 from xetserve.values import OFF
 
 

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from xetserve.commands.running import run_handler
-from xetserve.config import Config, add_flags, check_together, load_config
+from xetserve.config import Config, check_together
 from xetserve.endpoints import open_endpoints
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
 from xetserve.live import Live
 from xetserve.origin.app import Origin
+from xetserve.sources import add_flags, load_config
 
 logger = logging.getLogger("xetserve")
 

@@ -18,11 +18,12 @@ from xetserve.commands.listing import Asker, is_wanted
 from xetserve.commands.progress import Progress, format_seconds, format_size
 from xetserve.commands.puller import Puller, Summary
 from xetserve.commands.upstreams import make_application, open_upstreams
-from xetserve.config import Config, add_flags
+from xetserve.config import Config
 from xetserve.errors import ConfigError, RequestError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.pipeline.plain import PlainKey
+from xetserve.sources import add_flags
 from xetserve.upstream.hub import RepoRef
 from xetserve.values import parse_count
 
@@ -62,7 +63,7 @@ def run_pull(options: argparse.Namespace, config: Config) -> int:
         raise ConfigError("there is no cache to fill: cache_dir is not set")
     prepare_folder(Path(config.cache.cache_dir))
     repo, revision = _parse_target(options.repo, options.type)
-    token = _read_token(options.token_file)
+    token = read_token(options.token_file)
     try:
         num_jobs = parse_count(options.jobs)
     except ValueError as exc:
@@ -81,7 +82,7 @@ def _parse_target(text: str, kind: str) -> tuple[RepoRef, str]:
         raise ConfigError(f"{text!r}: {exc}") from None
 
 
-def _read_token(path: str | None) -> str | None:
+def read_token(path: str | None) -> str | None:
     """Give the token, from a file or the environment: a flag would be seen by others."""
     token = os.environ.get("HF_TOKEN", "")
     if path is not None:

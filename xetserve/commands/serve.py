@@ -13,13 +13,14 @@ from xetserve.app.redirect import insist_on_https
 from xetserve.app.status import Readiness
 from xetserve.commands.running import run_handler
 from xetserve.commands.upstreams import make_application, open_upstreams
-from xetserve.config import AdmissionConfig, Config, check_together, load_config
+from xetserve.config import AdmissionConfig, Config, check_together
 from xetserve.endpoints import open_endpoints
 from xetserve.http.messages import Handler
 from xetserve.live import Live
 from xetserve.ops.heap import find_heap, keep_trimmed
 from xetserve.ops.workers import count_cores
 from xetserve.pipeline.cache_store import prepare_folder
+from xetserve.sources import load_config
 from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
 
 

@@ -1,0 +1,99 @@
+"""What docker does to a machine that is not there."""
+
+import json
+from dataclasses import dataclass, field
+
+from tests.deploy.fake_machine import OK, FakeMachine
+from xetserve.deploy.machine import Done
+
+NO = Done(1, "", "Error: No such object")
+
+
+@dataclass
+class Container:
+    image: str
+    labels: dict[str, str]
+    arguments: tuple[str, ...]
+    is_running: bool = False
+
+
+@dataclass
+class FakeEngine:
+    """Containers, images and volumes; one that runs answers on port 8080.
+
+    broken: images whose containers do not get ready.
+    """
+
+    machine: FakeMachine
+    containers: dict[str, Container] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)  # name -> id
+    labelled: dict[str, str] = field(default_factory=dict)  # id -> label
+    volumes: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    is_config_bad: bool = False
+
+    def __post_init__(self) -> None:
+        self.machine.handlers.append(self._handle)
+        self.machine.ask = self._ask
+
+    def _handle(self, command: tuple[str, ...]) -> Done | None:
+        match command[1:]:
+            case ("container", "inspect", name):
+                if name not in self.containers:
+                    return NO
+                found = self.containers[name]
+                document = {
+                    "Image": f"sha256:{self.images.get(found.image, 'gone')}",
+                    "State": {
+                        "Running": found.is_running,
+                        "Status": "running" if found.is_running else "exited",
+                    },
+                    "Config": {"Labels": found.labels, "Image": found.image},
+                }
+                return Done(0, json.dumps([document]), "")
+            case ("image", "inspect", _, _, image):
+                return Done(0, f"sha256:{self.images[image]}\n", "") if image in self.images else NO
+            case ("image", "ls", *_):
+                return Done(0, "\n".join(self.labelled), "")
+            case ("image", "rm", "--force", number):
+                del self.labelled[number]
+            case ("pull", image):
+                self.images[image] = f"id of {image}"
+            case ("build", *flags):
+                image = flags[flags.index("--tag") + 1]
+                self.images[image] = f"id of {image}"
+                self.labelled[f"id of {image}".replace(" ", "-")] = ""
+            case ("volume", "inspect", name):
+                return OK if name in self.volumes else NO
+            case ("volume", "create", name):
+                self.volumes.add(name)
+            case ("volume", "rm", name):
+                self.volumes.remove(name)
+            case ("run", *_) if self.is_config_bad:
+                return Done(1, "", "xetserve: unknown key")
+            case ("create", "--name", name, "--label", label, *arguments):
+                image = arguments[arguments.index("serve") - 1]
+                key, _, value = label.partition("=")
+                assert name not in self.containers
+                self.containers[name] = Container(image, {key: value}, tuple(arguments))
+            case ("start", name):
+                assert not any(each.is_running for each in self.containers.values())  # the port
+                self.containers[name].is_running = True
+            case ("stop", *_, name):
+                self.containers[name].is_running = False
+            case ("rename", old, new):
+                assert new not in self.containers
+                self.containers[new] = self.containers.pop(old)
+            case ("rm", "--force", name):
+                if self.containers.pop(name, None) is None:
+                    return NO
+        return OK
+
+    def _ask(self, url: str) -> tuple[int, bytes] | None:
+        for container in self.containers.values():
+            if container.is_running and url.startswith("http://127.0.0.1:8080/"):
+                version = container.image.rpartition(":")[2].split("-")[0]
+                if url.endswith("/health"):
+                    return 200, json.dumps({"version": version}).encode()
+                return (503 if container.image in self.broken else 200), b"{}"
+        return None

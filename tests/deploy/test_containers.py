@@ -1,0 +1,220 @@
+"""Plans for Docker and Podman."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.fake_engine import FakeEngine
+from tests.deploy.fake_machine import FakeMachine
+from xetserve.deploy.containers import ContainerTarget, Shape, find_engine
+from xetserve.deploy.machine import DeployError, Done
+from xetserve.deploy.package import Package
+from xetserve.deploy.steps import Plan, carry_out
+
+ONE = Package("1.0", "1.0-aaaa", "/src", {})
+TWO = Package("2.0", "2.0-bbbb", "/src", {})
+THREE = Package("3.0", "3.0-cccc", "/src", {})
+HARDENING = [
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--restart=unless-stopped",
+    "--memory=512m",
+    "--pids-limit=512",
+]
+
+
+@pytest.fixture
+def machine() -> FakeMachine:
+    machine = FakeMachine()
+    machine.make_folder(Path("/src"), 0o755, None)
+    machine.make_folder(Path("/etc"), 0o755, None)
+    machine.write(Path("/src/Dockerfile.alpine"), b"FROM x", 0o644, None)
+    machine.changes = 0
+    return machine
+
+
+@pytest.fixture
+def engine(machine: FakeMachine) -> FakeEngine:
+    return FakeEngine(machine)
+
+
+def make(machine: FakeMachine, name: str = "docker", **changes: str) -> ContainerTarget:
+    shape = replace(Shape(), **changes)  # type: ignore[arg-type]
+    return ContainerTarget(machine, name, shape, template=b"# toml", env_template=b"# env")
+
+
+def do(plan: Plan, machine: FakeMachine) -> list[str]:
+    said: list[str] = []
+    carry_out(plan, machine, said.append)
+    return said
+
+
+def shown(engine: FakeEngine) -> dict[str, tuple[str, bool]]:
+    return {name: (each.image, each.is_running) for name, each in engine.containers.items()}
+
+
+@pytest.mark.parametrize("name", ["docker", "podman"])
+def test_a_first_installation(machine: FakeMachine, engine: FakeEngine, name: str) -> None:
+    target = make(machine, name)
+    plan = target.plan_apply(ONE)
+    assert machine.changes == 0
+    assert engine.containers == {}
+    said = do(plan, machine)
+    assert said == [step.describe() for step in (*plan.steps, *plan.after)]
+    assert shown(engine) == {"xetserve": ("xetserve:1.0-aaaa", True)}
+    arguments = engine.containers["xetserve"].arguments
+    assert set(HARDENING) <= set(arguments)
+    assert arguments[arguments.index("--user") :][:2] == ("--user", "1000:1000")
+    assert "8080:8080" in arguments
+    assert arguments[-3:] == ("serve", "--config", "/etc/xetserve/xetserve.toml")
+    assert machine.files["/etc/xetserve/xetserve.toml"] == b"# toml"
+    assert machine.rights["/etc/xetserve/xetserve.toml"] == (0o640, "1000")
+    assert machine.rights["/etc/xetserve/xetserve.env"] == (0o640, "0")
+    assert engine.volumes == {"xetserve-cache"}
+    (build,) = [line for line in machine.commands if f"{name} build" in line]
+    assert "--file /src/Dockerfile.alpine --tag xetserve:1.0-aaaa" in build
+    assert ("--format docker" in build) == (name == "podman")
+    assert target.get_status()["ready"] == "yes, http://127.0.0.1:8080"
+
+
+def test_a_second_time_there_is_nothing_to_do(machine: FakeMachine, engine: FakeEngine) -> None:
+    do(make(machine).plan_apply(ONE), machine)
+    plan = make(machine).plan_apply(ONE)
+    assert (plan.steps, plan.after) == ([], [])
+
+
+def test_what_it_is_made_from_counts(machine: FakeMachine, engine: FakeEngine) -> None:
+    do(make(machine).plan_apply(ONE), machine)
+    assert make(machine, memory="1g").plan_apply(ONE).steps
+    assert make(machine, publish="127.0.0.1:8080").plan_apply(ONE).steps
+    machine.write(Path("/etc/xetserve/xetserve.env"), b"XETSERVE_WORKERS=2", 0o640, "0")
+    assert make(machine).plan_apply(ONE).steps
+    do(make(machine).plan_apply(ONE), machine)
+    assert make(machine).plan_apply(ONE).steps == []
+    engine.containers["xetserve"].is_running = False
+    assert make(machine).plan_apply(ONE).steps
+
+
+def test_a_ready_image_is_pulled_and_noticed_when_it_is_another(
+    machine: FakeMachine, engine: FakeEngine
+) -> None:
+    target = make(machine, image="hub.example/xetserve:latest")
+    do(target.plan_apply(None), machine)
+    assert "docker pull hub.example/xetserve:latest" in machine.commands
+    assert target.plan_apply(None).steps == []
+    container = engine.containers["xetserve"]
+    container.image = "old"  # what its tag was then
+    engine.images["old"] = "other"
+    assert target.plan_apply(None).steps
+
+
+def test_an_upgrade_and_back_and_forth(machine: FakeMachine, engine: FakeEngine) -> None:
+    target = make(machine)
+    do(target.plan_apply(ONE), machine)
+    with pytest.raises(DeployError, match="no previous container"):
+        target.plan_rollback()
+    for package in (TWO, THREE):
+        do(target.plan_apply(package), machine)
+    two, three = "xetserve:2.0-bbbb", "xetserve:3.0-cccc"
+    assert shown(engine) == {"xetserve": (three, True), "xetserve-previous": (two, False)}
+    do(target.plan_rollback(), machine)
+    assert shown(engine) == {"xetserve": (two, True), "xetserve-previous": (three, False)}
+    do(target.plan_rollback(), machine)
+    assert shown(engine) == {"xetserve": (three, True), "xetserve-previous": (two, False)}
+
+
+def test_a_broken_upgrade_goes_back_by_itself(machine: FakeMachine, engine: FakeEngine) -> None:
+    target = make(machine)
+    do(target.plan_apply(ONE), machine)
+    do(target.plan_apply(TWO), machine)
+    before = shown(engine)
+    engine.broken.add("xetserve:3.0-cccc")
+    with pytest.raises(DeployError, match=r"answers 503; rolled back to image xetserve:2\.0-bbbb"):
+        do(target.plan_apply(THREE), machine)
+    assert shown(engine) == before
+    lines = machine.commands  # what it has to say is asked for while it is there
+    assert lines.index("docker logs --tail=10 xetserve-next") < lines.index(
+        "docker rm --force xetserve-next"
+    )
+
+
+def test_a_broken_rollback_too(machine: FakeMachine, engine: FakeEngine) -> None:
+    target = make(machine)
+    do(target.plan_apply(ONE), machine)
+    do(target.plan_apply(TWO), machine)
+    before = shown(engine)
+    engine.broken.add("xetserve:1.0-aaaa")
+    with pytest.raises(DeployError, match="rolled back to the container that ran"):
+        do(target.plan_rollback(), machine)
+    assert shown(engine) == before
+
+
+def test_a_broken_first_installation_leaves_no_container(
+    machine: FakeMachine, engine: FakeEngine
+) -> None:
+    engine.broken.add("xetserve:1.0-aaaa")
+    with pytest.raises(DeployError, match="nothing"):
+        do(make(machine).plan_apply(ONE), machine)
+    assert engine.containers == {}
+
+
+def test_a_bad_configuration_stops_nobody(machine: FakeMachine, engine: FakeEngine) -> None:
+    do(make(machine).plan_apply(ONE), machine)
+    before = shown(engine)
+    engine.is_config_bad = True
+    with pytest.raises(DeployError, match="unknown key; nothing has changed for clients"):
+        do(make(machine).plan_apply(TWO), machine)
+    assert shown(engine) == before
+    assert not any(" stop " in line for line in machine.commands)
+
+
+def test_what_was_interrupted_is_cleared_away(machine: FakeMachine, engine: FakeEngine) -> None:
+    do(make(machine).plan_apply(ONE), machine)
+    engine.containers["xetserve-next"] = replace(engine.containers["xetserve"], is_running=False)
+    do(make(machine).plan_apply(TWO), machine)
+    assert shown(engine)["xetserve"] == ("xetserve:2.0-bbbb", True)
+    assert "xetserve-next" not in engine.containers
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_removing_leaves_nothing(machine: FakeMachine, engine: FakeEngine, purge: bool) -> None:
+    target = make(machine)
+    do(target.plan_apply(ONE), machine)
+    do(target.plan_apply(TWO), machine)
+    do(target.plan_remove(purge=purge), machine)
+    assert (engine.containers, engine.labelled) == ({}, {})
+    assert engine.volumes == (set() if purge else {"xetserve-cache"})
+    assert machine.exists(Path("/etc/xetserve")) == (not purge)
+    assert target.plan_remove(purge=purge).steps == []
+
+
+def test_the_hosts_network_needs_no_port(machine: FakeMachine, engine: FakeEngine) -> None:
+    target = make(machine, network="host", publish="9000")
+    plan = target.plan_apply(ONE)
+    (created,) = [step.describe() for step in plan.steps if " create --name" in step.describe()]
+    assert "--publish" not in created
+    assert "--env XETSERVE_PORT=9000" in created
+
+
+@pytest.mark.parametrize("publish", ["", "x", "0", "70000", "1.2.3.4", "localhost:80", "80:80"])
+def test_a_port_that_is_none(machine: FakeMachine, publish: str) -> None:
+    with pytest.raises(DeployError, match="--publish must be"):
+        make(machine, publish=publish)
+
+
+def test_without_anything_to_build_from(machine: FakeMachine, engine: FakeEngine) -> None:
+    with pytest.raises(DeployError, match="name an image"):
+        make(machine).plan_apply(None)
+    with pytest.raises(DeployError, match=r"there is no /other/Dockerfile\.alpine"):
+        make(machine).plan_apply(replace(ONE, requirement="/other"))
+
+
+def test_where_there_is_no_engine() -> None:
+    machine = FakeMachine()
+    assert find_engine(machine, "docker") is None
+    machine.handlers.append(lambda _: Done(1, "", "Cannot connect\nIs the daemon running?"))
+    assert find_engine(machine, "podman") == "podman does not work: Is the daemon running?"
+    machine.programs.clear()
+    assert find_engine(machine, "docker") == "docker is not installed"

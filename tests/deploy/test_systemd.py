@@ -1,0 +1,280 @@
+"""Plans for systemd: what they touch, that a second one is empty, and that trouble is taken back."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.fake_machine import FakeMachine, FakeSystemd
+from xetserve.deploy.machine import DeployError, Done
+from xetserve.deploy.package import Package
+from xetserve.deploy.steps import Plan, carry_out
+from xetserve.deploy.systemd import GROUP, SystemdTarget, find_systemd
+
+UNITS = {"xetserve.service": b"service 1", "xetserve.socket": b"socket 1"}
+ONE = Package("1.0", "1.0-aaaa", "/x/one.whl", UNITS)
+TWO = Package("2.0", "2.0-bbbb", "/x/two.whl", {**UNITS, "xetserve.service": b"service 2"})
+THREE = Package("3.0", "3.0-cccc", "/x/three.whl", UNITS)
+CONFIG = "/etc/xetserve/xetserve.toml"
+
+
+@pytest.fixture
+def machine() -> FakeMachine:
+    return FakeMachine()
+
+
+@pytest.fixture
+def systemd(machine: FakeMachine) -> FakeSystemd:
+    return FakeSystemd(machine)
+
+
+@pytest.fixture
+def target(machine: FakeMachine, systemd: FakeSystemd) -> SystemdTarget:
+    return SystemdTarget(machine, template=b"# template", python="/usr/bin/python3")
+
+
+def do(plan: Plan, machine: FakeMachine) -> list[str]:
+    """Carry a plan out; gives what was said."""
+    said: list[str] = []
+    carry_out(plan, machine, said.append)
+    return said
+
+
+def snapshot(machine: FakeMachine) -> dict[str, object]:
+    return dict(machine.files)
+
+
+def links(machine: FakeMachine) -> tuple[str | None, str | None]:
+    opt = Path("/opt/xetserve")
+    return machine.read_link(opt / "current"), machine.read_link(opt / "previous")
+
+
+def test_a_first_installation(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    plan = target.plan_apply(ONE)
+    assert machine.changes == 0  # planning touches nothing
+    said = do(plan, machine)
+    assert said == [step.describe() for step in plan.steps]
+    assert f"write {CONFIG} (0640, root:{GROUP}, 10 bytes)" in said
+    assert machine.files[CONFIG] == b"# template"
+    assert machine.rights[CONFIG] == (0o640, GROUP)
+    assert machine.rights["/etc/xetserve"] == (0o750, GROUP)
+    assert machine.files["/etc/systemd/system/xetserve.service"] == b"service 1"
+    assert machine.files["/etc/systemd/system/xetserve.socket"] == b"socket 1"
+    assert links(machine) == ("versions/1.0-aaaa", None)
+    assert machine.read_link(Path("/opt/xetserve/bin")) == "current/bin"
+    assert (systemd.running, systemd.is_enabled) == ("1.0-aaaa", True)
+    pip = [line for line in machine.commands if " pip install " in line]
+    assert len(pip) == 1
+    assert pip[0].endswith(" /x/one.whl")
+    assert target.get_status() == {
+        "version": "1.0-aaaa",
+        "previous": "none",
+        "xetserve.socket": "active",
+        "xetserve.service": "active",
+        "ready": "yes, http://127.0.0.1:8080",
+    }
+
+
+def test_a_second_time_there_is_nothing_to_do(machine: FakeMachine, target: SystemdTarget) -> None:
+    do(target.plan_apply(ONE), machine)
+    before, changes = snapshot(machine), machine.changes
+    plan = target.plan_apply(ONE)
+    assert (plan.steps, plan.after) == ([], [])
+    assert (snapshot(machine), machine.changes) == (before, changes)
+
+
+def test_a_service_that_sleeps_is_as_it_should_be(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    systemd.running = None
+    assert target.plan_apply(ONE).steps == []
+
+
+def test_what_was_switched_off_is_switched_on_again(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    systemd.is_enabled = systemd.is_listening = False
+    do(target.plan_apply(ONE), machine)
+    assert (systemd.is_enabled, systemd.is_listening) == (True, True)
+
+
+def test_a_configuration_is_never_written_again(
+    machine: FakeMachine, target: SystemdTarget
+) -> None:
+    machine.make_folder(Path("/etc/xetserve"), 0o700, "wheel")
+    machine.write(Path(CONFIG), b"mine", 0o600, "wheel")
+    do(target.plan_apply(ONE), machine)
+    do(target.plan_apply(TWO), machine)
+    assert machine.files[CONFIG] == b"mine"
+    assert machine.rights[CONFIG] == (0o600, "wheel")
+    assert machine.rights["/etc/xetserve"] == (0o700, "wheel")
+
+
+def test_an_upgrade_restarts_behind_the_socket(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    machine.commands.clear()
+    do(target.plan_apply(TWO), machine)
+    assert links(machine) == ("versions/2.0-bbbb", "versions/1.0-aaaa")
+    assert systemd.running == "2.0-bbbb"
+    assert machine.files["/etc/systemd/system/xetserve.service"] == b"service 2"
+    stopping = [
+        line for line in machine.commands if " stop " in line or "systemctl disable" in line
+    ]
+    assert stopping == []
+    assert "systemctl restart xetserve.service" in machine.commands
+    # The configuration is checked by the version that is to read it, before anything happens.
+    lines = machine.commands
+    check = "/opt/xetserve/versions/2.0-bbbb/bin/xetserve config check --config " + CONFIG
+    assert lines.index(check) < lines.index("systemctl daemon-reload")
+
+
+def test_another_socket_cannot_be_had_without_a_stop(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    machine.commands.clear()
+    other = Package("4.0", "4.0-dddd", "x", {**UNITS, "xetserve.socket": b"socket 4"})
+    do(target.plan_apply(other), machine)
+    assert "systemctl stop xetserve.service xetserve.socket" in machine.commands
+    assert systemd.running == "4.0-dddd"
+
+
+def test_one_version_before_is_kept(machine: FakeMachine, target: SystemdTarget) -> None:
+    for package in (ONE, TWO, THREE):
+        do(target.plan_apply(package), machine)
+    assert machine.list_folder(Path("/opt/xetserve/versions")) == ["2.0-bbbb", "3.0-cccc"]
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["does not start", "is never ready"])
+def test_a_broken_upgrade_goes_back_by_itself(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget, half: bool
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    do(target.plan_apply(TWO), machine)
+    before = snapshot(machine)
+    systemd.broken, systemd.is_half_broken = {"3.0-cccc"}, half
+    said: list[str] = []
+    plan = target.plan_apply(THREE)
+    machine.handlers.insert(0, lambda c: Done(0, "why\n", "") if c[0] == "journalctl" else None)
+    with pytest.raises(DeployError, match=r"rolled back to versions/2\.0-bbbb$"):
+        carry_out(plan, machine, said.append)
+    assert "log: why" in said
+    assert systemd.running == "2.0-bbbb"
+    assert snapshot(machine) == before
+    assert (machine.waited > 0) == half
+
+
+def test_a_version_that_is_not_the_one_that_was_asked_for_goes_back(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    lying = Package("9.9", "3.0-cccc", "x", UNITS)
+    with pytest.raises(DeployError, match=r"is version 3\.0; rolled back"):
+        do(target.plan_apply(lying), machine)
+    assert systemd.running == "1.0-aaaa"
+
+
+def test_a_broken_first_installation_leaves_the_configuration_only(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    systemd.broken = {"1.0-aaaa"}
+    with pytest.raises(DeployError, match=r"nothing$"):
+        do(target.plan_apply(ONE), machine)
+    assert (systemd.running, systemd.is_enabled) == (None, False)
+    assert not any("/opt/xetserve" in name for name in machine.files)
+    assert not any("xetserve.s" in name for name in machine.files)
+    assert CONFIG in machine.files
+
+
+def test_an_installation_that_fails_changes_nothing_for_clients(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    before = snapshot(machine)
+    systemd.pip_fails = True
+    machine.commands.clear()
+    with pytest.raises(DeployError, match="no such package / no network; nothing has changed"):
+        do(target.plan_apply(TWO), machine)
+    assert snapshot(machine) == before
+    assert not any("restart" in line for line in machine.commands)
+
+
+def test_what_was_interrupted_is_installed_anew(
+    machine: FakeMachine, target: SystemdTarget
+) -> None:
+    folder = Path("/opt/xetserve/versions/1.0-aaaa")
+    machine.make_folder(folder / "bin", 0o755, None)
+    plan = target.plan_apply(ONE)
+    assert f"remove {folder}" in [step.describe() for step in plan.steps]
+    do(plan, machine)
+    assert machine.exists(folder / ".complete")
+
+
+def test_going_back_and_forth(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    with pytest.raises(DeployError, match="no previous version"):
+        target.plan_rollback()
+    do(target.plan_apply(TWO), machine)
+    do(target.plan_rollback(), machine)
+    assert systemd.running == "1.0-aaaa"
+    assert machine.files["/etc/systemd/system/xetserve.service"] == b"service 1"
+    do(target.plan_rollback(), machine)
+    assert systemd.running == "2.0-bbbb"
+    assert links(machine) == ("versions/2.0-bbbb", "versions/1.0-aaaa")
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_removing_leaves_nothing(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget, purge: bool
+) -> None:
+    before = snapshot(machine)
+    do(target.plan_apply(ONE), machine)
+    do(target.plan_apply(TWO), machine)
+    machine.make_folder(Path("/var/cache/private/xetserve/ab"), 0o700, None)
+    machine.make_link(Path("/var/cache/xetserve"), "private/xetserve")
+    do(target.plan_remove(purge=False), machine)
+    assert {CONFIG, "/var/cache/xetserve", "/var/cache/private/xetserve/ab"} <= set(machine.files)
+    assert not any(name.startswith("/opt/xetserve") for name in machine.files)
+    if purge:  # the units are gone by now
+        do(target.plan_remove(purge=True), machine)
+        own = {"/", "/etc", "/var", "/var/cache", "/var/cache/private"}
+        assert set(machine.files) - set(before) - own == set()
+    assert systemd.has_group == (not purge)
+    assert (systemd.running, systemd.is_enabled) == (None, False)
+    assert target.plan_remove(purge=purge).steps == []
+
+
+def test_what_was_installed_by_hand_is_left_alone(
+    machine: FakeMachine, target: SystemdTarget
+) -> None:
+    machine.make_folder(Path("/opt/xetserve/bin"), 0o755, None)
+    machine.write(Path("/etc/systemd/system/xetserve.service"), b"mine", 0o644, None)
+    with pytest.raises(DeployError, match="/opt/xetserve was installed by hand"):
+        target.plan_apply(ONE)
+    with pytest.raises(DeployError, match="nothing is removed"):
+        target.plan_remove(purge=True)
+    machine.remove(Path("/etc/systemd/system/xetserve.service"))
+    plan = target.plan_remove(purge=True)
+    assert plan.steps == []
+
+
+def test_drop_ins_of_others_stay(machine: FakeMachine, target: SystemdTarget) -> None:
+    do(target.plan_apply(ONE), machine)
+    mine = Path("/etc/systemd/system/xetserve.service.d/mine.conf")
+    machine.write(mine, b"", 0o644, None)
+    do(target.plan_remove(purge=True), machine)
+    assert machine.exists(mine)
+
+
+def test_where_there_is_no_systemd() -> None:
+    machine = FakeMachine()
+    assert find_systemd(machine) == "this machine was not booted with systemd"
+    machine.programs.clear()
+    assert find_systemd(machine) == "systemctl is not installed"

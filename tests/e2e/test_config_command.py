@@ -1,0 +1,78 @@
+"""`xetserve config` as a process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import clean_environment
+
+SECRET = "a secret of many letters"
+
+
+def run_config(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "xetserve", "config", *arguments],
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize(("flags", "option"), [((), "--config"), (("--env",), "--env-file")])
+def test_a_template_is_good(tmp_path: Path, flags: tuple[str, ...], option: str) -> None:
+    path = tmp_path / "template"
+    path.write_text(run_config("template", *flags).stdout)
+    done = run_config("check", option, str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "good; 0 settings" in done.stdout
+
+
+def test_a_check_names_all_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "xetserve.toml"
+    path.write_text("[server]\nprot = 80\n[hub]\nnative_secret = 'short'\n")
+    done = run_config("check", "--config", str(path), "--port", "x")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 3
+    assert "did you mean 'port'?" in done.stderr
+    found = json.loads(run_config("check", "--config", str(path), "--port", "x", "--json").stdout)
+    assert found["config"] == str(path)
+    assert [f"xetserve: {error}" for error in found["errors"]] == done.stderr.splitlines()
+
+
+def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
+    path = tmp_path / "xetserve.toml"
+    path.write_text("[tls]\ntls_cert = 'x.pem'\nacme_webroot = '/srv'\n")
+    done = run_config("check", XETSERVE_CONFIG=str(path))
+    assert done.returncode == 1
+    assert "belong together" in done.stderr
+    assert "acme_webroot is served on" in done.stderr
+
+
+def test_what_counts_is_shown_with_where_it_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "xetserve.toml"
+    path.write_text(f"[server]\nport = 80\n[hub]\nnative_secret = '{SECRET}'\n")
+    shown = run_config("show", "--config", str(path), "--host", "::1", XETSERVE_WORKERS="3")
+    lines = {line.partition(" =")[0]: line for line in shown.stdout.splitlines()}
+    assert shown.returncode == 0
+    assert lines["port"].split() == ["port", "=", "80", "#", f"{path}:", "server.port"]
+    assert lines["host"].endswith("# --host")
+    assert lines["workers"].endswith("# XETSERVE_WORKERS")
+    assert lines["drain_delay"].endswith("# default")
+    assert '"***"' in lines["native_secret"]
+    found = json.loads(run_config("show", "--config", str(path), "--json").stdout)
+    assert found["server"]["port"] == {"value": 80, "from": f"{path}: server.port"}
+    assert found["hub"]["native_secret"]["value"] == "***"
+
+
+def test_an_environment_file_that_is_not_there(tmp_path: Path) -> None:
+    done = run_config("check", "--env-file", str(tmp_path / "absent"))
+    assert done.returncode == 2
+    assert "cannot read" in done.stderr

@@ -1,0 +1,90 @@
+"""`xetserve deploy` as a process. With a real systemd: tests/systemd/boot.py --deploy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import clean_environment
+
+# An engine that has nothing, can do everything, and says what it was asked for.
+ENGINE = """#!/bin/sh
+echo "$@" >> "$0.log"
+case "$1 $2" in
+  "version "*) echo 20.10 ;;
+  *" inspect") exit 1 ;;
+esac
+"""
+
+
+def deploy(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "xetserve", "deploy", *arguments],
+        env={**clean_environment(XETSERVE_PORT="not for us"), "PATH": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Path:
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text(ENGINE)
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("action", ["plan", "apply", "status", "logs", "rollback", "remove"])
+def test_without_any_runtime(tmp_path: Path, action: str) -> None:
+    done = deploy(tmp_path, action)
+    assert done.returncode == 1
+    for name in ("systemctl", "docker", "podman"):
+        assert f"{name} is not installed" in done.stderr
+    done = deploy(tmp_path, action, "--target", "podman")
+    assert (
+        done.stderr == "xetserve deploy: there is nothing to deploy to: podman is not installed\n"
+    )
+
+
+def test_a_plan_touches_nothing(docker: Path, tmp_path: Path) -> None:
+    config = ("--config-dir", str(tmp_path / "etc"), "--image", "x/y:z", "--publish", "127.0.0.1:1")
+    done = deploy(docker.parent, "plan", *config)
+    assert done.returncode == 0, done.stderr
+    assert f"write {tmp_path}/etc/xetserve.toml (0640, root:1000" in done.stdout
+    assert "run docker pull x/y:z" in done.stdout
+    assert not (tmp_path / "etc").exists()
+    asked = Path(f"{docker}.log").read_text().splitlines()
+    assert all(line.startswith("version ") or line.split()[1] == "inspect" for line in asked)
+
+
+def test_a_container_that_is_never_ready_is_taken_away_again(docker: Path, tmp_path: Path) -> None:
+    config = ("--config-dir", str(tmp_path / "etc"), "--image", "x/y:z", "--publish", "127.0.0.1:1")
+    done = deploy(docker.parent, "apply", *config, "--timeout", "0.1")
+    assert done.returncode == 1
+    lines = Path(f"{docker}.log").read_text().splitlines()
+    assert "start xetserve-next" in lines
+    assert lines[-1] == "rm --force xetserve-next"
+    assert "not ready after 0.1 s: it does not answer; rolled back" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("apply", "--image", "x", "--from", "y"), 2),
+        (("apply", "--image", "x", "--publish", "x"), 1),
+        (("apply", "--timeout", "x"), 2),
+        (("logs", "--lines", "x"), 2),
+        (("rollback",), 1),
+        ((), 2),
+    ],
+)
+def test_usage(docker: Path, arguments: tuple[str, ...], status: int) -> None:
+    done = deploy(docker.parent, *arguments)
+    assert done.returncode == status
+    assert "xetserve" in done.stderr

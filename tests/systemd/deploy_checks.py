@@ -1,0 +1,261 @@
+"""The checks of `boot.py --deploy`, run as root inside the booted system: from nothing to a service, upgraded, broken, removed.
+
+/wheels has the project as it is, as an upgrade, and as one whose server does not start.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import checks  # type: ignore[import-not-found]
+
+TOOL = "/root/tool/bin/xetserve"
+CONFIG = Path("/etc/xetserve/xetserve.toml")
+SERVICE = "xetserve.service"
+# What the machine writes for reasons of its own.
+OTHERS = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/tmp",
+    "/var/tmp",
+    "/var/log",
+    "/root",
+    "/srv",
+    "/checks",
+)
+BACKUPS = ("/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock", "/etc/ld.so.cache")
+before: set[str] = set()
+
+
+def find_files() -> set[str]:
+    """Give all there is."""
+    found = set()
+    for folder, folders, files in os.walk("/"):
+        folders[:] = [name for name in folders if not os.path.join(folder, name).startswith(OTHERS)]
+        found |= {os.path.join(folder, name) for name in (*folders, *files)}
+    return {name for name in found if not name.startswith(BACKUPS)}
+
+
+def wheel(version: str) -> str:
+    (path,) = Path("/wheels").glob(f"xetserve-{version}-*.whl")
+    return str(path)
+
+
+def deploy(*arguments: str, status: int = 0) -> str:
+    """Run the command; gives what it says."""
+    done = subprocess.run(
+        [TOOL, "deploy", *arguments],
+        env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == status, said
+    assert "Traceback" not in said, said
+    return said
+
+
+def running_version() -> str:
+    return str(json.loads(checks.get("/health"))["version"])
+
+
+@contextmanager
+def load() -> Iterator[checks.Load]:
+    """Clients that ask all the time, of whom none may be lost."""
+    running = checks.Load()
+    try:
+        running.go_on()
+        yield running
+        running.go_on()
+    finally:
+        running.stop()
+    assert not running.failures, running.failures[:5]
+
+
+def prepare() -> str:
+    """the tool, and an origin with files"""
+    pip = ("/root/tool/bin/pip", "install", "--quiet", "--no-index", "--find-links=/wheels")
+    checks.sh("python3", "-m", "venv", "/root/tool")
+    checks.sh(*pip, wheel(FIRST))
+    folder = Path("/srv/files")
+    folder.mkdir(parents=True)
+    content = random.Random(1).randbytes(5000)
+    (folder / "small.txt").write_bytes(content)
+    checks.digests["small.txt"] = hashlib.sha256(content).hexdigest()
+    unit = f"""[Service]
+ExecStart={TOOL} origin /srv/origin --host 127.0.0.1 --port 9090 \
+--import {checks.REPO}={folder} --token {checks.TOKEN}=tester
+Type=notify
+"""
+    Path("/run/systemd/system/origin.service").write_text(unit)
+    checks.sh("systemctl", "daemon-reload")
+    checks.sh("systemctl", "start", "origin.service")
+    before.update(find_files())
+    return f"{len(before)} files"
+
+
+def plan() -> str:
+    """plan says what apply does, and touches nothing"""
+    said = deploy("plan", "--from", wheel(FIRST))
+    assert find_files() == before
+    assert "write /etc/xetserve/xetserve.toml (0640, root:xetserve-conf" in said
+    return f"{len(said.splitlines())} lines"
+
+
+def apply() -> str:
+    """apply: from nothing to a service that answers; what it says is what plan said"""
+    planned = [
+        line for line in deploy("plan", "--from", wheel(FIRST)).splitlines() if line[0] != "#"
+    ]
+    start = time.monotonic()
+    said = deploy("apply", "--from", wheel(FIRST)).splitlines()
+    seconds = time.monotonic() - start
+    assert said == [*planned, "done: it is ready"], said
+    assert running_version() == FIRST
+    mode = CONFIG.stat()
+    assert (mode.st_mode & 0o777, mode.st_uid) == (0o640, 0)
+    assert "ready: yes" in deploy("status")
+    return f"{seconds:.1f} s"
+
+
+def configuration() -> str:
+    """the configuration is read by the service, which is nobody else, and never written again"""
+    CONFIG.write_text('[hub]\nhub_url = "http://127.0.0.1:9090"\n')
+    checks.sh("systemctl", "restart", SERVICE)
+    checks.download("small.txt")
+    assert deploy("apply", "--from", wheel(FIRST)).strip() == "nothing to change"
+    assert CONFIG.read_text().startswith("[hub]")
+    assert CONFIG.stat().st_mode & 0o777 == 0o640
+    return (
+        Path(f"/proc/{checks.main_pid()}/status").read_text().split("Groups:\t")[1].split("\n")[0]
+    )
+
+
+def sandbox() -> str:
+    """with the drop-in, verify is silent and security at most 1.0"""
+    folder = Path("/etc/systemd/system")
+    said = checks.sh(
+        "systemd-analyze", "verify", str(folder / SERVICE), str(folder / "xetserve.socket")
+    )
+    assert not said, said
+    rated = checks.sh("systemd-analyze", "security", "--threshold=10", SERVICE)
+    return str(rated).splitlines()[-1].strip()
+
+
+def upgrade() -> str:
+    """an upgrade under load loses no request"""
+    with load() as running:
+        said = deploy("apply", "--from", wheel(SECOND))
+        assert running_version() == SECOND, said
+    return f"{running.num_served} requests, longest wait {running.longest:.2f} s"
+
+
+def broken_upgrade() -> str:
+    """a broken one is taken back by itself, and loses no request either"""
+    with load() as running:
+        said = deploy("apply", "--from", wheel(BROKEN), "--timeout", "15", status=1)
+        assert "rolled back to versions/" + SECOND in said, said
+        assert running_version() == SECOND
+    assert not list(Path("/opt/xetserve/versions").glob(f"{BROKEN}*"))
+    assert deploy("apply", "--from", wheel(SECOND)).strip() == "nothing to change"
+    return f"{running.num_served} requests, longest wait {running.longest:.2f} s"
+
+
+def bad_configuration() -> str:
+    """a configuration that is no good stops an upgrade before anything is touched"""
+    text = CONFIG.read_text()
+    CONFIG.write_text(text + "[server]\nprot = 1\n")
+    pid = checks.main_pid()
+    said = deploy("apply", "--from", wheel(FIRST), status=1)
+    assert "did you mean 'port'?" in said, said
+    assert "nothing has changed for clients" in said
+    CONFIG.write_text(text)
+    assert checks.main_pid() == pid
+    return ""
+
+
+def rollback() -> str:
+    """rollback goes to the version before"""
+    with load() as running:
+        deploy("rollback")
+        assert running_version() == FIRST
+    assert running_log()
+    return f"{running.num_served} requests, longest wait {running.longest:.2f} s"
+
+
+def running_log() -> bool:
+    return "listening on" in deploy("logs", "--lines", "1000")
+
+
+def remove() -> str:
+    """remove keeps configuration and cache, remove --purge leaves nothing"""
+    deploy("remove")
+    left = find_files() - before
+    assert CONFIG.exists()
+    assert all(name.startswith(("/etc/xetserve", "/var/cache")) for name in left), left
+    deploy("remove", "--purge")
+    # Made by systemd for any service with a dynamic user.
+    left = find_files() - before - {"/var/cache/private", "/var/lib/private"}
+    assert not left, left
+    assert before <= find_files()
+    assert "xetserve" not in Path("/etc/group").read_text()
+    assert "xetserve" not in checks.sh(
+        "systemctl", "list-units", "--all", "--no-pager", "--plain", "xetserve*"
+    )
+    return ""
+
+
+CHECKS = (
+    prepare,
+    plan,
+    apply,
+    configuration,
+    sandbox,
+    upgrade,
+    broken_upgrade,
+    bad_configuration,
+    rollback,
+    remove,
+)
+FIRST, SECOND, BROKEN = sys.argv[1:4]
+
+
+def main() -> int:
+    begun = time.monotonic()
+    checks.sh("systemctl", "is-system-running", "--wait", may_fail=True)
+    shutil.rmtree("/root/tool", ignore_errors=True)
+    for check in CHECKS:
+        start = time.monotonic()
+        title = f"{check.__name__}: {check.__doc__}"
+        try:
+            result = check()
+        except (AssertionError, OSError, http.client.HTTPException, ValueError) as exc:
+            sys.stdout.write(f"not ok - {title}\n  {exc!r}\n")
+            said = checks.sh("journalctl", "--no-pager", may_fail=True).splitlines()
+            lines = [line for line in said if "xetserve.access:" not in line]
+            sys.stdout.write("\n".join(lines[-60:]) + "\n")
+            return 1
+        sys.stdout.write(f"ok - {title} [{time.monotonic() - start:.1f} s]\n")
+        sys.stdout.write(f"     {result}\n" if result else "")
+        sys.stdout.flush()
+    sys.stdout.write(f"all {len(CHECKS)} checks passed in {time.monotonic() - begun:.0f} s\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""`xetserve config`: a template of the configuration file, a check of one, and the settings that count."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xetserve.config import find_conflicts
+from xetserve.errors import ConfigError
+from xetserve.sources import Loaded, add_flags, load_all
+from xetserve.template import (
+    format_effective,
+    iter_effective,
+    make_env_template,
+    make_toml_template,
+)
+
+
+def add_flags_of_config(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its own commands."""
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    template = actions.add_parser(
+        "template",
+        help="print a commented configuration file with every setting and its default",
+        description="Print a commented configuration file with every setting and its default.",
+    )
+    template.add_argument(
+        "--env", action="store_true", help="as an environment file for containers, not as TOML"
+    )
+    template.set_defaults(act=_print_template)
+    for name, act, text in (
+        ("check", _check, "say everything that is wrong with the settings"),
+        ("show", _show, "print the settings that count, and where each comes from"),
+    ):
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        action.add_argument(
+            "--env-file",
+            metavar="FILE",
+            help="read XETSERVE_ variables from there, in place of the environment's",
+        )
+        action.add_argument("--json", action="store_true", help="print it as JSON")
+        add_flags(action)
+        action.set_defaults(act=act)
+
+
+def run_config(options: argparse.Namespace) -> int:
+    """Do what was asked for; gives the exit status: 0, or 1 where a setting is no good.
+
+    Raises:
+        ConfigError: the environment file cannot be read.
+    """
+    return int(options.act(options))
+
+
+def _print_template(options: argparse.Namespace) -> int:
+    sys.stdout.write(make_env_template() if options.env else make_toml_template())
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    loaded = _load(options)
+    errors = _find_errors(loaded)
+    if options.json:
+        sys.stdout.write(json.dumps({"config": loaded.path, "errors": errors}) + "\n")
+    elif errors:
+        sys.stderr.writelines(f"xetserve: {error}\n" for error in errors)
+    else:
+        num_set = sum(origin != "default" for origin in loaded.origins.values())
+        sys.stdout.write(
+            f"{loaded.path or 'no file'}: good; {num_set} settings are not the default\n"
+        )
+    return 1 if errors else 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    loaded = _load(options)
+    errors = _find_errors(loaded)
+    sys.stderr.writelines(f"xetserve: {error}\n" for error in errors)
+    if options.json:
+        settings: dict[str, dict[str, Any]] = {}
+        for section, setting, value, origin in iter_effective(loaded):
+            # JSON has the literals that we use of TOML.
+            settings.setdefault(section, {})[setting.name] = {
+                "value": json.loads(value),
+                "from": origin,
+            }
+        sys.stdout.write(json.dumps(settings) + "\n")
+    else:
+        sys.stdout.write(format_effective(loaded))
+    return 1 if errors else 0
+
+
+def _load(options: argparse.Namespace) -> Loaded:
+    environ: Mapping[str, str] = os.environ
+    if options.env_file is not None:
+        environ = read_env_file(Path(options.env_file))
+    return load_all(vars(options), environ, options.config)
+
+
+def _find_errors(loaded: Loaded) -> list[str]:
+    """Say what is wrong; whether settings go together can be told of good ones only."""
+    return loaded.errors or list(find_conflicts(loaded.config))
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Read NAME=value lines as `docker run --env-file` does: no quotes, no expansion, # only at the start of a line.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is no such thing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise ConfigError(f"cannot read {path}: {reason}") from None
+    environ = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.lstrip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        # Without "=", Docker takes the value from its own environment: nothing that can be told here.
+        if not equals or not name or name != name.strip():
+            raise ConfigError(f"{path}:{number} must be NAME=value")
+        environ[name] = value
+    return environ

@@ -1,0 +1,218 @@
+"""`xetserve deploy`: a service on this machine, by systemd, Docker or Podman. Planned, done, checked, or taken back."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from xetserve.deploy.containers import ENGINES, ContainerTarget, Shape, find_engine
+from xetserve.deploy.machine import DeployError, Machine, RealMachine
+from xetserve.deploy.package import read_package
+from xetserve.deploy.steps import Plan, carry_out
+from xetserve.deploy.systemd import SystemdTarget, find_systemd
+from xetserve.errors import ConfigError
+from xetserve.template import make_env_template, make_toml_template
+from xetserve.values import parse_count, parse_seconds
+
+TARGETS: Final = ("systemd", *ENGINES)
+DEFAULT_LINES: Final = "100"
+DEFAULT_TIMEOUT: Final = "30"
+DEFAULT_MEMORY: Final = "512m"
+
+
+def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its own commands."""
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in (
+        ("plan", "print what apply would do, and do nothing"),
+        ("apply", "install or upgrade, start, check; go back by itself if that fails"),
+        ("status", "say what runs, and whether it is ready"),
+        ("logs", "print the service's log"),
+        ("rollback", "go back to the version before"),
+        ("remove", "remove the service; configuration and cache stay without --purge"),
+    ):
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        action.set_defaults(action=name)
+        action.add_argument(
+            "--target", choices=TARGETS, help="without it, the first of them that is there"
+        )
+        engines = action.add_argument_group("docker and podman")
+        engines.add_argument("--name", default="xetserve", help="of the container; xetserve")
+        engines.add_argument(
+            "--config-dir", metavar="DIR", default="/etc/xetserve", help="on this machine"
+        )
+        engines.add_argument(
+            "--publish",
+            metavar="[ADDRESS:]PORT",
+            default="8080",
+            help="where clients connect; 8080",
+        )
+        if name in ("plan", "apply", "rollback"):
+            action.add_argument(
+                "--timeout", metavar="SECONDS", default=DEFAULT_TIMEOUT, help="for a start; 30"
+            )
+        if name in ("plan", "apply"):
+            action.add_argument(
+                "--from",
+                dest="source",
+                metavar="PATH",
+                help="wheel, sdist or source folder (docker, podman: folder); without it, the version that runs this",
+            )
+            action.add_argument(
+                "--python", default=sys.executable, help="systemd: makes the environment; this one"
+            )
+            engines.add_argument(
+                "--image", default="", help="a ready image, in place of building one"
+            )
+            engines.add_argument("--network", help="of the engine; host: no port is published")
+            engines.add_argument("--memory", default=DEFAULT_MEMORY, help="limit; 512m")
+            engines.add_argument(
+                "--build-arg",
+                action="append",
+                default=[],
+                metavar="NAME=VALUE",
+                help="for the build",
+            )
+        if name == "remove":
+            action.add_argument(
+                "--purge", action="store_true", help="remove configuration and cache, too"
+            )
+        if name == "logs":
+            action.add_argument("--follow", action="store_true", help="go on with what comes")
+            action.add_argument(
+                "--lines", metavar="N", default=DEFAULT_LINES, help="the last N; 100"
+            )
+        if name == "status":
+            action.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def run_deploy(options: argparse.Namespace) -> int:
+    """Do what was asked for; gives the exit status: 0, or 1 if it failed.
+
+    Raises:
+        ConfigError: a bad argument.
+    """
+    machine = RealMachine()
+    try:
+        return _run(options, machine)
+    except DeployError as exc:
+        sys.stderr.write(f"xetserve deploy: {exc}\n")
+        return 1
+
+
+def _run(options: argparse.Namespace, machine: Machine) -> int:
+    target = _choose(options, machine)
+    if options.action == "status":
+        state = target.get_status()
+        if options.json:
+            sys.stdout.write(json.dumps(state) + "\n")
+        else:
+            sys.stdout.writelines(f"{name}: {value}\n" for name, value in state.items())
+        return 0 if state["ready"].startswith("yes") else 1
+    if options.action == "logs":
+        try:
+            lines = parse_count(options.lines)
+        except ValueError as exc:
+            raise ConfigError(f"--lines {exc}") from None
+        command = target.log_command(follow=options.follow, lines=lines)
+        os.execvp(command[0], command)
+    plan = _make_plan(options, target)
+    if options.action == "plan":
+        _show(plan)
+        return 0
+    if not plan.steps and not plan.after:
+        _say("nothing to change")
+        return 0
+    if os.geteuid() != 0 and isinstance(target, SystemdTarget):
+        raise DeployError("this has to be done by root")
+    carry_out(plan, machine, _say)
+    _say(_DONE[options.action] if options.action != "remove" or not options.purge else "removed")
+    return 0
+
+
+_DONE: Final = {
+    "apply": "done: it is ready",
+    "rollback": "done: it is ready, in the version before",
+    "remove": "removed; configuration and cache are still there, --purge removes them",
+}
+
+
+def _choose(options: argparse.Namespace, machine: Machine) -> SystemdTarget | ContainerTarget:
+    """Find what to deploy to.
+
+    Raises:
+        DeployError: it is not there; what is missing is said.
+    """
+    reasons = []
+    for name in (options.target,) if options.target else TARGETS:
+        reason = find_systemd(machine) if name == "systemd" else find_engine(machine, name)
+        if reason is None:
+            return _make_target(name, options, machine)
+        reasons.append(reason)
+    raise DeployError(f"there is nothing to deploy to: {'; '.join(reasons)}")
+
+
+def _make_target(
+    name: str, options: argparse.Namespace, machine: Machine
+) -> SystemdTarget | ContainerTarget:
+    try:
+        timeout = parse_seconds(getattr(options, "timeout", DEFAULT_TIMEOUT))
+    except ValueError as exc:
+        raise ConfigError(f"--timeout {exc}") from None
+    template = make_toml_template().encode()
+    if name == "systemd":
+        python = getattr(options, "python", sys.executable)
+        return SystemdTarget(machine, template=template, python=python, timeout=timeout)
+    shape = Shape(
+        name=options.name,
+        config_folder=Path(options.config_dir).absolute(),
+        publish=options.publish,
+        network=getattr(options, "network", None),
+        memory=getattr(options, "memory", DEFAULT_MEMORY),
+        image=getattr(options, "image", ""),
+        build_arguments=tuple(getattr(options, "build_arg", ())),
+    )
+    return ContainerTarget(
+        machine,
+        name,
+        shape,
+        template=template,
+        env_template=make_env_template().encode(),
+        timeout=timeout,
+    )
+
+
+def _make_plan(options: argparse.Namespace, target: SystemdTarget | ContainerTarget) -> Plan:
+    if options.action == "rollback":
+        return target.plan_rollback()
+    if options.action == "remove":
+        return target.plan_remove(purge=options.purge)
+    source = Path(options.source) if options.source else None
+    if isinstance(target, SystemdTarget):
+        return target.plan_apply(read_package(source))
+    if options.image and source is not None:
+        raise ConfigError("--image and --from are two ways to say the same: give one")
+    if source is None and not options.image:
+        source = Path(__file__).parents[2]  # a clone that this runs from
+    return target.plan_apply(None if source is None else read_package(source))
+
+
+def _show(plan: Plan) -> None:
+    if not plan.steps and not plan.after:
+        _say("nothing to change")
+        return
+    for number, step in enumerate(plan.steps):
+        if number == plan.switch and plan.undo:
+            _say("# from here on clients are concerned; if anything fails:")
+            for back in plan.undo:
+                _say(f"#   {back.describe()}")
+        _say(step.describe())
+    for step in plan.after:
+        _say(step.describe())
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,112 @@
+"""`xetserve doctor`: would a server with these settings work here? A line for each thing that has to be right."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import PurePosixPath
+from typing import Final
+
+from xetserve import __version__
+from xetserve.app.router import KINDS, check_revision, parse_repo
+from xetserve.commands.checkup import Checkup, Target
+from xetserve.commands.findings import Finding, Level, check_cache, check_files
+from xetserve.commands.pull import read_token
+from xetserve.config import Config, find_conflicts
+from xetserve.errors import ConfigError, RequestError
+from xetserve.ops.lifecycle import run_loop
+from xetserve.ops.logs import mask_secrets
+from xetserve.sources import add_flags
+
+TIME_LIMIT: Final = 90.0  # seconds for all of it
+
+
+def add_flags_of_doctor(parser: argparse.ArgumentParser) -> None:
+    """Give the command's parser its arguments."""
+    parser.add_argument(
+        "--file",
+        metavar="OWNER/REPO/PATH",
+        help="the file to try; without one, a file of hash_repo or of the token's owner",
+    )
+    parser.add_argument("--revision", default="main", help="its branch, tag or commit; main")
+    parser.add_argument("--type", default="model", choices=KINDS, help="default: model")
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="holds the Hub token; otherwise HF_TOKEN does, if set"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    add_flags(parser)
+
+
+def run_doctor(options: argparse.Namespace, config: Config) -> int:
+    """Look at everything; gives the exit status: 0, or 1 where something is wrong.
+
+    Raises:
+        ConfigError: a bad argument.
+    """
+    target = _parse_target(options.file, options.type, options.revision)
+    token = read_token(options.token_file)
+    return run_loop(_examine(config, Checkup(config, token, target), as_json=options.json))
+
+
+def _parse_target(text: str | None, kind: str, revision: str) -> Target | None:
+    if text is None:
+        return None
+    parts = PurePosixPath(text.strip("/")).parts
+    if len(parts) < 3:
+        raise ConfigError(f"--file must be OWNER/REPO/PATH, not {text!r}")
+    try:
+        repo = parse_repo("/".join(parts[:2]), kind)
+        return Target(repo, check_revision(revision), "/".join(parts[2:]))
+    except RequestError as exc:
+        raise ConfigError(f"--file {text!r}: {exc}") from None
+
+
+async def _examine(config: Config, checkup: Checkup, *, as_json: bool) -> int:
+    found: list[Finding] = []
+    async for finding in _bounded(config, checkup):
+        # Reasons may quote what others said.
+        finding = finding._replace(text=mask_secrets(finding.text))
+        found.append(finding)
+        if not as_json:
+            _print(finding)
+    counts = Counter(finding.level for finding in found)
+    is_good = not counts[Level.FAIL]
+    if as_json:
+        checks = [finding._asdict() for finding in found]
+        sys.stdout.write(
+            json.dumps({"version": __version__, "ok": is_good, "checks": checks}) + "\n"
+        )
+    else:
+        verdict = "it will work" if is_good else "it will not work like this"
+        sys.stdout.write(f"{verdict}: {', '.join(f'{counts[level]} {level}' for level in Level)}\n")
+    return 0 if is_good else 1
+
+
+async def _bounded(config: Config, checkup: Checkup) -> AsyncIterator[Finding]:
+    for finding in _check_here(config):
+        yield finding
+    try:
+        async with asyncio.timeout(TIME_LIMIT):
+            async for finding in checkup.run():
+                yield finding
+    except TimeoutError:
+        yield Finding("time", Level.FAIL, f"not done after {TIME_LIMIT:g} s", "see the last line")
+
+
+def _check_here(config: Config) -> Iterator[Finding]:
+    """Look at what is on this machine."""
+    conflicts = list(find_conflicts(config))
+    yield from (Finding("settings", Level.FAIL, each, "correct the settings") for each in conflicts)
+    if not conflicts:
+        yield Finding("settings", Level.OK, f"good, for xetserve {__version__}")
+    yield check_files(config.limits.max_connections)
+    yield check_cache(config)
+
+
+def _print(finding: Finding) -> None:
+    sys.stdout.write(f"{finding.level:<4}  {finding.name}: {finding.text}\n")
+    if finding.advice:
+        sys.stdout.write(f"      -> {finding.advice}\n")
+    sys.stdout.flush()

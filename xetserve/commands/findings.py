@@ -1,0 +1,136 @@
+"""What `xetserve doctor` finds: a line each, and what to do about it. And what can be found without any network."""
+
+import os
+import resource
+import shutil
+import ssl
+import tempfile
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from xetserve.commands.progress import format_size
+from xetserve.config import Config
+
+MIN_FILES: Final = 256
+CLOCK_WARN: Final = 30.0  # seconds
+CLOCK_FAIL: Final = 300.0  # read tokens and signed URLs live for minutes
+
+
+class Level(StrEnum):
+    """How good it is. SKIP: it could not be looked at, for a reason that has a line of its own."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class Finding(NamedTuple):
+    """One line; advice: what to do, where it is not good."""
+
+    name: str
+    level: Level
+    text: str
+    advice: str = ""
+
+
+def check_files(max_connections: int) -> Finding:
+    """See how many files may be open: a client is one, and each wants some upstream."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    text = "without a limit" if hard == resource.RLIM_INFINITY else f"at most {hard}"
+    if hard == resource.RLIM_INFINITY or hard * 3 // 4 >= (max_connections or 1):
+        return Finding("open files", Level.OK, text)
+    advice = "raise the hard limit: LimitNOFILE= of the unit, docker run --ulimit nofile=N, or limits.conf"
+    if hard < MIN_FILES:
+        return Finding("open files", Level.FAIL, text, advice)
+    usable = f"{hard * 3 // 4} of max_connections {max_connections} can be used"
+    return Finding("open files", Level.WARN, f"{text}: {usable}", advice)
+
+
+def check_cache(config: Config) -> Finding:
+    """See whether the folder of the disk cache can be written to, and has room."""
+    if not config.cache.cache_dir:
+        return Finding("cache", Level.OK, "off (cache_dir is not set)")
+    folder = Path(config.cache.cache_dir)
+    nearest = folder  # doctor makes no folder: whoever runs it need not be the server's user
+    try:
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(b"x")
+            file.flush()
+        usage = shutil.disk_usage(nearest)
+    except OSError as exc:
+        return Finding(
+            "cache",
+            Level.FAIL,
+            f"cannot write to {nearest}: {exc.strerror or exc} (as user {os.geteuid()})",
+            f"let the server's user own {folder}, or name another cache_dir",
+        )
+    text = f"{folder}: {format_size(usage.free)} free"
+    if nearest != folder:
+        text += ", will be made"
+    if usage.free <= config.cache.cache_min_free:
+        return Finding(
+            "cache",
+            Level.FAIL,
+            f"{text}, cache_min_free is {format_size(config.cache.cache_min_free)}: nothing would be kept",
+            "make room, or name another cache_dir",
+        )
+    used = _read_usage(folder)
+    room = usage.free + used - config.cache.cache_min_free
+    if room < config.cache.cache_size:
+        return Finding(
+            "cache",
+            Level.WARN,
+            f"{text}: room for {format_size(room)} of cache_size {format_size(config.cache.cache_size)}",
+            "make room, or lower cache_size",
+        )
+    return Finding("cache", Level.OK, text)
+
+
+def _read_usage(folder: Path) -> int:
+    try:
+        return int((folder / "usage").read_bytes() or b"0")
+    except (OSError, ValueError):
+        return 0
+
+
+def check_ca(context: ssl.SSLContext, environ: Mapping[str, str], *, is_needed: bool) -> Finding:
+    """See whether there are certificates to trust."""
+    if not is_needed:
+        return Finding("CA", Level.OK, "not needed: hub_url is plain http")
+    for name, exists in (("SSL_CERT_FILE", os.path.isfile), ("SSL_CERT_DIR", os.path.isdir)):
+        if (path := environ.get(name)) and not exists(path):
+            return Finding(
+                "CA", Level.FAIL, f"{name} names {path}, which is not there", f"correct {name}"
+            )
+    count = context.cert_store_stats()["x509_ca"]
+    paths = ssl.get_default_verify_paths()
+    if not count and not (paths.capath and os.path.isdir(paths.capath)):
+        return Finding(
+            "CA", Level.FAIL, "no CA is trusted", "install ca-certificates, or set SSL_CERT_FILE"
+        )
+    source = environ.get("SSL_CERT_FILE") or environ.get("SSL_CERT_DIR") or "the system's"
+    return Finding("CA", Level.OK, f"{count} from {source}" if count else f"from {source}")
+
+
+def check_clock(date: str | None, now: float) -> Finding:
+    """Compare our clock with a Date field; now: Unix seconds when it came."""
+    try:
+        told = parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        return Finding("clock", Level.WARN, "the Hub tells no time to compare with")
+    ahead = now - told
+    if abs(ahead) <= 1.5:  # the field has whole seconds
+        return Finding("clock", Level.OK, "as the Hub's")
+    text = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the Hub's"
+    if abs(ahead) < CLOCK_WARN:
+        return Finding("clock", Level.OK, text)
+    advice = (
+        "set the clock (timedatectl set-ntp true): tokens and signed URLs are good for minutes only"
+    )
+    return Finding("clock", Level.FAIL if abs(ahead) >= CLOCK_FAIL else Level.WARN, text, advice)

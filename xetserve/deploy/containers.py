@@ -1,0 +1,345 @@
+"""A container of Docker or Podman: read-only, without rights, behind a published port; the one before waits beside it.
+
+NAME is the one that runs, NAME-previous the one before, NAME-next the one that is to take over. A port has one owner, so
+that clients are refused from the end of the old one's drain until the new one listens.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from xetserve.deploy.machine import DeployError, Machine
+from xetserve.deploy.package import Package
+from xetserve.deploy.steps import Check, Command, File, Folder, Plan, Remove, Step
+
+ENGINES: Final = ("docker", "podman")
+USER: Final = "1000"  # in the image; its group may read the configuration
+CACHE: Final = "/var/cache/xetserve"  # in the container
+STOP_TIMEOUT: Final = 45  # seconds: drain_timeout and some more
+SPEC_LABEL: Final = "io.xetserve.spec"
+OWNER_LABEL: Final = "io.xetserve.deploy"
+_PUBLISH: Final = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|\d{1,3}(?:\.\d{1,3}){3}):)?(\d{1,5})")
+
+
+def find_engine(machine: Machine, engine: str) -> str | None:
+    """Say why an engine cannot be used; None: it can."""
+    if machine.which(engine) is None:
+        return f"{engine} is not installed"
+    form = "{{.Server.Version}}" if engine == "docker" else "{{.Client.Version}}"
+    done = machine.run((engine, "version", "--format", form))
+    if done.status:
+        lines = (done.errors.strip() or done.out.strip() or "no reason given").splitlines()
+        return f"{engine} does not work: {lines[-1]}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the container is to be.
+
+    publish: [ADDRESS:]PORT of this machine. network: None: the engine's own bridge.
+    memory: as the engine reads it. image: a ready one; empty: built from a source folder.
+    """
+
+    name: str = "xetserve"
+    config_folder: Path = Path("/etc/xetserve")
+    publish: str = "8080"
+    network: str | None = None
+    memory: str = "512m"
+    image: str = ""
+    build_arguments: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it can be reached from this machine.
+
+        Raises:
+            DeployError: publish is nothing of the kind.
+        """
+        match = _PUBLISH.fullmatch(self.publish)
+        if match is None or not 0 < int(match[2]) < 65536:
+            raise DeployError(f"--publish must be PORT or ADDRESS:PORT, not {self.publish!r}")
+        host = match[1] or "127.0.0.1"
+        return ("127.0.0.1" if host == "0.0.0.0" else "[::1]" if host == "[::]" else host), int(
+            match[2]
+        )
+
+
+class ContainerTarget:
+    """Plans for an engine.
+
+    Args:
+        template, env_template: what new configuration files hold.
+        timeout: seconds that a start may take.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        engine: str,
+        shape: Shape,
+        *,
+        template: bytes,
+        env_template: bytes,
+        timeout: float = 30.0,
+    ) -> None:
+        host, port = shape.address
+        self._machine = machine
+        self._engine = engine
+        self._shape = shape
+        self._port = port
+        self._urls = [f"{scheme}://{host}:{port}" for scheme in ("http", "https")]
+        self._template = template
+        self._env_template = env_template
+        self._timeout = timeout
+        self._next = f"{shape.name}-next"
+        self._previous = f"{shape.name}-previous"
+
+    def plan_apply(self, package: Package | None) -> Plan:
+        """Plan to have the shape's image, or one built from a package, running."""
+        name = self._shape.name
+        image, building = self._get_image(package)
+        plan = Plan(steps=[*self._make_configuration(), *building])
+        environment = self._machine.read(self._env_file)
+        spec = self._make_spec(image, self._env_template if environment is None else environment)
+        current = self._inspect(name)
+        if (
+            current is not None
+            and not building
+            and current["State"].get("Running")
+            and (current["Config"].get("Labels") or {}).get(SPEC_LABEL) == spec
+            and _strip(current.get("Image")) == self._find_image(image)
+        ):
+            return plan
+        volume = f"{name}-cache"
+        if self._run("volume", "inspect", volume).status:
+            plan.steps.append(self._command("volume", "create", volume))
+        if self._inspect(self._next) is not None:  # it was interrupted
+            plan.steps.append(self._command("rm", "--force", self._next))
+        check = ("config", "check", "--config", "/etc/xetserve/xetserve.toml")
+        plan.steps.append(
+            self._command("run", "--rm", "--network=none", *self._flags(), image, *check)
+        )
+        label = ("--label", f"{SPEC_LABEL}={spec}")
+        plan.steps.append(
+            self._command(
+                "create",
+                "--name",
+                self._next,
+                *label,
+                *self._flags_of_service(),
+                image,
+                *self._serve(),
+            )
+        )
+        plan.cleanup = [self._command("rm", "--force", self._next, may_fail=True)]
+        plan.switch = len(plan.steps)
+        version = package.version if package is not None else None
+        self._take_over(plan, self._next, current is not None, version)
+        plan.undo.insert(0, self._command("rm", "--force", self._next, may_fail=True))
+        if current is None:
+            plan.back_to = "what was before: nothing"
+            plan.after = [self._command("rename", self._next, name)]
+        else:
+            plan.back_to = f"image {current['Config'].get('Image', 'of before')}"
+            if self._inspect(self._previous) is not None:
+                plan.after.append(self._command("rm", "--force", self._previous))
+            plan.after += [
+                self._command("rename", name, self._previous),
+                self._command("rename", self._next, name),
+            ]
+        return plan
+
+    def plan_rollback(self) -> Plan:
+        """Plan to have the container of before again.
+
+        Raises:
+            DeployError: there is none.
+        """
+        current, previous = self._inspect(self._shape.name), self._inspect(self._previous)
+        if previous is None:
+            raise DeployError("there is no previous container to go back to")
+        plan = Plan(back_to="the container that ran")
+        self._take_over(plan, self._previous, current is not None, None)
+        if current is not None:
+            plan.undo.insert(0, self._command("stop", self._previous, may_fail=True))
+            plan.after.append(self._command("rename", self._shape.name, self._next))
+        plan.after.append(self._command("rename", self._previous, self._shape.name))
+        if current is not None:
+            plan.after.append(self._command("rename", self._next, self._previous))
+        return plan
+
+    def plan_remove(self, *, purge: bool) -> Plan:
+        """Plan to have nothing left; configuration and cache only with purge."""
+        shape = self._shape
+        names = [shape.name, self._next, self._previous]
+        plan = Plan()
+        for name in names:
+            if (found := self._inspect(name)) is not None:
+                if found["State"].get("Running"):
+                    plan.steps.append(self._stop(name))
+                plan.steps.append(self._command("rm", "--force", name))
+        built = self._run(
+            "image", "ls", "--format", "{{.ID}}", "--filter", f"label={OWNER_LABEL}={shape.name}"
+        )
+        plan.steps += [
+            self._command("image", "rm", "--force", one) for one in sorted({*built.out.split()})
+        ]
+        if purge:
+            volume = f"{shape.name}-cache"
+            if self._run("volume", "inspect", volume).status == 0:
+                plan.steps.append(self._command("volume", "rm", volume))
+            if self._machine.exists(shape.config_folder):
+                plan.steps.append(Remove(shape.config_folder))
+        plan.switch = len(plan.steps)
+        return plan
+
+    def get_status(self) -> dict[str, str]:
+        """Say what there is."""
+        state = {}
+        for role, name in (("current", self._shape.name), ("previous", self._previous)):
+            found = self._inspect(name)
+            if found is None:
+                state[role] = "none"
+                continue
+            told = found["State"]
+            health = (told.get("Health") or {}).get("Status")
+            image = found["Config"].get("Image", "?")
+            state[role] = f"{image}, {told.get('Status', '?')}{f', {health}' if health else ''}"
+        state["ready"] = "no"
+        for url in self._urls:
+            answer = self._machine.ask(f"{url}/ready")
+            if answer is not None:
+                state["ready"] = f"{'yes' if answer[0] == 200 else answer[0]}, {url}"
+                break
+        return state
+
+    def log_command(self, *, follow: bool, lines: int) -> tuple[str, ...]:
+        """Give the command that prints the log."""
+        following = ("--follow",) if follow else ()
+        return (self._engine, "logs", f"--tail={lines}", *following, self._shape.name)
+
+    @property
+    def _env_file(self) -> Path:
+        return self._shape.config_folder / "xetserve.env"
+
+    def _make_configuration(self) -> list[Step]:
+        folder = self._shape.config_folder
+        steps: list[Step] = []
+        if not self._machine.exists(folder):
+            steps.append(Folder(folder, 0o750, USER))
+        if not self._machine.exists(folder / "xetserve.toml"):
+            steps.append(File(folder / "xetserve.toml", self._template, 0o640, USER))
+        if not self._machine.exists(self._env_file):  # read by the engine, not in the container
+            steps.append(File(self._env_file, self._env_template, 0o640, "0"))
+        return steps
+
+    def _get_image(self, package: Package | None) -> tuple[str, list[Step]]:
+        """Give the image, and the steps that get it where it is not there."""
+        if self._shape.image:
+            image = self._shape.image
+            if self._find_image(image) is not None:
+                return image, []
+            return image, [self._command("pull", image)]
+        if package is None:
+            raise DeployError("name an image (--image), or a source folder (--from) to build one")
+        source = Path(package.requirement)
+        recipe = source / "Dockerfile.alpine"
+        if not self._machine.exists(recipe):
+            raise DeployError(f"there is no {recipe}: an image is built from a source folder")
+        image = f"{self._shape.name}:{package.name}"
+        if self._find_image(image) is not None:
+            return image, []
+        flags = ["--file", str(recipe), "--tag", image]
+        flags += ["--label", f"{OWNER_LABEL}={self._shape.name}"]
+        # HEALTHCHECK is not in podman's own format.
+        flags += ["--format", "docker"] if self._engine == "podman" else []
+        for argument in (f"VERSION={package.version}", *self._shape.build_arguments):
+            flags += ["--build-arg", argument]
+        network = ["--network", self._shape.network] if self._shape.network else []
+        return image, [self._command("build", *flags, *network, str(source))]
+
+    def _flags(self) -> tuple[str, ...]:
+        """Give what every container has: no rights, nothing to write to but its cache."""
+        shape = self._shape
+        return (
+            *("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+            *("--user", f"{USER}:{USER}", "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=16m"),
+            *("--pids-limit=512", f"--memory={shape.memory}"),
+            *("--env-file", str(self._env_file)),
+            *("--env", f"XETSERVE_CACHE_DIR={CACHE}"),
+            *("--volume", f"{shape.name}-cache:{CACHE}"),
+            *("--volume", f"{shape.config_folder}:/etc/xetserve:ro"),
+        )
+
+    def _flags_of_service(self) -> tuple[str, ...]:
+        shape = self._shape
+        flags = (*self._flags(), "--restart=unless-stopped", f"--stop-timeout={STOP_TIMEOUT}")
+        if shape.network == "host":
+            address, colon, _ = shape.publish.rpartition(":")
+            listen = ("--env", f"XETSERVE_HOST={address.strip('[]')}") if colon else ()
+            return (*flags, "--network=host", "--env", f"XETSERVE_PORT={self._port}", *listen)
+        network = (f"--network={shape.network}",) if shape.network else ()
+        return (
+            *flags,
+            *network,
+            "--env",
+            "XETSERVE_PORT=8080",
+            "--publish",
+            f"{shape.publish}:8080",
+        )
+
+    @staticmethod
+    def _serve() -> tuple[str, ...]:
+        return ("serve", "--config", "/etc/xetserve/xetserve.toml")
+
+    def _make_spec(self, image: str, environment: bytes) -> str:
+        """Give a fingerprint of all that a container is made from: with another one it has to be made anew."""
+        parts = [
+            image,
+            *self._flags_of_service(),
+            *self._serve(),
+            hashlib.sha256(environment).hexdigest(),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def _take_over(self, plan: Plan, name: str, has_current: bool, version: str | None) -> None:
+        if has_current:
+            plan.steps.append(self._stop(self._shape.name))
+            plan.undo += [self._command("start", self._shape.name), self._check(None)]
+        plan.steps += [self._command("start", name), self._check(version)]
+        plan.log = (self._engine, "logs", "--tail=10", name)
+
+    def _stop(self, name: str) -> Command:
+        return self._command("stop", f"--time={STOP_TIMEOUT}", name)
+
+    def _check(self, version: str | None) -> Check:
+        return Check(lambda _: self._urls, version, self._timeout)
+
+    def _command(self, *arguments: str, may_fail: bool = False) -> Command:
+        return Command((self._engine, *arguments), may_fail)
+
+    def _run(self, *arguments: str) -> Any:
+        return self._machine.run((self._engine, *arguments))
+
+    def _inspect(self, name: str) -> dict[str, Any] | None:
+        done = self._run("container", "inspect", name)
+        if done.status:
+            return None
+        try:
+            found: dict[str, Any] = json.loads(done.out)[0]
+            found["State"], found["Config"]
+        except (ValueError, LookupError, TypeError):
+            raise DeployError(f"{self._engine} says nothing sensible of container {name}") from None
+        return found
+
+    def _find_image(self, image: str) -> str | None:
+        done = self._run("image", "inspect", "--format", "{{.Id}}", image)
+        return None if done.status else _strip(done.out.strip())
+
+
+def _strip(image_id: object) -> str:
+    return str(image_id).removeprefix("sha256:")

@@ -1,0 +1,134 @@
+"""What is to be installed: a wheel, an sdist, a source folder, or what is running now. Its version and its units."""
+
+import hashlib
+import re
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from xetserve import __version__
+from xetserve.deploy.machine import DeployError
+
+UNITS: Final = ("xetserve.service", "xetserve.socket")
+SHARED: Final = "share/xetserve/systemd"  # in an installation
+_VERSION: Final = re.compile(r"(?m)^Version: ([A-Za-z0-9.!+_-]+)\s*$")
+_DUNDER: Final = re.compile(r'(?m)^__version__(?::[^=]*)? = "([^"]+)"')
+_MAX_MEMBER: Final = 1024 * 1024  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Something that pip can install.
+
+    version: as the server says it. name: of the folder it is installed into, another one for other content.
+    requirement: for pip. units: file name -> content.
+    """
+
+    version: str
+    name: str
+    requirement: str
+    units: dict[str, bytes]
+
+
+def read_package(path: Path | None) -> Package:
+    """Look into a package; None: what is running now, which pip gets from its index.
+
+    Raises:
+        DeployError: it is none of ours.
+    """
+    if path is None:
+        return Package(__version__, __version__, f"xetserve=={__version__}", _find_own_units())
+    path = path.absolute()
+    try:
+        if path.is_dir():
+            version, units, digest = _read_folder(path)
+        elif path.suffix == ".whl":
+            version, units, digest = _read_wheel(path)
+        elif path.name.endswith(".tar.gz"):
+            version, units, digest = _read_sdist(path)
+        else:
+            raise DeployError(f"{path} is not a wheel, an sdist or a folder")
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        raise DeployError(f"cannot read {path}: {reason}") from None
+    missing = [name for name in UNITS if name not in units]
+    if missing:
+        raise DeployError(f"{path} has no {missing[0]}: is it xetserve?")
+    return Package(version, f"{version}-{digest[:8]}", str(path), units)
+
+
+def _find_own_units() -> dict[str, bytes]:
+    installed = Path(sysconfig.get_path("data")) / SHARED
+    source = Path(__file__).parents[2] / "systemd"
+    for folder in (source, installed):
+        if all((folder / name).is_file() for name in UNITS):
+            return {name: (folder / name).read_bytes() for name in UNITS}
+    raise DeployError(f"this installation has no units in {installed}")
+
+
+def _read_folder(path: Path) -> tuple[str, dict[str, bytes], str]:
+    match = _DUNDER.search((path / "xetserve" / "__init__.py").read_text(encoding="utf-8"))
+    digest = hashlib.sha256()
+    files = [path / "pyproject.toml", *_list(path / "xetserve"), *_list(path / "systemd")]
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(path)}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    units = {
+        name: file.read_bytes() for name in UNITS if (file := path / "systemd" / name).is_file()
+    }
+    return _get_version(match, path), units, digest.hexdigest()
+
+
+def _list(folder: Path) -> Iterable[Path]:
+    return (
+        each
+        for each in folder.rglob("*")
+        if each.is_file() and "__pycache__" not in each.parts and each.suffix != ".so"
+    )
+
+
+def _read_wheel(path: Path) -> tuple[str, dict[str, bytes], str]:
+    match = None
+    units = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = PurePosixPath(info.filename)
+            if info.file_size > _MAX_MEMBER:
+                continue
+            if name.name == "METADATA" and name.parent.suffix == ".dist-info":
+                match = _VERSION.search(archive.read(info).decode("utf-8"))
+            elif name.name in UNITS:
+                units[name.name] = archive.read(info)
+    return _get_version(match, path), units, _hash(path)
+
+
+def _read_sdist(path: Path) -> tuple[str, dict[str, bytes], str]:
+    match = None
+    units = {}
+    with tarfile.open(path, "r:gz") as archive:
+        for member in archive:
+            parts = PurePosixPath(member.name).parts
+            if not member.isfile() or member.size > _MAX_MEMBER:
+                continue
+            file = archive.extractfile(member)
+            assert file is not None  # it is a regular one
+            if parts[1:] == ("PKG-INFO",):
+                match = _VERSION.search(file.read().decode("utf-8"))
+            elif parts[1:-1] == ("systemd",) and parts[-1] in UNITS:
+                units[parts[-1]] = file.read()
+    return _get_version(match, path), units, _hash(path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _get_version(match: re.Match[str] | None, path: Path) -> str:
+    if match is None:
+        raise DeployError(f"{path} names no version: is it xetserve?")
+    return match[1]

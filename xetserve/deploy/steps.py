@@ -1,0 +1,238 @@
+"""Single steps, and plans made of them: what is shown before is what is done."""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from xetserve.deploy.machine import DeployError, Machine
+
+POLL: Final = 0.5  # seconds between two looks at a server that is starting
+
+
+class Step(Protocol):
+    """Something to do."""
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        ...
+
+    def do(self, machine: Machine) -> None:
+        """Do it.
+
+        Raises:
+            DeployError: it cannot be done.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Make a folder."""
+
+    path: Path
+    mode: int = 0o755
+    group: str | None = None
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        return f"make folder {self.path} ({_rights(self.mode, self.group)})"
+
+    def do(self, machine: Machine) -> None:
+        """Do it."""
+        machine.make_folder(self.path, self.mode, self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Write a file."""
+
+    path: Path
+    content: bytes
+    mode: int = 0o644
+    group: str | None = None
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        return f"write {self.path} ({_rights(self.mode, self.group)}, {len(self.content)} bytes)"
+
+    def do(self, machine: Machine) -> None:
+        """Do it."""
+        machine.write(self.path, self.content, self.mode, self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Point a link somewhere."""
+
+    path: Path
+    target: str
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        return f"link {self.path} -> {self.target}"
+
+    def do(self, machine: Machine) -> None:
+        """Do it."""
+        machine.make_link(self.path, self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove a file, a link or a folder with all that is in it."""
+
+    path: Path
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        return f"remove {self.path}"
+
+    def do(self, machine: Machine) -> None:
+        """Do it."""
+        machine.remove(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Run a command; may_fail: its status does not matter."""
+
+    command: tuple[str, ...]
+    may_fail: bool = False
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        return f"run {shlex.join(self.command)}"
+
+    def do(self, machine: Machine) -> None:
+        """Do it."""
+        done = machine.run(self.command)
+        if done.status and not self.may_fail:
+            lines = (done.errors.strip() or done.out.strip() or "no reason given").splitlines()
+            # The line before this one has all of the command.
+            start = " ".join(self.command[:2])
+            raise DeployError(f"{start}: status {done.status}: {' / '.join(lines[-4:])}")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Wait until the server is ready, in the version that is wanted.
+
+    find: gives where it listens: URLs without a path, the first that answers counts.
+    version: None: any.
+    timeout: seconds.
+    """
+
+    find: Callable[[Machine], Sequence[str]]
+    version: str | None
+    timeout: float
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        version = f" in version {self.version}" if self.version else ""
+        return f"wait until it is ready{version}, {self.timeout:g} s at most"
+
+    def do(self, machine: Machine) -> None:
+        """Do it."""
+        waited, reason = 0.0, "it does not answer"
+        while True:
+            for url in self.find(machine):
+                answer = machine.ask(f"{url}/ready")
+                if answer is None:
+                    continue
+                if answer[0] != 200:
+                    reason = f"{url}/ready answers {answer[0]}"
+                    continue
+                version = _read_version(machine.ask(f"{url}/health"))
+                if self.version in (None, version):
+                    return
+                reason = f"{url} is version {version}"
+            if waited >= self.timeout:
+                raise DeployError(f"not ready after {self.timeout:g} s: {reason}")
+            machine.wait(POLL)
+            waited += POLL
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do.
+
+    steps: those up to `switch` change nothing for clients.
+    cleanup: what undoes them, if one of those fails.
+    undo: what brings back what was before, if one of the others fails.
+    back_to: what that is.
+    after: what is tidied up once all has gone well; nothing depends on it.
+    log: a command that prints the last lines of what failed.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    switch: int = 0
+    cleanup: list[Step] = field(default_factory=list)
+    undo: list[Step] = field(default_factory=list)
+    back_to: str = "what was before"
+    after: list[Step] = field(default_factory=list)
+    log: tuple[str, ...] = ()
+
+
+def carry_out(plan: Plan, machine: Machine, say: Callable[[str], None]) -> None:
+    """Do what is planned; if it fails, bring back what was before.
+
+    Raises:
+        DeployError: it failed; the message says what has become of it.
+    """
+    for number, step in enumerate(plan.steps):
+        say(step.describe())
+        try:
+            step.do(machine)
+        except DeployError as exc:
+            say(f"failed: {exc}")
+            if number >= plan.switch and plan.log:
+                _show_log(plan.log, machine, say)
+            undo = plan.undo if number >= plan.switch else plan.cleanup
+            failures = _undo(undo, machine, say)
+            if failures:
+                raise DeployError(f"{exc}; and going back failed: {'; '.join(failures)}") from None
+            outcome = (
+                f"rolled back to {plan.back_to}"
+                if number >= plan.switch
+                else "nothing has changed for clients"
+            )
+            raise DeployError(f"{exc}; {outcome}") from None
+    for step in plan.after:
+        say(step.describe())
+        try:
+            step.do(machine)
+        except DeployError as exc:
+            say(f"left behind: {exc}")
+
+
+def _show_log(command: tuple[str, ...], machine: Machine, say: Callable[[str], None]) -> None:
+    with suppress(DeployError):
+        done = machine.run(command)
+        for line in (done.out + done.errors).splitlines():
+            say(f"log: {line}")
+
+
+def _undo(steps: list[Step], machine: Machine, say: Callable[[str], None]) -> list[str]:
+    """Do all steps, whatever fails; gives the failures."""
+    failures = []
+    for step in steps:
+        say(f"back: {step.describe()}")
+        try:
+            step.do(machine)
+        except DeployError as exc:
+            failures.append(str(exc))
+    return failures
+
+
+def _read_version(answer: tuple[int, bytes] | None) -> str | None:
+    try:
+        return str(json.loads(answer[1])["version"]) if answer is not None else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _rights(mode: int, group: str | None) -> str:
+    return f"{mode:04o}{f', root:{group}' if group else ''}"

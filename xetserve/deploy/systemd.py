@@ -1,0 +1,361 @@
+"""A service of systemd: one virtual environment a version, `current` points to the one that runs, the socket stays.
+
+    /opt/xetserve/versions/NAME/      a virtual environment; complete once it has .complete
+    /opt/xetserve/current             -> versions/NAME
+    /opt/xetserve/previous            -> versions/NAME, the one before
+    /opt/xetserve/bin                 -> current/bin, which the unit names
+    /etc/xetserve/xetserve.toml       made once, never written again
+    /etc/systemd/system/xetserve.*    the units of the package, and a drop-in
+
+The unit's user exists only while it runs, so a group of its own lets it read the configuration.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from xetserve.deploy.machine import DeployError, Machine
+from xetserve.deploy.package import SHARED, UNITS, Package
+from xetserve.deploy.steps import Check, Command, File, Folder, Link, Plan, Remove, Step
+
+SERVICE: Final = "xetserve.service"
+SOCKET: Final = "xetserve.socket"
+GROUP: Final = "xetserve-conf"
+DROP_IN: Final = f"""\
+# Written by xetserve deploy; own changes belong into another file beside it.
+[Service]
+SupplementaryGroups={GROUP}
+"""
+_FAILURE_LOG: Final = ("journalctl", "--no-pager", "--lines=10", "--output=cat", "--unit", SERVICE)
+_LISTENING: Final = re.compile(r"(\[[0-9a-f:.]+\]|[0-9.]+):(\d+) \(Stream\)")
+_ANY: Final = {"[::]": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where things are."""
+
+    etc: Path = Path("/etc/xetserve")
+    opt: Path = Path("/opt/xetserve")
+    units: Path = Path("/etc/systemd/system")
+    # With a dynamic user, the first is a link to the second.
+    caches: tuple[Path, ...] = (Path("/var/cache/xetserve"), Path("/var/cache/private/xetserve"))
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.etc / "xetserve.toml"
+
+    @property
+    def drop_in(self) -> Path:
+        """Our drop-in."""
+        return self.units / f"{SERVICE}.d" / "10-deploy.conf"
+
+
+def find_systemd(machine: Machine) -> str | None:
+    """Say why systemd cannot be used here; None: it can."""
+    if machine.which("systemctl") is None:
+        return "systemctl is not installed"
+    if not machine.exists(Path("/run/systemd/system")):
+        return "this machine was not booted with systemd"
+    return None
+
+
+class SystemdTarget:
+    """Plans for a machine with systemd.
+
+    Args:
+        template: what a new configuration file holds.
+        python: makes the virtual environments.
+        timeout: seconds that a start may take.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        template: bytes,
+        python: str,
+        timeout: float = 30.0,
+        paths: Paths | None = None,
+    ) -> None:
+        self._machine = machine
+        self._paths = paths or Paths()
+        self._template = template
+        self._python = python
+        self._timeout = timeout
+
+    def plan_apply(self, package: Package) -> Plan:
+        """Plan to have a package installed and running.
+
+        Raises:
+            DeployError: there is an installation that was made by hand.
+        """
+        machine, paths = self._machine, self._paths
+        program = paths.opt / "bin"
+        if machine.exists(program) and machine.read_link(program) is None:
+            raise DeployError(f"{paths.opt} was installed by hand: move it away first")
+        wanted = f"versions/{package.name}"
+        current = machine.read_link(paths.opt / "current")
+        plan = Plan(back_to=current or "what was before: nothing", log=_FAILURE_LOG)
+        plan.steps = self._make_configuration()
+        installing = self._install(package)
+        plan.steps += installing
+        folder = paths.opt / wanted
+        if installing:
+            plan.cleanup = [Remove(folder)]
+        units = self._change_units(package.units)
+        is_on = self._is("is-enabled", SOCKET) and self._is("is-active", SOCKET)
+        has_failed = self._is("is-failed", SERVICE)
+        links = self._switch(wanted, current)
+        if not (units or links or has_failed) and is_on:
+            return plan
+        plan.steps.append(self._check_configuration(folder))
+        plan.switch = len(plan.steps)
+        plan.steps += [*units, *links]
+        if units:
+            plan.steps.append(Command(("systemctl", "daemon-reload")))
+        if not is_on:
+            plan.steps.append(Command(("systemctl", "enable", SERVICE, SOCKET)))
+        plan.steps += self._restart(is_socket_changed=_touches(units, SOCKET))
+        plan.steps.append(self._check(package.version))
+        plan.undo = self._undo(current, units, is_new=bool(installing), folder=folder)
+        keep = {wanted, current}
+        plan.after = [
+            Remove(paths.opt / "versions" / name)
+            for name in machine.list_folder(paths.opt / "versions")
+            if current != wanted and f"versions/{name}" not in keep
+        ]
+        return plan
+
+    def plan_rollback(self) -> Plan:
+        """Plan to go back to the version before.
+
+        Raises:
+            DeployError: there is none.
+        """
+        machine, paths = self._machine, self._paths
+        current = machine.read_link(paths.opt / "current")
+        previous = machine.read_link(paths.opt / "previous")
+        if (
+            current is None
+            or previous is None
+            or not machine.exists(paths.opt / previous / ".complete")
+        ):
+            raise DeployError("there is no previous version to go back to")
+        units = {}
+        for name in UNITS:
+            content = machine.read(paths.opt / previous / SHARED / name)
+            if content is None:
+                raise DeployError(f"{paths.opt / previous} has no {name}")
+            units[name] = content
+        changed = self._change_units(units)
+        plan = Plan(back_to=current, log=_FAILURE_LOG)
+        plan.steps = [*changed, *self._switch(previous, current)]
+        if changed:
+            plan.steps.append(Command(("systemctl", "daemon-reload")))
+        plan.steps += self._restart(is_socket_changed=_touches(changed, SOCKET))
+        plan.steps.append(self._check(None))
+        plan.undo = self._undo(current, changed, is_new=False, folder=paths.opt / previous)
+        return plan
+
+    def plan_remove(self, *, purge: bool) -> Plan:
+        """Plan to have nothing left; configuration and cache only with purge.
+
+        Raises:
+            DeployError: there is an installation that was made by hand.
+        """
+        machine, paths = self._machine, self._paths
+        plan = Plan()
+        is_ours = machine.exists(paths.opt / "versions") or machine.exists(paths.drop_in)
+        if not is_ours and machine.exists(paths.units / SERVICE):
+            raise DeployError(f"{paths.units / SERVICE} was installed by hand: nothing is removed")
+        unit_files = [paths.units / name for name in UNITS if machine.exists(paths.units / name)]
+        if unit_files:
+            plan.steps.append(Command(("systemctl", "disable", "--now", SERVICE, SOCKET)))
+        plan.steps += [Remove(path) for path in unit_files]
+        if machine.exists(paths.drop_in):
+            plan.steps.append(Remove(paths.drop_in))
+            # Files of others beside it stay.
+            if machine.list_folder(paths.drop_in.parent) == [paths.drop_in.name]:
+                plan.steps.append(Remove(paths.drop_in.parent))
+        if unit_files:
+            plan.steps.append(Command(("systemctl", "daemon-reload")))
+            plan.steps.append(
+                Command(("systemctl", "reset-failed", SERVICE, SOCKET), may_fail=True)
+            )
+        if machine.exists(paths.opt / "versions"):
+            plan.steps.append(Remove(paths.opt))
+        if purge:
+            # Not `systemctl clean`: the units may have gone before.
+            leftovers = (*paths.caches, paths.etc)
+            plan.steps += [Remove(path) for path in leftovers if machine.exists(path)]
+            if self._has_group():
+                plan.steps.append(Command(("groupdel", GROUP)))
+        plan.switch = len(plan.steps)
+        return plan
+
+    def get_status(self) -> dict[str, str]:
+        """Say what there is."""
+        machine, paths = self._machine, self._paths
+        state = {"version": _name(machine.read_link(paths.opt / "current"))}
+        state["previous"] = _name(machine.read_link(paths.opt / "previous"))
+        for unit in (SOCKET, SERVICE):
+            done = machine.run(("systemctl", "is-active", unit))
+            state[unit] = done.out.strip() or "unknown"
+        urls = find_urls(machine) if state[SOCKET] == "active" else []
+        state["ready"] = "no"
+        for url in urls:
+            answer = machine.ask(f"{url}/ready")
+            if answer is not None:
+                state["ready"] = f"{'yes' if answer[0] == 200 else answer[0]}, {url}"
+                break
+        return state
+
+    @staticmethod
+    def log_command(*, follow: bool, lines: int) -> tuple[str, ...]:
+        """Give the command that prints the log."""
+        following = ("--follow",) if follow else ()
+        return ("journalctl", "--no-pager", f"--lines={lines}", *following, "--unit", SERVICE)
+
+    def _make_configuration(self) -> list[Step]:
+        machine, paths = self._machine, self._paths
+        steps: list[Step] = []
+        if not self._has_group():
+            steps.append(Command(("groupadd", "--system", GROUP)))
+        if not machine.exists(paths.etc):
+            steps.append(Folder(paths.etc, 0o750, GROUP))
+        if not machine.exists(paths.config):
+            steps.append(File(paths.config, self._template, 0o640, GROUP))
+        return steps
+
+    def _has_group(self) -> bool:
+        return self._machine.run(("getent", "group", GROUP)).status == 0
+
+    def _install(self, package: Package) -> list[Step]:
+        folder = self._paths.opt / "versions" / package.name
+        if self._machine.exists(folder / ".complete"):
+            return []
+        steps: list[Step] = []
+        if self._machine.exists(folder):  # it was interrupted
+            steps.append(Remove(folder))
+        else:
+            steps.append(Folder(folder.parent))
+        python = str(folder / "bin" / "python")
+        pip = (
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-input",
+            "--disable-pip-version-check",
+        )
+        steps.append(Command((self._python, "-m", "venv", str(folder))))
+        steps.append(Command((*pip, package.requirement)))
+        # Read by a rollback, which has no package any more.
+        steps.append(Folder(folder / SHARED))
+        steps += [File(folder / SHARED / name, content) for name, content in package.units.items()]
+        steps.append(File(folder / ".complete", b""))
+        return steps
+
+    def _check_configuration(self, folder: Path) -> Step:
+        environment = self._paths.etc / "xetserve.env"
+        read = ("--env-file", str(environment)) if self._machine.exists(environment) else ()
+        program = str(folder / "bin" / "xetserve")
+        return Command((program, "config", "check", "--config", str(self._paths.config), *read))
+
+    def _change_units(self, wanted: dict[str, bytes]) -> list[Step]:
+        machine, paths = self._machine, self._paths
+        steps: list[Step] = [
+            File(paths.units / name, content)
+            for name, content in wanted.items()
+            if machine.read(paths.units / name) != content
+        ]
+        if machine.read(paths.drop_in) != DROP_IN.encode():
+            steps += [Folder(paths.drop_in.parent), File(paths.drop_in, DROP_IN.encode())]
+        return steps
+
+    def _switch(self, wanted: str, current: str | None) -> list[Step]:
+        opt = self._paths.opt
+        steps: list[Step] = []
+        if current != wanted:
+            if current is not None:
+                steps.append(Link(opt / "previous", current))
+            steps.append(Link(opt / "current", wanted))
+        if self._machine.read_link(opt / "bin") != "current/bin":
+            steps.append(Link(opt / "bin", "current/bin"))
+        return steps
+
+    def _restart(self, *, is_socket_changed: bool) -> list[Step]:
+        """Restart behind the socket, which keeps those who wait; only a socket that is another one now cannot."""
+        steps: list[Step] = []
+        if is_socket_changed and self._is("is-active", SOCKET):
+            steps.append(Command(("systemctl", "stop", SERVICE, SOCKET)))
+        return [
+            *steps,
+            Command(("systemctl", "reset-failed", SERVICE, SOCKET), may_fail=True),
+            Command(("systemctl", "start", SOCKET)),
+            Command(("systemctl", "restart", SERVICE)),
+        ]
+
+    def _undo(
+        self, current: str | None, changed: Sequence[Step], *, is_new: bool, folder: Path
+    ) -> list[Step]:
+        machine, paths = self._machine, self._paths
+        gone = [Remove(folder)] if is_new else []
+        if current is None:
+            was_there = machine.exists(paths.opt)
+            stop = Command(("systemctl", "disable", "--now", SERVICE, SOCKET), may_fail=True)
+            made = [step.path for step in changed if isinstance(step, File | Folder)]
+            links = [paths.opt / "current", paths.opt / "bin"]
+            return [
+                stop,
+                *(Remove(path) for path in made if not machine.exists(path)),
+                *(self._restore(path) for path in made if machine.read(path) is not None),
+                *(Remove(path) for path in (links if was_there else [paths.opt])),
+                Command(("systemctl", "daemon-reload")),
+                *(gone if was_there else []),
+            ]
+        previous = machine.read_link(paths.opt / "previous")
+        steps: list[Step] = [Link(paths.opt / "current", current)]
+        steps.append(
+            Remove(paths.opt / "previous")
+            if previous is None
+            else Link(paths.opt / "previous", previous)
+        )
+        steps += [self._restore(step.path) for step in changed if isinstance(step, File)]
+        if changed:
+            steps.append(Command(("systemctl", "daemon-reload")))
+        steps += self._restart(is_socket_changed=_touches(changed, SOCKET))
+        return [*steps, self._check(None), *gone]
+
+    def _restore(self, path: Path) -> Step:
+        before = self._machine.read(path)
+        return Remove(path) if before is None else File(path, before)
+
+    def _check(self, version: str | None) -> Check:
+        return Check(find_urls, version, self._timeout)
+
+    def _is(self, question: str, unit: str) -> bool:
+        return self._machine.run(("systemctl", question, "--quiet", unit)).status == 0
+
+
+def find_urls(machine: Machine) -> list[str]:
+    """Ask systemd where clients connect; with and without TLS, since the socket does not know."""
+    done = machine.run(("systemctl", "show", "--property=Listen", "--value", SOCKET))
+    return [
+        f"{scheme}://{_ANY.get(host, host)}:{port}"
+        for host, port in _LISTENING.findall(done.out)
+        for scheme in ("http", "https")
+    ]
+
+
+def _touches(steps: Sequence[Step], name: str) -> bool:
+    return any(isinstance(step, File) and step.path.name == name for step in steps)
+
+
+def _name(link: str | None) -> str:
+    return "none" if link is None else link.removeprefix("versions/")

@@ -1,0 +1,229 @@
+"""Where settings come from: flags, environment, credentials, a TOML file, in that order.
+
+Everything that is wrong is found at once; who starts a server is told the first of it, `config check` tells all.
+"""
+
+import argparse
+import dataclasses
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from xetserve.config import SECTIONS, Config
+from xetserve.credentials import find_credentials, read_credential
+from xetserve.errors import ConfigError
+from xetserve.values import parse_bool, parse_file
+
+PREFIX: Final = "XETSERVE_"
+CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
+DEFAULT: Final = "default"
+
+
+@dataclass(slots=True)
+class Loaded:
+    """Settings, and how they came about.
+
+    origins: by setting, where its value comes from: DEFAULT, a flag, a variable or the file.
+    errors: sentences; what they are about has its default in config.
+    """
+
+    config: Config = field(default_factory=Config)
+    path: str | None = None
+    origins: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+
+def add_flags(
+    parser: argparse.ArgumentParser,
+    sections: Sequence[str] = tuple(SECTIONS),
+    without: Sequence[str] = (),
+) -> None:
+    """Give a parser --config and a flag for every setting of the sections, but not for those without."""
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG_VARIABLE}]")
+    for name in sections:
+        group = parser.add_argument_group(f"[{name}]")
+        for setting in dataclasses.fields(SECTIONS[name]):
+            meta = setting.metadata
+            if setting.name in without or meta["is_secret"]:
+                continue
+            is_switch = meta["parse"] is parse_bool
+            group.add_argument(
+                flag_of(setting.name),
+                dest=setting.name,
+                metavar=meta["metavar"],
+                nargs="?" if is_switch else None,
+                const="true" if is_switch else None,
+                help=f"{meta['help']} [{', '.join(meta['variables'])}; default {setting.default}]",
+            )
+
+
+def flag_of(name: str) -> str:
+    """Give the flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def load_config(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None = None
+) -> Config:
+    """Put the settings together.
+
+    Args:
+        flags: values of the flags by setting name; None where a flag was not given.
+        config_file: path of the TOML file; without it, XETSERVE_CONFIG names one.
+
+    Raises:
+        ConfigError: an unknown key or a bad value.
+    """
+    loaded = load_all(flags, environ, config_file)
+    if loaded.errors:
+        raise ConfigError(loaded.errors[0])
+    return loaded.config
+
+
+def load_all(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None = None
+) -> Loaded:
+    """Put the settings together, see load_config; whatever is wrong is listed."""
+    loaded = Loaded(path=config_file or environ.get(CONFIG_VARIABLE) or None)
+    tables: dict[str, Any] = {}
+    if loaded.path:
+        try:
+            tables = _read_file(loaded.path)
+        except ConfigError as exc:
+            loaded.errors.append(str(exc))
+    _check_environment(environ, loaded)
+    credentials: Mapping[str, Path] = {}
+    try:
+        credentials = find_credentials(environ)
+    except ConfigError as exc:
+        loaded.errors.append(str(exc))
+    _check_credentials(credentials, loaded)
+    sections = {}
+    for name, section in SECTIONS.items():
+        table = tables.pop(name, {})
+        if not isinstance(table, dict):
+            loaded.errors.append(f"{loaded.path}: [{name}] must be a table")
+            table = {}
+        sections[name] = _load_section(section, name, table, flags, environ, credentials, loaded)
+    loaded.errors += [
+        f"{loaded.path}: unknown section or key {key!r}{_suggest(key, SECTIONS)}" for key in tables
+    ]
+    loaded.config = Config(**sections)
+    return loaded
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+    except (ValueError, RecursionError) as exc:  # TOML, UTF-8, a number of 5000 digits, nesting
+        raise ConfigError(f"{path} is not TOML: {exc}") from None
+
+
+def _check_environment(environ: Mapping[str, str], loaded: Loaded) -> None:
+    known = {CONFIG_VARIABLE}
+    for section in SECTIONS.values():
+        for setting in dataclasses.fields(section):
+            known.update(setting.metadata["variables"])
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            loaded.errors.append(f"unknown environment variable {name}{_suggest(name, known)}")
+
+
+def _check_credentials(credentials: Mapping[str, Path], loaded: Loaded) -> None:
+    known = {
+        setting.name for section in SECTIONS.values() for setting in dataclasses.fields(section)
+    }
+    for name, file in credentials.items():
+        if name not in known:
+            loaded.errors.append(f"unknown credential {file.name}{_suggest(name, known)}")
+
+
+def _load_section(
+    section: type,
+    name: str,
+    table: dict[str, Any],
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    credentials: Mapping[str, Path],
+    loaded: Loaded,
+) -> Any:
+    values: dict[str, Any] = {}
+    settings = {setting.name: setting for setting in dataclasses.fields(section)}
+    for setting in settings.values():
+        loaded.origins[setting.name] = DEFAULT
+        try:
+            found = _find_value(setting, name, table, flags, environ, credentials, loaded.path)
+        except ConfigError as exc:
+            loaded.errors.append(str(exc))
+            continue
+        if found is None:
+            continue
+        source, text = found
+        try:
+            values[setting.name] = setting.metadata["parse"](text)
+            loaded.origins[setting.name] = source
+        except ValueError as exc:
+            shown = re.sub(r"//[^/\s]*@", "//***@", text)  # a URL may hold a password
+            found_text = "" if setting.metadata["is_secret"] else f", not {shown!r}"
+            loaded.errors.append(f"{source} {exc}{found_text}")
+    for key in table:
+        if key not in settings:
+            hint = _suggest(key, settings) or _find_section(key)
+            loaded.errors.append(f"{loaded.path}: unknown key {key!r} in [{name}]{hint}")
+    return section(**values)
+
+
+def _find_value(
+    setting: dataclasses.Field[Any],
+    section: str,
+    table: dict[str, Any],
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    credentials: Mapping[str, Path],
+    path: str | None,
+) -> tuple[str, str] | None:
+    """Give (where it comes from, its text) for a setting that is set somewhere.
+
+    Raises:
+        ConfigError: it is no single value.
+    """
+    flag = flags.get(setting.name)
+    if flag is not None:
+        return flag_of(setting.name), flag
+    for variable in setting.metadata["variables"]:
+        if environ.get(variable, "") != "":
+            return variable, environ[variable]
+    if setting.name in credentials:
+        file = credentials[setting.name]
+        # Of a file that is meant to be read later, the value is where it is.
+        is_file = setting.metadata["parse"] is parse_file
+        return f"credential {file.name}", str(file) if is_file else read_credential(file)
+    if setting.name in table:
+        value = table[setting.name]
+        where = f"{path}: {section}.{setting.name}"
+        if isinstance(value, bool):
+            return where, "true" if value else "false"
+        if isinstance(value, str | int | float):
+            return where, str(value)
+        raise ConfigError(f"{where} must be a single value")
+    return None
+
+
+def _suggest(wrong: str, known: Iterable[str]) -> str:
+    """Give the end of a sentence with what was probably meant; empty if that cannot be told."""
+    close = get_close_matches(wrong, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _find_section(key: str) -> str:
+    """Say in which section a key belongs, if there is one."""
+    for name, section in SECTIONS.items():
+        if key in {setting.name for setting in dataclasses.fields(section)}:
+            return f"; it belongs in [{name}]"
+    return ""
