@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from xetserve.errors import RangeUnsatisfiable, UpstreamError
+from xetserve.errors import RangeUnsatisfiable, RequestError, UpstreamError
 from xetserve.upstream.cas import Access
 from xetserve.upstream.hub import CasToken
 from xetserve.xet.compression import Scheme
@@ -205,3 +205,18 @@ def merge_ranges(ranges: Sequence[ChunkRange]) -> list[ChunkRange]:
         else:
             merged.append(chunks)
     return merged
+
+
+class FakeBody:
+    """The body of a request, here already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._data
+
+    async def read(self, limit: int) -> bytes:
+        if len(self._data) > limit:
+            raise RequestError(413, "too large")
+        return self._data

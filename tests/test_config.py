@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from xetserve.config import SECTIONS, Config, check_together
 from xetserve.errors import ConfigError
-from xetserve.sources import add_flags, load_config
+from xetserve.sources import add_flags, load_config, read_secrets
 from xetserve.values import (
     parse_access_log,
     parse_age,
+    parse_audience,
     parse_bool,
     parse_compression,
     parse_cors,
@@ -82,6 +83,7 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_xet_mode: ("Native", "native"),
     parse_log_level: ("DEBUG", "debug"),
     parse_access_log: ("JSON", "json"),
+    parse_audience: ("Token", "token"),
 }
 BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_text: " ",
@@ -109,6 +111,7 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_xet_mode: "xet",
     parse_log_level: "loud",
     parse_access_log: "xml",
+    parse_audience: "friends",
 }
 
 
@@ -224,22 +227,53 @@ def test_a_bad_value_is_named_with_its_source(
         assert str(caught.value).endswith(f", not {bad!r}")
 
 
-def test_a_secret_is_read_from_file_or_environment_and_never_shown(tmp_path: Path) -> None:
-    (setting,) = SECRETS
+@pytest.mark.parametrize(
+    ("section", "setting"), [each for each in SETTINGS if each.values[1] in SECRETS]
+)
+def test_a_secret_is_read_from_file_or_environment_and_never_shown(
+    section: str, setting: dataclasses.Field[Any], tmp_path: Path
+) -> None:
+    (variable,) = setting.metadata["variables"]
     secret = "correct horse battery"
-    in_file = write(tmp_path, f"[hub]\nnative_secret = '{secret}'\n")
-    for config in (
-        load_config({}, {}, in_file),
-        load_config({}, {"XETSERVE_NATIVE_SECRET": secret}),
-    ):
-        assert get(config, "hub", setting.name) == secret
+    in_file = write(tmp_path, f"[{section}]\n{setting.name} = '{secret}'\n")
+    for config in (load_config({}, {}, in_file), load_config({}, {variable: secret})):
+        assert get(config, section, setting.name) == secret
         assert secret not in repr(config)
     with pytest.raises(ConfigError) as caught:
-        load_config({}, {"XETSERVE_NATIVE_SECRET": "short"})
-    assert str(caught.value) == "XETSERVE_NATIVE_SECRET must have at least 16 characters"
+        load_config({}, {variable: "short"})
+    assert str(caught.value) == f"{variable} must have at least 16 characters"
     parser = argparse.ArgumentParser()
     add_flags(parser)
-    assert flag_of(setting) not in parser.format_help()
+    assert f"{flag_of(setting)} " not in parser.format_help()
+
+
+def test_the_operator_token_may_be_in_a_file_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("correct horse battery\n")
+    config = read_secrets(load_config({"operator_token_file": str(path)}, {}))
+    assert config.status.operator_token == "correct horse battery"
+    assert "correct" not in repr(config)
+    assert read_secrets(Config()) == Config()
+
+
+@pytest.mark.parametrize(
+    ("content", "environ", "message"),
+    [
+        pytest.param(b"short", {}, "must have at least 16 characters", id="short"),
+        pytest.param(b"\n", {}, "is empty", id="empty"),
+        pytest.param(b"\xff" * 20, {}, "is not UTF-8", id="not a text"),
+        pytest.param(None, {}, "No such file", id="missing"),
+        pytest.param(b"x" * 16, {"XETSERVE_OPERATOR_TOKEN": "y" * 16}, "exclude", id="both"),
+    ],
+)
+def test_a_file_that_has_no_token_stops_the_start(
+    tmp_path: Path, content: bytes | None, environ: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_secrets(load_config({"operator_token_file": str(path)}, environ))
 
 
 @pytest.mark.parametrize(
@@ -394,6 +428,7 @@ TLS = {"tls_cert": "c.pem", "tls_key": "k.pem"}
         ({"proxy_protocol": "on"}, "proxy_protocol needs trusted_proxies"),
         ({"port": "off"}, "there is nothing to listen on"),
         ({"offline": "on"}, "offline needs a cache_dir"),
+        ({"metrics": "token"}, "metrics = token needs operator_token"),
     ],
 )
 def test_settings_that_make_no_sense_together(settings: dict[str, str], message: str) -> None:

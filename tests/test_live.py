@@ -86,7 +86,7 @@ def test_settings_that_can_change() -> None:
         for setting in dataclasses.fields(fields)
         if is_live(section, setting.name)
     }
-    whole = {"limits", "admission", "proxies", "log"}
+    whole = {"status", "limits", "admission", "proxies", "log"}
     others = {
         setting.name
         for section, fields in SECTIONS.items()

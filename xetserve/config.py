@@ -15,6 +15,7 @@ from xetserve.values import (
     MIN_BUDGET,
     OFF,
     parse_access_log,
+    parse_audience,
     parse_bool,
     parse_compression,
     parse_cors,
@@ -384,6 +385,34 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusConfig:
+    """Who may see what the server does."""
+
+    metrics: str = _setting(
+        "public",
+        parse_audience,
+        "XETSERVE_METRICS",
+        "who may see figures, at /metrics, /status and /: public, token (who has the operator token) or off",
+        metavar="WHO",
+    )
+    operator_token: str = _setting(
+        "",
+        parse_secret,
+        "XETSERVE_OPERATOR_TOKEN",
+        "shows names of files, repositories and clients at /status and / to those who have it",
+        metavar="TOKEN",
+        is_secret=True,
+    )
+    operator_token_file: str = _setting(
+        "",
+        parse_file,
+        "XETSERVE_OPERATOR_TOKEN_FILE",
+        "file that has the operator token",
+        metavar="FILE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsConfig:
     """What clients may do to a server: connections, times, sizes of requests. Times in seconds, sizes in bytes."""
 
@@ -555,6 +584,7 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    status: StatusConfig = field(default_factory=StatusConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -597,6 +627,7 @@ SECTIONS: Final[Mapping[str, type]] = {
     "http": HttpConfig,
     "memory": MemoryConfig,
     "cache": CacheConfig,
+    "status": StatusConfig,
     "limits": LimitsConfig,
     "admission": AdmissionConfig,
     "log": LogConfig,
@@ -630,5 +661,8 @@ def find_conflicts(config: Config) -> Iterator[str]:
         yield "redirect_target must be a port"
     if config.hub.offline and not config.cache.cache_dir:
         yield "offline needs a cache_dir: there is nothing else to serve from"
+    status = config.status
+    if status.metrics == "token" and not (status.operator_token or status.operator_token_file):
+        yield "metrics = token needs operator_token or operator_token_file"
     if proxies.proxy_protocol and not proxies.trusted_proxies:
         yield "proxy_protocol needs trusted_proxies: nobody else may connect"

@@ -11,7 +11,7 @@ from xetserve.net.tls import ServerTls
 logger = logging.getLogger(__name__)
 
 # Sections of which everything can change, and single settings. The rest is built into sockets, processes and pools.
-_SECTIONS = frozenset({"limits", "admission", "proxies", "log"})
+_SECTIONS = frozenset({"status", "limits", "admission", "proxies", "log"})
 _SETTINGS = frozenset({"write_timeout", "handshake_timeout", "hsts_max_age"})
 
 

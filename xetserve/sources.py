@@ -16,7 +16,7 @@ from typing import Any, Final
 from xetserve.config import SECTIONS, Config
 from xetserve.credentials import find_credentials, read_credential
 from xetserve.errors import ConfigError
-from xetserve.values import parse_bool, parse_file
+from xetserve.values import parse_bool, parse_file, parse_secret
 
 PREFIX: Final = "XETSERVE_"
 CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
@@ -227,3 +227,26 @@ def _find_section(key: str) -> str:
         if key in {setting.name for setting in dataclasses.fields(section)}:
             return f"; it belongs in [{name}]"
     return ""
+
+
+def read_secrets(config: Config) -> Config:
+    """Put the secrets in that the settings name files of.
+
+    Raises:
+        ConfigError: one cannot be read, or is none.
+    """
+    status = config.status
+    if not status.operator_token_file:
+        return config
+    if status.operator_token:
+        raise ConfigError("operator_token and operator_token_file exclude each other")
+    try:
+        token = parse_secret(Path(status.operator_token_file).read_text(encoding="utf-8").strip())
+    except OSError as exc:
+        raise ConfigError(f"cannot read {status.operator_token_file}: {exc.strerror}") from None
+    except ValueError as exc:  # not UTF-8 is one, too
+        reason = "is not UTF-8" if isinstance(exc, UnicodeError) else str(exc)
+        raise ConfigError(f"{status.operator_token_file} {reason}") from None
+    if not token:
+        raise ConfigError(f"{status.operator_token_file} is empty")
+    return dataclasses.replace(config, status=dataclasses.replace(status, operator_token=token))

@@ -137,6 +137,14 @@ def parse_secret(text: str) -> str:
     return text.strip()
 
 
+def parse_audience(text: str) -> str:
+    """Read who may see figures."""
+    value = text.strip().lower()
+    if value not in ("public", "token", "off"):
+        raise ValueError("must be public, token or off")
+    return value
+
+
 def parse_log_level(text: str) -> str:
     """Read a log level."""
     level = text.strip().lower()

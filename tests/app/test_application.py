@@ -281,6 +281,12 @@ class TestRoutes:
             ("GET", "/?x=y", 200),
             ("GET", "/health", 200),
             ("HEAD", "/health", 200),
+            ("GET", "/healthz", 200),
+            ("GET", "/ready", 200),
+            ("GET", "/metrics", 200),
+            ("HEAD", "/metrics", 200),
+            ("GET", "/status", 200),
+            ("POST", "/metrics", 405),
             ("POST", "/health", 405),
             ("PUT", "/download/o/n/a", 405),
             ("DELETE", "/download-hash/x", 405),
@@ -310,8 +316,7 @@ class TestRoutes:
             assert "x-evil" not in headers
             assert headers.get("allow") == ("GET, HEAD, OPTIONS" if status in (204, 405) else None)
             assert headers["access-control-allow-origin"] == "*"
-            kept = {200: "no-store" if target == "/health" else "no-cache", 204: None}
-            assert headers.get("cache-control") == kept.get(status, "no-store")
+            assert headers.get("cache-control") == (None if status == 204 else "no-store")
 
     @pytest.mark.parametrize("target", ["/download/o/n/a.bin", "/download-hash/" + "0" * 64])
     @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -20,7 +20,9 @@ from xetserve.metrics import REQUESTS_REFUSED
 
 TICK: Final = 0.001  # seconds; what is owed for less is not waited for
 MAX_KEYS: Final = 10_000  # tokens, and addresses, that are remembered; some hundred bytes each
-EXEMPT: Final = frozenset({"/health", "/ready"})  # an operator wants to know more than ever
+EXEMPT: Final = frozenset(
+    {"/health", "/healthz", "/ready", "/metrics", "/status"}
+)  # an operator wants to know more than ever
 
 
 @dataclass(frozen=True, slots=True)

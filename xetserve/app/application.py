@@ -7,11 +7,12 @@ from xetserve.app.files import FileService, Upstreams
 from xetserve.app.hubface import HubFace
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, split_path
-from xetserve.app.status import Readiness, get_health, get_ready, get_usage
+from xetserve.app.status import StatusService
 from xetserve.app.xetmode import XetMode
 from xetserve.errors import RequestError, XetserveError
 from xetserve.http.cors import METHODS, CorsPolicy
 from xetserve.http.messages import Request, Response
+from xetserve.pipeline.tickets import FetchTable
 from xetserve.xet.sealing import Sealer
 
 
@@ -22,7 +23,7 @@ class Application:
         allow_anonymous: serve the download routes without a token, too.
         compression: code answers for clients that ask for it.
         cors: which web pages may read answers.
-        readiness: what /ready tells.
+        status: answers what is asked about the server itself.
         mode: who is told of Xet.
         sealer: seals what native clients bring back; needed unless the mode is plain.
     """
@@ -34,7 +35,7 @@ class Application:
         allow_anonymous: bool,
         compression: bool = True,
         cors: CorsPolicy | None = None,
-        readiness: Readiness | None = None,
+        status: StatusService | None = None,
         mode: XetMode | None = None,
         sealer: Sealer | None = None,
     ) -> None:
@@ -45,10 +46,15 @@ class Application:
         if not mode.is_plain and sealer is not None:
             self._cas_face = CasFace(upstreams, self._files.fetches, sealer)
         self._hub_face = HubFace(self._files, upstreams.hub, upstreams.limits, mode, self._cas_face)
-        self._readiness = readiness or Readiness()
+        self._status = status or StatusService()
         self._wants_token = not allow_anonymous
         self._compression = compression
         self._cors = cors or CorsPolicy()
+
+    @property
+    def fetches(self) -> FetchTable:
+        """What is being fetched."""
+        return self._files.fetches
 
     async def handle(self, request: Request) -> Response:
         """Answer a request; failures become error responses."""
@@ -64,31 +70,30 @@ class Application:
         return response
 
     async def _route(self, request: Request) -> Response:
+        record = request.record
         if request.method == "OPTIONS":
+            record.route = "options"
             return self._cors.answer_options(request)
         if self._hub.is_own(request.headers):
             raise RequestError(508, "this server is its own Hub")
+        if self._status.is_for(request):
+            return await self._status.answer(request)
         if self._hub_face.is_for(request):
+            record.route = self._hub_face.name_route(request)
             takes_basic = self._hub_face.takes_basic(request)
             token = self._get_token(request, required=False, takes_basic=takes_basic)
             return await self._hub_face.answer(request, token)
         if self._cas_face is not None and self._cas_face.is_for(request):
+            record.route = self._cas_face.name_route(request)
             return await self._cas_face.answer(request)
         match split_path(request.raw_path):
-            case [""]:
-                check_method(request, METHODS)
-                return get_usage(request)
-            case ["health"]:
-                check_method(request, METHODS)
-                return get_health(request)
-            case ["ready"]:
-                check_method(request, METHODS)
-                return get_ready(request, self._readiness)
             case ["download", owner, name, *path] if path:
+                record.route = "download"
                 check_method(request, METHODS)
                 token = self._get_token(request, required=self._wants_token)
                 return await self._files.get_file(request, owner, name, path, token)
             case ["download-hash", text]:
+                record.route = "download-hash"
                 check_method(request, METHODS)
                 token = self._get_token(request, required=self._wants_token)
                 return await self._files.get_by_hash(request, text, token)

@@ -83,6 +83,10 @@ class CasFace:
         """Tell whether a request is for a CAS."""
         return _PATH.fullmatch(request.raw_path) is not None
 
+    def name_route(self, request: Request) -> str:
+        """Give what a request for a CAS is counted as."""
+        return "xorb" if request.raw_path.startswith("/xorbs/") else "reconstruction"
+
     def make_token_answer(self, answer: Response, base_url: str) -> Response:
         """Make the Hub's token answer one that leads to us.
 

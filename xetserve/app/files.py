@@ -89,6 +89,7 @@ class FileService:
         file_path = join_file_path(path)
         revision = get_revision(request)
         is_for_checksum = wants_checksum(request)
+        request.record.repo, request.record.file = repo.id, file_path
         hub = self._up.hub.on_behalf(request.headers)
         async with head_timeout(self._up.limits):
             entry = await hub.resolve(repo, revision, file_path, token)
@@ -117,6 +118,7 @@ class FileService:
             RequestError, UpstreamError, IntegrityError: as get_file.
         """
         repo, revision, file_path = wanted
+        request.record.repo, request.record.file = repo.id, file_path
         hub = self._up.hub.on_behalf(request.headers, names_agent=True)
         async with head_timeout(self._up.limits):
             entry = await hub.resolve(repo, revision, file_path, token)
@@ -169,6 +171,7 @@ class FileService:
         repo = parse_repo(
             request.query.get("repo", self._up.hash_repo), request.query.get("type", "model")
         )
+        request.record.file = text.lower()
         hub = self._up.hub.on_behalf(request.headers)
         access = ReadAccess(hub, repo, get_revision(request), token)
         async with head_timeout(self._up.limits):

@@ -80,6 +80,20 @@ class HubFace:
             or self._registry.is_for(request)
         )
 
+    def name_route(self, request: Request) -> str:
+        """Give what a request that is for the Hub is counted as."""
+        path = request.raw_path
+        if is_resolve_path(path):
+            return "resolve"
+        if self._lfs.is_for(request):
+            return "lfs"
+        if self._registry.is_for(request):
+            return "registry"
+        if is_raw_path(path):
+            return "raw"
+        is_command = self._management.is_for(request) or find_command_method(path) is not None
+        return "manage" if is_command else "api"
+
     def takes_basic(self, request: Request) -> bool:
         """Tell whether the client may have its token in Basic authentication, as git does."""
         return self._lfs.is_for(request)

@@ -56,6 +56,7 @@ class ObjectService:
             RequestError, UpstreamError, IntegrityError: it cannot be had.
         """
         hub = self._hub.on_behalf(request.headers, names_agent=True)
+        request.record.repo, request.record.file = repo.id, f"sha256:{digest}"
         async with head_timeout(self._limits):
             entry = await self._find(hub, repo, revision, digest, token)
             if entry is None:

@@ -1,80 +1,143 @@
-"""/health, /ready, and the page at /."""
+"""What tells of the server itself: /, /health, /ready, /metrics, /status, and the form on the page."""
 
-from dataclasses import dataclass
-from html import escape
+import re
 from typing import Final
 
 from xetserve import __version__
-from xetserve.http.messages import Request, Response, json_response
+from xetserve.app.figures import PLACE_SIZE, Figures
+from xetserve.app.operator import Operator
+from xetserve.app.page import make_page
+from xetserve.app.pageparts import POLICY
+from xetserve.app.readiness import Readiness
+from xetserve.app.router import check_method
+from xetserve.app.usage import make_usage_text
+from xetserve.errors import RequestError
+from xetserve.http.cors import METHODS, add_vary
+from xetserve.http.messages import Headers, Request, Response, json_response
+from xetserve.http.prometheus import CONTENT_TYPE, format_families
 
 # What is true now says nothing of later. Without a word, caches may guess, or answer while we do not (RFC 9111, 4.2).
 _NOT_STORED: Final = ("Cache-Control", "no-store")
+_NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
+_HTML: Final = re.compile(
+    r"[ \t]*text/html[ \t]*(?:;[ \t]*(?!q=0(?:\.0*)?[ \t]*(?:;|$))[^,]*)?", re.IGNORECASE
+)
 
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>xetserve</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }}
-pre {{ overflow-x: auto; padding: .75rem 1rem; border: 1px solid; border-radius: .4rem; }}
-table {{ border-collapse: collapse; }}
-td {{ padding: .2rem 1rem .2rem 0; vertical-align: top; }}
-</style>
-<h1>xetserve {version}</h1>
-<p>Files of a Xet-backed Hub over plain HTTP: rebuilt, verified and streamed while you wait.</p>
-<h2>Download a file</h2>
-<pre>curl -f -H "Authorization: Bearer $HF_TOKEN" \\
-     {base}/download/OWNER/REPO/model.gguf -o model.gguf</pre>
-<pre>wget --header="Authorization: Bearer $HF_TOKEN" \\
-     {base}/download/OWNER/REPO/folder/model.safetensors</pre>
-<p>Datasets and spaces, branches, tags, commits and pull requests:</p>
-<pre>curl -f -H "Authorization: Bearer $HF_TOKEN" -OJ \\
-     "{base}/download/OWNER/REPO/data.parquet?type=dataset&amp;revision=refs/pr/1"</pre>
-<h2>Download by Xet hash</h2>
-<pre>curl -f -H "Authorization: Bearer $HF_TOKEN" \\
-     "{base}/download-hash/HASH?repo=OWNER/REPO" -o file.bin</pre>
-<h2>Endpoints</h2>
-<table>
-<tr><td><code>/download/{{owner}}/{{repo}}/{{path}}</code><td>a file; <code>?revision=</code>,
-    <code>?type=model|dataset|space</code>
-<tr><td><code>/download-hash/{{hash}}</code><td>a file by its Xet hash; <code>?repo=</code>,
-    <code>?type=</code>, <code>?revision=</code>
-<tr><td><code>/health</code><td>is the server up
-<tr><td><code>/ready</code><td>does it take new clients
-</table>
-<p>A transfer that ends without an error is the file: every chunk is hashed, and the end is
-withheld until the whole matches the file's hash.</p>
-</html>
-"""
+ROUTES: Final = {
+    "/": "page",
+    "/health": "health",
+    "/healthz": "health",
+    "/ready": "ready",
+    "/metrics": "metrics",
+    "/status": "status",
+    "/operator": "operator",
+}
 
 
-def get_health(request: Request) -> Response:
+class StatusService:
+    """Answers what is asked about the server.
+
+    Args:
+        figures: of all workers.
+        audience: who may see figures: public, token (the operator) or off.
+    """
+
+    def __init__(
+        self,
+        figures: Figures | None = None,
+        operator: Operator | None = None,
+        readiness: Readiness | None = None,
+        audience: str = "public",
+    ) -> None:
+        self._figures = figures or Figures([memoryview(bytearray(PLACE_SIZE))])
+        self._operator = operator or Operator()
+        self._readiness = readiness or Readiness()
+        self.audience = audience
+
+    def is_for(self, request: Request) -> bool:
+        """Tell whether a request is about the server."""
+        return request.raw_path in ROUTES
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request.
+
+        Raises:
+            RequestError: 401, 404, 405, 413.
+        """
+        route = request.record.route = ROUTES[request.raw_path]
+        if route == "operator":
+            check_method(request, ("POST", "OPTIONS"))
+            response = await self._operator.log_in(request)
+            return response or await self._get_page(request, was_refused=True)
+        check_method(request, METHODS)
+        if route == "health":
+            return get_health()
+        if route == "ready":
+            return await get_ready(self._readiness)
+        if route == "page":
+            return await self._get_root(request)
+        if self.audience == "off":
+            raise RequestError(404, "this server keeps its figures to itself")
+        if self.audience == "token":
+            self._operator.insist(request)
+        await self._figures.refresh()
+        if route == "metrics":
+            text = format_families(self._figures.collect())
+            return Response(200, [("Content-Type", CONTENT_TYPE), _NOT_STORED], text.encode())
+        with_names = self._operator.is_operator(request)
+        return json_response(200, self._figures.describe(with_names=with_names), [_NOT_STORED])
+
+    async def _get_root(self, request: Request) -> Response:
+        if wants_html(request.headers):
+            return await self._get_page(request)
+        headers = [("Content-Type", "text/plain; charset=utf-8"), _NOT_STORED, _NOSNIFF]
+        add_vary(headers, "Accept")
+        return Response(200, headers, make_usage_text(request.base_url).encode())
+
+    async def _get_page(self, request: Request, *, was_refused: bool = False) -> Response:
+        is_operator = self._operator.is_operator(request)
+        may_see = self.audience == "public" or (self.audience == "token" and is_operator)
+        figures = None
+        if may_see:
+            await self._figures.refresh()
+            figures = self._figures.describe(with_names=is_operator)
+        page = make_page(
+            request.base_url,
+            figures,
+            self._figures.rates(),
+            is_operator=is_operator,
+            may_log_in=bool(self._operator.token) and self.audience != "off",
+            was_refused=was_refused,
+        )
+        headers = [
+            ("Content-Type", "text/html; charset=utf-8"),
+            _NOT_STORED,
+            ("Content-Security-Policy", POLICY),
+            ("Referrer-Policy", "no-referrer"),
+            _NOSNIFF,
+        ]
+        add_vary(headers, "Accept", "Cookie", "Authorization")
+        return Response(403 if was_refused else 200, headers, page.encode(errors="replace"))
+
+
+def get_health() -> Response:
     """Say that the process answers."""
     return json_response(200, {"status": "ok", "version": __version__}, [_NOT_STORED])
 
 
-@dataclass(slots=True)
-class Readiness:
-    """Whether new clients are welcome; changed by whoever knows."""
-
-    is_draining: bool = False
-
-
-def get_ready(request: Request, readiness: Readiness) -> Response:
-    """Say whether a load balancer should send clients here: 200, or 503 once the server drains."""
+async def get_ready(readiness: Readiness) -> Response:
+    """Say whether a load balancer should send clients here: 200, or 503 and why not."""
     if readiness.is_draining:
         return json_response(503, {"status": "draining"}, [("Retry-After", "1"), _NOT_STORED])
+    obstacle = await readiness.find_obstacle()
+    if obstacle is not None:
+        value = {"status": "unready", "error": obstacle}
+        return json_response(503, value, [("Retry-After", "5"), _NOT_STORED])
     return json_response(200, {"status": "ready"}, [_NOT_STORED])
 
 
-def get_usage(request: Request) -> Response:
-    """Give the page that tells how to use this server, in the words of the host that was asked for."""
-    page = _PAGE.format(version=escape(__version__), base=escape(request.base_url))
-    headers = [
-        ("Content-Type", "text/html; charset=utf-8"),
-        ("Cache-Control", "no-cache"),  # it may change with the version
-        ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
-    ]
-    return Response(200, headers, page.encode())
+def wants_html(headers: Headers) -> bool:
+    """Tell whether a client asks for HTML by name, as browsers do; curl takes anything, and gets text."""
+    return any(
+        _HTML.fullmatch(item) for value in headers.get_all("accept") for item in value.split(",")
+    )

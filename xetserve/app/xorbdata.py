@@ -49,6 +49,7 @@ class XorbData:
         grant = open_grant(self._sealer, request.query.get("grant", ""))
         if grant is None or name != grant.name:
             raise RequestError(403, "the URL's signature is wrong")
+        request.record.file = f"xorb {name}"
         age = time.time() - grant.issued
         if time.time() >= grant.expires:
             raise RequestError(403, "the URL has expired")

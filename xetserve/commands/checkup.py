@@ -202,7 +202,7 @@ class Checkup:
     async def _check_file(self) -> AsyncIterator[Finding]:
         """Look a file up, ask how it is made, and read it."""
         instance = f"xetserve-{secrets.token_hex(6)}"
-        async with open_upstreams(self._config, instance=instance) as (upstreams, _):
+        async with open_upstreams(self._config, instance=instance) as (upstreams, _, _):
             hub = upstreams.hub
             try:
                 async with asyncio.timeout(STEP_TIMEOUT * 2):

@@ -130,7 +130,7 @@ async def _pull(
     # Whether a token is needed is for the Hub to say.
     config = replace(config, hub=replace(config.hub, allow_anonymous=True))
     instance = f"xetserve-{secrets.token_hex(6)}"
-    async with open_upstreams(config, instance=instance) as (upstreams, cache):
+    async with open_upstreams(config, instance=instance) as (upstreams, cache, _):
         assert cache is not None
         assert upstreams.plain_shelf is not None
         application = make_application(upstreams, config)

@@ -9,16 +9,20 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from xetserve import __version__
-from xetserve.app.status import Readiness
+from xetserve.app.readiness import Readiness
+from xetserve.app.watch import count_answer
 from xetserve.config import Config, LimitsConfig, ProxiesConfig
 from xetserve.endpoints import Endpoints, check_idle_exit
 from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Handler, Request
+from xetserve.instruments import CELLS_SIZE
 from xetserve.live import Live
+from xetserve.metrics import REGISTRY, WORKER_RESTARTS
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, ProxyPolicy
 from xetserve.ops.access import AccessLog, make_access_log
+from xetserve.ops.board import Board
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_log_level
 from xetserve.ops.notify import take_notifier
@@ -35,8 +39,13 @@ def run_handler(
     name: str,
     num_workers: int = 1,
     readiness: Readiness | None = None,
+    board: Board | None = None,
 ) -> int:
-    """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own."""
+    """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own.
+
+    Args:
+        board: where workers keep their figures.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
     server = live.config.server
     check_idle_exit(live.config, endpoints)
@@ -59,6 +68,7 @@ def run_handler(
 
             def on_answer(request: Request) -> None:
                 watch.count(request)
+                count_answer(request)
                 access_log.write(request)
 
             listener = Listener(
@@ -93,12 +103,18 @@ def run_handler(
                 watch=watch,
             )
 
+    def take_place(number: int) -> None:
+        if board is not None:
+            REGISTRY.move_to(board.take(number - 1)[:CELLS_SIZE])
+            WORKER_RESTARTS.add(amount=board.is_heir)
+
     def work(channel: socket.socket | None) -> int:
         run_loop(serve(channel))
         return 0
 
     try:
         if num_workers == 1:
+            take_place(1)
             return work(None)
         supervisor = Supervisor(
             num_workers,
@@ -108,6 +124,7 @@ def run_handler(
             on_ready=say_ready,
             on_reload=reload,
             watch=watch,
+            on_start=take_place,
         )
         return supervisor.run()
     finally:

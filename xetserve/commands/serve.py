@@ -4,23 +4,34 @@ import argparse
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from xetserve.app.admission import Admission, AdmissionLimits
+from xetserve.app.application import Application
+from xetserve.app.figures import PLACE_SIZE, Figures
+from xetserve.app.operator import Operator
+from xetserve.app.readiness import Readiness
 from xetserve.app.redirect import insist_on_https
-from xetserve.app.status import Readiness
+from xetserve.app.status import StatusService
+from xetserve.app.streams import StreamTable
+from xetserve.app.watch import Watch
 from xetserve.commands.running import run_handler
-from xetserve.commands.upstreams import make_application, open_upstreams
+from xetserve.commands.upstreams import Opened, make_application, open_upstreams
 from xetserve.config import AdmissionConfig, Config, check_together
 from xetserve.endpoints import open_endpoints
 from xetserve.http.messages import Handler
+from xetserve.instruments import CELLS_SIZE
 from xetserve.live import Live
+from xetserve.metrics import BUDGET_HELD, BUDGET_LIMIT, FETCHES, READERS, UPSTREAM_CONNECTIONS
+from xetserve.ops.board import Board
 from xetserve.ops.heap import find_heap, keep_trimmed
+from xetserve.ops.pulse import OwnProcess, beat
 from xetserve.ops.workers import count_cores
 from xetserve.pipeline.cache_store import prepare_folder
-from xetserve.sources import load_config
+from xetserve.sources import load_config, read_secrets
 from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
 
 
@@ -34,41 +45,98 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     def load() -> Config:
         loaded = load_config(vars(options), os.environ, options.config)
         check_together(loaded)
-        return loaded.for_worker(num_workers)
+        return read_secrets(loaded).for_worker(num_workers)
 
-    live = Live(config.for_worker(num_workers), load)
+    live = Live(read_secrets(config).for_worker(num_workers), load)
     endpoints = open_endpoints(config, os.environ, with_tls=True)
     readiness = Readiness()
     # Made here: all workers are one server.
     secret = config.hub.native_secret
     sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
     instance = f"xetserve-{secrets.token_hex(6)}"
+    board = Board(num_workers, PLACE_SIZE)
     making = _application(
-        live, readiness, instance=instance, num_workers=num_workers, sealer=sealer
+        live, readiness, board, instance=instance, num_workers=num_workers, sealer=sealer
     )
-    return run_handler(making, live, endpoints, f"hub {config.hub.hub_url}", num_workers, readiness)
+    name = f"hub {config.hub.hub_url}"
+    return run_handler(making, live, endpoints, name, num_workers, readiness, board)
 
 
 @asynccontextmanager
 async def _application(
-    live: Live, readiness: Readiness, *, instance: str, num_workers: int, sealer: Sealer
+    live: Live,
+    readiness: Readiness,
+    board: Board,
+    *,
+    instance: str,
+    num_workers: int,
+    sealer: Sealer,
 ) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
     config = live.config
-    async with open_upstreams(config, instance=instance, num_workers=num_workers) as (upstreams, _):
-        application = make_application(upstreams, config, readiness, sealer)
+    async with (
+        open_upstreams(config, instance=instance, num_workers=num_workers) as opened,
+        AsyncExitStack() as stack,
+    ):
+        if opened.cache is not None:
+            readiness.check_cache = opened.cache.check_writable
+        if not config.hub.offline:
+            readiness.probe_hub = opened.upstreams.hub.probe
+        figures = Figures(board.places, board.is_alive)
+        status = _make_status(live, figures, readiness)
+        application = make_application(opened.upstreams, config, status, sealer)
         admission = Admission(application.handle, _admission_limits(config.admission))
         live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))
-        handler = insist_on_https(admission.handle, lambda: live.config.tls.hsts_max_age)
-        heap, budget = find_heap(), upstreams.budget
-        if heap is None:
-            yield handler
-            return
-        trimming = asyncio.create_task(keep_trimmed(heap, lambda: budget.num_readers))
-        try:
-            yield handler
-        finally:
-            trimming.cancel()
+        watch = Watch(admission.handle, StreamTable(board.own[CELLS_SIZE:]))
+        look = _sample_into(figures, board, opened, application)
+        budget, heap = opened.upstreams.budget, find_heap()
+        _run_beside(stack, beat([look, figures.sample]))
+        if heap is not None:
+            _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
+        yield insist_on_https(watch.handle, lambda: live.config.tls.hsts_max_age)
+
+
+def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Run something until the stack is left."""
+    stack.callback(asyncio.create_task(work).cancel)
+
+
+def _make_status(live: Live, figures: Figures, readiness: Readiness) -> StatusService:
+    """Make what answers questions about the server; who may ask can change."""
+    operator = Operator()
+    status = StatusService(figures, operator, readiness)
+
+    def let_see(config: Config) -> None:
+        operator.token = config.status.operator_token
+        status.audience = config.status.metrics
+
+    live.on_change(let_see)
+    return status
+
+
+def _sample_into(
+    figures: Figures, board: Board, opened: Opened, application: Application
+) -> Callable[[], None]:
+    """Have the figures that are looked up, not counted, be there when somebody asks; gives what looks them up."""
+    process = OwnProcess(board.started)
+    upstreams, cache, pool = opened
+
+    def look() -> None:
+        process.sample()
+        BUDGET_HELD.set(upstreams.budget.held)
+        BUDGET_LIMIT.set(upstreams.budget.limit)
+        READERS.set(upstreams.budget.num_readers)
+        FETCHES.set(application.fetches.num_fetches)
+        UPSTREAM_CONNECTIONS.set(pool.num_active, "active")
+        UPSTREAM_CONNECTIONS.set(pool.num_idle, "idle")
+
+    async def refresh() -> None:
+        look()
+        if cache is not None:
+            await cache.measure()
+
+    figures.on_refresh(refresh)
+    return look
 
 
 def _admission_limits(admission: AdmissionConfig) -> AdmissionLimits:

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
-from xetserve.app.status import Readiness
+from xetserve.app.status import StatusService
 from xetserve.app.xetmode import XetMode
 from xetserve.config import Config
 from xetserve.http.cors import CorsPolicy
@@ -32,10 +32,18 @@ CONNECT_TIMEOUT: Final = 5.0  # seconds
 DISK_FACTOR: Final = 16  # bytes of answers in the cache's folder for one in memory
 
 
+class Opened(NamedTuple):
+    """What stands between the application and the Hub, while it is open."""
+
+    upstreams: Upstreams
+    cache: DiskCache | None
+    pool: ConnectionPool
+
+
 @asynccontextmanager
 async def open_upstreams(
     config: Config, *, instance: str, num_workers: int = 1
-) -> AsyncIterator[tuple[Upstreams, DiskCache | None]]:
+) -> AsyncIterator[Opened]:
     """Build what serving a file needs, and the disk cache if there is to be one; close it afterwards.
 
     Args:
@@ -78,7 +86,7 @@ async def open_upstreams(
             ledger_shelf=None if cache is None else LedgerShelf(cache),
             plain_shelf=None if cache is None else PlainShelf(cache),
         )
-        yield upstreams, cache
+        yield Opened(upstreams, cache, pool)
     finally:
         if cache is not None:
             await cache.aclose()
@@ -109,7 +117,7 @@ def _make_metadata(config: Config, num_workers: int) -> MetadataCache:
 def make_application(
     upstreams: Upstreams,
     config: Config,
-    readiness: Readiness | None = None,
+    status: StatusService | None = None,
     sealer: Sealer | None = None,
 ) -> Application:
     """Build what answers requests; sealer: for native Xet clients."""
@@ -118,7 +126,7 @@ def make_application(
         allow_anonymous=config.hub.allow_anonymous,
         compression=config.http.compression != "off",
         cors=CorsPolicy.parse(config.http.cors),
-        readiness=readiness,
+        status=status,
         mode=XetMode(config.hub.xet_mode, config.hub.native_from),
         sealer=sealer,
     )

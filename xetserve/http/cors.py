@@ -1,7 +1,7 @@
 """Cross-origin requests (Fetch standard, "CORS protocol"): which pages may read our answers.
 
-Our answers hold nothing that a page could not have without us: it has to bring its own token, and cookies are not looked
-at. So any origin may read them unless the operator says otherwise.
+Our answers hold nothing that a page could not have without us: it has to bring its own token. The one cookie that is
+looked at, the operator's, stays at home (SameSite=Strict, and answers to requests with cookies are not for pages). So any origin may read them unless the operator says otherwise.
 """
 
 from collections.abc import Sequence

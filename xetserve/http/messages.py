@@ -100,6 +100,8 @@ class Record:
     is_verified: whether the content's hash was checked to the end; None: it has none to check.
     upstream_bytes, cache_bytes: where the content came from; None: not known.
     cache_hits: ranges that the disk cache had; None: not known.
+    route: what kind of request it was, see metrics.ROUTES.
+    repo, file: what was asked for, where it is a file; None: not known.
     """
 
     status: int = 0
@@ -113,6 +115,9 @@ class Record:
     upstream_bytes: int | None = None
     cache_bytes: int | None = None
     cache_hits: int | None = None
+    route: str = "other"
+    repo: str | None = None
+    file: str | None = None
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ copy it three times. A chunked body goes through h11. Heads, chunk headers and t
 them, see response_heads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import h11
@@ -26,6 +26,7 @@ class ClientResponse:
     """The answer to a request; its body is read from the connection as it is asked for.
 
     content_length: body bytes, where they are known beforehand.
+    meter: told how many body bytes have come, each time some have.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class ClientResponse:
         self.status = status
         self.headers = headers
         self.content_length = length
+        self.meter: Callable[[int], None] | None = None
 
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
         """Receive body bytes into view; gives their number, 0 at the end of the body.
@@ -43,7 +45,10 @@ class ClientResponse:
             BrokenStream: reset, or the body ended before its announced end.
             TimeoutError: nothing came for timeout seconds.
         """
-        return await self._connection.receive_body_into(view, timeout)
+        count = await self._connection.receive_body_into(view, timeout)
+        if self.meter is not None:
+            self.meter(count)
+        return count
 
     async def read(self, limit: int, timeout: float | None) -> bytes:
         """Read the whole body.

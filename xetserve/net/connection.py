@@ -20,7 +20,7 @@ from xetserve.http.forwarded import Forwarding
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Block, Buffer, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
-from xetserve.metrics import CLIENT_TIMEOUTS
+from xetserve.metrics import CLIENT_TIMEOUTS, SENT_BYTES
 from xetserve.net.census import client_key
 from xetserve.net.dates import http_date
 from xetserve.net.pace import RateFloor
@@ -304,6 +304,7 @@ class ClientConnection:
         elif isinstance(response.body, bytes):
             await self._send([head, *protocol.send_block([response.body]), protocol.send_end()])
             record.sent = len(response.body)
+            SENT_BYTES.add(record.route, amount=record.sent)
             record.first_byte_time = self._loop.time() - started
         else:
             await self._send_stream(request, response, response.body, head, started)
@@ -334,6 +335,7 @@ class ClientConnection:
                 if not record.sent:
                     record.first_byte_time = self._loop.time() - started
                 record.sent += size
+                SENT_BYTES.add(record.route, amount=size)
             if response.length is not None and record.sent != response.length:
                 raise h11.LocalProtocolError(
                     f"body of {record.sent} bytes, announced {response.length}"

@@ -13,7 +13,7 @@ from typing import Any
 from xetserve.errors import BrokenStream
 from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.messages import Handler
-from xetserve.metrics import ENTRIES_FAILED
+from xetserve.metrics import CONNECTIONS, ENTRIES_FAILED
 from xetserve.net.accept import Acceptor
 from xetserve.net.census import Census, client_key
 from xetserve.net.connection import ClientConnection, ConnectionLimits, OnAnswer
@@ -160,6 +160,7 @@ class Listener:
         self._census.add(key)
         self._clients[task] = client
         self._idle_since = None
+        CONNECTIONS.add()
         task.add_done_callback(self._forget)
 
     async def _serve(self, endpoint: Endpoint, client: _Client) -> None:
@@ -251,6 +252,7 @@ class Listener:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         client = self._clients.pop(task)
+        CONNECTIONS.add(amount=-1)
         if not self._clients:
             self._idle_since = time.monotonic()
         if client.connection is None:

@@ -79,6 +79,7 @@ class Supervisor:
         work: what a worker does, with its end of the channel; gives its exit status.
         drain_timeout: seconds that workers may drain; STOP_GRACE later they are killed.
         on_ready: called once, when all workers are ready.
+        on_start: called in a worker with its number, counted from 1, before it works.
         on_reload: called at SIGHUP, before it is passed on; False: it is not. Workers that are started later have what it
             has changed.
         watch: looks after the workers, and decides when to leave.
@@ -94,6 +95,7 @@ class Supervisor:
         on_ready: Callable[[], None],
         on_reload: Callable[[], bool] = lambda: True,
         watch: Watch | None = None,
+        on_start: Callable[[int], None] = lambda number: None,
     ) -> None:
         self._workers = [_Worker(number) for number in range(1, num_workers + 1)]
         self._sockets = sockets
@@ -103,6 +105,7 @@ class Supervisor:
         self._on_reload = on_reload
         self._watch = watch or Watch(num_workers)
         self._look_at: float | None = None  # once all were ready
+        self._on_start = on_start
         self._has_begun = False  # one was ready at some time
         self._is_up = False  # all were, at the same time
         self._is_stopping = False
@@ -207,6 +210,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
             label_process(f"worker {worker.number}")
             self._watch.vitals.own = worker.number - 1
+            self._on_start(worker.number)
             status = self._work(theirs)
         except ConfigError as exc:
             sys.stderr.write(f"xetserve: {exc}\n")

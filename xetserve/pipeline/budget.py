@@ -9,6 +9,8 @@ import mmap
 from collections.abc import Callable
 from typing import Final
 
+from xetserve.metrics import BUDGET_REFUSALS
+
 SLAB_SIZE: Final = 1024 * 1024
 SMALL_SLAB_SIZE: Final = 256 * 1024
 MAX_FREE_SLABS: Final = 4  # of a size
@@ -60,6 +62,7 @@ class ByteBudget:
         """Take size bytes if that keeps the process within its limit."""
         self._reclaim(size)
         if self.held + size > self.limit:
+            BUDGET_REFUSALS.add()
             return False
         self.held += size
         return True

@@ -26,7 +26,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from xetserve.errors import FormatError, UpstreamError
-from xetserve.metrics import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
+from xetserve.metrics import (
+    CACHE_BYTES,
+    CACHE_DAMAGED,
+    CACHE_HITS,
+    CACHE_LIMIT,
+    CACHE_MISSES,
+    CACHE_SIZE,
+)
 from xetserve.pipeline.cache_entry import EntryKey
 from xetserve.pipeline.cache_read import StoredBody
 from xetserve.pipeline.cache_store import CacheStore, Segment, prepare_folder
@@ -60,6 +67,7 @@ class DiskCache:
 
     def __init__(self, inner: CasSource, folder: Path, *, max_size: int, min_free: int) -> None:
         self._inner = inner
+        self._max_size = max_size
         self._store = CacheStore(folder, max_size=max_size, min_free=min_free)
         self._executor = ThreadPoolExecutor(MAX_THREADS, "cache")
         self.desk = Desk(self._store, self._executor)
@@ -75,6 +83,7 @@ class DiskCache:
             ConfigError: the folder cannot be used.
         """
         await self.desk.run(prepare_folder, self._store.folder)
+        CACHE_LIMIT.set(self._max_size)
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever())
 
     async def aclose(self) -> None:
@@ -119,6 +128,20 @@ class DiskCache:
             except OSError as exc:
                 self.desk.warn("cache: cannot sweep: %s", exc.strerror or exc)
             await asyncio.sleep(SWEEP_INTERVAL)
+
+    async def check_writable(self) -> None:
+        """See whether something can be kept now, and how much is.
+
+        Raises:
+            OSError: it cannot.
+        """
+        await self.desk.run(self._store.check_writable)
+        await self.measure()
+
+    async def measure(self) -> None:
+        """Tell how full it is; where that cannot be read, nothing new is told."""
+        with contextlib.suppress(OSError):
+            CACHE_SIZE.set(await self.desk.run(self._store.get_usage))
 
     # A CasSource.
 

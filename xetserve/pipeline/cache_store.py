@@ -343,6 +343,21 @@ class CacheStore:
         """Give the bytes that the file system has left."""
         return self._get_free()
 
+    def check_writable(self) -> None:
+        """Write something, and remove it.
+
+        Raises:
+            OSError: it cannot be done.
+        """
+        path = f"{self._temporary}/{os.urandom(16).hex()}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, b"\0")
+        finally:
+            os.close(fd)
+            with contextlib.suppress(FileNotFoundError):  # whoever sweeps takes it for a leftover
+                os.unlink(path)
+
     def get_usage(self) -> int:
         """Give the bytes that are accounted for.
 

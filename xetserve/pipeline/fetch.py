@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
-from xetserve.metrics import EXPIRED_URLS, UPSTREAM_BYTES, UPSTREAM_RETRIES
+from xetserve.metrics import EXPIRED_URLS, FETCH_WAITS, UPSTREAM_RETRIES
 from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
@@ -496,7 +496,6 @@ class Fetch:
             tally.cache_hits += is_first
         else:
             tally.upstream_bytes += count
-            UPSTREAM_BYTES.add(amount=count)
 
     def _take_record(self, chunk: int, record: ChunkRecord, slab: ReceiveSlab) -> None:
         """Keep a chunk, if it is needed and was not here before."""
@@ -517,6 +516,7 @@ class Fetch:
         size = max(at_least, min(size, at_least + self._left))
         while not (self._waiters or self._is_full or self._held + size <= self.granted):
             self._was_paused = True
+            FETCH_WAITS.add()
             self._room = asyncio.get_running_loop().create_future()
             try:
                 await self._room

@@ -21,7 +21,7 @@ from xetserve.errors import (
     IntegrityError,
     UpstreamTimeout,
 )
-from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.metrics import INTEGRITY_FAILURES, WINDOWS
 from xetserve.pipeline.blocks import Block
 from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer
@@ -188,6 +188,7 @@ class FileReader:
         asked = window.plan.asked
         for ticket in window.tickets:
             self._table.close_ticket(ticket, self._traffic, asked.start)
+        WINDOWS.add(amount=-1)
         window.tickets.clear()  # they know the window: the cycle would keep buffers until it is collected
         self._traffic.remove_window(asked.start, asked.end)
 
@@ -416,6 +417,7 @@ class FileReader:
                     is_proven=self._proof.is_proven,
                 )
             )
+        WINDOWS.add()
         self._windows.append(window)
         if len(self._windows) == 1:
             self._move_to(plan.file_range.start)

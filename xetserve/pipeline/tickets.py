@@ -159,6 +159,11 @@ class FetchTable:
         self._shelf: dict[Fetch, tuple[FileTraffic, int]] = {}  # without users, oldest first
         self._traffic: dict[bytes, FileTraffic] = {}
 
+    @property
+    def num_fetches(self) -> int:
+        """Fetches under way or kept."""
+        return len(self._fetches)
+
     def get_traffic(self, file_hash: bytes) -> FileTraffic:
         """Give the traffic of a file; forget_traffic when its readers have ended."""
         return self._traffic.setdefault(file_hash, FileTraffic())

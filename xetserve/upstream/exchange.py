@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 from xetserve import __version__
@@ -18,7 +19,13 @@ from xetserve.errors import (
 )
 from xetserve.http.encoding import ACCEPT_ENCODING, decode_content
 from xetserve.http.messages import Headers
-from xetserve.metrics import UPSTREAM_RETRIES
+from xetserve.metrics import (
+    UPSTREAM_BYTES,
+    UPSTREAM_FAILURES,
+    UPSTREAM_LAST_ANSWER,
+    UPSTREAM_REQUESTS,
+    UPSTREAM_RETRIES,
+)
 from xetserve.net.client import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Url, parse_url
@@ -30,6 +37,9 @@ JSON_HEADERS: Final = (
     ("Accept", "application/json"),
     ("Accept-Encoding", ACCEPT_ENCODING),
 )
+
+# What they are called in metrics.
+_KINDS: Final = {"the Hub": "hub", "the CAS": "cas", "the data host": "data"}
 
 T = TypeVar("T")
 
@@ -78,11 +88,37 @@ async def send_request(
     headers: tuple[tuple[str, str], ...],
     timeout: float,
     body: bytes = b"",
+    *,
+    kind: str | None = None,
 ) -> AsyncIterator[ClientResponse]:
-    """Send a request; failures of the connection, until the block is left, are UpstreamErrors."""
+    """Send a request; failures of the connection, until the block is left, are UpstreamErrors.
+
+    Args:
+        who: the upstream, in messages.
+        kind: the upstream, in metrics, where that is another one.
+    """
+    kind = kind or _KINDS[who]
+    UPSTREAM_REQUESTS.add(kind)
     with naming_errors(who):
-        async with pool.request(method, url, headers, body=body, timeout=timeout) as response:
-            yield response
+        try:
+            async with pool.request(method, url, headers, body=body, timeout=timeout) as response:
+                _note_answer(kind, response.status)
+                response.meter = partial(_count_bytes, kind)
+                yield response
+        except (BrokenStream, TimeoutError):
+            UPSTREAM_FAILURES.add(kind)
+            raise
+
+
+def _note_answer(kind: str, status: int) -> None:
+    if status == 429 or status >= 500:
+        UPSTREAM_FAILURES.add(kind)
+    if status < 500:
+        UPSTREAM_LAST_ANSWER.set(time.time(), kind)
+
+
+def _count_bytes(kind: str, count: int) -> None:
+    UPSTREAM_BYTES.add(kind, amount=count)
 
 
 def error_for_status(who: str, status: int, headers: Headers) -> UpstreamError:

@@ -144,6 +144,14 @@ class HubClient:
         url = self._link.make_url(target)
         return await retrying(lambda: self._link.head(url, token), self._policy, "hub")
 
+    async def probe(self, timeout: float) -> None:
+        """See whether the Hub answers at all; what it answers does not matter.
+
+        Raises:
+            UpstreamError: it does not, or is in trouble.
+        """
+        await self._link.probe(timeout)
+
     async def ask(self, target: str, token: str | None, limit: int) -> tuple[bytes, Headers]:
         """Get a JSON document, and the fields that came with it.
 

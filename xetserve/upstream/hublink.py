@@ -116,6 +116,18 @@ class HubLink:
             url = target
         raise UpstreamRefused("the Hub redirects in circles")
 
+    async def probe(self, timeout: float) -> None:
+        """See whether the Hub answers at all; what it answers does not matter.
+
+        Raises:
+            UpstreamError: it does not, or is in trouble.
+        """
+        async with send_request(
+            self._pool, "the Hub", "HEAD", self.make_url("/"), self._identity, timeout
+        ) as response:
+            if response.status >= 500:
+                raise error_for_status("the Hub", response.status, response.headers)
+
     @asynccontextmanager
     async def open(
         self,
@@ -134,7 +146,13 @@ class HubLink:
             is_hub = url.origin == self._origin
             sent = (*fields, *(self._headers(token) if is_hub else _OFF_THE_HUB))
             async with send_request(
-                self._pool, "the Hub", "GET", url, sent, self.timeout
+                self._pool,
+                "the Hub",
+                "GET",
+                url,
+                sent,
+                self.timeout,
+                kind="hub" if is_hub else "data",
             ) as response:
                 if response.status in (200, 206, 416):
                     yield response

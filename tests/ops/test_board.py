@@ -1,0 +1,48 @@
+"""Memory that workers share."""
+
+import os
+import signal
+
+from xetserve.ops.board import Board
+
+
+def in_child(work: object) -> int:
+    """Run something in a process of its own, which is killed afterwards; gives its id."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()  # type: ignore[operator]
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return pid
+
+
+def test_what_one_writes_others_see() -> None:
+    board = Board(3, 100)
+    assert [len(place) for place in board.places] == [100] * 3
+
+    def work() -> None:
+        board.take(1)[:5] = b"hello"
+
+    in_child(work)
+    assert bytes(board.places[1][:5]) == b"hello"
+    assert not any(board.places[0])
+    assert not any(board.places[2])
+
+
+def test_who_takes_the_place_of_a_dead_one_finds_what_it_has_left() -> None:
+    board = Board(2, 64)
+
+    def work() -> None:
+        board.take(0)[0] = 7
+
+    assert not board.is_alive(0)
+    in_child(work)
+    assert not board.is_alive(0)
+    assert board.take(0)[0] == 7
+    assert board.is_heir
+    assert board.is_alive(0)
+    assert board.own is board.places[0]
+    board.take(1)
+    assert not board.is_heir

@@ -1,0 +1,99 @@
+"""Whether a load balancer should send clients here."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from xetserve.errors import UpstreamError
+from xetserve.metrics import DRAINING, UPSTREAM_LAST_ANSWER
+
+logger = logging.getLogger(__name__)
+
+FRESH: Final = 10.0  # seconds; a Hub that has answered since needs not be asked
+REACHABLE: Final = 30.0  # seconds; one that has not is out of reach
+PROBE_TIMEOUT: Final = 2.0  # seconds; those who check us wait for 2 to 5
+RESULT_TIME: Final = 5.0  # seconds that a result holds
+
+Probe = Callable[[], Awaitable[None]]
+
+
+class Readiness:
+    """What speaks against new clients; changed by whoever knows, and looked for when asked.
+
+    Args:
+        probe_hub: asks the Hub something; UpstreamError: it does not answer. None: it is not asked.
+        check_cache: tries to write to the cache; OSError, TimeoutError: it cannot. None: there is none.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        probe_hub: Callable[[float], Awaitable[None]] | None = None,
+        check_cache: Probe | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.probe_hub = probe_hub
+        self.check_cache = check_cache
+        self._clock = clock
+        self._is_draining = False
+        self._checking: asyncio.Task[str | None] | None = None
+        self._checked_at = 0.0
+        self._result: str | None = None
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is about to end."""
+        return self._is_draining
+
+    @is_draining.setter
+    def is_draining(self, value: bool) -> None:
+        self._is_draining = value
+        DRAINING.set(value)
+
+    async def find_obstacle(self) -> str | None:
+        """Say what is wrong with the Hub or the cache; None: nothing. Whoever comes meanwhile waits for the same look."""
+        if self._checking is None:
+            age = self._clock() - self._checked_at
+            if 0 <= age < RESULT_TIME:
+                return self._result
+            self._checking = asyncio.get_running_loop().create_task(self._check())
+        # Shielded: others wait for it, too.
+        return await asyncio.shield(self._checking)
+
+    async def _check(self) -> str | None:
+        try:
+            self._result = await self._check_hub() or await self._check_disk()
+            self._checked_at = self._clock()
+            return self._result
+        finally:
+            self._checking = None
+
+    async def _check_hub(self) -> str | None:
+        if self.probe_hub is None or 0 <= self._hub_age() < FRESH:
+            return None
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await self.probe_hub(PROBE_TIMEOUT)
+        except (UpstreamError, TimeoutError) as exc:
+            reason = str(exc) or "the Hub did not answer in time"
+            logger.info("ready: %s", reason)
+            return None if 0 <= self._hub_age() < REACHABLE else reason
+        return None
+
+    def _hub_age(self) -> float:
+        """Seconds since the Hub has answered."""
+        return self._clock() - UPSTREAM_LAST_ANSWER.get("hub")
+
+    async def _check_disk(self) -> str | None:
+        if self.check_cache is None:
+            return None
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await self.check_cache()
+        except OSError as exc:  # TimeoutError is one
+            logger.warning("ready: the cache cannot be written to: %s", exc.strerror or exc)
+            return "the disk cache cannot be written to"
+        return None

@@ -1,0 +1,142 @@
+"""Bodies that are being sent, each in a place of memory that other processes may read.
+
+    0     number        f64, of the stream in its process; 0: the place is free
+    8     started       f64, Unix seconds
+    16    sent          f64, body bytes
+    24    size          f64, body bytes to send; -1: not known
+    32    stage         f64, see Stage
+    40    text size     f64, bytes
+    64    text          JSON: what a person calls it
+
+One process writes. Another one that reads at a bad moment finds text that is not JSON, or of another number, and leaves the
+stream out.
+"""
+
+import json
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+NUM_PLACES: Final = 64  # of one process; streams beyond them are counted elsewhere, and not shown
+_HEAD_SIZE: Final = 64  # bytes
+_TEXT_SIZE: Final = 1984  # bytes
+_STRIDE: Final = _HEAD_SIZE + _TEXT_SIZE
+STREAMS_SIZE: Final = NUM_PLACES * _STRIDE
+MAX_TEXT: Final = 160  # characters of each part of the text
+
+
+class Stage(IntEnum):
+    """What a stream waits for."""
+
+    READING = 0  # us, and those behind us
+    SENDING = 1  # its client
+
+
+class StreamState(NamedTuple):
+    """A stream at one moment; text: what it is, by name of the part."""
+
+    number: int
+    started: float
+    sent: int
+    size: int | None
+    stage: Stage
+    text: dict[str, str]
+
+
+class Stream:
+    """A body that is being sent."""
+
+    def __init__(self, table: "StreamTable", place: int) -> None:
+        self._table = table
+        self._place = place
+        self._head = table.heads[place]
+
+    def note(self, sent: int, stage: Stage) -> None:
+        """Tell how far it is, and what it waits for."""
+        self._head[2] = sent
+        self._head[4] = stage
+
+    def close(self) -> None:
+        """It is over."""
+        self._head[0] = 0
+        self._table.free.append(self._place)
+
+
+class StreamTable:
+    """The streams of this process; whoever was here before has none any more.
+
+    Args:
+        buffer: STREAMS_SIZE bytes; None: memory of our own.
+    """
+
+    def __init__(self, buffer: memoryview | None = None) -> None:
+        if buffer is None:
+            buffer = memoryview(bytearray(STREAMS_SIZE))
+        self.heads, self._texts = _split(buffer)
+        for head in self.heads:
+            head[0] = 0
+        self.free = list(range(NUM_PLACES - 1, -1, -1))
+        self._last_number = 0
+
+    def open(self, text: dict[str, str], size: int | None, now: float) -> Stream | None:
+        """Show a stream; None: there is no place.
+
+        Args:
+            text: what it is; each part is cut to its last MAX_TEXT characters.
+            now: Unix seconds.
+        """
+        if not self.free:
+            return None
+        short = {name: value[-MAX_TEXT:] for name, value in text.items()}
+        data = json.dumps(short, ensure_ascii=False).encode(errors="backslashreplace")
+        if len(data) > _TEXT_SIZE:
+            data = b"{}"
+        place = self.free.pop()
+        self._texts[place][: len(data)] = data
+        head = self.heads[place]
+        head[1], head[2], head[3] = now, 0, -1 if size is None else size
+        head[4], head[5] = Stage.SENDING, len(data)
+        self._last_number += 1
+        head[0] = self._last_number
+        return Stream(self, place)
+
+
+class StreamReader:
+    """Reads the streams of a process, this one or another."""
+
+    def __init__(self, buffer: memoryview) -> None:
+        self._heads, self._texts = _split(buffer)
+
+    def read(self) -> Iterable[StreamState]:
+        """Give the streams as they are now."""
+        for head, text in zip(self._heads, self._texts, strict=True):
+            number, started, sent, size, stage, text_size = head.tolist()[:6]
+            if not number:
+                continue
+            try:
+                parts = json.loads(bytes(text[: int(text_size)]))
+            except ValueError:
+                continue
+            if head[0] != number:
+                continue
+            yield StreamState(
+                int(number),
+                started,
+                int(sent),
+                None if size < 0 else int(size),
+                Stage(int(stage)),
+                parts,
+            )
+
+    def read_sent(self) -> dict[int, int]:
+        """Give the bytes sent by number, without the rest."""
+        return {int(head[0]): int(head[2]) for head in self._heads if head[0]}
+
+
+def _split(
+    buffer: memoryview,
+) -> "tuple[list[memoryview[float]], list[memoryview[int]]]":
+    starts = range(0, STREAMS_SIZE, _STRIDE)
+    heads = [buffer[start : start + _HEAD_SIZE].cast("d") for start in starts]
+    texts = [buffer[start + _HEAD_SIZE : start + _STRIDE] for start in starts]
+    return heads, texts

@@ -1,0 +1,63 @@
+"""What a process says of itself now and then: memory, CPU, open files."""
+
+import asyncio
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from xetserve import __version__
+from xetserve.metrics import (
+    BUILD_INFO,
+    CPU_SECONDS,
+    MAX_FILES,
+    OPEN_FILES,
+    RESIDENT_MEMORY,
+    START_TIME,
+    WORKERS,
+)
+
+INTERVAL: Final = 1.0  # seconds
+_PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
+
+Sampler = Callable[[], None]
+
+
+class OwnProcess:
+    """Sets the gauges of this process.
+
+    Args:
+        started: when the server has, Unix seconds.
+    """
+
+    def __init__(self, started: float) -> None:
+        self._cpu_seconds = 0.0
+        WORKERS.set(1)
+        BUILD_INFO.set(1, __version__, platform.python_version())
+        START_TIME.set(round(started, 3))
+
+    def sample(self) -> None:
+        """Look, and say it."""
+        used = time.process_time()
+        CPU_SECONDS.add(amount=used - self._cpu_seconds)
+        self._cpu_seconds = used
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        RESIDENT_MEMORY.set(pages * _PAGE_SIZE)
+        OPEN_FILES.set(_count_files())
+        MAX_FILES.set(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _count_files() -> int:
+    # Linux 6.2 and later tell it as a size; reading ten thousand names takes milliseconds.
+    return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
+
+
+async def beat(samplers: Sequence[Sampler], interval: float = INTERVAL) -> None:
+    """Call the samplers every interval seconds, until cancelled."""
+    while True:
+        for sample in samplers:
+            sample()
+        await asyncio.sleep(interval)
