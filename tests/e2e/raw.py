@@ -17,8 +17,8 @@ PATIENCE = 20.0  # seconds
 class Client:
     """A client that sends what it is told to."""
 
-    def __init__(self, server: Process) -> None:
-        parts = urlsplit(server.url)
+    def __init__(self, server: Process | str) -> None:
+        parts = urlsplit(server if isinstance(server, str) else server.url)
         self.sock = socket.create_connection((parts.hostname, parts.port or 0), timeout=PATIENCE)
         self._unread = b""
 

@@ -33,6 +33,11 @@ class Manager:
             self.listening, site, launcher, *flags, NOTIFY_SOCKET=self.address, **environment
         )
 
+    @property
+    def url(self) -> str:
+        """Where clients connect, whether a server is there or not."""
+        return f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+
     def read(self, beginning: str) -> str:
         """Wait until something is said that begins so."""
         while True:
@@ -114,15 +119,13 @@ def test_it_leaves_when_it_is_idle_and_the_next_one_goes_on(
     site: Site, launcher: Launcher, manager: Manager, workers: str
 ) -> None:
     flags = ("--workers", workers, "--idle-exit", "0.3")
-    server = manager.start(site, launcher, *flags)
-    ask(server)
-    assert server.popen.wait(timeout=PATIENCE) == 0
-    assert manager.read("STOPPING=1") == "STOPPING=1\nSTATUS=idle"
-    with Client(server) as late:  # nobody is there
-        late.send(HEALTH)
-        following = manager.start(site, launcher, *flags)
-        assert late.read_answer()[0] == 200
-    assert following.popen.wait(timeout=PATIENCE) == 0
+    for _ in range(2):
+        with Client(manager.url) as client:  # nobody is there yet
+            client.send(HEALTH)
+            server = manager.start(site, launcher, *flags)
+            assert client.read_answer()[0] == 200
+        assert server.popen.wait(timeout=PATIENCE) == 0
+        assert manager.read("STOPPING=1") == "STOPPING=1\nSTATUS=idle"
 
 
 @WORKERS
@@ -152,11 +155,11 @@ def test_whoever_comes_when_it_leaves_is_answered_by_it_or_by_the_next_one(
 def test_it_stays_while_a_client_is_connected(
     site: Site, launcher: Launcher, manager: Manager, workers: str
 ) -> None:
-    server = manager.start(site, launcher, "--workers", workers, "--idle-exit", "0.2")
-    with Client(server) as client:
+    with Client(manager.url) as client:  # before it starts: it has no reason to leave
         client.send(HEALTH)
+        server = manager.start(site, launcher, "--workers", workers, "--idle-exit", "0.2")
         assert client.read_answer()[0] == 200
-        for _ in range(3):  # in a queue of its own, longer than it takes to leave
+        for _ in range(8):  # a look each, four of which would do
             while "1 connections" not in manager.read("STATUS="):
                 pass
             client.send(HEALTH)
