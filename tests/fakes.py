@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from xetserve.errors import RangeUnsatisfiable, RequestError, UpstreamError
 from xetserve.upstream.cas import Access
@@ -106,6 +107,7 @@ class FakeCas:
     trims: leave out chunks before and after the asked range, as servers usually do.
     """
 
+    keeps_data: ClassVar[bool] = False
     file: FakeFile
     piece: int = 1 << 20
     trims: bool = True

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from xetserve.pipeline.pacing import (
     MAX_BLOCK,
     MAX_HOLD,
+    MAX_SHARED_WINDOW,
     MAX_WINDOW,
     MIN_BLOCK,
     MIN_HOLD,
@@ -65,6 +66,13 @@ def test_a_fast_client_gets_large_sizes_and_nothing_extra_is_fetched_ahead() -> 
     pacer = Pacer()
     play(pacer, rate=GB, count=500)
     assert sizes(pacer) == (MAX_HOLD, MIN_HOLD, MAX_WINDOW, MAX_BLOCK)
+
+
+def test_windows_of_the_fastest_stay_as_large_as_what_is_held_where_others_want_it() -> None:
+    pacer = Pacer()
+    play(pacer, rate=GB, count=500)
+    pacer.note_window(MAX_WINDOW, 1 << 27, NEAR, may_be_large=False)
+    assert pacer.window_size == MAX_SHARED_WINDOW == MAX_HOLD
 
 
 def test_a_slow_client_keeps_small_ones() -> None:

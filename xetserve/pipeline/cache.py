@@ -65,6 +65,8 @@ class DiskCache:
         min_free: bytes of its file system that are left to others.
     """
 
+    keeps_data = True
+
     def __init__(self, inner: CasSource, folder: Path, *, max_size: int, min_free: int) -> None:
         self._inner = inner
         self._max_size = max_size

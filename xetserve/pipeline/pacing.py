@@ -13,7 +13,7 @@ MIN_HOLD: Final = 512 * 1024
 MAX_HOLD: Final = 8 * 1024 * 1024  # more only helps when the upstream is slow, see ahead_limit
 MIN_WINDOW: Final = 1024 * 1024
 MAX_WINDOW: Final = 32 * 1024 * 1024  # each costs two requests
-MAX_SHARED_WINDOW: Final = 8 * 1024 * 1024  # where somebody follows, who wants what is used up
+MAX_SHARED_WINDOW: Final = 8 * 1024 * 1024  # where others want what is used up
 MIN_BLOCK: Final = 32 * 1024  # a slow client gets one chunk at a time
 MAX_BLOCK: Final = 512 * 1024
 
@@ -76,13 +76,15 @@ class Pacer:
         """Learn that the response waited so long for upstream bytes."""
         self._starved += seconds
 
-    def note_window(self, size: int, share: int, far: "FarSide", *, is_alone: bool = True) -> None:
+    def note_window(
+        self, size: int, share: int, far: "FarSide", *, may_be_large: bool = True
+    ) -> None:
         """Set the sizes for what comes after a window of size bytes.
 
         Args:
             share: bytes that the budget would grant to this response.
             far: how far away the data is.
-            is_alone: nobody else reads the file.
+            may_be_large: nobody else reads the file, and nothing keeps what is fetched.
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
@@ -91,7 +93,7 @@ class Pacer:
         most = MAX_SHARED_WINDOW
         if far.get_fetch_seconds(MAX_SHARED_WINDOW) > FAR_SECONDS:
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
-        elif is_alone and self.hold_limit == MAX_HOLD:
+        elif may_be_large and self.hold_limit == MAX_HOLD:
             most = MAX_WINDOW  # more than is held: its fetches are streamed
         wanted = most if most == MAX_WINDOW else max(MIN_WINDOW, min(self.hold_limit, most))
         self.window_size = 1 << (wanted.bit_length() - 1)  # a power of two: windows lie on a grid

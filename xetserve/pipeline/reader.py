@@ -145,7 +145,7 @@ class FileReader:
                     window.plan.file_range.size,
                     budget.share,
                     self._table.far_side,
-                    is_alone=self._traffic.is_alone,
+                    may_be_large=self._traffic.is_alone and not self._table.source.keeps_data,
                 )
                 self._windows.popleft()
                 self._move_to(window.plan.file_range.end)

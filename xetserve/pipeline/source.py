@@ -36,6 +36,11 @@ class DataResponse(Protocol):
 class CasSource(Protocol):
     """Gives reconstructions and data. Failures are UpstreamErrors."""
 
+    @property
+    def keeps_data(self) -> bool:
+        """Whether it keeps what passes by: then ranges are to be small enough to be held until they are written."""
+        ...
+
     async def fetch_reconstruction(
         self, access: Access, file_hash: bytes, byte_range: ByteRange
     ) -> Reconstruction:

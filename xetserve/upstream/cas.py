@@ -83,6 +83,8 @@ class CasClient:
         timeout: seconds without a byte before a connection is given up.
     """
 
+    keeps_data = False
+
     def __init__(self, pool: ConnectionPool, *, timeout: float, policy: RetryPolicy) -> None:
         self._pool = pool
         self._timeout = timeout

@@ -101,6 +101,8 @@ class Cas(Protocol):
 class KnownPlans:
     """A CAS that is asked only for what is not known."""
 
+    keeps_data = False
+
     def __init__(self, inner: Cas, metadata: MetadataCache) -> None:
         self._inner = inner
         self._metadata = metadata
