@@ -35,7 +35,11 @@ class Stage:
 
     async def ask(self, later: float = 0.0) -> str | None:
         self.now += later
-        return await self.readiness.find_obstacle()
+        obstacle = await self.readiness.find_obstacle()
+        if obstacle is None:
+            return None
+        assert obstacle.cause == ("cache" if "cache" in obstacle.reason else "hub")
+        return obstacle.reason
 
 
 @pytest.fixture

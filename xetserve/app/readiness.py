@@ -4,19 +4,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from xetserve.errors import UpstreamError
 from xetserve.metrics import DRAINING, UPSTREAM_LAST_ANSWER
 
 logger = logging.getLogger(__name__)
 
+HUB: Final = "hub"
+CACHE: Final = "cache"
 FRESH: Final = 10.0  # seconds; a Hub that has answered since needs not be asked
 REACHABLE: Final = 30.0  # seconds; one that has not is out of reach
 PROBE_TIMEOUT: Final = 2.0  # seconds; those who check us wait for 2 to 5
 RESULT_TIME: Final = 5.0  # seconds that a result holds
 
 Probe = Callable[[], Awaitable[None]]
+
+
+class Obstacle(NamedTuple):
+    """Why no client should be sent here: cause is HUB or CACHE."""
+
+    cause: str
+    reason: str
 
 
 class Readiness:
@@ -39,9 +48,9 @@ class Readiness:
         self.check_cache = check_cache
         self._clock = clock
         self._is_draining = False
-        self._checking: asyncio.Task[str | None] | None = None
+        self._checking: asyncio.Task[Obstacle | None] | None = None
         self._checked_at = 0.0
-        self._result: str | None = None
+        self._result: Obstacle | None = None
 
     @property
     def is_draining(self) -> bool:
@@ -53,7 +62,7 @@ class Readiness:
         self._is_draining = value
         DRAINING.set(value)
 
-    async def find_obstacle(self) -> str | None:
+    async def find_obstacle(self) -> Obstacle | None:
         """Say what is wrong with the Hub or the cache; None: nothing. Whoever comes meanwhile waits for the same look."""
         if self._checking is None:
             age = self._clock() - self._checked_at
@@ -63,7 +72,7 @@ class Readiness:
         # Shielded: others wait for it, too.
         return await asyncio.shield(self._checking)
 
-    async def _check(self) -> str | None:
+    async def _check(self) -> Obstacle | None:
         try:
             self._result = await self._check_hub() or await self._check_disk()
             self._checked_at = self._clock()
@@ -71,7 +80,7 @@ class Readiness:
         finally:
             self._checking = None
 
-    async def _check_hub(self) -> str | None:
+    async def _check_hub(self) -> Obstacle | None:
         if self.probe_hub is None or 0 <= self._hub_age() < FRESH:
             return None
         try:
@@ -80,14 +89,14 @@ class Readiness:
         except (UpstreamError, TimeoutError) as exc:
             reason = str(exc) or "the Hub did not answer in time"
             logger.info("ready: %s", reason)
-            return None if 0 <= self._hub_age() < REACHABLE else reason
+            return None if 0 <= self._hub_age() < REACHABLE else Obstacle(HUB, reason)
         return None
 
     def _hub_age(self) -> float:
         """Seconds since the Hub has answered."""
         return self._clock() - UPSTREAM_LAST_ANSWER.get("hub")
 
-    async def _check_disk(self) -> str | None:
+    async def _check_disk(self) -> Obstacle | None:
         if self.check_cache is None:
             return None
         try:
@@ -95,5 +104,5 @@ class Readiness:
                 await self.check_cache()
         except OSError as exc:  # TimeoutError is one
             logger.warning("ready: the cache cannot be written to: %s", exc.strerror or exc)
-            return "the disk cache cannot be written to"
+            return Obstacle(CACHE, "the disk cache cannot be written to")
         return None

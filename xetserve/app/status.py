@@ -131,7 +131,7 @@ async def get_ready(readiness: Readiness) -> Response:
         return json_response(503, {"status": "draining"}, [("Retry-After", "1"), _NOT_STORED])
     obstacle = await readiness.find_obstacle()
     if obstacle is not None:
-        value = {"status": "unready", "error": obstacle}
+        value = {"status": "unready", "cause": obstacle.cause, "error": obstacle.reason}
         return json_response(503, value, [("Retry-After", "5"), _NOT_STORED])
     return json_response(200, {"status": "ready"}, [_NOT_STORED])
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import Package
-from xetserve.deploy.steps import Check, Command, File, Folder, Plan, Remove, Step
+from xetserve.deploy.steps import Check, Command, File, Folder, Plan, Remove, Step, describe_ready
 
 ENGINES: Final = ("docker", "podman")
 USER: Final = "1000"  # in the image; its group may read the configuration
@@ -213,7 +213,7 @@ class ContainerTarget:
         for url in self._urls:
             answer = self._machine.ask(f"{url}/ready")
             if answer is not None:
-                state["ready"] = f"{'yes' if answer[0] == 200 else answer[0]}, {url}"
+                state["ready"] = f"{describe_ready(answer)}, {url}"
                 break
         return state
 

@@ -116,6 +116,24 @@ class Command:
             raise DeployError(f"{start}: status {done.status}: {' / '.join(lines[-4:])}")
 
 
+YES: Final = "yes"
+
+
+def describe_ready(answer: tuple[int, bytes]) -> str:
+    """Say what /ready has answered; it begins with YES if nothing speaks against this version.
+
+    A Hub that does not answer is not its fault, and no reason to go back.
+    """
+    status, body = answer
+    if status == 200:
+        return YES
+    try:
+        cause = json.loads(body)["cause"]
+    except (ValueError, KeyError, TypeError):
+        cause = None
+    return f"{YES}, but the Hub does not answer" if cause == "hub" else str(status)
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """Wait until the server is ready, in the version that is wanted.
@@ -142,7 +160,7 @@ class Check:
                 answer = machine.ask(f"{url}/ready")
                 if answer is None:
                     continue
-                if answer[0] != 200:
+                if not describe_ready(answer).startswith(YES):
                     reason = f"{url}/ready answers {answer[0]}"
                     continue
                 version = _read_version(machine.ask(f"{url}/health"))

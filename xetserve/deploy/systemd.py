@@ -18,7 +18,17 @@ from typing import Final
 
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import SHARED, UNITS, Package
-from xetserve.deploy.steps import Check, Command, File, Folder, Link, Plan, Remove, Step
+from xetserve.deploy.steps import (
+    Check,
+    Command,
+    File,
+    Folder,
+    Link,
+    Plan,
+    Remove,
+    Step,
+    describe_ready,
+)
 
 SERVICE: Final = "xetserve.service"
 SOCKET: Final = "xetserve.socket"
@@ -210,7 +220,7 @@ class SystemdTarget:
         for url in urls:
             answer = machine.ask(f"{url}/ready")
             if answer is not None:
-                state["ready"] = f"{'yes' if answer[0] == 200 else answer[0]}, {url}"
+                state["ready"] = f"{describe_ready(answer)}, {url}"
                 break
         return state
 
