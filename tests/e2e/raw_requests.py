@@ -139,7 +139,7 @@ GET = request()
 HEAD = request(b"HEAD /health HTTP/1.1")
 OLD = b"GET /health HTTP/1.0\r\n"
 CONFIG = b'{"model_type": "test"}\n'
-USAGE = b"<!doctype html>"
+USAGE = b"xetserve "
 
 VALID = [
     row("GET", GET, 200),

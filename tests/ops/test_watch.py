@@ -171,14 +171,15 @@ async def test_it_is_said_once_that_nobody_is_connected(manager: Manager) -> Non
 
 
 @pytest.mark.parametrize(
-    ("clients", "others"),
+    ("num", "idle_for", "others"),
     [
-        pytest.param(Clients(1), None, id="somebody is here"),
-        pytest.param(Clients(0, 1000.0), Figures(1), id="somebody is at another process"),
-        pytest.param(Clients(0, 1.0), None, id="not for long enough"),
+        pytest.param(1, 0.0, None, id="somebody is here"),
+        pytest.param(0, 1000.0, Figures(1), id="somebody is at another process"),
+        pytest.param(0, 1.0, None, id="not for long enough"),
     ],
 )
-def test_while_it_is_wanted_it_stays(clients: Clients, others: Figures | None) -> None:
+def test_while_it_is_wanted_it_stays(num: int, idle_for: float, others: Figures | None) -> None:
+    clients = Clients(num, idle_for)
     watch = Watch(2, idle_exit=500.0)
     if others is not None:
         watch.vitals.own = 1
