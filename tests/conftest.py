@@ -18,8 +18,13 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 START_TIMEOUT = 30.0
+# An example that takes long says something of the machine, nothing of what is tested.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
 NEEDED = "curl wget aria2 git git-lfs nodejs npm openssl haproxy nginx-light systemd procps"  # Debian's packages
 LISTENING = re.compile(r"listening on (https?://\S+?:\d+|unix:\S+)")
 
