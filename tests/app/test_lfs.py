@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.app.test_application import CONTENT, NAME, SIGNATURE, TOKEN, World, ask
@@ -170,6 +170,7 @@ class TestBatch:
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
             st.sampled_from(("operation", "objects", "oid", "size", "ref", "name", "transfers")), inner),
     ))  # fmt: skip
+    @example({"transfers": 1})
     def test_any_json_is_read_or_refused(self, value: object) -> None:
         for text in (value, GOOD | (value if isinstance(value, dict) else {})):
             with suppress(RequestError):

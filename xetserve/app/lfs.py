@@ -162,7 +162,8 @@ def read_batch(body: bytes) -> Batch:
         raise RequestError(422, "the operation must be download")
     if value.get("hash_algo", "sha256") != "sha256":
         raise RequestError(409, "objects are named by their sha256 here")
-    if "basic" not in (value.get("transfers") or ["basic"]):
+    transfers = value.get("transfers") or ["basic"]
+    if not isinstance(transfers, list) or "basic" not in transfers:
         raise RequestError(422, "the transfer must be basic")
     if len(value["objects"]) > MAX_OBJECTS:
         raise RequestError(413, f"a batch may have {MAX_OBJECTS} objects")
