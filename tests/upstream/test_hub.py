@@ -32,7 +32,7 @@ from xetserve.upstream.hub import CasToken, FileEntry, HubClient, ReadAccess, Re
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 
-POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.5)
 REPO = RepoRef("model", "owner/name")
 TOKEN = "hf_the_clients_token"
 SHA = "a" * 64
