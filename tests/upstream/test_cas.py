@@ -43,7 +43,7 @@ from xetserve.xet.reconstruction import (
     to_v2,
 )
 
-POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.5)
 HASH = bytes(range(32))
 NAME = format_hash(HASH)
 XORB = bytes(32)

@@ -43,7 +43,7 @@ from xetserve.upstream.exchange import (
 )
 from xetserve.upstream.retry import RetryPolicy
 
-POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
+POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.5)
 
 
 @pytest.fixture
