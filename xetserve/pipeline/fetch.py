@@ -304,13 +304,14 @@ class Fetch:
             return entry.decoded
         data = entry.record.decode()
         is_wanted_again = self._needed[chunk - self.chunks.start] > 1
-        is_wanted_packed = any(user.is_packed for user in self._users)
-        if is_wanted_again and not is_wanted_packed and not isinstance(data, memoryview):
+        if is_wanted_again and not isinstance(data, memoryview):
             self._keep_decoded(entry, data)
         return data
 
     def _keep_decoded(self, entry: ArrivedChunk, data: Buffer) -> None:
         if self._decoded_held + len(data) > MAX_SHARED_DECODED or entry.slab is None:
+            return
+        if any(user.is_packed for user in self._users):
             return
         self._decoded_held += len(data)
         self._budget.take(len(data))
