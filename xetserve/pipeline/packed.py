@@ -10,14 +10,14 @@ of the file has had two different chunks, the file counts as cut: whoever serves
 before (Ledgers.was_cut_since), or a client would go on with one answer repeated and the damage undetected.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from xetserve.errors import FormatError, IntegrityError, UpstreamTimeout, UrlExpired
+from xetserve.errors import FormatError, IntegrityError, UrlExpired
 from xetserve.metrics import INTEGRITY_FAILURES
 from xetserve.pipeline.pacing import Pacer
+from xetserve.pipeline.patience import Patience
 from xetserve.pipeline.plan import Step, check_fetch_range
 from xetserve.pipeline.proof import Proof
 from xetserve.pipeline.reader import MAX_REJECTS
@@ -88,12 +88,11 @@ class PackedReader:
         self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
         self._places = _Places(granted.uses)
         self._wanted = wanted
-        self._gap_timeout = gap_timeout
         self._ledger = table.ledgers.get(grant.file_hash)
         self._generation = self._ledger.generation
         self._proof = Proof(self._ledger, is_whole=False, shelf=table.ledger_shelf)
         self._pacer = Pacer()
-        self._deadline = 0.0
+        self._patience = Patience(gap_timeout, self._pacer)
         self._spare_url = False  # whether the fetch is another's, so that our URL was not tried
         self.tally = Tally()
 
@@ -122,7 +121,7 @@ class PackedReader:
         )
         self._spare_url = ticket.fetch.is_started
         last = time.monotonic()
-        self._deadline = last + self._gap_timeout
+        self._patience.renew(last)
         try:
             ticket.fetch.start(self._room, must=True)
             await self._proof.prepare()  # while the first bytes come
@@ -133,7 +132,7 @@ class PackedReader:
                     yield block
                     now = time.monotonic()
                     self._pacer.note_block(sum(map(len, block)), now - before, now - last)
-                    self._deadline = now + self._gap_timeout
+                    self._patience.renew(now)
                     last = now
                     ticket.fetch.fit(self._room)
         except (IntegrityError, FormatError):
@@ -186,7 +185,7 @@ class PackedReader:
                     yield block
                     block, size = [], 0
                     _release(ticket, used)
-                await self._wait_upstream(fetch.wait(chunk))
+                await self._patience.wait(fetch.wait(chunk))
             await self._verify(ticket, chunk)
             record = fetch.get_record(chunk)
             start, position = position, position + record.header.record_size
@@ -221,25 +220,13 @@ class PackedReader:
                 num_rejects += 1
                 self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
                 ticket.fetch.reject(chunk, exc)
-            await self._wait_upstream(ticket.fetch.wait(chunk))
+            await self._patience.wait(ticket.fetch.wait(chunk))
         self._places.pass_by(chunk, size)
         self._proof.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
         for at in places:
             self._proof.add(at, size, chunk_hash)
         if self._is_in_doubt:
             raise IntegrityError("the file has had two different chunks in one place")
-
-    async def _wait_upstream(self, waiting: Awaitable[None]) -> None:
-        """Wait for the upstream, at most until the gap towards the client becomes too long."""
-        before = time.monotonic()
-        try:
-            async with asyncio.timeout(self._deadline - before):
-                await waiting
-        except TimeoutError:
-            raise UpstreamTimeout(
-                f"no data from upstream for {self._gap_timeout:g} seconds"
-            ) from None
-        self._pacer.note_starved(time.monotonic() - before)
 
 
 def _hash_chunk(ticket: Ticket, chunk: int) -> tuple[int, bytes]:

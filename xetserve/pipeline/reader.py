@@ -11,7 +11,7 @@ out. A part of a file proves nothing by itself; the file's ledger (ledger.py) do
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,12 @@ from functools import partial
 from xetserve.errors import (
     FormatError,
     IntegrityError,
-    UpstreamTimeout,
 )
 from xetserve.metrics import INTEGRITY_FAILURES, WINDOWS
 from xetserve.pipeline.blocks import Block
 from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer
+from xetserve.pipeline.patience import Patience
 from xetserve.pipeline.plan import WindowPlan
 from xetserve.pipeline.planner import Planner
 from xetserve.pipeline.proof import Proof
@@ -79,8 +79,8 @@ class FileReader:
         self._start = start
         self._end = size if end is None else end
         self._is_whole = start == 0 and (end is None or end == size)
-        self._gap_timeout = gap_timeout
         self._pacer = Pacer()
+        self._patience = Patience(gap_timeout, self._pacer)
         self._windows: deque[Window] = deque()  # planned and not finished
         self._planner: Planner  # while blocks() runs
         self._planning: asyncio.Task[None]
@@ -94,7 +94,6 @@ class FileReader:
         self._proof = Proof(
             table.ledgers.get(file_hash), is_whole=self._is_whole, shelf=table.ledger_shelf
         )
-        self._deadline = 0.0
         self.packed_ratio: float | None = None  # of the first window, once it is planned
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
@@ -110,7 +109,7 @@ class FileReader:
         self._traffic.add_reader(self._position)
         is_begun = False
         last = time.monotonic()
-        self._deadline = last + self._gap_timeout
+        self._patience.renew(last)
         self._planner = Planner(
             self._ask,
             self._pacer,
@@ -138,7 +137,7 @@ class FileReader:
                             budget.give(block.decoded_size)
                         now = time.monotonic()
                         self._pacer.note_block(block.size, now - before, now - last)
-                        self._deadline = now + self._gap_timeout
+                        self._patience.renew(now)
                         last = now
                         self._pump()
                 self._pacer.note_window(
@@ -212,7 +211,7 @@ class FileReader:
             if self._planning.done():
                 return
             self._change = asyncio.get_running_loop().create_future()
-            await self._wait_upstream(self._change)
+            await self._patience.wait(self._change)
 
     async def _is_last(self, window: Window) -> bool:
         """Tell whether the file ends with this window."""
@@ -317,7 +316,7 @@ class FileReader:
                 num_rejects += 1
                 self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
                 ticket.fetch.reject(chunk, exc)
-            await self._wait_upstream(ticket.fetch.wait(chunk))
+            await self._patience.wait(ticket.fetch.wait(chunk))
 
     def _note(
         self,
@@ -351,19 +350,7 @@ class FileReader:
         if not ticket.fetch.is_started:
             ticket.fetch.start(self._pacer.hold_limit, streams=True, must=True)
             self._pump()
-        await self._wait_upstream(ticket.fetch.wait(chunk))
-
-    async def _wait_upstream(self, waiting: Awaitable[None]) -> None:
-        """Wait for the upstream, at most until the gap towards the client becomes too long."""
-        before = time.monotonic()
-        try:
-            async with asyncio.timeout(self._deadline - before):
-                await waiting
-        except TimeoutError:
-            raise UpstreamTimeout(
-                f"no data from upstream for {self._gap_timeout:g} seconds"
-            ) from None
-        self._pacer.note_starved(time.monotonic() - before)
+        await self._patience.wait(ticket.fetch.wait(chunk))
 
     # Looking ahead.
 
