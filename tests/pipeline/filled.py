@@ -25,6 +25,7 @@ async def fill(folder: Path) -> None:
     """Read a Xet file, in parts and whole, and one that is not Xet; remember an answer."""
     async with running(folder) as process:
         await process.read(0, 1000)
+        await process.cache.settle()  # so that the files are the same every time
         await process.read()
 
         async def blocks() -> AsyncGenerator[Sequence[bytes], None]:
