@@ -6,18 +6,20 @@ from itertools import pairwise
 
 import pytest
 
-from tests.fakes import FakeCas, FakeFile, FakeXorb
+from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from tests.pipeline.test_reader import (
     ALL_SCHEMES,
     assert_released,
     make_chunks,
     make_reader,
+    make_table,
     read_all,
 )
 from xetserve.errors import IntegrityError, UpstreamError
 from xetserve.pipeline import pacing, planner
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.kept import KeptChunks
+from xetserve.pipeline.reader import FileReader
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 
 MIB = 1024 * 1024
@@ -138,6 +140,41 @@ async def test_damage_is_found_although_chunks_are_kept() -> None:
         await read_all(make_reader(cas, budget, file_hash=wrong), into)
     assert len(into) < len(file.content)
     assert_released(cas, budget)
+
+
+@pytest.mark.usefixtures("surveyed")
+@pytest.mark.parametrize("start", [0, 1], ids=["whole", "a part"])
+async def test_a_chunk_that_was_kept_must_belong_where_it_is_used_again(
+    monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    monkeypatch.setattr(pacing, "MAX_WINDOW", MIB)
+    monkeypatch.setattr(pacing, "MAX_SHARED_WINDOW", MIB)
+    xorb = FakeXorb.make([random.Random(at).randbytes(65_536) for at in range(64)])
+    runs = [ChunkRange(0, 64)] + [ChunkRange(at, at + 1) for at in range(64)]
+    file = MadeFile([(xorb, run) for run in runs])
+    cas, size = FakeCas(file), len(file.content)
+    table = make_table(cas, ByteBudget(1 << 27))
+
+    async def read(start: int, into: bytearray) -> None:
+        reader = FileReader(
+            table, FakeAccess(), file.file_hash, start=start, size=size, gap_timeout=5.0
+        )
+        await read_all(reader, into)
+        assert reader.is_verified
+
+    def turn(answer: Reconstruction) -> Reconstruction:
+        """Have the single chunks in an answer come in reverse: as many bytes, all of them of the file."""
+        singles = [term for term in answer.terms if term.chunks.end - term.chunks.start == 1]
+        others = [term for term in answer.terms if term not in singles]
+        return answer._replace(terms=(*others, *reversed(singles)))
+
+    await read(0, bytearray())  # from here on the file is proven
+    cas.on_plan = turn
+    into = bytearray()
+    with pytest.raises(IntegrityError, match="not the file's at byte"):
+        await read(start, into)
+    assert file.content[start:].startswith(into)
+    assert len(into) >= size // 2 - MIB
 
 
 @pytest.mark.usefixtures("surveyed")

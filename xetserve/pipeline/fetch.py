@@ -344,11 +344,11 @@ class Fetch:
 
     def release(self, start: int, end: int) -> None:
         """Tell that chunks that follow each other were used once."""
-        first = self.chunks.start
+        needed, first = self._needed, self.chunks.start
         unneeded = []
         for chunk in range(start, end):
-            left = self._needed[chunk - first] = self._needed[chunk - first] - 1
-            if not left:
+            needed[chunk - first] -= 1
+            if not needed[chunk - first]:
                 unneeded.append(chunk)
         if unneeded and not self._is_awaited():
             for chunk in unneeded:

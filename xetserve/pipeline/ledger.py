@@ -8,7 +8,7 @@ Pure: positions are decoded bytes in the file.
 """
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from typing import Final
 
@@ -29,9 +29,10 @@ MAX_CUTS: Final = 1000  # files
 class _Run:
     """Chunks that follow each other."""
 
-    __slots__ = ("end", "hashes", "start", "starts")
+    __slots__ = ("_next", "end", "hashes", "start", "starts")
 
     def __init__(self, start: int) -> None:
+        self._next = 0  # the chunk that is looked for next, if they are read in order
         self.start = start
         self.end = start
         self.starts: array[int] = array("Q")  # of the chunks
@@ -47,15 +48,16 @@ class _Run:
         self.hashes += other.hashes
         self.end = other.end
 
-    def find(self, position: int, size: int) -> bytes | None:
-        """Give the hash of the chunk of a size that starts at a position."""
-        at = bisect_right(self.starts, position) - 1
-        if at < 0 or self.starts[at] != position:
-            return None
-        end = self.starts[at + 1] if at + 1 < len(self.starts) else self.end
-        if end - position != size:
-            return None
-        return bytes(self.hashes[at * HASH_SIZE : (at + 1) * HASH_SIZE])
+    def has(self, position: int, size: int, chunk_hash: bytes) -> bool:
+        """Tell whether the chunk that starts at a position is this one."""
+        starts, at = self.starts, self._next
+        if at >= len(starts) or starts[at] != position:
+            at = bisect_left(starts, position)
+            if at == len(starts) or starts[at] != position:
+                return False
+        self._next = at + 1
+        end = starts[at + 1] if at + 1 < len(starts) else self.end
+        return end - position == size and self.hashes.startswith(chunk_hash, at * HASH_SIZE)
 
 
 class Ledger:
@@ -96,7 +98,7 @@ class Ledger:
 
     def matches(self, position: int, size: int, chunk_hash: bytes) -> bool:
         """Tell whether a proven list has this chunk at this position."""
-        return self._runs[0].find(position, size) == chunk_hash if self._runs else False
+        return bool(self._runs) and self._runs[0].has(position, size, chunk_hash)
 
     def note(self, position: int, size: int, chunk_hash: bytes) -> None:
         """Remember a chunk, unless the list is proven.
@@ -117,7 +119,7 @@ class Ledger:
         if at < 0 or position != self._runs[at].end:  # mostly they come in order
             at = bisect_right(self._runs, position, key=lambda run: run.start) - 1
         if at >= 0 and position < self._runs[at].end:
-            if self._runs[at].find(position, size) != chunk_hash:
+            if not self._runs[at].has(position, size, chunk_hash):
                 self.clear()
             return
         if at < 0 or position > self._runs[at].end:

@@ -1,7 +1,8 @@
 """Holding what one response reads against what the file has to be.
 
-A whole file is folded on the way, and its root is the file hash or the answer is cut. A part is proven by the ledger
-of the file: at once if that is complete, or by the part that completes it.
+What is known to make the file hash, the ledger of a proven file, each chunk is held against at its place. Of a file that is
+not proven, a whole response is folded on the way, and its root is the file hash or the answer is cut. Parts are
+proven by the ledger, with the part that completes it.
 """
 
 import asyncio
@@ -32,7 +33,9 @@ class Proof:
         self.chunks: dict[bytes, ChunkRange] = {}
         self._ledger = ledger
         self._generation = ledger.generation
-        self._tree = MerkleTree() if is_whole else None
+        self._is_whole = is_whole
+        self._tree = MerkleTree() if is_whole and not ledger.is_proven else None
+        self._end = 0  # of what was added last
         self._shelf = shelf
 
     async def prepare(self) -> None:
@@ -40,6 +43,8 @@ class Proof:
         if self._shelf is not None and not self._ledger.is_proven:
             await self._shelf.load(self._ledger)
         self._generation = self._ledger.generation
+        if self._ledger.is_proven:
+            self._tree = None  # it could tell no more than the list does
 
     @property
     def is_proven(self) -> bool:
@@ -58,9 +63,11 @@ class Proof:
 
     def add(self, position: int, size: int, chunk_hash: bytes) -> None:
         """Take in the next chunk, which has size decoded bytes."""
+        self._end = position + size
         if self._tree is not None:
             self._tree.add(chunk_hash, size)
-        self._ledger.note(position, size, chunk_hash)
+        if not self._ledger.is_proven:
+            self._ledger.note(position, size, chunk_hash)
 
     async def finish(self, size: int | None) -> None:
         """Judge, before the last bytes leave; what is proven by that is stored.
@@ -87,6 +94,8 @@ class Proof:
             if ledger.is_complete(self._tree.size):
                 ledger.is_proven = True  # it was told the same chunks, or has cleared itself
             return
+        if self._is_whole and not ledger.is_complete(self._end):
+            raise IntegrityError(f"a whole file of {self._end} bytes, proven to have another size")
         if size is not None and ledger.can_be_proven(size) and not ledger.is_proven:
             generation = ledger.generation
             while ledger.fold(FOLDED_AT_ONCE):  # noqa: ASYNC110 - others have their turn

@@ -239,7 +239,7 @@ class FileReader:
                     await self._wait_for_chunk(ticket, chunk)
                 start, is_passed = position, bool(skip or not left)
                 if ticket is None:
-                    data, chunk_hash = self._take_kept(piece.xorb_hash, chunk)
+                    data, chunk_hash = self._take_kept(piece.xorb_hash, chunk, start)
                     length = len(data)
                 elif is_passed and not ticket.fetch.is_proven:
                     data, chunk_hash = b"", b""
@@ -286,9 +286,15 @@ class FileReader:
             yield block
         block.release()
 
-    def _take_kept(self, xorb_hash: bytes, chunk: int) -> tuple[Buffer, bytes]:
-        """Decode a chunk that was kept; it was hashed when it came first."""
+    def _take_kept(self, xorb_hash: bytes, chunk: int, position: int) -> tuple[Buffer, bytes]:
+        """Decode a chunk that was kept; it was hashed when it came first.
+
+        Raises:
+            IntegrityError: it does not belong here.
+        """
         record, chunk_hash = self._kept.get((xorb_hash, chunk))
+        if self._proof.contradicts(position, record.header.decoded_size, chunk_hash):
+            raise IntegrityError(f"chunk {chunk} is not the file's at byte {position}")
         return record.decode(), chunk_hash
 
     def _decode(self, ticket: Ticket, chunk: int, position: int) -> tuple[Buffer, bytes]:
