@@ -11,6 +11,7 @@ Source: draft-denis-xet, "Compression Schemes"; byte layout in xet-core byte_gro
 
 from collections.abc import Callable
 from enum import IntEnum
+from struct import Struct
 from typing import Final
 
 import lz4.block
@@ -41,8 +42,7 @@ _KNOWN_FRAME_HEADS: Final = {
     bytes.fromhex("04224d18604082"): 65_536,
     bytes.fromhex("04224d186050fb"): 262_144,
 }
-_FRAME_HEAD_SIZE: Final = 7
-_BLOCK_HEAD_SIZE: Final = 4
+_SINGLE_BLOCK: Final = Struct("<7sI")  # the frame's head, and the block's size and kind
 _END_MARK: Final = bytes(4)
 _STORED_BLOCK: Final = 0x80000000
 
@@ -84,32 +84,32 @@ def encode_payload(scheme: Scheme, data: Buffer) -> bytes:
 
 
 def _decode_frame(frame: memoryview, decoded_size: int) -> bytes:
-    """Decode one LZ4 frame to exactly decoded_size bytes; what follows the frame is ignored."""
-    max_block_size = _KNOWN_FRAME_HEADS.get(bytes(frame[:_FRAME_HEAD_SIZE]), -1)
-    if decoded_size <= max_block_size:
-        data = _decode_single_block(frame, decoded_size, max_block_size)
-        if data is not None:
-            return data
+    """Decode one LZ4 frame to exactly decoded_size bytes; what follows the frame is ignored.
+
+    A chunk normally is a frame of one independent block: that spares the frame decoder's context and
+    its growing output.
+    """
+    if len(frame) > _SINGLE_BLOCK.size:
+        head, size = _SINGLE_BLOCK.unpack_from(frame)
+        max_block_size = _KNOWN_FRAME_HEADS.get(head, -1)
+        block_size = size & ~_STORED_BLOCK
+        end = _SINGLE_BLOCK.size + block_size
+        # A block size of 0 is the end mark of a frame without blocks.
+        if (
+            decoded_size <= max_block_size
+            and 0 < block_size <= max_block_size
+            and frame[end : end + len(_END_MARK)] == _END_MARK
+        ):
+            return _decode_block(frame[_SINGLE_BLOCK.size : end], size, decoded_size)
     return _decode_any_frame(frame, decoded_size)
 
 
-def _decode_single_block(frame: memoryview, decoded_size: int, max_block_size: int) -> bytes | None:
-    """Decode a frame of one independent block, which is what a chunk normally is.
-
-    Spares the frame decoder's context and its growing output. None: the frame is something else,
-    a block size of 0 included, which is the end mark of a frame without blocks.
-    """
-    start = _FRAME_HEAD_SIZE + _BLOCK_HEAD_SIZE
-    size = int.from_bytes(frame[_FRAME_HEAD_SIZE:start], "little")
-    block_size = size & ~_STORED_BLOCK
-    end = start + block_size
-    if not 0 < block_size <= max_block_size or frame[end : end + len(_END_MARK)] != _END_MARK:
-        return None
+def _decode_block(block: memoryview, size: int, decoded_size: int) -> bytes:
     if size & _STORED_BLOCK:
-        data = bytes(frame[start:end])
+        data = bytes(block)
     else:
         try:
-            data = lz4.block.decompress(frame[start:end], uncompressed_size=decoded_size)
+            data = lz4.block.decompress(block, uncompressed_size=decoded_size)
         except lz4.block.LZ4BlockError as exc:
             raise FormatError(f"damaged LZ4 block: {exc}") from None
     _check_size(len(data), decoded_size)
