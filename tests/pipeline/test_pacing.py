@@ -14,6 +14,7 @@ from xetserve.pipeline.pacing import (
     MIN_WINDOW,
     FarSide,
     Pacer,
+    Stopwatch,
 )
 
 GB = 1e9
@@ -117,6 +118,15 @@ def test_what_is_fetched_ahead_shrinks_when_the_client_is_the_slow_one() -> None
     assert pacer.ahead_limit > 16 * MIN_HOLD
     play(pacer, rate=GB, blocked=0.9, far=FAR, count=500)
     assert pacer.ahead_limit == MIN_HOLD
+
+
+def test_a_fetch_is_timed_from_the_request_on_and_its_bandwidth_without_the_first_read() -> None:
+    far, watch = FarSide(), Stopwatch(100.0)
+    watch.note_bytes(1 << 20, 100.5)
+    watch.note_bytes(4_000_000, 101.0)
+    watch.note_bytes(4_000_000, 102.5)
+    watch.tell(far, 102.5)
+    assert far.get_fetch_seconds(4_000_000) == pytest.approx(2 * 0.5 + 1.0)
 
 
 def test_the_far_side_is_as_good_as_its_best_fetches() -> None:

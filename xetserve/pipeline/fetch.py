@@ -3,8 +3,7 @@
 Records are kept packed and decoded only when it is their turn: they are smaller so, and their size is known
 before they are fetched. They lie in slabs; a slab is given back once no record in it is needed.
 
-A fetch that has reserved all it will hold receives at full speed. One that has not (the budget is short, the client
-slow, or the range huge) streams: it holds a couple of small slabs and waits for them to be used up.
+How much it may hold, and whether it receives at full speed or streams, is its Holding's to say (see holding.py).
 
 Several responses can use one fetch; each does through a Ticket (see tickets.py). What one of them has decoded and hashed the
 others take as it is. One that lags behind holds records back but never stops the others: whoever waits for the next
@@ -18,9 +17,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
-from xetserve.metrics import EXPIRED_URLS, FETCH_WAITS, UPSTREAM_RETRIES
-from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
-from xetserve.pipeline.pacing import FarSide
+from xetserve.metrics import EXPIRED_URLS, UPSTREAM_RETRIES
+from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.holding import Holding
+from xetserve.pipeline.pacing import FarSide, Stopwatch
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.slabs import ArrivedChunk, ReceiveSlab
 from xetserve.pipeline.source import CasSource, Tally
@@ -38,8 +38,6 @@ from xetserve.xet.xorb import (
 
 logger = logging.getLogger(__name__)
 
-STREAM_GRANT: Final = 2 * SLAB_SIZE  # bytes that a streaming fetch holds
-TIGHT_GRANT: Final = SMALL_SLAB_SIZE // 4  # and where there are hundreds: one record, mostly
 MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
 MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
 
@@ -61,28 +59,6 @@ class User(Protocol):
     def on_change(self) -> None:
         """Hear that bytes were given back or that the fetch is complete."""
         ...
-
-
-class _Stopwatch:
-    """Times one fetch for the far side's record. Times are of one steady clock, in seconds."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self._first_byte = 0.0
-        self._size = 0  # bytes after the first read
-
-    def note_bytes(self, count: int) -> None:
-        """Count bytes that came now."""
-        if self._first_byte:
-            self._size += count
-        else:
-            self._first_byte = time.monotonic()
-
-    def tell(self, far_side: FarSide) -> None:
-        """Report a fetch that is complete."""
-        now = time.monotonic()
-        latency = self._first_byte - self._started
-        far_side.note_fetch(latency, self._size, now - self._first_byte)
 
 
 class Fetch:
@@ -111,10 +87,8 @@ class Fetch:
         self.xorb_hash = step.xorb_hash
         self.chunks = step.info.chunks
         self.size = step.info.byte_range.size  # packed bytes
-        self.granted = 0  # bytes of the budget that it has now
         self._info = step.info
         self._source = source
-        self._budget = budget
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._is_awaited = is_awaited
@@ -125,16 +99,14 @@ class Fetch:
         self._entries: dict[int, ArrivedChunk] = {}
         self._next_chunk = self.chunks.start  # the first chunk that has never arrived
         self._rejected: set[int] = set()  # chunks that arrived damaged
-        self._left = self.size  # bytes that have not arrived
-        self._open_space = 0  # bytes that the slab being received into can still take
-        self._held = 0  # bytes in slabs
-        self._decoded_held = 0  # bytes decoded and kept
         self._was_stored = False  # whether what came last came from a store
-        self._was_paused = False  # whether the attempt under way has had to wait for room
-        self._is_full = False  # room for all of it has been granted: never wait for any
-        self._reach = 0  # bytes that its fastest user would hold
         self._waiters: set[asyncio.Future[None]] = set()
-        self._room: asyncio.Future[None] | None = None
+        self._holding = Holding(
+            budget,
+            self.size,
+            is_hurried=lambda: bool(self._waiters),
+            on_freed=self._tell_users,
+        )
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self.is_closed = False
@@ -143,7 +115,7 @@ class Fetch:
         return (
             f"<Fetch {format_hash(self.xorb_hash)[:8]} at chunk {self._next_chunk} of "
             f"{self.chunks.start}..{self.chunks.end}, {len(self._users)} users, "
-            f"held {self._held} of {self.granted}>"
+            f"{self._holding}>"
         )
 
     # Users come and go.
@@ -202,8 +174,7 @@ class Fetch:
         if self._task is not None:
             self._task.cancel()
         self._entries.clear()
-        self._budget.give(self.granted)
-        self.granted = self._held = self._decoded_held = 0
+        self._holding.close()
 
     async def wait_closed(self) -> None:
         """Wait until its task has ended."""
@@ -220,7 +191,12 @@ class Fetch:
     @property
     def num_left(self) -> int:
         """Bytes that have not arrived."""
-        return self._left
+        return self._holding.num_left
+
+    @property
+    def granted(self) -> int:
+        """Bytes of the budget that it has now."""
+        return self._holding.granted
 
     def start(self, room: int, *, streams: bool = False, must: bool = False) -> bool:
         """Start if all of the range fits into room bytes and into the budget.
@@ -231,35 +207,14 @@ class Fetch:
         """
         if self._task is not None:
             return True
-        self._reach = room
-        if self.size <= room and self._budget.try_take(self.size):
-            self.granted = self.size
-            self._is_full = True
-        else:
-            grant = min(self.size, self._stream_grant)
-            if must:
-                self._budget.take(grant)
-            elif not (streams and self._budget.try_take(grant)):
-                return False
-            self.granted = grant
+        if not self._holding.reserve(room, streams=streams, must=must):
+            return False
         self._task = asyncio.get_running_loop().create_task(self._run())
         return True
 
     def fit(self, room: int) -> None:
         """Let a running fetch receive at full speed if it fits into room bytes by now, or else stream."""
-        self._reach = room if len(self._users) == 1 else max(room, self._reach)
-        if not self._left or self._is_full == (self.size <= room):
-            return
-        if self._is_full:
-            if len(self._users) == 1:  # others may have more room
-                self._is_full = False
-                self._give_excess()
-            return
-        more = max(0, self._wanted - self.granted)
-        if self._budget.try_take(more):
-            self.granted += more
-            self._is_full = True
-            _wake(self._room)
+        self._holding.fit(room, is_shared=len(self._users) > 1)
 
     # Using.
 
@@ -281,7 +236,7 @@ class Fetch:
                 raise IntegrityError(f"chunk {chunk} is missing from its fetch range")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
-            _wake(self._room)
+            self._holding.hurry()
             try:
                 await waiter
             finally:
@@ -309,16 +264,13 @@ class Fetch:
         return data
 
     def _keep_decoded(self, entry: ArrivedChunk, data: Buffer) -> None:
-        if self._decoded_held + len(data) > MAX_SHARED_DECODED or entry.slab is None:
+        if entry.slab is None or any(user.is_packed for user in self._users):
             return
-        if any(user.is_packed for user in self._users):
+        if not self._holding.try_keep_decoded(len(data), MAX_SHARED_DECODED):
             return
-        self._decoded_held += len(data)
-        self._budget.take(len(data))
-        self.granted += len(data)
         entry.decoded = data
         slab, entry.slab = entry.slab, None
-        self._leave_slab(slab)
+        self._holding.leave_slab(slab)
 
     def copy_record(self, chunk: int) -> ChunkRecord | None:
         """Give a copy of a chunk's record; None if it was decoded for several users, and the record is gone."""
@@ -359,23 +311,21 @@ class Fetch:
         entry = self._entries.pop(chunk, None)
         if entry is None:
             return  # it has not come yet, and will not be kept
+        self._let_go(entry)
+
+    def _let_go(self, entry: ArrivedChunk) -> None:
         if entry.decoded is not None:
-            self._decoded_held -= len(entry.decoded)
-            self._give_excess()
+            self._holding.drop_decoded(len(entry.decoded))
         if entry.slab is not None:
-            self._leave_slab(entry.slab)
+            self._holding.leave_slab(entry.slab)
 
     def reject(self, chunk: int, error: FormatError | IntegrityError) -> None:
         """Fetch a chunk again, whose payload does not decode, or to something else."""
         if self._task is not None:
             self._task.cancel()
-        entry = self._entries.pop(chunk)
-        if entry.decoded is not None:
-            self._decoded_held -= len(entry.decoded)
-        if entry.slab is not None:
-            self._leave_slab(entry.slab)
+        self._holding.begin(self.size)
+        self._let_go(self._entries.pop(chunk))
         self._rejected.add(chunk)
-        self._left = self.size
         self._task = asyncio.get_running_loop().create_task(self._run(error))
 
     # Fetching.
@@ -434,39 +384,39 @@ class Fetch:
     async def _attempt(self) -> None:
         """Read the range once from its start, keeping the chunks that have not arrived before."""
         slab: ReceiveSlab | None = None
-        watch = _Stopwatch(time.monotonic())
-        self._was_paused = False
+        watch = Stopwatch(time.monotonic())
+        holding = self._holding
+        holding.begin(self._info.byte_range.size)
         try:
             async with self._source.open_data(
                 self.xorb_hash, self._info, is_proven=self.is_proven
             ) as response:
-                self._left = self._info.byte_range.size
                 chunk = self._info.chunks.start
-                slab = await self._open_slab(0)
+                slab = await holding.open_slab(0)
                 reader = RecordReader()
                 filled = 0
-                while self._left:
+                while holding.num_left:
                     needed = _size_of_record(slab.view, reader.position, filled)
                     if reader.position + needed > len(slab.view) or filled == len(slab.view):
                         old, start = slab, reader.position
-                        slab = await self._open_slab(max(needed, filled - start))
+                        slab = await holding.open_slab(max(needed, filled - start))
                         # The one copy of packed bytes: a record must not be cut by the end of a slab.
                         rest = filled - start
                         slab.view[:rest] = old.view[start:filled]
                         reader.move_to(0)
                         filled = rest
-                        self._close_slab(old)
+                        holding.close_slab(old)
                         del old  # this frame may wait for long
                     count = await response.receive_into(
-                        slab.view[filled : filled + self._left], self._stall_timeout
+                        slab.view[filled : filled + holding.num_left], self._stall_timeout
                     )
                     if not count:
-                        raise UpstreamError(f"the data host sent {self._left} bytes too few")
-                    watch.note_bytes(count)
-                    self._count_bytes(count, response.is_stored, is_first=self._left == self.size)
+                        raise UpstreamError(f"the data host sent {holding.num_left} bytes too few")
+                    watch.note_bytes(count, time.monotonic())
+                    is_first = holding.num_left == self.size
+                    self._count_bytes(count, response.is_stored, is_first=is_first)
                     filled += count
-                    self._left -= count
-                    self._open_space = len(slab.view) - filled
+                    holding.note_received(count, len(slab.view) - filled)
                     records = list(reader.scan(slab.view, filled))
                     for number, record in enumerate(records, chunk):
                         self._take_record(number, record, slab)
@@ -474,8 +424,8 @@ class Fetch:
                         chunk += len(records)
                         self._wake_waiters()
                         del records, record  # this frame may wait for long, and slabs are reused
-                if not self._was_paused:
-                    watch.tell(self._far_side)
+                if not holding.was_paused:
+                    watch.tell(self._far_side, time.monotonic())
                 if reader.position != filled or chunk != self._info.chunks.end:
                     raise FormatError(
                         f"{chunk - self._info.chunks.start} chunks in a range, expected "
@@ -486,7 +436,7 @@ class Fetch:
                     raise UpstreamError("the data host sent more than was asked for")
         finally:
             if slab is not None:
-                self._close_slab(slab)
+                holding.close_slab(slab)
 
     def _count_bytes(self, count: int, is_stored: bool, *, is_first: bool) -> None:
         """Count bytes that came, for the response that has wanted them longest."""
@@ -508,70 +458,6 @@ class Fetch:
         if self._needed[chunk - self.chunks.start]:
             slab.num_needed += 1
             self._entries[chunk] = ArrivedChunk(record, slab)
-
-    async def _open_slab(self, at_least: int) -> ReceiveSlab:
-        """Get a buffer for what is still to come, once there is room for it."""
-        grant = self._stream_grant
-        # Of few sizes: slabs are recycled.
-        size = SLAB_SIZE if self._is_full or grant >= STREAM_GRANT else min(SMALL_SLAB_SIZE, grant)
-        size = max(at_least, min(size, at_least + self._left))
-        while not (self._waiters or self._is_full or self._held + size <= self.granted):
-            self._was_paused = True
-            FETCH_WAITS.add()
-            self._room = asyncio.get_running_loop().create_future()
-            try:
-                await self._room
-            finally:
-                self._room = None
-        self._held += size
-        more = self._held + self._decoded_held - self.granted
-        if more > 0:
-            self._budget.take(more)
-            self.granted += more
-        return ReceiveSlab(self._budget.make_slab(size))
-
-    def _close_slab(self, slab: ReceiveSlab) -> None:
-        """Receive no more into a slab."""
-        slab.is_open = False
-        if not slab.num_needed and not self.is_closed:
-            self._free_slab(slab)
-
-    def _leave_slab(self, slab: ReceiveSlab) -> None:
-        """Need one record of a slab no more."""
-        slab.num_needed -= 1
-        if not slab.num_needed and not slab.is_open:
-            self._free_slab(slab)
-
-    def _free_slab(self, slab: ReceiveSlab) -> None:
-        """Give back a slab; released records are not even in a client's socket any more."""
-        self._held -= len(slab.buffer)
-        if not slab.is_lent:
-            self._budget.recycle(slab.buffer)
-        self._give_excess()
-        _wake(self._room)
-        self._tell_users()
-
-    @property
-    def _wanted(self) -> int:
-        """Bytes held once all of the range has arrived and none of it was used."""
-        return self._held + self._decoded_held + max(0, self._left - self._open_space)
-
-    @property
-    def _stream_grant(self) -> int:
-        """Bytes for a fetch that streams.
-
-        Where there are many, most of the budget stays for those that do not; and a client has to show that it is fast.
-        """
-        return min(max(TIGHT_GRANT, min(self._budget.share, self._reach) // 4), STREAM_GRANT)
-
-    def _give_excess(self) -> None:
-        """Give back what this fetch will not need again."""
-        wanted = self._wanted
-        if not self._is_full:
-            wanted = min(wanted, max(self._held + self._decoded_held, self._stream_grant))
-        if self.granted > wanted:
-            self._budget.give(self.granted - wanted)
-            self.granted = wanted
 
     def _tell_users(self) -> None:
         for user in self._users:

@@ -136,3 +136,24 @@ class FarSide:
     def get_fetch_seconds(self, size: int) -> float:
         """Give the time from asking for a window to its last byte: a question to the CAS, and a fetch."""
         return 2 * self._latency + (size / self._bandwidth if self._bandwidth else 0.0)
+
+
+class Stopwatch:
+    """Times one fetch for the far side's record; started: seconds, of the monotonic clock."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._first_byte = 0.0
+        self._size = 0  # bytes after the first read
+
+    def note_bytes(self, count: int, now: float) -> None:
+        """Count bytes that came now."""
+        if self._first_byte:
+            self._size += count
+        else:
+            self._first_byte = now
+
+    def tell(self, far_side: FarSide, now: float) -> None:
+        """Report a fetch that is complete."""
+        latency = self._first_byte - self._started
+        far_side.note_fetch(latency, self._size, now - self._first_byte)
