@@ -96,9 +96,10 @@ class StoredBody:
         if not self._rest:
             self._let_go()
             if self._next is None:
-                async with asyncio.timeout(timeout):
-                    if not await self._open_next():
-                        return 0
+                if self._file is None or self._chunk == self.segment.chunks.end:
+                    async with asyncio.timeout(timeout):
+                        if not await self._open_next():
+                            return 0
                 if count := self._receive_cached(view):
                     await asyncio.sleep(
                         0
