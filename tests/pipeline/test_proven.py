@@ -11,6 +11,7 @@ from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.cache_entry import EntryIndex
 from xetserve.pipeline.fetch import Fetch
+from xetserve.pipeline.pacing import FarSide, Pacer
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FileTraffic
@@ -88,3 +89,30 @@ def test_who_holds_nothing_against_a_list_shares_only_what_was_looked_over() -> 
     checked = open_fetch(is_proven=False)
     assert checked is not proven
     assert open_fetch(is_proven=True) is checked
+
+
+async def test_windows_stay_small_as_long_as_what_is_fetched_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[bool] = []
+
+    def note_window(
+        pacer: Pacer, size: int, share: int, far: FarSide, *, may_be_large: bool
+    ) -> None:
+        said.append(may_be_large)
+
+    monkeypatch.setattr(Pacer, "note_window", note_window)
+    cas = FakeCas(FILE)
+    for expected in (False, True):
+        cache = DiskCache(cas, tmp_path, max_size=1 << 40, min_free=0)
+        await cache.start()
+        try:
+            table = make_table(cache, ByteBudget(1 << 27))
+            assert await read_all(open_reader(table, FILE)) == FILE.content
+            await cache.settle()
+        finally:
+            await cache.aclose()
+        assert said[0] is expected  # of later ones, all may have been fetched ahead
+        said.clear()
+    assert await read_all(open_reader(make_table(cas, ByteBudget(1 << 27)), FILE)) == FILE.content
+    assert set(said) == {True}  # without a cache nothing is stored

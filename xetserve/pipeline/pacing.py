@@ -84,7 +84,7 @@ class Pacer:
         Args:
             share: bytes that the budget would grant to this response.
             far: how far away the data is.
-            may_be_large: nobody else reads the file, and nothing keeps what is fetched.
+            may_be_large: nobody else reads the file, and what is fetched is not stored, as fast as a disk can.
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:

@@ -108,6 +108,7 @@ class FileReader:
         self._traffic = self._table.get_traffic(self._file_hash)
         self._traffic.add_reader(self._position)
         is_begun = False
+        num_fetched = 0  # bytes that had come from upstream before the window
         last = time.monotonic()
         self._patience.renew(last)
         self._planner = Planner(
@@ -140,11 +141,15 @@ class FileReader:
                         self._patience.renew(now)
                         last = now
                         self._pump()
+                is_stored = (
+                    self._table.source.keeps_data and self.tally.upstream_bytes > num_fetched
+                )
+                num_fetched = self.tally.upstream_bytes
                 self._pacer.note_window(
                     window.plan.file_range.size,
                     budget.share,
                     self._table.far_side,
-                    may_be_large=self._traffic.is_alone and not self._table.source.keeps_data,
+                    may_be_large=self._traffic.is_alone and not is_stored,
                 )
                 self._windows.popleft()
                 self._move_to(window.plan.file_range.end)
