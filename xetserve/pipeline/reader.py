@@ -129,6 +129,10 @@ class FileReader:
             while (window := await self._next_window()) is not None:
                 async with aclosing(self._read_window(window)) as blocks:
                     async for block in blocks:
+                        block.settle()
+                        if not block.size:
+                            block.release()
+                            continue
                         before = time.monotonic()
                         budget.take(block.decoded_size)  # slabs count already
                         is_begun = True
@@ -136,6 +140,7 @@ class FileReader:
                             yield block.buffers
                         finally:
                             budget.give(block.decoded_size)
+                        block.release()
                         now = time.monotonic()
                         self._pacer.note_block(block.size, now - before, now - last)
                         self._patience.renew(now)
@@ -226,6 +231,7 @@ class FileReader:
         return len(self._windows) < 2
 
     async def _read_window(self, window: Window) -> AsyncGenerator[Block, None]:
+        """Give the window's bytes; whoever takes a block settles and releases it."""
         plan = window.plan
         skip, left = plan.skip, plan.file_range.size
         position = plan.file_range.start - skip
@@ -237,32 +243,25 @@ class FileReader:
             for chunk in range(piece.chunks.start, piece.chunks.end):
                 if ticket is not None and not ticket.fetch.has(chunk):
                     if block.size:
-                        block.settle()
                         yield block
-                        block.release()
                         block = Block()
                     await self._wait_for_chunk(ticket, chunk)
-                start, is_passed = position, bool(skip or not left)
                 if ticket is None:
-                    data, chunk_hash = self._take_kept(piece.xorb_hash, chunk, start)
+                    data, chunk_hash = self._take_kept(piece.xorb_hash, chunk, position)
                     length = len(data)
-                elif is_passed and not ticket.fetch.is_proven:
-                    data, chunk_hash = b"", b""
-                    length = ticket.fetch.get_header(chunk).decoded_size
-                    is_passed = skip >= length or not left
-                    if not is_passed:
-                        data, chunk_hash = await self._take(ticket, chunk, start)
-                else:  # a header that was not looked over is believed with its payload only
-                    data, chunk_hash = await self._take(ticket, chunk, start)
+                elif skip or not left:
+                    data, chunk_hash, length = await self._look_at(ticket, chunk, position, skip)
+                else:
+                    data, chunk_hash = await self._take(ticket, chunk, position)
                     length = len(data)
-                    is_passed = is_passed and (skip >= length or not left)
+                start = position
+                position += length
                 total += length
                 if total > piece.decoded_size or (chunk == last and total < piece.decoded_size):
                     raise IntegrityError(
                         f"a term of {total} decoded bytes, expected {piece.decoded_size}"
                     )
-                position += length
-                if is_passed:
+                if not left or (skip and skip >= length):
                     skip -= min(skip, length)
                     if ticket is not None:
                         ticket.release(chunk)
@@ -277,19 +276,31 @@ class FileReader:
                 left -= length
                 block.add(data, length, ticket, chunk, is_lent=is_lent)
                 if block.size >= self._pacer.block_size and left:
-                    block.settle()
                     yield block
-                    block.release()
                     block = Block()
         if left:
             raise IntegrityError(f"a window is {left} bytes short")
         if await self._is_last(window):
             # Before the last bytes leave: a damaged file must not look complete.
             await self._proof.finish(self._size)
-        block.settle()
-        if block.size:
-            yield block
-        block.release()
+        yield block
+
+    async def _look_at(
+        self, ticket: Ticket, chunk: int, position: int, skip: int
+    ) -> tuple[Buffer, bytes, int]:
+        """Give a chunk before or behind what is wanted, and its decoded size; its bytes only if some are wanted.
+
+        Args:
+            skip: decoded bytes before those that are wanted; 0: they are all behind us.
+        """
+        if (
+            not ticket.fetch.is_proven
+        ):  # so it was looked over, and its header is good without the payload
+            length = ticket.fetch.get_header(chunk).decoded_size
+            if not skip or skip >= length:
+                return b"", b"", length
+        data, chunk_hash = await self._take(ticket, chunk, position)
+        return data, chunk_hash, len(data)
 
     def _take_kept(self, xorb_hash: bytes, chunk: int, position: int) -> tuple[Buffer, bytes]:
         """Decode a chunk that was kept; it was hashed when it came first.
