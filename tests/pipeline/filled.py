@@ -60,6 +60,15 @@ def make_store(folder: Path, max_size: int = 1 << 40) -> CacheStore:
     return CacheStore(folder, max_size=max_size, min_free=0)
 
 
+def files(folder: Path) -> list[Path]:
+    """Everything that is under the quota."""
+    return sorted(
+        path
+        for pattern in ("??/*/*.xc", "ledgers/*/*", "plain/*/*")
+        for path in folder.glob(pattern)
+    )
+
+
 def tree_of(folder: Path) -> dict[str, bytes]:
     """Everything that is kept, by the path without what is random in it."""
     found = {}

@@ -2,148 +2,37 @@
 
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 import random
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
-from xetserve import metrics
-from xetserve.errors import ConfigError, FormatError, UpstreamError, UrlExpired
-from xetserve.pipeline import cache, cache_store, cache_tee
-from xetserve.pipeline.cache import DiskCache
-from xetserve.pipeline.cache_entry import (
-    EntryKey,
-    Indexer,
-    index_size,
-    make_entry_name,
-    parse_entry_name,
-    parse_index,
+from tests.fakes import FakeAccess, FakeXorb
+from tests.pipeline.cache_site import (
+    HUGE,
+    LARGE,
+    SMALL,
+    XORB,
+    Counts,
+    Site,
+    make_site,
+    make_xorb,
+    wait_until,
 )
+from xetserve.errors import ConfigError, UpstreamError, UrlExpired
+from xetserve.pipeline import cache, cache_tee
+from xetserve.pipeline.cache_room import Room
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
 from xetserve.xet.compression import Scheme
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
-
-SCHEMES = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
-HUGE = 1 << 40
-
-
-def make_xorb(count: int = 40, seed: int = 1, size: int = 20_000) -> FakeXorb:
-    source = random.Random(seed)
-    return FakeXorb.make(
-        [source.randbytes(source.randrange(1, size)) for _ in range(count)], SCHEMES
-    )
-
-
-XORB = make_xorb()
-LARGE = make_xorb(60, 2, 130_000)  # several blocks
-
-
-@dataclass
-class Site:
-    """A cache in a folder and the CAS behind it."""
-
-    cache: DiskCache
-    cas: FakeCas
-    folder: Path
-    xorb: FakeXorb
-
-    def info(self, start: int, end: int) -> FetchInfo:
-        chunks = ChunkRange(start, end)
-        name = self.xorb.xorb_hash.hex()[:8]
-        return FetchInfo(chunks, self.xorb.byte_range(chunks), f"http://data.test/1/{name}/{start}")
-
-    def expected(self, start: int, end: int) -> bytes:
-        return b"".join(self.xorb.records[start:end])
-
-    async def read(self, start: int, end: int, *, piece: int = 1 << 20, upto: int = HUGE) -> bytes:
-        """Read a range as a fetch does; leave after upto bytes."""
-        got = bytearray()
-        buffer = memoryview(bytearray(piece))
-        async with self.cache.open_data(self.xorb.xorb_hash, self.info(start, end)) as response:
-            while len(got) < upto and (count := await response.receive_into(buffer, 1.0)):
-                got += buffer[:count]
-        return bytes(got)
-
-    async def fill(self, start: int, end: int) -> None:
-        """Have a range stored."""
-        assert await self.read(start, end) == self.expected(start, end)
-        await self.cache.settle()
-        self.cas.fetched.clear()
-
-    @property
-    def num_fetched(self) -> int:
-        return len(self.cas.fetched)
-
-    def entries(self) -> list[Path]:
-        return sorted(self.folder.glob("??/*/*.xc"))
-
-    def temporaries(self) -> list[Path]:
-        return list((self.folder / "tmp").iterdir())
-
-
-@asynccontextmanager
-async def make_site(
-    folder: Path, xorb: FakeXorb = XORB, *, max_size: int = HUGE, min_free: int = 0
-) -> AsyncIterator[Site]:
-    cas = FakeCas(FakeFile([(xorb, ChunkRange(0, len(xorb.records)))]), piece=100_000)
-    cache = DiskCache(cas, folder, max_size=max_size, min_free=min_free)
-    await cache.start()
-    try:
-        yield Site(cache, cas, folder, xorb)
-    finally:
-        await cache.aclose()
-        assert cache.desk.num_blocks == cache.desk.num_held == len(cache.desk.tees) == 0
-        assert cas.num_open == 0
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with make_site(tmp_path / "cache") as made:
-        yield made
-
-
-class Counts(NamedTuple):
-    """What the counters have counted since the test began."""
-
-    hits: float
-    misses: float
-    damaged: float
-    evictions: float
-
-
-@pytest.fixture
-def counts() -> Callable[[], Counts]:
-    counters = (
-        metrics.CACHE_HITS,
-        metrics.CACHE_MISSES,
-        metrics.CACHE_DAMAGED,
-        metrics.CACHE_EVICTIONS,
-    )
-    before = [counter.total for counter in counters]
-    return lambda: Counts(*(c.total - b for c, b in zip(counters, before, strict=True)))
-
-
-@pytest.fixture
-def abandoned() -> Callable[[], dict[str, float]]:
-    before = {cause: count for (cause,), count in metrics.CACHE_ABANDONED.values.items()}
-    return lambda: {
-        cause: count - before.get(cause, 0)
-        for (cause,), count in metrics.CACHE_ABANDONED.values.items()
-        if count > before.get(cause, 0)
-    }
-
 
 # Hits and misses
 
@@ -249,12 +138,6 @@ async def test_a_body_that_was_left_leaves_nothing(
         await asyncio.to_thread(wait_until, lambda: not site.temporaries())
 
 
-def wait_until(is_true: Callable[[], bool]) -> None:
-    """Wait for what a thread does in its own time."""
-    while not is_true():
-        os.sched_yield()
-
-
 async def test_a_body_that_was_whole_is_kept_when_the_end_was_not_asked_for(site: Site) -> None:
     await site.read(0, 40, upto=len(site.expected(0, 40)))
     await site.cache.settle()
@@ -348,9 +231,6 @@ def damage(path: Path, position: int, mask: int) -> None:
         byte = file.read(1)[0]
         file.seek(position)
         file.write(bytes([byte ^ mask]))
-
-
-SMALL = make_xorb(12, 3, 400)
 
 
 @pytest.fixture(scope="module")
@@ -456,138 +336,6 @@ async def test_files_of_others_are_left_alone(site: Site, name: str) -> None:
     assert other.exists()
 
 
-# Room
-
-
-async def test_the_least_recently_used_go_first(
-    tmp_path: Path, counts: Callable[[], Counts]
-) -> None:
-    size = [0] * 4
-    async with make_site(tmp_path) as site:
-        for number in range(4):
-            await site.fill(number * 10, number * 10 + 10)
-        for path in site.entries():
-            chunks = parse_entry_name(path.name)
-            assert chunks is not None
-            number = chunks.start // 10
-            size[number] = path.stat().st_size
-            os.utime(path, (0, [3000, 1000, 4000, 2000][number]))
-        await site.read(10, 20)  # now the latest
-        assert site.num_fetched == 0
-    store = CacheStore(tmp_path, max_size=(size[1] + size[2]) * 112 // 100, min_free=0)
-    assert store.sweep() == 2
-    left = {path.name.partition("-")[0] for path in site.entries()}
-    assert left == {"10", "20"}
-
-
-async def test_the_quota_is_kept(tmp_path: Path, counts: Callable[[], Counts]) -> None:
-    xorb = make_xorb(100, 5, 5000)
-    quota = sum(map(len, xorb.records)) // 3
-    async with make_site(tmp_path, xorb, max_size=quota) as site:
-        for start in range(0, 100, 5):
-            await site.read(start, start + 5)
-            await site.cache.settle()
-            total = sum(path.stat().st_size for path in site.entries())
-            assert total <= quota
-        assert total > quota // 2
-        assert counts().evictions > 5
-        assert CacheStore(tmp_path, max_size=quota, min_free=0).get_usage() == total
-        site.cas.fetched.clear()
-        await site.read(95, 100)
-        assert site.num_fetched == 0
-
-
-async def test_an_entry_too_large_for_the_quota_evicts_nothing(
-    tmp_path: Path, abandoned: Callable[[], dict[str, float]]
-) -> None:
-    async with make_site(tmp_path, LARGE, max_size=2_000_000) as site:
-        await site.fill(0, 5)
-        await site.read(0, 60)
-        await site.cache.settle()
-        assert (len(site.entries()), abandoned()) == (1, {"too large": 1})
-
-
-async def test_a_full_disk_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abandoned: Callable[[], dict[str, float]]
-) -> None:
-    free = [1000]
-    monkeypatch.setattr(CacheStore, "_get_free", lambda self: free[0])
-    async with make_site(tmp_path, min_free=900) as site:
-        await site.read(0, 40)
-        await site.cache.settle()
-        assert (site.entries(), abandoned()) == ([], {"no room": 1})
-        free[0] = HUGE
-        await site.fill(0, 40)
-        free[0] = 100
-        await site.cache.desk.sweep()
-        assert site.entries() == []
-
-
-async def test_what_comes_and_goes_is_accounted_for(site: Site) -> None:
-    store = CacheStore(site.folder, max_size=HUGE, min_free=0)
-    await site.fill(0, 10)
-    await site.fill(0, 40)
-    await site.read(0, 40)
-    assert store.get_usage() == site.entries()[0].stat().st_size
-    site.cache.forget(XORB.xorb_hash, ChunkRange(0, 40))
-    await site.cache.settle()
-    assert store.get_usage() == 0
-
-
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"99999999999999999999"])
-async def test_a_wrong_account_is_put_right(site: Site, content: bytes) -> None:
-    await site.fill(0, 40)
-    (site.folder / "usage").write_bytes(content)
-    store = CacheStore(site.folder, max_size=HUGE, min_free=0)
-    store.sweep()
-    assert store.get_usage() == site.entries()[0].stat().st_size
-
-
-async def test_one_sweeps_at_a_time(site: Site) -> None:
-    await site.fill(0, 40)
-    store = CacheStore(site.folder, max_size=1, min_free=0)
-    with (site.folder / "sweep.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert store.sweep() == 0
-    assert store.sweep() == 1
-
-
-async def test_an_account_that_stays_locked_costs_no_download(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache_store, "LOCK_TRIES", 2)
-    with (site.folder / "usage").open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert await site.read(0, 40) == site.expected(0, 40)
-        await site.cache.settle()
-    assert site.entries() == []
-
-
-# Crashes
-
-
-async def test_leftovers_of_the_dead_are_removed_and_files_of_the_living_are_not(
-    tmp_path: Path,
-) -> None:
-    prepare_folder(tmp_path)
-    store = CacheStore(tmp_path, max_size=HUGE, min_free=0)
-    living, dead = store.create(1000), store.create(500)
-    assert living is not None
-    assert dead is not None
-    os.close(dead.fd)  # as the end of a process does
-    store.sweep()
-    assert [str(path) for path in (tmp_path / "tmp").iterdir()] == [living.path]
-    assert store.get_usage() == 1000
-    os.close(living.fd)
-
-
-async def test_leftovers_are_removed_at_the_start(tmp_path: Path) -> None:
-    (tmp_path / "tmp").mkdir()
-    (tmp_path / "tmp" / "left").write_bytes(b"x" * 1000)
-    async with make_site(tmp_path) as site:
-        await asyncio.to_thread(wait_until, lambda: not site.temporaries())
-
-
 async def test_an_entry_without_its_index_is_a_miss(
     site: Site, counts: Callable[[], Counts]
 ) -> None:
@@ -627,9 +375,12 @@ async def test_a_disk_that_cannot_be_written_costs_no_download(
     ]
 
 
-@pytest.mark.parametrize("name", ["find", "create", "publish", "sweep"])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(CacheStore, "find"), (CacheStore, "create"), (CacheStore, "publish"), (Room, "sweep")],
+)
 async def test_a_disk_that_refuses_costs_no_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, name: str
 ) -> None:
     async with make_site(tmp_path) as site:
         await site.fill(0, 20)
@@ -637,7 +388,7 @@ async def test_a_disk_that_refuses_costs_no_download(
         def refuse(*arguments: object) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-        monkeypatch.setattr(CacheStore, name, refuse)
+        monkeypatch.setattr(part, name, refuse)
         for start, end in [(0, 20), (0, 40), (0, 40)]:
             assert await site.read(start, end) == site.expected(start, end)
             await site.cache.settle()
@@ -783,65 +534,3 @@ async def test_cancelling_a_fetch_is_safe_at_any_point(tmp_path: Path) -> None:
             await asyncio.wait((task,))
             await site.cache.settle()
             assert await site.read(0, 60) == site.expected(0, 60)
-
-
-# The format
-
-
-def make_entry(key: EntryKey, records: list[bytes]) -> bytes:
-    indexer = Indexer(key)
-    for record in records:
-        indexer.feed(memoryview(record))
-    assert indexer.is_complete
-    return b"".join(records) + indexer.make_index().pack()
-
-
-KEY = EntryKey(SMALL.xorb_hash, ChunkRange(2, 9), SMALL.byte_range(ChunkRange(2, 9)))
-
-
-@given(sizes=st.lists(st.integers(1, 700)))
-def test_an_index_does_not_depend_on_how_the_bytes_come(sizes: list[int]) -> None:
-    data = memoryview(b"".join(SMALL.records[2:9]))
-    indexer = Indexer(KEY)
-    at = 0
-    for size in [*sizes, len(data)]:
-        indexer.feed(data[at : at + size])
-        at += size
-    whole = Indexer(KEY)
-    whole.feed(data)
-    assert indexer.is_complete
-    assert indexer.make_index().pack() == whole.make_index().pack()
-
-
-def test_an_index_reads_as_it_was_written() -> None:
-    entry = make_entry(KEY, SMALL.records[2:9])
-    tail = entry[-index_size(KEY.chunks) :]
-    assert len(entry) == KEY.file_size
-    index = parse_index(tail, KEY.xorb_hash, KEY.chunks, len(entry))
-    assert index.key == KEY
-    assert index.offset_of(2) == 0
-    assert index.position_of(5) == SMALL.byte_range(ChunkRange(5, 6)).start
-    assert index.is_intact(memoryview(b"".join(SMALL.records[4:7])), 4, 7)
-    assert not index.is_intact(memoryview(b"".join(SMALL.records[4:8])), 4, 7)
-
-
-@pytest.mark.parametrize(
-    ("xorb_hash", "chunks", "more"),
-    [
-        pytest.param(b"x" * 32, KEY.chunks, 0, id="another xorb"),
-        pytest.param(KEY.xorb_hash, ChunkRange(3, 10), 0, id="other chunks"),
-        pytest.param(KEY.xorb_hash, ChunkRange(2, 8), 0, id="fewer chunks"),
-        pytest.param(KEY.xorb_hash, KEY.chunks, 1, id="another size"),
-    ],
-)
-def test_the_index_of_something_else_is_refused(
-    xorb_hash: bytes, chunks: ChunkRange, more: int
-) -> None:
-    entry = make_entry(KEY, SMALL.records[2:9])
-    with pytest.raises(FormatError):
-        parse_index(entry[-index_size(KEY.chunks) :], xorb_hash, chunks, len(entry) + more)
-
-
-def test_names_read_as_they_were_written() -> None:
-    assert parse_entry_name(make_entry_name(ChunkRange(0, 812), bytes(8))) == (0, 812)
-    assert parse_entry_name("0-812.xc") is None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.pipeline.filled import META, TEXT, fill, is_served, make_said, make_store, tree_of
 from xetserve.pipeline import cache_archive
 from xetserve.pipeline.cache_archive import ArchiveError, Counted, Importer, write_archive
+from xetserve.pipeline.cache_room import Room
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
 
 
@@ -39,7 +40,7 @@ def take_in(data: bytes, folder: Path, max_size: int = 1 << 40) -> Counted:
         assert list((folder / "tmp").iterdir()) == []
         kept = sum(map(len, tree_of(folder).values()))
         meta = sum(path.stat().st_size for path in (folder / "meta").rglob("*") if path.is_file())
-        assert make_store(folder).get_usage() == kept - meta
+        assert make_store(folder).room.get_usage() == kept - meta
 
 
 async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_what_was_here_before_makes_room(packed: bytes, tmp_path: Path) -> None:
 def test_a_disk_that_is_full_is_named(
     packed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CacheStore, "_get_free", lambda self: -1)
+    monkeypatch.setattr(Room, "get_free", lambda self: -1)
     with pytest.raises(ArchiveError, match="no room"):
         take_in(packed, tmp_path)
 

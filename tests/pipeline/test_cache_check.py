@@ -1,13 +1,12 @@
 """Looking at all of a cache: what is right stays, what is damaged is found, whatever it is."""
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.filled import META, fill, is_served, make_said, make_store
+from tests.pipeline.filled import META, files, fill, is_served, make_said, make_store
 from tests.pipeline.test_ledger_shelf import FILE
 from xetserve.pipeline.cache_check import Checker, Report, count_contents
 from xetserve.pipeline.cache_entry import EntryKey, Indexer, make_entry_name
@@ -26,14 +25,6 @@ def check(folder: Path, *, removes: bool = True) -> Report:
     return Checker(make_store(folder), removes=removes).run()
 
 
-def files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for pattern in ("??/*/*.xc", "ledgers/*/*", "plain/*/*")
-        for path in folder.glob(pattern)
-    )
-
-
 def test_everything_is_counted(folder: Path) -> None:
     contents = count_contents(folder)
     assert contents.entries.num == len(list(folder.glob("??/*/*.xc"))) > 0
@@ -43,7 +34,7 @@ def test_everything_is_counted(folder: Path) -> None:
         len(make_said(META)),
         0,
     )
-    assert contents.size == make_store(folder).get_usage()
+    assert contents.size == make_store(folder).room.get_usage()
     assert contents.entries.oldest is not None
     assert contents.entries.newest is not None
     assert contents.entries.oldest <= contents.entries.newest <= time.time()
@@ -139,40 +130,3 @@ async def test_what_goes_meanwhile_is_no_damage(folder: Path) -> None:
     assert report.damaged == {}
     assert names
     assert not first.exists()
-
-
-# Making room
-
-
-def use_times(folder: Path) -> list[Path]:
-    """Let every file have been used a thousand seconds after the one before; gives them, oldest first."""
-    paths = files(folder)
-    for number, path in enumerate(paths):
-        os.utime(path, (0, 1000 * (number + 1)))
-    return paths
-
-
-async def test_the_oldest_go_until_the_size_is_reached(folder: Path) -> None:
-    paths = use_times(folder)
-    sizes = [path.stat().st_size for path in paths]
-    store = make_store(folder)
-    evicted = store.evict(size=sum(sizes) - 1)
-    assert (evicted.num, evicted.size) == (1, sizes[0])
-    assert files(folder) == paths[1:]
-    assert store.get_usage() == sum(sizes[1:])
-    assert store.evict(size=0).num == len(paths) - 1
-    assert files(folder) == []
-    assert store.get_usage() == 0
-
-
-async def test_what_was_not_used_for_long_goes(folder: Path) -> None:
-    paths = use_times(folder)
-    evicted = make_store(folder).evict(unused_since=2500)
-    assert evicted.num == 2
-    assert files(folder) == paths[2:]
-
-
-async def test_without_a_reason_nothing_goes(folder: Path) -> None:
-    paths = use_times(folder)
-    assert make_store(folder).evict() == (0, 0)
-    assert files(folder) == paths

@@ -94,7 +94,7 @@ async def test_what_was_read_once_is_here(shelf: PlainShelf, tmp_path: Path, key
     async with shelf_in(tmp_path) as other:
         assert await read(other, key) == CONTENT
     assert await read(shelf, KEYS[key.kind == "git"]) is None
-    assert shelf._store.get_usage() == len(CONTENT)
+    assert shelf._store.room.get_usage() == len(CONTENT)
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "grow", "empty"])
@@ -144,7 +144,7 @@ def wait_until_empty(folder: Path) -> None:
 
 def wait_until_unused(shelf: PlainShelf) -> None:
     """Wait until nothing is accounted for: that follows the file's removal."""
-    while shelf._store.get_usage():
+    while shelf._store.room.get_usage():
         os.sched_yield()
 
 

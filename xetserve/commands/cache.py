@@ -95,8 +95,8 @@ def _tell_stats(options: argparse.Namespace, store: CacheStore) -> int:
         document: dict[str, object] = {
             "folder": str(store.folder),
             "bytes": contents.size,
-            "quota": store.max_size,
-            "free": store.get_free(),
+            "quota": store.room.max_size,
+            "free": store.room.get_free(),
             "xorbs": contents.num_xorbs,
         }
         for name, tally in kinds.items():
@@ -105,11 +105,14 @@ def _tell_stats(options: argparse.Namespace, store: CacheStore) -> int:
             document[name] = value
         _print_json(document)
         return 0
-    part = 100 * contents.size / max(1, store.max_size)
+    part = 100 * contents.size / max(1, store.room.max_size)
     lines = [
         ("folder", str(store.folder)),
-        ("size", f"{format_size(contents.size)} of {format_size(store.max_size)}, {part:.1f} %"),
-        ("disk", f"{format_size(store.get_free())} free"),
+        (
+            "size",
+            f"{format_size(contents.size)} of {format_size(store.room.max_size)}, {part:.1f} %",
+        ),
+        ("disk", f"{format_size(store.room.get_free())} free"),
         ("entries", f"{_describe(contents.entries)}, of {contents.num_xorbs} xorbs"),
         ("ledgers", _describe(contents.ledgers)),
         ("plain files", _describe(contents.plain)),
@@ -178,7 +181,7 @@ def _collect(options: argparse.Namespace, store: CacheStore) -> int:
         age = None if options.older_than is None else parse_age(options.older_than)
     except ValueError as exc:
         raise ConfigError(f"--older-than {exc}, not {options.older_than!r}") from None
-    evicted = store.evict(size=size, unused_since=None if age is None else time.time() - age)
+    evicted = store.room.evict(size=size, unused_since=None if age is None else time.time() - age)
     left = count_contents(store.folder).size
     if options.json:
         _print_json({"removed": evicted.num, "removed_bytes": evicted.size, "bytes": left})

@@ -143,7 +143,7 @@ class DiskCache:
     async def measure(self) -> None:
         """Tell how full it is; where that cannot be read, nothing new is told."""
         with contextlib.suppress(OSError):
-            CACHE_SIZE.set(await self.desk.run(self._store.get_usage))
+            CACHE_SIZE.set(await self.desk.run(self._store.room.get_usage))
 
     # A CasSource.
 

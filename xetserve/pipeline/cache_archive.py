@@ -37,7 +37,8 @@ from xetserve.pipeline.cache_list import (
     list_entries,
     make_shelf_path,
 )
-from xetserve.pipeline.cache_store import HYSTERESIS, CacheStore, Temporary
+from xetserve.pipeline.cache_room import HYSTERESIS
+from xetserve.pipeline.cache_store import CacheStore, Temporary
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.plain import MAX_PLAIN_SIZE, PlainKey, check_plain
@@ -273,9 +274,10 @@ class Importer:
             raise ArchiveError(
                 f"an archive of version {manifest.get('version')}, expected {VERSION}"
             )
-        limit = self._store.max_size - self._store.max_size // HYSTERESIS
+        quota = self._store.room.max_size
+        limit = quota - quota // HYSTERESIS
         if not isinstance(size, int) or size > limit:
-            raise ArchiveError(f"{size} bytes are too many for a cache of {self._store.max_size}")
+            raise ArchiveError(f"{size} bytes are too many for a cache of {quota}")
         self._on_start(num, size)
 
     def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
@@ -381,7 +383,7 @@ class _Incoming:
         store = self._store
         temporary = store.create(self._size)
         if temporary is None:
-            store.sweep(self._size)
+            store.room.sweep(self._size)
             temporary = store.create(self._size)
         if temporary is None:
             raise ArchiveError("there is no room in the cache, or on its disk")

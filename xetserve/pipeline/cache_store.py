@@ -4,24 +4,19 @@
     DIR/ledgers/ab/{64 hex: file hash}.xl                   what proven files are made of, see ledger_file.py
     DIR/plain/ab/{git or sha256}-{hex}                      files that are not Xet, see plain.py
     DIR/tmp/{random}                                        what is being written
-    DIR/usage                                               bytes of all; a guess that sweeping corrects
-    DIR/sweep.lock                                          held by whoever sweeps
+    DIR/usage, DIR/sweep.lock                               see cache_room.py
 
 Several processes share a folder. Names are unique and a rename is atomic, so reading and writing need no lock: a file is complete
 or not there. A file in tmp is locked (flock) by the process that writes it; the lock goes with the process, whichever way it
 ends, so a file that can be locked is what a crash has left.
-
-The least recently used files go first, whatever they are: the time of modification is when an entry was last used, give or take a minute.
 """
 
 import contextlib
 import fcntl
-import heapq
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,15 +28,14 @@ from xetserve.pipeline.cache_entry import (
     make_entry_name,
     parse_index,
 )
-from xetserve.pipeline.cache_list import Stored, iter_stored, list_entries, make_shelf_path
+from xetserve.pipeline.cache_list import Stored, list_entries, make_shelf_path
+from xetserve.pipeline.cache_room import Room
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
 MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
-HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
 CREATE_TRIES: Final = 5
-LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
 
 
 class Segment(NamedTuple):
@@ -57,13 +51,6 @@ class Found(NamedTuple):
 
     segments: tuple[Segment, ...] | None
     num_damaged: int
-
-
-class Evicted(NamedTuple):
-    """Files that were removed, and their bytes."""
-
-    num: int
-    size: int
 
 
 class Temporary(NamedTuple):
@@ -98,15 +85,17 @@ class CacheStore:
         folder: a prepared one.
         max_size: bytes that all files together may have.
         min_free: bytes of the file system that stay free.
+
+    room: for all that is in the folder.
     """
 
     def __init__(self, folder: Path, *, max_size: int, min_free: int) -> None:
         self.folder = folder
-        self._max_size = max_size
+        self.room = Room(folder, max_size=max_size, min_free=min_free)
         self.max_entry_size = max_size // 2  # bytes; a larger one would push out all others
-        self._min_free = min_free
         self._temporary = folder / "tmp"
-        self._indexes: OrderedDict[str, EntryIndex] = OrderedDict()  # by path
+        # By path. Those of files that others, or the room, have removed fall out in time.
+        self._indexes: OrderedDict[str, EntryIndex] = OrderedDict()
         self._index_memory = 0
         self._lock = threading.Lock()  # for the indexes
 
@@ -160,13 +149,7 @@ class CacheStore:
             index = self._indexes.pop(path, None)
             if index is not None:
                 self._index_memory -= index.nbytes
-        with contextlib.suppress(OSError):
-            size = os.stat(path).st_size
-            os.unlink(path)
-            with contextlib.suppress(OSError):
-                self._add_usage(-size)
-            return 1
-        return 0
+        return self.room.remove(path)
 
     def remove_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
         """Remove all entries that hold any of these chunks; gives their number."""
@@ -209,7 +192,7 @@ class CacheStore:
         Raises:
             OSError: the disk fails.
         """
-        if not self._has_free(size) or not self._add_usage(size, limit=self._max_size):
+        if not self.room.take(size):
             return None
         for _ in range(CREATE_TRIES):
             path = f"{self._temporary}/{os.urandom(16).hex()}"
@@ -231,7 +214,7 @@ class CacheStore:
                 self.discard(Temporary(path, fd, size))
                 raise
             # A sweep came between open and flock, and has taken it for a leftover.
-        self._add_usage(-size)
+        self.room.give_back(size)
         return None
 
     def write(self, temporary: Temporary, data: bytes | memoryview) -> None:
@@ -281,7 +264,7 @@ class CacheStore:
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
             os.rename(temporary.path, target)
         if replaced:
-            self._add_usage(-replaced)
+            self.room.give_back(replaced)
 
     def place_beside(self, temporary: Temporary, target: str) -> None:
         """Put a complete file at a path that is not under the quota, in place of the one that is there.
@@ -291,57 +274,14 @@ class CacheStore:
         """
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
         os.rename(temporary.path, target)
-        self._add_usage(-temporary.size)
+        self.room.give_back(temporary.size)
 
     def discard(self, temporary: Temporary) -> None:
         """Remove an incomplete file."""
         with contextlib.suppress(OSError):
             os.unlink(temporary.path)
         with contextlib.suppress(OSError):
-            self._add_usage(-temporary.size)
-
-    # Accounts.
-
-    def _has_free(self, size: int) -> bool:
-        return self._get_free() - size >= self._min_free
-
-    def _get_free(self) -> int:
-        stat = os.statvfs(self.folder)
-        return stat.f_bavail * stat.f_frsize
-
-    @contextlib.contextmanager
-    def _locked_usage(self) -> Iterator[int]:
-        """Open and lock the usage file."""
-        fd = os.open(self.folder / "usage", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            for _ in range(LOCK_TRIES):
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                time.sleep(0.001)  # in a thread; a blocking lock could hang with a stopped process
-            else:
-                raise BlockingIOError("the cache's usage file stays locked")
-            yield fd
-        finally:
-            os.close(fd)
-
-    def _add_usage(self, size: int, *, limit: int | None = None) -> bool:
-        """Account for bytes that come or go, unless that passed the limit."""
-        with self._locked_usage() as fd:
-            usage = _read_number(fd) + size
-            if limit is not None and usage > limit:
-                return False
-            _write_number(fd, usage)
-            return True
-
-    @property
-    def max_size(self) -> int:
-        """The quota, in bytes."""
-        return self._max_size
-
-    def get_free(self) -> int:
-        """Give the bytes that the file system has left."""
-        return self._get_free()
+            self.room.give_back(temporary.size)
 
     def check_writable(self) -> None:
         """Write something, and remove it.
@@ -358,98 +298,6 @@ class CacheStore:
             with contextlib.suppress(FileNotFoundError):  # whoever sweeps takes it for a leftover
                 os.unlink(path)
 
-    def get_usage(self) -> int:
-        """Give the bytes that are accounted for.
-
-        Raises:
-            OSError: the disk fails.
-        """
-        with self._locked_usage() as fd:
-            return _read_number(fd)
-
-    # Sweeping.
-
-    def sweep(self, need: int = 0) -> int:
-        """Remove what crashes have left, count, and evict until there is room for need bytes, and more.
-
-        One process sweeps at a time; for others this does nothing.
-
-        Returns:
-            the number of evicted files.
-
-        Raises:
-            OSError: the disk fails.
-        """
-        fd = os.open(self.folder / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._sweep(need)
-        except BlockingIOError:
-            return 0
-        finally:
-            os.close(fd)
-
-    def evict(self, *, size: int | None = None, unused_since: float | None = None) -> Evicted:
-        """Sweep, and evict more than has to go. Waits for others who sweep.
-
-        Args:
-            size: bytes that may stay.
-            unused_since: what was not used since then goes, in seconds since the epoch.
-
-        Raises:
-            OSError: the disk fails.
-        """
-        fd = os.open(self.folder / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            before = self._count()
-            num = self._sweep(0)
-            if unused_since is not None:
-                old = [s for s in iter_stored(self.folder) if s.used < unused_since]
-                num += self._remove_all(old)
-            if size is not None:
-                excess = self._count() - size
-                num += self._remove_all(_find_oldest(iter_stored(self.folder), excess))
-            return Evicted(num, max(0, before - self._count()))
-        finally:
-            os.close(fd)
-
-    def _sweep(self, need: int) -> int:
-        before = self.get_usage()
-        total = self._remove_leftovers() + self._count()
-        with self._locked_usage() as fd:
-            total += _read_number(fd) - before  # what others did while we counted
-            _write_number(fd, total)
-        excess = 0
-        if total + need > self._max_size:
-            excess = total + need - self._max_size + self._max_size // HYSTERESIS
-        missing = self._min_free + need - self._get_free()
-        if missing > 0:
-            excess = max(excess, missing + self._min_free // HYSTERESIS)
-        return self._remove_all(_find_oldest(iter_stored(self.folder), excess))
-
-    def _count(self) -> int:
-        return sum(stored.size for stored in iter_stored(self.folder))
-
-    def _remove_all(self, evicted: Iterable[Stored]) -> int:
-        """Remove files, and folders that are empty then; gives the number of files."""
-        count = 0
-        for stored in evicted:
-            count += self.remove(stored.path)
-            with contextlib.suppress(OSError):  # others are in there, mostly
-                os.rmdir(os.path.dirname(stored.path))
-        return count
-
-    def _remove_leftovers(self) -> int:
-        """Remove temporary files that nobody writes any more; gives the bytes of the others."""
-        total = 0
-        with os.scandir(self._temporary) as items:
-            for item in items:
-                with contextlib.suppress(FileNotFoundError):
-                    if not _remove_unless_locked(item.path):
-                        total += item.stat().st_size
-        return total
-
 
 def _find_longest(
     entries: list[tuple[Stored, ChunkRange]], chunk: int
@@ -460,44 +308,3 @@ def _find_longest(
         if chunks.start <= chunk and chunks.end > best[1].end:
             best = (stored, chunks)
     return best
-
-
-def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
-    """Find the entries that were not used for longest and have excess bytes together.
-
-    Holds only about those, whatever the number of entries.
-    """
-    heap: list[tuple[float, Stored]] = []  # the latest of them first
-    size = 0
-    for stored in entries:
-        if excess <= 0:
-            break
-        if size >= excess and -heap[0][0] <= stored.used:
-            continue
-        heapq.heappush(heap, (-stored.used, stored))
-        size += stored.size
-        while size - heap[0][1].size >= excess:
-            size -= heapq.heappop(heap)[1].size
-    return [stored for _, stored in heap]
-
-
-def _remove_unless_locked(path: str) -> bool:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        os.unlink(path)
-        return True
-    finally:
-        os.close(fd)
-
-
-def _read_number(fd: int) -> int:
-    data = os.pread(fd, 32, 0)
-    return int(data) if data.strip().isdigit() else 0
-
-
-def _write_number(fd: int, number: int) -> None:
-    os.pwrite(fd, f"{max(0, number):20d}".encode(), 0)

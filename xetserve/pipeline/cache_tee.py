@@ -94,7 +94,7 @@ class Desk:
 
     async def sweep_now(self, need: int) -> None:
         """Make room for need bytes; the caller takes care that nobody else does."""
-        evicted = await self.run(self.store.sweep, need)
+        evicted = await self.run(self.store.room.sweep, need)
         CACHE_EVICTIONS.add(amount=evicted)
         logger.debug("cache: swept, %d entries evicted", evicted)
 
