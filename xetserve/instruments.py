@@ -204,6 +204,10 @@ class Instrument:
             for labels, rows in sorted(found.items())
         }
 
+    def total_of(self, readings: Iterable[Reading]) -> float:
+        """Give the sum over all labels, and over several readings."""
+        return sum(values[0] for values in self.merge(readings).values())
+
     def _unite(self, column: tuple[float, ...]) -> float:
         return sum(column)
 

@@ -13,17 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.peers import PATIENCE
-from xetserve.http.messages import Headers, Request
 from xetserve.ops.notify import Notifier
-from xetserve.ops.vitals import Figures
-from xetserve.ops.watch import LOOK_INTERVAL, Watch
+from xetserve.ops.watch import LOOK_INTERVAL, Figures, Watch
 
 
 class Clients:
     """As many clients as a test says."""
 
     def __init__(self, num: int = 0, idle_for: float = 0.0) -> None:
-        self.num_connections = num
         self.idle_since = None if num else time.monotonic() - idle_for
 
 
@@ -37,10 +34,16 @@ class Manager:
         self.sock.setblocking(False)
         self._notifiers: list[Notifier] = []
 
-    def watch(self, num: int = 1, watchdog: float | None = None, idle_exit: float = 0.0) -> Watch:
+    def watch(
+        self,
+        num: int = 1,
+        watchdog: float | None = None,
+        idle_exit: float = 0.0,
+        read_figures: Callable[[], Figures] = Figures,
+    ) -> Watch:
         """Give a watch that tells this manager."""
         self._notifiers.append(Notifier(self.address, watchdog))
-        return Watch(num, self._notifiers[-1], idle_exit)
+        return Watch(num, self._notifiers[-1], idle_exit, read_figures)
 
     def close(self) -> None:
         for notifier in self._notifiers:
@@ -135,14 +138,8 @@ def test_a_process_that_is_stuck_spoils_it_for_all(
     assert manager.read_all().count("WATCHDOG=1") == 1, "half of the time has not passed"
 
 
-async def test_figures_are_those_of_all(manager: Manager) -> None:
-    watch = manager.watch(2)
-    watch.vitals.own = 1
-    watch.vitals.write(None, Figures(40, 2, 500_000))
-    watch.vitals.own = 0
-    request = Request(method="GET", target="/", headers=Headers([]))
-    request.record.sent = 2_000_000
-    watch.count(request)
+async def test_figures_are_told(manager: Manager) -> None:
+    watch = manager.watch(2, read_figures=lambda: Figures(42, 3, 2_500_000))
     async with following(watch, Clients(2)):
         said = await manager.read("STATUS=")
         assert said == "STATUS=42 connections, 3 requests answered, 2.5 MB sent"
@@ -171,22 +168,22 @@ async def test_it_is_said_once_that_nobody_is_connected(manager: Manager) -> Non
 
 
 @pytest.mark.parametrize(
-    ("num", "idle_for", "others"),
+    ("num", "idle_for", "is_alone"),
     [
-        pytest.param(1, 0.0, None, id="somebody is here"),
-        pytest.param(0, 1000.0, Figures(1), id="somebody is at another process"),
-        pytest.param(0, 1.0, None, id="not for long enough"),
+        pytest.param(1, 0.0, True, id="somebody is here"),
+        pytest.param(0, 1000.0, False, id="somebody is at another process"),
+        pytest.param(0, 1.0, True, id="not for long enough"),
     ],
 )
-def test_while_it_is_wanted_it_stays(num: int, idle_for: float, others: Figures | None) -> None:
+def test_while_it_is_wanted_it_stays(num: int, idle_for: float, is_alone: bool) -> None:
     clients = Clients(num, idle_for)
     watch = Watch(2, idle_exit=500.0)
-    if others is not None:
+    if not is_alone:
         watch.vitals.own = 1
-        watch.vitals.write(None, others)
+        watch.vitals.write(None)
         watch.vitals.own = 0
-    watch.vitals.write(clients.idle_since, Figures(clients.num_connections))
+    watch.vitals.write(clients.idle_since)
     assert not watch.look()
     watch.vitals.end(1)
-    watch.vitals.write(time.monotonic() - 501, Figures())
+    watch.vitals.write(time.monotonic() - 501)
     assert watch.look()

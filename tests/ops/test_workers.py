@@ -296,11 +296,10 @@ run(work, 2)
 
 
 IDLE = """
-from xetserve.ops.vitals import Figures
 from xetserve.ops.watch import Watch
 watch = Watch(2, idle_exit=0.05)
 def say_that(is_idle):
-    watch.vitals.write(time.monotonic() - 1 if is_idle else None, Figures(0 if is_idle else 1))
+    watch.vitals.write(time.monotonic() - 1 if is_idle else None)
 """
 
 
@@ -356,18 +355,18 @@ def test_the_place_of_a_worker_is_cleared_when_it_dies(supervise: Supervise) -> 
         + """
 def work(channel):
     if watch.vitals.own == 0:
-        say(f"{watch.vitals.figures().num_connections} connections")
-    watch.vitals.write(None, Figures(5, 1, 1))
+        say("idle" if watch.vitals.idle_time() else "busy")
+    say_that(watch.vitals.own == 1)
     channel.send(b"r")
     if channel.recv(1) == b"d":
         return 0
 run(work, 2, watch=watch)
 """
     )
-    assert sorted(supervised.read_line() for _ in range(2)) == ["0 connections", "ready"]
+    assert sorted(supervised.read_line() for _ in range(2)) == ["idle", "ready"]
     children = Path(f"/proc/{supervised.popen.pid}/task/{supervised.popen.pid}/children")
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
-    assert supervised.read_line() == "5 connections"
+    assert supervised.read_line() == "idle"
     supervised.popen.send_signal(signal.SIGTERM)
     supervised.finish()
 

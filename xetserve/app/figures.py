@@ -72,8 +72,8 @@ class Figures:
         """Note what there is now; to be called once a second."""
         living, ended = self._read()
         readings = living + ended
-        sent = _sum(metrics.SENT_BYTES, readings)
-        fetched = _sum(metrics.UPSTREAM_BYTES, readings) + _sum(metrics.CACHE_BYTES, readings)
+        sent = metrics.SENT_BYTES.total_of(readings)
+        fetched = metrics.UPSTREAM_BYTES.total_of(readings) + metrics.CACHE_BYTES.total_of(readings)
         streams = {
             (place, number): sent
             for place, reader in enumerate(self._streams)
@@ -92,7 +92,7 @@ class Figures:
         now = self._clock()
 
         def total(instrument: Instrument) -> int:
-            return int(_sum(instrument, living if instrument.kind == "gauge" else counted))
+            return int(instrument.total_of(living if instrument.kind == "gauge" else counted))
 
         def by_label(instrument: Instrument) -> dict[str, int]:
             merged = instrument.merge(counted)
@@ -201,10 +201,6 @@ class Figures:
             if now - sample.time >= RATE_TIME:
                 return (stream.sent - sample.streams[key]) / (now - sample.time)
         return stream.sent / max(now - stream.started, 0.001)
-
-
-def _sum(instrument: Instrument, readings: list[Reading]) -> float:
-    return sum(values[0] for values in instrument.merge(readings).values())
 
 
 def _greatest(instrument: Instrument, readings: list[Reading]) -> int:

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from xetserve import __version__
@@ -16,9 +16,9 @@ from xetserve.endpoints import Endpoints, check_idle_exit
 from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Handler, Request
-from xetserve.instruments import CELLS_SIZE
+from xetserve.instruments import CELLS_SIZE, CellReader
 from xetserve.live import Live
-from xetserve.metrics import REGISTRY, WORKER_RESTARTS
+from xetserve.metrics import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER_RESTARTS
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, ProxyPolicy
 from xetserve.ops.access import AccessLog, make_access_log
@@ -26,7 +26,7 @@ from xetserve.ops.board import Board
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_log_level
 from xetserve.ops.notify import take_notifier
-from xetserve.ops.watch import Watch
+from xetserve.ops.watch import Figures, Watch
 from xetserve.ops.workers import Supervisor
 
 logger = logging.getLogger("xetserve")
@@ -44,12 +44,14 @@ def run_handler(
     """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own.
 
     Args:
-        board: where workers keep their figures.
+        board: where workers keep their figures, and what else the handler wants there; None: figures alone.
     """
+    board = board or Board(num_workers, CELLS_SIZE)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
     server = live.config.server
     check_idle_exit(live.config, endpoints)
-    watch = Watch(num_workers, take_notifier(os.environ), server.idle_exit)
+    notifier = take_notifier(os.environ)
+    watch = Watch(num_workers, notifier, server.idle_exit, make_figures(board))
     max_files = raise_file_limit()
     live.tls = endpoints.tls
     live.on_change(lambda config: set_log_level(config.log.log_level))
@@ -67,7 +69,6 @@ def run_handler(
             access_log = _AccessLog(live)
 
             def on_answer(request: Request) -> None:
-                watch.count(request)
                 count_answer(request)
                 access_log.write(request)
 
@@ -104,9 +105,8 @@ def run_handler(
             )
 
     def take_place(number: int) -> None:
-        if board is not None:
-            REGISTRY.move_to(board.take(number - 1)[:CELLS_SIZE])
-            WORKER_RESTARTS.add(amount=board.is_heir)
+        REGISTRY.move_to(board.take(number - 1)[:CELLS_SIZE])
+        WORKER_RESTARTS.add(amount=board.is_heir)
 
     def work(channel: socket.socket | None) -> int:
         run_loop(serve(channel))
@@ -129,6 +129,22 @@ def run_handler(
         return supervisor.run()
     finally:
         endpoints.remove_files()
+
+
+def make_figures(board: Board) -> Callable[[], Figures]:
+    """Give what reads from a board what the service manager is told; dead workers count for what they have done."""
+    cells = [CellReader(place[:CELLS_SIZE]) for place in board.places]
+
+    def read() -> Figures:
+        readings = [each.read() for each in cells]
+        living = [each for number, each in enumerate(readings) if board.is_alive(number)]
+        return Figures(
+            int(CONNECTIONS.total_of(living)),
+            int(REQUESTS.total_of(readings)),
+            int(SENT_BYTES.total_of(readings)),
+        )
+
+    return read
 
 
 class _AccessLog:

@@ -1,4 +1,4 @@
-"""What the processes of a server know of each other: a few figures each, in memory that they share.
+"""Signs of life of a server's processes, in memory that they share.
 
 Every process writes into a place of its own, from its event loop, and the one that talks to the service manager reads
 them all. A loop that is stuck writes nothing, and that is how it shows: nobody has to answer anything, no message
@@ -9,25 +9,14 @@ A place, native 64-bit words:
     0   1: somebody is here, 0: nobody
     1   when it was last written, ns of CLOCK_MONOTONIC; a process that starts is given time in advance
     2   since when there is no connection, ns of CLOCK_MONOTONIC; 0: there are some
-    3   connections
-    4   requests answered
-    5   body bytes of these answers
 """
 
 import mmap
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
-_WORDS: Final = 6
-
-
-class Figures(NamedTuple):
-    """What all processes have done, and have to do. Bytes are those of bodies."""
-
-    num_connections: int = 0
-    num_requests: int = 0
-    num_bytes: int = 0
+_WORDS: Final = 3
 
 
 class Vitals:
@@ -40,26 +29,21 @@ class Vitals:
     def __init__(self, num_processes: int) -> None:
         self._words = memoryview(mmap.mmap(-1, num_processes * _WORDS * 8)).cast("Q")
         self._num_processes = num_processes
-        # Of processes that were replaced: what was done stays done.
-        self._past = Figures()
         self.own = 0
 
     def begin(self, place: int, patience: float) -> None:
         """A process is about to begin, and counts as alive for so many seconds without having written."""
         now = time.monotonic_ns()
-        self._put(place, (1, now + int(patience * 1e9), now, 0, 0, 0))
+        self._put(place, (1, now + int(patience * 1e9), now))
 
     def end(self, place: int) -> None:
         """A process has ended."""
-        words = self._get(place)
-        past = self._past
-        self._past = Figures(0, past.num_requests + words[4], past.num_bytes + words[5])
         self._put(place, (0,) * _WORDS)
 
-    def write(self, idle_since: float | None, figures: Figures) -> None:
+    def write(self, idle_since: float | None) -> None:
         """Say how this process is; idle_since in seconds of the monotonic clock, None: it is not idle."""
         since = 0 if idle_since is None else max(1, int(idle_since * 1e9))
-        self._put(self.own, (1, time.monotonic_ns(), since, *figures))
+        self._put(self.own, (1, time.monotonic_ns(), since))
 
     def silence(self) -> float:
         """Seconds that the process has said nothing which has been silent for longest; 0 with none."""
@@ -72,15 +56,6 @@ class Vitals:
         if not since or 0 in since:
             return 0.0
         return max(0, time.monotonic_ns() - max(since)) / 1e9
-
-    def figures(self) -> Figures:
-        """What all have done together, those included that are gone."""
-        present = list(self._present())
-        return Figures(
-            sum(words[3] for words in present),
-            self._past.num_requests + sum(words[4] for words in present),
-            self._past.num_bytes + sum(words[5] for words in present),
-        )
 
     def _present(self) -> Iterator[tuple[int, ...]]:
         for place in range(self._num_processes):

@@ -10,11 +10,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from xetserve.http.messages import Request
 from xetserve.ops.notify import Notifier
-from xetserve.ops.vitals import Figures, Vitals
+from xetserve.ops.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +21,16 @@ LOOK_INTERVAL: Final = 1.0  # seconds at most
 START_PATIENCE: Final = 30.0  # seconds that a process may take until its loop runs
 
 
+class Figures(NamedTuple):
+    """What all processes have done, and have to do. Bytes are those of bodies."""
+
+    num_connections: int = 0
+    num_requests: int = 0
+    num_bytes: int = 0
+
+
 class Occupied(Protocol):
     """Whoever has clients."""
-
-    @property
-    def num_connections(self) -> int:
-        """How many, now."""
-        ...
 
     @property
     def idle_since(self) -> float | None:
@@ -42,19 +44,23 @@ class Watch:
     Args:
         notifier: tells the service manager.
         idle_exit: seconds without connections after which the server may go; 0: it never may.
+        read_figures: gives what the service manager is told.
     """
 
     def __init__(
-        self, num_processes: int = 1, notifier: Notifier | None = None, idle_exit: float = 0.0
+        self,
+        num_processes: int = 1,
+        notifier: Notifier | None = None,
+        idle_exit: float = 0.0,
+        read_figures: Callable[[], Figures] = Figures,
     ) -> None:
         self.vitals = Vitals(num_processes)
         self._notifier = notifier or Notifier()
         self._idle_exit = idle_exit
+        self._read_figures = read_figures
         self._next_sign = 0.0
         self._is_silent = False
         self._state = ""  # what is going on, before the figures
-        self._num_requests = 0
-        self._num_bytes = 0
 
     @property
     def interval(self) -> float | None:
@@ -70,11 +76,6 @@ class Watch:
 
     # In every process that has clients
 
-    def count(self, request: Request) -> None:
-        """A request is answered, here."""
-        self._num_requests += 1
-        self._num_bytes += request.record.sent
-
     async def follow(self, clients: Occupied, on_idle: Callable[[], None] | None) -> None:
         """Say how this process is, again and again, from its event loop; for ever.
 
@@ -84,8 +85,7 @@ class Watch:
         """
         interval = self.interval
         while interval is not None:
-            figures = Figures(clients.num_connections, self._num_requests, self._num_bytes)
-            self.vitals.write(clients.idle_since, figures)
+            self.vitals.write(clients.idle_since)
             if on_idle is not None and self.look():
                 on_idle()
                 on_idle = _nothing
@@ -128,7 +128,7 @@ class Watch:
             self._notifier.ready()
 
     def _describe(self) -> str:
-        figures = self.vitals.figures()
+        figures = self._read_figures()
         return (
             f"{self._state}{figures.num_connections} connections, "
             f"{figures.num_requests} requests answered, {figures.num_bytes / 1e6:.1f} MB sent"
