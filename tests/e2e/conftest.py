@@ -20,18 +20,19 @@ from tests.conftest import (
     need_program,
     sha256_of,
 )
+from tests.e2e import hub
 from tests.e2e import shelf as shelves
 from tests.e2e.dataset import make_dataset
+from tests.e2e.hub import start_origin, upload, write_files
 from tests.e2e.shelf import Shelf
 
-TOKEN = shelves.TOKEN
+TOKEN = hub.TOKEN
 REPO = "tester/everything"
 # "cache", "workers" or both with a comma: how the shared servers run.
 VARIANT = os.environ.get("XETSERVE_TEST_VARIANT", "").split(",")
 OLD_CLIENT = ("huggingface_hub==0.36.2", "hf-xet==1.2.0")
 DATA_CLIENT = ("datasets==5.2.0", "huggingface_hub==2.4.0")
 NODE_CLIENT = "@huggingface/hub@2.17.5"
-UPLOAD = Path(__file__).with_name("upload.py")
 
 
 @dataclass
@@ -97,29 +98,6 @@ def node_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def upload(
-    python: str, origin_url: str, home: Path, kind: str, repo: str, folder: Path, *flags: str
-) -> None:
-    """Run the official client of an interpreter; see upload.py."""
-    environment = clean_environment(
-        HF_ENDPOINT=origin_url,
-        HF_HOME=str(home),
-        HF_TOKEN=TOKEN,
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HUB_DISABLE_PROGRESS_BARS="1",
-        HF_XET_CLIENT_RETRY_BASE_DELAY="100ms",
-    )
-    done = subprocess.run(
-        [python, str(UPLOAD), kind, repo, str(folder), *flags],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="session")
 def uploaded(tmp_path_factory: pytest.TempPathFactory) -> Uploaded:
     """A repository as the official client of today uploads it."""
@@ -127,16 +105,12 @@ def uploaded(tmp_path_factory: pytest.TempPathFactory) -> Uploaded:
     names = make_dataset(base / "files")
     launched = Launcher(base)
     try:
-        origin = launched.start("origin", str(base / "origin"), *_origin_flags())
+        origin = start_origin(launched, base / "origin")
         upload(sys.executable, origin.url, base / "home", "model", REPO, base / "files")
     finally:
         launched.stop_all()
     digests = {name: sha256_of(base / "files" / name) for name in names}
     return Uploaded(base / "files", digests, base / "origin")
-
-
-def _origin_flags() -> list[str]:
-    return ["--host", "127.0.0.1", "--port", "0", "--token", f"{TOKEN}=tester", "--test-controls"]
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +120,7 @@ def _running_site(uploaded: Uploaded, tmp_path_factory: pytest.TempPathFactory) 
     cache = folder / "cache" if "cache" in VARIANT else None
     try:
         # Started anew: what was uploaded has to be on disk.
-        origin = launched.start("origin", str(uploaded.origin_folder), *_origin_flags())
+        origin = start_origin(launched, uploaded.origin_folder)
         server = launched.start(*serve_arguments(origin.url, *_variant_flags(cache)))
         yield Site(origin, server, OriginControl(origin.url), uploaded, cache)
     finally:
@@ -208,16 +182,16 @@ def environment_without_home() -> dict[str, str]:
 def _running_shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     base = tmp_path_factory.mktemp("shelf")
     files = shelves.make_files()
-    shelves.write_files(base / "files", files)
+    write_files(base / "files", files)
     launched = Launcher(base)
     try:
         many = {f"d{n % 7}/{n:05}.txt": b"" for n in range(shelves.NUM_MANY)}
-        shelves.write_files(base / "many", many)
+        write_files(base / "many", many)
         imported = f"{shelves.MANY}={base / 'many'}"
-        origin = shelves.start(launched, base / "origin", "--import", imported)
+        origin = start_origin(launched, base / "origin", "--import", imported)
         for repo, flags in ((shelves.MODEL, []), (shelves.SECRET, ["--private"])):
             upload(sys.executable, origin.url, base / "home", "model", repo, base / "files", *flags)
-        shelves.write_files(base / "newer", shelves.make_newer_files())
+        write_files(base / "newer", shelves.make_newer_files())
         upload(
             sys.executable,
             origin.url,

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import Launcher, OriginControl, Process
+from tests.conftest import OriginControl, Process
+from tests.e2e.hub import TOKEN
 
-TOKEN = "hf_" + "t" * 34
-OTHER_TOKEN = "hf_" + "o" * 34
 MODEL = "tester/shelf"
 SECRET = "tester/secret-shelf"  # the same files, for its owner only
 PAST = "tester/past"  # what was quants/ of the others, and has changed since
@@ -54,14 +53,6 @@ def make_newer_files() -> dict[str, bytes]:
     return {"model-Q8_0.gguf": b"GGUF, newer: " + random.Random(12).randbytes(100_000)}
 
 
-def write_files(folder: Path, files: dict[str, bytes]) -> None:
-    """Write files into a folder."""
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
 @contextmanager
 def checking(shelf: Shelf) -> Iterator[Shelf]:
     """Begin with an empty record of requests; in the end only the server may have asked the origin."""
@@ -76,12 +67,3 @@ def checking(shelf: Shelf) -> Iterator[Shelf]:
             assert TOKEN not in (request["authorization"] or "")
     assert "Traceback" not in shelf.server.log
     assert shelf.server.popen.poll() is None, "the server has died"
-
-
-def start(launched: Launcher, folder: Path, *flags: str) -> Process:
-    """Start an origin with two users."""
-    return launched.start(
-        *("origin", str(folder), "--host", "127.0.0.1", "--port", "0", "--test-controls"),
-        *("--token", f"{TOKEN}=tester", "--token", f"{OTHER_TOKEN}=other"),
-        *flags,
-    )

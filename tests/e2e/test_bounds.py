@@ -14,6 +14,7 @@ from tests.conftest import Launcher, Process, need_program
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import TOKEN, Site, environment_without_home, serve_arguments
 from tests.e2e.dataset import MIB
+from tests.e2e.hub import start_origin
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.net.connect import ProxyRules
@@ -40,10 +41,7 @@ def large_origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         for _ in range(64):
             file.write(source.randbytes(4 * MIB))
     launched = Launcher(base)
-    yield launched.start(
-        *("origin", str(base / "origin"), "--host", "127.0.0.1", "--port", "0"),
-        *("--import", f"tester/large={base / 'files'}"),
-    )
+    yield start_origin(launched, base / "origin", "--import", f"tester/large={base / 'files'}")
     launched.stop_all()
 
 

@@ -23,8 +23,8 @@ from tests.e2e.conftest import (
     Uploaded,
     environment_without_home,
     serve_arguments,
-    upload,
 )
+from tests.e2e.hub import start_origin, upload
 from tests.e2e.test_downloads import file_url
 
 NAMES = ["model/tensors f32.safetensors", "text/corpus.bin", "repeats.bin", "big.bin"]
@@ -174,10 +174,7 @@ def test_a_new_revision_costs_what_is_new(
     uploaded: Uploaded, launcher: Launcher, tmp_path: Path, folder: Path
 ) -> None:
     # Of its own: files of one upload share fewer chunks than revisions do.
-    origin = launcher.start(
-        *("origin", str(tmp_path / "origin"), "--host", "127.0.0.1", "--port", "0"),
-        *("--token", f"{TOKEN}=tester", "--test-controls"),
-    )
+    origin = start_origin(launcher, tmp_path / "origin")
     control = OriginControl(origin.url)
     repo = "tester/revisions"
     sizes: list[int] = []

@@ -10,9 +10,8 @@ import pytest
 
 from tests.conftest import clean_environment, need_program
 from tests.e2e.clients import CLIENTS, run
-from tests.e2e.conftest import upload
-from tests.e2e.shelf import LARGE, MODEL, OTHER_TOKEN, SECRET, TOKEN, Shelf
-from tests.e2e.test_hub_clients import read_tree, run_script
+from tests.e2e.hub import OTHER_TOKEN, TOKEN, read_tree, run_script, upload
+from tests.e2e.shelf import LARGE, MODEL, SECRET, Shelf
 
 TABLE = "tester/table"
 NUM_ROWS = 200_000

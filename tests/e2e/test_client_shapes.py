@@ -7,7 +7,8 @@ import urllib.parse
 import pytest
 
 from tests.e2e.clients import Connection, Reply
-from tests.e2e.shelf import EMPTY, LARGE, MANY, MODEL, NUM_MANY, SECRET, TOKEN, Shelf
+from tests.e2e.hub import TOKEN
+from tests.e2e.shelf import EMPTY, LARGE, MANY, MODEL, NUM_MANY, SECRET, Shelf
 
 LLAMA = [("User-Agent", "llama-cpp/b9999-0123abc"), ("Accept", "application/json")]
 RUST = [("User-Agent", "unknown/None; hf-hub/0.5.0; rust/unknown")]

@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import Launcher, OriginControl, clean_environment, need_program
 from tests.e2e.clients import Connection
 from tests.e2e.conftest import serve_arguments
-from tests.e2e.shelf import LARGE, MODEL, OTHER_TOKEN, PAST, SECRET, SMALL, TOKEN, Shelf
+from tests.e2e.hub import OTHER_TOKEN, TOKEN, start_origin
+from tests.e2e.shelf import LARGE, MODEL, PAST, SECRET, SMALL, Shelf
 
 NAMES = (LARGE, SMALL, "deep/er/grün-大きさ.bin", "odd/name with spaces.bin")
 
@@ -129,10 +130,7 @@ def test_what_is_only_in_the_past_comes_as_the_hub_has_it(
     shelf: Shelf, launcher: Launcher, tmp_path: Path
 ) -> None:
     bridge = shelf.origin.url.replace("127.0.0.1", "localhost")
-    hub = launcher.start(
-        *("origin", str(shelf.folder / "origin"), "--host", "127.0.0.1", "--port", "0"),
-        *("--token", f"{TOKEN}=tester", "--bridge-url", bridge, "--test-controls"),
-    )
+    hub = start_origin(launcher, shelf.folder / "origin", "--bridge-url", bridge)
     server = launcher.start(*serve_arguments(hub.url))
     content = shelf.files[SMALL]
     name = Path(SMALL).name

@@ -1,12 +1,9 @@
 """HF_ENDPOINT names us: the official clients of today and of yesterday download through the server."""
 
 import json
-import random
 import re
 import socket
-import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +13,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launcher, OriginControl, Process, clean_environment
+from tests.conftest import Launcher, OriginControl, Process
 from tests.e2e.clients import Connection, curl, run
-from tests.e2e.conftest import TOKEN, serve_arguments, upload
+from tests.e2e.conftest import serve_arguments
+from tests.e2e.hub import (
+    OTHER_TOKEN,
+    PLAIN_FILE,
+    TOKEN,
+    XET_FILE,
+    make_files,
+    read_tree,
+    run_hf,
+    run_script,
+    start_origin,
+    upload,
+    write_files,
+)
 
 REPO = "tester/through-us"
 PRIVATE = "tester/for-its-owner"
-OTHER_TOKEN = "hf_" + "o" * 34
-PLAIN_FILE = "notes.txt"
-XET_FILE = "weights.bin"
 
 # What a client is started with, for each of them: whose interpreter, and its environment.
 CLIENTS = {
@@ -45,38 +52,17 @@ class Place:
     folder: Path
 
 
-def make_files() -> dict[str, bytes]:
-    source = random.Random(5)
-    return {
-        XET_FILE: source.randbytes(2_000_000) + bytes(300_000),
-        "deep/er/grün-大きさ.bin": source.randbytes(70_000),
-        "odd/100% + more.bin": source.randbytes(200_000),
-        "odd/name with spaces.txt": b"plain, too\n",
-        "empty.bin": b"",
-        "empty.txt": b"",
-        PLAIN_FILE: b"plain text\n",
-        "config.json": b'{"xetHash": "of the file itself"}\n',
-    }
-
-
 @pytest.fixture(scope="module")
 def _running_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     base = tmp_path_factory.mktemp("place")
     files = make_files()
-    for name, content in files.items():
-        path = base / "files" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    write_files(base / "files", files)
     launched = Launcher(base)
     try:
-        origin = launched.start(
-            *("origin", str(base / "origin"), "--host", "127.0.0.1", "--port", "0"),
-            *("--token", f"{TOKEN}=tester", "--token", f"{OTHER_TOKEN}=other", "--test-controls"),
-        )
-        make_private = f"HfApi().create_repo({PRIVATE!r}, private=True)"
-        run_script(sys.executable, origin.url, base / "home", make_private)
-        for kind, repo in (("model", REPO), ("dataset", REPO), ("model", PRIVATE)):
-            upload(sys.executable, origin.url, base / "home", kind, repo, base / "files")
+        origin = start_origin(launched, base / "origin")
+        for where in (("model", REPO), ("dataset", REPO), ("model", PRIVATE, "--private")):
+            kind, repo, *flags = where
+            upload(sys.executable, origin.url, base / "home", kind, repo, base / "files", *flags)
         server = launched.start(*serve_arguments(origin.url))
         yield Place(server, OriginControl(origin.url), files, base)
     finally:
@@ -96,48 +82,6 @@ def place(_running_place: Place) -> Iterator[Place]:
             assert request["user_agent"].count("/") == 1
             assert TOKEN not in (request["authorization"] or "")
     assert "Traceback" not in _running_place.server.log
-
-
-def run_script(
-    python: str,
-    endpoint: str,
-    home: Path,
-    script: str,
-    *arguments: str,
-    token: str | None = TOKEN,
-    **environment: str,
-) -> str:
-    """Run a few lines with all of huggingface_hub; gives what they print."""
-    lead = "import json, sys\nfrom huggingface_hub import *\nfrom huggingface_hub.errors import *\n"
-    given = {} if token is None else {"HF_TOKEN": token}
-    done = subprocess.run(
-        [python, "-c", lead + textwrap.dedent(script), *arguments],
-        env=clean_environment(
-            HF_ENDPOINT=endpoint,
-            HF_HOME=str(home),
-            HF_HUB_DISABLE_TELEMETRY="1",
-            HF_HUB_DISABLE_PROGRESS_BARS="1",
-            **given,
-            **environment,
-        ),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def read_tree(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, without what the client notes for itself."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {
-        name: path.read_bytes()
-        for name, path in names.items()
-        if not name.startswith((".cache/", ".gitattributes"))
-    }
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -164,18 +108,8 @@ def test_a_whole_repository_and_a_single_file(
 
 
 def test_the_command_line_client(place: Place, tmp_path: Path) -> None:
-    hf = Path(sys.executable).with_name("hf")
-    done = subprocess.run(
-        [str(hf), "download", REPO, "--local-dir", str(tmp_path / "out")],
-        env=clean_environment(
-            HF_ENDPOINT=place.server.url, HF_HOME=str(tmp_path / "home"), HF_TOKEN=TOKEN
-        ),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    out = str(tmp_path / "out")
+    run_hf(place.server.url, tmp_path / "home", "download", REPO, "--local-dir", out)
     assert read_tree(tmp_path / "out") == place.files
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import TOKEN
-from tests.e2e.shelf import MODEL, OTHER_TOKEN, Shelf
-from tests.e2e.test_hub_clients import run_script
+from tests.e2e.hub import OTHER_TOKEN, run_script
+from tests.e2e.shelf import MODEL, Shelf
 
 
 def test_the_official_client_manages_repositories(shelf: Shelf, tmp_path: Path) -> None:

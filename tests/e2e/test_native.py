@@ -4,7 +4,6 @@ import http.client
 import json
 import random
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,23 +13,29 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Launcher, OriginControl, Process, clean_environment, need_program
+from tests.conftest import Launcher, OriginControl, Process, need_program
 from tests.e2e.clients import TIMEOUT, Connection, Reply, curl, run
-from tests.e2e.conftest import TOKEN, serve_arguments, upload
-from tests.e2e.test_cache import until
-from tests.e2e.test_hub_clients import (
+from tests.e2e.conftest import serve_arguments
+from tests.e2e.hub import (
     OTHER_TOKEN,
-    PRIVATE,
-    REPO,
+    TOKEN,
     XET_FILE,
     make_files,
     read_tree,
+    run_hf,
     run_script,
+    start_origin,
+    upload,
+    write_files,
 )
+from tests.e2e.raw import until
 from xetserve.xet.grants import open_grant, seal_grant
 from xetserve.xet.sealing import Sealer, derive_key
 
+REPO = "tester/through-us"
+PRIVATE = "tester/for-its-owner"
 EDITED = "edited.bin"
+SECRET_FILE = "secret.bin"
 MULTIRANGE = {"HF_XET_CLIENT_ENABLE_MULTIRANGE_FETCHING": "1"}
 QUICK = {"HF_XET_CLIENT_RETRY_BASE_DELAY": "100ms", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3"}
 
@@ -58,25 +63,19 @@ def make_edited(content: bytes) -> bytes:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     base = tmp_path_factory.mktemp("native")
     files = make_files()
-    for name, content in files.items():
-        path = base / "files" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    write_files(base / "files", files)
     files[EDITED] = make_edited(files[XET_FILE])
-    (base / "more").mkdir()
-    (base / "more" / EDITED).write_bytes(files[EDITED])
-    (base / "secret").mkdir()
-    (base / "secret" / "secret.bin").write_bytes(random.Random(7).randbytes(400_000))
+    write_files(base / "more", {EDITED: files[EDITED]})
+    write_files(base / "secret", {SECRET_FILE: random.Random(7).randbytes(400_000)})
     launched = Launcher(base)
     try:
-        origin = launched.start(
-            *("origin", str(base / "origin"), "--host", "127.0.0.1", "--port", "0"),
-            *("--token", f"{TOKEN}=tester", "--token", f"{OTHER_TOKEN}=other", "--test-controls"),
-        )
-        make_private = f"HfApi().create_repo({PRIVATE!r}, private=True)"
-        run_script(sys.executable, origin.url, base / "home", make_private)
-        for repo, folder in ((REPO, "files"), (REPO, "more"), (PRIVATE, "secret")):
-            upload(sys.executable, origin.url, base / "home", "model", repo, base / folder)
+        origin = start_origin(launched, base / "origin")
+        for repo, folder, *flags in (
+            (REPO, "files"),
+            (REPO, "more"),
+            (PRIVATE, "secret", "--private"),
+        ):
+            upload(sys.executable, origin.url, base / "home", "model", repo, base / folder, *flags)
         yield Place(origin, OriginControl(origin.url), files, base)
     finally:
         launched.stop_all()
@@ -163,7 +162,6 @@ def test_a_whole_repository_and_a_single_file(
     assert '"GET /xorbs/' in log
 
 
-JS_CLIENT = "@huggingface/hub@2.17.5"
 JS_SCRIPT = """
     import { downloadFile } from "@huggingface/hub";
     import { writeFileSync } from "node:fs";
@@ -175,12 +173,9 @@ JS_SCRIPT = """
 
 
 @pytest.fixture(scope="session")
-def js_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def js_client(node_client: Path) -> Path:
     """A script that downloads a file with the official client for JavaScript."""
-    folder = tmp_path_factory.mktemp("js-client")
-    install = [need_program("npm"), "install", "--silent", "--no-audit", "--no-fund", JS_CLIENT]
-    subprocess.run(install, cwd=folder, check=True, timeout=110, capture_output=True)
-    script = folder / "download.mjs"
+    script = node_client / "download.mjs"
     script.write_text(JS_SCRIPT)
     return script
 
@@ -209,20 +204,8 @@ def test_the_client_for_javascript(
 
 def test_the_command_line_client(start: Start, place: Place, tmp_path: Path) -> None:
     site = start()
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("hf")),
-            *("download", REPO, "--local-dir", str(tmp_path / "out")),
-        ],
-        env=clean_environment(
-            HF_ENDPOINT=site.server.url, HF_HOME=str(tmp_path / "home"), HF_TOKEN=TOKEN
-        ),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    out = str(tmp_path / "out")
+    run_hf(site.server.url, tmp_path / "home", "download", REPO, "--local-dir", out)
     assert read_tree(tmp_path / "out") == place.files
     assert '"GET /xorbs/' in site.server.log
 
@@ -442,7 +425,6 @@ def test_plain_serves_nothing_native(start: Start) -> None:
     connection.close()
 
 
-SECRET_FILE = "secret.bin"
 SHARED_SECRET = "two servers know this"
 
 

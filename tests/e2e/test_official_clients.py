@@ -1,20 +1,17 @@
 """Uploads by the official clients of today and of yesterday, of every kind of repository and revision."""
 
 import random
-import subprocess
 import sys
-import textwrap
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launcher, Process, clean_environment
+from tests.conftest import Launcher, Process
 from tests.e2e.clients import curl, run
-from tests.e2e.conftest import TOKEN, serve_arguments, upload
-
-OTHER_TOKEN = "hf_" + "o" * 34
+from tests.e2e.conftest import serve_arguments
+from tests.e2e.hub import OTHER_TOKEN, TOKEN, run_script, start_origin, upload
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +19,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Pr
     """An empty origin with two users, and a server in front of it."""
     base = tmp_path_factory.mktemp("pair")
     launched = Launcher(base)
-    origin = launched.start(
-        *("origin", str(base / "origin"), "--host", "127.0.0.1", "--port", "0"),
-        *("--token", f"{TOKEN}=tester", "--token", f"{OTHER_TOKEN}=other", "--test-controls"),
-    )
+    origin = start_origin(launched, base / "origin")
     yield origin, launched.start(*serve_arguments(origin.url))
     launched.stop_all()
 
@@ -64,23 +58,6 @@ def test_an_upload_comes_out_again(
         assert target.read_bytes() == path.read_bytes()
 
 
-def run_hub_script(origin: Process, home: Path, script: str, *arguments: str) -> str:
-    """Run a few lines with HfApi as `api`; gives what they print."""
-    lead = "import sys\nfrom huggingface_hub import CommitOperationAdd, HfApi\napi = HfApi()\n"
-    done = subprocess.run(
-        [sys.executable, "-c", lead + textwrap.dedent(script), *arguments],
-        env=clean_environment(
-            HF_ENDPOINT=origin.url, HF_HOME=str(home), HF_TOKEN=TOKEN, HF_HUB_DISABLE_TELEMETRY="1"
-        ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_every_kind_of_revision_is_served(
     pair: tuple[Process, Process], folder: Path, tmp_path: Path
 ) -> None:
@@ -89,10 +66,12 @@ def test_every_kind_of_revision_is_served(
     first = (folder / "weights.bin").read_bytes()
     second = b"changed" + first
     (tmp_path / "second").write_bytes(second)
-    commit = run_hub_script(
-        origin,
+    commit = run_script(
+        sys.executable,
+        origin.url,
         tmp_path / "home",
         """
+        api = HfApi()
         repo = "tester/revisions"
         commit = api.model_info(repo).sha
         api.create_tag(repo, tag="v1.0")
@@ -125,8 +104,7 @@ def test_a_private_repository_is_for_its_owner(
 ) -> None:
     origin, server = pair
     home = tmp_path / "home"
-    run_hub_script(origin, home, "api.create_repo('tester/private', private=True)")
-    upload(sys.executable, origin.url, home, "model", "tester/private", folder)
+    upload(sys.executable, origin.url, home, "model", "tester/private", folder, "--private")
     url = f"{server.url}/download/tester/private/weights.bin"
     command = curl(url, tmp_path / "out", "-D", str(tmp_path / "headers"), "-w", "%{http_code}")
     assert run(command).stdout == "200"

@@ -17,14 +17,18 @@ import pytest
 from tests.conftest import Launcher, OriginControl, Process, clean_environment, sha256_of
 from tests.e2e.clients import Connection, Reply, curl, run
 from tests.e2e.conftest import REPO as SHARED_REPO
-from tests.e2e.conftest import TOKEN, Uploaded, serve_arguments, upload
-from tests.e2e.test_hub_clients import (
+from tests.e2e.conftest import Uploaded, serve_arguments
+from tests.e2e.hub import (
     OTHER_TOKEN,
     PLAIN_FILE,
+    TOKEN,
     XET_FILE,
     make_files,
     read_tree,
     run_script,
+    start_origin,
+    upload,
+    write_files,
 )
 
 REPO = "tester/kept"
@@ -61,17 +65,6 @@ class Place:
         )
 
 
-ORIGIN_TOKENS = ("--token", f"{TOKEN}=tester", "--token", f"{OTHER_TOKEN}=other")
-
-
-def start_origin(launcher: Launcher, base: Path, port: int, *tokens: str) -> Process:
-    return launcher.start(
-        *("origin", str(base / "origin"), "--host", "127.0.0.1", "--port", str(port)),
-        *(tokens or ORIGIN_TOKENS),
-        "--test-controls",
-    )
-
-
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """The folder of an origin with a public and a private model of the same files, and these."""
@@ -81,17 +74,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, by
     # What comes back to the same chunks is not asked for twice.
     pattern = source.randbytes(3_000_000)
     files["repeats.bin"] = pattern + source.randbytes(9_000_000) + pattern * 4
-    for name, content in files.items():
-        path = base / "files" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    write_files(base / "files", files)
     launched = Launcher(base)
     try:
-        origin = start_origin(launched, base, 0)
-        make_private = f"HfApi().create_repo({PRIVATE!r}, private=True)"
-        run_script(sys.executable, origin.url, base / "home", make_private)
-        for repo in (REPO, PRIVATE):
-            upload(sys.executable, origin.url, base / "home", "model", repo, base / "files")
+        origin = start_origin(launched, base / "origin")
+        for repo, flags in ((REPO, []), (PRIVATE, ["--private"])):
+            upload(sys.executable, origin.url, base / "home", "model", repo, base / "files", *flags)
     finally:
         launched.stop_all()
     return base, files
@@ -103,7 +91,7 @@ def place(
 ) -> Iterator[Place]:
     base, files = filled
     shutil.copytree(base / "origin", tmp_path / "origin")
-    origin = start_origin(launcher, tmp_path, 0)
+    origin = start_origin(launcher, tmp_path / "origin")
     yield Place(tmp_path, files, launcher, origin, int(origin.url.rpartition(":")[2]))
     for process in launcher.running:
         assert "Traceback" not in process.log
@@ -341,7 +329,7 @@ def test_access_that_is_taken_back_is_noticed(place: Place, tmp_path: Path) -> N
         assert ask(server, path).status == 200
     place.origin.stop()
     place.origin = start_origin(
-        place.launcher, place.base, place.port, "--token", f"{OTHER_TOKEN}=x"
+        place.launcher, place.base / "origin", port=place.port, users=(f"{OTHER_TOKEN}=x",)
     )
     deadline = time.monotonic() + PATIENCE
     for path in paths:
@@ -358,7 +346,7 @@ def test_access_that_is_taken_back_is_noticed(place: Place, tmp_path: Path) -> N
 def test_large_files_offline(uploaded: Uploaded, launcher: Launcher, tmp_path: Path) -> None:
     """Files of many windows, that share chunks with others and with themselves, however they were warmed."""
     shutil.copytree(uploaded.origin_folder, tmp_path / "origin")
-    origin = start_origin(launcher, tmp_path, 0)
+    origin = start_origin(launcher, tmp_path / "origin")
     flags = ("--cache-dir", str(tmp_path / "cache"), "--cache-min-free", "0")
     server = launcher.start(*serve_arguments(origin.url, *flags, "--metadata-ttl", "30"))
 

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.conftest import Launcher, Process
 from tests.e2e.clients import Connection
 from tests.e2e.conftest import serve_arguments
-from tests.e2e.shelf import LARGE, MODEL, OTHER_TOKEN, SECRET, SMALL, TOKEN, Shelf
+from tests.e2e.hub import OTHER_TOKEN, TOKEN
+from tests.e2e.shelf import LARGE, MODEL, SECRET, SMALL, Shelf
 
 AGENT = ("User-Agent", "ollama/0.31.1 (amd64 linux) Go/go1.26")
 NUM_PARTS = 16

@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.conftest import Launcher
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
+from tests.e2e.hub import start_origin
 from tests.e2e.test_downloads import file_url, head
 
 
@@ -33,10 +34,7 @@ def test_the_client_token_does_not_follow_a_redirect_to_another_host(
 ) -> None:
     """A Hub that redirects to a bridge on another port, as production does."""
     bridge = site.origin.url.replace("127.0.0.1", "localhost")
-    origin = launcher.start(
-        *("origin", str(site.uploaded.origin_folder), "--host", "127.0.0.1", "--port", "0"),
-        *("--token", f"{TOKEN}=tester", "--bridge-url", bridge, "--test-controls"),
-    )
+    origin = start_origin(launcher, site.uploaded.origin_folder, "--bridge-url", bridge)
     server = launcher.start(*serve_arguments(origin.url))
     url = f"{server.url}/download/{REPO}/random.bin"
     assert run(curl(url, tmp_path / "out")).returncode == 0

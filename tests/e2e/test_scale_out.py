@@ -21,8 +21,8 @@ import xetserve
 from tests.conftest import Launcher, Process, clean_environment, need_program
 from tests.e2e.clients import TIMEOUT, curl, run
 from tests.e2e.conftest import serve_arguments
+from tests.e2e.hub import run_script, start_origin, write_files
 from tests.e2e.raw import until
-from tests.e2e.test_hub_clients import run_script
 from tests.e2e.test_tls import answer_of, certificates  # noqa: F401 - a fixture
 from tests.peers import Certificates
 
@@ -52,14 +52,11 @@ class Origin:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     base = tmp_path_factory.mktemp("fleet")
     files = make_files()
-    for name, content in files.items():
-        path = base / "files" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    write_files(base / "files", files)
     launched = Launcher(base)
     try:
-        flags = ("--host", "127.0.0.1", "--port", "0", "--import", f"{REPO}={base / 'files'}")
-        yield Origin(launched.start("origin", str(base / "origin"), *flags).url, files)
+        imported = f"{REPO}={base / 'files'}"
+        yield Origin(start_origin(launched, base / "origin", "--import", imported).url, files)
     finally:
         launched.stop_all()
 
