@@ -27,9 +27,9 @@ from xetserve.instruments import CELLS_SIZE
 from xetserve.live import Live
 from xetserve.metrics import BUDGET_HELD, BUDGET_LIMIT, FETCHES, READERS, UPSTREAM_CONNECTIONS
 from xetserve.ops.board import Board
+from xetserve.ops.cores import count_cores
 from xetserve.ops.heap import find_heap, keep_trimmed
 from xetserve.ops.pulse import OwnProcess, beat
-from xetserve.ops.workers import count_cores
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.sources import load_config, read_secrets
 from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key

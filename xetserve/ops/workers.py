@@ -29,7 +29,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NoReturn
 
 from xetserve.errors import ConfigError
@@ -45,8 +44,6 @@ SIGNALS: Final = (*STOPPING_SIGNALS, signal.SIGHUP)
 SETTLED_AFTER: Final = 60.0  # seconds that a worker has to live for its crashes to be forgotten
 FIRST_DELAY: Final = 0.5
 MAX_DELAY: Final = 30.0
-CGROUPS: Final = Path("/sys/fs/cgroup")
-OWN_CGROUP: Final = Path("/proc/self/cgroup")
 STOP_GRACE: Final = 10.0  # seconds that a worker may take to end, beyond the time for draining
 
 
@@ -340,24 +337,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
-
-
-def count_cores() -> int:
-    """How many cores this process may use: its CPU affinity, and its cgroups' quotas, rounded up."""
-    num_cores = len(os.sched_getaffinity(0))
-    for folder in _cgroup_folders():
-        # No such file or "max": no quota here.
-        with contextlib.suppress(OSError, ValueError):
-            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
-            num_cores = min(num_cores, -(-int(quota) // int(period)))
-    return max(1, num_cores)
-
-
-def _cgroup_folders() -> list[Path]:
-    """Folders of our cgroup (version 2) and those above it. A container may see its own as the top."""
-    try:
-        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    return [CGROUPS / path, *(CGROUPS / parent for parent in Path(path).parents)]

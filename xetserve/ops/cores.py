@@ -1,0 +1,30 @@
+"""Cores for our processes."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+CGROUPS: Final = Path("/sys/fs/cgroup")
+OWN_CGROUP: Final = Path("/proc/self/cgroup")
+
+
+def count_cores() -> int:
+    """How many cores this process may use: its CPU affinity, and its cgroups' quotas, rounded up."""
+    num_cores = len(os.sched_getaffinity(0))
+    for folder in _cgroup_folders():
+        # No such file or "max": no quota here.
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+            num_cores = min(num_cores, -(-int(quota) // int(period)))
+    return max(1, num_cores)
+
+
+def _cgroup_folders() -> list[Path]:
+    """Folders of our cgroup (version 2) and those above it. A container may see its own as the top."""
+    try:
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    return [CGROUPS / path, *(CGROUPS / parent for parent in Path(path).parents)]
