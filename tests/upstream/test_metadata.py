@@ -18,8 +18,6 @@ from xetserve.errors import (
 )
 from xetserve.metrics import METADATA_STALE
 from xetserve.upstream.metadata import (
-    DOWN_TIME,
-    MAX_PAUSE,
     Answer,
     MetadataCache,
     MetadataPolicy,
@@ -28,6 +26,7 @@ from xetserve.upstream.metadata import (
 )
 from xetserve.upstream.metastore import MetaStore
 from xetserve.upstream.scopes import ANONYMOUS, get_scope
+from xetserve.upstream.troubles import DOWN_TIME, MAX_PAUSE
 
 MINE, OTHERS = get_scope("hf_mine"), get_scope("hf_others")
 FILE = Question(MINE, "file", "model/o/n", "main\0a")

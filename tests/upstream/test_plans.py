@@ -21,12 +21,13 @@ from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.tickets import FetchTable
-from xetserve.upstream.metadata import DOWN_TIME, MetadataCache, MetadataPolicy
+from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
 from xetserve.upstream.metastore import MetaStore
 from xetserve.upstream.plans import STORED_URL, KnownPlans
 from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.upstream.scopes import ANONYMOUS, get_scope
+from xetserve.upstream.troubles import DOWN_TIME
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 SOURCE = random.Random(4)

@@ -12,7 +12,6 @@ also written there, for other processes and for the next start.
 """
 
 import asyncio
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -33,15 +32,12 @@ from xetserve.metrics import METADATA_HITS, METADATA_MISSES, METADATA_STALE
 from xetserve.upstream.flights import Flights
 from xetserve.upstream.metastore import MetaStore, Stored
 from xetserve.upstream.scopes import ANONYMOUS
+from xetserve.upstream.troubles import Troubles
 
 ENTRY_COST: Final = 400  # bytes of memory beside key and answer
-MAX_PAUSE: Final = 60.0  # seconds that a 429 counts for, whatever it says
 STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer would do
-DOWN_TIME: Final = 5.0  # seconds after trouble in which old answers are given without asking
 MAX_REFUSALS: Final = 10_000
 MAX_SKEW: Final = 5.0  # seconds; an answer from the future is of a clock that was wrong
-
-_RESET: Final = re.compile(r";\s*t=(\d{1,6})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +137,7 @@ class MetadataCache:
         self._size = 0
         self._flights: Flights[Question, Answer] = Flights()
         self._refusals: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._pauses: dict[tuple[str, str], tuple[float, UpstreamBusy]] = {}
-        self._down_until: dict[tuple[str, str], float] = {}
+        self._troubles = Troubles(policy.negative_ttl, clock)
 
     @property
     def size(self) -> int:
@@ -211,7 +206,7 @@ class MetadataCache:
         find_other: FindOther | None,
     ) -> Answer:
         old = await self.find_old(question, find_other) if self.policy.stale_for else None
-        trouble = self._find_trouble(question)
+        trouble = self._troubles.find(question.scope, question.kind)
         if trouble is not None and old is not None:
             return self._give_old(question, old)
         if isinstance(trouble, UpstreamBusy):
@@ -228,12 +223,12 @@ class MetadataCache:
             raise
         except (UpstreamError, TimeoutError) as exc:
             if isinstance(exc, UpstreamBusy) and exc.status == 429:
-                self._pause(question, exc)
+                self._troubles.note_busy(question.scope, question.kind, exc)
             if old is None or (isinstance(exc, UpstreamError) and not exc.retriable):
                 raise
-            self._note_down(question)
+            self._troubles.note_down(question.scope, question.kind)
             return self._give_old(question, old)
-        self._down_until.pop((question.scope, question.kind), None)
+        self._troubles.note_up(question.scope, question.kind)
         # What it says was true when it was asked for, at least.
         return self.put(question, answer._replace(said=answer.said or asked))
 
@@ -250,38 +245,7 @@ class MetadataCache:
         said = await renew(kept.answer.data)
         return None if said is None else kept.answer._replace(said=said)
 
-    # Trouble.
-
-    def _find_trouble(self, question: Question) -> UpstreamError | None:
-        """Give what speaks against asking now."""
-        now = self.clock()
-        until, busy = self._pauses.get((question.scope, question.kind), (0.0, None))
-        if busy is not None and now < until:
-            return UpstreamBusy(
-                str(busy), status=busy.status, retry_after=until - now, headers=busy.headers
-            )
-        if now < self._down_until.get((question.scope, question.kind), 0.0):
-            return UpstreamError("the upstream was in trouble shortly before")
-        return None
-
-    def _note_down(self, question: Question) -> None:
-        """Give old answers for a while; to this token only, for it may be its question that is the trouble."""
-        now = self.clock()
-        self._down_until = {key: until for key, until in self._down_until.items() if until > now}
-        self._down_until[question.scope, question.kind] = now + DOWN_TIME
-
-    def _pause(self, question: Question, busy: UpstreamBusy) -> None:
-        """Ask nothing in this name for a while."""
-        now = self.clock()
-        self._pauses = {key: value for key, value in self._pauses.items() if value[0] > now}
-        delay = busy.retry_after
-        if delay is None:  # the Hub may tell it in RateLimit only
-            found = [
-                _RESET.search(value) for name, value in busy.headers if name.lower() == "ratelimit"
-            ]
-            delay = next((float(match[1]) for match in found if match), self.policy.negative_ttl)
-        until = now + min(delay, MAX_PAUSE)
-        self._pauses[question.scope, question.kind] = (until, busy)
+    # Old answers.
 
     def _give_old(self, question: Question, old: Answer) -> Answer:
         METADATA_STALE.add(question.kind)

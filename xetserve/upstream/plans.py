@@ -29,13 +29,13 @@ from xetserve.errors import (
 from xetserve.metrics import METADATA_STALE
 from xetserve.upstream.cas import Access
 from xetserve.upstream.metadata import (
-    DOWN_TIME,
     STALE_PATIENCE,
     Answer,
     MetadataCache,
     Question,
 )
 from xetserve.upstream.metastore import MetaStore, Stored
+from xetserve.upstream.troubles import Troubles
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.joining import Part, join_parts
 from xetserve.xet.reconstruction import (
@@ -113,7 +113,7 @@ class KnownPlans:
         self._archive = None if metadata.store is None else PlanArchive(metadata.store)
         self._noted: OrderedDict[Question, float] = OrderedDict()
         self._epoch = 0  # what was asked in an earlier one has URLs that have run out
-        self._down_until: dict[str, float] = {}  # by scope
+        self._troubles = Troubles(policy.negative_ttl, metadata.clock)
 
     async def fetch_reconstruction(
         self, access: Access, file_hash: bytes, byte_range: ByteRange
@@ -140,7 +140,7 @@ class KnownPlans:
                 pass
         if old is None:
             return await self._ask(access, grant, file_hash, byte_range)
-        if self._metadata.clock() >= self._down_until.get(access.scope, 0.0):
+        if self._troubles.find(access.scope, "plan") is None:
             try:
                 async with asyncio.timeout(STALE_PATIENCE):
                     return await self._ask(access, grant, file_hash, byte_range)
@@ -149,7 +149,7 @@ class KnownPlans:
             except UpstreamError as exc:
                 if not exc.retriable:
                     raise
-            self._note_down(access.scope)
+            self._troubles.note_down(access.scope, "plan")
         METADATA_STALE.add("plan")
         if isinstance(old, RangeUnsatisfiable):
             raise old
@@ -188,11 +188,6 @@ class KnownPlans:
         if self._archive is not None:
             await self._archive.add(file_hash, asked, given[0])
         return given[0]
-
-    def _note_down(self, scope: str) -> None:
-        now = self._metadata.clock()
-        self._down_until = {key: until for key, until in self._down_until.items() if until > now}
-        self._down_until[scope] = now + DOWN_TIME
 
     def _note(self, grant: Question) -> None:
         """Note that the CAS agrees to show the file."""
