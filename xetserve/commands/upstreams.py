@@ -22,9 +22,9 @@ from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient
+from xetserve.upstream.knownplans import KnownPlans
 from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
 from xetserve.upstream.metastore import MetaStore
-from xetserve.upstream.plans import KnownPlans
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.sealing import Sealer
 

@@ -21,9 +21,10 @@ from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.tickets import FetchTable
+from xetserve.upstream.knownplans import KnownPlans
 from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
 from xetserve.upstream.metastore import MetaStore
-from xetserve.upstream.plans import STORED_URL, KnownPlans
+from xetserve.upstream.plans import STORED_URL
 from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.upstream.scopes import ANONYMOUS, get_scope
