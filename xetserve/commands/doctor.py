@@ -11,7 +11,8 @@ from typing import Final
 
 from xetserve import __version__
 from xetserve.app.router import KINDS, check_revision, parse_repo
-from xetserve.commands.checkup import Checkup, Target
+from xetserve.commands.checkup import Checkup
+from xetserve.commands.filecheck import Target
 from xetserve.commands.findings import Finding, Level, check_cache, check_files
 from xetserve.commands.pull import read_token
 from xetserve.config import Config, find_conflicts

@@ -5,6 +5,7 @@ import resource
 import shutil
 import ssl
 import tempfile
+import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 from xetserve.commands.progress import format_size
 from xetserve.config import Config
 
+STEP_TIMEOUT: Final = 10.0  # seconds for each step over the network
 MIN_FILES: Final = 256
 CLOCK_WARN: Final = 30.0  # seconds
 CLOCK_FAIL: Final = 300.0  # read tokens and signed URLs live for minutes
@@ -35,6 +37,25 @@ class Finding(NamedTuple):
     level: Level
     text: str
     advice: str = ""
+
+
+def advise_on_connection(text: str) -> str:
+    """Advise on an error with that text."""
+    if "certificate" in text:
+        return "trust the CA that signed it: SSL_CERT_FILE; behind a proxy that opens TLS, that proxy's CA"
+    if "503" in text or "500" in text or "502" in text:
+        return "it is in trouble itself: try again later"
+    return "look at the network, firewalls and HTTPS_PROXY"
+
+
+def say_error(exc: Exception) -> str:
+    """Give the text of a step's error."""
+    return str(exc) or "no answer in time"
+
+
+def say_time(began: float) -> str:
+    """Give how long a step took, in parentheses; began by the monotonic clock."""
+    return f" ({(time.monotonic() - began) * 1000:.0f} ms)"
 
 
 def check_files(max_connections: int) -> Finding:
