@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from tests.conftest import Process
 from tests.e2e.dataset import MIB
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 30.0  # seconds
 
 
 class Client:

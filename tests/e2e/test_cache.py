@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,10 @@ from tests.e2e.conftest import (
     serve_arguments,
 )
 from tests.e2e.hub import start_origin, upload
+from tests.e2e.raw import PATIENCE, until
 from tests.e2e.test_downloads import file_url
 
 NAMES = ["model/tensors f32.safetensors", "text/corpus.bin", "repeats.bin", "big.bin"]
-PATIENCE = 30.0  # seconds
 
 
 def start_server(site: Site, launcher: Launcher, folder: Path, *flags: str) -> Site:
@@ -50,14 +49,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def cached(site: Site, launcher: Launcher, folder: Path) -> Site:
     return start_server(site, launcher, folder)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something in another process that nothing tells us of."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 def download(site: Site, name: str, target: Path) -> list[dict[str, Any]]:

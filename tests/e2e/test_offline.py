@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,10 +29,10 @@ from tests.e2e.hub import (
     upload,
     write_files,
 )
+from tests.e2e.raw import until
 
 REPO = "tester/kept"
 PRIVATE = "tester/kept-private"
-PATIENCE = 30.0  # seconds after which a test that waits has failed
 STALE = ("--stale-for", "3600")
 
 
@@ -116,10 +115,7 @@ def ask(
 
 def wait_for_disk(cache: Path) -> None:
     """Wait until what is being written is there."""
-    deadline = time.monotonic() + PATIENCE
-    while any((cache / "tmp").iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not any((cache / "tmp").iterdir()))
 
 
 def test_a_warm_repository_while_the_hub_is_gone(place: Place, tmp_path: Path) -> None:
@@ -331,11 +327,8 @@ def test_access_that_is_taken_back_is_noticed(place: Place, tmp_path: Path) -> N
     place.origin = start_origin(
         place.launcher, place.base / "origin", port=place.port, users=(f"{OTHER_TOKEN}=x",)
     )
-    deadline = time.monotonic() + PATIENCE
     for path in paths:
-        while ask(server, path).status == 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda path=path: ask(server, path).status != 200)  # type: ignore[misc]
         assert ask(server, path).status == 401
     # Nor does it come back when nobody can be asked, by whichever way it was known.
     place.origin.stop()

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Launcher, clean_environment, sha256_of
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
-from tests.e2e.test_cache import until
+from tests.e2e.raw import until
 from tests.e2e.test_downloads import file_url
 from tests.e2e.test_integrity import find_record
 from xetserve.xet.compression import Scheme

@@ -13,7 +13,7 @@ from tests.conftest import Launcher, Process, need_program, sha256_of
 from tests.e2e.clients import TIMEOUT, Connection, aria2, curl, run, wget
 from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
 from tests.e2e.dataset import MIB
-from tests.e2e.test_cache import until
+from tests.e2e.raw import until
 from tests.e2e.test_downloads import file_url
 from tests.multiparts import read_parts
 

@@ -5,8 +5,7 @@ import re
 import select
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ import pytest
 from tests.conftest import Launcher, Process, sha256_of
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import Site, environment_without_home, serve_arguments
+from tests.e2e.raw import PATIENCE, until
 
 # The same tests, against the site below.
 from tests.e2e.test_downloads import (  # noqa: F401 - collected here
@@ -29,7 +29,6 @@ from tests.e2e.test_faults import PASSING
 
 NUM_WORKERS = 3
 NUM_DOWNLOADS = 8
-PATIENCE = 30.0  # seconds
 NAME = "big.bin"
 CUT = (18, 56)  # curl: the body is incomplete; the connection was reset
 READY = re.compile(r"worker (\d+) \(pid (\d+)\) is ready")
@@ -58,14 +57,6 @@ def site(site: Site, _server_with_workers: Process) -> Iterator[Site]:
     assert _server_with_workers.popen.poll() is None, "the supervisor has died"
     assert "starting it again" not in _server_with_workers.log
     assert "Traceback" not in _server_with_workers.log
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something in another process that nothing tells us of."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 def worker_pids(server: Process) -> list[int]:

@@ -28,7 +28,7 @@ OFFICIAL = [base64.b64decode(case["shard_base64"]) for case in CASES]
 
 official = pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 
-HASH_A, HASH_B, HASH_C = (bytes((n,)) * 32 for n in (1, 2, 3))
+HASH_A, HASH_B = (bytes((n,)) * 32 for n in (1, 2))
 SHA256 = "0123456789abcdef" * 4
 BOOKEND = b"\xff" * 32 + bytes(16)
 

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass
-from typing import Final
 
 from xetserve.errors import UpstreamBusy, UpstreamError
 
@@ -19,9 +18,6 @@ class RetryPolicy:
     first_delay: float = 0.1
     max_delay: float = 2.0
     time_limit: float = 7.0
-
-
-DEFAULT_POLICY: Final = RetryPolicy()
 
 
 class RetryState:
