@@ -2,11 +2,13 @@
 
 import os
 import stat
+import struct
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from xetserve.metrics import METADATA_DAMAGED
 from xetserve.upstream.metastore import BLOCK, LEFTOVER_AGE, MetaFolder, MetaStore, Stored
@@ -30,6 +32,27 @@ def test_what_is_written_is_read(folder: MetaFolder, tmp_path: Path) -> None:
     folder.remove(NAME)
     folder.remove(NAME)
     assert folder.read(NAME) is None
+
+
+def test_what_it_is_about_is_told(folder: MetaFolder, tmp_path: Path) -> None:
+    stored = Stored(1.5, b"body", "model/o/n\0größe\udcff")
+    folder.write(NAME, stored)
+    assert folder.read(NAME) == stored
+    for about in (b"\xff", b""):  # no text, and less than there should be
+        rest = struct.pack("<dI", 1.5, 1) + about
+        (tmp_path / "meta" / NAME).write_bytes(b"xsmeta2\n" + make_check(NAME, rest) + rest)
+        assert folder.read(NAME) is None
+
+
+def test_what_was_written_before_is_read(folder: MetaFolder, tmp_path: Path) -> None:
+    folder.write(NAME, Stored(1.5, b"body"))
+    rest = struct.pack("<d", 2.5) + b"said"
+    (tmp_path / "meta" / NAME).write_bytes(b"xsmeta1\n" + make_check(NAME, rest) + rest)
+    assert folder.read(NAME) == Stored(2.5, b"said")
+
+
+def make_check(path: str, rest: bytes) -> bytes:
+    return blake3(path.encode() + b"\0" + rest).digest(16)
 
 
 def test_nobody_else_may_look(folder: MetaFolder, tmp_path: Path) -> None:

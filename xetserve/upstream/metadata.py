@@ -67,6 +67,10 @@ class Question(NamedTuple):
     repo: str
     name: str
 
+    def describe(self, realm: str) -> str:
+        """Give all but the scope, and whose answer it is, as one text."""
+        return "\0".join((realm, *self[1:]))
+
 
 class Verdict(Enum):
     """What an answer is: something; the word that there is no such thing; a refusal; or nothing to be kept."""
@@ -295,8 +299,7 @@ class MetadataCache:
         refused = await self.store.read(self._path(_make_refusal(question)))
         if refused is not None:
             self._note_refusal(question, refused.said)
-        verdict = Verdict.ABSENT if stored.body[:1] == b"-" else Verdict.GOOD
-        loaded = _Kept(stored.said, Answer(stored.body[1:], verdict, stored.said))
+        loaded = _Kept(stored.said, read_stored(stored))
         self._remember(question, loaded)
         return loaded
 
@@ -315,7 +318,8 @@ class MetadataCache:
             self._store_refusal(question, answer.said)
         else:
             is_absent = answer.verdict is Verdict.ABSENT
-            stored = Stored(answer.said, (b"-" if is_absent else b"+") + answer.data)
+            body = (b"-" if is_absent else b"+") + answer.data
+            stored = Stored(answer.said, body, question.describe(self._realm))
             # There is no end to what is not there.
             self.store.write(self._path(question), stored, is_minor=is_absent)
         return answer
@@ -335,7 +339,7 @@ class MetadataCache:
 
     def _path(self, question: Question) -> str:
         """Give where an answer is stored: nothing but hex digits, and the scope."""
-        text = "\0".join((self._realm, *question[1:]))
+        text = question.describe(self._realm)
         digest = blake3(text.encode("utf-8", "surrogatepass")).hexdigest()
         return f"{question.scope}/{digest[:2]}/{digest}"
 
@@ -343,7 +347,8 @@ class MetadataCache:
         if self.store is not None:
             if question.kind != "refusal":
                 self.store.remove(self._path(question))
-            self.store.write(self._path(_make_refusal(question)), Stored(said, b""))
+            note = _make_refusal(question)
+            self.store.write(self._path(note), Stored(said, b"", note.describe(self._realm)))
 
     def _keep_refusal(self, question: Question, error: UpstreamError) -> None:
         now = self.clock()
@@ -378,6 +383,27 @@ class MetadataCache:
         """Finish writing."""
         if self.store is not None:
             await self.store.aclose()
+
+
+class Subject(NamedTuple):
+    """Which question a stored answer is one to: Question without its scope, and the Hub that was asked."""
+
+    realm: str
+    kind: str
+    repo: str
+    name: str
+
+    @classmethod
+    def parse(cls, about: str) -> "Subject | None":
+        """Read what Question.describe gives; None: it is something else."""
+        parts = about.split("\0", 3)
+        return cls(*parts) if len(parts) == 4 else None
+
+
+def read_stored(stored: Stored) -> Answer:
+    """Read an answer as it lies in a store."""
+    verdict = Verdict.ABSENT if stored.body[:1] == b"-" else Verdict.GOOD
+    return Answer(stored.body[1:], verdict, stored.said)
 
 
 def _make_refusal(question: Question) -> Question:

@@ -4,8 +4,9 @@
     DIR/plans/{2 hex}/{64 hex}/{range}      how a range of a file is built, see plans.py
     DIR/**/.{random}                        being written
 
-A file is MAGIC, 16 bytes of BLAKE3 over its path and all that follows, the time it was said (f64, Unix seconds, little-endian)
-and the body. The check holds it to its place: damaged, cut, or brought here from another scope, it is a miss. Scopes are
+A file is MAGIC, 16 bytes of BLAKE3 over its path and all that follows, the time it was said (f64, Unix seconds, little-endian),
+what it is about (u32 bytes, UTF-8), and the body. One of before, with OLD_MAGIC, does not say what it is about.
+The check holds it to its place: damaged, cut, or brought here from another scope, it is a miss. Scopes are
 fingerprints of tokens, never tokens. Several processes share a folder: a rename is atomic. What was not used for longest goes
 first: the time of modification is when it was last used, give or take an hour, and for what is minor, long ago.
 """
@@ -28,10 +29,12 @@ from xetserve.metrics import METADATA_DAMAGED
 
 logger = logging.getLogger(__name__)
 
-MAGIC: Final = b"xsmeta1\n"
+MAGIC: Final = b"xsmeta2\n"
+OLD_MAGIC: Final = b"xsmeta1\n"
 CHECK_SIZE: Final = 16  # bytes
 _TIME: Final = struct.Struct("<d")
-_HEAD_SIZE: Final = len(MAGIC) + CHECK_SIZE + _TIME.size
+_FIELDS: Final = struct.Struct("<dI")
+_HEAD_SIZE: Final = len(MAGIC) + CHECK_SIZE + _FIELDS.size
 MAX_FILE_SIZE: Final = 16 * 1024 * 1024  # bytes; nothing here is larger
 BLOCK: Final = 4096  # bytes that even the smallest file takes
 SWEEP_PART: Final = 8  # a full folder is emptied by an eighth, so that sweeping stays rare
@@ -45,23 +48,38 @@ T = TypeVar("T")
 
 
 class Stored(NamedTuple):
-    """A body, and when it was said, in Unix seconds."""
+    """A body, and when it was said, in Unix seconds.
+
+    about: the question that it answers, as text; "": not told.
+    """
 
     said: float
     body: bytes
+    about: str = ""
 
 
 def unpack_file(path: str, data: bytes) -> Stored | None:
     """Read a file that was stored at a path under the folder; None: it is damaged, or from another place."""
-    rest = data[len(MAGIC) + CHECK_SIZE :]
-    if len(data) < _HEAD_SIZE or not data.startswith(MAGIC + _make_check(path, rest)):
+    magic, rest = data[: len(MAGIC)], data[len(MAGIC) + CHECK_SIZE :]
+    if magic not in (MAGIC, OLD_MAGIC) or not data.startswith(magic + _make_check(path, rest)):
         return None
-    return Stored(_TIME.unpack_from(rest)[0], rest[_TIME.size :])
+    try:
+        if magic == OLD_MAGIC:
+            return Stored(_TIME.unpack_from(rest)[0], rest[_TIME.size :])
+        said, size = _FIELDS.unpack_from(rest)
+        end = _FIELDS.size + size
+        if end > len(rest):
+            return None
+        about = rest[_FIELDS.size : end].decode("utf-8", "surrogatepass")
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return Stored(said, rest[end:], about)
 
 
 def pack_file(path: str, stored: Stored) -> bytes:
     """Give what unpack_file reads."""
-    rest = _TIME.pack(stored.said) + stored.body
+    about = stored.about.encode("utf-8", "surrogatepass")
+    rest = _FIELDS.pack(stored.said, len(about)) + about + stored.body
     return MAGIC + _make_check(path, rest) + rest
 
 
@@ -203,7 +221,7 @@ class MetaStore:
 
     def write(self, path: str, stored: Stored, *, is_minor: bool = False) -> None:
         """Store something soon; see MetaFolder."""
-        size = len(stored.body) + _HEAD_SIZE
+        size = len(stored.body) + len(stored.about) + _HEAD_SIZE
         if self._is_closed or self._pending + size > self._max_pending:
             return
         self._pending += size
