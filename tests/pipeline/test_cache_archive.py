@@ -17,6 +17,7 @@ from tests.pipeline.filled import META, TEXT, fill, is_served, make_said, make_s
 from xetserve.pipeline import cache_archive
 from xetserve.pipeline.cache_archive import ArchiveError, Counted, Importer, write_archive
 from xetserve.pipeline.cache_room import Room
+from xetserve.pipeline.cache_select import Selection
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
 
 
@@ -268,8 +269,10 @@ def test_what_goes_while_it_is_written_is_left_out(
     listed = cache_archive._iter_sources
     calls: list[int] = []
 
-    def list_and_remove(store: CacheStore) -> Iterator[cache_archive._Source]:
-        found = list(listed(store))
+    def list_and_remove(
+        store: CacheStore, selection: Selection | None
+    ) -> Iterator[cache_archive._Source]:
+        found = list(listed(store, selection))
         calls.append(len(found))
         if len(calls) == 2:
             os.unlink(found[0].stored.path)

@@ -5,17 +5,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from xetserve import __version__
 from xetserve.commands.progress import Progress, format_seconds, format_size, show
+from xetserve.commands.targets import parse_target
 from xetserve.config import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.pipeline.cache_archive import Counted, Importer, write_archive
 from xetserve.pipeline.cache_check import Checker, Tally, count_contents
+from xetserve.pipeline.cache_select import Chosen, Selection, Wanted, select_repos
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
 from xetserve.sources import add_flags
 from xetserve.values import parse_age, parse_size
@@ -42,6 +44,13 @@ def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
     collect.add_argument("--to", metavar="SIZE", help="until the cache has this size at most")
     collect.add_argument("--older-than", metavar="AGE", help="if not used for so long: 12h, 30d")
     export = add("export", _export, "write the cache as one stream, for another site")
+    export.add_argument(
+        "--repo",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME[@REVISION]",
+        help="only what this repository needs; may be repeated, datasets/ or spaces/ before it for those",
+    )
     export.add_argument("file", metavar="FILE", help="where to; - is the standard output")
     take_in = add("import", _import, "take in what export has written, checked")
     take_in.add_argument("file", metavar="FILE", help="where from; - is the standard input")
@@ -193,10 +202,13 @@ def _collect(options: argparse.Namespace, store: CacheStore) -> int:
 
 
 def _export(options: argparse.Namespace, store: CacheStore) -> int:
-    if options.file == STREAM:
-        if sys.stdout.isatty():
-            raise ConfigError("this is not for a terminal: name a file, or redirect the output")
-        counted = _write_to(sys.stdout.buffer, store)
+    wanted = [Wanted(*parse_target(text)) for text in options.repo]
+    is_stream = options.file == STREAM
+    if is_stream and sys.stdout.isatty():
+        raise ConfigError("this is not for a terminal: name a file, or redirect the output")
+    selection = select_repos(store.folder, wanted) if wanted else None
+    if is_stream:
+        counted = _write_to(sys.stdout.buffer, store, selection)
         sys.stdout.buffer.flush()
         out = sys.stderr
     else:
@@ -204,7 +216,7 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
         partial = target.with_name(target.name + ".part")
         try:
             with open(partial, "wb") as stream:
-                counted = _write_to(stream, store)
+                counted = _write_to(stream, store, selection)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(partial, target)
@@ -212,17 +224,19 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
             partial.unlink(missing_ok=True)
             raise
         out = sys.stdout
-    _tell_counted(options, counted, "exported", "damaged and left out", out)
-    return 1 if counted.num_skipped else 0
+    chosen = [] if selection is None else selection.chosen
+    _tell_counted(options, counted, "exported", "damaged and left out", out, chosen)
+    return 1 if counted.num_skipped or any(one.incomplete for one in chosen) else 0
 
 
-def _write_to(stream: BinaryIO, store: CacheStore) -> Counted:
+def _write_to(stream: BinaryIO, store: CacheStore, selection: Selection | None) -> Counted:
     shown = _Shown()
     try:
         return write_archive(
             store,
             stream,
             version=__version__,
+            selection=selection,
             on_start=shown.start,
             on_bytes=shown.add,
             on_skip=lambda name, reason: shown.say(f"{show(name)}: {show(reason)}"),
@@ -269,16 +283,48 @@ class _Shown:
 
 
 def _tell_counted(
-    options: argparse.Namespace, counted: Counted, done: str, skipped: str, out: TextIO
+    options: argparse.Namespace,
+    counted: Counted,
+    done: str,
+    skipped: str,
+    out: TextIO,
+    chosen: Sequence[Chosen] = (),
 ) -> None:
+    for one in chosen:
+        for path, lack in one.incomplete.items():
+            sys.stderr.write(f"{show(one.wanted.repo.id)}: {show(path)}: {show(lack)}\n")
     if options.json:
-        value = {"files": counted.num, "bytes": counted.size, "skipped": counted.num_skipped}
+        value: dict[str, object] = {
+            "files": counted.num,
+            "bytes": counted.size,
+            "skipped": counted.num_skipped,
+        }
+        if chosen:
+            value["repos"] = [_describe_chosen(one) for one in chosen]
         out.write(json.dumps(value) + "\n")
     else:
+        for one in chosen:
+            out.write(
+                f"{one.wanted.repo.id}@{one.commit or one.wanted.revision}: {one.num_files} files, "
+                f"{format_size(one.size)}; {len(one.incomplete)} of them not here as a whole\n"
+            )
         out.write(
             f"{counted.num} files {done}, {format_size(counted.size)}; "
             f"{counted.num_skipped} {skipped}\n"
         )
+
+
+def _describe_chosen(chosen: Chosen) -> dict[str, object]:
+    repo, revision = chosen.wanted
+    return {
+        "repo": repo.id,
+        "type": repo.kind,
+        "revision": revision,
+        "commit": chosen.commit,
+        "files": chosen.num_files,
+        "bytes": chosen.size,
+        "incomplete": [{"path": path, "error": why} for path, why in chosen.incomplete.items()],
+    }
 
 
 def _print(text: str) -> None:

@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from xetserve.app.router import KINDS, check_revision, parse_hub_repo
+from xetserve.app.router import KINDS
 from xetserve.commands.listing import Asker, is_wanted
 from xetserve.commands.progress import Progress, format_seconds, format_size
 from xetserve.commands.puller import Puller, Summary
+from xetserve.commands.targets import parse_target
 from xetserve.commands.upstreams import make_application, open_upstreams
 from xetserve.config import Config
-from xetserve.errors import ConfigError, RequestError, XetserveError
+from xetserve.errors import ConfigError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.pipeline.plain import PlainKey
@@ -34,7 +35,9 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 def add_flags_of_pull(parser: argparse.ArgumentParser) -> None:
     """Give the command's parser its arguments."""
     parser.add_argument("repo", metavar="OWNER/NAME[@REVISION]", help="the repository")
-    parser.add_argument("--type", default="model", choices=KINDS, help="default: model")
+    parser.add_argument(
+        "--type", choices=KINDS, help="default: model, or as datasets/ or spaces/ before it says"
+    )
     for flag, text in (("include", "pull only paths that match"), ("exclude", "but not these")):
         parser.add_argument(
             f"--{flag}",
@@ -62,7 +65,7 @@ def run_pull(options: argparse.Namespace, config: Config) -> int:
     if not config.cache.cache_dir:
         raise ConfigError("there is no cache to fill: cache_dir is not set")
     prepare_folder(Path(config.cache.cache_dir))
-    repo, revision = _parse_target(options.repo, options.type)
+    repo, revision = parse_target(options.repo, options.type)
     token = read_token(options.token_file)
     try:
         num_jobs = parse_count(options.jobs)
@@ -71,15 +74,6 @@ def run_pull(options: argparse.Namespace, config: Config) -> int:
     raise_file_limit()
     pulling = _pull(options, config, repo, revision, token, num_jobs)
     return run_loop(_until_signal(pulling))
-
-
-def _parse_target(text: str, kind: str) -> tuple[RepoRef, str]:
-    repo_id, at, revision = text.partition("@")
-    try:
-        repo = parse_hub_repo(repo_id.split("/"), kind)
-        return repo, check_revision(revision if at else "main")
-    except RequestError as exc:
-        raise ConfigError(f"{text!r}: {exc}") from None
 
 
 def read_token(path: str | None) -> str | None:

@@ -25,19 +25,23 @@ from pathlib import Path
 from typing import IO, BinaryIO, Final, NamedTuple, Self
 
 from xetserve.errors import FormatError, XetserveError
-from xetserve.pipeline.cache_check import META, check_entry, iter_tree, read_index
+from xetserve.pipeline.cache_check import check_entry, read_index
 from xetserve.pipeline.cache_entry import EntryKey
 from xetserve.pipeline.cache_list import (
     LEDGERS,
+    META,
     PLAIN,
     SHELVES,
     Stored,
     iter_shelf,
+    iter_tree,
     iter_xorbs,
     list_entries,
     make_shelf_path,
+    make_xorb_path,
 )
 from xetserve.pipeline.cache_room import HYSTERESIS
+from xetserve.pipeline.cache_select import Selection
 from xetserve.pipeline.cache_store import CacheStore, Temporary
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.ledger_file import parse_ledger
@@ -90,14 +94,16 @@ def write_archive(
     stream: BinaryIO,
     *,
     version: str,
+    selection: Selection | None = None,
     on_start: Callable[[int, int], object] = lambda _, __: None,
     on_bytes: Callable[[int], object] = lambda _: None,
     on_skip: Callable[[str, str], object] = lambda _, __: None,
 ) -> Counted:
-    """Write everything that a cache holds. What is damaged is left out, and so is what goes meanwhile.
+    """Write what a cache holds. What is damaged is left out, and so is what goes meanwhile.
 
     Args:
         version: of the program.
+        selection: what is to be written; None: everything.
         on_start: told how many files and bytes there are, about.
         on_bytes: told how many bytes were written, again and again.
         on_skip: told of a name, and why it is left out.
@@ -106,7 +112,7 @@ def write_archive(
         OSError: the stream cannot be written.
     """
     total_num = total_size = 0
-    for source in _iter_sources(store):
+    for source in _iter_sources(store, selection):
         total_num += 1
         total_size += source.stored.size
     on_start(total_num, total_size)
@@ -119,7 +125,7 @@ def write_archive(
     ) as archive:
         head = {"format": FORMAT, "version": VERSION, "xetserve": version}
         _add_document(archive, MANIFEST, {**head, "files": total_num, "bytes": total_size})
-        for source in _iter_sources(store):
+        for source in _iter_sources(store, selection):
             try:
                 file = open(source.stored.path, "rb", buffering=0)  # noqa: SIM115
             except FileNotFoundError:
@@ -142,18 +148,28 @@ def write_archive(
     return Counted(num, size, num_skipped)
 
 
-def _iter_sources(store: CacheStore) -> Iterator[_Source]:
-    """Iterate over all files, in the order of their names."""
+def _iter_sources(store: CacheStore, selection: Selection | None = None) -> Iterator[_Source]:
+    """Iterate over files, in the order of their names."""
     folder = store.folder
+    for source in _iter_named(store):
+        if selection is None or source.name in selection.names:
+            yield source
+    for xorb_hash, path in iter_xorbs(folder):
+        if selection is not None and xorb_hash not in selection.spans:
+            continue
+        for stored, chunks in sorted(list_entries(path), key=lambda entry: entry[1]):
+            if selection is None or selection.has_entry(xorb_hash, chunks):
+                name = f"xorbs/{format_hash(xorb_hash)}/{chunks.start}-{chunks.end}.xc"
+                yield _Source(name, stored, _make_entry_check(xorb_hash, chunks))
+
+
+def _iter_named(store: CacheStore) -> Iterator[_Source]:
+    """Iterate over files that are not entries."""
     for shelf in sorted((LEDGERS, PLAIN)):
         if shelf == PLAIN:
             yield from _iter_meta(store)
-        for stored in iter_shelf(folder, shelf):
+        for stored in iter_shelf(store.folder, shelf):
             yield _Source(f"{shelf}/{stored.name}", stored, _make_shelf_check(shelf, stored))
-    for xorb_hash, path in iter_xorbs(folder):
-        for stored, chunks in sorted(list_entries(path), key=lambda entry: entry[1]):
-            name = f"xorbs/{format_hash(xorb_hash)}/{chunks.start}-{chunks.end}.xc"
-            yield _Source(name, stored, _make_entry_check(xorb_hash, chunks))
 
 
 def _iter_meta(store: CacheStore) -> Iterator[_Source]:
@@ -333,8 +349,7 @@ class Importer:
         if chunks.start >= chunks.end:
             raise FormatError("a range without chunks")
         _check_size(member, min(MAX_ENTRY_SIZE, store.max_entry_size))
-        hex_hash = format_hash(xorb_hash)
-        folder = f"{store.folder}/{hex_hash[:2]}/{hex_hash}"
+        folder = make_xorb_path(store.folder, xorb_hash)
         if any(found.contains(chunks) for _, found in list_entries(folder)):
             return False
         with _Incoming(store, member.size) as incoming:

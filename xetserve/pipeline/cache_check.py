@@ -6,7 +6,7 @@ not there, and one that goes is no damage.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,9 +15,11 @@ from xetserve.errors import FormatError
 from xetserve.pipeline.cache_entry import EntryIndex, index_size, parse_index
 from xetserve.pipeline.cache_list import (
     LEDGERS,
+    META,
     PLAIN,
     Stored,
     iter_shelf,
+    iter_tree,
     iter_xorbs,
     list_entries,
 )
@@ -29,7 +31,6 @@ from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import iter_records
 
 BLOCK_SIZE: Final = 1024 * 1024  # bytes a read
-META: Final = "meta"  # what is remembered of the Hub's answers
 
 Leaf = tuple[bytes, int]  # a chunk's hash, and its decoded size in bytes
 
@@ -85,26 +86,6 @@ def count_contents(folder: Path) -> Contents:
     for stored in iter_tree(folder / "tmp"):
         contents.writing.add(stored)
     return contents
-
-
-def iter_tree(folder: Path) -> Iterator[Stored]:
-    """Iterate over all files in a folder and those below it, in order, but not over hidden ones."""
-    try:
-        with os.scandir(folder) as items:
-            found = sorted(items, key=lambda item: item.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for item in found:
-        try:
-            if item.name.startswith("."):
-                continue
-            if item.is_dir(follow_symlinks=False):
-                yield from iter_tree(Path(item.path))
-            elif item.is_file(follow_symlinks=False):
-                stat = item.stat(follow_symlinks=False)
-                yield Stored(item.path, stat.st_size, stat.st_mtime)
-        except FileNotFoundError:
-            continue
 
 
 def read_index(fd: int, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from xetserve.pipeline.cache_entry import parse_entry_name
-from xetserve.xet.hashes import parse_hash
+from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 
 LEDGERS: Final = "ledgers"
 PLAIN: Final = "plain"
+META: Final = "meta"  # what is remembered of the Hub's answers
 # Shelves: folders of files that are named by a hash, and the hash in their names.
 SHELVES: Final = {
     LEDGERS: re.compile(r"([0-9a-f]{64})\.xl"),
@@ -53,6 +54,12 @@ def make_shelf_path(folder: Path, shelf: str, name: str) -> str:
     return f"{folder}/{shelf}/{digest[:2]}/{name}"
 
 
+def make_xorb_path(folder: Path, xorb_hash: bytes) -> str:
+    """Give where the entries of a xorb lie."""
+    name = format_hash(xorb_hash)
+    return f"{folder}/{name[:2]}/{name}"
+
+
 def iter_xorbs(folder: Path) -> Iterator[tuple[bytes, str]]:
     """Iterate over the xorbs that have a folder, in the order of their names: their hash, and the folder."""
     for group in _list_folders(folder, 2):
@@ -84,6 +91,26 @@ def iter_stored(folder: Path) -> Iterator[Stored]:
             yield stored
     for shelf in SHELVES:
         yield from iter_shelf(folder, shelf)
+
+
+def iter_tree(folder: Path) -> Iterator[Stored]:
+    """Iterate over all files in a folder and those below it, in order, but not over hidden ones."""
+    try:
+        with os.scandir(folder) as items:
+            found = sorted(items, key=lambda item: item.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for item in found:
+        try:
+            if item.name.startswith("."):
+                continue
+            if item.is_dir(follow_symlinks=False):
+                yield from iter_tree(Path(item.path))
+            elif item.is_file(follow_symlinks=False):
+                stat = item.stat(follow_symlinks=False)
+                yield Stored(item.path, stat.st_size, stat.st_mtime)
+        except FileNotFoundError:
+            continue
 
 
 def _list_files(folder: str) -> list[Stored]:

@@ -28,9 +28,13 @@ from xetserve.pipeline.cache_entry import (
     make_entry_name,
     parse_index,
 )
-from xetserve.pipeline.cache_list import Stored, list_entries, make_shelf_path
+from xetserve.pipeline.cache_list import (
+    Stored,
+    list_entries,
+    make_shelf_path,
+    make_xorb_path,
+)
 from xetserve.pipeline.cache_room import Room
-from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
@@ -161,8 +165,7 @@ class CacheStore:
         return sum(map(self.remove, paths))
 
     def _get_folder(self, xorb_hash: bytes) -> str:
-        name = format_hash(xorb_hash)
-        return f"{self.folder}/{name[:2]}/{name}"
+        return make_xorb_path(self.folder, xorb_hash)
 
     def _get_index(self, stored: Stored, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
         with self._lock:

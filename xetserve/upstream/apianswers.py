@@ -137,14 +137,25 @@ async def find_commit(
     metadata: MetadataCache, scope: str, repo: RepoRef, revision: str
 ) -> str | None:
     """Give the commit that a revision was, as far as is known without asking."""
-    targets = [f"{repo.api_prefix}/revision/{quote(revision, safe='')}"]
-    if revision == "main":
-        targets.append(repo.api_prefix)
-    for target in targets:
+    for target in list_commit_targets(repo, revision):
         answer = await metadata.find_old(make_question(scope, repo, "GET", target))
-        if answer is not None and answer.verdict is Verdict.GOOD:
-            with suppress(ValueError, KeyError, TypeError, RecursionError):
-                return str(json.loads(bytes(_unpack(answer).body))["sha"])
+        commit = None if answer is None else read_commit(answer)
+        if commit is not None:
+            return commit
+    return None
+
+
+def list_commit_targets(repo: RepoRef, revision: str) -> list[str]:
+    """List the questions whose answers name the commit of a revision."""
+    targets = [f"{repo.api_prefix}/revision/{quote(revision, safe='')}"]
+    return [*targets, repo.api_prefix] if revision == "main" else targets
+
+
+def read_commit(answer: Answer) -> str | None:
+    """Give the commit that a kept answer about a revision names; None: it names none."""
+    if answer.verdict is Verdict.GOOD:
+        with suppress(ValueError, KeyError, TypeError, RecursionError, UpstreamError):
+            return str(json.loads(bytes(_unpack(answer).body))["sha"])
     return None
 
 

@@ -50,7 +50,7 @@ class PlanArchive:
         body = json.dumps(_without_urls(answer), separators=(",", ":")).encode()
         if len(body) <= MAX_STORED_SIZE:
             known.ranges.add(covered)
-            path = f"{_folder(file_hash)}/{covered.start}-{covered.end}"
+            path = f"{make_plan_folder(file_hash)}/{covered.start}-{covered.end}"
             self._store.write(path, Stored(0.0, body))
 
     async def note_past_end(self, file_hash: bytes, position: int) -> None:
@@ -61,7 +61,7 @@ class PlanArchive:
 
     def _note_end(self, file_hash: bytes, known: _Known, end: int) -> None:
         self._remember(file_hash, known._replace(end=end))
-        self._store.write(f"{_folder(file_hash)}/end-{end}", Stored(0.0, b""))
+        self._store.write(f"{make_plan_folder(file_hash)}/end-{end}", Stored(0.0, b""))
 
     async def find(self, file_hash: bytes, asked: ByteRange) -> Reconstruction | None:
         """Give how a range is built; None: that is not stored.
@@ -85,7 +85,7 @@ class PlanArchive:
         parts: list[Part] = []
         size = 0
         for one in sorted(ranges, key=lambda one: one.size)[:MAX_JOINED]:
-            stored = await self._store.read(f"{_folder(file_hash)}/{one.start}-{one.end}")
+            stored = await self._store.read(f"{make_plan_folder(file_hash)}/{one.start}-{one.end}")
             if stored is None:
                 known.ranges.discard(one)
                 continue
@@ -105,12 +105,8 @@ class PlanArchive:
     async def _list(self, file_hash: bytes, *, again: bool = False) -> _Known:
         known = self._known.get(file_hash)
         if known is None or again:
-            names = await self._store.list(_folder(file_hash))
-            ranges = {
-                ByteRange(int(match[1]), int(match[2]))
-                for name in names
-                if (match := _RANGE.fullmatch(name))
-            }
+            names = await self._store.list(make_plan_folder(file_hash))
+            ranges = {found for name in names if (found := parse_plan_name(name)) is not None}
             ends = [int(match[1]) for name in names if (match := _END.fullmatch(name))]
             if known is not None:
                 ranges |= known.ranges  # some may not be written yet
@@ -126,9 +122,16 @@ class PlanArchive:
             self._known.popitem(last=False)
 
 
-def _folder(file_hash: bytes) -> str:
+def make_plan_folder(file_hash: bytes) -> str:
+    """Give where what is known of a file's plan is stored."""
     name = format_hash(file_hash)
     return f"plans/{name[:2]}/{name}"
+
+
+def parse_plan_name(name: str) -> ByteRange | None:
+    """Read of which range of its file a stored answer is; None: it is something else."""
+    match = _RANGE.fullmatch(name)
+    return None if match is None else ByteRange(int(match[1]), int(match[2]))
 
 
 def _is_covered(wanted: ByteRange, ranges: set[ByteRange]) -> bool:

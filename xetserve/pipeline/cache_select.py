@@ -1,0 +1,309 @@
+"""Which files of a cache a repository needs: to export one model, and not all that is there.
+
+What is stored does not say for whom it is, but for the Hub's answers. They name the files of a revision, these their plans or
+their shelf, and plans the chunks of xorbs. Everything here blocks.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, XetserveError
+from xetserve.pipeline.cache_list import (
+    LEDGERS,
+    META,
+    PLAIN,
+    iter_tree,
+    list_entries,
+    make_shelf_path,
+    make_xorb_path,
+)
+from xetserve.pipeline.plain import PlainKey
+from xetserve.upstream.apianswers import list_commit_targets, read_commit
+from xetserve.upstream.entry import FileEntry, RepoRef
+from xetserve.upstream.files import COMMIT, unpack_entry
+from xetserve.upstream.metadata import Subject, read_stored
+from xetserve.upstream.metastore import MAX_FILE_SIZE, Stored, unpack_file
+from xetserve.upstream.plans import make_plan_folder, parse_plan_name
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, parse_reconstruction
+
+S = TypeVar("S", ChunkRange, ByteRange)
+
+
+class NotKnown(XetserveError):
+    """Nothing is stored of a repository, or not of that revision."""
+
+
+class Wanted(NamedTuple):
+    """A repository and a revision of it."""
+
+    repo: RepoRef
+    revision: str
+
+
+class Chosen(NamedTuple):
+    """What is known of a wanted repository. size: bytes of its files.
+
+    incomplete: path -> what is not here of it.
+    """
+
+    wanted: Wanted
+    commit: str | None
+    num_files: int
+    size: int
+    incomplete: dict[str, str]
+
+
+@dataclass(slots=True)
+class Selection:
+    """Files of a cache.
+
+    names: of those in meta and on shelves, with their folder. spans: xorb hash -> chunk ranges, in order and apart.
+    """
+
+    names: set[str] = field(default_factory=set)
+    spans: dict[bytes, list[ChunkRange]] = field(default_factory=dict)
+    chosen: list[Chosen] = field(default_factory=list)
+
+    def has_entry(self, xorb_hash: bytes, chunks: ChunkRange) -> bool:
+        """Tell whether an entry has chunks that are needed."""
+        spans = self.spans.get(xorb_hash, [])
+        at = bisect_right(spans, chunks.end - 1, key=lambda span: span.start) - 1
+        return at >= 0 and spans[at].end > chunks.start
+
+
+class _File(NamedTuple):
+    """What the Hub said of a file. entry: None, there is no such file."""
+
+    name: str
+    revision: str
+    path: str
+    entry: FileEntry | None
+    said: float
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is stored of a repository of one Hub. Names are those of stored answers.
+
+    grants: file hash as text -> notes that it may be read. commits: question -> when which commit was told.
+    others: answers about the repository as such.
+    """
+
+    files: list[_File] = field(default_factory=list)
+    grants: dict[str, list[str]] = field(default_factory=dict)
+    commits: dict[str, tuple[float, str]] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+
+def select_repos(folder: Path, wanted: Iterable[Wanted]) -> Selection:
+    """Choose what the files of some repositories need, and say what of them is not here.
+
+    Raises:
+        NotKnown: one of them was never asked for, at that revision.
+        OSError: the disk fails.
+    """
+    wanted = list(dict.fromkeys(wanted))
+    known = _read_known(folder, {one.repo.name for one in wanted})
+    selection = Selection()
+    chooser = _Chooser(folder, selection)
+    for one in wanted:
+        found = [stored for (_, name), stored in known.items() if name == one.repo.name]
+        num_before = len(selection.chosen)
+        for stored in found:  # more than one, where the folder serves several Hubs
+            chooser.choose(one, stored)
+        if len(selection.chosen) == num_before:
+            reason = f"nothing is known of {one.repo.kind} {one.repo.id} at {one.revision}"
+            raise NotKnown(f"{reason}: pull it first")
+    return selection
+
+
+# Reading what was said.
+
+
+def _read_known(folder: Path, names: set[str]) -> dict[tuple[str, str], _Known]:
+    """Read all answers; gives those about repositories of these names, by Hub and name."""
+    found: dict[tuple[str, str], _Known] = {}
+    for file in iter_tree(folder / META):
+        path = file.path[len(f"{folder}/{META}/") :]
+        if path.startswith("plans/"):
+            continue
+        stored = _read_stored(Path(file.path), path)
+        subject = None if stored is None else Subject.parse(stored.about)
+        if stored is not None and subject is not None and subject.repo in names:
+            known = found.setdefault((subject.realm, subject.repo), _Known())
+            _sort_in(known, f"{META}/{path}", subject, stored)
+    return found
+
+
+def _read_stored(file: Path, path: str) -> Stored | None:
+    try:
+        with file.open("rb") as opened:
+            return unpack_file(path, opened.read(MAX_FILE_SIZE + 1))
+    except FileNotFoundError:
+        return None
+
+
+def _sort_in(known: _Known, name: str, subject: Subject, stored: Stored) -> None:
+    answer = read_stored(stored)
+    if subject.kind == "file":
+        revision, _, path = subject.name.partition("\0")
+        try:
+            known.files.append(_File(name, revision, path, unpack_entry(answer), stored.said))
+        except UpstreamMissing:
+            known.files.append(_File(name, revision, path, None, stored.said))
+        except UpstreamError:
+            return  # of another version
+    elif subject.kind == "plan":
+        known.grants.setdefault(subject.name, []).append(name)
+    else:
+        known.others.append(name)
+        method, _, target = subject.name.partition("\0")
+        target = target.partition("\0")[0]
+        commit = read_commit(answer) if (subject.kind, method) == ("api", "GET") else None
+        if commit is not None:
+            told = (stored.said, commit)
+            known.commits[target] = max(told, known.commits.get(target, told))
+
+
+def _find_commit(known: _Known, wanted: Wanted) -> str | None:
+    """Give the commit that a revision was when it was last asked about."""
+    if COMMIT.fullmatch(wanted.revision):
+        return wanted.revision
+    targets = list_commit_targets(*wanted)
+    told = [known.commits[target] for target in targets if target in known.commits]
+    told += [
+        (file.said, file.entry.commit)
+        for file in known.files
+        if file.revision == wanted.revision and file.entry and file.entry.commit
+    ]
+    return max(told)[1] if told else None
+
+
+def _is_of(file: _File, revision: str, commit: str | None) -> bool:
+    """Tell whether an answer is about a revision; one by its name may be older than the commit that it is now."""
+    if file.entry is None or file.entry.commit is None:
+        return file.revision in (revision, commit)
+    return file.entry.commit == commit
+
+
+# Choosing.
+
+
+class _Chooser:
+    """Adds to a selection."""
+
+    def __init__(self, folder: Path, selection: Selection) -> None:
+        self._folder = folder
+        self._selection = selection
+        self._present: dict[bytes, list[ChunkRange]] = {}  # chunk ranges of xorbs that are here
+        self._seen: dict[tuple[bytes, int | None], str | None] = {}  # Xet files, and what they lack
+
+    def choose(self, wanted: Wanted, known: _Known) -> None:
+        """Add what a repository needs; nothing, if none of its files is known at the revision."""
+        commit = _find_commit(known, wanted)
+        files = {}
+        names = []
+        for file in known.files:
+            if _is_of(file, wanted.revision, commit):
+                names.append(file.name)
+                if file.entry is not None:
+                    files[file.path] = file.entry
+        if not files:
+            return
+        self._selection.names.update(names, known.others)
+        incomplete = {}
+        for path, entry in sorted(files.items()):
+            if entry.file_hash is not None:
+                grants = known.grants.get(format_hash(entry.file_hash), [])
+                self._selection.names.update(grants)
+                lack = self._add_xet(entry.file_hash, entry.size)
+            else:
+                lack = self._add_plain(entry)
+            if lack is not None:
+                incomplete[path] = lack
+        size = sum(entry.size or 0 for entry in files.values())
+        self._selection.chosen.append(Chosen(wanted, commit, len(files), size, incomplete))
+
+    def _add_plain(self, entry: FileEntry) -> str | None:
+        """Add a file that is not Xet; gives what is not here."""
+        if entry.size == 0:
+            return None
+        key = PlainKey.of(entry)
+        if key is None:
+            return "the Hub names no hash of it"
+        with suppress(OSError, ValueError):
+            if Path(make_shelf_path(self._folder, PLAIN, key.name)).stat().st_size == key.size:
+                self._selection.names.add(f"{PLAIN}/{key.name}")
+                return None
+        return "it was not kept"
+
+    def _add_xet(self, file_hash: bytes, size: int | None) -> str | None:
+        """Add a Xet file; gives what is not here."""
+        seen = (file_hash, size)
+        if seen not in self._seen:
+            self._seen[seen] = self._add_new_xet(file_hash, size)
+        return self._seen[seen]
+
+    def _add_new_xet(self, file_hash: bytes, size: int | None) -> str | None:
+        self._selection.names.add(f"{LEDGERS}/{format_hash(file_hash)}.xl")
+        covered: list[ByteRange] = []
+        lacking: set[str] = set()
+        for part, answer in self._iter_plans(file_hash):
+            covered = merge_spans([*covered, part])
+            needed: dict[bytes, list[ChunkRange]] = {}
+            for term in answer.terms:
+                needed.setdefault(term.xorb_hash, []).append(term.chunks)
+            for xorb_hash, spans in needed.items():
+                known = self._selection.spans.get(xorb_hash, [])
+                self._selection.spans[xorb_hash] = merge_spans([*known, *spans])
+                present = self._list_present(xorb_hash)
+                if not all(covers(present, span) for span in spans):
+                    lacking.add(f"chunks of xorb {format_hash(xorb_hash)}")
+        if size is None or (size and not covers(covered, ByteRange(0, size))):
+            return "how it is built was not all told"
+        if not lacking:
+            return None
+        first, num_more = min(lacking), len(lacking) - 1
+        return f"without {first}" + (f" and {num_more} more" if num_more else "")
+
+    def _iter_plans(self, file_hash: bytes) -> Iterator[tuple[ByteRange, Reconstruction]]:
+        """Iterate over what is stored of how a file is built, and add it."""
+        plans = make_plan_folder(file_hash)
+        for file in iter_tree(self._folder / META / plans):
+            path = f"{plans}/{file.name}"
+            self._selection.names.add(f"{META}/{path}")
+            part = parse_plan_name(file.name)
+            stored = None if part is None else _read_stored(Path(file.path), path)
+            if part is not None and stored is not None:
+                with suppress(FormatError):  # of another version
+                    yield part, parse_reconstruction(stored.body)
+
+    def _list_present(self, xorb_hash: bytes) -> list[ChunkRange]:
+        found = self._present.get(xorb_hash)
+        if found is None:
+            entries = list_entries(make_xorb_path(self._folder, xorb_hash))
+            found = self._present[xorb_hash] = merge_spans(chunks for _, chunks in entries)
+        return found
+
+
+def merge_spans(spans: Iterable[S]) -> list[S]:
+    """Join ranges that touch; gives them in order."""
+    merged: list[S] = []
+    for span in sorted(spans):
+        if merged and span.start <= merged[-1].end:
+            if span.end > merged[-1].end:
+                merged[-1] = merged[-1]._replace(end=span.end)
+        else:
+            merged.append(span)
+    return merged
+
+
+def covers(merged: list[S], wanted: S) -> bool:
+    """Tell whether one of several merged ranges contains another one."""
+    at = bisect_right(merged, wanted.start, key=lambda span: span.start) - 1
+    return at >= 0 and merged[at].end >= wanted.end
