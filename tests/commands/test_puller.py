@@ -17,7 +17,6 @@ from xetserve.errors import UpstreamError
 from xetserve.http.messages import Block, Request, Response, error_response
 from xetserve.metrics import CACHE_ABANDONED
 from xetserve.pipeline.cache import DiskCache
-from xetserve.pipeline.plain import MAX_PLAIN_SIZE
 from xetserve.upstream.hub import RepoRef
 
 COMMIT = "c" * 40
@@ -68,6 +67,9 @@ def refusing(status: int, **headers: str) -> Answer:
     return lambda request: error_response(status, "no", fields)
 
 
+MAX_KEPT = 1 << 30
+
+
 class Stage:
     """A puller, and answers that come one after the other, the last again and again."""
 
@@ -79,13 +81,19 @@ class Stage:
         self.screen = Screen(is_terminal=False)
         self.progress = Progress("files", 1, len(CONTENT), self.screen)
         asker = Asker(self._answer, RepoRef("model", "o/n"), revision, None)
-        self._puller = Puller(asker, COMMIT, cache, self._is_kept, self.progress, num_jobs=2)
+        self._puller = Puller(
+            asker, COMMIT, cache, self._can_keep, self._is_kept, self.progress, num_jobs=2
+        )
 
     async def _answer(self, request: Request) -> Response:
         self.requests.append(request)
         if request.method == "HEAD":
             return Response(200, [ETAG])
         return (self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])(request)
+
+    @staticmethod
+    def _can_keep(size: int) -> bool:
+        return size <= MAX_KEPT
 
     async def _is_kept(self, digest: str, size: int) -> bool:
         return digest in self.kept and size == len(CONTENT)
@@ -199,10 +207,10 @@ async def test_a_plain_file_has_to_be_stored(make: Make) -> None:
         assert (await stage.pull("b")).num_files == 1
 
 
-async def test_a_large_plain_file_is_not_read(make: Make) -> None:
+async def test_a_plain_file_that_is_too_large_is_not_read(make: Make) -> None:
     async with make(plain) as stage:
-        summary = await stage.pull("a", size=MAX_PLAIN_SIZE + 1)
-        assert "larger than 67.1 MB" in summary.failed["a"]
+        summary = await stage.pull("a", size=MAX_KEPT + 1)
+        assert "larger than half of the cache" in summary.failed["a"]
         assert stage.num_reads == 0
         assert stage.requests[0].target == f"/download/o/n/a?type=model&revision={COMMIT}"
 

@@ -61,7 +61,10 @@ class Site:
             while any((self.cache / "tmp").iterdir()):  # what is being written comes first
                 assert time.monotonic() < deadline
                 os.sched_yield()
-            for folder in (*self.cache.glob("??"), *map(self.cache.joinpath, ("ledgers", "plain"))):
+            for folder in (
+                *self.cache.glob("??"),
+                *map(self.cache.joinpath, ("ledgers", "plain", "large")),
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

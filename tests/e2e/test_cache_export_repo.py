@@ -11,10 +11,9 @@ import pytest
 
 from tests.conftest import Launcher, Process, clean_environment
 from tests.e2e.clients import curl, run
-from tests.e2e.conftest import TOKEN, serve_arguments, upload
-from tests.e2e.shelf import write_files
+from tests.e2e.conftest import serve_arguments
+from tests.e2e.hub import TOKEN, read_tree, upload, write_files
 from tests.e2e.test_cache_command import cache, told
-from tests.e2e.test_hub_clients import read_tree
 from tests.e2e.test_offline import ask
 from tests.e2e.test_pull import summary_of
 

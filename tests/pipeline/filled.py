@@ -8,7 +8,8 @@ from typing import Final
 from tests.fakes import FakeCas
 from tests.pipeline.test_ledger_shelf import FILE, running
 from xetserve.pipeline.cache_store import CacheStore
-from xetserve.pipeline.plain import PlainKey, PlainShelf
+from xetserve.pipeline.plain import PlainShelf
+from xetserve.pipeline.plain_file import PlainKey
 from xetserve.upstream.metastore import Stored, pack_file
 
 TEXT: Final = b'{"model_type": "test"}\n' * 1000

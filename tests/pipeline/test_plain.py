@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import FakeCas, FakeFile
-from xetserve.pipeline import plain
+from xetserve.pipeline import plain, plain_file
 from xetserve.pipeline.cache import DiskCache
-from xetserve.pipeline.plain import MAX_PLAIN_SIZE, PlainKey, PlainShelf
+from xetserve.pipeline.plain import LostError, PlainShelf
+from xetserve.pipeline.plain_file import BLOCK_SIZE, PlainKey
 from xetserve.upstream.hub import FileEntry
 
 CONTENT = random.Random(7).randbytes(3_000_000)
@@ -53,8 +54,16 @@ def points_into(fd: str, folder: Path) -> bool:
         return False
 
 
+@pytest.fixture(params=["small", "large"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How CONTENT is kept."""
+    if request.param == "large":
+        monkeypatch.setattr(plain_file, "MAX_SMALL_SIZE", 1_000_000)
+    return str(request.param)
+
+
 @pytest.fixture
-async def shelf(tmp_path: Path) -> AsyncIterator[PlainShelf]:
+async def shelf(tmp_path: Path, kind: str) -> AsyncIterator[PlainShelf]:
     async with shelf_in(tmp_path) as made:
         yield made
 
@@ -82,11 +91,13 @@ async def read(shelf: PlainShelf, key: PlainKey, start: int = 0, end: int = -1) 
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("plain/*/*") if path.is_file()]
+    return [path for shelf in ("plain", "large") for path in folder.glob(f"{shelf}/*/*")]
 
 
 @pytest.mark.parametrize("key", KEYS, ids=["git", "lfs"])
-async def test_what_was_read_once_is_here(shelf: PlainShelf, tmp_path: Path, key: PlainKey) -> None:
+async def test_what_was_read_once_is_here(
+    shelf: PlainShelf, tmp_path: Path, key: PlainKey, kind: str
+) -> None:
     assert await read(shelf, key) is None
     assert await keep(shelf, key) == CONTENT
     assert await read(shelf, key) == CONTENT
@@ -94,7 +105,10 @@ async def test_what_was_read_once_is_here(shelf: PlainShelf, tmp_path: Path, key
     async with shelf_in(tmp_path) as other:
         assert await read(other, key) == CONTENT
     assert await read(shelf, KEYS[key.kind == "git"]) is None
-    assert shelf._store.room.get_usage() == len(CONTENT)
+    assert shelf._store.room.get_usage() == key.stored_size
+    assert await shelf.has(key)
+    assert key.shelf == ("large" if kind == "large" else "plain")
+    assert [path.stat().st_size for path in files(tmp_path)] == [key.stored_size]
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "grow", "empty"])
@@ -104,7 +118,7 @@ async def test_a_damaged_one_is_not_here_any_more(
     await keep(shelf, KEYS[0])
     assert await read(shelf, KEYS[0], 7, 9) == CONTENT[7:9]
     (path,) = files(tmp_path)
-    data = bytearray(CONTENT)
+    data = bytearray(path.read_bytes())
     if how == "flip":
         data[-1] ^= 1
     elif how == "cut":
@@ -156,12 +170,55 @@ async def test_what_is_longer_than_it_says_is_not_kept(shelf: PlainShelf, tmp_pa
     assert await read(shelf, small) is None
 
 
-async def test_a_large_one_is_not_kept(tmp_path: Path) -> None:
+async def test_one_that_would_push_out_others_is_not_kept(tmp_path: Path, kind: str) -> None:
+    size = KEYS[0].stored_size
+    async with shelf_in(tmp_path, 2 * size) as shelf:
+        assert shelf.can_keep(len(CONTENT))
+    async with shelf_in(tmp_path, 2 * size - 1) as shelf:
+        assert not shelf.can_keep(len(CONTENT))
+
+
+async def test_damage_in_a_large_one_is_found_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_file, "MAX_SMALL_SIZE", 1_000_000)
+    key = KEYS[1]
     async with shelf_in(tmp_path) as shelf:
-        assert shelf.can_keep(PlainKey("git", "a" * 40, MAX_PLAIN_SIZE))
-        assert not shelf.can_keep(PlainKey("git", "a" * 40, MAX_PLAIN_SIZE + 1))
-    async with shelf_in(tmp_path, len(CONTENT)) as shelf:
-        assert not shelf.can_keep(KEYS[0])
+        await keep(shelf, key)
+        (path,) = files(tmp_path)
+        data = bytearray(path.read_bytes())
+        data[2 * BLOCK_SIZE] ^= 1
+        path.write_bytes(data)
+        assert await read(shelf, key, BLOCK_SIZE - 1, 2 * BLOCK_SIZE) is not None
+        assert await read(shelf, key, 3 * BLOCK_SIZE) == CONTENT[3 * BLOCK_SIZE :]
+        stored = await shelf.open(key, BLOCK_SIZE + 5, key.size)
+        assert stored is not None
+        async with stored:
+            buffer = memoryview(bytearray(BLOCK_SIZE))
+            count = await stored.receive_into(buffer, 5.0)
+            assert buffer[:count] == CONTENT[BLOCK_SIZE + 5 : 2 * BLOCK_SIZE]
+            with pytest.raises(LostError, match="damaged in block 2"):
+                await stored.receive_into(buffer, 5.0)
+            assert stored.position == 2 * BLOCK_SIZE
+        assert files(tmp_path) == []
+        assert shelf._store.room.get_usage() == 0
+        assert not await shelf.has(key)
+
+
+async def test_two_at_once(shelf: PlainShelf, tmp_path: Path) -> None:
+    one, other = await asyncio.gather(keep(shelf, KEYS[1]), keep(shelf, KEYS[1]))
+    assert one == other == CONTENT
+    assert await read(shelf, KEYS[1]) == CONTENT
+    assert len(files(tmp_path)) == 1
+    assert shelf._store.room.get_usage() == KEYS[1].stored_size
+    # One that leaves takes nothing from the other.
+    shelf._store.remove(str(files(tmp_path)[0]))
+    left = shelf.keep(KEYS[1], blocks_of(CONTENT))
+    await anext(left)
+    assert await keep(shelf, KEYS[1]) == CONTENT
+    await left.aclose()
+    await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
+    assert await read(shelf, KEYS[1]) == CONTENT
 
 
 async def test_the_quota_is_kept(tmp_path: Path) -> None:
@@ -200,13 +257,14 @@ async def test_a_disk_that_hangs_costs_little(
     with monkeypatch.context() as patch:
         patch.setattr(plain, "DISK_TIMEOUT", 0.01)
         patch.setattr(plain, "check_plain", hang)
+        patch.setattr(plain, "check_trailer", hang)
         assert await read(shelf, KEYS[0]) is None
-        assert shelf._cache.is_resting
-        patch.setattr(shelf._cache, "_resume_time", 0.0)
+        assert shelf.cache.is_resting
+        patch.setattr(shelf.cache, "_resume_time", 0.0)
         patch.setattr(shelf._store, "write", hang)
         assert await keep(shelf, KEYS[1]) == CONTENT
         hanging.set()
-    shelf._cache._resume_time = 0.0
+    shelf.cache._resume_time = 0.0
     assert await read(shelf, KEYS[0]) == CONTENT
 
 
@@ -217,8 +275,3 @@ ENTRY = FileEntry(3, None, None, None, None, None, None, None, None)  # type: ig
 def test_an_etag_that_is_no_hash_names_nothing(etag: str, size: int | None) -> None:
     entry = FileEntry(size, etag, None, None, None, None, None, None, ENTRY.url)
     assert PlainKey.of(entry) is None
-
-
-def test_names_are_read_again() -> None:
-    for key in KEYS:
-        assert PlainKey.parse(key.name, key.size) == key

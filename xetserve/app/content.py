@@ -1,15 +1,18 @@
 """The bytes of a file, whole or in part, from the CAS or from the Hub."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from xetserve.app.bodies import ContentDigest, StartedBody, plain_blocks, start_body
+from xetserve.app.plainsource import PlainReader
 from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Block, Record
 from xetserve.http.ranges import Span, parse_content_range
-from xetserve.pipeline.plain import PlainKey, PlainShelf
+from xetserve.pipeline.plain import PlainShelf
+from xetserve.pipeline.plain_file import PlainKey
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable
@@ -127,7 +130,7 @@ class PlainContent:
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
         key = PlainKey.of(self._entry)
-        if self._shelf is None or key is None or not self._shelf.can_keep(key):
+        if self._shelf is None or key is None or not self._shelf.can_keep(key.size):
             return await self._open_hub(span, None)
         if not key.size and key.make_hash().hexdigest() == key.digest:
             return Opened(await start_body(_no_blocks()), span, 0)
@@ -135,11 +138,14 @@ class PlainContent:
         stored = await self._shelf.open(key, *wanted)
         if stored is None:
             return await self._open_hub(span, key)
-        blocks = plain_blocks(stored, stored, None, self._gap_timeout)
+        reader = PlainReader(self._hub, self._entry, self._token, stored, wanted.end, self._record)
+        # Of a large one, not all has been compared with the hash yet; and the Hub may have to go on.
+        digest = ContentDigest.of(self._entry) if span is None else None
+        blocks = plain_blocks(reader, reader, digest, self._gap_timeout)
         length = wanted.size
         self._record.cache_hits = (self._record.cache_hits or 0) + 1
         self._record.cache_bytes = (self._record.cache_bytes or 0) + length
-        return Opened(await start_body(blocks), span, length)
+        return Opened(await start_body(_condemning(blocks, self._shelf, key)), span, length)
 
     async def _open_hub(self, span: Span | None, key: PlainKey | None) -> Opened:
         """Open it on the Hub; the whole is stored under the key."""
@@ -173,6 +179,19 @@ def note_source(record: Record, tally: Tally, *, is_verified: bool) -> None:
     record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes
     record.cache_hits = (record.cache_hits or 0) + tally.cache_hits
     record.is_verified = is_verified and record.is_verified is not False
+
+
+async def _condemning(
+    blocks: AsyncGenerator[Block, None], shelf: PlainShelf, key: PlainKey
+) -> AsyncGenerator[Block, None]:
+    """Pass blocks on; what is found to be damaged leaves the shelf."""
+    try:
+        async with aclosing(blocks):
+            async for block in blocks:
+                yield block
+    except IntegrityError as exc:
+        await shelf.condemn(key, exc)
+        raise
 
 
 async def _no_blocks() -> AsyncGenerator[Block, None]:

@@ -23,7 +23,7 @@ from xetserve.config import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
 from xetserve.pipeline.cache_store import prepare_folder
-from xetserve.pipeline.plain import PlainKey
+from xetserve.pipeline.plain_file import PlainKey
 from xetserve.sources import add_flags
 from xetserve.upstream.hub import RepoRef
 from xetserve.values import parse_count
@@ -149,7 +149,7 @@ async def _pull(
         async def is_kept(digest: str, size: int) -> bool:
             return await shelf.has(PlainKey("sha256" if len(digest) == 64 else "git", digest, size))
 
-        puller = Puller(asker, commit, cache, is_kept, progress, num_jobs=num_jobs)
+        puller = Puller(asker, commit, cache, shelf.can_keep, is_kept, progress, num_jobs=num_jobs)
         try:
             summary = await puller.run(files)
         finally:

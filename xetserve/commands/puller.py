@@ -18,7 +18,6 @@ from xetserve.commands.progress import Progress, format_size, show
 from xetserve.errors import IntegrityError, UpstreamError, XetserveError
 from xetserve.metrics import CACHE_ABANDONED, CACHE_EVICTIONS
 from xetserve.pipeline.cache import DiskCache
-from xetserve.pipeline.plain import MAX_PLAIN_SIZE
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,8 @@ class Puller:
     """Pulls files of one commit.
 
     Args:
-        is_kept: tells of a file that is not Xet, by the hash that is its ETag and its size, whether it is stored.
+        can_keep: tells whether files that are not Xet are kept at all, if they have so many bytes.
+        is_kept: tells of one, by the hash that is its ETag and its size, whether it is stored.
         num_jobs: files that are read at the same time.
     """
 
@@ -66,6 +66,7 @@ class Puller:
         asker: Asker,
         commit: str,
         cache: DiskCache,
+        can_keep: Callable[[int], bool],
         is_kept: Callable[[str, int], Awaitable[bool]],
         progress: Progress,
         *,
@@ -75,6 +76,7 @@ class Puller:
         self._asker = asker
         self._commit = commit
         self._cache = cache
+        self._can_keep = can_keep
         self._is_kept = is_kept
         self._progress = progress
         self._num_jobs = num_jobs
@@ -167,8 +169,8 @@ class Puller:
         if asker.revision != self._commit:
             # Clients ask for it by the name of the branch first.
             await asker.head(asker.file_target(file.path, asker.revision))
-        if file.size > MAX_PLAIN_SIZE and not await self._is_xet(file):
-            raise NotKept(f"not Xet, and larger than {format_size(MAX_PLAIN_SIZE)}: not kept")
+        if not self._can_keep(file.size) and not await self._is_xet(file):
+            raise NotKept("not Xet, and larger than half of the cache: not kept")
         request, response = await asker.ask("GET", asker.file_target(file.path, self._commit))
         received = 0
         try:

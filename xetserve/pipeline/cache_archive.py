@@ -4,6 +4,7 @@
     xorbs/{64 hex: xorb hash}/{start}-{end}.xc  entries
     ledgers/{64 hex: file hash}.xl              ledgers of proven files
     plain/{git or sha256}-{hex}                 files that are not Xet
+    large/{git or sha256}-{hex}                 large ones, with checks, see plain_file.py
     meta/...                                    what is remembered of the Hub's answers; what was said last stays
     end.json                                    how much there was: without it, the stream was cut
 
@@ -28,7 +29,7 @@ from xetserve.errors import FormatError, XetserveError
 from xetserve.pipeline.cache_check import check_entry, read_index
 from xetserve.pipeline.cache_entry import EntryKey
 from xetserve.pipeline.cache_list import (
-    LEDGERS,
+    LARGE,
     META,
     PLAIN,
     SHELVES,
@@ -45,7 +46,7 @@ from xetserve.pipeline.cache_select import Selection
 from xetserve.pipeline.cache_store import CacheStore, Temporary
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.ledger_file import parse_ledger
-from xetserve.pipeline.plain import MAX_PLAIN_SIZE, PlainKey, check_plain
+from xetserve.pipeline.plain_file import MAX_SMALL_SIZE, PlainKey, check_plain
 from xetserve.upstream.metastore import Stored as Remembered
 from xetserve.upstream.metastore import unpack_file
 from xetserve.xet.hashes import format_hash, parse_hash
@@ -165,7 +166,7 @@ def _iter_sources(store: CacheStore, selection: Selection | None = None) -> Iter
 
 def _iter_named(store: CacheStore) -> Iterator[_Source]:
     """Iterate over files that are not entries."""
-    for shelf in sorted((LEDGERS, PLAIN)):
+    for shelf in sorted(SHELVES):
         if shelf == PLAIN:
             yield from _iter_meta(store)
         for stored in iter_shelf(store.folder, shelf):
@@ -180,8 +181,8 @@ def _iter_meta(store: CacheStore) -> Iterator[_Source]:
 
 
 def _make_shelf_check(shelf: str, stored: Stored) -> Callable[[int], object]:
-    if shelf == PLAIN:
-        return lambda fd: check_plain(fd, PlainKey.parse(stored.name, stored.size))
+    if shelf in (PLAIN, LARGE):
+        return lambda fd: check_plain(fd, PlainKey.parse(shelf, stored.name, stored.size))
     file_hash = parse_hash(stored.name.partition(".")[0])
     return lambda fd: parse_ledger(os.pread(fd, stored.size + 1, 0), file_hash)
 
@@ -313,7 +314,7 @@ class Importer:
                 archive, member, parse_hash(match[1]), ChunkRange(int(match[2]), int(match[3]))
             )
         if shelf in SHELVES and SHELVES[shelf].fullmatch(rest):
-            _check_size(member, MAX_PLAIN_SIZE if shelf == PLAIN else MAX_FILE_MEMORY)
+            _check_size(member, self._get_limit(shelf))
             if os.path.exists(make_shelf_path(store.folder, shelf, rest)):
                 return False
             stored = Stored(rest, member.size, 0.0)
@@ -337,6 +338,11 @@ class Importer:
                 incoming.is_placed = True
             return True
         raise FormatError("a cache holds nothing of that name")
+
+    def _get_limit(self, shelf: str) -> int:
+        """Give the bytes that a file of a shelf may have."""
+        limits = {PLAIN: MAX_SMALL_SIZE, LARGE: self._store.max_entry_size}
+        return limits.get(shelf, MAX_FILE_MEMORY)
 
     def _take_entry(
         self,

@@ -14,6 +14,7 @@ from typing import Final
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache_entry import EntryIndex, index_size, parse_index
 from xetserve.pipeline.cache_list import (
+    LARGE,
     LEDGERS,
     META,
     PLAIN,
@@ -25,7 +26,7 @@ from xetserve.pipeline.cache_list import (
 )
 from xetserve.pipeline.cache_store import CacheStore
 from xetserve.pipeline.ledger_file import parse_ledger
-from xetserve.pipeline.plain import PlainKey, check_plain
+from xetserve.pipeline.plain_file import PlainKey, check_plain
 from xetserve.xet.hashes import MerkleTree, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import iter_records
@@ -79,8 +80,9 @@ def count_contents(folder: Path) -> Contents:
             contents.entries.add(stored)
     for stored in iter_shelf(folder, LEDGERS):
         contents.ledgers.add(stored)
-    for stored in iter_shelf(folder, PLAIN):
-        contents.plain.add(stored)
+    for shelf in (PLAIN, LARGE):
+        for stored in iter_shelf(folder, shelf):
+            contents.plain.add(stored)
     for stored in iter_tree(folder / META):
         contents.meta.add(stored)
     for stored in iter_tree(folder / "tmp"):
@@ -181,8 +183,15 @@ class Checker:
             self._check_xorb(xorb_hash, path)
         for stored in iter_shelf(folder, LEDGERS):
             report.num_ledgers += self._check(stored, self._check_ledger) is not None
-        for stored in iter_shelf(folder, PLAIN):
-            report.num_plain += self._check(stored, self._check_plain) is not None
+        for shelf in (PLAIN, LARGE):
+
+            def check(fd: int, stored: Stored, shelf: str = shelf) -> object:
+                key = PlainKey.parse(shelf, stored.name, stored.size)
+                check_plain(fd, key, self._on_bytes)
+                return True
+
+            for stored in iter_shelf(folder, shelf):
+                report.num_plain += self._check(stored, check) is not None
         return report
 
     def _check(self, stored: Stored, check: Callable[[int, Stored], object]) -> object:
@@ -242,11 +251,6 @@ class Checker:
         data = os.pread(fd, stored.size + 1, 0)
         self._on_bytes(len(data))
         return parse_ledger(data, parse_hash(stored.name.partition(".")[0]))
-
-    def _check_plain(self, fd: int, stored: Stored) -> object:
-        check_plain(fd, PlainKey.parse(stored.name, stored.size))
-        self._on_bytes(stored.size)
-        return True
 
 
 def _make_root(known: dict[int, tuple[Leaf, Stored]]) -> bytes | None:

@@ -16,11 +16,14 @@ from xetserve.xet.reconstruction import ChunkRange
 
 LEDGERS: Final = "ledgers"
 PLAIN: Final = "plain"
+LARGE: Final = "large"
 META: Final = "meta"  # what is remembered of the Hub's answers
 # Shelves: folders of files that are named by a hash, and the hash in their names.
+_CONTENT_NAME: Final = re.compile(r"(?:sha256-([0-9a-f]{64})|git-([0-9a-f]{40}))")
 SHELVES: Final = {
     LEDGERS: re.compile(r"([0-9a-f]{64})\.xl"),
-    PLAIN: re.compile(r"(?:sha256-([0-9a-f]{64})|git-([0-9a-f]{40}))"),
+    PLAIN: _CONTENT_NAME,
+    LARGE: _CONTENT_NAME,
 }
 _HEX: Final = frozenset("0123456789abcdef")
 

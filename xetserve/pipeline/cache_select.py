@@ -15,13 +15,11 @@ from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, Xetserv
 from xetserve.pipeline.cache_list import (
     LEDGERS,
     META,
-    PLAIN,
     iter_tree,
     list_entries,
-    make_shelf_path,
     make_xorb_path,
 )
-from xetserve.pipeline.plain import PlainKey
+from xetserve.pipeline.plain_file import PlainKey
 from xetserve.upstream.apianswers import list_commit_targets, read_commit
 from xetserve.upstream.entry import FileEntry, RepoRef
 from xetserve.upstream.files import COMMIT, unpack_entry
@@ -237,8 +235,8 @@ class _Chooser:
         if key is None:
             return "the Hub names no hash of it"
         with suppress(OSError, ValueError):
-            if Path(make_shelf_path(self._folder, PLAIN, key.name)).stat().st_size == key.size:
-                self._selection.names.add(f"{PLAIN}/{key.name}")
+            if Path(key.get_path(self._folder)).stat().st_size == key.stored_size:
+                self._selection.names.add(f"{key.shelf}/{key.name}")
                 return None
         return "it was not kept"
 

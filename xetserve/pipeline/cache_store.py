@@ -2,7 +2,8 @@
 
     DIR/ab/{64 hex: xorb hash}/{start}-{end}-{random}.xc    entries, see cache_entry.py
     DIR/ledgers/ab/{64 hex: file hash}.xl                   what proven files are made of, see ledger_file.py
-    DIR/plain/ab/{git or sha256}-{hex}                      files that are not Xet, see plain.py
+    DIR/plain/ab/{git or sha256}-{hex}                      files that are not Xet, see plain_file.py
+    DIR/large/ab/{git or sha256}-{hex}                      large ones, with checks
     DIR/tmp/{random}                                        what is being written
     DIR/usage, DIR/sweep.lock                               see cache_room.py
 
@@ -102,6 +103,9 @@ class CacheStore:
         self._indexes: OrderedDict[str, EntryIndex] = OrderedDict()
         self._index_memory = 0
         self._lock = threading.Lock()  # for the indexes
+        self._placing = (
+            threading.Lock()
+        )  # of two that come with the same name, each is counted out once
 
     # Reading.
 
@@ -259,13 +263,14 @@ class CacheStore:
         """
         target = make_shelf_path(self.folder, shelf, name)
         replaced = 0
-        with contextlib.suppress(FileNotFoundError):
-            replaced = os.stat(target).st_size
-        try:
-            os.rename(temporary.path, target)
-        except FileNotFoundError:  # no folder yet
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            os.rename(temporary.path, target)
+        with self._placing:
+            with contextlib.suppress(FileNotFoundError):
+                replaced = os.stat(target).st_size
+            try:
+                os.rename(temporary.path, target)
+            except FileNotFoundError:  # no folder yet
+                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                os.rename(temporary.path, target)
         if replaced:
             self.room.give_back(replaced)
 

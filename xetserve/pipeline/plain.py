@@ -1,99 +1,52 @@
-"""Files that are not Xet, beside the cache: small git files mostly, without which a model is of no use.
+"""Files that are not Xet, beside the cache: small git files mostly, without which a model is of no use, and old large ones.
 
 They lie there under the hash that the Hub names them by, which is asked for in every request: what the Hub does not let a
-client read now is not looked for. A file is compared with its hash before a byte of it is given out; a damaged one is as
+client read now is not looked for. A small file is compared with its hash before a byte of it is given out, a large one block by
+block with what was taken when all of it had its hash (plain_file.py). A damaged one is as
 good as none, and so is one that the disk does not give in time.
 """
 
 import asyncio
-import hashlib
 import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import Self
 
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.metrics import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
 from xetserve.pipeline.cache import DISK_TIMEOUT, DiskCache
-from xetserve.pipeline.cache_list import PLAIN, make_shelf_path
 from xetserve.pipeline.cache_store import TOUCH_AGE, Temporary
-from xetserve.upstream.hub import FileEntry
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
+from xetserve.pipeline.plain_file import (
+    CheckWriter,
+    PlainKey,
+    check_plain,
+    check_trailer,
+    read_block,
+)
 
 logger = logging.getLogger(__name__)
-
-MAX_PLAIN_SIZE: Final = 64 * 1024 * 1024  # bytes; hashed whole, for every part that is asked for
-_BLOCK_SIZE: Final = 1024 * 1024
 
 Buffer = bytes | bytearray | memoryview
 
 
-class PlainKey(NamedTuple):
-    """What a file is known by: "sha256", or "git" (the SHA-1 of a git blob), and hex digits; its size in bytes."""
-
-    kind: str
-    digest: str
-    size: int
-
-    @classmethod
-    def of(cls, entry: FileEntry) -> "PlainKey | None":
-        """Make the key of an entry; None if the Hub names no hash of its content."""
-        if entry.size is None:
-            return None
-        if entry.sha256 is not None:
-            return cls("sha256", entry.sha256, entry.size)
-        etag = entry.etag or ""
-        if len(etag) == 40 and set(etag) <= set("0123456789abcdef"):
-            return cls("git", etag, entry.size)
-        return None
-
-    @classmethod
-    def parse(cls, name: str, size: int) -> "PlainKey":
-        """Read the name that a file has on its shelf."""
-        kind, _, digest = name.partition("-")
-        return cls(kind, digest, size)
-
-    @property
-    def name(self) -> str:
-        """How the file is named on its shelf."""
-        return f"{self.kind}-{self.digest}"
-
-    def make_hash(self) -> "_Hash":
-        """Give a hash object that the whole content is to be fed to."""
-        if self.kind == "sha256":
-            return hashlib.sha256()
-        return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
-
-
-def check_plain(fd: int, key: PlainKey) -> None:
-    """Compare an open file with its key; for a thread.
-
-    Raises:
-        FormatError: it is something else.
-        OSError: the disk fails.
-    """
-    content = key.make_hash()
-    buffer = memoryview(bytearray(_BLOCK_SIZE))
-    position = 0
-    while count := os.preadv(fd, [buffer], position):
-        content.update(buffer[:count])
-        position += count
-    if position != key.size or content.hexdigest() != key.digest:
-        raise FormatError(f"{position} bytes that are not {key.name}")
+class LostError(UpstreamError):
+    """A stored file cannot be read any further."""
 
 
 class StoredPlain:
-    """An open file, and the part of it that is wanted. A context manager: leaving it closes the file."""
+    """An open file, and the part of it that is wanted. A context manager: leaving it closes the file.
 
-    def __init__(self, cache: DiskCache, fd: int, start: int, end: int) -> None:
-        self._cache = cache
+    position: of the next byte.
+    """
+
+    def __init__(self, shelf: "PlainShelf", key: PlainKey, fd: int, start: int, end: int) -> None:
+        self.position = start
+        self._shelf = shelf
+        self._key = key
         self._fd = fd
-        self._position = start
         self._end = end
         self._reading: asyncio.Future[bytes] | None = None
 
@@ -118,64 +71,76 @@ class StoredPlain:
         """Receive into view; 0 at the end.
 
         Raises:
-            UpstreamError: the disk fails, now that something was given out.
-            TimeoutError: or hangs.
+            LostError: the disk fails or hangs, or what it gives is damaged.
         """
-        count = min(len(view), self._end - self._position)
+        count = min(len(view), self._end - self.position)
+        if not count:
+            return 0
+        cache = self._shelf.cache
         loop = asyncio.get_running_loop()
-        self._reading = reading = loop.run_in_executor(
-            self._cache.desk.executor, os.pread, self._fd, count, self._position
-        )
+        self._reading = reading = loop.run_in_executor(cache.desk.executor, self._read, count)
         try:
             async with asyncio.timeout(timeout):
                 data = await asyncio.shield(reading)
+        except FormatError as exc:
+            await self._shelf.condemn(self._key, exc)
+            raise LostError(f"a stored file is {exc}") from exc
         except OSError as exc:
             if isinstance(exc, TimeoutError):
-                self._cache.rest()
-                raise
-            raise UpstreamError(f"a stored file cannot be read: {exc.strerror}") from exc
-        if count and not data:
-            raise UpstreamError("a stored file was cut while it was read")
+                cache.rest()
+                raise LostError("the disk of a stored file does not answer") from exc
+            raise LostError(f"a stored file cannot be read: {exc.strerror}") from exc
+        if not data:
+            raise LostError("a stored file was cut while it was read")
         view[: len(data)] = data
-        self._position += len(data)
+        self.position += len(data)
         CACHE_BYTES.add(amount=len(data))
         return len(data)
+
+    def _read(self, count: int) -> bytes:
+        """Read so many bytes, or as many as one block has; for a thread."""
+        if self._key.is_large:
+            return read_block(self._fd, self._key, self.position)[:count]
+        return os.pread(self._fd, count, self.position)
 
 
 class PlainShelf:
     """The plain files that the folder of a cache holds."""
 
     def __init__(self, cache: DiskCache) -> None:
-        self._cache = cache
+        self.cache = cache
         self._store = cache.desk.store
 
-    def can_keep(self, key: PlainKey) -> bool:
-        """Tell whether such a file is kept at all."""
-        return key.size <= min(MAX_PLAIN_SIZE, self._store.max_entry_size)
+    def can_keep(self, size: int) -> bool:
+        """Tell whether a file of so many bytes is kept at all."""
+        return PlainKey("", "", size).stored_size <= self._store.max_entry_size
 
     async def has(self, key: PlainKey) -> bool:
         """Tell whether a file is stored, without a look at its content."""
         try:
-            path = make_shelf_path(self._store.folder, PLAIN, key.name)
-            return await self._cache.desk.run(os.path.getsize, path) == key.size
+            path = key.get_path(self._store.folder)
+            return await self.cache.desk.run(os.path.getsize, path) == key.stored_size
         except (OSError, ValueError):
             return False
 
     async def open(self, key: PlainKey, start: int, end: int) -> StoredPlain | None:
-        """Open bytes [start, end) of a file, which was compared with its key; None: it is not here."""
-        if not self.can_keep(key) or self._cache.is_resting:
+        """Open bytes [start, end) of a file; None: it is not here.
+
+        A small one was compared with its key then.
+        """
+        if not self.can_keep(key.size) or self.cache.is_resting:
             return None
         loop = asyncio.get_running_loop()
-        opening = loop.run_in_executor(self._cache.desk.executor, self._open, key)
+        opening = loop.run_in_executor(self.cache.desk.executor, self._open, key)
         fd = None
         try:
             async with asyncio.timeout(DISK_TIMEOUT):
                 fd = await asyncio.shield(opening)
         except TimeoutError:
             opening.add_done_callback(_close_late)
-            self._cache.rest()
+            self.cache.rest()
         except OSError as exc:
-            self._cache.desk.warn("cache: cannot read: %s", exc.strerror or exc)
+            self.cache.desk.warn("cache: cannot read: %s", exc.strerror or exc)
         except asyncio.CancelledError:
             opening.add_done_callback(_close_late)
             raise
@@ -183,28 +148,38 @@ class PlainShelf:
             CACHE_MISSES.add()
             return None
         CACHE_HITS.add()
-        return StoredPlain(self._cache, fd, start, end)
+        return StoredPlain(self, key, fd, start, end)
 
     def _open(self, key: PlainKey) -> int | None:
         """For a thread."""
-        path = make_shelf_path(self._store.folder, PLAIN, key.name)
+        path = key.get_path(self._store.folder)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
-            check_plain(fd, key)
+            if key.is_large:
+                check_trailer(fd, key)
+            else:
+                check_plain(fd, key)
             if abs(time.time() - os.fstat(fd).st_mtime) > TOUCH_AGE:
                 self._store.touch(path)
         except FormatError as exc:
             os.close(fd)
-            logger.info("cache: %s", exc)
-            CACHE_DAMAGED.add(amount=self._store.remove(path))
+            self._remove(key, exc)
             return None
         except BaseException:
             os.close(fd)
             raise
         return fd
+
+    async def condemn(self, key: PlainKey, reason: Exception) -> None:
+        """Remove a file that turned out to be damaged."""
+        await self.cache.desk.run(self._remove, key, reason)
+
+    def _remove(self, key: PlainKey, reason: Exception) -> None:
+        logger.info("cache: %s: %s", key.name, reason)
+        CACHE_DAMAGED.add(amount=self._store.remove(key.get_path(self._store.folder)))
 
     async def keep(
         self, key: PlainKey, blocks: AsyncGenerator[Sequence[Buffer], None]
@@ -214,7 +189,7 @@ class PlainShelf:
         Args:
             blocks: the last of them comes only once all were compared with the key.
         """
-        keeping = _Keeping(self._cache, key)
+        keeping = _Keeping(self.cache, key)
         try:
             async with aclosing(blocks):
                 async for block in blocks:
@@ -232,6 +207,7 @@ class _Keeping:
         self._key = key
         self._left = key.size  # bytes to come
         self._temporary: Temporary | None = None
+        self._checks: CheckWriter | None = None  # of a large one
         self._is_wanted = not cache.is_resting and key.size > 0
         self._busy: asyncio.Future[None] | None = None  # in a thread
 
@@ -260,7 +236,7 @@ class _Keeping:
 
     async def _create(self) -> Temporary | None:
         """Open a file; None: there is no room."""
-        creating = self._cache.spawn(self._cache.desk.create(self._key.size))
+        creating = self._cache.spawn(self._cache.desk.create(self._key.stored_size))
         try:
             async with asyncio.timeout(DISK_TIMEOUT):
                 return await asyncio.shield(creating)
@@ -277,10 +253,14 @@ class _Keeping:
     def _write(self, temporary: Temporary, block: Sequence[Buffer]) -> None:
         """For a thread."""
         store = self._cache.desk.store
+        if self._checks is None and self._key.is_large:
+            self._checks = CheckWriter(temporary.fd, self._key)
         for part in block:
             store.write(temporary, memoryview(part))
+            if self._checks is not None:
+                self._checks.feed(memoryview(part))
         if not self._left:
-            store.place(temporary, PLAIN, self._key.name)
+            store.place(temporary, self._key.shelf, self._key.name)
 
     def close(self) -> None:
         """End; what is not complete is removed."""

@@ -1,0 +1,114 @@
+"""A file that is not Xet, from the disk as far as that goes, and then from the Hub."""
+
+import logging
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from xetserve.errors import UpstreamError, UpstreamRefused
+from xetserve.http.messages import Headers, Record
+from xetserve.http.ranges import Span, parse_content_range
+from xetserve.pipeline.cache import DISK_TIMEOUT
+from xetserve.pipeline.plain import LostError, StoredPlain
+from xetserve.upstream.hub import FileEntry, HubClient
+from xetserve.xet.reconstruction import ByteRange
+
+logger = logging.getLogger(__name__)
+
+_SCRATCH_SIZE: Final = 256 * 1024  # bytes
+
+
+class HubAnswer(Protocol):
+    """What the Hub answers to a request for a file; made in net, which app does not know."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """The fields."""
+        ...
+
+    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
+        """Receive body bytes; 0 at the end."""
+        ...
+
+
+class PlainReader:
+    """Reads bytes up to end of a stored file. A context manager: leaving it closes what is open.
+
+    Args:
+        record: of the request, whose bytes from the cache are counted there already.
+    """
+
+    def __init__(
+        self,
+        hub: HubClient,
+        entry: FileEntry,
+        token: str | None,
+        stored: StoredPlain,
+        end: int,
+        record: Record,
+    ) -> None:
+        self._hub = hub
+        self._entry = entry
+        self._token = token
+        self._stored = stored
+        self._end = end
+        self._record = record
+        self._rest: HubAnswer | None = None
+        self._opened = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._stored.__aexit__(kind, value, traceback)
+        finally:
+            await self._opened.aclose()
+
+    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
+        """Receive into view; 0 at the end.
+
+        Raises:
+            UpstreamError: the Hub was needed, and does not give it.
+        """
+        if self._rest is None:
+            try:
+                return await self._stored.receive_into(view, DISK_TIMEOUT)
+            except LostError as exc:
+                logger.info("%s: going on with the Hub's at byte %d", exc, self._stored.position)
+                self._rest = await self._open_rest(self._stored.position, timeout)
+        return await self._rest.receive_into(view, timeout)
+
+    async def _open_rest(self, position: int, timeout: float | None) -> HubAnswer:
+        """Ask the Hub for what is missing; where it gives all of the file, pass over what was there."""
+        wanted = Span(position, self._end)
+        if self._record.cache_bytes is not None:
+            self._record.cache_bytes -= wanted.size
+        header = ByteRange(*wanted).to_header()
+        opening: AbstractAsyncContextManager[HubAnswer] = self._hub.open_plain(
+            self._entry, self._token, header
+        )
+        answer = await self._opened.enter_async_context(opening)
+        coding = answer.headers.get("content-encoding", "identity")
+        given = parse_content_range(answer.headers.get("content-range") or "")
+        is_part = answer.status == 206 and given is not None and given[0] == wanted
+        if coding != "identity" or not (is_part or answer.status == 200):
+            raise UpstreamRefused("the Hub sent something else than the rest of a file")
+        left = 0 if is_part else position
+        scratch = memoryview(bytearray(min(left, _SCRATCH_SIZE)))
+        while left:
+            count = await answer.receive_into(scratch[:left], timeout)
+            if not count:
+                raise UpstreamError(f"the Hub's file ends {left} bytes too early")
+            left -= count
+        return answer
