@@ -21,6 +21,7 @@ from tests.app.test_application import (
     ask,
 )
 from tests.peers import Answer, RawClient, Received, connected, http_answer
+from xetserve.app import batches
 from xetserve.app.xetmode import AUTO, NATIVE, XetMode
 from xetserve.http.messages import Headers, Request
 from xetserve.metrics import INTEGRITY_FAILURES
@@ -272,6 +273,133 @@ async def test_telemetry_is_taken_within_bounds() -> None:
             head = f"POST /v1/telemetry HTTP/1.1\r\nHost: h\r\nContent-Length: {size}\r\n\r\n"
             await client.send(head.encode() + bytes(size))
             assert (await client.read_answer())[0] == status
+
+
+async def post_batch(
+    client: RawClient, body: bytes, token: str | None, target: str = "/v1/reconstructions"
+) -> tuple[int, dict[str, str], bytes]:
+    field = "" if token is None else f"Authorization: Bearer {token}\r\n"
+    head = (
+        f"POST {target} HTTP/1.1\r\nHost: files.test\r\n{field}Content-Length: {len(body)}\r\n\r\n"
+    )
+    await client.send(head.encode() + body)
+    return await client.read_answer()
+
+
+def answer_except(world: World, name: str, answer: Answer) -> None:
+    """Have the CAS answer something else about one file."""
+    known = world.answers["cas"]
+    assert callable(known)
+    world.answers["cas"] = lambda request: answer if name in request.path else known(request)
+
+
+def batch_of(*names: str) -> bytes:
+    return json.dumps([{"prefix": "default", "hash": name} for name in names]).encode()
+
+
+async def test_several_files_in_one_answer() -> None:
+    world = make_world()
+    other = "7" * 64
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        status, headers, body = await post_batch(client, batch_of(NAME, other, NAME), token)
+        assert (status, headers["cache-control"]) == (200, "no-store")
+        value = json.loads(body)
+        assert set(value) == {"files", "fetch_info"}
+        assert set(value["files"]) == {NAME, other}
+        ((info,),) = value["fetch_info"].values()  # both have the same chunks
+        assert SIGNATURE.encode() not in body
+        assert info["url"].startswith("http://files.test/xorbs/")
+        asked = [request.path.rpartition("/")[2] for request in world.cas.requests]
+        assert sorted(asked) == sorted([NAME, other])
+        assert {r.get("authorization") for r in world.cas.requests} == {f"Bearer {CAS_TOKEN}"}
+        found = await get_data(client, info["url"].removeprefix("http://files.test"))
+        assert (found[0], found[2]) == (206, PACKED)
+        for root in ("/v1", ""):
+            target = f"{root}/reconstructions?file_id={NAME}&file_id={other}&x=y"
+            status, _, body = await ask(client, target, token=token)
+            assert (status, set(json.loads(body)["files"])) == (200, {NAME, other})
+        # One question tells the size.
+        reply = await ask(client, f"/v1/files/{NAME}", method="HEAD", token=token)
+        assert reply[1]["content-length"] == str(len(CONTENT))
+
+
+async def test_an_empty_file_is_one_of_several() -> None:
+    empty = "0" * 64
+    world = make_world()
+    answer_except(world, empty, http_answer(416))
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        status, _, body = await post_batch(client, batch_of(NAME, empty), token)
+        assert status == 200
+        assert json.loads(body)["files"][empty] == []
+
+
+@pytest.mark.parametrize(("answer", "status"), [(403, 403), (404, 404), (503, 503), (500, 502)])
+async def test_one_that_cannot_be_had_is_the_answer(answer: int, status: int) -> None:
+    refused = "9" * 64
+    world = make_world()
+    answer_except(world, refused, http_answer(answer))
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        found, _, body = await post_batch(client, batch_of(NAME, refused, "8" * 64), token)
+        assert found == status
+        assert set(json.loads(body)) == {"error"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{}", 400),
+        (batch_of("x"), 400),
+        (batch_of(*(f"{number:064x}" for number in range(101))), 400),
+        (b" " * 65_537, 413),
+        (b"[]", 200),
+    ],
+    ids=["nothing", "no list", "no hash", "too many", "too long", "none"],
+)
+async def test_questions_that_are_none(body: bytes, status: int) -> None:
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        found, _, _ = await post_batch(client, body, token)
+        assert found == status
+        assert world.cas.requests == []
+
+
+async def test_several_files_need_a_token_of_ours() -> None:
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        for token in (None, TOKEN, "x"):
+            async with connected(world.port) as other:
+                assert (await post_batch(other, batch_of(NAME), token))[0] == 401
+        token = await get_token(client)
+        for target, method, status in (
+            ("/v1/reconstructions", "GET", 400),
+            (f"/v1/reconstructions?file_id={NAME}", "HEAD", 405),
+            (f"/v1/reconstructions?file_id={NAME}", "PUT", 405),
+            (f"/v2/reconstructions?file_id={NAME}", "GET", 404),
+        ):
+            async with connected(world.port) as other:
+                found = await ask(other, target, method=method, token=token)
+                assert found[0] == status, target
+        assert world.cas.requests == []
+
+
+@pytest.mark.parametrize("name", ["MAX_TERMS", "MAX_RANGES"])
+async def test_an_answer_that_would_be_too_large(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, name, 2)
+    world = make_world()
+    names = ["1" * 64, "2" * 64, "3" * 64]
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        assert (await post_batch(client, batch_of(*names[:2]), token))[0] == 200
+        status, _, body = await post_batch(client, batch_of(*names), token)
+        assert status == 413
+        assert b"fewer files" in body
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -31,6 +33,7 @@ from tests.e2e.hub import (
 from tests.e2e.raw import until
 from xetserve.xet.grants import open_grant, seal_grant
 from xetserve.xet.sealing import Sealer, derive_key
+from xetserve.xet.xorb import ChunkRecord, iter_records
 
 REPO = "tester/through-us"
 PRIVATE = "tester/for-its-owner"
@@ -419,10 +422,60 @@ def test_plain_serves_nothing_native(start: Start) -> None:
     for target in (
         f"/api/models/{REPO}/xet-read-token/main",
         f"/v1/reconstructions/{'0' * 64}",
+        f"/v1/reconstructions?file_id={'0' * 64}",
         f"/xorbs/{'0' * 64}?grant=x",
     ):
         assert connection.ask(target, [("User-Agent", "x; hf_hub/2; hf_xet/1.8")]).status == 404
     connection.close()
+
+
+def ask_several(site: Site, names: list[str], token: str, form: str) -> dict[str, Any]:
+    """Ask how several files are built."""
+    if form == "GET":
+        query = "&".join(f"file_id={name}" for name in names)
+        reply = ask(site, f"/v1/reconstructions?{query}", token)
+    else:
+        body = json.dumps([{"prefix": "default", "hash": name} for name in names]).encode()
+        fields = [("Content-Type", "application/json")]
+        with closing(Connection(site.server.url, token)) as connection:
+            reply = connection.ask("/v1/reconstructions", fields, "POST", body=body)
+    assert reply.status == 200, reply
+    value: dict[str, Any] = json.loads(reply.body)
+    return value
+
+
+@pytest.mark.parametrize("form", ["POST", "GET"])
+def test_several_files_in_one_question(start: Start, form: str) -> None:
+    """Two versions of a file, which have most of their chunks in common, and a small one."""
+    site = start("native")
+    token = get_token(site, REPO)
+    hashes = {
+        name: ask(site, f"/{REPO}/resolve/main/{quote(name)}", TOKEN, method="HEAD").headers[
+            "x-xet-hash"
+        ]
+        for name in (XET_FILE, EDITED, "odd/100% + more.bin")
+    }
+    value = ask_several(site, list(hashes.values()), token, form)
+    data: dict[str, dict[int, bytes]] = {}
+    for xorb, infos in value["fetch_info"].items():
+        for info in infos:
+            assert info["url"].startswith(f"{site.server.url}/xorbs/{xorb}?grant=")
+            first, last = info["url_range"]["start"], info["url_range"]["end"]
+            wanted = ("Range", f"bytes={first}-{last}")
+            reply = ask(site, info["url"].removeprefix(site.server.url), None, wanted)
+            assert (reply.status, len(reply.body)) == (206, last + 1 - first)
+            chunks = map(ChunkRecord.decode, iter_records(reply.body))
+            data.setdefault(xorb, {}).update(enumerate(map(bytes, chunks), info["range"]["start"]))
+    for name, file_hash in hashes.items():
+        content = b"".join(
+            data[term["hash"]][number]
+            for term in value["files"][file_hash]
+            for number in range(term["range"]["start"], term["range"]["end"])
+        )
+        assert content == site.place.files[name]
+    asked = [one["path"].rpartition("/")[2] for one in site.asked("cas")]
+    assert sorted(asked) == sorted(hashes.values())
+    assert "Traceback" not in site.server.log
 
 
 SHARED_SECRET = "two servers know this"
@@ -523,6 +576,21 @@ class TestRights:
         site.control.set_faults()
         assert ask(site, target, good).status == 200
 
+    def test_by_a_batch(self, private: Private) -> None:
+        site = private.site
+        public = ask(site, f"/{REPO}/resolve/main/{XET_FILE}", TOKEN, method="HEAD")
+        names = [public.headers["x-xet-hash"], private.file_hash]
+        target = "/v1/reconstructions?" + "&".join(f"file_id={name}" for name in names)
+        good = get_token(site)
+        for token in (None, TOKEN, "x"):
+            private.assert_refused(ask(site, target, token), 401)
+        # What a token may read of them is told by itself only.
+        for token in (get_token(site, REPO, OTHER_TOKEN), get_token(site, REPO), good):
+            private.assert_refused(ask(site, target, token), 404)
+        target = f"/v1/reconstructions?file_id={private.file_hash}"
+        assert ask(site, target, good).status == 200
+        private.assert_refused(ask(site, target, get_token(site, REPO)), 404)
+
     def test_by_a_size(self, private: Private) -> None:
         target = f"/v1/files/{private.file_hash}"
         reply = ask(private.site, target, get_token(private.site), method="HEAD")
@@ -592,7 +660,8 @@ def test_what_else_a_native_client_asks(private: Private) -> None:
         ("/v1/reconstructions/xyz", 400),
         (f"/v1/reconstructions/{'1' * 64}", 404),
         (f"/v1/chunks/default/{name}", 404),
-        (f"/v1/reconstructions?file_id={name}", 404),
+        (f"/v2/reconstructions?file_id={name}", 404),
+        (f"/v1/reconstructions?file_id={name}&file_id=xyz", 400),
         (f"/api/models/{PRIVATE}/xet-write-token/main", 403),
     ):
         given = TOKEN if target.startswith("/api") else token

@@ -497,3 +497,60 @@ def test_the_example_is_what_it_says() -> None:
         for chunk in xorbs[segment["xorb_hash"]][segment["chunk_start"] : segment["chunk_end"]]:
             tree.add(hash_chunk(chunk), len(chunk))
     assert tree.file_hash() == parse_hash(EXAMPLE["file"]["file_hash"])
+
+
+OTHER_FILE = XorbFile([b"d" * 50, b"e" * 60])
+
+
+@pytest.mark.parametrize("form", ["post", "get", "get without a version"])
+async def test_several_files(client: Client, form: str) -> None:
+    await client.add(FILE, "x.bin")
+    await client.add(OTHER_FILE, "y.bin")
+    token = await client.get_cas_token()
+    names = [FILE.file_name, OTHER_FILE.file_name, FILE.file_name]
+    if form == "post":
+        body = json.dumps([{"prefix": "default", "hash": name} for name in names]).encode()
+        answer = await client.ask("POST", "/v1/reconstructions", body, token=token)
+    else:
+        root = "/v1/reconstructions" if form == "get" else "/reconstructions"
+        query = "&".join(f"file_id={name}" for name in names)
+        answer = await client.get(f"{root}?{query}", token=token)
+    assert answer.status == 200
+    value = answer.json()
+    assert set(value) == {"files", "fetch_info"}
+    assert set(value["files"]) == set(names)
+    for file in (FILE, OTHER_FILE):
+        part = {"terms": value["files"][file.file_name], "fetch_info": value["fetch_info"]}
+        one = Answer(answer.response, json.dumps(part).encode(), None)
+        assert await rebuild(client, one, 1000) == file.content
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        pytest.param([FILE.file_name, "1" * 64], 404, id="one that is not there"),
+        pytest.param(["x"], 400, id="no hash"),
+        pytest.param(["0" * 62 + f"{n:02x}" for n in range(101)], 400, id="too many"),
+        pytest.param([], 200, id="none"),
+    ],
+)
+async def test_several_files_or_an_error(client: Client, names: list[str], status: int) -> None:
+    token = await add_file(client)
+    body = json.dumps([{"prefix": "default", "hash": name} for name in names]).encode()
+    for root in ("/v1", ""):
+        answer = await client.ask("POST", f"{root}/reconstructions", body, token=token)
+        assert answer.status == status
+    assert (await client.ask("POST", "/v2/reconstructions", body, token=token)).status == 404
+    assert (await client.ask("POST", "/v1/reconstructions", body, token="")).status == 401
+    assert (await client.ask("PUT", "/v1/reconstructions", body, token=token)).status == 404
+
+
+async def test_several_files_of_other_repositories(client: Client) -> None:
+    await client.add(FILE, "x.bin")
+    await client.create_repo("me/other")
+    await client.add(OTHER_FILE, "y.bin", "models/me/other")
+    token = await client.get_cas_token()
+    query = f"file_id={FILE.file_name}&file_id={OTHER_FILE.file_name}"
+    answer = await client.get(f"/v1/reconstructions?{query}", token=token)
+    assert answer.status == 404
+    assert OTHER_FILE.file_name in answer.json()["error"]

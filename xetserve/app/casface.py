@@ -1,6 +1,7 @@
 """The CAS as native Xet clients know it, with us in its place.
 
     GET  /v1|/v2/reconstructions/{file hash}, and without a version as hf-xet 1.2 asks
+    POST /v1/reconstructions, GET with ?file_id=...  several files, see batches.py
     HEAD /v1/files/{file hash}
     POST /v1/telemetry
     GET  /xorbs/{xorb hash}?grant=...          see xorbdata.py
@@ -9,6 +10,7 @@ A client's access token is one that we have sealed: the CAS behind us and the to
 with that token, so it alone decides who may read what; of its answer only the data URLs are replaced.
 """
 
+import asyncio
 import re
 import time
 from dataclasses import replace
@@ -16,6 +18,7 @@ from typing import Final
 
 from xetserve.app.answers import no_blocks
 from xetserve.app.auth import fingerprint, get_token
+from xetserve.app.batches import fetch_batch, read_batch
 from xetserve.app.files import Upstreams, head_timeout
 from xetserve.app.responses import CHALLENGE
 from xetserve.app.router import check_method
@@ -34,6 +37,7 @@ from xetserve.http.ranges import format_unsatisfied_range
 from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.cas import Access
 from xetserve.upstream.hub import CasToken, parse_cas_token
+from xetserve.xet.batch import make_batch_answer, merge_fetch_infos
 from xetserve.xet.grants import Granter
 from xetserve.xet.hashes import parse_hash
 from xetserve.xet.reconstruction import ByteRange, to_v1, to_v2
@@ -46,6 +50,7 @@ _PURPOSE: Final = "token"
 _NO_END: Final = 2**53  # bytes; the CAS gives what there is
 _PATH: Final = re.compile(
     r"/(?:v([12])/)?(reconstructions)/([^/]+)|/v1/(files)/([^/]+)|/v1/(telemetry)|/(xorbs)/([^/]+)"
+    r"|/(?:v1/)?(reconstructions)"
 )
 _RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
 _NO_STORE: Final = (("Cache-Control", "no-store"), ("Vary", "Authorization"))
@@ -120,10 +125,15 @@ class CasFace:
         """
         match = _PATH.fullmatch(request.raw_path)
         assert match is not None
-        version, reconstructions, name, files, file_name, telemetry, _, xorb_name = match.groups()
+        version, reconstructions, name, files, file_name, telemetry, _, xorb_name, batch = (
+            match.groups()
+        )
         if reconstructions:
             check_method(request, ("GET", "OPTIONS"))
             return await self._reconstruct(request, name, int(version or 1))
+        if batch:
+            check_method(request, ("GET", "POST", "OPTIONS"))
+            return await self._reconstruct_several(request)
         if files:
             check_method(request, ("HEAD", "OPTIONS"))
             return await self._head_file(request, file_name)
@@ -156,8 +166,7 @@ class CasFace:
                 raise self._unsatisfiable(file_hash) from None
             end = asked.start + answer.decoded_size
             size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
-        now = time.time()
-        granter = Granter(self._sealer, request.base_url, issued=now, expires=now + GRANT_SECONDS)
+        granter = self._make_granter(request)
         try:
             given = granter.rewrite(
                 answer, asked.start, file_hash, size, has_single_ranges=version == 1
@@ -165,6 +174,36 @@ class CasFace:
         except FormatError as exc:
             raise UpstreamError(f"the CAS: {exc}") from None
         return json_response(200, to_v1(given) if version == 1 else to_v2(given), _NO_STORE)
+
+    async def _reconstruct_several(self, request: Request) -> Response:
+        """Tell how whole files are built. Of chunks that several files have, the first one gets the URL.
+
+        Raises:
+            RequestError: 400, 401, 413.
+            UpstreamError: as the CAS says of any of them.
+        """
+        access = self._open_token(request)
+        hashes = await read_batch(request)
+        async with head_timeout(self._up.limits):
+            answers = await fetch_batch(self._up.cas, access, hashes)
+        granter = self._make_granter(request)
+        infos = []
+        for file_hash, answer in answers.items():
+            size = answer.decoded_size
+            self._sizes.note(file_hash, size)
+            try:
+                given = granter.rewrite(answer, 0, file_hash, size, has_single_ranges=True)
+            except FormatError as exc:
+                raise UpstreamError(f"the CAS: {exc}") from None
+            infos.append(given.fetch_info)
+            await asyncio.sleep(0)  # sealing a thousand URLs takes a while
+        terms = {file_hash: answer.terms for file_hash, answer in answers.items()}
+        value = make_batch_answer(terms, merge_fetch_infos(infos))
+        return json_response(200, value, _NO_STORE)
+
+    def _make_granter(self, request: Request) -> Granter:
+        now = time.time()
+        return Granter(self._sealer, request.base_url, issued=now, expires=now + GRANT_SECONDS)
 
     async def _find_size(self, access: Access, file_hash: bytes, end: int, *, is_last: bool) -> int:
         """Give the size of a file; it tells when all of its chunks have been seen.

@@ -185,6 +185,8 @@ class Origin:
         match request.method, parts:
             case "GET", ["reconstructions", name]:
                 return await self._cas.reconstruct(request, name, version)
+            case "GET" | "POST", ["reconstructions"] if version == 1:
+                return await self._cas.reconstruct_several(request)
             case "HEAD", ["files", name]:
                 return await self._cas.head_file(request, name)
             case "HEAD", ["xorbs", _, name]:

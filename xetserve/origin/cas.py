@@ -20,6 +20,12 @@ from xetserve.origin.files import FileRecord, find_whole_terms, make_file_record
 from xetserve.origin.library import Library
 from xetserve.origin.repos import REPO_TYPES, Repo
 from xetserve.origin.signing import Signer, split_ranges
+from xetserve.xet.batch import (
+    MAX_BATCH_SIZE,
+    make_batch_answer,
+    parse_batch,
+    parse_batch_names,
+)
 from xetserve.xet.hashes import MerkleTree, format_hash, hash_range, parse_hash
 from xetserve.xet.reconstruction import FetchInfo, Reconstruction, Term, to_v1, to_v2
 from xetserve.xet.shard import MAX_SHARD_SIZE, Shard, ShardFile, ShardXorb, parse_shard
@@ -68,28 +74,54 @@ class CasApi:
         faults = self._misbehaviour().faults
         if version == 2 and faults.v2_status is not None:
             raise RequestError(faults.v2_status, "there is no v2, as the test controls want it")
-        record = await self._find_file(request, name)
+        record = await self._find_file(request, _parse_name(name))
         span = _parse_file_range(request.headers.get("range"), record.size)
-        base = self._data_url or request.base_url
-        lifetime = faults.url_lifetime
-        expires = self._signer.get_expiry(self._url_lifetime if lifetime is None else lifetime)
         single = version == 1 or faults.v2_one_entry_per_range
-        answer = await self._plan(record, span, base, expires, single)
+        answer = await self._plan(request, record, span, single)
         return json_response(200, to_v1(answer) if version == 1 else to_v2(answer))
 
-    async def _plan(
-        self, record: FileRecord, span: Span, base: str, expires: int, single: bool
-    ) -> Reconstruction:
-        """Give the terms of a range, and signed URLs for what they need.
+    async def reconstruct_several(self, request: Request) -> Response:
+        """POST /v1/reconstructions, and GET with ?file_id= for each file; both without a version, too."""
+        await self.authorize(request, "read")
+        if request.method == "POST":
+            hashes = parse_batch(await request.body.read(MAX_BATCH_SIZE))
+        else:
+            names = [value for name, value in request.query_pairs if name == "file_id"]
+            hashes = parse_batch_names(names)
+        terms: dict[bytes, list[Term]] = {}
+        for file_hash in hashes:
+            record = await self._find_file(request, file_hash)
+            _, terms[file_hash] = await self._library.files.find_terms(record, Span(0, record.size))
+        everything = [term for found in terms.values() for term in found]
+        infos = await self._sign(request, everything, single=True)
+        return json_response(200, make_batch_answer(terms, infos))
 
-        Args:
-            single: one URL for each range, instead of one for all ranges of a xorb.
-        """
+    async def _plan(
+        self, request: Request, record: FileRecord, span: Span, single: bool
+    ) -> Reconstruction:
+        """Give the terms of a range, and signed URLs for what they need; single: see _sign."""
         faults = self._misbehaviour().faults
         if faults.untrimmed_terms:
             offset, terms = find_whole_terms(record, span)
         else:
             offset, terms = await self._library.files.find_terms(record, span)
+        fetch_info = await self._sign(request, terms, single=single)
+        if faults.wrong_term_length and terms:
+            size = max(0, terms[0].decoded_size + faults.wrong_term_length)
+            terms[0] = terms[0]._replace(decoded_size=size)
+        return Reconstruction(offset, tuple(terms), fetch_info)
+
+    async def _sign(
+        self, request: Request, terms: Sequence[Term], *, single: bool
+    ) -> dict[bytes, tuple[FetchInfo, ...]]:
+        """Give signed URLs for what terms need.
+
+        Args:
+            single: one URL for each range, instead of one for all ranges of a xorb.
+        """
+        base = self._data_url or request.base_url
+        lifetime = self._misbehaviour().faults.url_lifetime
+        expires = self._signer.get_expiry(self._url_lifetime if lifetime is None else lifetime)
         fetch_info = {}
         for xorb_hash, ranges in (await self._library.files.find_fetch_ranges(terms)).items():
             infos: list[FetchInfo] = []
@@ -101,28 +133,24 @@ class CasApi:
                     for chunks, byte_range in ranges[len(infos) : len(infos) + len(part)]
                 )
             fetch_info[xorb_hash] = tuple(infos)
-        if faults.wrong_term_length and terms:
-            size = max(0, terms[0].decoded_size + faults.wrong_term_length)
-            terms[0] = terms[0]._replace(decoded_size=size)
-        return Reconstruction(offset, tuple(terms), fetch_info)
+        return fetch_info
 
     async def head_file(self, request: Request, name: str) -> Response:
         """HEAD /v1/files/{hash}."""
-        return Response(200, length=(await self._find_file(request, name)).size)
+        return Response(200, length=(await self._find_file(request, _parse_name(name))).size)
 
-    async def _find_file(self, request: Request, name: str) -> FileRecord:
+    async def _find_file(self, request: Request, file_hash: bytes) -> FileRecord:
         """Give a file that the token may read.
 
         Raises:
-            RequestError: 400, 401, 404.
+            RequestError: 401, 404.
         """
-        file_hash = _parse_name(name)
         repo = await self.authorize(request, "read")
         record = None
         if await repo.has_file(file_hash):
             record = await self._library.files.get(file_hash)
         if record is None:
-            raise RequestError(404, f"file {name} is not known")
+            raise RequestError(404, f"file {format_hash(file_hash)} is not known")
         return record
 
     async def head_xorb(self, request: Request, name: str) -> Response:

@@ -1,0 +1,70 @@
+"""Reconstructions of several files in one answer: the CAS is asked for each of them, with the token of whoever asks."""
+
+import asyncio
+from typing import Final
+
+from xetserve.errors import FormatError, RangeUnsatisfiable, RequestError
+from xetserve.http.messages import Request
+from xetserve.pipeline.source import CasSource
+from xetserve.upstream.cas import Access
+from xetserve.xet.batch import MAX_BATCH_SIZE, parse_batch, parse_batch_names
+from xetserve.xet.reconstruction import ByteRange, Reconstruction
+
+MAX_ASKED: Final = 4  # files at a time
+MAX_TERMS: Final = 100_000  # of all files of an answer
+MAX_RANGES: Final = 10_000  # and fetch ranges, each of which has a URL in the answer
+_ALL: Final = ByteRange(0, 2**53)  # bytes; the CAS gives what there is of it
+_NOTHING: Final = Reconstruction(0, (), {})
+
+
+async def read_batch(request: Request) -> list[bytes]:
+    """Give the file hashes that a question names, in its body or, with GET, as ?file_id=.
+
+    Raises:
+        RequestError: 400, it names none, or too many; 413, it is too long.
+    """
+    try:
+        if request.method == "POST":
+            return parse_batch(await request.body.read(MAX_BATCH_SIZE))
+        names = [value for name, value in request.query_pairs if name == "file_id"]
+        if not names:
+            raise FormatError("which files? ?file_id= names them")
+        return parse_batch_names(names)
+    except FormatError as exc:
+        raise RequestError(400, str(exc)) from None
+
+
+async def fetch_batch(
+    cas: CasSource, access: Access, hashes: list[bytes]
+) -> dict[bytes, Reconstruction]:
+    """Ask how whole files are built, by file hash.
+
+    Raises:
+        RequestError: 413, the answer would be too large.
+        UpstreamError and its kinds: of any of them; nothing is told of the others.
+    """
+    gate = asyncio.Semaphore(MAX_ASKED)
+    num_terms = num_ranges = 0
+
+    async def ask(file_hash: bytes) -> Reconstruction:
+        nonlocal num_terms, num_ranges
+        async with gate:
+            try:
+                answer = await cas.fetch_reconstruction(access, file_hash, _ALL)
+            except RangeUnsatisfiable:
+                return _NOTHING  # it is empty
+        num_terms += len(answer.terms)
+        num_ranges += sum(map(len, answer.fetch_info.values()))
+        if num_terms > MAX_TERMS or num_ranges > MAX_RANGES:
+            raise RequestError(413, "these are too many chunks for one answer: ask for fewer files")
+        return answer
+
+    tasks = [asyncio.ensure_future(ask(file_hash)) for file_hash in hashes]
+    try:
+        answers = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+    return dict(zip(hashes, answers, strict=True))
