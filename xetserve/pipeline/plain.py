@@ -195,6 +195,7 @@ class PlainShelf:
                 async for block in blocks:
                     await keeping.write(block)
                     yield block
+                    await keeping.finish()  # what comes next may come into the same memory
         finally:
             keeping.close()
 
@@ -212,7 +213,7 @@ class _Keeping:
         self._busy: asyncio.Future[None] | None = None  # in a thread
 
     async def write(self, block: Sequence[Buffer]) -> None:
-        """Take the next bytes; once all are here, the file is put in place."""
+        """Begin to write the next bytes; of the last ones, wait until the file is in place."""
         if not self._is_wanted:
             return
         self._left -= sum(map(len, block))
@@ -225,14 +226,27 @@ class _Keeping:
             loop = asyncio.get_running_loop()
             executor = self._cache.desk.executor
             self._busy = loop.run_in_executor(executor, self._write, self._temporary, block)
+        except OSError as exc:
+            self._give_up(exc)
+        if not self._left:
+            await self.finish()
+
+    async def finish(self) -> None:
+        """Wait until what was to be written is."""
+        if self._busy is None or not self._is_wanted:
+            return
+        try:
             async with asyncio.timeout(DISK_TIMEOUT):
                 await asyncio.shield(self._busy)
-        except TimeoutError:
-            self._is_wanted = False
-            self._cache.rest()
         except OSError as exc:
-            self._is_wanted = False
-            self._cache.desk.warn("cache: cannot write: %s", exc.strerror or exc)
+            self._give_up(exc)
+
+    def _give_up(self, error: OSError) -> None:
+        self._is_wanted = False
+        if isinstance(error, TimeoutError):
+            self._cache.rest()
+        else:
+            self._cache.desk.warn("cache: cannot write: %s", error.strerror or error)
 
     async def _create(self) -> Temporary | None:
         """Open a file; None: there is no room."""
