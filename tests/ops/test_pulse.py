@@ -1,6 +1,7 @@
 """What a process says of itself."""
 
 import asyncio
+import mmap
 import os
 import resource
 import time
@@ -34,6 +35,17 @@ def test_a_process_tells_of_its_memory_time_and_files() -> None:
     assert 0 < CPU_SECONDS.total - before <= time.process_time()
     assert (START_TIME.get(), WORKERS.get()) == (1234.5, 1)
     assert [labels[0] for labels in BUILD_INFO._places] == [__version__]
+
+
+def test_what_workers_share_is_nobodys_memory() -> None:
+    process = OwnProcess(1.0)
+    process.sample()
+    before = RESIDENT_MEMORY.get()
+    with mmap.mmap(-1, 64 << 20) as shared:
+        for page in range(0, len(shared), mmap.PAGESIZE):
+            shared[page] = 1
+        process.sample()
+        assert RESIDENT_MEMORY.get() < before + (32 << 20)
 
 
 async def test_samplers_are_called_again_and_again() -> None:

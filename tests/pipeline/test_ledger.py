@@ -1,13 +1,15 @@
 """What is remembered of a file's chunks, and when it is proof."""
 
 import random
+from array import array
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xetserve.pipeline import ledger as ledger_module
-from xetserve.pipeline.ledger import Ledger, Ledgers
+from xetserve.pipeline.ledger import Ledger
+from xetserve.pipeline.ledger_notes import Note
 from xetserve.xet.hashes import MerkleTree, hash_chunk
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -26,6 +28,11 @@ def make_file(sizes: list[int]) -> tuple[bytes, int, list[Chunk]]:
 
 
 FILE_HASH, SIZE, CHUNKS = make_file([(number * 37) % 500 + 1 for number in range(200)])
+
+
+def note_each(ledger: Ledger, chunks: list[Chunk]) -> None:
+    for chunk in chunks:
+        ledger.note(*chunk)
 
 
 def prove(ledger: Ledger) -> bool:
@@ -183,19 +190,6 @@ def test_a_huge_file_that_is_not_read_from_its_beginning_is_not_remembered() -> 
     assert ledger.nbytes < 2000
 
 
-def test_the_ledgers_used_last_stay() -> None:
-    ledgers = Ledgers(max_memory=25_000)
-    for number in range(4):
-        ledger = ledgers.get(b"%d" % number * 32)
-        for chunk in CHUNKS:
-            ledger.note(*chunk)
-        ledgers.get(b"0" * 32)
-        ledgers.trim()
-    assert ledgers.get(b"0" * 32).is_complete(SIZE)
-    assert ledgers.get(b"3" * 32).is_complete(SIZE)
-    assert not ledgers.get(b"1" * 32).is_complete(SIZE)
-
-
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.randoms())
 def test_ranges_of_chunks_meet(sizes: list[int], source: random.Random) -> None:
     file_hash, size, chunks = make_file(sizes)
@@ -207,13 +201,35 @@ def test_ranges_of_chunks_meet(sizes: list[int], source: random.Random) -> None:
     assert prove(ledger)
 
 
-def test_cuts_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "MAX_CUTS", 2)
-    ledgers = Ledgers()
-    ledgers.note_cut(FILE_HASH, 100.0)
-    assert ledgers.was_cut(FILE_HASH, 100.0 + ledger_module.CUT_SECONDS - 1)
-    assert not ledgers.was_cut(FILE_HASH, 100.0 + ledger_module.CUT_SECONDS)
-    assert not ledgers.was_cut(bytes(32), 100.0)
-    for number in range(2):
-        ledgers.note_cut(bytes([number]) * 32, 101.0)
-    assert not ledgers.was_cut(FILE_HASH, 101.0)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12), st.booleans()), max_size=25),
+    st.sampled_from([5000, 1 << 20]),
+)
+def test_notes_of_others_are_noted_as_ones_own(
+    moves: list[tuple[int, int, bool]], max_memory: int
+) -> None:
+    """Chunks that come at once make the same of a ledger as one by one, whatever was there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_module, "MAX_FILE_MEMORY", max_memory)
+        patch.setattr(ledger_module, "FOLDED_AWAY", 30)
+        one, other = Ledger(FILE_HASH), Ledger(FILE_HASH)
+        for first, count, is_wrong in moves:
+            chunks = CHUNKS[first : first + count]
+            hashes = b"".join(chunk_hash for _, _, chunk_hash in chunks)
+            if is_wrong:
+                hashes = bytes(32) + hashes[32:]
+            sizes = array("I", (size for _, size, _ in chunks))
+            note = Note(FILE_HASH, b"x" * 32, ChunkRange(0, 9), 5, chunks[0][0], sizes, hashes)
+            one.note_all(note)
+            other.note_source(note.xorb_hash, note.chunks)
+            note_each(other, list(note.each()))
+            assert repr(one) == repr(other)
+            assert (one.generation, one.nbytes) == (other.generation, other.nbytes)
+            assert [one.can_be_proven(end) for end, _, _ in CHUNKS] == [
+                other.can_be_proven(end) for end, _, _ in CHUNKS
+            ]
+        assert state(one) == state(other)
+
+
+def state(ledger: Ledger) -> list[object]:
+    return [(run.start, run.end, run.starts, run.hashes) for run in ledger._runs]

@@ -1,19 +1,22 @@
 """Ledgers beside the cache: proven once, known to whoever reads the file later."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.fakes import FakeAccess, FakeCas
+from tests.pipeline.test_proof import damaged
 from tests.pipeline.test_reader import POLICY, read_all, simple_file
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.tickets import FetchTable
+from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import FetchInfo
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 
@@ -102,23 +105,36 @@ async def test_another_process_knows_at_once(tmp_path: Path) -> None:
         assert await one.read(100, 200)
 
 
-async def test_a_reader_that_began_before_is_not_verified_by_what_came_later(
-    tmp_path: Path,
+@pytest.mark.parametrize("is_right", [True, False], ids=["right", "wrong"])
+async def test_a_reader_that_began_before_is_held_against_what_came_later(
+    tmp_path: Path, is_right: bool
 ) -> None:
-    async with running(tmp_path) as other:
-        async with running(tmp_path) as one:
-            early = FileReader(
-                one.table, FakeAccess(), FILE.file_hash, start=9, size=SIZE, gap_timeout=5.0
-            )
-            blocks = early.blocks()
-            got = b"".join(await anext(blocks))
-            assert await other.read()
-            await other.cache.settle()
-            assert await one.read(100, 200)
-            async for block in blocks:
-                got += b"".join(block)
-        assert got == CONTENT[9:]
-        assert not early.is_verified
+    cas = FakeCas(FILE) if is_right else damaged()
+    async with running(tmp_path / "other") as other, running(tmp_path / "one", cas) as one:
+        early = FileReader(
+            one.table, FakeAccess(), FILE.file_hash, start=9, size=SIZE, gap_timeout=5.0
+        )
+        blocks = early.blocks()
+        got = bytearray().join(await anext(blocks))
+        assert await other.read()
+        await other.cache.settle()
+        (path,) = ledgers(tmp_path / "other")
+        chunks = parse_ledger(path.read_bytes(), FILE.file_hash)
+        one.table.ledgers.get(FILE.file_hash).adopt(chunks)
+        if is_right:
+            await drain(blocks, got)
+            assert got == CONTENT[9:]
+            assert early.is_verified
+        else:
+            with pytest.raises(IntegrityError):
+                await drain(blocks, got)
+            assert len(got) < len(CONTENT) - 9
+
+
+async def drain(blocks: AsyncGenerator[list[Buffer], None], into: bytearray) -> None:
+    async with aclosing(blocks):
+        async for block in blocks:
+            into += b"".join(block)
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "large", "folder"])

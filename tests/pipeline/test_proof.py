@@ -109,6 +109,48 @@ async def test_a_chunk_that_stays_wrong_in_a_known_file_is_not_given_out() -> No
     assert not into
 
 
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "part"])
+async def test_the_last_chunks_are_judged_though_more_was_asked_for(is_whole: bool) -> None:
+    """Who asks for parts may ask for more than it wants, and leave when it has that."""
+    cas, budget = damaged(), ByteBudget(1 << 27)
+    table = make_table(cas, budget)
+    chunk = len(FILE.runs[0][0].chunks[0])
+    await read(table, chunk, SIZE)
+    with pytest.raises(IntegrityError, match="all parts together"):
+        await anext(make_reader(table, 0, None if is_whole else SIZE - 1, SIZE).blocks())
+    cas = FakeCas(FILE)
+    table.source = cas
+    await read(table, chunk, SIZE)
+    blocks = make_reader(table, 0, None if is_whole else SIZE - 1, SIZE).blocks()
+    await anext(blocks)
+    assert table.ledgers.get(FILE.file_hash).is_proven
+    await blocks.aclose()
+    assert_released(cas, budget)
+
+
+async def test_a_part_that_is_cut_before_it_has_begun_is_a_cut_of_the_file() -> None:
+    """Whoever asked for it has the others."""
+    table = make_table(damaged(), ByteBudget(1 << 27))
+    last = SIZE - len(FILE.runs[0][0].chunks[-1])
+    await read_all(make_reader(table, 0, last, SIZE))
+    into = bytearray()
+    with pytest.raises(IntegrityError):
+        await read_all(make_reader(table, last, SIZE, SIZE), into)
+    assert not into
+    assert table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+
+
+async def test_damage_to_a_proven_file_is_no_cut() -> None:
+    """All that was given out was held against the list: whoever has it may go on."""
+    table = make_table(FakeCas(FILE), ByteBudget(1 << 27))
+    await read(table)
+    table.source = damaged()
+    for end in (None, 100):
+        with pytest.raises(IntegrityError, match="is not the file's"):
+            await read_all(make_reader(table, 0, end, SIZE))
+    assert not table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+
+
 async def test_without_the_size_parts_prove_nothing() -> None:
     table = make_table(FakeCas(FILE), ByteBudget(1 << 27))
     for start, end in ((0, SIZE // 2), (SIZE // 2, None)):

@@ -141,10 +141,11 @@ def _select_spans(request: Request, file: Representation) -> list[Span] | None:
     # The field is no list: several of them mean nothing (RFC 9110, 5.3).
     if len(values) != 1 or not wants_part(request) or file.size is None:
         return None
-    if file.was_cut and is_resumption(values[0]):
+    if file.is_suspect or (file.was_cut and is_resumption(values[0])):
+        # Parts that have an end are what several connections ask for: aria2 comes back for the one that was cut.
         # Not the whole in its place: wget would drop the bytes that it has, and append the rest.
         raise RequestError(
-            409, "the file was cut of late because it was damaged: start again, from the first byte"
+            409, "the file was cut of late because it was damaged: start again, as a whole"
         )
     if not allows_range(request.headers, file.etag, file.last_modified, time.time()):
         return None  # the client has a part of something else

@@ -20,6 +20,7 @@ from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response
 from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.ledger_news import LedgerNews
 from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.pipeline.plain import PlainShelf
 from xetserve.pipeline.reader import ReadLimits
@@ -38,6 +39,7 @@ class Upstreams:
     """All that serving a file needs.
 
     ledger_shelf, plain_shelf: of the disk cache, where there is one.
+    ledger_news: from other workers, where there are some.
     """
 
     hub: HubClient
@@ -48,6 +50,7 @@ class Upstreams:
     hash_repo: str
     ledger_shelf: LedgerShelf | None = None
     plain_shelf: PlainShelf | None = None
+    ledger_news: LedgerNews | None = None
 
 
 class FileService:
@@ -65,6 +68,7 @@ class FileService:
             policy=upstreams.policy,
             stall_timeout=upstreams.limits.stall_timeout,
             ledger_shelf=upstreams.ledger_shelf,
+            ledger_news=upstreams.ledger_news,
         )
         self._sizes = FileSizes(upstreams.cas)
         self._answers = FileAnswers(Compressors() if compression else None)
@@ -200,8 +204,9 @@ class FileService:
         """Say of a file that it was cut."""
         if file.file_hash is None:
             return file
-        was_cut = self._fetches.ledgers.was_cut(file.file_hash, time.monotonic())
-        return replace(file, was_cut=was_cut)
+        ledgers, now = self._fetches.ledgers, time.monotonic()
+        was_cut = ledgers.was_cut(file.file_hash, now)
+        return replace(file, was_cut=was_cut, is_suspect=ledgers.is_suspect(file.file_hash, now))
 
     def _make_content(
         self,

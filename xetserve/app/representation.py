@@ -31,6 +31,7 @@ class Representation:
     is_fixed: its URL names this content for good.
     is_public: the Hub gave it without a token.
     was_cut: of late, because it was damaged: who has a part of it should not go on with that.
+    is_suspect: was_cut just now, or not found to be right since: who wants a part of it may want to complete what is wrong.
     is_hub: described as the Hub does it: shown in the browser, X-Linked-Etag.
     is_attached: to be saved, whatever is_hub says.
     hides_xet: nothing tells that the file is Xet.
@@ -49,6 +50,7 @@ class Representation:
     is_fixed: bool = False
     is_public: bool = False
     was_cut: bool = False
+    is_suspect: bool = False
     is_hub: bool = False
     is_attached: bool = False
     hides_xet: bool = False

@@ -30,7 +30,9 @@ from xetserve.ops.board import Board
 from xetserve.ops.cores import count_cores
 from xetserve.ops.heap import find_heap, keep_trimmed
 from xetserve.ops.pulse import OwnProcess, beat
+from xetserve.pipeline import ledger_news
 from xetserve.pipeline.cache_store import prepare_folder
+from xetserve.pipeline.ledger_news import LedgerNews
 from xetserve.sources import load_config, read_secrets
 from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
 
@@ -55,8 +57,9 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
     instance = f"xetserve-{secrets.token_hex(6)}"
     board = Board(num_workers, PLACE_SIZE)
+    ledgers = Board(num_workers, ledger_news.PLACE_SIZE) if num_workers > 1 else None
     making = _application(
-        live, readiness, board, instance=instance, num_workers=num_workers, sealer=sealer
+        live, readiness, board, ledgers, instance=instance, num_workers=num_workers, sealer=sealer
     )
     name = f"hub {config.hub.hub_url}"
     return run_handler(making, live, endpoints, name, num_workers, readiness, board)
@@ -67,6 +70,7 @@ async def _application(
     live: Live,
     readiness: Readiness,
     board: Board,
+    ledgers: Board | None,
     *,
     instance: str,
     num_workers: int,
@@ -74,8 +78,11 @@ async def _application(
 ) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
     config = live.config
+    news = None if ledgers is None else LedgerNews(ledgers.places, board.number)
     async with (
-        open_upstreams(config, instance=instance, num_workers=num_workers) as opened,
+        open_upstreams(
+            config, instance=instance, num_workers=num_workers, ledger_news=news
+        ) as opened,
         AsyncExitStack() as stack,
     ):
         if opened.cache is not None:
@@ -90,7 +97,7 @@ async def _application(
         watch = Watch(admission.handle, StreamTable(board.own[CELLS_SIZE:]))
         look = _sample_into(figures, board, opened, application)
         budget, heap = opened.upstreams.budget, find_heap()
-        _run_beside(stack, beat([look, figures.sample]))
+        _run_beside(stack, beat([look, figures.sample, application.fetches.ledgers.hear]))
         if heap is not None:
             _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
         yield insist_on_https(watch.handle, lambda: live.config.tls.hsts_max_age)

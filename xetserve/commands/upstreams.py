@@ -16,6 +16,7 @@ from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.ledger_news import LedgerNews
 from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.pipeline.plain import PlainShelf
 from xetserve.pipeline.reader import ReadLimits
@@ -42,13 +43,18 @@ class Opened(NamedTuple):
 
 @asynccontextmanager
 async def open_upstreams(
-    config: Config, *, instance: str, num_workers: int = 1
+    config: Config,
+    *,
+    instance: str,
+    num_workers: int = 1,
+    ledger_news: LedgerNews | None = None,
 ) -> AsyncIterator[Opened]:
     """Build what serving a file needs, and the disk cache if there is to be one; close it afterwards.
 
     Args:
         instance: see HubClient.
         num_workers: of them all, who share what is on disk.
+        ledger_news: from the other workers.
     """
     gap = config.hub.upstream_timeout
     limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
@@ -85,6 +91,7 @@ async def open_upstreams(
             hash_repo=config.hub.hash_repo,
             ledger_shelf=None if cache is None else LedgerShelf(cache),
             plain_shelf=None if cache is None else PlainShelf(cache),
+            ledger_news=ledger_news,
         )
         yield Opened(upstreams, cache, pool)
     finally:

@@ -20,6 +20,7 @@ class Board:
         size: bytes of a place.
 
     started: when the server has, Unix seconds.
+    number: of our place.
     is_heir: whether another process had our place before us.
     """
 
@@ -28,7 +29,7 @@ class Board:
         stride = _PLACE_HEADER + -(-size // 64) * 64
         self.started = time.time()
         self.is_heir = False
-        self._own = 0
+        self.number = 0
         self._memory = memoryview(mmap.mmap(-1, num_places * stride))
         self._pids = []
         self.places = []
@@ -40,14 +41,14 @@ class Board:
     def take(self, number: int) -> memoryview:
         """Be the process at a place, counted from 0; gives what is there."""
         self.is_heir = self._pids[number][0] != 0
-        self._own = number
+        self.number = number
         self._pids[number][0] = os.getpid()
         return self.own
 
     @property
     def own(self) -> memoryview:
         """The memory of this process."""
-        return self.places[self._own]
+        return self.places[self.number]
 
     def is_alive(self, number: int) -> bool:
         """Tell whether the process at a place runs."""

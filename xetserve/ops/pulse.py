@@ -21,7 +21,6 @@ from xetserve.metrics import (
 )
 
 INTERVAL: Final = 1.0  # seconds
-_PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
 Sampler = Callable[[], None]
 
@@ -44,10 +43,19 @@ class OwnProcess:
         used = time.process_time()
         CPU_SECONDS.add(amount=used - self._cpu_seconds)
         self._cpu_seconds = used
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        RESIDENT_MEMORY.set(pages * _PAGE_SIZE)
+        RESIDENT_MEMORY.set(_read_resident())
         OPEN_FILES.set(_count_files())
         MAX_FILES.set(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _read_resident() -> int:
+    """Bytes of memory, without what workers share: that would be counted once for each that has looked at it."""
+    sizes = {"VmRSS": 0, "RssShmem": 0}
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name in sizes:
+            sizes[name] = int(value.split()[0]) * 1024
+    return sizes["VmRSS"] - sizes["RssShmem"]
 
 
 def _count_files() -> int:

@@ -9,21 +9,19 @@ Pure: positions are decoded bytes in the file.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
+from collections.abc import Callable
+from itertools import accumulate
 from typing import Final
 
 from xetserve.pipeline.ledger_file import ChunkList
+from xetserve.pipeline.ledger_notes import Note
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree
 from xetserve.xet.reconstruction import ChunkRange
 
 CHUNK_COST: Final = HASH_SIZE + 8  # bytes of memory for a chunk that is known
 XORB_COST: Final = 250  # and for a xorb that chunks came from
-MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
-MAX_FILE_MEMORY: Final = MAX_MEMORY // 2  # bytes
+MAX_FILE_MEMORY: Final = 8 * 1024 * 1024  # bytes; 200,000 chunks, of about 13 GB
 FOLDED_AWAY: Final = 4096  # chunks that are forgotten at a time, at most
-
-CUT_SECONDS: Final = 3600.0  # within which somebody may try to go on with what they have
-MAX_CUTS: Final = 1000  # files
 
 
 class _Run:
@@ -48,6 +46,17 @@ class _Run:
         self.hashes += other.hashes
         self.end = other.end
 
+    def is_part_of(self, chunks: ChunkList) -> bool:
+        """Tell whether these chunks are some of a file's, at their places."""
+        first = bisect_left(chunks.starts, self.start)
+        last = first + len(self.starts)
+        end = chunks.starts[last] if last < len(chunks.starts) else chunks.end
+        return (
+            self.end == end
+            and self.starts == chunks.starts[first:last]
+            and self.hashes == chunks.hashes[first * HASH_SIZE : last * HASH_SIZE]
+        )
+
     def has(self, position: int, size: int, chunk_hash: bytes) -> bool:
         """Tell whether the chunk that starts at a position is this one."""
         starts, at = self.starts, self._next
@@ -63,16 +72,24 @@ class _Run:
 class Ledger:
     """The chunks of one file.
 
+    Args:
+        on_clear: told when chunks turned out to be wrong, and all was forgotten.
+
     is_proven: whether they make the file hash; then they never change.
     is_kept: whether they are stored as well, or about to be.
+    is_told: whether other workers have them.
     generation: how often all was forgotten.
     sources: where its chunks came from, by xorb: from the first of them to the last.
     """
 
-    def __init__(self, file_hash: bytes) -> None:
+    def __init__(
+        self, file_hash: bytes, on_clear: Callable[[bytes], object] = lambda file_hash: None
+    ) -> None:
         self.file_hash = file_hash
+        self._on_clear = on_clear
         self.is_proven = False
         self.is_kept = False
+        self.is_told = False
         self.generation = 0
         self.sources: dict[bytes, ChunkRange] = {}
         self._runs: list[_Run] = []  # in order, with gaps between them
@@ -136,12 +153,51 @@ class Ledger:
         if self.nbytes > MAX_FILE_MEMORY:
             self._shrink()
 
+    def note_all(self, note: Note) -> None:
+        """Remember chunks that somebody else has seen, as if they had been seen here."""
+        if self.is_proven or self._is_full or not note.sizes:
+            return
+        self.note_source(note.xorb_hash, note.chunks)
+        if self._append(note):
+            return
+        for position, size, chunk_hash in note.each():
+            self.note(position, size, chunk_hash)
+
+    def _append(self, note: Note) -> bool:
+        """Take chunks over at once that meet no others, but those that end where they begin."""
+        runs, start = self._runs, note.position
+        starts = array("Q", accumulate(note.sizes, initial=start))
+        end = starts.pop()
+        at = len(runs) - 1
+        if at >= 0 and start < runs[at].start:
+            at = bisect_right(runs, start, key=lambda run: run.start) - 1
+        if (
+            start < self._base
+            or (at >= 0 and start < runs[at].end)
+            or (at + 1 < len(runs) and end >= runs[at + 1].start)
+            or self.nbytes + len(starts) * CHUNK_COST >= MAX_FILE_MEMORY
+        ):
+            return False
+        if at < 0 or start > runs[at].end:
+            at += 1
+            runs.insert(at, _Run(start))
+        run = runs[at]
+        run.starts += starts
+        run.hashes += note.hashes
+        run.end = end
+        self._num_chunks += len(starts)
+        return True
+
+    def refutes(self, note: Note) -> bool:
+        """Tell whether the list is proven, and chunks that somebody else has seen are not the file's."""
+        return self.is_proven and not all(self.matches(*chunk) for chunk in note.each())
+
     def _shrink(self) -> None:
         """Forget some of the first chunks, once they are in the tree; or else everything."""
         self.fold(FOLDED_AWAY)
         count, self._num_folded = self._num_folded, 0
         if not count:
-            self.clear()
+            self.forget()
             self.sources.clear()
             self._is_full = True
             return
@@ -157,9 +213,14 @@ class Ledger:
             extend_range(self.sources, xorb_hash, chunks)
 
     def clear(self) -> None:
-        """Forget all chunks, though not where they came from."""
+        """Forget all chunks, since some are wrong, though not where they came from."""
+        self.forget()
+        self._on_clear(self.file_hash)
+
+    def forget(self) -> None:
+        """Forget all chunks, as clear does, without saying so."""
         self.generation += 1
-        self.is_proven = self.is_kept = False
+        self.is_proven = self.is_kept = self.is_told = False
         self._restart()
 
     def _restart(self) -> None:
@@ -179,12 +240,13 @@ class Ledger:
     def adopt(self, chunks: ChunkList) -> None:
         """Take over all chunks of the file, proven elsewhere, unless the list is proven.
 
-        What was noted before has been compared with nothing: whoever did so is not verified.
+        What was noted before is compared with it. If it is something else, it counts as forgotten, as does what has been folded.
         """
         if self.is_proven:
             return
-        if self._runs or self._base:
-            self.clear()
+        if self._base or not all(run.is_part_of(chunks) for run in self._runs):
+            self.forget()
+        self._restart()
         self.sources.clear()
         run = _Run(0)
         run.starts, run.end, run.hashes = chunks.starts, chunks.end, bytearray(chunks.hashes)
@@ -235,46 +297,3 @@ def extend_range(ranges: dict[bytes, ChunkRange], xorb_hash: bytes, chunks: Chun
     if seen is not None:
         chunks = ChunkRange(min(seen.start, chunks.start), max(seen.end, chunks.end))
     ranges[xorb_hash] = chunks
-
-
-class Ledgers:
-    """The ledgers of the files that were read of late, within a bound of memory.
-
-    And which files were cut of late because they were wrong: somebody has the beginning, and some of it may be wrong.
-    """
-
-    def __init__(self, max_memory: int = MAX_MEMORY) -> None:
-        self._max_memory = max_memory
-        self._ledgers: OrderedDict[bytes, Ledger] = OrderedDict()
-        self._cuts: OrderedDict[bytes, float] = OrderedDict()  # when
-
-    def get(self, file_hash: bytes) -> Ledger:
-        """Give the ledger of a file, a new one if it has none."""
-        ledger = self._ledgers.get(file_hash)
-        if ledger is None:
-            ledger = self._ledgers[file_hash] = Ledger(file_hash)
-        self._ledgers.move_to_end(file_hash)
-        return ledger
-
-    def note_cut(self, file_hash: bytes, now: float) -> None:
-        """Remember that a file was cut; now: seconds, of a steady clock."""
-        self._cuts[file_hash] = now
-        self._cuts.move_to_end(file_hash)
-        if len(self._cuts) > MAX_CUTS:
-            self._cuts.popitem(last=False)
-
-    def was_cut(self, file_hash: bytes, now: float) -> bool:
-        """Tell whether a file was cut within CUT_SECONDS."""
-        when = self._cuts.get(file_hash)
-        return when is not None and now - when < CUT_SECONDS
-
-    def was_cut_since(self, file_hash: bytes, since: float) -> bool:
-        """Tell whether a file was cut after a time, of the clock that note_cut was told."""
-        when = self._cuts.get(file_hash)
-        return when is not None and when >= since
-
-    def trim(self) -> None:
-        """Drop the ledgers that were used longest ago, if they are too large together."""
-        total = sum(ledger.nbytes for ledger in self._ledgers.values())
-        while total > self._max_memory and len(self._ledgers) > 1:
-            total -= self._ledgers.popitem(last=False)[1].nbytes

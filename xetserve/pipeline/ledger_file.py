@@ -7,14 +7,15 @@
     chunk hashes    32 bytes each
     check           16 bytes, BLAKE3 of all before
 
-Numbers are little-endian. Nothing is believed: the root of the chunks is computed again, and is the file hash, or the
-file is as good as none. Pure: bytes in, values out.
+Numbers are little-endian. What a disk gives is not believed: the root of the chunks is computed again, and is the file hash,
+or the file is as good as none. Pure: bytes in, values out.
 """
 
 import struct
 import sys
 from array import array
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -58,6 +59,11 @@ def pack_ledger(file_hash: bytes, chunks: ChunkList) -> bytes:
     return body + blake3(body).digest(CHECK_SIZE)
 
 
+def read_file_hash(data: bytes | memoryview) -> bytes:
+    """Tell which file a ledger that pack_ledger wrote is of."""
+    return bytes(data[len(MAGIC) : len(MAGIC) + HASH_SIZE])
+
+
 def parse_ledger(
     data: bytes, file_hash: bytes, on_turn: Callable[[], object] = lambda: None
 ) -> ChunkList:
@@ -65,6 +71,24 @@ def parse_ledger(
 
     Args:
         on_turn: called now and then: folding takes microseconds a chunk, and others want to go on.
+
+    Raises:
+        FormatError: it is damaged, or of another file.
+    """
+    chunks = unpack_ledger(data, file_hash)
+    tree = MerkleTree()
+    ends = [*chunks.starts[1:], chunks.end]
+    for at, (start, end) in enumerate(zip(chunks.starts, ends, strict=True)):
+        tree.add(bytes(chunks.hashes[at * HASH_SIZE : (at + 1) * HASH_SIZE]), end - start)
+        if at % FOLDED_AT_ONCE == 0:
+            on_turn()
+    if tree.file_hash() != file_hash:
+        raise FormatError("the ledger's chunks do not make the file")
+    return chunks
+
+
+def unpack_ledger(data: bytes, file_hash: bytes) -> ChunkList:
+    """Read what pack_ledger wrote, for those who may believe that it was proven.
 
     Raises:
         FormatError: it is damaged, or of another file.
@@ -82,15 +106,8 @@ def parse_ledger(
     if sys.byteorder == "big":
         sizes.byteswap()
     hashes = data[middle:-CHECK_SIZE]
-    starts: array[int] = array("Q")
-    tree = MerkleTree()
-    for at, size in enumerate(sizes):
-        if not 0 < size <= MAX_CHUNK_SIZE:
-            raise FormatError(f"a chunk of {size} bytes")
-        starts.append(tree.size)
-        tree.add(hashes[at * HASH_SIZE : (at + 1) * HASH_SIZE], size)
-        if at % FOLDED_AT_ONCE == 0:
-            on_turn()
-    if tree.file_hash() != file_hash:
-        raise FormatError("the ledger's chunks do not make the file")
-    return ChunkList(starts, tree.size, hashes)
+    for extreme in (min(sizes, default=1), max(sizes, default=1)):
+        if not 0 < extreme <= MAX_CHUNK_SIZE:
+            raise FormatError(f"a chunk of {extreme} bytes")
+    starts = array("Q", accumulate(sizes, initial=0))
+    return ChunkList(starts, starts.pop(), hashes)

@@ -88,9 +88,9 @@ class PackedReader:
         self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
         self._places = _Places(granted.uses)
         self._wanted = wanted
-        self._ledger = table.ledgers.get(grant.file_hash)
-        self._generation = self._ledger.generation
-        self._proof = Proof(self._ledger, is_whole=False, shelf=table.ledger_shelf)
+        self._proof = Proof(
+            table.ledgers, grant.file_hash, is_whole=False, shelf=table.ledger_shelf
+        )
         self._pacer = Pacer()
         self._patience = Patience(gap_timeout, self._pacer)
         self._spare_url = False  # whether the fetch is another's, so that our URL was not tried
@@ -125,9 +125,9 @@ class PackedReader:
         try:
             ticket.fetch.start(self._room, must=True)
             await self._proof.prepare()  # while the first bytes come
-            self._generation = self._ledger.generation
             async with aclosing(self._read(ticket)) as blocks:
                 async for block in blocks:
+                    await self._proof.pass_on(self._grant.file_size)
                     before = time.monotonic()
                     yield block
                     now = time.monotonic()
@@ -153,16 +153,11 @@ class PackedReader:
     def _fail(self) -> None:
         INTEGRITY_FAILURES.add()
         suspects = {self._grant.xorb_hash: self._info.chunks}
-        if self._is_in_doubt:
+        if self._proof.is_in_doubt:
             self._table.ledgers.note_cut(self._grant.file_hash, time.monotonic())
             suspects = self._proof.fail()
         for xorb_hash, chunks in suspects.items():
             self._table.source.forget(xorb_hash, chunks)
-
-    @property
-    def _is_in_doubt(self) -> bool:
-        """Whether the file's list has turned out wrong, so that what was sent before may be."""
-        return self._ledger.generation != self._generation and not self._ledger.is_full
 
     async def _refresh(self, stale: FetchInfo) -> FetchInfo:
         """Give our own URL, once, if it was not tried: only the client can get another."""
@@ -225,8 +220,7 @@ class PackedReader:
         self._proof.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
         for at in places:
             self._proof.add(at, size, chunk_hash)
-        if self._is_in_doubt:
-            raise IntegrityError("the file has had two different chunks in one place")
+        self._proof.check_doubt()
 
 
 def _hash_chunk(ticket: Ticket, chunk: int) -> tuple[int, bytes]:

@@ -6,11 +6,14 @@ proven by the ledger, with the part that completes it.
 """
 
 import asyncio
+import time
 from typing import Final
 
 from xetserve.errors import IntegrityError
-from xetserve.pipeline.ledger import Ledger, extend_range
+from xetserve.pipeline.ledger import extend_range
+from xetserve.pipeline.ledger_notes import NotePad
 from xetserve.pipeline.ledger_shelf import LedgerShelf
+from xetserve.pipeline.ledgers import Ledgers
 from xetserve.xet.hashes import MerkleTree, format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -28,22 +31,34 @@ class Proof:
     chunks: what was to be read, by xorb: from the first of its chunks to the last.
     """
 
-    def __init__(self, ledger: Ledger, *, is_whole: bool, shelf: LedgerShelf | None = None) -> None:
+    def __init__(
+        self,
+        ledgers: Ledgers,
+        file_hash: bytes,
+        *,
+        is_whole: bool,
+        shelf: LedgerShelf | None = None,
+    ) -> None:
         self.is_verified = False
         self.chunks: dict[bytes, ChunkRange] = {}
-        self._ledger = ledger
+        self._ledgers = ledgers
+        self._ledger = ledger = ledgers.get(file_hash)
         self._generation = ledger.generation
         self._is_whole = is_whole
         self._tree = MerkleTree() if is_whole and not ledger.is_proven else None
         self._end = 0  # of what was added last
+        self._pad = NotePad(file_hash) if ledgers.is_shared else None  # for the other workers
         self._shelf = shelf
 
     async def prepare(self) -> None:
         """Look whether the file was proven before; to be called before anything is added."""
-        if self._shelf is not None and not self._ledger.is_proven:
-            await self._shelf.load(self._ledger)
-        self._generation = self._ledger.generation
-        if self._ledger.is_proven:
+        ledger = self._ledger
+        if not ledger.is_proven:
+            self._ledgers.look_up(ledger)
+        if self._shelf is not None and not ledger.is_proven:
+            await self._shelf.load(ledger)
+        self._generation = ledger.generation
+        if ledger.is_proven:
             self._tree = None  # it could tell no more than the list does
 
     @property
@@ -56,10 +71,26 @@ class Proof:
         ledger = self._ledger
         return ledger.is_proven and not ledger.matches(position, size, chunk_hash)
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the file's list has turned out wrong since we began, so that what we have read may be."""
+        return self._ledger.generation != self._generation and not self._ledger.is_full
+
+    def check_doubt(self) -> None:
+        """Stop who is in doubt.
+
+        Raises:
+            IntegrityError: they are.
+        """
+        if self.is_in_doubt:
+            raise IntegrityError("the file has had two different chunks in one place")
+
     def note_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
         """Take in where the next chunks come from."""
         extend_range(self.chunks, xorb_hash, chunks)
         self._ledger.note_source(xorb_hash, chunks)
+        if self._pad is not None:
+            self._pad.note_source(xorb_hash, chunks)
 
     def add(self, position: int, size: int, chunk_hash: bytes) -> None:
         """Take in the next chunk, which has size decoded bytes."""
@@ -67,7 +98,33 @@ class Proof:
         if self._tree is not None:
             self._tree.add(chunk_hash, size)
         if not self._ledger.is_proven:
+            if self._pad is not None:
+                # First, so that it is older than what becomes of it: others forget it, too.
+                self._pad.add(position, size, chunk_hash, time.monotonic_ns())
             self._ledger.note(position, size, chunk_hash)
+
+    async def pass_on(self, size: int | None) -> None:
+        """Let others count on what was added, before its bytes leave, and judge if it was the last of the file that was missing.
+
+        Not only the end of a response completes a file: clients that ask for parts leave when they have what they want.
+
+        Args:
+            size: of the file; None: it is not known.
+
+        Raises:
+            IntegrityError: it is the last of a wrong file.
+        """
+        self._tell()
+        if not self.is_verified and not self._ledger.is_proven:
+            self._ledgers.hear()
+            if self._tree is None:
+                self.check_doubt()
+            await self._prove(size)
+            self._keep()
+
+    def _tell(self) -> None:
+        if self._pad is not None:
+            self._ledgers.tell(self._pad.take())
 
     async def finish(self, size: int | None) -> None:
         """Judge, before the last bytes leave; what is proven by that is stored.
@@ -78,40 +135,54 @@ class Proof:
         Raises:
             IntegrityError: what was read is not the file, or together with other parts is not.
         """
-        await self._judge(size)
+        self._tell()
+        if self._tree is not None:
+            self._judge_whole(self._tree)
+        else:
+            if not self._ledger.is_proven:
+                self._ledgers.look_up(self._ledger)
+            self.check_doubt()
+            if self._is_whole and not self._ledger.is_complete(self._end):
+                raise IntegrityError(f"a file of {self._end} bytes, proven to have another size")
+            await self._prove(size)
+            self.check_doubt()
+            self.is_verified = self._ledger.is_proven
+        self._keep()
+
+    def _keep(self) -> None:
+        self._ledgers.tell_proven(self._ledger)
         if self._shelf is not None:
             self._shelf.keep(self._ledger)
 
-    async def _judge(self, size: int | None) -> None:
+    def _judge_whole(self, tree: MerkleTree) -> None:
         ledger = self._ledger
-        if self._tree is not None:
-            root = self._tree.file_hash()
-            if root != ledger.file_hash:
-                raise IntegrityError(
-                    f"the chunks make file {format_hash(root)}, expected {format_hash(ledger.file_hash)}"
-                )
-            self.is_verified = True
-            if ledger.is_complete(self._tree.size):
-                ledger.is_proven = True  # it was told the same chunks, or has cleared itself
+        root = tree.file_hash()
+        if root != ledger.file_hash:
+            raise IntegrityError(
+                f"the chunks make file {format_hash(root)}, expected {format_hash(ledger.file_hash)}"
+            )
+        self.is_verified = True
+        # In doubt, it may have been told the first chunks again, by others.
+        if not self.is_in_doubt and ledger.is_complete(tree.size):
+            ledger.is_proven = True
+
+    async def _prove(self, size: int | None) -> None:
+        """Prove the ledger if it has all chunks of the file."""
+        ledger = self._ledger
+        if size is None or ledger.is_proven or not ledger.can_be_proven(size):
             return
-        if self._is_whole and not ledger.is_complete(self._end):
-            raise IntegrityError(f"a whole file of {self._end} bytes, proven to have another size")
-        if size is not None and ledger.can_be_proven(size) and not ledger.is_proven:
-            generation = ledger.generation
-            while ledger.fold(FOLDED_AT_ONCE):  # noqa: ASYNC110 - others have their turn
-                await asyncio.sleep(0)
-            is_still = ledger.generation == generation and ledger.can_be_proven(size)
-            if is_still and not ledger.prove():
-                raise IntegrityError(
-                    f"all parts together are not file {format_hash(ledger.file_hash)}"
-                )
-        self.is_verified = ledger.is_proven and ledger.generation == self._generation
+        generation = ledger.generation
+        while ledger.fold(FOLDED_AT_ONCE):  # noqa: ASYNC110 - others have their turn
+            await asyncio.sleep(0)
+        is_still = ledger.generation == generation and ledger.can_be_proven(size)
+        if is_still and not ledger.prove():
+            raise IntegrityError(f"all parts together are not file {format_hash(ledger.file_hash)}")
 
     def fail(self) -> dict[bytes, ChunkRange]:
-        """Forget what the ledger has: some of it is wrong.
+        """Forget what the ledger has: some of it is wrong. The file counts as cut from now on.
 
         Gives the chunks that it may be, by xorb: those of this response, and of those before it that have not been proven.
-        A list that is proven stays: it is what shows who is wrong.
+        A list that is proven stays: it is what shows who is wrong, and what it has let pass was right.
         """
         ledger = self._ledger
         if ledger.is_proven:
@@ -119,6 +190,9 @@ class Proof:
         suspects = self.chunks | ledger.sources
         for xorb_hash, chunks in self.chunks.items():
             extend_range(suspects, xorb_hash, chunks)
-        ledger.clear()
+        if self._tree is None and self.is_in_doubt:
+            ledger.forget()  # who has put us in doubt has said so
+        else:
+            ledger.clear()
         ledger.sources.clear()
         return suspects

@@ -92,7 +92,7 @@ class FileReader:
         self.tally = Tally()
         self._kept = KeptChunks(table.budget)
         self._proof = Proof(
-            table.ledgers.get(file_hash), is_whole=self._is_whole, shelf=table.ledger_shelf
+            table.ledgers, file_hash, is_whole=self._is_whole, shelf=table.ledger_shelf
         )
         self.packed_ratio: float | None = None  # of the first window, once it is planned
 
@@ -107,7 +107,6 @@ class FileReader:
         budget.open_reader()
         self._traffic = self._table.get_traffic(self._file_hash)
         self._traffic.add_reader(self._position)
-        is_begun = False
         num_fetched = 0  # bytes that had come from upstream before the window
         last = time.monotonic()
         self._patience.renew(last)
@@ -133,9 +132,9 @@ class FileReader:
                         if not block.size:
                             block.release()
                             continue
+                        await self._proof.pass_on(self._size)
                         before = time.monotonic()
                         budget.take(block.decoded_size)  # slabs count already
-                        is_begun = True
                         try:
                             yield block.buffers
                         finally:
@@ -165,9 +164,9 @@ class FileReader:
                 await self._proof.finish(self._size)
         except (IntegrityError, FormatError):
             INTEGRITY_FAILURES.add()
-            suspects = self._proof.fail()
-            if is_begun:
+            if self._proof.is_in_doubt:
                 self._table.ledgers.note_cut(self._file_hash, time.monotonic())
+            suspects = self._proof.fail()
             for xorb_hash, chunks in suspects.items():
                 self._table.source.forget(xorb_hash, chunks)
             raise

@@ -14,8 +14,9 @@ from typing import Final
 
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.fetch import Fetch
-from xetserve.pipeline.ledger import Ledgers
+from xetserve.pipeline.ledger_news import LedgerNews
 from xetserve.pipeline.ledger_shelf import LedgerShelf
+from xetserve.pipeline.ledgers import Ledgers
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.source import CasSource, Tally
@@ -136,6 +137,7 @@ class FetchTable:
     Args:
         stall_timeout: seconds without a byte after which a connection is given up.
         ledger_shelf: where proven ledgers are stored.
+        ledger_news: from other workers, and to them.
     """
 
     def __init__(
@@ -146,12 +148,13 @@ class FetchTable:
         policy: RetryPolicy,
         stall_timeout: float,
         ledger_shelf: LedgerShelf | None = None,
+        ledger_news: LedgerNews | None = None,
     ) -> None:
         self.source = source
         self.budget = budget
         budget.reclaim = self._reclaim
         self.far_side = FarSide()
-        self.ledgers = Ledgers()
+        self.ledgers = Ledgers(news=ledger_news)
         self.ledger_shelf = ledger_shelf
         self._policy = policy
         self._stall_timeout = stall_timeout

@@ -1,0 +1,180 @@
+"""What workers tell each other of files that are not proven: chunks that were seen, and what became of them.
+
+A note is a run of chunks that follow each other in a file and came from one xorb:
+
+    file hash       32 bytes
+    xorb hash       32 bytes
+    chunks          u32, u32: of the xorb, from the first to behind the last
+    noted           u64, ns of CLOCK_MONOTONIC: when the first was seen
+    position        u64, of the first, decoded bytes in the file
+    n, chunks       u32
+    decoded sizes   u32 each
+    chunk hashes    32 bytes each
+
+A mark says that a file was cut, or that besides all that was seen of it before is forgotten:
+
+    file hash       32 bytes
+    at              u64, ns of CLOCK_MONOTONIC
+    kind            u32
+
+Numbers are the machine's own: nothing of this outlives it. Pure: bytes in, values out.
+"""
+
+import struct
+from array import array
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from xetserve.errors import FormatError
+from xetserve.xet.hashes import HASH_SIZE
+from xetserve.xet.reconstruction import ChunkRange
+
+MAX_NOTED: Final = 1024  # chunks in one note
+_NOTE: Final = struct.Struct(f"={HASH_SIZE}s{HASH_SIZE}sIIQQI")
+_MARK: Final = struct.Struct(f"={HASH_SIZE}sQI")
+MARK_SIZE: Final = _MARK.size  # bytes
+
+
+class Note(NamedTuple):
+    """Chunks of a file; noted in ns, position in bytes."""
+
+    file_hash: bytes
+    xorb_hash: bytes
+    chunks: ChunkRange
+    noted: int
+    position: int
+    sizes: "array[int]"
+    hashes: bytes | bytearray
+
+    def each(self) -> Iterator[tuple[int, int, bytes]]:
+        """Give position, size and hash of every chunk."""
+        position, at = self.position, 0
+        for size in self.sizes:
+            yield position, size, bytes(self.hashes[at : at + HASH_SIZE])
+            position += size
+            at += HASH_SIZE
+
+
+def pack_note(note: Note) -> bytes:
+    """Write a note."""
+    sizes = note.sizes
+    head = _NOTE.pack(*note[:2], *note.chunks, note.noted, note.position, len(sizes))
+    return b"".join((head, sizes.tobytes(), note.hashes))
+
+
+def parse_note(data: bytes | memoryview) -> Note:
+    """Read what pack_note wrote.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    if len(data) < _NOTE.size:
+        raise FormatError(f"a note of {len(data)} bytes")
+    file_hash, xorb_hash, first, end, noted, position, count = _NOTE.unpack_from(data)
+    middle = _NOTE.size + 4 * count
+    if len(data) != middle + HASH_SIZE * count:
+        raise FormatError(f"a note of {count} chunks in {len(data)} bytes")
+    sizes: array[int] = array("I")
+    sizes.frombytes(data[_NOTE.size : middle])
+    hashes = bytes(data[middle:])
+    return Note(file_hash, xorb_hash, ChunkRange(first, end), noted, position, sizes, hashes)
+
+
+class MarkKind(IntEnum):
+    """What a mark says."""
+
+    CUT = 1
+    FORGOTTEN = 2
+
+
+class Mark(NamedTuple):
+    """What became of a file; at in ns."""
+
+    file_hash: bytes
+    at: int
+    kind: MarkKind
+
+
+def pack_mark(mark: Mark) -> bytes:
+    """Write a mark."""
+    return _MARK.pack(*mark)
+
+
+def parse_mark(data: bytes | memoryview) -> Mark:
+    """Read what pack_mark wrote.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    if len(data) != MARK_SIZE:
+        raise FormatError(f"a mark of {len(data)} bytes")
+    file_hash, at, kind = _MARK.unpack(data)
+    try:
+        return Mark(file_hash, at, MarkKind(kind))
+    except ValueError:
+        raise FormatError(f"a mark of kind {kind}") from None
+
+
+class _Run:
+    """Chunks that follow each other in the file."""
+
+    __slots__ = ("hashes", "noted", "position", "sizes")
+
+    def __init__(self, position: int, noted: int) -> None:
+        self.position = position
+        self.noted = noted
+        self.sizes: array[int] = array("I")
+        self.hashes = bytearray()
+
+
+class NotePad:
+    """Chunks that one answer has seen and not told yet. They come in order, at one place of the file or at several."""
+
+    def __init__(self, file_hash: bytes) -> None:
+        self._file_hash = file_hash
+        self._xorb_hash = bytes(HASH_SIZE)
+        self._chunks = ChunkRange(0, 0)
+        self._open: dict[int, _Run] = {}  # by where they end
+        self._closed: list[Note] = []
+
+    def note_source(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
+        """Take in where the next chunks come from."""
+        if xorb_hash == self._xorb_hash:
+            first, end = self._chunks
+            self._chunks = ChunkRange(min(first, chunks.start), max(end, chunks.end))
+            return
+        self._close_all()
+        self._xorb_hash, self._chunks = xorb_hash, chunks
+
+    def add(self, position: int, size: int, chunk_hash: bytes, now: int) -> None:
+        """Take in a chunk; now in ns."""
+        end = position + size
+        run = self._open.pop(position, None)
+        if run is not None and len(run.sizes) == MAX_NOTED:
+            self._close(run)
+            run = None
+        if run is None:
+            run = _Run(position, now)
+        if end in self._open:  # the same chunk twice
+            self._close(self._open[end])
+        run.sizes.append(size)
+        run.hashes += chunk_hash
+        self._open[end] = run
+
+    def _close(self, run: "_Run") -> None:
+        xorb, chunks = self._xorb_hash, self._chunks
+        self._closed.append(
+            Note(self._file_hash, xorb, chunks, run.noted, run.position, run.sizes, run.hashes)
+        )
+
+    def _close_all(self) -> None:
+        for run in self._open.values():
+            self._close(run)
+        self._open.clear()
+
+    def take(self) -> list[Note]:
+        """Give what is there, and begin anew."""
+        self._close_all()
+        taken, self._closed = self._closed, []
+        return taken

@@ -1,0 +1,188 @@
+"""The ledgers of a process, and what it knows from the other workers.
+
+Several workers are one server: what a client has got from one counts when another judges. So each tells the others what it
+has seen before the bytes leave, and hears what they have told before it judges. Whoever tells last, of all that have sent parts
+of a file, then knows all of them: if they are not the file, that one's answer is cut, and everybody knows that it was.
+
+What is forgotten because some of it was wrong is forgotten by all, together with what others have told before that and
+is not heard yet.
+"""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from xetserve.pipeline.ledger import Ledger
+from xetserve.pipeline.ledger_news import LedgerNews
+from xetserve.pipeline.ledger_notes import Mark, MarkKind, Note
+
+MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
+
+CUT_SECONDS: Final = 3600.0  # within which somebody may try to go on with what they have
+SUSPECT_SECONDS: Final = 60.0  # within which those who were at it try, part by part
+MAX_CUTS: Final = 1000  # files
+
+TRIMMED_AFTER: Final = 4096  # chunks that others have told of
+
+
+class _Times:
+    """When something happened last to each of some files, ns of CLOCK_MONOTONIC; those to which it did long ago are forgotten."""
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[bytes, int] = OrderedDict()
+
+    def note(self, file_hash: bytes, at: int) -> None:
+        self._times[file_hash] = max(at, self.get(file_hash))
+        self._times.move_to_end(file_hash)
+        if len(self._times) > MAX_CUTS:
+            self._times.popitem(last=False)
+
+    def get(self, file_hash: bytes) -> int:
+        """Give the time; -1: it did not happen."""
+        return self._times.get(file_hash, -1)
+
+
+class Ledgers:
+    """The ledgers of the files that were read of late, within a bound of memory.
+
+    And which files were cut of late because they were wrong: somebody has the beginning, and some of it may be wrong.
+
+    Args:
+        news: from the other workers, and to them; None: there are none.
+    """
+
+    def __init__(self, max_memory: int = MAX_MEMORY, news: LedgerNews | None = None) -> None:
+        self._max_memory = max_memory
+        self._news = news
+        self._ledgers: OrderedDict[bytes, Ledger] = OrderedDict()
+        self._cuts = _Times()
+        self._forgotten = _Times()
+        self._num_heard = 0
+        self.hear()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are other workers."""
+        return self._news is not None
+
+    def get(self, file_hash: bytes) -> Ledger:
+        """Give the ledger of a file, a new one if it has none."""
+        ledger = self._ledgers.get(file_hash)
+        if ledger is None:
+            ledger = self._ledgers[file_hash] = Ledger(file_hash, self._on_clear)
+        self._ledgers.move_to_end(file_hash)
+        return ledger
+
+    def note_cut(self, file_hash: bytes, now: float) -> None:
+        """Remember that a file was cut; now: seconds, of a steady clock."""
+        self._mark(file_hash, int(now * 1e9), MarkKind.CUT)
+
+    def was_cut(self, file_hash: bytes, now: float) -> bool:
+        """Tell whether a file was cut within CUT_SECONDS."""
+        self._hear_marks()
+        when = self._cuts.get(file_hash)
+        return when >= 0 and now - when / 1e9 < CUT_SECONDS
+
+    def was_cut_since(self, file_hash: bytes, since: float) -> bool:
+        """Tell whether a file was cut after a time, of the clock that note_cut was told."""
+        self._hear_marks()
+        when = self._cuts.get(file_hash)
+        return when >= 0 and when >= int(since * 1e9)
+
+    def is_suspect(self, file_hash: bytes, now: float) -> bool:
+        """Tell whether a part of a file may be wanted to complete what is wrong.
+
+        That is so if it was cut, as was_cut tells, and has not been proven since; at first even then.
+        """
+        if not self.was_cut(file_hash, now):
+            return False
+        if now - self._cuts.get(file_hash) / 1e9 < SUSPECT_SECONDS:
+            return True
+        ledger = self.get(file_hash)
+        self.look_up(ledger)
+        return not ledger.is_proven
+
+    def trim(self) -> None:
+        """Drop the ledgers that were used longest ago, if they are too large together."""
+        total = sum(ledger.nbytes for ledger in self._ledgers.values())
+        while total > self._max_memory and len(self._ledgers) > 1:
+            total -= self._ledgers.popitem(last=False)[1].nbytes
+
+    # What workers tell each other.
+
+    def tell(self, notes: Sequence[Note]) -> None:
+        """Tell the others of chunks that were noted here, before the bytes leave."""
+        if self._news is not None:
+            self._news.tell_notes(notes)
+
+    def hear(self) -> None:
+        """Take in what others have told. To be called now and then, or what they tell is lost."""
+        if self._news is None:
+            return
+        self._hear_marks()
+        for note in self._news.hear_notes():
+            if note.noted <= self._forgotten.get(note.file_hash):
+                continue
+            ledger = self.get(note.file_hash)
+            ledger.note_all(note)
+            if ledger.is_proven:
+                self._correct(ledger, note)
+            self._num_heard += len(note.sizes)
+        if self._num_heard > TRIMMED_AFTER:
+            self._num_heard = 0
+            self.trim()
+
+    def _correct(self, ledger: Ledger, note: Note) -> None:
+        """Have the other know the list of a proven file, and all of them if it has given a wrong chunk away."""
+        if ledger.refutes(note):
+            self._mark(ledger.file_hash, note.noted, MarkKind.CUT)
+        ledger.is_told = (
+            ledger.is_told and self._news is not None and self._news.has_list(ledger.file_hash)
+        )
+        self.tell_proven(ledger)
+
+    def look_up(self, ledger: Ledger) -> None:
+        """Let a ledger have all that is known of its file anywhere."""
+        if self._news is None:
+            return
+        # What was told before this is with the others before we look (schedule() has a full memory barrier): of two
+        # that tell and then look, one sees both.
+        os.sched_yield()
+        self.hear()
+        if not ledger.is_proven and (chunks := self._news.find_list(ledger.file_hash)) is not None:
+            ledger.adopt(chunks)
+            ledger.is_told = True
+
+    def tell_proven(self, ledger: Ledger) -> None:
+        """Let the others have the list of a proven file."""
+        if self._news is None or ledger.is_told or (chunks := ledger.get_chunks()) is None:
+            return
+        ledger.is_told = True
+        self._news.tell_list(ledger.file_hash, chunks)
+
+    def _on_clear(self, file_hash: bytes) -> None:
+        self._mark(file_hash, time.monotonic_ns(), MarkKind.FORGOTTEN)
+
+    def _mark(self, file_hash: bytes, at: int, kind: MarkKind) -> None:
+        mark = Mark(file_hash, at, kind)
+        self._take_in(mark)
+        if self._news is not None:
+            self._news.tell_mark(mark)
+
+    def _take_in(self, mark: Mark) -> None:
+        # What is forgotten because it was wrong counts as cut: whoever has got some of it must not come to an end.
+        self._cuts.note(mark.file_hash, mark.at)
+        if mark.kind is MarkKind.FORGOTTEN:
+            self._forgotten.note(mark.file_hash, mark.at)
+
+    def _hear_marks(self) -> None:
+        if self._news is None:
+            return
+        for mark in self._news.hear_marks():
+            self._take_in(mark)
+            ledger = self._ledgers.get(mark.file_hash)
+            if mark.kind is MarkKind.CUT or ledger is None or ledger.is_proven:
+                continue
+            ledger.forget()
