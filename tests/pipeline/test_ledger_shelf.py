@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeAccess, FakeCas
+from tests.pipeline.cache_site import start_swept
 from tests.pipeline.test_proof import damaged
 from tests.pipeline.test_reader import POLICY, read_all, simple_file
 from xetserve.errors import IntegrityError
@@ -50,7 +51,7 @@ class Process:
 @asynccontextmanager
 async def running(folder: Path, cas: FakeCas | None = None) -> AsyncIterator[Process]:
     cache = DiskCache(cas or FakeCas(FILE), folder, max_size=1 << 40, min_free=0)
-    await cache.start()
+    await start_swept(cache)
     table = FetchTable(
         cache,
         ByteBudget(1 << 27),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import FakeCas, FakeFile
+from tests.pipeline.cache_site import start_swept
 from xetserve.pipeline import plain, plain_file
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.plain import LostError, PlainShelf
@@ -38,7 +39,7 @@ KEYS = [git_key(CONTENT), sha256_key(CONTENT)]
 @asynccontextmanager
 async def shelf_in(folder: Path, max_size: int = 1 << 40) -> AsyncIterator[PlainShelf]:
     cache = DiskCache(FakeCas(FakeFile([])), folder, max_size=max_size, min_free=0)
-    await cache.start()
+    await start_swept(cache)
     try:
         yield PlainShelf(cache)
     finally:
