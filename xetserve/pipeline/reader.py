@@ -107,7 +107,6 @@ class FileReader:
         budget.open_reader()
         self._traffic = self._table.get_traffic(self._file_hash)
         self._traffic.add_reader(self._position)
-        num_fetched = 0  # bytes that had come from upstream before the window
         last = time.monotonic()
         self._patience.renew(last)
         self._planner = Planner(
@@ -145,10 +144,7 @@ class FileReader:
                         self._patience.renew(now)
                         last = now
                         self._pump()
-                is_stored = (
-                    self._table.source.keeps_data and self.tally.upstream_bytes > num_fetched
-                )
-                num_fetched = self.tally.upstream_bytes
+                is_stored = self._table.source.keeps_data and self.tally.upstream_bytes > 0
                 self._pacer.note_window(
                     window.plan.file_range.size,
                     budget.share,
