@@ -2,8 +2,8 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
 
+from xetserve.app.bodies import no_blocks
 from xetserve.app.compressed import MAX_RATIO, MIN_SIZE, Compressors, measure_ratio
 from xetserve.app.content import Content, Opened
 from xetserve.app.multipart import MultipartBody
@@ -11,7 +11,7 @@ from xetserve.app.representation import Representation
 from xetserve.errors import RequestError
 from xetserve.http.conditions import Verdict, allows_range, check_conditions
 from xetserve.http.cors import add_vary
-from xetserve.http.messages import Block, Request, Response
+from xetserve.http.messages import Request, Response
 from xetserve.http.multipart import ByteRanges
 from xetserve.http.negotiation import choose_coding
 from xetserve.http.ranges import (
@@ -157,9 +157,3 @@ def _select_spans(request: Request, file: Representation) -> list[Span] | None:
             f"the file has {file.size} bytes",
             [("Content-Range", format_unsatisfied_range(file.size))],
         ) from None
-
-
-async def no_blocks() -> AsyncGenerator[Block, None]:
-    """The body of a HEAD answer whose length is not known."""
-    return
-    yield []

@@ -54,6 +54,12 @@ class StartedBody:
             on_close()
 
 
+async def no_blocks() -> AsyncGenerator[Block, None]:
+    """A body without bytes: of an empty file, or to a HEAD request that does not tell the length."""
+    return
+    yield []
+
+
 async def start_body(
     blocks: AsyncGenerator[Block, None], on_close: Callable[[], None] | None = None
 ) -> StartedBody:

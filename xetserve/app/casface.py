@@ -16,9 +16,9 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from xetserve.app.answers import no_blocks
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.batches import fetch_batch, read_batch
+from xetserve.app.bodies import no_blocks
 from xetserve.app.files import Upstreams, head_timeout
 from xetserve.app.responses import CHALLENGE
 from xetserve.app.router import check_method

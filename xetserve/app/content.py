@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from xetserve.app.bodies import ContentDigest, StartedBody, plain_blocks, start_body
+from xetserve.app.bodies import ContentDigest, StartedBody, no_blocks, plain_blocks, start_body
 from xetserve.app.plainsource import PlainReader
 from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Block, Record
@@ -133,7 +133,7 @@ class PlainContent:
         if self._shelf is None or key is None or not self._shelf.can_keep(key.size):
             return await self._open_hub(span, None)
         if not key.size and key.make_hash().hexdigest() == key.digest:
-            return Opened(await start_body(_no_blocks()), span, 0)
+            return Opened(await start_body(no_blocks()), span, 0)
         wanted = span or Span(0, key.size)
         stored = await self._shelf.open(key, *wanted)
         if stored is None:
@@ -192,12 +192,6 @@ async def _condemning(
     except IntegrityError as exc:
         await shelf.condemn(key, exc)
         raise
-
-
-async def _no_blocks() -> AsyncGenerator[Block, None]:
-    """The body of an empty file."""
-    return
-    yield []
 
 
 def _is_range(content_range: str | None, span: Span | None) -> bool:

@@ -4,8 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, Protocol
 
-from xetserve.app.answers import no_blocks
-from xetserve.app.bodies import StartedBody, start_body
+from xetserve.app.bodies import StartedBody, no_blocks, start_body
 from xetserve.app.files import STALE_FIELD, head_timeout
 from xetserve.app.hubpaths import find_kept_question, is_lasting_question
 from xetserve.app.pieces import HubAnswer, Page, Pieces, join_pages, make_blocks, read_pieces

@@ -11,8 +11,7 @@ import time
 from functools import partial
 from typing import Final
 
-from xetserve.app.answers import no_blocks
-from xetserve.app.bodies import start_body
+from xetserve.app.bodies import no_blocks, start_body
 from xetserve.app.content import Opened, note_source
 from xetserve.app.files import head_timeout
 from xetserve.app.multipart import MultipartBody
