@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
+from tests.fakes import FakeCas, FakeFile, FakeXorb
 from tests.pipeline.test_reader import (
     ALL_SCHEMES,
     assert_released,
@@ -15,11 +15,11 @@ from tests.pipeline.test_reader import (
     make_table,
     read_all,
 )
+from tests.pipeline.test_tickets import open_reader
 from xetserve.errors import IntegrityError, UpstreamError
 from xetserve.pipeline import pacing, planner
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.kept import KeptChunks
-from xetserve.pipeline.reader import FileReader
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 
 MIB = 1024 * 1024
@@ -156,9 +156,7 @@ async def test_a_chunk_that_was_kept_must_belong_where_it_is_used_again(
     table = make_table(cas, ByteBudget(1 << 27))
 
     async def read(start: int, into: bytearray) -> None:
-        reader = FileReader(
-            table, FakeAccess(), file.file_hash, start=start, size=size, gap_timeout=5.0
-        )
+        reader = open_reader(table, file, start)
         await read_all(reader, into)
         assert reader.is_verified
 

@@ -10,6 +10,7 @@ from tests.fakes import FakeAccess, FakeCas
 from tests.pipeline.cache_site import start_swept
 from tests.pipeline.test_proof import damaged
 from tests.pipeline.test_reader import POLICY, read_all, simple_file
+from tests.pipeline.test_tickets import open_reader
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
@@ -35,15 +36,7 @@ class Process:
 
     async def read(self, start: int = 0, end: int | None = None) -> bool:
         """Read a part; tells whether it was verified."""
-        reader = FileReader(
-            self.table,
-            FakeAccess(),
-            FILE.file_hash,
-            start=start,
-            end=end,
-            size=SIZE,
-            gap_timeout=5.0,
-        )
+        reader = open_reader(self.table, FILE, start, end)
         assert await read_all(reader) == CONTENT[start : SIZE if end is None else end]
         return reader.is_verified
 

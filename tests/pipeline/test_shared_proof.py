@@ -12,9 +12,10 @@ from itertools import pairwise
 
 import pytest
 
-from tests.fakes import FakeAccess, FakeCas
+from tests.fakes import FakeCas
 from tests.pipeline.test_packed import FILE, SIZE, Damage, Side, drain
 from tests.pipeline.test_reader import POLICY, read_all
+from tests.pipeline.test_tickets import open_reader
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.ledger_news import PLACE_SIZE, LedgerNews
@@ -41,15 +42,7 @@ class Worker(Side):
         )
 
     def open_plain(self, start: int = 0, end: int | None = None) -> FileReader:
-        return FileReader(
-            self.table,
-            FakeAccess(),
-            FILE.file_hash,
-            start=start,
-            end=end,
-            size=SIZE,
-            gap_timeout=5.0,
-        )
+        return open_reader(self.table, FILE, start, end)
 
     async def read_plain(self, start: int = 0, end: int | None = None) -> FileReader:
         reader = self.open_plain(start, end)

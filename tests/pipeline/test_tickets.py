@@ -23,8 +23,13 @@ from xetserve.pipeline.tickets import FetchTable
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 
 
-def open_reader(table: FetchTable, file: FakeFile) -> FileReader:
-    return FileReader(table, FakeAccess(), file.file_hash, size=len(file.content), gap_timeout=5.0)
+def open_reader(
+    table: FetchTable, file: FakeFile, start: int = 0, end: int | None = None
+) -> FileReader:
+    size, access = len(file.content), FakeAccess()
+    return FileReader(
+        table, access, file.file_hash, start=start, end=end, size=size, gap_timeout=5.0
+    )
 
 
 def large_file() -> FakeFile:
