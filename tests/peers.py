@@ -20,6 +20,7 @@ from xetserve.net.connection import ConnectionLimits, OnAnswer
 from xetserve.net.entrance import Endpoint
 from xetserve.net.listener import Listener, ProxyPolicy, bind_sockets
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.reach import Reach
 from xetserve.net.tls import ServerTls
 from xetserve.net.url import Url, parse_url
 
@@ -303,12 +304,13 @@ async def serving(
 
 
 @asynccontextmanager
-async def open_pool() -> AsyncIterator[ConnectionPool]:
+async def open_pool(reach: Reach | None = None) -> AsyncIterator[ConnectionPool]:
     """A pool that uses no proxy and trusts no CA; every connection has come back in the end."""
     pool = ConnectionPool(
         tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         proxies=ProxyRules({}),
         connect_timeout=PATIENCE,
+        reach=reach,
     )
     yield pool
     await pool.aclose()

@@ -38,6 +38,7 @@ from xetserve.values import (
     parse_size,
     parse_text,
     parse_tls_version,
+    parse_upstream_networks,
     parse_url,
     parse_workers,
     parse_xet_mode,
@@ -272,6 +273,14 @@ class HubConfig:
         "may come to have to share it. Without one, every start makes its own key",
         metavar="SECRET",
         is_secret=True,
+    )
+    upstream_networks: str = _setting(
+        "auto",
+        parse_upstream_networks,
+        "XETSERVE_UPSTREAM_NETWORKS",
+        "networks, separated by commas, that redirects, CAS URLs and data URLs may lead to besides public addresses; "
+        "public: none; auto: private ones where hub_url leads to one, and loopback ones where it leads there",
+        metavar="NETWORKS",
     )
     upstream_timeout: float = _setting(
         8.0,

@@ -255,6 +255,19 @@ def parse_networks(text: str) -> str:
     return ",".join(names)
 
 
+def parse_upstream_networks(text: str) -> str:
+    """Read networks, separated by commas, such as 10.0.0.0/8, fd00::/8; or auto, or public: none besides."""
+    names = [name.strip().lower() for name in text.split(",")]
+    if names in (["auto"], ["public"]):
+        return names[0]
+    try:
+        return ",".join(str(ip_network(name)) for name in names)
+    except ValueError:
+        raise ValueError(
+            "must be networks such as 10.0.0.0/8, fd00::/8, or auto, or public"
+        ) from None
+
+
 def parse_proxy_headers(text: str) -> str:
     """Read which fields proxies write."""
     kind = text.strip().lower()

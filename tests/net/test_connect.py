@@ -24,9 +24,10 @@ from tests.peers import (
     http_head,
     turn,
 )
-from xetserve.errors import BrokenStream
+from xetserve.errors import BrokenStream, UpstreamRefused
 from xetserve.net.client import ClientConnection
 from xetserve.net.connect import Proxy, ProxyRules, open_connection
+from xetserve.net.reach import Reach
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import Origin, Url, parse_url
 
@@ -202,6 +203,63 @@ def fake_resolver(
 
     monkeypatch.setattr("xetserve.net.connect.asyncio", FakeAsyncio)
     return loop
+
+
+PUBLIC_HUB = Reach(parse_url("https://203.0.113.1/").origin, ())
+
+
+async def ask_within(reach: Reach, url: Url, rules: ProxyRules = DIRECT) -> None:
+    connection = await open_connection(url.origin, rules, NO_TRUST, PATIENCE, reach)
+    await leave(connection)
+
+
+class TestReach:
+    """Addresses that a URL of somebody else's must not lead to."""
+
+    async def test_an_address_out_of_reach_is_refused_before_it_is_connected_to(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with ScriptedPeer(answering(OK)) as peer:
+            with pytest.raises(UpstreamRefused, match="upstream_networks") as caught:
+                await ask_within(PUBLIC_HUB, peer.url("/path?signature"))
+            assert str(caught.value).startswith("127.0.0.1 ")
+            assert peer.wires == []
+        assert "127.0.0.1 is not a public address" in caplog.text
+        assert "signature" not in caplog.text + str(caught.value)
+
+    @pytest.mark.parametrize("host", ["localhost", "2130706433", "127.1", "[::ffff:127.0.0.1]"])
+    async def test_another_way_to_write_it_changes_nothing(self, host: str) -> None:
+        async with ScriptedPeer(answering(OK)) as peer:
+            with pytest.raises(UpstreamRefused):
+                await ask_within(PUBLIC_HUB, parse_url(f"http://{host}:{peer.port}/"))
+            assert peer.wires == []
+
+    async def test_every_address_of_a_name_is_looked_at(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loop = fake_resolver(monkeypatch, ["10.0.0.1", "127.0.0.1", "::1", "192.168.0.1"])
+        reach = Reach(PUBLIC_HUB._hub, ("127.0.0.0/8",))
+        async with ScriptedPeer(answering(OK)) as peer:
+            await ask_within(reach, parse_url(f"http://many.test:{peer.port}/"))
+        assert loop.tried == ["127.0.0.1"]
+
+    async def test_the_hub_is_reached_wherever_it_is(self) -> None:
+        async with ScriptedPeer(answering(OK)) as peer:
+            await ask_within(Reach(peer.url().origin, ()), peer.url())
+
+    async def test_a_proxy_is_reached_wherever_it_is_and_judges_names(self) -> None:
+        async with ScriptedPeer(answering(OK)) as proxy:
+            rules = ProxyRules({"http": proxy.base})
+            await ask_within(PUBLIC_HUB, parse_url("http://name.test/"), rules)
+
+    @pytest.mark.parametrize("host", ["10.0.0.1", "0x7f.1", "localhost", "[64:ff9b::a9fe:a9fe]"])
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    async def test_a_proxy_gets_no_address_out_of_reach(self, scheme: str, host: str) -> None:
+        async with ScriptedPeer(answering(OK)) as proxy:
+            rules = ProxyRules({scheme: proxy.base})
+            with pytest.raises(UpstreamRefused):
+                await ask_within(PUBLIC_HUB, parse_url(f"{scheme}://{host}/"), rules)
+            assert proxy.wires == []
 
 
 class TestTls:

@@ -21,6 +21,7 @@ from xetserve.commands.findings import (
     say_time,
 )
 from xetserve.commands.progress import show
+from xetserve.commands.upstreams import make_reach
 from xetserve.config import Config
 from xetserve.errors import BrokenStream, XetserveError
 from xetserve.net.connect import Proxy, ProxyRules
@@ -73,7 +74,12 @@ class Checkup:
         if dns.level is Level.FAIL:
             yield Finding("Hub", Level.SKIP, "its address is not known")
             return
-        pool = ConnectionPool(tls=context, proxies=self._proxies, connect_timeout=STEP_TIMEOUT / 2)
+        pool = ConnectionPool(
+            tls=context,
+            proxies=self._proxies,
+            connect_timeout=STEP_TIMEOUT / 2,
+            reach=make_reach(self._config.hub),
+        )
         try:
             is_reached = True
             async for finding in self._check_hub(pool):

@@ -9,11 +9,13 @@ from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.app.status import StatusService
 from xetserve.app.xetmode import XetMode
-from xetserve.config import Config
+from xetserve.config import Config, HubConfig
 from xetserve.http.cors import CorsPolicy
 from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.reach import Reach
 from xetserve.net.tls import make_client_context
+from xetserve.net.url import parse_url
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.ledger_news import LedgerNews
@@ -64,6 +66,7 @@ async def open_upstreams(
         proxies=ProxyRules(),
         connect_timeout=min(CONNECT_TIMEOUT, gap / 2),
         is_offline=config.hub.offline,
+        reach=make_reach(config.hub),
     )
     metadata = _make_metadata(config, num_workers)
     hub = HubClient(
@@ -99,6 +102,14 @@ async def open_upstreams(
             await cache.aclose()
         await metadata.aclose()
         await pool.aclose()
+
+
+def make_reach(hub: HubConfig) -> Reach:
+    """Make what decides which addresses may be connected to."""
+    named = {"auto": None, "public": ()}
+    setting = hub.upstream_networks
+    networks = named[setting] if setting in named else setting.split(",")
+    return Reach(parse_url(hub.hub_url).origin, networks)
 
 
 def _make_metadata(config: Config, num_workers: int) -> MetadataCache:

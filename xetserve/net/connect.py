@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import logging
 import ssl
 import time
 from collections.abc import Mapping
@@ -11,10 +12,13 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 import h11
 
-from xetserve.errors import BrokenStream
+from xetserve.errors import BrokenStream, UpstreamRefused
 from xetserve.net.client import ClientConnection, read_head
+from xetserve.net.reach import Reach, find_literal
 from xetserve.net.stream import ByteStream
 from xetserve.net.url import Origin
+
+logger = logging.getLogger(__name__)
 
 ATTEMPT_TIMEOUT: Final = 2.0  # seconds for one address while there are others to try
 
@@ -60,14 +64,22 @@ class ProxyRules:
 
 
 async def open_connection(
-    origin: Origin, rules: ProxyRules, tls: ssl.SSLContext, timeout: float
+    origin: Origin,
+    rules: ProxyRules,
+    tls: ssl.SSLContext,
+    timeout: float,
+    reach: Reach | None = None,
 ) -> ClientConnection:
     """Connect to an origin, through a proxy where the rules name one.
 
+    A proxy resolves names itself: behind one, only hosts that are written as an address are checked.
+
     Args:
         timeout: seconds for all of it.
+        reach: which addresses may be connected to; None: all of them.
 
     Raises:
+        UpstreamRefused: the address is not one of them.
         BrokenStream: refused, unreachable, unknown host, bad certificate, or a proxy that says no.
         TimeoutError: it took too long.
     """
@@ -75,8 +87,15 @@ async def open_connection(
     stream: ByteStream | None = None
     try:
         async with asyncio.timeout(timeout):
-            host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
-            stream = await _connect(host, port, timeout)
+            if reach is not None and reach.is_free(origin):
+                reach = None
+            if proxy is not None:
+                literal = None if reach is None else find_literal(origin.host)
+                if reach is not None and literal and not await reach.allows(literal):
+                    raise _refuse(origin.host, literal)
+                stream = await _connect(proxy.host, proxy.port, timeout, None)
+            else:
+                stream = await _connect(origin.host, origin.port, timeout, reach)
             if proxy and origin.scheme == "https":
                 await _open_tunnel(stream, origin, proxy, timeout)
             if origin.scheme == "https":
@@ -97,27 +116,41 @@ async def open_connection(
     return ClientConnection(stream, is_proxied=True, proxy_authorization=proxy.authorization)
 
 
-async def _connect(host: str, port: int, timeout: float) -> ByteStream:
-    """Try the host's addresses in order, IPv6 and IPv4 in turn."""
+async def _connect(host: str, port: int, timeout: float, reach: Reach | None) -> ByteStream:
+    """Try the host's addresses in order, IPv6 and IPv4 in turn, those out of reach left out."""
     loop = asyncio.get_running_loop()
     deadline = time.monotonic() + timeout
     try:
         infos = await loop.getaddrinfo(host, port, type=1)
     except UnicodeError:  # a label that is empty or too long
         raise BrokenStream(f"cannot connect to {host}: not a host name") from None
-    addresses = _interleave([info[4][0] for info in infos])
+    found = _interleave([info[4][0] for info in infos])
+    addresses = [each for each in found if reach is None or await reach.allows(each)]
+    if found and not addresses:
+        raise _refuse(host, found[0])
     error: OSError = OSError(f"no address for {host}")
     for index, address in enumerate(addresses):
         left = deadline - time.monotonic()
         is_last = index == len(addresses) - 1
         try:
             async with asyncio.timeout(left if is_last else min(left, ATTEMPT_TIMEOUT)):
-                _, stream = await loop.create_connection(ByteStream, str(address), port)
+                _, stream = await loop.create_connection(ByteStream, address, port)
         except OSError as exc:  # TimeoutError is one of them
             error = exc
         else:
             return stream
     raise error
+
+
+def _refuse(host: str, address: str) -> UpstreamRefused:
+    logger.warning(
+        "not connecting to %s: %s is not a public address, and not in upstream_networks",
+        host,
+        address,
+    )
+    return UpstreamRefused(
+        f"{host} leads to an address that this server does not connect to ([hub] upstream_networks)"
+    )
 
 
 def _interleave(addresses: list[str | int]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Final
 from xetserve.errors import BrokenStream, UpstreamOffline
 from xetserve.net.client import ClientConnection, ClientResponse
 from xetserve.net.connect import ProxyRules, open_connection
+from xetserve.net.reach import Reach
 from xetserve.net.url import Origin, Url
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class ConnectionPool:
 
     Args:
         is_offline: open no connection at all.
+        reach: which addresses may be connected to; None: all of them.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class ConnectionPool:
         proxies: ProxyRules,
         connect_timeout: float,
         is_offline: bool = False,
+        reach: Reach | None = None,
     ) -> None:
+        self._reach = reach
         self._is_offline = is_offline
         self._tls = tls
         self._proxies = proxies
@@ -67,6 +71,7 @@ class ConnectionPool:
 
         Raises:
             UpstreamOffline: none is to be opened.
+            UpstreamRefused: the address is out of reach.
             BrokenStream: no connection, or it broke.
             TimeoutError: no connection or no byte in time.
         """
@@ -93,7 +98,7 @@ class ConnectionPool:
             is_fresh = connection is None
             if connection is None:
                 connection = await open_connection(
-                    url.origin, self._proxies, self._tls, self._connect_timeout
+                    url.origin, self._proxies, self._tls, self._connect_timeout, self._reach
                 )
             try:
                 return connection, await connection.request(method, url, headers, body, timeout)
