@@ -472,7 +472,7 @@ class LimitsConfig:
         500,
         parse_size,
         "XETSERVE_MIN_BODY_RATE",
-        "bytes a second that a request's body must come at after body_timeout, 408 below; 0: no limit",
+        "bytes a second of data in a request's body; a slower one uses body_timeout up, 408 then; 0: no limit",
         metavar="SIZE",
     )
     min_write_rate: int = _setting(

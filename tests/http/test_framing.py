@@ -2,8 +2,10 @@ import pytest
 
 from xetserve.errors import RequestError
 from xetserve.http.framing import (
+    CHUNKS_PER_TURN,
     MAX_CHUNK_LINE_SIZE,
     MAX_EXTENSIONS_SIZE,
+    MAX_SMALL_CHUNKS,
     ChunkedFraming,
     Framing,
     LengthFraming,
@@ -43,22 +45,50 @@ def test_a_length_is_taken_and_no_more(piece: int) -> None:
 
 @pytest.mark.parametrize("piece", [0, 1, 2, 5])
 @pytest.mark.parametrize(
-    "body",
+    ("body", "data"),
     [
-        pytest.param(b"0\r\n\r\n", id="empty"),
-        pytest.param(b"000\r\n\r\n", id="zeros"),
-        pytest.param(b"5\r\nhello\r\n0\r\n\r\n", id="one chunk"),
-        pytest.param(b"5\r\n\n\r\n\r\n\r\n0\r\n\r\n", id="line ends as data"),
-        pytest.param(b"a\r\n0123456789\r\n0A\r\n0123456789\r\n0\r\n\r\n", id="both cases"),
-        pytest.param(b"1;a\r\nx\r\n0;b=c\r\n\r\n", id="extensions"),
-        pytest.param(b'1;a="b;\\"\xe9" ; c = d\r\nx\r\n0\r\n\r\n', id="quoted extension"),
-        pytest.param(b"0\r\nX: a\r\nY:\r\n\r\n", id="trailers"),
-        pytest.param(b"0\r\nX: a\r\nX: a\r\nX: a\r\n\r\n", id="as many trailers as may be"),
-        pytest.param(b"0\r\nX: " + b"a" * 35 + b"\r\n\r\n", id="as large a trailer as may be"),
+        pytest.param(b"0\r\n\r\n", b"", id="empty"),
+        pytest.param(b"000\r\n\r\n", b"", id="zeros"),
+        pytest.param(b"5\r\nhello\r\n0\r\n\r\n", b"hello", id="one chunk"),
+        pytest.param(b"5\r\n\n\r\n\r\n\r\n0\r\n\r\n", b"\n\r\n\r\n", id="line ends as data"),
+        pytest.param(
+            b"a\r\n0123456789\r\n0A\r\n0123456789\r\n0\r\n\r\n", b"0123456789" * 2, id="both cases"
+        ),
+        pytest.param(b"1;a\r\nx\r\n0;b=c\r\n\r\n", b"x", id="extensions"),
+        pytest.param(b'1;a="b;\\"\xe9" ; c = d\r\nx\r\n0\r\n\r\n', b"x", id="quoted extension"),
+        pytest.param(b"0\r\nX: a\r\nY:\r\n\r\n", b"", id="trailers"),
+        pytest.param(b"0\r\nX: a\r\nX: a\r\nX: a\r\n\r\n", b"", id="as many trailers as may be"),
+        pytest.param(b"0\r\nX: " + b"a" * 35 + b"\r\n\r\n", b"", id="as large a trailer as may be"),
     ],
 )
-def test_a_chunked_body_is_taken_and_no_more(body: bytes, piece: int) -> None:
-    assert take_all(ChunkedFraming(SMALL), body + b"GET /\r\n", piece) == (body, b"GET /\r\n")
+def test_a_chunked_body_is_taken_and_no_more(body: bytes, data: bytes, piece: int) -> None:
+    framing = ChunkedFraming(SMALL)
+    assert take_all(framing, body + b"GET /\r\n", piece) == (data, b"GET /\r\n")
+    assert framing.is_complete
+
+
+@pytest.mark.parametrize("end", [b"XX", b"\n\r", b"\nX", b"\rX", b"\r\r\n"])
+def test_a_chunk_ends_with_a_line_end(end: bytes) -> None:
+    assert refusal(b"5\r\nhello" + end) == 400
+
+
+def test_small_chunks_are_taken_together_and_so_many_in_a_turn() -> None:
+    num_chunks = 10 * CHUNKS_PER_TURN
+    inbox = bytearray(b"2\r\nab\r\n" * num_chunks + b"0\r\n\r\n")
+    framing = ChunkedFraming(SMALL)
+    assert [framing.take(inbox) for _ in range(11)] == [b"ab" * CHUNKS_PER_TURN] * 10 + [b""]
+    assert framing.is_complete
+
+
+def test_a_body_of_tiny_chunks_is_refused_but_not_one_of_some_of_them() -> None:
+    tiny = b"1\r\nx\r\n" * MAX_SMALL_CHUNKS
+    last = b"0\r\n\r\n"
+    assert take_all(ChunkedFraming(SMALL), tiny + last) == (b"x" * MAX_SMALL_CHUNKS, b"")
+    assert refusal(tiny + tiny + last) == 400
+    lenient = ChunkedFraming(SMALL, is_lenient=True)
+    assert take_all(lenient, tiny + tiny + last) == (b"x" * 2 * MAX_SMALL_CHUNKS, b"")
+    large = b"400\r\n" + bytes(1024) + b"\r\n"
+    assert len(take_all(ChunkedFraming(SMALL), (large + tiny[: 6 * 64]) * 1024 + last)[0]) > 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -114,16 +144,17 @@ def test_trailers_beyond_the_limits_are_431(data: bytes) -> None:
 
 def test_lenient_framing_takes_any_number_of_extensions() -> None:
     chunk = b"1;" + b"x" * (MAX_CHUNK_LINE_SIZE - 4) + b"\r\nx\r\n"
-    body = chunk * (MAX_EXTENSIONS_SIZE // 200) + b"0\r\n\r\n"
+    data = b"x" * (MAX_EXTENSIONS_SIZE // 200)
+    body = chunk * len(data) + b"0\r\n\r\n"
     with pytest.raises(RequestError):
         take_all(ChunkedFraming(SMALL), body)
-    assert take_all(ChunkedFraming(SMALL, is_lenient=True), body + b"x") == (body, b"x")
+    assert take_all(ChunkedFraming(SMALL, is_lenient=True), body + b"x") == (data, b"x")
 
 
 @pytest.mark.parametrize("line", [b"1 \r\n", b"1;\r\n", b"1; a b \t\r\n", b"01;=\xe9\r\n"])
 def test_lenient_framing_takes_odd_chunk_headers(line: bytes) -> None:
     body = line + b"x\r\n0\r\n\r\n"
-    assert take_all(ChunkedFraming(SMALL, is_lenient=True), body) == (body, b"")
+    assert take_all(ChunkedFraming(SMALL, is_lenient=True), body) == (b"x", b"")
 
 
 @pytest.mark.parametrize(

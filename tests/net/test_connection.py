@@ -9,8 +9,9 @@ import pytest
 
 from tests.peers import PATIENCE, RawClient, connected, gather_answers, serving, turn, until
 from xetserve.errors import BrokenStream, IntegrityError, RequestError, UpstreamError
+from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Block, Handler, Request, Response, json_response
-from xetserve.net.connection import PIECES_PER_TURN, ConnectionLimits
+from xetserve.net.connection import ConnectionLimits
 
 BIG = 16 * 1024 * 1024  # more than the kernel's buffers take
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -253,7 +254,7 @@ class TestRequestBodies:
             await client.send(b"0\r\n\r\n")
             _, _, after = await client.read_answer()
         taken = int(before) if is_read else int(after) - int(before)
-        assert taken >= num_pieces // PIECES_PER_TURN
+        assert taken >= num_pieces // CHUNKS_PER_TURN
 
     async def test_one_too_long_to_pass_over_costs_the_connection(self) -> None:
         async with serving(ignore) as listener, connected(listener.port) as client:
@@ -534,6 +535,20 @@ class TestSlowClients:
                 if done:
                     break
             assert answer.done(), "two seconds of bytes one by one, and still no end"
+            assert (await answer)[0] == 408
+
+    async def test_a_body_of_which_only_framing_comes_is_408(self) -> None:
+        limits = ConnectionLimits(body_timeout=0.1, min_body_rate=0, linger_timeout=LINGER)
+        async with serving(echo, limits) as listener, connected(listener.port) as client:
+            head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n1;a="
+            await client.send(head)
+            answer = asyncio.ensure_future(client.read_answer())
+            for _ in range(100):
+                await client.send(b"b")
+                done, _ = await asyncio.wait((answer,), timeout=0.02)
+                if done:
+                    break
+            assert answer.done(), "two seconds of an extension byte by byte, and still no end"
             assert (await answer)[0] == 408
 
     async def test_a_body_at_the_rate_that_is_asked_for_may_take_its_time(self) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xetserve.net.pace import RateFloor
+from xetserve.net.pace import BodyPatience, RateFloor
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,28 @@ from xetserve.net.pace import RateFloor
 def test_a_rate_is_kept_or_not(waits: list[tuple[float, int]], expected: list[bool]) -> None:
     floor = RateFloor(100, 10)
     assert [floor.allows(seconds, taken) for seconds, taken in waits] == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "left"),
+    [
+        pytest.param(100, [(10.0, 0)], 20.0, id="a pause"),
+        pytest.param(100, [(30.0, 0)], 0.0, id="too long a pause"),
+        pytest.param(100, [(10.0, 1000)] * 50, 30.0, id="at the rate"),
+        pytest.param(100, [(1.0, 1)] * 30, 0.3, id="a byte now and then"),
+        pytest.param(100, [(0.0, 10**6), (29.0, 0)], 1.0, id="a lump earns no more than there was"),
+        pytest.param(0, [(29.0, 1)] * 50, 30.0, id="no rate"),
+    ],
+)
+def test_patience_with_a_body(rate: float, steps: list[tuple[float, int]], left: float) -> None:
+    patience = BodyPatience(30.0, rate)
+    for seconds, num_bytes in steps:
+        patience.wait(seconds)
+        patience.note(num_bytes)
+    assert patience.left == pytest.approx(left)
+
+
+def test_patience_may_have_no_end() -> None:
+    patience = BodyPatience(0.0, 100.0)
+    patience.wait(1000.0)
+    assert patience.left is None

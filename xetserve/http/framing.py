@@ -1,7 +1,7 @@
 """Where a body ends, and that its framing is the one that everybody reads (RFC 9112, 6 and 7).
 
-What is taken here goes to h11, which decodes it. Chunk headers and trailers are held to the grammar and
-to a size; h11 would take bare line feeds, and extensions of any length.
+Data is decoded here. Chunk headers and trailers are held to the grammar and to a size; h11 would take bare line
+feeds, and extensions of any length, and make an event of each chunk.
 """
 
 import re
@@ -12,30 +12,48 @@ from xetserve.http.heads import RequestLimits, parse_field_line
 
 MAX_CHUNK_LINE_SIZE: Final = 256  # bytes of a chunk's size and extensions
 MAX_EXTENSIONS_SIZE: Final = 16 * 1024  # bytes of all the extensions of a body
+CHUNKS_PER_TURN: Final = 64  # taken in one go; each costs some microseconds
+MAX_SMALL_CHUNKS: Final = 16 * 1024  # of a request's body, however small
+MIN_CHUNK_SIZE: Final = 16  # bytes of data, on the average of those beyond
+_LINE_END: Final = b"\r\n"
 
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 _CHUNK_LINE: Final = re.compile(
-    rb"0*([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*)"
+    rb"0{0,5}([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*)"
     % (_TOKEN, _TOKEN, _QUOTED)
 )
 
 
 # What servers are known to send: blanks behind the size, extensions of all kinds.
 _LENIENT_CHUNK_LINE: Final = re.compile(
-    rb"0*([0-9A-Fa-f]{1,15})((?:;[^\x00-\x08\x0a-\x1f\x7f]*)?)[ \t]*"
+    rb"0{0,5}([0-9A-Fa-f]{1,15})((?:;[^\x00-\x08\x0a-\x1f\x7f]*)?)[ \t]*"
 )
 
 
 class Framing(Protocol):
     """Takes one body out of a buffer that grows."""
 
+    @property
+    def length(self) -> int | None:
+        """Bytes of data that are still to come; None: the end shows when it comes."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end of the body has been taken."""
+        ...
+
     def take(self, inbox: bytearray) -> bytes:
-        """Take what can be said to belong to the body; b"": more is needed, or it is complete.
+        """Take data of the body; b"": more is needed, or it is complete.
 
         Raises:
             RequestError: malformed, or too large for what is not data.
         """
+        ...
+
+    def frame(self, data: bytes) -> bytes:
+        """Frame data in the plainest way, to be read once more; b"" for the end."""
         ...
 
 
@@ -45,55 +63,99 @@ class LengthFraming:
     def __init__(self, length: int) -> None:
         self._left = length
 
+    @property
+    def length(self) -> int | None:
+        return self._left
+
+    @property
+    def is_complete(self) -> bool:
+        return not self._left
+
     def take(self, inbox: bytearray) -> bytes:
         data = bytes(inbox[: self._left])
         del inbox[: len(data)]
         self._left -= len(data)
         return data
 
+    def frame(self, data: bytes) -> bytes:
+        return data
+
 
 class ChunkedFraming:
-    """Chunks, then trailers.
+    """Chunks, then trailers. The data of several chunks is taken in one go: they may be as small as a byte.
 
     Args:
         is_lenient: for responses, which we do not have to agree on with anybody: a chunk's size and extensions may be
-            odd, and the extensions of a body be any number.
+            odd, and chunks and extensions of a body be any number.
     """
+
+    length = None
 
     def __init__(self, limits: RequestLimits, *, is_lenient: bool = False) -> None:
         self._limits = limits
         self._is_lenient = is_lenient
         self._left = 0  # of a chunk's data and the line end behind it
+        self._size = 0  # of the chunks that have begun
+        self._num_chunks = 0
         self._extensions_size = 0
         self._trailer_size = 0
         self._num_trailers = 0
         self._in_trailers = False
-        self._is_complete = False
+        self.is_complete = False
 
     def take(self, inbox: bytearray) -> bytes:
-        if self._left:
-            data = bytes(inbox[: self._left])
-            del inbox[: len(data)]
-            self._left -= len(data)
-            return data
-        if self._is_complete:
-            return b""
+        data = bytearray()
+        last = self._num_chunks + CHUNKS_PER_TURN
+        try:
+            while not self.is_complete:
+                if self._left:
+                    if not self._take_data(inbox, data):
+                        break
+                elif self._num_chunks >= last or not self._take_line(inbox):
+                    break
+        except RequestError:
+            if not data:
+                raise  # else next time: what came before it is good, however the body was cut
+        return bytes(data)
+
+    def frame(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data)
+
+    def _take_data(self, inbox: bytearray, data: bytearray) -> bool:
+        """Take what is there of a chunk; False: more is needed."""
+        size = self._left - 2
+        if size > 0:
+            part = inbox[:size]
+            data += part
+            del inbox[: len(part)]
+            self._left -= len(part)
+            if len(part) < size:
+                return False
+        end = inbox[: self._left]
+        if not _LINE_END[-self._left :].startswith(end):
+            raise RequestError(400, "a chunk's data must end with CR LF (RFC 9112, 7.1)")
+        del inbox[: len(end)]
+        self._left -= len(end)
+        return not self._left
+
+    def _take_line(self, inbox: bytearray) -> bool:
+        """Take a chunk's header or a trailer; False: more is needed."""
         end = inbox.find(b"\n") + 1
         if self._in_trailers:
             self._check_trailer_size(end or len(inbox))
         elif (end or len(inbox)) > MAX_CHUNK_LINE_SIZE:
             raise RequestError(400, "a chunk's extensions are too long")
         if not end:
-            return b""
+            return False
         line = bytes(inbox[:end])
-        if not line.endswith(b"\r\n"):
+        if not line.endswith(_LINE_END):
             raise RequestError(400, "a line must end with CR LF (RFC 9112, 2.2)")
         if self._in_trailers:
             self._read_trailer(line)
         else:
             self._read_chunk_line(line)
         del inbox[:end]
-        return line
+        return True
 
     def _read_chunk_line(self, line: bytes) -> None:
         match = (_LENIENT_CHUNK_LINE if self._is_lenient else _CHUNK_LINE).fullmatch(line[:-2])
@@ -104,9 +166,18 @@ class ChunkedFraming:
             raise RequestError(400, "the chunks' extensions are too long")
         size = int(match[1], 16)
         if size:
+            self._check_number()
             self._left = size + 2
+            self._size += size
+            self._num_chunks += 1
         else:
             self._in_trailers = True
+
+    def _check_number(self) -> None:
+        """Refuse a body whose framing is more work than its data."""
+        most = MAX_SMALL_CHUNKS + self._size // MIN_CHUNK_SIZE
+        if self._num_chunks >= most and not self._is_lenient:
+            raise RequestError(400, "the body's chunks are too small: send larger ones")
 
     def _check_trailer_size(self, size: int) -> None:
         if self._trailer_size + size > self._limits.max_trailer_size + 2:
@@ -116,7 +187,7 @@ class ChunkedFraming:
 
     def _read_trailer(self, line: bytes) -> None:
         if line == b"\r\n":
-            self._is_complete = True
+            self.is_complete = True
             return
         if self._num_trailers == self._limits.max_fields:
             raise RequestError(431, f"more than {self._limits.max_fields} trailers")

@@ -1,8 +1,8 @@
 """One server connection's HTTP/1.1 state machine: events in, bytes out.
 
 Requests are held to the letter before h11 sees them: their heads by heads and requests, the framing of their
-bodies by framing. h11 decodes bodies, frames responses and knows what becomes of the connection. Around it
-stands this table; whoever owns the socket acts on it:
+bodies, and what is in them, by framing. h11 frames responses and knows what becomes of the connection. Around
+it stands this table; whoever owns the socket acts on it:
 
     state       event                         next         the owner
     IDLE        request                       RESPONDING   calls the handler
@@ -128,16 +128,26 @@ class ServerProtocol:
         if self._framing is None or not self.has_body:
             return NeedData.END
         try:
-            while (event := self._next_event()) is h11.NEED_DATA:
-                data = self._framing.take(self._inbox)
-                if not data and not self._is_ended:
+            data = self._framing.take(self._inbox)
+            if not data and not self._framing.is_complete:
+                if not self._is_ended:
                     return NeedData.MORE
-                self._connection.receive_data(data)
+                raise RequestError(400, "the client closed its side inside a request's body")
+            if framed := self._framing.frame(data):
+                self._connection.receive_data(framed)
+            event = self._next_event()
         except RequestError:
             self._framing = None
             self.state = State.CLOSING
             raise
         return bytes(event.data) if isinstance(event, h11.Data) else NeedData.END
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes of the request's body that were not read; None: that is not known."""
+        if self._framing is None or not self.has_body:
+            return 0
+        return self._framing.length
 
     @property
     def has_input(self) -> bool:

@@ -1,8 +1,7 @@
 """One upstream connection: send a request, read the head through h11, the body around it.
 
 A body with a Content-Length is counted here and received straight into the caller's buffers; h11 would
-copy it three times. A chunked body goes through h11. Heads, chunk headers and trailers are checked before h11 sees
-them, see response_heads.
+copy it three times. A chunked one is decoded by framing. Heads are checked before h11 sees them, see response_heads.
 """
 
 from collections.abc import Callable, Iterable
@@ -86,11 +85,10 @@ class ClientConnection:
         self.stream = stream
         self._is_proxied = is_proxied
         self._proxy_authorization = proxy_authorization
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
-        self._inbox = bytearray()  # what has arrived and neither h11 nor _rest has
+        self._inbox = bytearray()  # what has arrived and is not looked at yet
         self._framing: ChunkedFraming | None = None  # of a chunked body
-        self._left: int | None = 0  # body bytes to come; None: h11 frames the body
-        self._rest = b""  # body bytes that came with the head, or that h11 has unframed
+        self._left: int | None = 0  # body bytes to come; None: its end shows when it comes
+        self._rest = b""  # body bytes that came with the head, or out of its chunks
         self._keep = False
         self.num_requests = 0
         self.idle_since = 0.0
@@ -118,7 +116,7 @@ class ClientConnection:
             TimeoutError: nothing came for timeout seconds.
         """
         self.num_requests += 1
-        self._h11 = connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
+        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
         target = url.target
         if self._is_proxied:
             target = f"{url.origin.scheme}://{url.origin.authority}{target}"
@@ -161,7 +159,6 @@ class ClientConnection:
             self._inbox.clear()
             if len(self._rest) > self._left:
                 raise BrokenStream("more bytes than announced")
-            del self._h11  # it keeps a buffer of 64 KiB, and is not needed to count bytes
             return ClientResponse(self, head.status_code, headers, self._left)
         self._left = None
         if "transfer-encoding" in headers:
@@ -189,26 +186,25 @@ class ClientConnection:
         return count
 
     async def _next_unframed(self, timeout: float | None) -> bytes:
-        """Give the next body bytes out of h11; b"" at the end of the body."""
-        while True:
-            event = _next_event(self._h11)
-            if isinstance(event, h11.Data):
-                return bytes(event.data)
-            if isinstance(event, h11.EndOfMessage):
-                self._left = 0
-                self._keep = self._keep and not self._inbox
-                return b""
-            if event is not h11.NEED_DATA:
-                raise BrokenStream("body ended early")
-            while not (data := self._take_framed()):
-                received = await self.stream.receive(timeout)
-                if not received:
-                    break
+        """Give the next body bytes of an answer whose length is not known; b"" at the end of the body."""
+        framing = self._framing
+        while not (data := self._take_unframed()):
+            if framing is not None and framing.is_complete:
+                break
+            received = await self.stream.receive(timeout)
+            if received:
                 self._inbox += received
-            self._h11.receive_data(data)
+            elif framing is None:
+                break
+            else:
+                raise BrokenStream("body ended early")
+        if not data:
+            self._left = 0
+            self._keep = self._keep and not self._inbox
+        return data
 
-    def _take_framed(self) -> bytes:
-        """Take out of the inbox what h11 may see; b"": more is needed."""
+    def _take_unframed(self) -> bytes:
+        """Take data out of the inbox; b"": more is needed, or the body has ended."""
         if self._framing is None:
             data = bytes(self._inbox)
             self._inbox.clear()

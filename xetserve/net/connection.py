@@ -23,16 +23,13 @@ from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.metrics import CLIENT_TIMEOUTS, SENT_BYTES
 from xetserve.net.census import client_key
 from xetserve.net.dates import http_date
-from xetserve.net.pace import RateFloor
+from xetserve.net.pace import BodyPatience, RateFloor
 from xetserve.net.tlsstream import Stream, TlsStream
 
 logger = logging.getLogger(__name__)
 
 # What a proxy in front of us may have named the request. Nothing that would need care in a log.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:+/=@-]{1,128}", re.ASCII)
-
-# Pieces of a request's body that are taken in one turn of the event loop: as small as a byte, if the client likes.
-PIECES_PER_TURN: Final = 64
 
 # Called when a request is answered, well or badly; its record says how.
 OnAnswer = Callable[[Request], None]
@@ -45,9 +42,8 @@ class ConnectionLimits:
     keep_alive_timeout: for the first byte of the next request; 0: no limit.
     handshake_timeout: for all that comes before the first request: a PROXY header, the TLS handshake.
     head_timeout: for a request's head, from its first byte on; 0: no limit.
-    body_timeout: between two pieces of a request's body, and for all of it beside the time that it has at
-        min_body_rate; 0: no limit.
-    min_body_rate: of a request's body; 0: no limit.
+    body_timeout: for the next data of a request's body; 0: no limit.
+    min_body_rate: of a request's body; what is slower uses body_timeout up; 0: no limit.
     write_timeout: a client that takes no byte for so long is cut.
     min_write_rate: a client that takes less is cut; 0: no limit.
     write_window: what min_write_rate is averaged over; only the time counts that is spent waiting for the
@@ -128,8 +124,7 @@ class ClientConnection:
         if limits.min_write_rate:
             self._floor = RateFloor(limits.min_write_rate, limits.write_window)
         self._num_requests = 0
-        self._body_received = 0  # bytes of the current request's body
-        self._body_waited = 0.0  # seconds for them
+        self._patience: BodyPatience  # for the current request's body
         self._draining = False
         self._idle: asyncio.Timeout | None = None  # while nothing of a request is here
 
@@ -219,8 +214,7 @@ class ClientConnection:
         if request is NeedData.END:
             return None
         self._num_requests += 1
-        self._body_received = 0
-        self._body_waited = 0.0
+        self._patience = BodyPatience(self._limits.body_timeout, self._limits.min_body_rate)
         request.request_id = _find_request_id(request)
         request.peer = self._peer
         request.secure = isinstance(self._stream, TlsStream)
@@ -245,39 +239,24 @@ class ClientConnection:
             RequestError: malformed framing, or the client sends too slowly.
         """
         protocol = self._protocol
-        num_pieces = 0
         while (piece := protocol.next_body_data()) is not NeedData.END:
             if isinstance(piece, bytes):
-                num_pieces += 1
-                if num_pieces % PIECES_PER_TURN == 0:
-                    await asyncio.sleep(0)
+                self._patience.note(len(piece))
                 yield piece
+                # A fast client has the next one here already, and would have all turns of the loop.
+                await asyncio.sleep(0)
                 continue
             if protocol.awaits_continue:
                 await self._stream.send_all([protocol.send_continue()])
             started = self._loop.time()
             try:
-                data = await self._stream.receive(self._body_timeout())
-                protocol.receive_data(data)
-                self._body_received += len(data)
-                self._body_waited += self._loop.time() - started
+                protocol.receive_data(await self._stream.receive(self._patience.left))
             except TimeoutError:
                 CLIENT_TIMEOUTS.add("body")
                 protocol.close_after_response()
                 raise RequestError(408, "the request body did not arrive in time") from None
-
-    def _body_timeout(self) -> float | None:
-        """Seconds that the next piece may take; None: any number.
-
-        A client may not stop, and may not send a byte now and then either. The time in which nobody here wanted more is not
-        its own.
-        """
-        timeout, rate = self._limits.body_timeout, self._limits.min_body_rate
-        if not timeout:
-            return None
-        if not rate:
-            return timeout
-        return min(timeout, timeout + self._body_received / rate - self._body_waited)
+            finally:
+                self._patience.wait(self._loop.time() - started)
 
     async def _call_handler(self, request: Request) -> Response:
         try:

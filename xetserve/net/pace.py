@@ -25,3 +25,35 @@ class RateFloor:
         self._waited = 0.0
         self._taken = 0
         return is_enough
+
+
+class BodyPatience:
+    """How long a client may still take for the next data of a request's body.
+
+    There are timeout seconds. Waiting uses them up, data earns them back at rate: whoever is faster than rate on the
+    average has all of them for every pause, and whoever is slower has the sooner none, however often a byte comes.
+    Bytes that are not data (chunk headers) earn nothing. Time in which nobody here wanted data is not counted.
+
+    Args:
+        timeout: seconds; 0: any number.
+        rate: bytes a second; 0: any data earns all of them.
+    """
+
+    def __init__(self, timeout: float, rate: float) -> None:
+        self._timeout = timeout
+        self._rate = rate
+        self._left = timeout
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None: any number."""
+        return max(0.0, self._left) if self._timeout else None
+
+    def wait(self, seconds: float) -> None:
+        """Note a wait for the client."""
+        self._left -= seconds
+
+    def note(self, num_bytes: int) -> None:
+        """Note data."""
+        earned = num_bytes / self._rate if self._rate else self._timeout
+        self._left = min(self._timeout, self._left + earned)
