@@ -3,11 +3,13 @@
 import asyncio
 import json
 import logging
+import math
 import secrets
 import time
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from tests.app.test_application import (
     CAS_TOKEN,
@@ -21,10 +23,13 @@ from tests.app.test_application import (
     ask,
 )
 from tests.peers import Answer, RawClient, Received, connected, http_answer
+from tests.sealed import changed
 from xetserve.app import batches
 from xetserve.app.xetmode import AUTO, NATIVE, XetMode
 from xetserve.http.messages import Headers, Request
 from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.net.url import parse_url
+from xetserve.upstream.readtokens import make_cas_token
 from xetserve.xet.grants import open_grant, seal_grant
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2
 
@@ -133,6 +138,47 @@ async def test_a_token_answer_that_cannot_be_used_is_502(body: bytes) -> None:
         status, _, answer = await ask(client, TOKEN_URL)
         assert status == 502
         assert set(json.loads(answer)) == {"error"}
+
+
+@pytest.mark.parametrize("exp", ["1e400", "NaN", "-1", '"x"', "null"])
+async def test_a_token_without_an_end_is_502(exp: str) -> None:
+    body = f'{{"casUrl":"http://c","accessToken":"t","exp":{exp}}}'.encode()
+    async with make_world(token=http_answer(200, body)).run(mode=IN_NATIVE) as client:
+        assert (await ask(client, TOKEN_URL))[0] == 502
+
+
+@settings(max_examples=300)
+@given(value=changed(["http://cas.test", "token", 2e9]))
+def test_a_sealed_token_of_any_shape_is_one_or_none(value: Any) -> None:
+    token = make_cas_token(value)
+    if token is not None:
+        assert token.access_token.isascii()
+        assert math.isfinite(token.expires)
+        parse_url(token.cas_url)
+
+
+async def test_a_sealed_token_of_another_version_is_401() -> None:
+    async with make_world().run(mode=IN_NATIVE) as client:
+        values: list[Any] = [
+            None,
+            1,
+            "x",
+            {},
+            [],
+            ["http://cas.test", "t"],
+            {"a": 1, "b": 2, "c": 3},
+        ]
+        values += [
+            ["cas", "t", 2e9],
+            ["http://cas.test", "t t", 2e9],
+            ["http://cas.test", "t", "x"],
+        ]
+        for value in values:
+            sealed = SEALER.seal("token", value)
+            for target in (f"/v2/reconstructions/{NAME}", f"/v1/reconstructions?file_id={NAME}"):
+                assert (await ask(client, target, token=sealed))[0] == 401, value
+            grant = SEALER.seal("data", value)
+            assert (await get_data(client, f"/xorbs/{NAME}?grant={grant}"))[0] == 403
 
 
 async def test_etags_of_tokens_are_not_passed_on() -> None:

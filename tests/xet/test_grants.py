@@ -1,11 +1,23 @@
 """An upstream's URLs become ours, and say all that is needed to serve them."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
+from tests.sealed import changed
 from xetserve.errors import FormatError
-from xetserve.xet.grants import MAX_GRANT_SIZE, Grant, Granter, TermUse, open_grant
+from xetserve.net.url import parse_url
+from xetserve.xet.grants import (
+    MAX_GRANT_SIZE,
+    PURPOSE,
+    Grant,
+    Granter,
+    TermUse,
+    open_grant,
+    seal_grant,
+)
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
 from xetserve.xet.sealing import Sealer
 
@@ -124,3 +136,23 @@ def test_a_grant_is_not_printed() -> None:
     plan = Plan()
     plan.add(X, 0)
     assert "http" not in repr(read(plan.rewrite().fetch_info[X][0].url))
+
+
+SEALED = ["78" * 32, "66" * 32, 9, "http://data.test/x", 1.5, 2.0, [[0, 5, 0, 900, [[0, 5, 7, 300]]]]]
+
+
+def test_the_shape_that_is_changed_below_is_the_one_of_grants() -> None:
+    grant = open_grant(SEALER, SEALER.seal(PURPOSE, SEALED))
+    assert grant is not None
+    assert seal_grant(SEALER, grant) == SEALER.seal(PURPOSE, SEALED)
+
+
+@settings(max_examples=500)
+@given(value=changed(SEALED))
+def test_a_grant_of_any_other_shape_is_none(value: Any) -> None:
+    grant = open_grant(SEALER, SEALER.seal(PURPOSE, value))
+    if grant is not None:  # then all of it is what it should be
+        assert open_grant(SEALER, seal_grant(SEALER, grant)) == grant
+        assert 0 <= grant.issued < grant.expires + 1e15
+        parse_url(grant.url)
+        assert all(each.byte_range.size > 0 for each in grant.ranges)

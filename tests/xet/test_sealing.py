@@ -1,12 +1,14 @@
 """Sealed values come back as they were, or not at all."""
 
+import zlib
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
+from xetserve.xet.sealing import KEY_SIZE, MAX_VALUE_SIZE, Sealer, derive_key
 
 SEALER = Sealer(b"k" * KEY_SIZE)
 VALUES = st.recursive(
@@ -51,3 +53,20 @@ def test_it_is_for_one_purpose_and_one_key(sealer: Sealer, purpose: str) -> None
 def test_a_secret_gives_one_key() -> None:
     assert derive_key("same") == derive_key("same") != derive_key("other")
     assert len(derive_key("")) >= KEY_SIZE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"not deflated", id="not deflated"),
+        pytest.param(zlib.compress(b"{"), id="no JSON"),
+        pytest.param(zlib.compress(b"\xff"), id="no UTF-8"),
+        pytest.param(zlib.compress(b"[" * 100_000), id="deep"),
+        pytest.param(zlib.compress(b"1" * 10_000), id="too long a number"),
+        pytest.param(zlib.compress(b" " * MAX_VALUE_SIZE + b"1"), id="too long"),
+    ],
+)
+def test_what_others_sealed_with_our_key_may_be_nothing(data: bytes) -> None:
+    text = urlsafe_b64encode(SEALER._sign("token", data) + data).decode().rstrip("=")
+    assert SEALER.unseal("token", text) is None

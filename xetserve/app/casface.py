@@ -36,7 +36,7 @@ from xetserve.http.messages import Headers, Request, Response, json_response
 from xetserve.http.ranges import format_unsatisfied_range
 from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.cas import Access
-from xetserve.upstream.hub import CasToken, parse_cas_token
+from xetserve.upstream.readtokens import CasToken, make_cas_token, parse_cas_token
 from xetserve.xet.batch import make_batch_answer, merge_fetch_infos
 from xetserve.xet.grants import Granter
 from xetserve.xet.hashes import parse_hash
@@ -252,9 +252,9 @@ class CasFace:
         assert text is not None
         request.record.token = fingerprint(text)
         value = self._sealer.unseal(_PURPOSE, text)
-        if value is None:
+        token = make_cas_token(value)
+        if token is None:
             raise RequestError(401, "the access token is not one of this server's", [CHALLENGE])
-        token = CasToken(*value)
         if time.time() >= token.expires:
             raise RequestError(401, "the access token has expired", [CHALLENGE])
         return SealedAccess(token)

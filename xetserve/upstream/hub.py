@@ -28,16 +28,11 @@ from xetserve.upstream.files import (
 )
 from xetserve.upstream.hublink import HubLink
 from xetserve.upstream.metadata import Answer, MetadataCache, Question, Verdict
-from xetserve.upstream.readtokens import (
-    CasToken,
-    ReadTokens,
-    choose_token_url,
-    parse_cas_token,
-)
+from xetserve.upstream.readtokens import CasToken, ReadTokens, choose_token_url
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.upstream.scopes import get_scope
 
-__all__ = ["CasToken", "FileEntry", "HubClient", "ReadAccess", "RepoRef", "parse_cas_token"]
+__all__ = ["CasToken", "FileEntry", "HubClient", "ReadAccess", "RepoRef"]
 
 
 class HubClient:

@@ -8,10 +8,10 @@ import re
 import time
 from collections import OrderedDict
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
+from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.encoding import ACCEPT_ENCODING
 from xetserve.net.url import Url
 from xetserve.upstream.entry import RepoRef
@@ -19,6 +19,7 @@ from xetserve.upstream.exchange import make_url, read_document, retrying
 from xetserve.upstream.flights import Flights
 from xetserve.upstream.hublink import HubLink
 from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.shapes import check_time, check_url
 
 MAX_DOCUMENT_SIZE: Final = 1024 * 1024
 MAX_TOKENS: Final = 1000
@@ -126,16 +127,24 @@ def parse_cas_token(body: bytes) -> CasToken:
     """
     try:
         answer = json.loads(body)
-        fresh = CasToken(
-            str(answer["casUrl"]).rstrip("/"), answer["accessToken"], float(answer["exp"])
-        )
-        is_bearer = _TOKEN.fullmatch(fresh.access_token) is not None  # it goes into a header
+        values = answer["casUrl"], answer["accessToken"], float(answer["exp"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        is_bearer = False
-    if not is_bearer:
+        values = None
+    token = None if values is None else make_cas_token(values)
+    if token is None:
         raise UpstreamError("the Hub's token answer is not what it should be")
-    make_url(fresh.cas_url, "the Hub's CAS URL")
-    return fresh
+    return token
+
+
+def make_cas_token(values: Any) -> CasToken | None:
+    """Return the token that CAS URL, bearer and expiry make; None: values are not of that kind."""
+    try:
+        cas_url, access_token, expires = values
+        if _TOKEN.fullmatch(access_token) is None:  # it goes into a header
+            return None
+        return CasToken(check_url(cas_url).rstrip("/"), access_token, check_time(expires))
+    except (FormatError, ValueError, TypeError):
+        return None
 
 
 def _token_key(url: Url, token: str | None) -> _Key:

@@ -10,12 +10,20 @@ named: chunks of the others are checked for themselves, not against the file.
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from xetserve.errors import FormatError
 from xetserve.xet.hashes import format_hash, parse_hash
-from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
+from xetserve.xet.reconstruction import (
+    MAX_OFFSET,
+    MAX_TERM_SIZE,
+    ByteRange,
+    ChunkRange,
+    FetchInfo,
+    Reconstruction,
+)
 from xetserve.xet.sealing import Sealer
+from xetserve.xet.shapes import check_integer, check_list, check_text, check_time, check_url
 
 PURPOSE: Final = "data"
 MAX_GRANT_SIZE: Final = 7000  # characters; URLs of 8 KiB are taken everywhere
@@ -75,27 +83,51 @@ class Grant(NamedTuple):
 
 
 def open_grant(sealer: Sealer, text: str) -> Grant | None:
-    """Read what is sealed in a data URL; None: not by us."""
+    """Return what is sealed in a data URL; None: not by us, or not as this version does it."""
     value = sealer.unseal(PURPOSE, text)
-    if value is None:
+    try:
+        return _read_grant(value)
+    except (FormatError, ValueError):
         return None
-    xorb, file, size, url, issued, expires, ranges = value
+
+
+def _read_grant(value: Any) -> Grant:
+    xorb, file, size, url, issued, expires, ranges = check_list(value)
     return Grant(
-        parse_hash(xorb),
-        parse_hash(file),
-        size,
-        url,
-        issued,
-        expires,
-        tuple(
-            GrantedRange(
-                ChunkRange(first, end),
-                ByteRange(start, stop),
-                tuple(TermUse(ChunkRange(a, b), position, length) for a, b, position, length in us),
-            )
-            for first, end, start, stop, us in ranges
-        ),
+        parse_hash(check_text(xorb)),
+        parse_hash(check_text(file)),
+        check_integer(size, MAX_OFFSET),
+        check_url(url),
+        check_time(issued),
+        check_time(expires),
+        tuple(map(_read_range, check_list(ranges))),
     )
+
+
+def _read_range(value: Any) -> GrantedRange:
+    first, end, start, stop, uses = check_list(value)
+    chunks = _read_chunks(first, end)
+    byte_range = ByteRange(check_integer(start, MAX_OFFSET), check_integer(stop, MAX_OFFSET))
+    found = tuple(map(_read_use, check_list(uses)))
+    if byte_range.size <= 0 or not all(chunks.contains(use.chunks) for use in found):
+        raise FormatError("a granted range is empty, or does not hold its terms")
+    return GrantedRange(chunks, byte_range, found)
+
+
+def _read_use(value: Any) -> TermUse:
+    first, end, position, size = check_list(value)
+    return TermUse(
+        _read_chunks(first, end),
+        check_integer(position, MAX_OFFSET),
+        check_integer(size, MAX_TERM_SIZE),
+    )
+
+
+def _read_chunks(first: Any, end: Any) -> ChunkRange:
+    chunks = ChunkRange(check_integer(first, 2**32 - 1), check_integer(end, 2**32 - 1))
+    if chunks.start >= chunks.end:
+        raise FormatError("a chunk range is empty")
+    return chunks
 
 
 def seal_grant(sealer: Sealer, grant: Grant) -> str:

@@ -13,10 +13,10 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from xetserve.errors import FormatError
 from xetserve.xet.hashes import format_hash, parse_hash
+from xetserve.xet.shapes import check_integer, check_list, check_text, check_url
 
 MAX_TERM_SIZE: Final = 2**32 - 1
 MAX_OFFSET: Final = 2**63 - 1
@@ -129,27 +129,27 @@ def parse_reconstruction(body: bytes) -> Reconstruction:
         return _check(_read(answer))
     except (KeyError, TypeError, AttributeError) as exc:
         raise FormatError(f"reconstruction lacks or mistypes a field: {exc}") from None
-    except ValueError as exc:
+    except (FormatError, ValueError) as exc:
         raise FormatError(f"reconstruction: {exc}") from None
 
 
 def _read(answer: Any) -> Reconstruction:
     terms = tuple(
         Term(
-            parse_hash(_text(item["hash"])),
+            parse_hash(check_text(item["hash"])),
             _chunk_range(item["range"]),
-            _integer(item["unpacked_length"], MAX_TERM_SIZE),
+            check_integer(item["unpacked_length"], MAX_TERM_SIZE),
         )
-        for item in _list(answer["terms"])
+        for item in check_list(answer["terms"])
     )
     fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {}
     if "xorbs" in answer:
         for name, entries in answer["xorbs"].items():
             fetch_info[parse_hash(name)] = _in_order(
                 FetchInfo(_chunk_range(part["chunks"]), _byte_range(part["bytes"]), url)
-                for entry in _list(entries)
-                for url in (_url(entry["url"]),)
-                for part in _list(entry["ranges"])
+                for entry in check_list(entries)
+                for url in (check_url(entry["url"]),)
+                for part in check_list(entry["ranges"])
             )
     else:
         for name, entries in answer["fetch_info"].items():
@@ -157,11 +157,11 @@ def _read(answer: Any) -> Reconstruction:
                 FetchInfo(
                     _chunk_range(entry["range"]),
                     _byte_range(entry["url_range"]),
-                    _url(entry["url"]),
+                    check_url(entry["url"]),
                 )
-                for entry in _list(entries)
+                for entry in check_list(entries)
             )
-    offset = _integer(answer.get("offset_into_first_range", 0), MAX_OFFSET)
+    offset = check_integer(answer.get("offset_into_first_range", 0), MAX_OFFSET)
     return Reconstruction(offset, terms, fetch_info)
 
 
@@ -184,50 +184,17 @@ def _check(answer: Reconstruction) -> Reconstruction:
     return answer
 
 
-def _integer(value: Any, limit: int) -> int:
-    if type(value) is not int or not 0 <= value <= limit:
-        raise FormatError(f"reconstruction: a number is not within 0..{limit}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise FormatError("reconstruction: a hash or URL is not a string")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise FormatError("reconstruction: a list is expected")
-    return value
-
-
-def _url(value: Any) -> str:
-    """Check what goes into a request line of ours; the URL itself stays as it was signed."""
-    url = _text(value)
-    if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
-        raise FormatError("reconstruction: a data URL has a character that URLs do not have")
-    try:
-        parts = urlsplit(url)
-        is_http = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # bad brackets or a bad port; the message would quote them
-        is_http = False
-    if not is_http:
-        raise FormatError("reconstruction: a data URL is not http(s) with a host")
-    return url
-
-
 def _chunk_range(value: Any) -> ChunkRange:
-    start = _integer(value["start"], 2**32 - 1)
-    end = _integer(value["end"], 2**32 - 1)
+    start = check_integer(value["start"], 2**32 - 1)
+    end = check_integer(value["end"], 2**32 - 1)
     if start >= end:
         raise FormatError(f"chunk range {start}..{end} is empty")
     return ChunkRange(start, end)
 
 
 def _byte_range(value: Any) -> ByteRange:
-    start = _integer(value["start"], MAX_OFFSET)
-    last = _integer(value["end"], MAX_OFFSET)
+    start = check_integer(value["start"], MAX_OFFSET)
+    last = check_integer(value["end"], MAX_OFFSET)
     if start > last:
         raise FormatError(f"byte range {start}-{last} is empty")
     return ByteRange(start, last + 1)

@@ -1,5 +1,8 @@
 """Values that leave this server and come back to it: whoever has them can read them, nobody can change them.
 
+They are signed, not encrypted: a client can read what it was given, the CAS token or the upstream's data URL inside. That
+tells it nothing new, since the Hub and the CAS would have given it the same; and what it holds is good there as well as here.
+
 A sealed value is base64url(HMAC-SHA256, 32 bytes, then the value as JSON, deflated), without padding. What it is for goes
 into the HMAC, so that one kind cannot stand in for another.
 """
@@ -13,6 +16,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 KEY_SIZE: Final = 32  # bytes
+MAX_VALUE_SIZE: Final = 1024 * 1024  # bytes of JSON; a hundred times what a URL or a field holds
 _MAC_SIZE: Final = 32
 _TO_BASE64: Final = str.maketrans("-_", "+/")
 
@@ -33,7 +37,10 @@ class Sealer:
         return urlsafe_b64encode(self._sign(purpose, data) + data).decode().rstrip("=")
 
     def unseal(self, purpose: str, text: str) -> Any | None:
-        """Give the value that was sealed for this purpose; None: this text was not made here."""
+        """Return the value that was sealed for this purpose; None: nobody with our key made this text.
+
+        Its shape may be another than this version makes: servers with the same key may be of several versions.
+        """
         try:
             padded = text.translate(_TO_BASE64).encode("ascii") + b"=" * (-len(text) % 4)
             packed = binascii.a2b_base64(padded, strict_mode=True)
@@ -42,7 +49,12 @@ class Sealer:
         data = packed[_MAC_SIZE:]
         if not hmac.compare_digest(packed[:_MAC_SIZE], self._sign(purpose, data)):
             return None
-        return json.loads(zlib.decompress(data))  # it is what we have made
+        unpacking = zlib.decompressobj()
+        try:
+            value = json.loads(unpacking.decompress(data, MAX_VALUE_SIZE))
+        except (zlib.error, ValueError, RecursionError):
+            return None
+        return value if unpacking.eof else None
 
     def _sign(self, purpose: str, data: bytes) -> bytes:
         return hmac.new(self._key, purpose.encode() + b"\0" + data, sha256).digest()
