@@ -235,6 +235,29 @@ async def test_the_cas_is_asked_every_time_and_for_the_size_once() -> None:
         assert (reply[0], reply[1]["content-length"]) == (200, str(len(CONTENT)))
 
 
+async def test_nothing_is_said_of_a_file_before_the_cas_agreed() -> None:
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        target = f"/v2/reconstructions/{NAME}"
+        past_end = f"Range: bytes={len(CONTENT)}-"
+        assert (await ask(client, target, token=token))[0] == 200  # the size is known from here on
+        status, headers, _ = await ask(client, target, past_end, token=token)
+        assert (status, headers["content-range"]) == (416, f"bytes */{len(CONTENT)}")
+        asked = len(world.cas.requests)
+        for wanted in ("bytes=9-3", "bytes=-5", "lines=1-2"):
+            status, headers, body = await ask(client, target, f"Range: {wanted}", token=token)
+            assert status == 416
+            assert str(len(CONTENT)) not in repr(headers) + body.decode()
+        assert len(world.cas.requests) == asked
+        world.answers["cas"] = http_answer(403)
+        for version, method in (("v2/reconstructions", "GET"), ("v1/files", "HEAD")):
+            for wanted in (past_end, "Range: bytes=0-0"):
+                path = f"/{version}/{NAME}"
+                status, headers, _ = await ask(client, path, wanted, token=token, method=method)
+                assert (status, "content-range" in headers) == (403, False)
+
+
 async def test_an_upstream_url_that_is_too_long_is_502() -> None:
     query = secrets.token_hex(9000)
     world = make_world()

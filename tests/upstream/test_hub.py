@@ -373,7 +373,19 @@ class TestPlainFiles:
                     await self.fetch(pool, peer)
         assert caught.value.status == 502
 
-    async def test_from_another_host_without_it_and_back_on_the_hub_with_it(
+    async def test_what_the_hub_refuses_behind_another_host_is_not_the_clients_fault(
+        self, pool: ConnectionPool
+    ) -> None:
+        back = answering(lambda _: http_answer(302, b"", f"Location: {hub.base}/back"))
+        async with ScriptedPeer(back) as store:
+            away = http_answer(302, b"", f"Location: {store.base}/x")
+            refusal = http_answer(401, b"", "X-Error-Code: RepoNotFound")
+            async with ScriptedPeer(answering(http_answer(200), away, refusal)) as hub:
+                with pytest.raises(UpstreamRefused) as caught:
+                    await self.fetch(pool, hub)
+        assert caught.value.status == 502
+
+    async def test_from_another_host_on_without_it_back_on_the_hub_too(
         self, pool: ConnectionPool, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -392,7 +404,7 @@ class TestPlainFiles:
             assert await self.fetch(pool, hub, "bytes=1-2") == (206, b"ex")
             assert tokens_in(store) == [None]
             assert TOKEN.encode() not in store.received
-            assert tokens_in(hub) == [f"Bearer {TOKEN}"] * 3
+            assert tokens_in(hub) == [f"Bearer {TOKEN}"] * 2 + [None]
             assert [r.get("range") for r in hub.requests] == [None, "bytes=1-2", "bytes=1-2"]
         assert "secret" not in caplog.text
         assert TOKEN not in caplog.text

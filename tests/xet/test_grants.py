@@ -138,7 +138,15 @@ def test_a_grant_is_not_printed() -> None:
     assert "http" not in repr(read(plan.rewrite().fetch_info[X][0].url))
 
 
-SEALED = ["78" * 32, "66" * 32, 9, "http://data.test/x", 1.5, 2.0, [[0, 5, 0, 900, [[0, 5, 7, 300]]]]]
+SEALED = [
+    "78" * 32,
+    "66" * 32,
+    9,
+    "http://data.test/x",
+    1.5,
+    2.0,
+    [[0, 5, 0, 900, [[0, 5, 7, 300]]]],
+]
 
 
 def test_the_shape_that_is_changed_below_is_the_one_of_grants() -> None:

@@ -158,7 +158,7 @@ class CasFace:
             UpstreamError: as the CAS says.
         """
         file_hash, access = _parse_name(name), self._open_token(request)
-        asked = self._parse_range(request.headers.get("range"), file_hash)
+        asked = _parse_range(request.headers.get("range"))
         async with head_timeout(self._up.limits):
             try:
                 answer = await self._up.cas.fetch_reconstruction(access, file_hash, asked)
@@ -223,21 +223,8 @@ class CasFace:
         self._sizes.note(file_hash, size)
         return size
 
-    def _parse_range(self, value: str | None, file_hash: bytes) -> ByteRange:
-        """Read the Range of a question: positions in the file.
-
-        Raises:
-            RequestError: 416, malformed, or of another form than clients use.
-        """
-        if value is None:
-            return ByteRange(0, _NO_END)
-        match = _RANGE.fullmatch(value.strip())
-        start, last = (int(match[1]), int(match[2] or _NO_END - 1)) if match else (1, 0)
-        if start > last:
-            raise self._unsatisfiable(file_hash)
-        return ByteRange(start, last + 1)
-
     def _unsatisfiable(self, file_hash: bytes) -> RequestError:
+        """Return the 416 for a range that the CAS refused; its word is needed before the size is named."""
         size = self._sizes.find(file_hash)
         field = [] if size is None else [("Content-Range", format_unsatisfied_range(size))]
         return RequestError(416, "the file has no such bytes", field)
@@ -265,6 +252,22 @@ def _parse_name(name: str) -> bytes:
         return parse_hash(name)
     except ValueError as exc:
         raise RequestError(400, str(exc)) from None
+
+
+def _parse_range(value: str | None) -> ByteRange:
+    """Read the Range of a question: positions in the file.
+
+    Raises:
+        RequestError: 416, malformed, or of another form than clients use. It says nothing of the file: the CAS has
+            not been asked whether this client may know of it.
+    """
+    if value is None:
+        return ByteRange(0, _NO_END)
+    match = _RANGE.fullmatch(value.strip())
+    start, last = (int(match[1]), int(match[2] or _NO_END - 1)) if match else (1, 0)
+    if start > last:
+        raise RequestError(416, "the Range must be bytes=FIRST-LAST")
+    return ByteRange(start, last + 1)
 
 
 def ask_for_token(request: Request) -> Request:

@@ -20,6 +20,7 @@ from xetserve.upstream.exchange import (
     USER_AGENT,
     error_for_status,
     join_url,
+    make_url,
     read_document,
     send_request,
 )
@@ -83,8 +84,12 @@ class HubLink:
         return (self._base, f"https://{_PUBLIC_HUB.authority}")
 
     def make_url(self, target: str) -> Url:
-        """Give the URL of a target, path and query encoded."""
-        return parse_url(self._base + target)
+        """Return the URL of a target, path and query encoded.
+
+        Raises:
+            UpstreamRefused: it cannot be requested; the Hub may have given it.
+        """
+        return make_url(self._base + target, "a URL of the Hub's")
 
     def find_on_hub(self, url: Url) -> Url | None:
         """Give where a URL is to be asked for; None: it is not the Hub's."""
@@ -139,11 +144,15 @@ class HubLink:
     ) -> AsyncIterator[ClientResponse]:
         """Send a GET and follow redirects; the token goes along as long as they stay on the Hub.
 
+        Once one has left the Hub, no further request carries the token, even if it leads back: another host chose
+        its URL.
+
         Args:
             may_leave: follow redirects off the Hub, too; not for answers that have to be the Hub's own.
         """
+        is_hub = True
         for _ in range(MAX_REDIRECTS + 1):
-            is_hub = url.origin == self._origin
+            is_hub = is_hub and url.origin == self._origin
             sent = (*fields, *(self._headers(token) if is_hub else _OFF_THE_HUB))
             async with send_request(
                 self._pool,

@@ -95,11 +95,13 @@ class LargeFiles:
         document, headers = await hub.ask(target, token, _MAX_PAGE_SIZE)
         listing.paths.update(_read_entries(document))
         following = find_link(", ".join(headers.get_all("link")), "next")
-        listing.target = None
+        next_target = None
         if following is not None and len(listing.paths) < MAX_FILES:
-            listing.target = move_url(following, hub.bases, "")
-            if not listing.target.startswith("/") or listing.target == target:
+            next_target = move_url(following, hub.bases, "")
+            # The listing stays at this page, so that the next look-up fails in the same way.
+            if not next_target.startswith("/") or next_target == target:
                 raise UpstreamRefused("the Hub's listing goes on elsewhere")
+        listing.target = next_target
         # Of the oldest nothing is kept, and nothing but empty listings beyond.
         while len(self._listings) > 1 and self._count_files() > MAX_FILES:
             self._listings.popitem(last=False)
