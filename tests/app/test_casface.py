@@ -321,7 +321,7 @@ async def test_a_url_is_good_for_a_while() -> None:
     world = make_world()
     async with world.run(mode=IN_NATIVE) as client:
         target = await get_target(client)
-        path, _, text = target.partition("?grant=")
+        path, _, text = target.partition("&grant=")
         grant = open_grant(SEALER, text)
         assert grant is not None
         assert 800 < grant.expires - grant.issued <= 900
@@ -332,7 +332,7 @@ async def test_a_url_is_good_for_a_while() -> None:
             ({"ranges": ()}, 403),
         ):
             other = seal_grant(SEALER, grant._replace(**changes))
-            found, _, _ = await get_data(client, f"{path}?grant={other}")
+            found, _, _ = await get_data(client, f"{path}&grant={other}")
             assert found == status, changes
 
 

@@ -132,7 +132,7 @@ def start(place: Place, tmp_path: Path) -> Iterator[Start]:
     for server in launched.running:
         assert "Traceback" not in server.log
         assert TOKEN not in server.log
-        assert "?grant=" not in server.log.replace("?grant=***", "")
+        assert "grant=" not in server.log.replace("grant=***", "")
 
 
 CLIENTS = {
@@ -459,7 +459,7 @@ def test_several_files_in_one_question(start: Start, form: str) -> None:
     data: dict[str, dict[int, bytes]] = {}
     for xorb, infos in value["fetch_info"].items():
         for info in infos:
-            assert info["url"].startswith(f"{site.server.url}/xorbs/{xorb}?grant=")
+            assert info["url"].startswith(f"{site.server.url}/xorbs/{xorb}?file=")
             first, last = info["url_range"]["start"], info["url_range"]["end"]
             wanted = ("Range", f"bytes={first}-{last}")
             reply = ask(site, info["url"].removeprefix(site.server.url), None, wanted)
@@ -601,7 +601,7 @@ class TestRights:
 
     def test_by_data_url(self, private: Private) -> None:
         site, wanted = private.site, ("Range", private.range)
-        path, _, text = private.data_target.partition("?grant=")
+        path, _, text = private.data_target.partition("&grant=")
         sealer = Sealer(derive_key(SHARED_SECRET))
         grant = open_grant(sealer, text)
         assert grant is not None
@@ -609,10 +609,10 @@ class TestRights:
         stranger = Sealer(derive_key("somebody else's"))
         for target in (
             path,
-            f"{path}?grant=",
-            f"{path}?grant={text[:60]}{'B' if text[60] == 'A' else 'A'}{text[61:]}",
-            f"{path}?grant={seal_grant(stranger, grant)}",
-            f"{path}?grant={seal_grant(sealer, grant._replace(expires=time.time()))}",
+            f"{path}&grant=",
+            f"{path}&grant={text[:60]}{'B' if text[60] == 'A' else 'A'}{text[61:]}",
+            f"{path}&grant={seal_grant(stranger, grant)}",
+            f"{path}&grant={seal_grant(sealer, grant._replace(expires=time.time()))}",
             f"/xorbs/{'1' * 64}?grant={text}",
         ):
             private.assert_refused(ask(site, target, TOKEN, wanted), 403)
@@ -631,12 +631,12 @@ class TestRights:
         assert site.asked("data") == []
 
     def test_what_is_sealed_for_one_thing_is_no_good_for_another(self, private: Private) -> None:
-        text = private.data_target.partition("?grant=")[2]
+        text = private.data_target.partition("&grant=")[2]
         target = f"/v1/reconstructions/{private.file_hash}"
         private.assert_refused(ask(private.site, target, text), 401)
         token = get_token(private.site)
         path = private.data_target.partition("?")[0]
-        reply = ask(private.site, f"{path}?grant={token}", None, ("Range", private.range))
+        reply = ask(private.site, f"{path}&grant={token}", None, ("Range", private.range))
         private.assert_refused(reply, 403)
 
 

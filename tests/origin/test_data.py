@@ -173,6 +173,14 @@ async def test_a_byte_can_be_flipped(client: Client, xorb: str | None) -> None:
     assert (await get(client, url, "bytes=10-19")).content == XORB[10:20]
 
 
+async def test_a_byte_can_be_flipped_once(client: Client) -> None:
+    url, _ = await get_urls(client)
+    await client.set_faults(flip_byte={"offset": 40, "first": 1})
+    assert (await get(client, url, "bytes=10-19")).content == XORB[10:20]
+    found = [(await get(client, url, "bytes=30-99999")).content for _ in range(2)]
+    assert (found[0] == XORB[30:100_000], found[1] == XORB[30:100_000]) == (False, True)
+
+
 async def test_another_xorb_is_left_alone(client: Client) -> None:
     url, _ = await get_urls(client)
     await client.set_faults(

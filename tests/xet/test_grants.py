@@ -50,7 +50,7 @@ class Plan:
 
 
 def read(url: str) -> Grant:
-    text = url.rpartition("?grant=")[2]
+    text = url.rpartition("&grant=")[2]
     assert len(text) <= MAX_GRANT_SIZE
     grant = open_grant(SEALER, text)
     assert grant is not None
@@ -71,7 +71,7 @@ def test_everything_needed_is_in_the_url(single: bool) -> None:
     assert (answer.offset_into_first_range, list(answer.terms)) == (7, plan.terms)
     first, second = answer.fetch_info[X]
     assert (first.url == second.url) is not single
-    assert first.url.startswith(f"{BASE}/xorbs/{'78' * 32}?grant=")
+    assert first.url.startswith(f"{BASE}/xorbs/{'78' * 32}?file={'66' * 32}&grant=")
     assert [info[:2] for info in answer.fetch_info[X]] == [info[:2] for info in plan.infos[X]]
     grant = read(first.url)
     assert grant[:6] == (X, FILE, 12_345, "http://data.test/signed", 100.5, 1000.5)

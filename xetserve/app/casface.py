@@ -4,7 +4,7 @@
     POST /v1/reconstructions, GET with ?file_id=...  several files, see batches.py
     HEAD /v1/files/{file hash}
     POST /v1/telemetry
-    GET  /xorbs/{xorb hash}?grant=...          see xorbdata.py
+    GET  /xorbs/{xorb hash}?file=...&grant=... see xorbdata.py
 
 A client's access token is one that we have sealed: the CAS behind us and the token for it. That CAS is asked every time
 with that token, so it alone decides who may read what; of its answer only the data URLs are replaced.

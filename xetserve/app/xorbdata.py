@@ -39,14 +39,15 @@ class XorbData:
         self._limits = limits
 
     async def answer(self, request: Request, name: str) -> Response:
-        """GET and HEAD /xorbs/{xorb hash}?grant=...
+        """GET and HEAD /xorbs/{xorb hash}?file=...&grant=...
 
         Raises:
             RequestError: 403; 409, the file was damaged.
             UpstreamError, IntegrityError: the data cannot be had.
         """
         grant = open_grant(self._sealer, request.query.get("grant", ""))
-        if grant is None or name != grant.name:
+        file_name = request.query.get("file")
+        if grant is None or name != grant.name or file_name not in (None, grant.file_name):
             raise RequestError(403, "the URL's signature is wrong")
         request.record.file = f"xorb {name}"
         age = time.time() - grant.issued

@@ -120,7 +120,7 @@ class DataApi:
         ]
         patches = {}
         if misbehaviour.damages(xorb_hash):
-            patches = await self._make_patches(xorb_hash, index)
+            patches = await self._make_patches(xorb_hash, index, [p.byte_range for p in parts])
         size = sum(len(part.head) + part.byte_range.size for part in parts) + len(tail)
         body = self._read_parts(xorb_hash, parts, tail, patches)
         response.body = misbehaviour.misbehave(body, size)
@@ -146,9 +146,12 @@ class DataApi:
         if tail:
             yield [tail]
 
-    async def _make_patches(self, xorb_hash: bytes, index: XorbIndex) -> dict[int, bytes]:
+    async def _make_patches(
+        self, xorb_hash: bytes, index: XorbIndex, ranges: Sequence[ByteRange]
+    ) -> dict[int, bytes]:
         """Give what is to be served instead of some bytes, by their offset in the xorb."""
-        faults = self._misbehaviour().faults
+        misbehaviour = self._misbehaviour()
+        faults = misbehaviour.faults
         name = format_hash(xorb_hash)
         patches = {}
         swap, flip = faults.swap_chunk, faults.flip_byte
@@ -156,7 +159,7 @@ class DataApi:
             byte_range = index.byte_range(ChunkRange(swap.chunk, swap.chunk + 1))
             record = await self._read_whole(xorb_hash, byte_range)
             patches[byte_range.start] = make_swapped_record(next(iter_records(record)))
-        if flip is not None and flip.xorb in (None, name) and flip.offset < index.packed_size:
+        if flip is not None and misbehaviour.flips(xorb_hash, ranges):
             old = await self._read_whole(xorb_hash, ByteRange(flip.offset, flip.offset + 1))
             patches[flip.offset] = bytes((old[0] ^ 0xFF,))
         return patches

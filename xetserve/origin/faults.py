@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import json
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, get_type_hints
@@ -16,6 +16,7 @@ from xetserve.errors import FormatError, RequestError, XetserveError
 from xetserve.http.messages import Response, error_response
 from xetserve.xet.compression import Scheme, encode_payload
 from xetserve.xet.hashes import format_hash, parse_hash
+from xetserve.xet.reconstruction import ByteRange
 from xetserve.xet.xorb import ChunkHeader, ChunkRecord, make_chunk_header
 
 KINDS: Final = ("hub", "cas", "data", "bridge")
@@ -28,10 +29,14 @@ class InjectedReset(XetserveError):
 
 @dataclass(frozen=True, slots=True)
 class FlipByte:
-    """One inverted byte at an absolute offset. xorb None: of every xorb."""
+    """One inverted byte at an absolute offset. xorb None: of every xorb.
+
+    first: only in so many answers that have it; None: in all of them.
+    """
 
     offset: int
     xorb: str | None = None
+    first: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,15 @@ class Misbehaviour:
         """Count one occasion for a fault of the "first N" form; tell whether it is among them."""
         limit: int = getattr(self.faults, name)
         return self._count(name, limit)
+
+    def flips(self, xorb_hash: bytes, ranges: Iterable[ByteRange]) -> bool:
+        """Tell whether an answer with these ranges is to have an inverted byte; one that could have it is counted."""
+        flip = self.faults.flip_byte
+        if flip is None or flip.xorb not in (None, format_hash(xorb_hash)):
+            return False
+        if not any(each.start <= flip.offset < each.end for each in ranges):
+            return False
+        return flip.first is None or self._count("flip_byte", flip.first)
 
     def make_burst_response(self, kind: str) -> Response | None:
         """Give the answer that replaces the real one, while a burst lasts."""

@@ -1,8 +1,9 @@
 """Data URLs of our own: the right to some ranges of one xorb, and all that serving them takes.
 
-    {base}/xorbs/{xorb hash}?grant={sealed}
+    {base}/xorbs/{xorb hash}?file={file hash}&grant={sealed}
 
-Nothing is remembered here of what was granted: the URL itself says where the bytes are to be had upstream, and which terms of
+The file hash is for balancers: all data of a file has to go through one instance, which alone can hold the parts against
+the whole. Nothing is remembered here of what was granted: the URL itself says where the bytes are to be had upstream, and which terms of
 the file use them, so that their chunks can be held against the file. It must not become longer than servers and
 proxies take; a URL for many ranges is cut into several, and where even one range is used by too many terms, only the first ones are
 named: chunks of the others are checked for themselves, not against the file.
@@ -74,6 +75,11 @@ class Grant(NamedTuple):
         """The xorb hash as text."""
         return format_hash(self.xorb_hash)
 
+    @property
+    def file_name(self) -> str:
+        """The file hash as text."""
+        return format_hash(self.file_hash)
+
     def find(self, wanted: ByteRange) -> GrantedRange | None:
         """Give the range that bytes lie in; None: they are not granted."""
         for granted in self.ranges:
@@ -136,8 +142,7 @@ def seal_grant(sealer: Sealer, grant: Grant) -> str:
         [*each.chunks, *each.byte_range, [[*use.chunks, *use[1:]] for use in each.uses]]
         for each in grant.ranges
     ]
-    names = (grant.name, format_hash(grant.file_hash))
-    return sealer.seal(PURPOSE, [*names, *grant[2:6], ranges])
+    return sealer.seal(PURPOSE, [grant.name, grant.file_name, *grant[2:6], ranges])
 
 
 class Granter:
@@ -204,7 +209,7 @@ class Granter:
                 raise FormatError("a data URL is too long to be passed on")
             yield from self._make_urls(grant, [ranges[0]._replace(uses=uses[: len(uses) // 2])])
             return
-        url = f"{self._base_url}/xorbs/{grant.name}?grant={text}"
+        url = f"{self._base_url}/xorbs/{grant.name}?file={grant.file_name}&grant={text}"
         for each in ranges:
             yield FetchInfo(each.chunks, each.byte_range, url)
 

@@ -1,0 +1,182 @@
+"""One wrong byte from upstream, whatever stands between: no client ends with a wrong file and takes it for a success."""
+
+import json
+import random
+import re
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Launcher, OriginControl, Process
+from tests.e2e.conftest import serve_arguments
+from tests.e2e.hub import run_script, start_origin, upload
+from tests.e2e.test_native import QUICK
+from tests.e2e.test_scale_out import (
+    PROXY,
+    SECRET,
+    Balancers,
+    balancers,  # noqa: F401 - a fixture
+    find_port,
+)
+from xetserve.xet.compression import Scheme
+from xetserve.xet.xorb import CHUNK_HEADER_SIZE, iter_records
+
+REPO = "tester/wide"
+WORDS = ["never", "a", "wrong", "byte", "as", "success", "whatever", "stands", "between"]
+SCHEMES = {"raw": Scheme.NONE, "lz4": Scheme.LZ4, "bg4": Scheme.BG4_LZ4}
+PARTS = ("raw", "lz4", "bg4", "tail")  # of each file, one xorb each
+
+
+def make_parts(seed: int) -> dict[str, bytes]:
+    """Give what a file is made of, by the scheme that it is packed with, and a raw end."""
+    source = random.Random(seed)
+    return {
+        "raw": source.randbytes(900_000),
+        "lz4": " ".join(source.choices(WORDS, k=180_000)).encode(),
+        "bg4": array("f", (source.gauss(0, 3) for _ in range(225_000))).tobytes(),
+        "tail": source.randbytes(900_000),
+    }
+
+
+@dataclass
+class Wide:
+    """An origin with files that lie in several xorbs."""
+
+    origin: Process
+    control: OriginControl
+    folder: Path
+    parts: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def content(self, name: str) -> bytes:
+        return b"".join(self.parts[name].values())
+
+    def find(self, name: str, part: str) -> dict[str, Any]:
+        """The fault that inverts a byte in the middle of a chunk in a part of a file."""
+        scheme, content = SCHEMES.get(part, Scheme.NONE), self.parts[name][part]
+        for path in sorted((self.folder / "xorbs").iterdir()):
+            offset = 0
+            for record in iter_records(path.read_bytes() if len(path.name) == 64 else b""):
+                header = record.header
+                is_fit = header.scheme is scheme and header.decoded_size > 8192
+                if is_fit and bytes(record.decode()) in content:
+                    at = offset + CHUNK_HEADER_SIZE + header.packed_size // 2
+                    return {"xorb": path.name, "offset": at}
+                offset += header.record_size
+        raise AssertionError(f"no chunk of {part} in {name}")
+
+
+NAMES = [f"file-{number}.bin" for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]:
+    base = tmp_path_factory.mktemp("wide")
+    launched = Launcher(base)
+    try:
+        origin = start_origin(launched, base / "origin")
+        wide = Wide(origin, OriginControl(origin.url), base / "origin")
+        wide.parts = {name: make_parts(number) for number, name in enumerate(NAMES)}
+        # First the parts, each with a xorb of its own; then files of which they are known.
+        for part in (*PARTS, None):
+            folder = base / f"files-{part}"
+            folder.mkdir()
+            for name, parts in wide.parts.items():
+                content = wide.content(name) if part is None else parts[part]
+                (folder / (name if part is None else f"{part}-{name}")).write_bytes(content)
+            upload(sys.executable, origin.url, base / "home", "model", REPO, folder)
+        yield wide
+    finally:
+        launched.stop_all()
+
+
+@dataclass
+class Stand:
+    """Servers in front of the origin, and where clients reach them."""
+
+    wide: Wide
+    servers: list[Process]
+    caches: list[Path]
+    url: str
+
+    @property
+    def log(self) -> str:
+        return "".join(server.log for server in self.servers)
+
+    def count(self, metric: str) -> float:
+        """The sum of a counter over all servers and labels."""
+        line = re.compile(rf"^{metric}\b.* (\S+)$", re.MULTILINE)
+        texts = [
+            OriginControl(server.url)._call("GET", "/metrics").decode() for server in self.servers
+        ]
+        return sum(float(value) for text in texts for value in line.findall(text))
+
+
+Begin = Callable[[str], Stand]
+
+
+@pytest.fixture
+def begin(wide: Wide, balancers: Balancers, tmp_path: Path) -> Iterator[Begin]:  # noqa: F811
+    """Start servers: one, one with workers, or three behind a balancer."""
+    launched = Launcher(tmp_path)
+    wide.control.set_faults()
+
+    def begin_one(kind: str) -> Stand:
+        ports = [find_port() for _ in range(1 if kind in ("one", "workers") else 3)]
+        caches = [tmp_path / f"cache-{number}" for number in range(len(ports))]
+        servers = []
+        for port, cache in zip(ports, caches, strict=True):
+            flags = ["--xet-mode", "native", "--port", str(port), "--trusted-proxies", PROXY]
+            flags += ["--cache-dir", str(cache), "--cache-min-free", "0"]
+            if kind == "workers":
+                flags += ["--workers", "3"]
+            servers.append(launched.start(*serve_arguments(wide.origin.url, *flags), **SECRET))
+        url = servers[0].url
+        if kind == "haproxy":
+            url = balancers.start_haproxy(ports)
+        elif kind == "nginx":
+            url = balancers.start_nginx(ports)
+        return Stand(wide, servers, caches, url)
+
+    yield begin_one
+    wide.control.set_faults()
+    launched.stop_all()
+    for server in launched.running:
+        assert "Traceback" not in server.log
+
+
+FETCH = """
+    from pathlib import Path
+    results = []
+    for number in range(int(sys.argv[3])):
+        folder = f"{sys.argv[2]}/{number}"
+        try:
+            path = Path(hf_hub_download(sys.argv[1], sys.argv[4], local_dir=folder))
+            results.append(str(path))
+        except Exception as exc:
+            results.append(None)
+            print(repr(exc), file=sys.stderr)
+    print(json.dumps(results))
+"""
+
+
+def fetch(stand: Stand, home: Path, name: str, times: int) -> list[bytes | None]:
+    """Download a file with hf-xet a few times; gives what it has got, None where it has failed."""
+    arguments = (REPO, str(home / "out"), str(times), name)
+    found = run_script(sys.executable, stand.url, home, FETCH, *arguments, **QUICK)
+    paths = json.loads(found.splitlines()[-1])
+    return [None if path is None else Path(path).read_bytes() for path in paths]
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "nginx"])
+def test_a_byte_that_is_wrong_once_fails_one_native_download(
+    begin: Begin, wide: Wide, tmp_path: Path, kind: str
+) -> None:
+    stand = begin(kind)
+    wide.control.set_faults(flip_byte={**wide.find(NAMES[0], "raw"), "first": 1})
+    assert fetch(stand, tmp_path / "home", NAMES[0], 3) == [None, *[wide.content(NAMES[0])] * 2]
+    assert stand.count("xetserve_integrity_failures_total") >= 1
