@@ -46,7 +46,7 @@ PACKAGE_MODULES: dict[str, set[str]] = {
     "sources": {"errors", "config", "credentials", "values"},
     "template": {"config", "sources", "values"},
     "demo": {"errors", "net"},
-    "endpoints": {"errors", "config", "values", "app", "net", "ops"},
+    "endpoints": {"errors", "config", "values", "app", "http", "net", "ops"},
     "live": {"errors", "config", "net"},
     "cli": {"errors", "config", "sources", "commands", "ops"},
     "__main__": {"cli"},

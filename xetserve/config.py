@@ -23,6 +23,7 @@ from xetserve.values import (
     parse_file,
     parse_folder,
     parse_head_size,
+    parse_hosts,
     parse_log_level,
     parse_min_budget,
     parse_mode,
@@ -343,6 +344,14 @@ class HttpConfig:
         "XETSERVE_CORS",
         "web pages that may read answers: * for all, off for none, or origins with commas",
         metavar="ORIGINS",
+    )
+    hosts: str = _setting(
+        "",
+        parse_hosts,
+        "XETSERVE_HOSTS",
+        "names that requests may be for, *.name for all below one, separated by commas; 421 beyond. Addresses and "
+        "localhost are always answered; empty: any name is",
+        metavar="NAMES",
     )
     compression: str = _setting(
         "auto",

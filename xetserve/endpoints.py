@@ -9,6 +9,7 @@ from pathlib import Path
 from xetserve.app.redirect import Redirect
 from xetserve.config import Config
 from xetserve.errors import ConfigError
+from xetserve.http.hosts import HostPolicy
 from xetserve.net.entrance import Endpoint
 from xetserve.net.listener import bind_sockets
 from xetserve.net.tls import VERSIONS, ServerTls
@@ -124,7 +125,8 @@ def _make_redirect(config: Config, found: list[Endpoint]) -> Redirect:
     ports = [each.sock.getsockname()[1] for each in found if each.tls is not None]
     target = config.tls.redirect_target or (ports[0] if ports else 443)
     webroot = config.tls.acme_webroot
-    return Redirect(target, Path(webroot) if webroot else None)
+    hosts = HostPolicy.parse(config.http.hosts)
+    return Redirect(target, Path(webroot) if webroot else None, hosts)
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

@@ -10,6 +10,7 @@ MIN_BUDGET: Final = 8 * 1024 * 1024  # bytes
 
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(?:([KMGT])(i)?)?B?", re.ASCII | re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
+_HOST_NAME = re.compile(r"(?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){0,31}")
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _MAX_SIZE = 2**63 - 1
 
@@ -112,6 +113,16 @@ def parse_cors(text: str) -> str:
     if not all(_ORIGIN.fullmatch(part) for part in parts):
         raise ValueError("must be *, off, or origins such as https://page.example, with commas")
     return ",".join(parts)
+
+
+def parse_hosts(text: str) -> str:
+    """Read names that a server answers under, and "*." before one for all below it; empty: any."""
+    names = [name.strip().removesuffix(".") for name in text.lower().split(",")]
+    if names == [""]:
+        return ""
+    if not all(_HOST_NAME.fullmatch(name) for name in names):
+        raise ValueError("must be names such as models.example or *.lab.example, with commas")
+    return ",".join(names)
 
 
 def parse_compression(text: str) -> str:

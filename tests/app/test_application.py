@@ -27,6 +27,7 @@ from tests.peers import (
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.app.xetmode import XetMode
+from xetserve.http.hosts import HostPolicy
 from xetserve.net.pool import ConnectionPool
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
@@ -96,11 +97,19 @@ class World:
 
     @asynccontextmanager
     async def run(
-        self, *, allow_anonymous: bool = False, mode: XetMode | None = None
+        self,
+        *,
+        allow_anonymous: bool = False,
+        mode: XetMode | None = None,
+        hosts: HostPolicy | None = None,
     ) -> AsyncIterator[RawClient]:
         async with self.hub, self.cas, self.data, open_pool() as pool:
             app = Application(
-                self._upstreams(pool), allow_anonymous=allow_anonymous, mode=mode, sealer=SEALER
+                self._upstreams(pool),
+                allow_anonymous=allow_anonymous,
+                mode=mode,
+                sealer=SEALER,
+                hosts=hosts,
             )
             async with serving(app.handle) as listener:
                 self.port = listener.port
@@ -135,6 +144,34 @@ async def ask(
         lines.append(f"Authorization: Bearer {token}")
     await client.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
     return await client.read_answer(is_head=method == "HEAD")
+
+
+class TestHosts:
+    @pytest.mark.parametrize(
+        ("target", "method", "status"),
+        [
+            ("/download/o/n/a.bin", "GET", 421),
+            ("/api/models/o/n", "GET", 421),
+            ("/xorbs/x?grant=y", "GET", 421),
+            ("/", "GET", 421),
+            ("/", "OPTIONS", 421),
+            ("/operator", "POST", 421),
+            ("/health", "GET", 200),
+            ("/ready", "GET", 200),
+        ],
+    )
+    async def test_another_name_gets_nothing_but_probes(
+        self, target: str, method: str, status: int
+    ) -> None:
+        world = World()
+        async with world.run(hosts=HostPolicy(("other.test",))) as client:
+            assert (await ask(client, target, method=method))[0] == status
+        assert world.hub.requests == []
+
+    async def test_our_own_name_gets_all(self) -> None:
+        world = World()
+        async with world.run(hosts=HostPolicy(("files.test",))) as client:
+            assert (await ask(client, "/download/o/n/a.bin"))[2] == CONTENT
 
 
 class TestDownloads:

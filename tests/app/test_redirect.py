@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from xetserve.app.redirect import MAX_CHALLENGE, Redirect, insist_on_https
+from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Headers, Request, Response
 
 
@@ -42,6 +43,12 @@ async def test_every_method_is_redirected(method: str) -> None:
 @pytest.mark.parametrize("host", [None, "", ":80"])
 async def test_without_a_host_there_is_nowhere_to_go(host: str | None) -> None:
     assert (await Redirect(443).handle(request(host=host))).status == 400
+
+
+async def test_another_name_is_not_redirected() -> None:
+    redirect = Redirect(443, hosts=HostPolicy(("a.example",)))
+    assert (await redirect.handle(request(host="evil.example"))).status == 421
+    assert (await redirect.handle(request(host="a.example"))).status == 308
 
 
 async def test_a_server_as_a_whole_has_no_place_elsewhere() -> None:

@@ -75,6 +75,10 @@ def test_its_environment_is_one_that_the_server_takes(environ: dict[str, str]) -
     assert config.cache.cache_dir == "%C/xetserve"
 
 
+def test_web_pages_read_nothing_by_default(environ: dict[str, str]) -> None:
+    assert environ["XETSERVE_CORS"] == "off"
+
+
 def test_memory_is_what_the_server_may_need_and_a_tenth(
     settings: dict[str, list[str]], environ: dict[str, str]
 ) -> None:

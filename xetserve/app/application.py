@@ -11,6 +11,7 @@ from xetserve.app.status import StatusService
 from xetserve.app.xetmode import XetMode
 from xetserve.errors import RequestError, XetserveError
 from xetserve.http.cors import METHODS, CorsPolicy
+from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Request, Response
 from xetserve.pipeline.tickets import FetchTable
 from xetserve.xet.sealing import Sealer
@@ -23,6 +24,7 @@ class Application:
         allow_anonymous: serve the download routes without a token, too.
         compression: code answers for clients that ask for it.
         cors: which web pages may read answers.
+        hosts: which names requests may be for.
         status: answers what is asked about the server itself.
         mode: who is told of Xet.
         sealer: seals what native clients bring back; needed unless the mode is plain.
@@ -35,6 +37,7 @@ class Application:
         allow_anonymous: bool,
         compression: bool = True,
         cors: CorsPolicy | None = None,
+        hosts: HostPolicy | None = None,
         status: StatusService | None = None,
         mode: XetMode | None = None,
         sealer: Sealer | None = None,
@@ -50,6 +53,7 @@ class Application:
         self._wants_token = not allow_anonymous
         self._compression = compression
         self._cors = cors or CorsPolicy()
+        self._hosts = hosts or HostPolicy()
 
     @property
     def fetches(self) -> FetchTable:
@@ -71,6 +75,7 @@ class Application:
 
     async def _route(self, request: Request) -> Response:
         record = request.record
+        self._hosts.check(request)
         if request.method == "OPTIONS":
             record.route = "options"
             return self._cors.answer_options(request)

@@ -11,6 +11,7 @@ from typing import Final
 
 from xetserve.app.router import check_method
 from xetserve.errors import RequestError
+from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler, Request, Response, error_response
 
 MAX_CHALLENGE: Final = 64 * 1024  # bytes
@@ -26,9 +27,13 @@ class Redirect:
     Args:
         port: where https is spoken.
         webroot: folder with .well-known/acme-challenge, where an ACME client such as certbot puts its answers.
+        hosts: which names requests may be for.
     """
 
-    def __init__(self, port: int, webroot: Path | None = None) -> None:
+    def __init__(
+        self, port: int, webroot: Path | None = None, hosts: HostPolicy | None = None
+    ) -> None:
+        self._hosts = hosts or HostPolicy()
         self._port = "" if port == 443 else f":{port}"
         self._webroot = webroot
 
@@ -38,6 +43,7 @@ class Redirect:
             if self._webroot is not None and request.raw_path.startswith(_PREFIX):
                 check_method(request)
                 return await self._get_challenge(self._webroot, request)
+            self._hosts.check(request)
             return self._redirect(request)
         except RequestError as exc:
             return error_response(exc.status, str(exc), exc.headers)

@@ -11,6 +11,7 @@ from xetserve.app.status import StatusService
 from xetserve.app.xetmode import XetMode
 from xetserve.config import Config, HubConfig
 from xetserve.http.cors import CorsPolicy
+from xetserve.http.hosts import HostPolicy
 from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.reach import Reach
@@ -144,6 +145,7 @@ def make_application(
         allow_anonymous=config.hub.allow_anonymous,
         compression=config.http.compression != "off",
         cors=CorsPolicy.parse(config.http.cors),
+        hosts=HostPolicy.parse(config.http.hosts),
         status=status,
         mode=XetMode(config.hub.xet_mode, config.hub.native_from),
         sealer=sealer,
