@@ -47,7 +47,7 @@ class Side:
         answer = await self.cas.fetch_reconstruction(FakeAccess(), self.file.file_hash, asked)
         granter = Granter(SEALER, "", issued=time.time(), expires=0.0)
         given = granter.rewrite(answer, start, self.file.file_hash, size, has_single_ranges=True)
-        texts = [info.url.partition("=")[2] for xs in given.fetch_info.values() for info in xs]
+        texts = [info.url.rpartition("=")[2] for xs in given.fetch_info.values() for info in xs]
         grants = [open_grant(SEALER, text) for text in texts]
         return [grant for grant in grants if grant is not None]
 
