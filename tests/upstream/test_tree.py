@@ -6,8 +6,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.peers import PATIENCE, Answer, Received, ScriptedPeer, answering, http_answer, open_pool
-from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamRefused
+from tests.peers import (
+    PATIENCE,
+    Answer,
+    Received,
+    ScriptedPeer,
+    answering,
+    http_answer,
+    open_pool,
+    until,
+)
+from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing, UpstreamRefused
 from xetserve.upstream import tree
 from xetserve.upstream.hub import HubClient, RepoRef
 from xetserve.upstream.retry import RetryPolicy
@@ -37,9 +46,12 @@ class Hub:
         self.pages = list(pages)
         self.peer = ScriptedPeer(answering(self.answer))
         self.now = 0.0
+        self.is_missing = False
         self.files = LargeFiles(lambda: self.now)
 
     def answer(self, request: Received) -> Answer:
+        if self.is_missing:
+            return http_answer(404, b"")
         number = int(request.target.partition("cursor=")[2] or 0)
         fields = []
         if number + 1 < len(self.pages):
@@ -113,6 +125,7 @@ async def test_it_is_listed_anew_after_a_while_or_when_told() -> None:
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "MAX_FILES", 4)
+    monkeypatch.setattr(tree, "MAX_MEMORY", 2000)
     hub = Hub([1, 2], [3, 4], [5])
     async with hub.peer:
         assert await hub.find(5) == [None]  # too long a listing is not read to its end
@@ -120,6 +133,39 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await hub.find(1, token="hf_b")
         await hub.find(1)
         assert len(hub.targets) == 4  # the first one was forgotten
+
+
+async def test_failures_are_not_kept_and_cost_the_next_look_up_nothing() -> None:
+    hub = Hub([1])
+    async with hub.peer:
+        hub.is_missing = True
+        for number in range(300):
+            with pytest.raises(UpstreamMissing):
+                await hub.find(1, revision=f"r{number}")
+        assert hub.files.num_kept == 0
+        hub.is_missing = False
+        assert await hub.find(1) == ["d/1 ü"]
+        assert hub.files.num_kept == 1
+
+
+async def test_empty_listings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "MAX_MEMORY", 20 * tree.LISTING_COST)
+    hub = Hub([])
+    async with hub.peer:
+        for number in range(100):
+            await hub.find(1, revision=f"r{number}")
+    assert hub.files.num_kept == 20
+
+
+async def test_what_was_told_to_be_forgotten_is_not_brought_back_by_a_slow_reader() -> None:
+    hub = Hub([1], [2])
+    async with hub.peer:
+        await hub.find(1)
+        slow = asyncio.create_task(hub.find(2))
+        await until(lambda: len(hub.targets) == 2)
+        hub.files.forget(REPO, "refs/pr/1", "hf_a")
+        await slow
+        assert hub.files.num_kept == 0
 
 
 async def test_a_cancelled_question_does_not_spoil_the_next() -> None:

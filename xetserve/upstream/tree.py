@@ -7,9 +7,9 @@ Source: huggingface_hub hf_api.py, list_repo_tree.
 
 import asyncio
 import json
+import math
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,9 +18,13 @@ from urllib.parse import quote
 
 from xetserve.errors import UpstreamError, UpstreamRefused
 from xetserve.http.forwarding import find_link, move_url
+from xetserve.lru import LruDict
 from xetserve.upstream.hub import HubClient, RepoRef
 
-MAX_FILES: Final = 20_000  # remembered, of all repositories together: about 5 MiB
+MAX_FILES: Final = 20_000  # of one listing; a longer one is not read to its end
+MAX_MEMORY: Final = 8 * 1024 * 1024  # bytes, of all listings together
+LISTING_COST: Final = 1500  # bytes of memory of a listing without files
+FILE_COST: Final = 250  # and of a file, beside its path
 LIFETIME: Final = 60.0  # seconds; what was pushed since is found behind the next listing
 _MAX_PAGE_SIZE: Final = 4 * 1024 * 1024  # bytes; a page has at most 1000 entries
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -36,10 +40,14 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Listing:
-    """A listing as far as it was read. target: where it goes on; None: it was read to its end, or is too long."""
+    """A listing as far as it was read.
+
+    target: where it goes on; None: it was read to its end, or is too long. cost: bytes of memory.
+    """
 
     target: str | None
     expires: float
+    cost: int = LISTING_COST
     paths: dict[bytes, str] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -47,13 +55,21 @@ class _Listing:
 class LargeFiles:
     """Finds large files by their sha256. A path is where to look, not a right to read.
 
+    A listing is kept once its first page has come: failures are not. Those who ask for it before that share it.
+
     Args:
         clock: seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._listings: OrderedDict[_Key, _Listing] = OrderedDict()
+        self._listings: LruDict[_Key, _Listing] = LruDict(max_cost=MAX_MEMORY)
+        self._begun: dict[_Key, _Listing] = {}  # asked for now, and nothing of it is known
+
+    @property
+    def num_kept(self) -> int:
+        """Listings that are kept."""
+        return len(self._listings)
 
     async def find(
         self, hub: HubClient, repo: RepoRef, revision: str, digest: str, token: str | None
@@ -68,47 +84,49 @@ class LargeFiles:
         Raises:
             UpstreamError and its kinds: the Hub does not list the repository to this token.
         """
-        listing = self._get_listing(repo, revision, token)
+        key = _make_key(repo, revision, token)
+        listing = self._get_listing(key)
         wanted = bytes.fromhex(digest)
-        async with listing.lock:
-            while wanted not in listing.paths and listing.target is not None:
-                await self._read_page(hub, listing, listing.target, token)
+        try:
+            async with listing.lock:
+                while wanted not in listing.paths and listing.target is not None:
+                    await self._read_page(hub, key, listing, listing.target, token)
+        finally:
+            if self._begun.get(key) is listing:
+                del self._begun[key]
         return listing.paths.get(wanted)
 
     def forget(self, repo: RepoRef, revision: str, token: str | None) -> None:
         """List a repository anew the next time: a file was not where it was said to be."""
-        self._listings.pop(_make_key(repo, revision, token), None)
+        listing = self._listings.pop(_make_key(repo, revision, token))
+        if listing is not None:
+            listing.expires = -math.inf  # whoever is reading it still does not bring it back
 
-    def _get_listing(self, repo: RepoRef, revision: str, token: str | None) -> _Listing:
-        key = _make_key(repo, revision, token)
-        listing = self._listings.get(key)
+    def _get_listing(self, key: _Key) -> _Listing:
+        listing = self._listings.get(key) or self._begun.get(key)
         if listing is None or listing.expires < self._clock():
-            target = f"{repo.api_prefix}/tree/{quote(revision, safe='')}?recursive=true"
+            self._listings.pop(key)
+            target = f"{key.repo.api_prefix}/tree/{quote(key.revision, safe='')}?recursive=true"
             listing = _Listing(target, self._clock() + LIFETIME)
-            self._listings[key] = listing
-        self._listings.move_to_end(key)
+            self._begun[key] = listing
         return listing
 
     async def _read_page(
-        self, hub: HubClient, listing: _Listing, target: str, token: str | None
+        self, hub: HubClient, key: _Key, listing: _Listing, target: str, token: str | None
     ) -> None:
+        """Read a page, and keep the listing. A failure changes nothing."""
         document, headers = await hub.ask(target, token, _MAX_PAGE_SIZE)
-        listing.paths.update(_read_entries(document))
-        following = find_link(", ".join(headers.get_all("link")), "next")
-        next_target = None
-        if following is not None and len(listing.paths) < MAX_FILES:
-            next_target = move_url(following, hub.bases, "")
+        found = _read_entries(document)
+        link = find_link(", ".join(headers.get_all("link")), "next")
+        following = None if link is None else move_url(link, hub.bases, "")
+        if following is not None and (not following.startswith("/") or following == target):
             # The listing stays at this page, so that the next look-up fails in the same way.
-            if not next_target.startswith("/") or next_target == target:
-                raise UpstreamRefused("the Hub's listing goes on elsewhere")
-        listing.target = next_target
-        # Of the oldest nothing is kept, and nothing but empty listings beyond.
-        while len(self._listings) > 1 and self._count_files() > MAX_FILES:
-            self._listings.popitem(last=False)
-
-    def _count_files(self) -> int:
-        """Give what the listings cost, in files; an empty one costs as one."""
-        return sum(max(1, len(listing.paths)) for listing in self._listings.values())
+            raise UpstreamRefused("the Hub's listing goes on elsewhere")
+        listing.paths.update(found)
+        listing.cost += sum(FILE_COST + len(path) for path in found.values())
+        listing.target = following if len(listing.paths) < MAX_FILES else None
+        if listing.expires >= self._clock():
+            self._listings.put(key, listing, listing.cost)
 
 
 def _make_key(repo: RepoRef, revision: str, token: str | None) -> _Key:
