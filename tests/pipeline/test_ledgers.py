@@ -250,7 +250,7 @@ def test_who_has_noted_something_else_is_told(workers: Workers, odd: Chunk) -> N
 def test_a_list_that_was_forgotten_somewhere_is_told_again(workers: Workers) -> None:
     proven = workers.prove(0)
     other = workers.all[1]
-    other._ledgers.clear()  # as trim does
+    other._ledgers.pop(proven.file_hash)  # as trim does
     assert proven.is_told
     room = news_module.LISTS_SIZE // 64  # and its place in the ring is overwritten
     rest = [Ledger(number.to_bytes(32, "big")) for number in range(70)]
@@ -294,8 +294,7 @@ def test_what_is_lost_is_not_proven_and_does_not_matter(monkeypatch: pytest.Monk
     assert prove(ledger)
 
 
-def test_memory_is_bounded_whatever_others_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers_module, "TRIMMED_AFTER", 100)
+def test_memory_is_bounded_whatever_others_tell() -> None:
     places = [memoryview(bytearray(PLACE_SIZE)) for _ in range(2)]
     teller, hearer = LedgerNews(places, 0), Ledgers(30_000, LedgerNews(places, 1))
     chunk_list = [chunk for _, _, chunk in CHUNKS]
@@ -307,7 +306,9 @@ def test_memory_is_bounded_whatever_others_tell(monkeypatch: pytest.MonkeyPatch)
         )
         teller.tell_notes([note])
         hearer.hear()
-    assert sum(ledger.nbytes for ledger in hearer._ledgers.values()) < 40_000
+    names = [number.to_bytes(32, "big") for number in range(50)]
+    kept = [ledger for name in names if (ledger := hearer._ledgers.peek(name)) is not None]
+    assert 0 < sum(ledger.nbytes for ledger in kept) == hearer.nbytes < 40_000
 
 
 def test_damage_to_what_is_shared_is_no_damage_to_files(workers: Workers) -> None:
@@ -345,10 +346,25 @@ def test_the_ledgers_used_last_stay() -> None:
         for chunk in CHUNKS:
             ledger.note(*chunk)
         ledgers.get(b"0" * 32)
-        ledgers.trim()
+        ledgers.trim(ledger.file_hash)
     assert ledgers.get(b"0" * 32).is_complete(SIZE)
     assert ledgers.get(b"3" * 32).is_complete(SIZE)
     assert not ledgers.get(b"1" * 32).is_complete(SIZE)
+
+
+def test_trimming_looks_at_one_ledger_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledgers = Ledgers()
+    for number in range(500):
+        ledgers.get(number.to_bytes(32, "big"))
+    looked_at: list[bytes] = []
+
+    def look_at(ledger: Ledger) -> int:
+        looked_at.append(ledger.file_hash)
+        return 1
+
+    monkeypatch.setattr(Ledger, "nbytes", property(look_at))
+    ledgers.trim(bytes(32))
+    assert looked_at == [bytes(32)]
 
 
 def test_cuts_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

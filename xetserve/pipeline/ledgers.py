@@ -10,10 +10,10 @@ is not heard yet.
 
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from xetserve.lru import LruDict
 from xetserve.pipeline.ledger import Ledger
 from xetserve.pipeline.ledger_news import LedgerNews
 from xetserve.pipeline.ledger_notes import Mark, MarkKind, Note
@@ -24,24 +24,20 @@ CUT_SECONDS: Final = 3600.0  # within which somebody may try to go on with what 
 SUSPECT_SECONDS: Final = 60.0  # within which those who were at it try, part by part
 MAX_CUTS: Final = 1000  # files
 
-TRIMMED_AFTER: Final = 4096  # chunks that others have told of
-
 
 class _Times:
     """When something happened last to each of some files, ns of CLOCK_MONOTONIC; those to which it did long ago are forgotten."""
 
     def __init__(self) -> None:
-        self._times: OrderedDict[bytes, int] = OrderedDict()
+        self._times: LruDict[bytes, int] = LruDict(max_num=MAX_CUTS)
 
     def note(self, file_hash: bytes, at: int) -> None:
-        self._times[file_hash] = max(at, self.get(file_hash))
-        self._times.move_to_end(file_hash)
-        if len(self._times) > MAX_CUTS:
-            self._times.popitem(last=False)
+        self._times.put(file_hash, max(at, self.get(file_hash)))
 
     def get(self, file_hash: bytes) -> int:
         """Give the time; -1: it did not happen."""
-        return self._times.get(file_hash, -1)
+        when = self._times.peek(file_hash)
+        return -1 if when is None else when
 
 
 class Ledgers:
@@ -54,12 +50,11 @@ class Ledgers:
     """
 
     def __init__(self, max_memory: int = MAX_MEMORY, news: LedgerNews | None = None) -> None:
-        self._max_memory = max_memory
         self._news = news
-        self._ledgers: OrderedDict[bytes, Ledger] = OrderedDict()
+        # Each with the memory that it took when it was looked at last.
+        self._ledgers: LruDict[bytes, Ledger] = LruDict(max_cost=max_memory)
         self._cuts = _Times()
         self._forgotten = _Times()
-        self._num_heard = 0
         self.hear()
 
     @property
@@ -71,8 +66,8 @@ class Ledgers:
         """Give the ledger of a file, a new one if it has none."""
         ledger = self._ledgers.get(file_hash)
         if ledger is None:
-            ledger = self._ledgers[file_hash] = Ledger(file_hash, self._on_clear)
-        self._ledgers.move_to_end(file_hash)
+            ledger = Ledger(file_hash, self._on_clear)
+            self._ledgers.put(file_hash, ledger, ledger.nbytes)
         return ledger
 
     def note_cut(self, file_hash: bytes, now: float) -> None:
@@ -104,11 +99,16 @@ class Ledgers:
         self.look_up(ledger)
         return not ledger.is_proven
 
-    def trim(self) -> None:
-        """Drop the ledgers that were used longest ago, if they are too large together."""
-        total = sum(ledger.nbytes for ledger in self._ledgers.values())
-        while total > self._max_memory and len(self._ledgers) > 1:
-            total -= self._ledgers.popitem(last=False)[1].nbytes
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take, about."""
+        return self._ledgers.cost
+
+    def trim(self, file_hash: bytes) -> None:
+        """Account for what a file's ledger has become; those that were used longest ago go, if all are too large together."""
+        ledger = self._ledgers.get(file_hash)
+        if ledger is not None:
+            self._ledgers.put(file_hash, ledger, ledger.nbytes)
 
     # What workers tell each other.
 
@@ -129,10 +129,7 @@ class Ledgers:
             ledger.note_all(note)
             if ledger.is_proven:
                 self._correct(ledger, note)
-            self._num_heard += len(note.sizes)
-        if self._num_heard > TRIMMED_AFTER:
-            self._num_heard = 0
-            self.trim()
+            self.trim(note.file_hash)
 
     def _correct(self, ledger: Ledger, note: Note) -> None:
         """Have the other know the list of a proven file, and all of them if it has given a wrong chunk away."""
@@ -182,7 +179,7 @@ class Ledgers:
             return
         for mark in self._news.hear_marks():
             self._take_in(mark)
-            ledger = self._ledgers.get(mark.file_hash)
+            ledger = self._ledgers.peek(mark.file_hash)
             if mark.kind is MarkKind.CUT or ledger is None or ledger.is_proven:
                 continue
             ledger.forget()

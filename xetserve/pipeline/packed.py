@@ -141,7 +141,7 @@ class PackedReader:
         finally:
             budget.close_reader()
             table.close_ticket(ticket, traffic, 0)
-            table.ledgers.trim()
+            table.ledgers.trim(self._grant.file_hash)
             if ticket.fetch.is_closed:
                 await ticket.fetch.wait_closed()
 

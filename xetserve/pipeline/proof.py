@@ -117,6 +117,7 @@ class Proof:
         self._tell()
         if not self.is_verified and not self._ledger.is_proven:
             self._ledgers.hear()
+            self._ledgers.trim(self._ledger.file_hash)
             if self._tree is None:
                 self.check_doubt()
             await self._prove(size)

@@ -176,7 +176,7 @@ class FileReader:
             while self._windows:
                 self._close_window(self._windows.popleft())
             self._table.forget_traffic(self._file_hash)
-            self._table.ledgers.trim()
+            self._table.ledgers.trim(self._file_hash)
             await asyncio.wait((planning,))
             for fetch in fetches:
                 if fetch.is_closed:
