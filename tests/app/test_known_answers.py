@@ -49,6 +49,27 @@ async def post(client: RawClient, body: bytes, target: str) -> tuple[int, dict[s
 
 
 class TestApi:
+    async def test_fields_that_change_nothing_make_no_other_question(self) -> None:
+        world = hub(http_answer(200, json.dumps([PLAIN_ENTRY]).encode(), JSON))
+        async with world.run() as client:
+            for number in range(20):
+                language = f"Accept-Language: {number}{'x' * 5000}"
+                accept = f"Accept: text/{number}, */*"
+                status, _, _ = await ask(client, "/api/models/o/n", language, accept)
+                assert status == 200
+            assert world.metadata is not None
+            size = world.metadata.size
+        assert world.asked == ["GET /api/models/o/n"]
+        assert size < 5000
+
+    async def test_what_asks_for_an_odd_type_at_length_is_passed_on(self) -> None:
+        world = hub(http_answer(200, json.dumps([PLAIN_ENTRY]).encode(), JSON))
+        async with world.run() as client:
+            for accept in ("text/plain", "text/plain", f"text/{'x' * 5000}", f"text/{'x' * 5000}"):
+                status, _, _ = await ask(client, "/api/models/o/n", f"Accept: {accept}")
+                assert status == 200
+        assert len(world.asked) == 3
+
     @pytest.mark.parametrize(
         "path",
         ["/api/models/o/n", "/api/models/gpt2", "/api/datasets/o/n/revision/main",

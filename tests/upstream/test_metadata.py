@@ -18,6 +18,7 @@ from xetserve.errors import (
 )
 from xetserve.metrics import METADATA_STALE
 from xetserve.upstream.metadata import (
+    MAX_NAME_SIZE,
     Answer,
     MetadataCache,
     MetadataPolicy,
@@ -413,6 +414,72 @@ class TestMemory:
         for number in range(100):
             await bench.get(Upstream(bytes(600)), FILE._replace(name=str(number)))
             assert await bench.get(Upstream(b"not asked")) == b"used"
+
+    async def test_questions_count_as_their_answers_do(self) -> None:
+        bench = Bench(max_size=100_000)
+        for number in range(200):
+            await bench.get(Upstream(b""), FILE._replace(name=f"{number}{'x' * 3000}"))
+            assert bench.cache.size <= 100_000
+        upstream = Upstream(b"again")
+        assert await bench.get(upstream, FILE._replace(name=f"0{'x' * 3000}")) == b"again"
+
+    async def test_refusals_count_with_their_words(self) -> None:
+        bench = Bench(max_size=100_000)
+        for number in range(200):
+            error = UpstreamDenied("no" * 1000, status=403, headers=[("X-Error-Message", "m" * 99)])
+            with pytest.raises(UpstreamDenied):
+                await bench.get(Upstream(error), FILE._replace(repo=f"model/o/{number}"))
+            assert 2000 * (min(number, 20) + 1) < bench.cache.size <= 100_000
+
+    async def test_an_answer_to_a_very_long_question_is_not_kept(self) -> None:
+        bench, upstream = Bench(), Upstream(b"1")
+        for _ in range(2):
+            await bench.get(upstream, FILE._replace(name="x" * MAX_NAME_SIZE))
+        assert (upstream.count, bench.cache.size) == (2, 0)
+
+    async def test_a_kept_refusal_holds_no_traceback(self) -> None:
+        bench = Bench()
+
+        async def ask(patient: bool) -> Answer:
+            try:
+                raise KeyError(bytearray(100))
+            except KeyError as exc:
+                raise UpstreamMissing("gone", code="RepoNotFound") from exc
+
+        with pytest.raises(UpstreamMissing):
+            await bench.cache.get(FILE, ask)
+        kept = bench.cache._kept.peek(FILE)
+        assert kept is not None
+        assert isinstance(kept.answer, UpstreamMissing)
+        assert (str(kept.answer), kept.answer.code) == ("gone", "RepoNotFound")
+        for _ in range(2):
+            with pytest.raises(UpstreamMissing, match="gone"):
+                await bench.cache.get(FILE, ask)
+        assert kept.answer.__traceback__ is None
+        assert kept.answer.__cause__ is kept.answer.__context__ is None
+
+    async def test_a_refusal_looks_at_its_own_repository_only(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("xetserve.upstream.metadata.MAX_REFUSALS", 10)
+        bench = Bench(ttl=30)
+        for number in range(200):
+            await bench.get(Upstream(b"yes"), FILE._replace(repo=f"model/o/{number}"))
+        looked_at: list[Question] = []
+        peek = bench.cache._kept.peek
+
+        def look_at(question: Question) -> object:
+            looked_at.append(question)
+            return peek(question)
+
+        monkeypatch.setattr(bench.cache._kept, "peek", look_at)
+        for number in range(100, 120):
+            bench.cache.refuse(MINE, f"model/o/{number}")
+        assert [one.repo for one in looked_at] == [f"model/o/{n}" for n in range(100, 120)]
+        # Those that fell out of the table of refusals took nothing with them that could come back.
+        for number in range(100, 120):
+            upstream = Upstream(b"asked")
+            assert await bench.get(upstream, FILE._replace(repo=f"model/o/{number}")) == b"asked"
 
 
 async def test_who_leaves_does_not_take_the_question_along() -> None:

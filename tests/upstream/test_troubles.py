@@ -74,3 +74,13 @@ def test_what_is_over_takes_no_memory(bench: Bench) -> None:
         bench.troubles.note_busy(str(number), "file", busy(1.0))
         bench.troubles.note_down(str(number), "file")
     assert len(bench.troubles._pauses) == len(bench.troubles._down_until) == 1
+
+
+def test_a_note_keeps_no_traceback(bench: Bench) -> None:
+    error = busy(20.0)
+    try:
+        raise error
+    except UpstreamBusy as exc:
+        bench.troubles.note_busy("me", "file", exc)
+    ((_, (_, kept)),) = [bench.troubles._pauses.peek_first() or ("", (0.0, error))]
+    assert (str(kept), kept.__traceback__, kept.__context__) == (str(error), None, None)

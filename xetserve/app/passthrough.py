@@ -21,7 +21,13 @@ from xetserve.http.forwarding import (
 from xetserve.http.jsonfilter import MemberFilter
 from xetserve.http.messages import Block, Headers, Request, Response
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.apianswers import ApiAnswers, NotKept, Opened, make_question
+from xetserve.upstream.apianswers import (
+    ApiAnswers,
+    NotKept,
+    Opened,
+    make_question,
+    select_kept_fields,
+)
 from xetserve.upstream.hub import HubClient
 from xetserve.upstream.scopes import get_scope
 
@@ -110,12 +116,9 @@ class PassThrough:
         repo = find_kept_question(request.raw_path)
         if self._known is None or repo is None:
             raise NotKept
-        # What others may get for it must not depend on what this client has already.
-        fields = [
-            (name, value)
-            for name, value in select_request_fields(request.headers)
-            if not name.lower().startswith("if-")
-        ]
+        fields = select_kept_fields(select_request_fields(request.headers))
+        if fields is None:
+            raise NotKept
         method = "POST" if request.method == "POST" else "GET"
 
         def ask(patient: bool) -> Opened:

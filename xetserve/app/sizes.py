@@ -1,9 +1,9 @@
 """The sizes of files that are asked for by hash. The CAS tells them only by telling how the whole is built."""
 
-from collections import OrderedDict
 from typing import Final
 
 from xetserve.errors import RangeUnsatisfiable
+from xetserve.lru import LruDict
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.cas import Access
 from xetserve.xet.reconstruction import ByteRange
@@ -18,18 +18,15 @@ class FileSizes:
 
     def __init__(self, cas: CasSource) -> None:
         self._cas = cas
-        self._known: OrderedDict[bytes, int] = OrderedDict()
+        self._known: LruDict[bytes, int] = LruDict(max_num=MAX_SIZES)
 
     def find(self, file_hash: bytes) -> int | None:
         """Give the size of a file if it is remembered; that says nothing of who may read it."""
-        return self._known.get(file_hash)
+        return self._known.peek(file_hash)
 
     def note(self, file_hash: bytes, size: int) -> None:
         """Remember the size of a file."""
-        self._known[file_hash] = size
-        self._known.move_to_end(file_hash)
-        while len(self._known) > MAX_SIZES:
-            self._known.popitem(last=False)
+        self._known.put(file_hash, size)
 
     async def check_exists(self, access: Access, file_hash: bytes) -> None:
         """Make sure that there is such a file, and that it may be read.
@@ -48,13 +45,13 @@ class FileSizes:
         Raises:
             UpstreamError and its kinds: as check_exists.
         """
-        if file_hash in self._known:
+        known = self._known.get(file_hash)
+        if known is not None:
             await self.check_exists(access, file_hash)
-            self._known.move_to_end(file_hash)
-        else:
-            try:
-                answer = await self._cas.fetch_reconstruction(access, file_hash, _ALL)
-                self.note(file_hash, answer.decoded_size)
-            except RangeUnsatisfiable:
-                self.note(file_hash, 0)
-        return self._known[file_hash]
+            return known
+        try:
+            size = (await self._cas.fetch_reconstruction(access, file_hash, _ALL)).decoded_size
+        except RangeUnsatisfiable:
+            size = 0
+        self.note(file_hash, size)
+        return size

@@ -1,7 +1,6 @@
 """Answers of the Hub's API that are kept: questions about a repository, and listings, up to a few MiB each."""
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from hashlib import sha256
@@ -11,6 +10,7 @@ from urllib.parse import quote
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Headers
+from xetserve.lru import LruDict
 from xetserve.net.client import ClientResponse
 from xetserve.upstream.entry import RepoRef
 from xetserve.upstream.exchange import naming_errors
@@ -20,6 +20,8 @@ from xetserve.upstream.metadata import Answer, MetadataCache, Question, Renew, V
 MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger is passed on and not kept
 MAX_COLLECTED: Final = 8 * MAX_ANSWER_SIZE  # bytes being received by all questions together
 MAX_LARGE: Final = 1000  # questions whose answer was too large, remembered
+JSON_TYPE: Final = "application/json"
+MAX_ACCEPT_SIZE: Final = 200  # characters of an Accept field; answers to a longer one are not kept
 _BUFFER_SIZE: Final = 64 * 1024
 # Fields that are about one connection or for one client, and never kept.
 _NOT_KEPT: Final = frozenset(
@@ -55,7 +57,7 @@ class ApiAnswers:
     def __init__(self, metadata: MetadataCache, *, timeout: float) -> None:
         self._metadata = metadata
         self._timeout = timeout
-        self._large: OrderedDict[Question, None] = OrderedDict()
+        self._large: LruDict[Question, None] = LruDict(max_num=MAX_LARGE)
         self._collected = 0
 
     async def get(self, question: Question, open_: Open, renew: Renew | None = None) -> ApiAnswer:
@@ -68,6 +70,8 @@ class ApiAnswers:
             NotKept: see there.
             UpstreamError and its kinds: as MetadataCache.get.
         """
+        if not question.is_kept:
+            raise NotKept
         if question in self._large and not self._metadata.policy.is_offline:
             raise NotKept
 
@@ -92,7 +96,7 @@ class ApiAnswers:
                         self._collected += len(piece)
                         body += piece
                         if len(body) > MAX_ANSWER_SIZE:
-                            self._note_large(question)
+                            self._large.put(question, None)
                             raise NotKept
                         if self._collected > MAX_COLLECTED:
                             raise NotKept
@@ -102,11 +106,6 @@ class ApiAnswers:
         finally:
             self._collected -= len(body)
         return Answer(_pack(status, headers, body), _judge(status, headers))
-
-    def _note_large(self, question: Question) -> None:
-        self._large[question] = None
-        while len(self._large) > MAX_LARGE:
-            self._large.popitem(last=False)
 
 
 def make_question(
@@ -121,16 +120,34 @@ def make_question(
 
     Args:
         target: path and query, encoded.
-        fields: of the request, as far as they are passed on.
+        fields: of the request, as far as they change the answer: select_kept_fields.
     """
     told = {name.lower(): value for name, value in fields}
-    accept = told.get("accept", "*/*")
-    if "*/*" in accept or "application/json" in accept:
-        accept = ""  # JSON is what the Hub gives
-    words = [method, target, accept, told.get("accept-language", "")]
+    accept = told.get("accept", JSON_TYPE)
+    # The last word was the language once, and stays so that what is stored is found.
+    words = [method, target, "" if accept == JSON_TYPE else accept, ""]
     if body:
         words += [told.get("content-type", ""), sha256(body).hexdigest()]
     return Question(scope, "api", repo.name, "\0".join(words))
+
+
+def select_kept_fields(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]] | None:
+    """Return the fields of a request that may change the Hub's answer, for a question whose answer is kept.
+
+    The API gives JSON in one language, and what others may get must not depend on what this client has already.
+    None: the answer is not to be kept.
+    """
+    kept = []
+    for name, told in fields:
+        value = told
+        if name.lower() == "accept":
+            if "*/*" in value or JSON_TYPE in value:
+                value = JSON_TYPE
+            if len(value) > MAX_ACCEPT_SIZE:
+                return None
+        if name.lower() in ("accept", "content-type"):
+            kept.append((name, value))
+    return kept
 
 
 async def find_commit(

@@ -7,7 +7,6 @@ the CAS last agreed to show that token the file. Without that note nothing from 
 
 import asyncio
 import json
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from xetserve.errors import (
     UpstreamOffline,
     UrlExpired,
 )
+from xetserve.lru import LruDict
 from xetserve.metrics import METADATA_STALE
 from xetserve.upstream.cas import Access
 from xetserve.upstream.metadata import STALE_PATIENCE, Answer, MetadataCache, Question
@@ -93,7 +93,7 @@ class KnownPlans:
         fresh = replace(policy, stale_for=0.0, is_offline=False, max_size=policy.max_size // 2)
         self._fresh = MetadataCache(fresh, clock=metadata.clock)
         self._archive = None if metadata.store is None else PlanArchive(metadata.store)
-        self._noted: OrderedDict[Question, float] = OrderedDict()
+        self._noted: LruDict[Question, float] = LruDict(max_num=MAX_NOTES)
         self._epoch = 0  # what was asked in an earlier one has URLs that have run out
         self._troubles = Troubles(policy.negative_ttl, metadata.clock)
 
@@ -161,7 +161,7 @@ class KnownPlans:
                 await self._archive.note_past_end(file_hash, asked.start)
             raise
         except (UpstreamDenied, UpstreamMissing):
-            self._noted.pop(grant, None)
+            self._noted.pop(grant)
             self._metadata.drop(grant)
             raise
         if not given:
@@ -174,11 +174,9 @@ class KnownPlans:
     def _note(self, grant: Question) -> None:
         """Note that the CAS agrees to show the file."""
         now = self._metadata.clock()
-        if not 0 <= now - self._noted.get(grant, -NOTE_PAUSE) < NOTE_PAUSE:
-            self._noted[grant] = now
-            self._noted.move_to_end(grant)
-            while len(self._noted) > MAX_NOTES:
-                self._noted.popitem(last=False)
+        noted = self._noted.peek(grant)
+        if noted is None or not 0 <= now - noted < NOTE_PAUSE:
+            self._noted.put(grant, now)
             self._metadata.put(grant, Answer(b""))
 
     async def _find_stored(

@@ -13,7 +13,6 @@ also written there, for other processes and for the next start.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -28,15 +27,18 @@ from xetserve.errors import (
     UpstreamMissing,
     UpstreamOffline,
 )
+from xetserve.lru import LruDict
 from xetserve.metrics import METADATA_HITS, METADATA_MISSES, METADATA_STALE
 from xetserve.upstream.flights import Flights
 from xetserve.upstream.metastore import MetaStore, Stored
 from xetserve.upstream.scopes import ANONYMOUS
 from xetserve.upstream.troubles import Troubles
 
-ENTRY_COST: Final = 400  # bytes of memory beside key and answer
+ENTRY_COST: Final = 700  # bytes of memory beside the texts of question and answer
 STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer would do
 MAX_REFUSALS: Final = 10_000
+MAX_REFUSALS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
+MAX_NAME_SIZE: Final = 4096  # characters; answers to longer questions are not kept
 MAX_SKEW: Final = 5.0  # seconds; an answer from the future is of a clock that was wrong
 
 
@@ -66,6 +68,16 @@ class Question(NamedTuple):
     kind: str
     repo: str
     name: str
+
+    @property
+    def size(self) -> int:
+        """Characters of its texts."""
+        return len(self.scope) + len(self.repo) + len(self.name)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its answer may be kept: it is not too long."""
+        return self.size <= MAX_NAME_SIZE
 
     def describe(self, realm: str) -> str:
         """Give all but the scope, and whose answer it is, as one text."""
@@ -110,7 +122,11 @@ class _Kept(NamedTuple):
 
     @property
     def size(self) -> int:
-        return ENTRY_COST + (len(self.answer.data) if isinstance(self.answer, Answer) else 0)
+        """Bytes of memory of the answer, about."""
+        if isinstance(self.answer, Answer):
+            return ENTRY_COST + len(self.answer.data)
+        fields = (len(name) + len(value) + ENTRY_COST // 4 for name, value in self.answer.headers)
+        return 2 * ENTRY_COST + len(str(self.answer)) + sum(fields)
 
     @property
     def is_yes(self) -> bool:
@@ -137,16 +153,21 @@ class MetadataCache:
         self.store = store
         self.clock = clock
         self._realm = realm
-        self._kept: OrderedDict[Question, _Kept] = OrderedDict()
-        self._size = 0
+        self._kept: LruDict[Question, _Kept] = LruDict(
+            max_cost=policy.max_size, on_leave=self._note_left
+        )
+        # Those that were answered with yes, by scope and repository: a refusal drops them without a walk over others.
+        self._by_repo: dict[tuple[str, str], dict[Question, None]] = {}
         self._flights: Flights[Question, Answer] = Flights()
-        self._refusals: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._refusals: LruDict[tuple[str, str], float] = LruDict(
+            max_num=MAX_REFUSALS, max_cost=MAX_REFUSALS_SIZE
+        )
         self._troubles = Troubles(policy.negative_ttl, clock)
 
     @property
     def size(self) -> int:
         """Bytes of memory that it takes, about."""
-        return self._size
+        return self._kept.cost
 
     async def get(
         self,
@@ -171,13 +192,12 @@ class MetadataCache:
             if answer is None:
                 raise UpstreamOffline("this server is offline, and does not have what is asked for")
             return answer
-        kept = self._kept.get(question)
+        kept = self._kept.peek(question)
         if kept is None or not self._is_fresh(question, kept):
             kept = await self._load(question, kept)
         if kept is not None and self._is_fresh(question, kept):
             METADATA_HITS.add(question.kind)
-            if question in self._kept:
-                self._kept.move_to_end(question)
+            self._kept.get(question)  # it is used
             if isinstance(kept.answer, UpstreamError):
                 raise _copy(kept.answer)
             return kept.answer
@@ -199,7 +219,8 @@ class MetadataCache:
 
     def _is_believed(self, question: Question, said: float) -> bool:
         """Tell whether the token was not refused since."""
-        return said > self._refusals.get((question.scope, question.repo), float("-inf"))
+        refused = self._refusals.peek((question.scope, question.repo))
+        return refused is None or said > refused
 
     async def _ask(
         self,
@@ -275,7 +296,7 @@ class MetadataCache:
 
     async def _find_any(self, question: Question) -> _Kept | None:
         """Give what is known, unless it is a yes that is too old, or not believed any more."""
-        known = self._kept.get(question)
+        known = self._kept.peek(question)
         if known is None or not self.policy.is_offline:
             known = await self._load(question, known)
         if known is None or not isinstance(known.answer, Answer) or not known.is_yes:
@@ -326,7 +347,7 @@ class MetadataCache:
 
     def drop(self, question: Question) -> None:
         """Know nothing more about a question."""
-        self._forget(question)
+        self._kept.pop(question)
         if self.store is not None:
             self.store.remove(self._path(question))
 
@@ -353,31 +374,39 @@ class MetadataCache:
     def _keep_refusal(self, question: Question, error: UpstreamError) -> None:
         now = self.clock()
         self._note_refusal(question, now)
-        self._remember(question, _Kept(now, error))
+        self._remember(question, _Kept(now, _copy(error)))
         self._store_refusal(question, now)
 
     def _note_refusal(self, question: Question, said: float) -> None:
         key = (question.scope, question.repo)
-        self._refusals[key] = max(said, self._refusals.pop(key, said))
-        while len(self._refusals) > MAX_REFUSALS:
-            # Who was refused longest ago: no answer of before may come back.
-            (scope, repo), _ = self._refusals.popitem(last=False)
-            for other in [one for one in self._kept if (one.scope, one.repo) == (scope, repo)]:
-                self._forget(other)
+        before = self._refusals.get(key)
+        if before is not None and said <= before:
+            return
+        self._refusals.put(key, said, sum(map(len, key)))
+        # The refusal itself may be forgotten one day: no answer of before is left that could come back then.
+        for other in list(self._by_repo.get(key, ())):
+            kept = self._kept.peek(other)
+            if kept is not None and kept.said <= said:
+                self._kept.pop(other)
 
     def _remember(self, question: Question, kept: _Kept) -> None:
-        self._forget(question)
-        if kept.size > self.policy.max_size // 2:
+        self._kept.pop(question)
+        size = kept.size + question.size
+        if size > self.policy.max_size // 2 or not question.is_kept:
             return
-        self._kept[question] = kept
-        self._size += kept.size
-        while self._size > self.policy.max_size:
-            self._forget(next(iter(self._kept)))
+        if kept.is_yes:
+            if not self._is_believed(question, kept.said):
+                return
+            self._by_repo.setdefault((question.scope, question.repo), {})[question] = None
+        self._kept.put(question, kept, size)
 
-    def _forget(self, question: Question) -> None:
-        kept = self._kept.pop(question, None)
-        if kept is not None:
-            self._size -= kept.size
+    def _note_left(self, question: Question, kept: _Kept) -> None:
+        if kept.is_yes:
+            key = (question.scope, question.repo)
+            others = self._by_repo[key]
+            del others[question]
+            if not others:
+                del self._by_repo[key]
 
     async def aclose(self) -> None:
         """Finish writing."""
@@ -412,7 +441,7 @@ def _make_refusal(question: Question) -> Question:
 
 
 def _copy(error: UpstreamError) -> UpstreamError:
-    """Give an error that can be raised once more, without the places where it was raised before."""
+    """Return an error that can be kept or raised once more: it holds no traceback and no cause."""
     if isinstance(error, UpstreamDenied):
         return UpstreamDenied(
             str(error), status=error.status, code=error.code, headers=error.headers

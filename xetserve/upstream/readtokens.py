@@ -6,13 +6,13 @@ Source: huggingface_hub utils/_xet.py; hub-docs xet/auth.md.
 import json
 import re
 import time
-from collections import OrderedDict
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.encoding import ACCEPT_ENCODING
+from xetserve.lru import LruDict
 from xetserve.net.url import Url
 from xetserve.upstream.entry import RepoRef
 from xetserve.upstream.exchange import make_url, read_document, retrying
@@ -23,6 +23,7 @@ from xetserve.xet.shapes import check_time, check_url
 
 MAX_DOCUMENT_SIZE: Final = 1024 * 1024
 MAX_TOKENS: Final = 1000
+MAX_TOKENS_SIZE: Final = 8 * 1024 * 1024  # bytes, with their URLs
 RENEW_BEFORE: Final = 60.0  # seconds before its expiry a read token is replaced
 
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -54,7 +55,7 @@ class ReadTokens:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._tokens: OrderedDict[_Key, _Given] = OrderedDict()
+        self._tokens: LruDict[_Key, _Given] = LruDict(max_num=MAX_TOKENS, max_cost=MAX_TOKENS_SIZE)
         self._flights: Flights[_Key, CasToken] = Flights()
 
     async def get(
@@ -69,11 +70,11 @@ class ReadTokens:
             UpstreamError and its kinds: as renew.
         """
         key = _token_key(url, token)
-        known = self._tokens.get(key)
+        known = self._tokens.peek(key)
         now = time.time()
         is_good = known is not None and known.token.expires - now > RENEW_BEFORE
         if known is not None and is_good and (max_age is None or 0 <= now - known.given < max_age):
-            self._tokens.move_to_end(key)
+            self._tokens.get(key)  # it is used
             return known.token
         if max_age == 0:
             return await self.renew(link, url, token)
@@ -89,11 +90,11 @@ class ReadTokens:
         try:
             fresh = await retrying(lambda: _ask(link, url, token), self._policy, "hub")
         except (UpstreamDenied, UpstreamMissing):
-            self._tokens.pop(_token_key(url, token), None)
+            self._tokens.pop(_token_key(url, token))
             raise
-        self._tokens[_token_key(url, token)] = _Given(fresh, time.time())
-        while len(self._tokens) > MAX_TOKENS:
-            self._tokens.popitem(last=False)
+        key = _token_key(url, token)
+        size = len(key[0]) + len(fresh.cas_url) + len(fresh.access_token)
+        self._tokens.put(key, _Given(fresh, time.time()), size)
         return fresh
 
 
