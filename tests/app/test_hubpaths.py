@@ -6,8 +6,8 @@ from xetserve.app.hubpaths import (
     find_api_verb,
     find_kept_question,
     is_lasting_question,
+    is_raw_path,
     is_resolve_path,
-    is_tree_path,
     parse_lfs_path,
     parse_registry_path,
     parse_resolve_path,
@@ -16,6 +16,7 @@ from xetserve.errors import RequestError
 from xetserve.upstream.hub import RepoRef
 
 COMMIT = "c" * 40
+KINDS = {"/api/models": "model", "/api/datasets": "dataset", "/api/spaces": "space"}
 
 
 @pytest.mark.parametrize(
@@ -119,19 +120,59 @@ def test_a_registry_path() -> None:
         assert parse_registry_path(path) is None
 
 
+NAMES = ["tree", "resolve", "raw", "xet-read-token", "revision", "paths-info", "refs", "commits"]
+VERBS = ["tree", "xet-read-token", "revision", "paths-info", "commits", "commit", "preupload"]
+
+
+@pytest.mark.parametrize("prefix", ["/api/models", "/api/datasets", "/api/spaces"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_name_is_taken_for_a_verb(prefix: str, name: str, verb: str) -> None:
+    for owner, revision in (("acme", "main"), ("acme", name), (name, "main"), (name, name)):
+        path = f"{prefix}/{owner}/{name}/{verb}/{revision}"
+        assert find_api_verb(path) == verb
+        assert find_kept_question(path) in (None, RepoRef(KINDS[prefix], f"{owner}/{name}"))
+    path = f"{prefix}/acme/repo/tree/{name}/{name}/{verb}/main"
+    assert find_api_verb(path) == "tree"
+    for token in ("xet-read-token", "xet-write-token", "Xet-Read-Token"):
+        for path in (f"acme/{name}/{token}/main", f"{name}/{token}/main", f"acme/{token}/{name}"):
+            assert find_kept_question(f"{prefix}/{path}") is None
+
+
+@pytest.mark.parametrize("prefix", ["", "/datasets", "/spaces"])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_is_taken_for_a_way_to_a_file(prefix: str, name: str) -> None:
+    kind = KINDS[f"/api{prefix or '/models'}"]
+    branch = "main" if name == "refs" else name  # refs/x/y is one revision
+    for owner, revision in (("acme", "main"), ("acme", branch), (name, branch)):
+        repo = f"{owner}/{name}"
+        path = f"{prefix}/{repo}/resolve/{revision}/{name}/resolve/raw"
+        assert parse_resolve_path(path) == ((kind, repo), revision, f"{name}/resolve/raw")
+        path = f"{prefix}/{repo}/raw/{revision}/{name}"
+        assert (is_raw_path(path), parse_resolve_path(path)) == (True, None)
+
+
 @pytest.mark.parametrize(
-    ("path", "is_tree", "verb"),
+    ("path", "verb"),
     [
-        ("/api/models/o/n/tree/main", True, ""),
-        ("/api/models/gpt2/tree/main/d", True, ""),
-        ("/api/models/o/tree", False, ""),
-        ("/api/models/o/tree/paths-info/main", True, "paths-info"),
-        ("/api/models/o/tree/xet-read-token/main", True, "xet-read-token"),
-        ("/o/n/tree/main", False, ""),
+        ("/api/models/o/n/tree/main", "tree"),
+        ("/api/models/gpt2/tree/main/d", "tree"),
+        ("/api/models/gpt2/paths-info/main", "paths-info"),
+        ("/api/models/o/n/paths-info/refs/pr/1", "paths-info"),
+        ("/api/models/o/tree/paths-info/main", "paths-info"),
+        ("/api/models/o/paths-info/discussions", "discussions"),
+        ("/api/models/gpt2/tree/xet-read-token", "tree"),
+        ("/api/models/o/n/xet-write-token/main", "xet-write-token"),
+        ("/api/models/o/n/XET-write-token/main/", "xet-write-token"),
+        ("/api/buckets/o/n/xet-write-token", "xet-write-token"),
+        ("/api/models/o/n/whatever/main", ""),
+        ("/api/models/o/n", ""),
+        ("/api/whoami-v2", ""),
+        ("/o/n/tree/main", ""),
     ],
 )
-def test_what_is_asked_about_a_repository(path: str, is_tree: bool, verb: str) -> None:
-    assert (is_tree_path(path), find_api_verb(path)) == (is_tree, verb)
+def test_what_is_asked_about_a_repository(path: str, verb: str) -> None:
+    assert find_api_verb(path) == verb
 
 
 @pytest.mark.parametrize(
@@ -147,6 +188,10 @@ def test_what_is_asked_about_a_repository(path: str, is_tree: bool, verb: str) -
         ("/api/models/gpt2/xet-read-token/main", None),
         ("/api/spaces/o/n/logs/run", None),
         ("/api/models/o/n/auth-check", None),
+        ("/api/models/acme/tree/xet-read-token/main", None),
+        ("/api/models/acme/xet-read-token/tree/main", None),
+        ("/api/models/gpt2/refs", RepoRef("model", "gpt2")),
+        ("/api/models/o/n/refs", RepoRef("model", "o/n")),
         ("/api/whoami-v2", None),
         ("/api/others/o/n", None),
         ("/o/n/resolve/main/a", None),
@@ -165,6 +210,9 @@ def test_which_answers_may_be_kept(path: str, expected: RepoRef | None) -> None:
         (f"/api/models/o/n/tree/{'c' * 41}", False),
         ("/api/models/o/n/tree/main", False),
         (f"/api/models/o/n/revision/{'c' * 40}", False),
+        (f"/api/models/o/n/tree/main/tree/{'c' * 40}", False),
+        (f"/api/models/o/tree/tree/main/{'c' * 40}", False),
+        (f"/api/models/o/n/tree/{'c' * 40}?%65xpand=1", False),
         (f"/api/models/o/n?x=/tree/{'c' * 40}", False),
     ],
 )

@@ -70,6 +70,26 @@ class TestApi:
                 assert status == 200
         assert len(world.asked) == 3
 
+    @pytest.mark.parametrize("path", ["/api/models/acme/tree/main", "/api/models/o/n"])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            http_answer(200, b"{}", JSON, "X-Xet-Access-Token: secret"),
+            http_answer(200, b'{"accessToken": "secret", "exp": 1}', JSON),
+            http_answer(200, gzip.compress(b'{"casUrl":"secret"}'), JSON, "Content-Encoding: gzip"),
+        ],
+    )
+    async def test_a_token_is_not_kept_whatever_the_path_is(
+        self, path: str, answer: Answer
+    ) -> None:
+        world = hub(answer)
+        assert world.metadata is not None
+        async with world.run() as client:
+            for number in (2, 3):  # the first answer shows what it is
+                assert (await ask(client, path))[0] == 200
+                assert len(world.asked) == number
+        assert world.metadata.size == 0
+
     @pytest.mark.parametrize(
         "path",
         ["/api/models/o/n", "/api/models/gpt2", "/api/datasets/o/n/revision/main",

@@ -1,10 +1,12 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xetserve.errors import RequestError
 from xetserve.http.framing import ChunkedFraming, LengthFraming
 from xetserve.http.heads import Head, RequestLimits
 from xetserve.http.messages import Request
-from xetserve.http.requests import find_framing, read_request
+from xetserve.http.requests import find_framing, normalize_target, read_request
 
 HOST = ("host", "h")
 
@@ -193,3 +195,32 @@ def test_http_1_0_has_no_transfer_encoding() -> None:
     with pytest.raises(RequestError) as caught:
         framing_of(("transfer-encoding", "chunked"), version="1.0")
     assert caught.value.status == 400
+
+
+# The one spelling of a target
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/a/b?c", "/a/b?c"),
+        ("/api/models/o/n/xet%2Dread%2dtoken/main", "/api/models/o/n/xet-read-token/main"),
+        ("/api//models//o?x=//%61", "/api//models//o?x=//%61"),
+        ("/%41%7a%30%5F%7E%2e", "/Az0_~."),
+        ("/a%2fb%3fc%25%c3%bc", "/a%2Fb%3Fc%25%C3%BC"),
+        ("/a%252Db", "/a%252Db"),
+        ("/a%%32D%2D", "/a%%32D%2D"),  # for whoever refuses it
+        ("/a%2", "/a%2"),
+        ("/a/%2e%2e/./b", "/a/.././b"),
+        ("http://h/a%2Db", "/a-b"),
+    ],
+)
+def test_a_target_has_one_spelling(target: str, expected: str) -> None:
+    assert read(target, HOST).target == expected
+    assert read(f"http://h{expected}", HOST).target == expected
+
+
+@given(path=st.lists(st.sampled_from(["/", "%", "2", "5", "D", "d", "a", "%2D", "%25", "."])))
+def test_it_is_not_changed_again(path: list[str]) -> None:
+    once = normalize_target("/" + "".join(path))
+    assert normalize_target(once) == once

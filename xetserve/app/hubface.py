@@ -14,7 +14,7 @@ from xetserve.app.hubpaths import (
     find_api_verb,
     is_raw_path,
     is_resolve_path,
-    is_tree_path,
+    is_token_verb,
     parse_resolve_path,
 )
 from xetserve.app.lfs import LfsApi
@@ -137,7 +137,7 @@ class HubFace:
             return await self._commands.pass_on(request, token)
         verb = find_api_verb(request.raw_path)
         check_method(request, ("POST", "OPTIONS") if verb == "paths-info" else METHODS)
-        if verb in ("xet-read-token", "xet-write-token"):
+        if is_token_verb(verb):
             if self._cas is None:
                 raise RequestError(404, "files come over plain HTTP from this server")
             if verb == "xet-write-token":
@@ -145,7 +145,7 @@ class HubFace:
             # Whoever asks knows Xet, whatever it was told.
             answer = await self._api.answer(ask_for_token(request), token, native_above=None)
             return self._cas.make_token_answer(answer, request.base_url)
-        joins_pages = is_tree_path(request.raw_path) and cannot_page(request.headers)
+        joins_pages = verb == "tree" and cannot_page(request.headers)
         return await self._api.answer(
             request, token, native_above=native_above, joins_pages=joins_pages
         )

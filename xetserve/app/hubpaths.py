@@ -2,6 +2,7 @@
 
 import re
 from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
 from xetserve.app.router import (
     check_revision,
@@ -9,16 +10,26 @@ from xetserve.app.router import (
     join_file_path,
     parse_hub_repo,
 )
+from xetserve.errors import RequestError
 from xetserve.upstream.hub import RepoRef
 
 _PREFIXES: Final = {"datasets": "dataset", "spaces": "space"}
 KINDS_BY_PLURAL: Final = {"models": "model", **_PREFIXES}
-# What is more than a question that is passed on as it is.
-VERBS: Final = ("paths-info", "xet-read-token", "xet-write-token")
+_TOKENS: Final = ("xet-read-token", "xet-write-token")
+# What is asked about a repository: the verb, and how many segments may follow it. The Hub has more; those that change
+# something are here so that a repository with the name of another verb does not pass for that one.
+_VERBS: Final = {
+    **dict.fromkeys(_TOKENS, (1, _ANY := 100)),
+    **dict.fromkeys(("revision", "paths-info", "commits", "preupload", "commit"), (1, 1)),
+    **dict.fromkeys(("branch", "tag", "super-squash", "compare", "lfs-files"), (1, 1)),
+    **dict.fromkeys(("refs", "settings", "auth-check", "duplicate"), (0, 0)),
+    **dict.fromkeys(("tree", "treesize"), (1, _ANY)),
+    **dict.fromkeys(("discussions", "logs", "events", "secrets", "variables"), (0, _ANY)),
+}
+_FILE_VERBS: Final = ("resolve", "raw")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_COMMIT_TREE: Final = re.compile(r"/tree/[0-9a-f]{40}(/|\Z)")
 # Questions whose answers are kept: what clients ask before they download. Never tokens, logs, events, settings.
-_KEPT_VERBS: Final = ("revision", "tree", "paths-info", "refs", "commits")
+_KEPT_VERBS: Final = ("", "revision", "tree", "paths-info", "refs", "commits")
 
 
 class ResolvePath(NamedTuple):
@@ -36,7 +47,8 @@ def is_resolve_path(raw_path: str) -> bool:
 
 def is_raw_path(raw_path: str) -> bool:
     """Tell whether a path is for what git has of a file: /[datasets/|spaces/]{id}/raw/{revision}/{path}."""
-    return _split_file(raw_path[1:].split("/"), "raw") is not None
+    split = _split_file(raw_path[1:].split("/"))
+    return split is not None and split[0] == "raw"
 
 
 def parse_resolve_path(raw_path: str) -> ResolvePath | None:
@@ -111,44 +123,91 @@ def check_api_path(raw_path: str) -> None:
     Raises:
         RequestError: 400, its meaning depends on who reads it.
     """
-    for part in raw_path[1:].split("/"):
+    parts = raw_path[1:].split("/")
+    if not all(parts[:-1]):
+        raise RequestError(400, "the path has two slashes in a row")
+    for part in parts:
         decode_segment(part, may_have_slash=True)
 
 
-def is_tree_path(raw_path: str) -> bool:
-    """Tell whether a path, without one of VERBS, is for a list of files: /api/{kind}s/{id}/tree/{revision}..."""
-    parts = raw_path[1:].split("/")
-    return parts[0] == "api" and "tree" in parts[3:5] and len(parts) > 4
+class ApiPath(NamedTuple):
+    """A question about a repository, or about all of a kind.
+
+    repo: with an empty id for listings.
+    verb: in lower case; "": what the repository is.
+    rest: the segments behind it, decoded; a revision refs/pr/1 is one of them.
+    """
+
+    repo: RepoRef
+    verb: str
+    rest: tuple[str, ...]
+
+
+def list_api_readings(raw_path: str) -> list[ApiPath]:
+    """Return what a path /api/{kind}s[/{id}[/{verb}/...]] may mean, most likely first; none: something else.
+
+    An id may lack its owner, and verbs are good names for repositories and branches, so there may be several:
+    /api/models/acme/tree/xet-read-token/main asks for a token of acme/tree, or for a folder of acme.
+    """
+    kind, rest = _split_api(raw_path)
+    if kind is None:
+        return []
+    readings = []
+    for size in (2, 1):
+        if len(rest) > size:
+            verb, behind = rest[size].lower(), rest[size + 1 :]
+            if behind[:1] == ["refs"] and len(behind) > 2:
+                behind = ["/".join(behind[:3]), *behind[3:]]
+            least, most = _VERBS.get(verb, (1, 0))
+            if least <= len(behind) <= most:
+                repo = RepoRef(kind, "/".join(rest[:size]))
+                readings.append(ApiPath(repo, verb, tuple(behind)))
+    if len(rest) <= 2:
+        readings.append(ApiPath(RepoRef(kind, "/".join(rest)), "", ()))
+    return readings
 
 
 def find_api_verb(raw_path: str) -> str:
-    """Give what is asked about a repository in a path /api/{kind}s/{id}/{verb}/...; "": none of VERBS."""
-    parts = raw_path[1:].split("/")
-    if parts[0] != "api" or "".join(parts[1:2]) not in KINDS_BY_PLURAL:
-        return ""
-    return next((part for part in parts[3:5] if part in VERBS), "")
+    """Return what is asked about a repository in a path of the Hub's API, as far as it is known here; "" if not."""
+    kind, rest = _split_api(raw_path)
+    if kind is None:  # buckets and kernels have tokens, too
+        return next((part.lower() for part in rest if part.lower() in _TOKENS), "")
+    return next((reading.verb for reading in list_api_readings(raw_path)), "")
+
+
+def is_token_verb(verb: str) -> bool:
+    """Return whether the answer to a question is a token for the CAS."""
+    return verb in _TOKENS
 
 
 def find_kept_question(raw_path: str) -> RepoRef | None:
-    """Tell whether the answer to a path /api/{kind}s[/{id}[/{verb}/...]] may be kept, and what it is about.
-
-    Gives the repository, with an empty id for listings; None: it is not kept.
-    """
-    parts = raw_path[1:].split("/")
-    kind = KINDS_BY_PLURAL.get("".join(parts[1:2]))
-    if parts[0] != "api" or kind is None:
+    """Return the repository that a question is about; None: its answer is not to be kept."""
+    readings = list_api_readings(raw_path)
+    if not readings or any(reading.verb not in _KEPT_VERBS for reading in readings):
         return None
-    rest = [decode_segment(part, may_have_slash=True) for part in parts[2:]]
-    for size in (2, 1):
-        if len(rest) > size and rest[size] in _KEPT_VERBS:
-            return RepoRef(kind, "/".join(rest[:size]))
-    return RepoRef(kind, "/".join(rest)) if len(rest) <= 2 else None
+    return readings[0].repo
 
 
 def is_lasting_question(target: str) -> bool:
-    """Tell whether a question is about the tree of a commit, named by its full id: its answer never changes."""
+    """Return whether a question is about the tree of a commit, named by its full id: its answer never changes."""
     path, _, query = target.partition("?")
-    return _COMMIT_TREE.search(path) is not None and "expand" not in query
+    readings = list_api_readings(path)
+    return (
+        bool(readings)
+        and all(each.verb == "tree" and _COMMIT.fullmatch(each.rest[0]) for each in readings)
+        and all(name != "expand" for name, _ in parse_qsl(query, keep_blank_values=True))
+    )
+
+
+def _split_api(raw_path: str) -> tuple[str | None, list[str]]:
+    """Return the kind, None if it is none of repositories, and what follows, decoded."""
+    parts = raw_path[1:].split("/")
+    if parts[0] != "api":
+        return None, []
+    rest = [decode_segment(part, may_have_slash=True) for part in parts[2:]]
+    while rest and not rest[-1]:
+        rest.pop()
+    return KINDS_BY_PLURAL.get("".join(parts[1:2])), rest
 
 
 def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:
@@ -159,15 +218,17 @@ def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:
         # An id of one part shows by the commit behind it.
         size = 1 if _COMMIT.fullmatch("".join(parts[1:2])) else 2
         return (kind, parts[:size], parts[size:]) if kind and len(parts) > size + 1 else None
-    return _split_file(parts, "resolve")
+    split = _split_file(parts)
+    return split[1:] if split is not None and split[0] == "resolve" else None
 
 
-def _split_file(parts: list[str], verb: str) -> tuple[str, list[str], list[str]] | None:
+def _split_file(parts: list[str]) -> tuple[str, str, list[str], list[str]] | None:
+    """Return verb, kind, id, and what follows."""
     if parts[0] == "download":  # a route of ours
         return None
     kind = _PREFIXES.get(parts[0], "model")
     parts = parts if kind == "model" else parts[1:]
     for size in (2, 1):
-        if parts[size : size + 1] == [verb] and len(parts) > size + 2:
-            return kind, parts[:size], parts[size + 1 :]
+        if len(parts) > size + 2 and parts[size] in _FILE_VERBS:
+            return parts[size], kind, parts[:size], parts[size + 1 :]
     return None

@@ -125,7 +125,7 @@ class Request:
     """One request.
 
     method: as sent, upper case by convention.
-    target: the request target as sent, still percent-encoded.
+    target: the request target, still percent-encoded; one that was received is normalized, see read_request.
     peer: the client's address, for logs; "" on a Unix socket.
     client: what the client is counted by: its address, in IPv6 its /64; "" on a Unix socket.
     secure: whether it came over TLS.

@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import IPv6Address
+from string import ascii_letters, digits
 from typing import Final
 
 from xetserve.errors import RequestError
@@ -15,6 +16,9 @@ _HOST: Final = re.compile(
     r"(?::(?P<port>[0-9]{0,5}))?"
 )
 _ABSOLUTE: Final = re.compile(r"https?://(?P<authority>[^/?]*)(?P<rest>.*)", re.IGNORECASE)
+_UNRESERVED: Final = frozenset(ascii_letters + digits + "-._~")  # RFC 3986, 2.3
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 
@@ -50,7 +54,25 @@ def read_request(head: Head) -> Request:
         headers = Headers([("host", authority), *others])  # the field is ignored (RFC 9112, 3.2.2)
     if not target.startswith("/") and (head.method, target) != ("OPTIONS", "*"):
         raise RequestError(400, "the request target must be a path or an http URL")
-    return Request(head.method, target, headers, head.version)
+    return Request(head.method, normalize_target(target), headers, head.version)
+
+
+def normalize_target(target: str) -> str:
+    """Return the one spelling of a request target that is judged here and sent upstream.
+
+    In its path, escapes of unreserved characters are undone and the others written in upper case (RFC 3986, 6.2.2):
+    "/a/%7eb%2f?c" gives "/a/~b%2F?c". Dot segments stay, for whoever refuses them; so does a path with a broken escape,
+    which could become one that was not looked at.
+    """
+    path, mark, query = target.partition("?")
+    if "%" in path and not _BROKEN_ESCAPE.search(path):
+        path = _ESCAPE.sub(_normalize_escape, path)
+    return path + mark + query
+
+
+def _normalize_escape(match: re.Match[str]) -> str:
+    char = chr(int(match[1], 16))
+    return char if char in _UNRESERVED else match[0].upper()
 
 
 def find_framing(request: Request, limits: RequestLimits) -> Framing:

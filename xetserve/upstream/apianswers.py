@@ -19,7 +19,7 @@ from xetserve.upstream.metadata import Answer, MetadataCache, Question, Renew, V
 
 MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger is passed on and not kept
 MAX_COLLECTED: Final = 8 * MAX_ANSWER_SIZE  # bytes being received by all questions together
-MAX_LARGE: Final = 1000  # questions whose answer was too large, remembered
+MAX_LARGE: Final = 1000  # questions whose answer was too large or a token, remembered
 JSON_TYPE: Final = "application/json"
 MAX_ACCEPT_SIZE: Final = 200  # characters of an Accept field; answers to a longer one are not kept
 _BUFFER_SIZE: Final = 64 * 1024
@@ -28,6 +28,9 @@ _NOT_KEPT: Final = frozenset(
     ("connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding",
      "set-cookie", "date", "via", "trailer")
 )  # fmt: skip
+# An answer with one of these holds a token for the CAS, whatever the path of the question looked like.
+_TOKEN_FIELD: Final = "x-xet-access-token"
+_TOKEN_MEMBERS: Final = (b'"accessToken"', b'"casUrl"')
 
 
 class ApiAnswer(NamedTuple):
@@ -40,7 +43,7 @@ class ApiAnswer(NamedTuple):
 
 
 class NotKept(Exception):
-    """The answer is too large, or nothing that is kept: it is to be asked for and passed on."""
+    """The answer is too large, a token, or nothing that is kept: it is to be asked for and passed on."""
 
 
 Opened = AbstractAsyncContextManager[ClientResponse]
@@ -86,6 +89,9 @@ class ApiAnswers:
         status, headers = response.status, response.headers
         if status not in (200, 401, 403, 404, 410) or not _is_json(headers):
             raise NotKept
+        if _TOKEN_FIELD in headers:
+            self._note_large(question)
+            raise NotKept
         body = bytearray()
         decoder = StreamDecoder(headers.get("content-encoding"))
         buffer = bytearray(_BUFFER_SIZE)
@@ -101,6 +107,9 @@ class ApiAnswers:
                         if self._collected > MAX_COLLECTED:
                             raise NotKept
             decoder.finish()
+            if any(member in body for member in _TOKEN_MEMBERS):
+                self._note_large(question)
+                raise NotKept
         except FormatError as exc:
             raise UpstreamError(f"the Hub: {exc}") from exc
         finally:
