@@ -90,7 +90,7 @@ class ApiAnswers:
         if status not in (200, 401, 403, 404, 410) or not _is_json(headers):
             raise NotKept
         if _TOKEN_FIELD in headers:
-            self._note_large(question)
+            self._large.put(question, None)
             raise NotKept
         body = bytearray()
         decoder = StreamDecoder(headers.get("content-encoding"))
@@ -108,7 +108,7 @@ class ApiAnswers:
                             raise NotKept
             decoder.finish()
             if any(member in body for member in _TOKEN_MEMBERS):
-                self._note_large(question)
+                self._large.put(question, None)
                 raise NotKept
         except FormatError as exc:
             raise UpstreamError(f"the Hub: {exc}") from exc
