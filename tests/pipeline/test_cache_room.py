@@ -1,6 +1,7 @@
 """Room in the cache: quota and free space are kept, the account is right, and crashes leave nothing for ever."""
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests.pipeline.cache_site import (
     wait_until,
 )
 from tests.pipeline.filled import files, fill, make_store
+from xetserve.errors import ConfigError
 from xetserve.pipeline import cache_room
 from xetserve.pipeline.cache_entry import parse_entry_name
 from xetserve.pipeline.cache_room import Room
@@ -193,3 +195,93 @@ async def test_leftovers_are_removed_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "tmp" / "left").write_bytes(b"x" * 1000)
     async with make_site(tmp_path) as site:
         await asyncio.to_thread(wait_until, lambda: not site.temporaries())
+
+
+# What others have put there
+
+
+def refuse(
+    monkeypatch: pytest.MonkeyPatch, name: str, *paths: Path, error: int = errno.EACCES
+) -> None:
+    """Have a function of os fail for some paths: permissions are nothing to whoever runs these tests as root."""
+    function = getattr(os, name)
+
+    def fail(path: str | Path, *args: object, **kwargs: object) -> object:
+        if str(path) in map(str, paths):
+            raise OSError(error, os.strerror(error), str(path))
+        return function(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, name, fail)
+
+
+async def test_odd_things_in_tmp_do_not_end_eviction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = await fill_by_times(tmp_path)
+    tmp = tmp_path / "tmp"
+    for name in ("0unreadable", "left"):
+        (tmp / name).write_bytes(b"x" * 100)
+    os.mkfifo(tmp / "1fifo")
+    (tmp / "2folder").mkdir()
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"theirs")
+    (tmp / "3link").symlink_to(theirs)
+    (tmp / "4gone").symlink_to("nowhere")
+    refuse(monkeypatch, "open", tmp / "0unreadable")
+    room = make_room(tmp_path)
+    for _ in range(2):
+        assert room.evict(size=0).num in (len(paths), 0)
+        assert room.sweep() == 0
+    assert files(tmp_path) == []
+    assert room.get_usage() == 100
+    left = {path.name for path in tmp.iterdir()}
+    assert left == {"0unreadable", "1fifo", "2folder", "3link", "4gone"}
+    assert theirs.read_bytes() == b"theirs"
+    assert len([line for line in caplog.messages if "passed over" in line]) == len(left)
+
+
+async def test_folders_that_cannot_be_read_do_not_end_eviction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = await fill_by_times(tmp_path)
+    (tmp_path / "ff").mkdir()
+    (tmp_path / "large").write_bytes(b"no folder")
+    refuse(monkeypatch, "scandir", tmp_path / "ff", tmp_path / "tmp")
+    assert make_room(tmp_path).evict(size=0).num == len(paths)
+
+
+async def test_what_cannot_be_removed_is_passed_over_for_what_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = await fill_by_times(tmp_path)
+    sizes = [path.stat().st_size for path in paths]
+    refuse(monkeypatch, "unlink", paths[0], error=errno.EPERM)
+    room = make_room(tmp_path, sum(sizes) - 1)
+    assert room.sweep() > 0
+    assert paths[0] in files(tmp_path)
+    assert room.get_usage() <= room.max_size
+    make_room(tmp_path).evict(size=0)
+    assert files(tmp_path) == paths[:1]
+
+
+@pytest.mark.parametrize("name", ["usage", "sweep.lock"])
+@pytest.mark.parametrize("odd", ["link", "fifo", "folder"])
+async def test_files_of_ours_are_regular_ones(tmp_path: Path, name: str, odd: str) -> None:
+    prepare_folder(tmp_path)
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"theirs")
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if odd == "link":
+        path.symlink_to(theirs)
+    elif odd == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    for act in (make_room(tmp_path).sweep, make_room(tmp_path).evict):
+        with pytest.raises(OSError, match=f"{name} is not a regular file"):
+            act()
+    if name == "usage":
+        with pytest.raises(ConfigError, match="usage is not a regular file"):
+            prepare_folder(tmp_path)
+    assert theirs.read_bytes() == b"theirs"

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from xetserve.commands.progress import format_size
 from xetserve.config import Config
+from xetserve.upstream.openfile import open_regular
 
 STEP_TIMEOUT: Final = 10.0  # seconds for each step over the network
 MIN_FILES: Final = 256
@@ -115,7 +116,8 @@ def check_cache(config: Config) -> Finding:
 
 def _read_usage(folder: Path) -> int:
     try:
-        return int((folder / "usage").read_bytes() or b"0")
+        with open(open_regular(folder / "usage"), "rb") as file:
+            return int(file.read(64) or b"0")
     except (OSError, ValueError):
         return 0
 

@@ -49,6 +49,7 @@ from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.plain_file import MAX_SMALL_SIZE, PlainKey, check_plain
 from xetserve.upstream.metastore import Stored as Remembered
 from xetserve.upstream.metastore import unpack_file
+from xetserve.upstream.openfile import open_regular
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import MAX_XORB_SIZE
@@ -128,8 +129,12 @@ def write_archive(
         _add_document(archive, MANIFEST, {**head, "files": total_num, "bytes": total_size})
         for source in _iter_sources(store, selection):
             try:
-                file = open(source.stored.path, "rb", buffering=0)  # noqa: SIM115
+                file = open(open_regular(source.stored.path), "rb", buffering=0)  # noqa: SIM115
             except FileNotFoundError:
+                continue
+            except OSError as exc:
+                on_skip(source.name, exc.strerror or "it cannot be read")
+                num_skipped += 1
                 continue
             with file:
                 info = tarfile.TarInfo(source.name)
@@ -386,7 +391,7 @@ class Importer:
 def _read_present(target: Path, name: str) -> Remembered | None:
     """Give what is remembered here already."""
     try:
-        with target.open("rb") as file:
+        with open(open_regular(target), "rb") as file:
             return unpack_file(name, file.read(MAX_META_SIZE))
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -27,6 +27,7 @@ from xetserve.pipeline.cache_list import (
 from xetserve.pipeline.cache_store import CacheStore
 from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.plain_file import PlainKey, check_plain
+from xetserve.upstream.openfile import open_regular
 from xetserve.xet.hashes import MerkleTree, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import iter_records
@@ -197,7 +198,7 @@ class Checker:
     def _check(self, stored: Stored, check: Callable[[int, Stored], object]) -> object:
         """Check one file; None: it is gone or damaged."""
         try:
-            fd = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_regular(stored.path)
             try:
                 found = check(fd, stored)
             finally:

@@ -1,6 +1,7 @@
 """What lies in the folder of the cache, file by file. Everything here blocks, and is for threads.
 
-Only what is surely ours is listed: the folder may have been one with other things in it.
+Only what is surely ours is listed: the folder may have been one with other things in it. What cannot be looked at is passed
+over, and never ends a walk.
 """
 
 import contextlib
@@ -8,9 +9,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final, NamedTuple
 
 from xetserve.pipeline.cache_entry import parse_entry_name
+from xetserve.upstream.openfile import pass_over
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -98,43 +101,56 @@ def iter_stored(folder: Path) -> Iterator[Stored]:
 
 def iter_tree(folder: Path) -> Iterator[Stored]:
     """Iterate over all files in a folder and those below it, in order, but not over hidden ones."""
+    for item in sorted(scan(folder), key=lambda item: item.name):
+        if item.name.startswith("."):
+            continue
+        if is_folder(item):
+            yield from iter_tree(Path(item.path))
+        elif (stored := look_at(item)) is not None:
+            yield stored
+
+
+def scan(folder: str | Path) -> list[os.DirEntry[str]]:
+    """List what a folder holds; nothing, if it cannot be read."""
     try:
         with os.scandir(folder) as items:
-            found = sorted(items, key=lambda item: item.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for item in found:
-        try:
-            if item.name.startswith("."):
-                continue
-            if item.is_dir(follow_symlinks=False):
-                yield from iter_tree(Path(item.path))
-            elif item.is_file(follow_symlinks=False):
-                stat = item.stat(follow_symlinks=False)
-                yield Stored(item.path, stat.st_size, stat.st_mtime)
-        except FileNotFoundError:
-            continue
+            return list(items)
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        pass_over(folder, exc)
+        return []
+
+
+def is_folder(item: os.DirEntry[str]) -> bool:
+    """Tell whether this is a folder, and no link to one."""
+    with contextlib.suppress(OSError):
+        return item.is_dir(follow_symlinks=False)
+    return False
+
+
+def look_at(item: os.DirEntry[str]) -> Stored | None:
+    """Return a regular file; None: it is something else, or has gone."""
+    try:
+        stat = item.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        pass_over(item.path, exc)
+        return None
+    if not S_ISREG(stat.st_mode):
+        return None
+    return Stored(item.path, stat.st_size, stat.st_mtime)
 
 
 def _list_files(folder: str) -> list[Stored]:
-    found = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as items:
-        for item in items:
-            with contextlib.suppress(FileNotFoundError):
-                if item.is_file(follow_symlinks=False):
-                    stat = item.stat(follow_symlinks=False)
-                    found.append(Stored(item.path, stat.st_size, stat.st_mtime))
-    return found
+    return [stored for item in scan(folder) if (stored := look_at(item)) is not None]
 
 
 def _list_folders(folder: str | Path, length: int) -> list[str]:
     """List the folders in a folder whose names are so many hex digits, in order."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as items:
-        return sorted(
-            item.path
-            for item in items
-            if len(item.name) == length
-            and not set(item.name) - _HEX
-            and item.is_dir(follow_symlinks=False)
-        )
-    return []
+    return sorted(
+        item.path
+        for item in scan(folder)
+        if len(item.name) == length and not set(item.name) - _HEX and is_folder(item)
+    )

@@ -19,6 +19,7 @@ from xetserve.errors import FormatError
 from xetserve.pipeline.cache_entry import EntryIndex
 from xetserve.pipeline.cache_store import Segment
 from xetserve.pipeline.cache_tee import BLOCK_SIZE, MAX_HELD, Desk
+from xetserve.upstream.openfile import open_regular
 
 # Read what needs no disk, or nothing (Linux 4.14); musl came to know it later.
 PAGE_CACHE_ONLY: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
@@ -176,7 +177,11 @@ class StoredBody:
 
     async def _open(self, segment: Segment) -> None:
         self._file = file = await aiofiles.open(
-            segment.path, "rb", buffering=0, executor=self._desk.executor
+            segment.path,
+            "rb",
+            buffering=0,
+            opener=open_regular,
+            executor=self._desk.executor,
         )
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 

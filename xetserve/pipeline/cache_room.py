@@ -16,9 +16,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from xetserve.pipeline.cache_list import Stored, iter_stored
+from xetserve.pipeline.cache_list import Stored, iter_stored, look_at, scan
+from xetserve.upstream.openfile import open_regular, pass_over
 
 HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
+EVICTION_ROUNDS: Final = 8  # walks over the folder, where files cannot be removed
 LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
 
 
@@ -64,7 +66,7 @@ class Room:
     def remove(self, path: str) -> int:
         """Remove a file; gives 1, or 0 where somebody else has done it or the disk refuses."""
         with contextlib.suppress(OSError):
-            size = os.stat(path).st_size
+            size = os.stat(path, follow_symlinks=False).st_size
             os.unlink(path)
             with contextlib.suppress(OSError):
                 self.give_back(size)
@@ -101,7 +103,7 @@ class Room:
     @contextlib.contextmanager
     def _lock_usage(self) -> Iterator[int]:
         """Open and lock the file with the account."""
-        fd = os.open(self._folder / "usage", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_regular(self._folder / "usage", os.O_RDWR | os.O_CREAT)
         try:
             for _ in range(LOCK_TRIES):
                 with contextlib.suppress(BlockingIOError):
@@ -127,7 +129,7 @@ class Room:
         Raises:
             OSError: the disk fails.
         """
-        fd = os.open(self._folder / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_regular(self._folder / "sweep.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return self._sweep(need)
@@ -146,7 +148,7 @@ class Room:
         Raises:
             OSError: the disk fails.
         """
-        fd = os.open(self._folder / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_regular(self._folder / "sweep.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             before = self._count()
@@ -155,8 +157,7 @@ class Room:
                 old = [s for s in iter_stored(self._folder) if s.used < unused_since]
                 num += self._remove_all(old)
             if size is not None:
-                excess = self._count() - size
-                num += self._remove_all(_find_oldest(iter_stored(self._folder), excess))
+                num += self._evict(self._count() - size)
             return Evicted(num, max(0, before - self._count()))
         finally:
             os.close(fd)
@@ -173,7 +174,27 @@ class Room:
         missing = self._min_free + need - self.get_free()
         if missing > 0:
             excess = max(excess, missing + self._min_free // HYSTERESIS)
-        return self._remove_all(_find_oldest(iter_stored(self._folder), excess))
+        return self._evict(excess)
+
+    def _evict(self, excess: int) -> int:
+        """Remove the files that were not used for longest, until excess bytes are gone; gives their number.
+
+        Files that cannot be removed are passed over, and later ones go instead.
+        """
+        count = 0
+        refused: set[str] = set()
+        for _ in range(EVICTION_ROUNDS):
+            stored = (one for one in iter_stored(self._folder) if one.path not in refused)
+            num_refused = len(refused)
+            for one in _find_oldest(stored, excess):
+                count += self._remove_all([one])
+                if os.path.lexists(one.path):
+                    refused.add(one.path)
+                else:
+                    excess -= one.size
+            if len(refused) == num_refused:
+                break
+        return count
 
     def _count(self) -> int:
         return sum(stored.size for stored in iter_stored(self._folder))
@@ -190,11 +211,12 @@ class Room:
     def _remove_leftovers(self) -> int:
         """Remove temporary files that nobody writes any more; gives the bytes of the others."""
         total = 0
-        with os.scandir(self._folder / "tmp") as items:
-            for item in items:
-                with contextlib.suppress(FileNotFoundError):
-                    if not _remove_unless_locked(item.path):
-                        total += item.stat().st_size
+        for item in scan(self._folder / "tmp"):
+            stored = look_at(item)
+            if stored is None:
+                pass_over(item.path, "not a regular file")
+            elif not _remove_unless_locked(stored.path):
+                total += stored.size
         return total
 
 
@@ -218,16 +240,27 @@ def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
 
 
 def _remove_unless_locked(path: str) -> bool:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    """Remove a file unless somebody has locked it; tells whether it is gone."""
+    try:
+        fd = open_regular(path, os.O_RDWR)
+    except FileNotFoundError:
+        return not os.path.lexists(path)
+    except OSError as exc:
+        pass_over(path, exc)
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
     except BlockingIOError:
         return False
-    else:
-        os.unlink(path)
+    except FileNotFoundError:
         return True
+    except OSError as exc:
+        pass_over(path, exc)
+        return False
     finally:
         os.close(fd)
+    return True
 
 
 def _read_number(fd: int) -> int:

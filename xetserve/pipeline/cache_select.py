@@ -25,6 +25,7 @@ from xetserve.upstream.entry import FileEntry, RepoRef
 from xetserve.upstream.files import COMMIT, unpack_entry
 from xetserve.upstream.metadata import Subject, read_stored
 from xetserve.upstream.metastore import MAX_FILE_SIZE, Stored, unpack_file
+from xetserve.upstream.openfile import open_regular, pass_over
 from xetserve.upstream.plans import make_plan_folder, parse_plan_name
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, parse_reconstruction
@@ -140,9 +141,12 @@ def _read_known(folder: Path, names: set[str]) -> dict[tuple[str, str], _Known]:
 
 def _read_stored(file: Path, path: str) -> Stored | None:
     try:
-        with file.open("rb") as opened:
+        with open(open_regular(file), "rb") as opened:
             return unpack_file(path, opened.read(MAX_FILE_SIZE + 1))
     except FileNotFoundError:
+        return None
+    except OSError as exc:
+        pass_over(file, exc)
         return None
 
 

@@ -36,6 +36,7 @@ from xetserve.pipeline.cache_list import (
     make_xorb_path,
 )
 from xetserve.pipeline.cache_room import Room
+from xetserve.upstream.openfile import open_regular
 from xetserve.xet.reconstruction import ChunkRange
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
@@ -78,7 +79,7 @@ def prepare_folder(folder: Path) -> None:
     try:
         for path in (folder, folder / "tmp"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(folder / "usage", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(open_regular(folder / "usage", os.O_RDWR | os.O_CREAT))
     except OSError as exc:
         raise ConfigError(f"cannot keep a cache in {folder}: {exc.strerror}") from None
 
@@ -149,7 +150,7 @@ class CacheStore:
     def touch(self, path: str) -> None:
         """Note that a file is used."""
         with contextlib.suppress(OSError):
-            os.utime(path)
+            os.utime(path, follow_symlinks=False)
 
     def remove(self, path: str) -> int:
         """Remove a file; gives 1, or 0 where somebody else has done it or the disk refuses."""
@@ -180,7 +181,7 @@ class CacheStore:
                     raise FormatError("it was cut")
                 return index
         size = index_size(chunks)
-        with open(stored.path, "rb", buffering=0) as file:
+        with open(open_regular(stored.path), "rb", buffering=0) as file:
             file.seek(max(0, stored.size - size))
             index = parse_index(file.read(size) or b"", xorb_hash, chunks, stored.size)
         with self._lock:
@@ -265,7 +266,7 @@ class CacheStore:
         replaced = 0
         with self._placing:
             with contextlib.suppress(FileNotFoundError):
-                replaced = os.stat(target).st_size
+                replaced = os.stat(target, follow_symlinks=False).st_size
             try:
                 os.rename(temporary.path, target)
             except FileNotFoundError:  # no folder yet

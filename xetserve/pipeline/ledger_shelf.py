@@ -16,6 +16,7 @@ from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.cache_list import LEDGERS, make_shelf_path
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY, Ledger
 from xetserve.pipeline.ledger_file import ChunkList, ledger_file_size, pack_ledger, parse_ledger
+from xetserve.upstream.openfile import open_regular
 from xetserve.xet.hashes import format_hash
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class LedgerShelf:
         """For a thread."""
         path = self._get_path(file_hash)
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(open_regular(path), "rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size > MAX_FILE_MEMORY:
                     raise FormatError("too large for a ledger")
                 data = file.read() or b""

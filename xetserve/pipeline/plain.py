@@ -26,6 +26,7 @@ from xetserve.pipeline.plain_file import (
     check_trailer,
     read_block,
 )
+from xetserve.upstream.openfile import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class PlainShelf:
         """For a thread."""
         path = key.get_path(self._store.folder)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_regular(path)
         except FileNotFoundError:
             return None
         try:

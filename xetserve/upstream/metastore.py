@@ -26,6 +26,7 @@ from typing import Final, NamedTuple, TypeVar
 from blake3 import blake3
 
 from xetserve.metrics import METADATA_DAMAGED
+from xetserve.upstream.openfile import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class MetaFolder:
             OSError: the disk fails.
         """
         try:
-            with open(self._folder / path, "rb", buffering=0) as file:
+            with open(open_regular(self._folder / path), "rb", buffering=0) as file:
                 data = file.read(MAX_FILE_SIZE + 1) or b""
                 if time.time() - os.fstat(file.fileno()).st_mtime > TOUCH_AGE:
                     with contextlib.suppress(OSError):
