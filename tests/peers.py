@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from xetserve.http.messages import Handler
+from xetserve.net.bodies import BodyBudget
 from xetserve.net.connect import ProxyRules
 from xetserve.net.connection import ConnectionLimits, OnAnswer
 from xetserve.net.entrance import Endpoint
@@ -290,10 +291,11 @@ async def serving(
     host: str = "127.0.0.1",
     tls: ServerTls | None = None,
     proxies: ProxyPolicy | None = None,
+    bodies: BodyBudget | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a handler; at the end every connection is cut."""
     limits = limits or ConnectionLimits(linger_timeout=0.2)
-    listener = Served(handler, limits, on_answer=on_answer, proxies=proxies)
+    listener = Served(handler, limits, on_answer=on_answer, proxies=proxies, bodies=bodies)
     sockets = bind_sockets(host, 0)
     listener.port = sockets[0].getsockname()[1]
     await listener.start([Endpoint(sock, tls) for sock in sockets])

@@ -16,6 +16,7 @@ from xetserve.values import (
     parse_access_log,
     parse_age,
     parse_audience,
+    parse_body_budget,
     parse_bool,
     parse_compression,
     parse_cors,
@@ -67,6 +68,7 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_seconds: ("12.5", 12.5),
     parse_size: ("77MiB", 77 * MIB),
     parse_min_budget: ("77MiB", 77 * MIB),
+    parse_body_budget: ("7MiB", 7 * MIB),
     parse_url: ("http://hub.example/x/", "http://hub.example/x"),
     parse_repo: ("other/repo", "other/repo"),
     parse_head_size: ("12KiB", 12 * 1024),
@@ -97,6 +99,7 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_seconds: "-1",
     parse_size: "1e3",
     parse_min_budget: "1MiB",
+    parse_body_budget: "1023KiB",
     parse_url: "hub.example",
     parse_repo: "repo",
     parse_head_size: "255",
@@ -358,6 +361,7 @@ def test_a_command_may_leave_a_flag_out() -> None:
 def test_workers_share_the_budget(budget: int, num_workers: int, share: int) -> None:
     config = load_config({"memory_budget": str(budget), "port": "5"}, {}).for_worker(num_workers)
     assert config.memory.memory_budget == share
+    assert config.memory.body_budget == max(MIB, 32 * MIB // num_workers)
     assert config.server.port == 5
 
 
@@ -552,6 +556,7 @@ def test_an_empty_variable_names_no_file() -> None:
         pytest.param("[hub]\nallow_anonymous = 2", "must be true or false, not '2'", id="number"),
         pytest.param("[memory]\nmemory_budget = '1e8'", "must be a size", id="size with exponent"),
         pytest.param("[memory]\nmemory_budget = 5", "must be at least 8MiB", id="small budget"),
+        pytest.param("[memory]\nbody_budget = 5", "must be at least 1MiB", id="small for bodies"),
         pytest.param("[server]\nport = 80\nport = 81", "is not TOML", id="a key twice"),
         pytest.param("[server\n", "is not TOML", id="syntax"),
         pytest.param("\ufeff[server]\n", "is not TOML", id="byte order mark"),
@@ -665,6 +670,7 @@ def test_the_environment_is_the_one_that_is_given(monkeypatch: pytest.MonkeyPatc
         pytest.param(parse_size, "1.9", 1, id="no half bytes"),
         pytest.param(parse_size, str(2**53 + 1), 2**53 + 1, id="more than a float counts"),
         pytest.param(parse_size, str(2**63 - 1), 2**63 - 1, id="the largest"),
+        pytest.param(parse_body_budget, "1MiB", MIB, id="least budget of bodies"),
         pytest.param(parse_min_budget, "8MiB", 8 * MIB, id="least budget"),
         pytest.param(parse_age, "0", 0.0, id="no age"),
         pytest.param(parse_age, " 90s ", 90.0, id="seconds"),

@@ -12,10 +12,12 @@ from typing import Any, Final
 
 from xetserve.errors import ConfigError
 from xetserve.values import (
+    MIN_BODY_BUDGET,
     MIN_BUDGET,
     OFF,
     parse_access_log,
     parse_audience,
+    parse_body_budget,
     parse_bool,
     parse_compression,
     parse_cors,
@@ -373,6 +375,13 @@ class MemoryConfig:
         "ceiling on file data held between upstream and clients",
         metavar="SIZE",
     )
+    body_budget: int = _setting(
+        32 * 1024 * 1024,
+        parse_body_budget,
+        "XETSERVE_BODY_BUDGET",
+        "most bytes of request bodies held at a time; others wait for 5 s, then 503",
+        metavar="SIZE",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -610,18 +619,19 @@ class Config:
     def for_worker(self, num_workers: int) -> "Config":
         """Give the settings of one of num_workers processes.
 
-        It has its part of the memory budget, at least MIN_BUDGET, of what is kept of answers, and of the numbers of
-        connections and requests, rounded up.
+        It has its part of the memory budget, at least MIN_BUDGET, of the budget of request bodies, at least
+        MIN_BODY_BUDGET, of what is kept of answers, and of the numbers of connections and requests, rounded up.
         """
 
         def part(limit: int) -> int:
             return -(-limit // num_workers)
 
         budget = max(MIN_BUDGET, self.memory.memory_budget // num_workers)
+        bodies = max(MIN_BODY_BUDGET, self.memory.body_budget // num_workers)
         limits = self.limits
         return dataclasses.replace(
             self,
-            memory=dataclasses.replace(self.memory, memory_budget=budget),
+            memory=dataclasses.replace(self.memory, memory_budget=budget, body_budget=bodies),
             metadata=dataclasses.replace(
                 self.metadata, metadata_size=part(self.metadata.metadata_size)
             ),

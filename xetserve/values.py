@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 MIN_BUDGET: Final = 8 * 1024 * 1024  # bytes
+MIN_BODY_BUDGET: Final = 1024 * 1024  # bytes; the largest body that is taken is no larger
 
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(?:([KMGT])(i)?)?B?", re.ASCII | re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
@@ -186,6 +187,14 @@ def parse_min_budget(text: str) -> int:
     size = parse_size(text)
     if size < MIN_BUDGET:
         raise ValueError("must be at least 8MiB")
+    return size
+
+
+def parse_body_budget(text: str) -> int:
+    """Read the budget of request bodies, at least 1 MiB: less could not hold each that is taken."""
+    size = parse_size(text)
+    if size < MIN_BODY_BUDGET:
+        raise ValueError("must be at least 1MiB")
     return size
 
 

@@ -1,6 +1,7 @@
 """What slow clients cost, and what clients that leave leave behind."""
 
 import asyncio
+import contextlib
 import os
 import random
 import subprocess
@@ -17,6 +18,7 @@ from tests.e2e.dataset import MIB
 from tests.e2e.hub import start_origin
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
+from xetserve.config import MemoryConfig
 from xetserve.net.connect import ProxyRules
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
@@ -29,6 +31,7 @@ from xetserve.upstream.hub import HubClient
 from xetserve.upstream.retry import RetryPolicy
 
 NUM_SLOW_CLIENTS = 20
+NUM_SENDERS = 120
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,46 @@ def test_a_fast_client_is_served_beside_slow_ones(
         for client in slow:
             client.kill()
             client.wait()
+
+
+@pytest.mark.parametrize(
+    ("framing", "size", "statuses"),
+    [
+        pytest.param("chunked", 4 * MIB, {"413", "503"}, id="larger than is taken"),
+        pytest.param("length", MIB, {"200", "503"}, id="as large as is taken"),
+    ],
+)
+async def test_bodies_of_many_clients_stay_within_their_budget(
+    large_origin: Process, launcher: Launcher, framing: str, size: int, statuses: set[str]
+) -> None:
+    server = launcher.start(*serve_arguments(large_origin.url))
+    before = server.peak_memory()
+    beginning, end = b'{"paths": ["', b'"]}'
+    body = beginning + b"x" * (size - len(beginning) - len(end)) + end
+    head = b"POST /api/models/tester/large/paths-info/main HTTP/1.1\r\nHost: x\r\n"
+    head += b"Content-Type: application/json\r\nConnection: close\r\n"
+    if framing == "length":
+        wire = head + b"Content-Length: %d\r\n\r\n%b" % (size, body)
+    else:
+        wire = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, body)
+
+    async def ask() -> str:
+        parts = urlsplit(server.url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        with contextlib.suppress(ConnectionError):  # refused before all of it was sent
+            writer.write(wire)
+            await writer.drain()
+        try:
+            return (await reader.readline()).split()[1].decode()
+        finally:
+            writer.transport.abort()
+
+    seen = set(await asyncio.gather(*(ask() for _ in range(NUM_SENDERS))))
+    assert seen <= statuses
+    assert seen & {"200", "413"}, "some get through"
+    budget = MemoryConfig().body_budget
+    # Receive buffers of each connection, and one body more while it is joined.
+    assert server.peak_memory() - before < budget + NUM_SENDERS * MIB // 4 + 8 * MIB
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -83,7 +83,8 @@ def test_memory_is_what_the_server_may_need_and_a_tenth(
     settings: dict[str, list[str]], environ: dict[str, str]
 ) -> None:
     config = load_config({}, environ)
-    bound = BASE + config.memory.memory_budget + config.limits.max_connections * PER_CONNECTION
+    budgets = config.memory.memory_budget + config.memory.body_budget
+    bound = BASE + budgets + config.limits.max_connections * PER_CONNECTION
     assert 1.1 * bound <= parse_size(settings["MemoryMax"][0]) <= 1.25 * bound
 
 

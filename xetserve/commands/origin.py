@@ -15,6 +15,7 @@ from xetserve.http.messages import Handler
 from xetserve.live import Live
 from xetserve.origin.app import Origin
 from xetserve.sources import add_flags, load_config
+from xetserve.xet.shard import MAX_SHARD_SIZE
 
 logger = logging.getLogger("xetserve")
 
@@ -58,7 +59,8 @@ def run_origin(options: argparse.Namespace, config: Config) -> int:
     check_together(config)
     live = Live(config, load)
     endpoints = open_endpoints(config, os.environ, with_tls=False)
-    return run_handler(_origin(options), live, endpoints, f"origin on {options.dir}")
+    name = f"origin on {options.dir}"
+    return run_handler(_origin(options), live, endpoints, name, body_budget=2 * MAX_SHARD_SIZE)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from xetserve.http.messages import Handler, Request
 from xetserve.instruments import CELLS_SIZE, CellReader
 from xetserve.live import Live
 from xetserve.metrics import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER_RESTARTS
+from xetserve.net.bodies import BodyBudget
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, ProxyPolicy
 from xetserve.ops.access import AccessLog, make_access_log
@@ -40,11 +41,14 @@ def run_handler(
     num_workers: int = 1,
     readiness: Readiness | None = None,
     board: Board | None = None,
+    *,
+    body_budget: int | None = None,
 ) -> int:
     """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own.
 
     Args:
         board: where workers keep their figures, and what else the handler wants there; None: figures alone.
+        body_budget: bytes of request bodies that a process may hold; None: as the settings say.
     """
     board = board or Board(num_workers, CELLS_SIZE)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
@@ -77,6 +81,7 @@ def run_handler(
                 _connection_limits(live.config, max_files),
                 on_answer=on_answer,
                 is_shared=channel is not None,
+                bodies=BodyBudget(body_budget or live.config.memory.body_budget),
             )
             live.on_change(
                 lambda config: listener.configure(

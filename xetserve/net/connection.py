@@ -21,6 +21,7 @@ from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Block, Buffer, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.metrics import CLIENT_TIMEOUTS, SENT_BYTES
+from xetserve.net.bodies import BodyBudget, BodyLease
 from xetserve.net.census import client_key
 from xetserve.net.dates import http_date
 from xetserve.net.pace import BodyPatience, RateFloor
@@ -77,21 +78,29 @@ class ConnectionLimits:
 class _ConnectionBody:
     """The body of the request that is being served, read from its connection."""
 
-    def __init__(self, connection: "ClientConnection") -> None:
+    def __init__(self, connection: "ClientConnection", lease: BodyLease) -> None:
         self._connection = connection
+        self._lease = lease
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._connection.read_body()
 
     async def read(self, limit: int) -> bytes:
-        parts = []
-        size = 0
-        async for part in self._connection.read_body():
-            size += len(part)
-            if size > limit:
-                raise RequestError(413, f"the request body is larger than {limit} bytes")
-            parts.append(part)
-        return b"".join(parts)
+        limit = min(limit, self._lease.limit)
+        length = self._connection.body_length
+        if length is not None and length > limit:
+            raise _too_large(limit)
+        body = bytearray()
+        async with (
+            self._lease.hold(limit if length is None else length),
+            aclosing(self._connection.read_body()) as pieces,
+        ):
+            async for piece in pieces:
+                if len(body) + len(piece) > limit:
+                    raise _too_large(limit)
+                body += piece
+                self._lease.received = len(body)
+        return bytes(body)
 
 
 class ClientConnection:
@@ -100,6 +109,7 @@ class ClientConnection:
     Args:
         peer: the client's address, where that is not the other end of the stream.
         forwarding: finds out whom the peer asks for, if it is a proxy.
+        bodies: bounds what is held of all clients' request bodies.
     """
 
     def __init__(
@@ -111,6 +121,7 @@ class ClientConnection:
         *,
         peer: str | None = None,
         forwarding: Forwarding | None = None,
+        bodies: BodyBudget | None = None,
     ) -> None:
         self._stream = stream
         self._peer = stream.peer if peer is None else peer
@@ -124,6 +135,7 @@ class ClientConnection:
         if limits.min_write_rate:
             self._floor = RateFloor(limits.min_write_rate, limits.write_window)
         self._num_requests = 0
+        self._lease = BodyLease(bodies or BodyBudget())  # of the current request's body
         self._patience: BodyPatience  # for the current request's body
         self._draining = False
         self._idle: asyncio.Timeout | None = None  # while nothing of a request is here
@@ -160,6 +172,21 @@ class ClientConnection:
             return False
         if request is None:
             return False
+        try:
+            await self._answer(request)
+        finally:
+            self._lease.release()
+        if self._protocol.state is State.CLOSED:
+            return False
+        if not (await self._finish_request_body() and self._protocol.start_next_cycle()):
+            return False
+        if self._protocol.has_input:
+            # Nothing has to wait for a client that sends its requests ahead, and thousands are here already.
+            await asyncio.sleep(0)
+        return True
+
+    async def _answer(self, request: Request) -> None:
+        """Have a request answered, and send the answer as far as that is possible."""
         started = self._loop.time()
         response = await self._call_handler(request)
         record = request.record
@@ -175,14 +202,6 @@ class ClientConnection:
             record.total_time = self._loop.time() - started
             if self._on_answer is not None:
                 self._on_answer(request)
-        if self._protocol.state is State.CLOSED:
-            return False
-        if not (await self._finish_request_body() and self._protocol.start_next_cycle()):
-            return False
-        if self._protocol.has_input:
-            # Nothing has to wait for a client that sends its requests ahead, and thousands are here already.
-            await asyncio.sleep(0)
-        return True
 
     async def _read_request(self) -> Request | None:
         """Give the next request; None: the client has finished, or said nothing for too long."""
@@ -221,7 +240,7 @@ class ClientConnection:
         if self._forwarding is not None:
             self._forwarding.apply(request)
         request.client = client_key((request.peer,)) if request.peer else ""
-        request.body = _ConnectionBody(self)
+        request.body = _ConnectionBody(self, self._lease)
         return request
 
     def _first_byte_timeout(self) -> float | None:
@@ -231,6 +250,11 @@ class ClientConnection:
     @property
     def _drain_grace(self) -> float:
         return 0.0 if self._num_requests else self._limits.drain_grace
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes of the current request's body that were not read; None: that is not known."""
+        return self._protocol.body_length
 
     async def read_body(self) -> AsyncGenerator[bytes, None]:
         """Iterate over the pieces of the current request's body.
@@ -379,6 +403,10 @@ class ClientConnection:
         except RequestError:
             return False
         return True
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(413, f"the request body is larger than {limit} bytes")
 
 
 async def _close_body(response: Response) -> None:

@@ -15,6 +15,7 @@ from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.messages import Handler
 from xetserve.metrics import CONNECTIONS, ENTRIES_FAILED
 from xetserve.net.accept import Acceptor
+from xetserve.net.bodies import BodyBudget
 from xetserve.net.census import Census, client_key
 from xetserve.net.connection import ClientConnection, ConnectionLimits, OnAnswer
 from xetserve.net.entrance import Endpoint, read_proxy_header, start_tls
@@ -61,6 +62,7 @@ class Listener:
         on_answer: called for each request once it is answered.
         is_shared: whether other processes accept from the same sockets.
         proxies: who may speak for others.
+        bodies: bounds what is held of request bodies; None: as by default.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class Listener:
         on_answer: OnAnswer | None = None,
         is_shared: bool = False,
         proxies: ProxyPolicy | None = None,
+        bodies: BodyBudget | None = None,
     ) -> None:
         self._handler = handler
         self._limits = limits
         self._on_answer = on_answer
         self._is_shared = is_shared
         self._proxies = proxies or ProxyPolicy()
+        self._bodies = bodies or BodyBudget()
         self._acceptors: list[Acceptor] = []
         self._census = Census(limits.max_connections, limits.max_connections_per_client)
         self._refusals: Refusals | None = None
@@ -186,6 +190,7 @@ class Listener:
             self._on_answer,
             peer=peer,
             forwarding=self._proxies.forwarding,
+            bodies=self._bodies,
         )
         client.connection = connection
         if self._draining:

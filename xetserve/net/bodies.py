@@ -1,0 +1,167 @@
+"""How many bytes of request bodies a process holds at once, from all clients together.
+
+A body takes what it may come to hold before it is read, first come, first served, so that none ever waits half read for
+room that other half-read ones have. What it did not need is given back when it is complete, the rest when its request is
+answered: what is passed on to the Hub is needed until then.
+
+A client could take room and then send as little as min_body_rate allows. So, if nothing becomes free for STALL seconds
+while bodies wait, the slowest of those that are being read is refused in their favour.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
+
+from xetserve.errors import RequestError
+from xetserve.metrics import REQUESTS_REFUSED
+
+DEFAULT_LIMIT: Final = 32 * 1024 * 1024  # bytes
+WAIT: Final = 5.0  # seconds for room; clients give up after 10
+STALL: Final = 0.5  # seconds
+
+
+class _Turn(NamedTuple):
+    size: int
+    granted: asyncio.Future[None]
+
+
+class BodyBudget:
+    """A ceiling on the bytes of request bodies.
+
+    Args:
+        limit: bytes. A larger body is refused: it can never fit.
+        wait: seconds that a body waits for room.
+        stall: seconds in which something has to become free while bodies wait.
+    """
+
+    def __init__(
+        self, limit: int = DEFAULT_LIMIT, *, wait: float = WAIT, stall: float = STALL
+    ) -> None:
+        self.limit = limit
+        self.held = 0
+        self.wait = wait
+        self.receiving: set[BodyLease] = set()  # those that are being read
+        self._stall = stall
+        self._waiting: deque[_Turn] = deque()
+        self._num_given = 0  # times that something has become free
+        self._watch: asyncio.TimerHandle | None = None  # while bodies wait
+
+    def __repr__(self) -> str:
+        return f"<BodyBudget {self.held} of {self.limit}, {len(self._waiting)} waiting>"
+
+    async def take(self, size: int) -> None:
+        """Hold size bytes more, once there is room for them.
+
+        Cancellation: they are not held.
+        """
+        if self.held + size <= self.limit and not (self._waiting and size):
+            self.held += size
+            return
+        loop = asyncio.get_running_loop()
+        turn = _Turn(size, loop.create_future())
+        self._waiting.append(turn)
+        if self._watch is None:
+            self._watch = loop.call_later(self._stall, self._on_stall, self._num_given)
+        try:
+            await turn.granted
+        except asyncio.CancelledError:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                self._grant()
+            else:
+                self.give(size)
+            raise
+
+    def give(self, size: int) -> None:
+        """Hold size bytes less."""
+        if size:
+            self.held -= size
+            self._num_given += 1
+            self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self.held + self._waiting[0].size <= self.limit:
+            turn = self._waiting.popleft()
+            self.held += turn.size
+            turn.granted.set_result(None)
+        if not self._waiting and self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _on_stall(self, num_given: int) -> None:
+        loop = asyncio.get_running_loop()
+        if num_given == self._num_given and self.receiving:
+            now = loop.time()
+            min(self.receiving, key=lambda lease: lease.measure_rate(now)).refuse()
+        self._watch = loop.call_later(self._stall, self._on_stall, self._num_given)
+
+
+class BodyLease:
+    """What the body of one request holds."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._size = 0
+        self._started = 0.0
+        self._patience: asyncio.Timeout | None = (
+            None  # while it is read; it expires when it is refused
+        )
+        self.received = 0  # bytes; whoever reads the body says so
+
+    @property
+    def limit(self) -> int:
+        """Bytes that a body can have at most."""
+        return self._budget.limit
+
+    @asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
+        """Hold size bytes while a body is read; afterwards, what was received, or nothing after a failure.
+
+        Raises:
+            RequestError: 503, there was no room in time, or none for a body that comes so slowly.
+        """
+        budget = self._budget
+        try:
+            async with asyncio.timeout(budget.wait):
+                await budget.take(size)
+        except TimeoutError:
+            raise _no_room("the server holds as many bytes of requests as it may") from None
+        self._size = size
+        self.received = 0
+        self._started = asyncio.get_running_loop().time()
+        budget.receiving.add(self)
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                yield
+        except TimeoutError:
+            self.release()
+            raise _no_room("the request body came slowly, and others waited") from None
+        except BaseException:
+            self.release()
+            raise
+        finally:
+            self._patience = None
+            budget.receiving.discard(self)
+        self._size = self.received
+        budget.give(size - self._size)
+
+    def measure_rate(self, now: float) -> float:
+        """Return the bytes a second that the body has come at."""
+        return self.received / max(now - self._started, 0.001)
+
+    def refuse(self) -> None:
+        """End the reading of the body."""
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(0.0)
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        size, self._size = self._size, 0
+        self._budget.give(size)
+
+
+def _no_room(reason: str) -> RequestError:
+    REQUESTS_REFUSED.add("bodies")
+    return RequestError(503, f"{reason}: try again", [("Retry-After", "1")])
