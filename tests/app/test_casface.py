@@ -28,6 +28,7 @@ from xetserve.app import batches
 from xetserve.app.xetmode import AUTO, NATIVE, XetMode
 from xetserve.http.messages import Headers, Request
 from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.net.bodies import BodyLease
 from xetserve.net.url import parse_url
 from xetserve.upstream.readtokens import make_cas_token
 from xetserve.xet.grants import open_grant, seal_grant
@@ -342,6 +343,19 @@ async def test_telemetry_is_taken_within_bounds() -> None:
             head = f"POST /v1/telemetry HTTP/1.1\r\nHost: h\r\nContent-Length: {size}\r\n\r\n"
             await client.send(head.encode() + bytes(size))
             assert (await client.read_answer())[0] == status
+
+
+async def test_telemetry_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hold(self: BodyLease, size: int) -> None:
+        pytest.fail("it was held")
+
+    monkeypatch.setattr(BodyLease, "hold", hold)
+    async with make_world().run(mode=IN_NATIVE) as client:
+        await client.send(
+            b"POST /v1/telemetry HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n"
+        )
+        await client.send(bytes(200_000))
+        assert (await client.read_answer())[0] == 204
 
 
 async def post_batch(

@@ -139,7 +139,7 @@ class CasFace:
             return await self._head_file(request, file_name)
         if telemetry:
             check_method(request, ("POST", "OPTIONS"))
-            await request.body.read(MAX_TELEMETRY_SIZE)  # nobody's business
+            await _discard(request, MAX_TELEMETRY_SIZE)
             return Response(204)
         check_method(request, ("GET", "HEAD", "OPTIONS"))
         return await self._data.answer(request, xorb_name)
@@ -268,6 +268,18 @@ def _parse_range(value: str | None) -> ByteRange:
     if start > last:
         raise RequestError(416, "the Range must be bytes=FIRST-LAST")
     return ByteRange(start, last + 1)
+
+
+async def _discard(request: Request, limit: int) -> None:
+    """Read a body that is nobody's business, and hold none of it.
+
+    Raises:
+        RequestError: 413, it is larger than limit bytes.
+    """
+    async for piece in request.body:
+        limit -= len(piece)
+        if limit < 0:
+            raise RequestError(413, f"telemetry is taken up to {MAX_TELEMETRY_SIZE} bytes")
 
 
 def ask_for_token(request: Request) -> Request:

@@ -24,7 +24,7 @@ from xetserve.upstream.hub import FileEntry, HubClient, RepoRef
 
 MAX_OBJECTS: Final = 1000  # of a batch; git-lfs asks for 100
 MEDIA_TYPE: Final = "application/vnd.git-lfs+json"
-_MAX_BATCH_SIZE: Final = 512 * 1024  # bytes
+_MAX_BATCH_SIZE: Final = 256 * 1024  # bytes; MAX_OBJECTS are 100 KB
 _MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; signed URLs are long
 _MAX_SIZE: Final = 10**18
 _SIZE: Final = re.compile(r"[0-9]{1,18}")

@@ -31,7 +31,7 @@ from xetserve.upstream.apianswers import (
 from xetserve.upstream.hub import HubClient
 from xetserve.upstream.scopes import get_scope
 
-MAX_QUESTION_SIZE: Final = 4 * 1024 * 1024  # bytes of a request body: a list of paths
+MAX_QUESTION_SIZE: Final = 1024 * 1024  # bytes of a request body: a list of some ten thousand paths
 HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length
 MAX_LENT: Final = (
     32 * 1024 * 1024
