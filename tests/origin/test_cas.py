@@ -356,6 +356,16 @@ SHARD_XORB = ShardXorb(
         pytest.param(
             make_shard([BAD, BAD._replace(file_hash=OTHER)], []), "hash to", id="the second is bad"
         ),
+        pytest.param(
+            make_shard([BAD._replace(terms=(), range_hashes=())] * 2, []),
+            "several empty files",
+            id="files without terms",
+        ),
+        pytest.param(
+            make_shard([BAD], [SHARD_XORB._replace(chunks=())]),
+            "without chunks",
+            id="a xorb without chunks",
+        ),
     ],
 )
 @pytest.mark.parametrize("path", ["/v2/shards", "/v1/shards", "/shards"])

@@ -1,6 +1,8 @@
 import hashlib
 import json
+import os
 import random
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -204,6 +206,28 @@ def test_a_folder_that_cannot_be_made_is_a_setting_to_change(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot make the folder"):
         Library(tmp_path / "file" / "origin")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+async def test_nobody_else_reads_what_is_on_disk(tmp_path: Path, folder: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        library = Library(tmp_path / "new" / "origin")
+        library.load_secret()
+        await library.import_folder("model", "me/repo", folder, private=True)
+    finally:
+        os.umask(before)
+    paths = [tmp_path / "new", library.root, *library.root.rglob("*")]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()}
+    assert modes == {0o700}
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()}
+    assert modes == {0o600}
+
+
+def test_an_older_store_is_taken_away_from_others(tmp_path: Path) -> None:
+    (tmp_path / "repos").mkdir(mode=0o755)
+    Library(tmp_path)
+    assert stat.S_IMODE((tmp_path / "repos").stat().st_mode) == 0o700
 
 
 async def test_what_is_on_disk_can_be_read_by_people(library: Library, folder: Path) -> None:

@@ -79,6 +79,15 @@ def test_a_footer_is_left_out(piece_size: int) -> None:
         pytest.param(FILE.xorb + b"\0", "cut", id="a byte too many"),
         pytest.param(b"\x01" + FILE.xorb[1:], "version 1", id="another version"),
         pytest.param(FILE.xorb + b"XETBLOX\x01", "version 88", id="not quite a footer"),
+        pytest.param(FILE.xorb + bytes(8), "an empty chunk", id="an empty chunk"),
+        pytest.param(
+            FILE.xorb + bytes(8) + b"XETBLOB\x01", "an empty chunk", id="one before the footer"
+        ),
+        pytest.param(
+            FILE.xorb + b"\0\2\0\0\1\3\0\0\xff\xff" + b"XETBLOB\x01",
+            "lz4|LZ4",
+            id="a damaged chunk before the footer",
+        ),
     ],
 )
 @pytest.mark.parametrize("piece_size", [3, 100_000])
@@ -96,6 +105,20 @@ def test_a_xorb_that_is_too_large_is_refused() -> None:
         scanner.receive_data(record)
     with pytest.raises(FormatError, match="more than 67108864 payload bytes"):
         scanner.receive_data(record)
+
+
+def test_a_xorb_of_too_many_chunks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xetserve.origin.xorbs.MAX_CHUNKS", 3)
+    scan(FILE.xorb, 100)
+    with pytest.raises(FormatError, match="more than 3 chunks"):
+        scan(FILE.xorb + pack_chunk(b"4", Scheme.NONE), 100)
+
+
+def test_a_footer_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xetserve.origin.xorbs.MAX_UPLOAD_SIZE", len(FILE.xorb) + 50)
+    scan(FILE.xorb + b"XETBLOB\x01" + bytes(42), 10)
+    with pytest.raises(FormatError, match="xorb of more than"):
+        scan(FILE.xorb + b"XETBLOB\x01" + bytes(43), 10)
 
 
 @given(st.binary(max_size=300))

@@ -6,7 +6,8 @@
     /data/{xorb hash}                                                     data
     /bridge/...                                                           bridge
 
-A data host of its own, such as nginx, can serve {root}/xorbs/ at {data_url}/data/ instead.
+A data host of its own, such as nginx, can serve {root}/xorbs/ at {data_url}/data/ instead, as the
+same user.
 """
 
 import logging

@@ -19,7 +19,7 @@ from typing import Final
 
 from xetserve.errors import FormatError, IntegrityError
 from xetserve.http.ranges import Span
-from xetserve.origin.storage import LruCache, TemporaryFiles, make_folder
+from xetserve.origin.storage import LruCache, TemporaryFiles, make_private_folder
 from xetserve.origin.xorbs import BLOCK_SIZE, XorbStore
 from xetserve.xet.hashes import format_hash, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Term
@@ -58,7 +58,7 @@ class FileStore:
     """The Xet files of a folder, by file hash."""
 
     def __init__(self, root: Path, temporary: TemporaryFiles, xorbs: XorbStore) -> None:
-        self._folder = make_folder(root / "files")
+        self._folder = make_private_folder(root / "files")
         self._temporary = temporary
         self._xorbs = xorbs
         self._records: LruCache[bytes, FileRecord] = LruCache(MAX_CACHED_FILES)

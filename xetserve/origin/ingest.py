@@ -5,6 +5,7 @@ and abort leaves nothing behind. The work is done in a thread, a batch of chunks
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from xetserve.origin.files import FileRecord, FileStore, make_file_record
+from xetserve.origin.storage import open_private
 from xetserve.origin.xorbs import XorbIndex, XorbScanner, XorbStore, gather_blocks
 from xetserve.xet.chunking import Chunker, pack_smallest
 from xetserve.xet.hashes import MerkleTree, hash_chunk
@@ -33,7 +35,9 @@ class _XorbBuild:
         self.num_chunks = 0
         self.packed_size = 0
         self.decoded_size = 0
-        self._file: BinaryIO | None = path.open("wb")
+        self._file: BinaryIO | None = os.fdopen(
+            open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb"
+        )
         self._scanner = XorbScanner()
 
     def has_room(self, record_size: int, chunk_size: int) -> bool:

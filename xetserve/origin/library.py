@@ -25,7 +25,13 @@ from xetserve.origin.repos import (
     is_valid_path,
 )
 from xetserve.origin.signing import load_secret
-from xetserve.origin.storage import TemporaryFiles, make_folder, publish
+from xetserve.origin.storage import (
+    TemporaryFiles,
+    make_folder,
+    make_private_folder,
+    open_private,
+    publish,
+)
 from xetserve.origin.xorbs import BLOCK_SIZE, XorbStore
 
 MAIN: Final = "refs/heads/main"
@@ -72,7 +78,7 @@ class Library:
     def __init__(self, root: Path) -> None:
         self.root = make_folder(root)
         self._temporary = TemporaryFiles(root / "tmp")
-        self._blobs = make_folder(root / "blobs")
+        self._blobs = make_private_folder(root / "blobs")
         self.xorbs = XorbStore(root, self._temporary)
         self.files = FileStore(root, self._temporary, self.xorbs)
         self.repos = RepoStore(root, self._temporary)
@@ -88,7 +94,7 @@ class Library:
     async def stage_blob(self, content: bytes) -> StagedBlob:
         """Write a plain file's content aside."""
         path = self._temporary.make_path()
-        await asyncio.to_thread(path.write_bytes, content)
+        await asyncio.to_thread(_write_aside, path, content)
         return StagedBlob(path, hash_object("blob", content), len(content))
 
     async def publish_blobs(self, blobs: Iterable[StagedBlob]) -> None:
@@ -220,6 +226,11 @@ class Library:
 
             ingested = await ingest.add_file(pieces())
         return self.make_large_entry(name, ingested.sha256, ingested.size, ingested.file_hash)
+
+
+def _write_aside(path: Path, content: bytes) -> None:
+    with open(path, "xb", opener=open_private) as file:
+        file.write(content)
 
 
 def _list_files(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from xetserve.origin.gitids import GitObject, hash_commit, hash_trees
-from xetserve.origin.storage import LruCache, TemporaryFiles, make_folder
+from xetserve.origin.storage import LruCache, TemporaryFiles, make_private_folder
 from xetserve.xet.hashes import format_hash, parse_hash
 
 MAX_CACHED_COMMITS: Final = 16
@@ -287,7 +287,7 @@ class RepoStore:
     """The repositories of a folder, by type and id."""
 
     def __init__(self, root: Path, temporary: TemporaryFiles) -> None:
-        self._folder = make_folder(root / "repos")
+        self._folder = make_private_folder(root / "repos")
         self._temporary = temporary
         self._repos: dict[tuple[str, str], Repo] = {}
         self._lock = asyncio.Lock()

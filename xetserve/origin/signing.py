@@ -40,7 +40,7 @@ def load_secret(root: Path, temporary: TemporaryFiles) -> bytes:
     """Give the folder's secret, made at the first start: tokens and URLs outlive a restart."""
     path = root / "secret"
     if not path.exists():
-        temporary.write(path, os.urandom(SECRET_SIZE).hex().encode(), mode=0o600)
+        temporary.write(path, os.urandom(SECRET_SIZE).hex().encode())
     return bytes.fromhex(path.read_text().strip())
 
 

@@ -1,4 +1,7 @@
-"""Files on disk that are whole or not there: written aside, then renamed."""
+"""Files on disk that are whole or not there: written aside, then renamed.
+
+Repositories may be private, so files and folders are for the origin's own user, whatever the umask.
+"""
 
 import contextlib
 import os
@@ -10,6 +13,8 @@ from typing import Final, Generic, TypeVar
 
 from xetserve.errors import ConfigError
 
+FILE_MODE: Final = 0o600
+FOLDER_MODE: Final = 0o700
 STALE_AGE: Final = 86400.0  # seconds after which a temporary file has no owner any more
 
 Key = TypeVar("Key", bound=Hashable)
@@ -25,7 +30,7 @@ class TemporaryFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        make_folder(folder)
+        make_private_folder(folder)
         oldest = time.time() - STALE_AGE
         for path in folder.iterdir():
             with contextlib.suppress(OSError):
@@ -36,11 +41,11 @@ class TemporaryFiles:
         """Give a name that nobody uses."""
         return self._folder / f"{os.getpid()}-{os.urandom(8).hex()}"
 
-    def write(self, target: Path, data: bytes, *, mode: int = 0o644) -> None:
+    def write(self, target: Path, data: bytes) -> None:
         """Put a small file in place; readers see the old one or the new one."""
         path = self.make_path()
         try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            with open(path, "xb", opener=open_private) as file:
                 file.write(data)
             publish(path, target)
         finally:
@@ -52,21 +57,48 @@ def publish(path: Path, target: Path) -> None:
     try:
         path.replace(target)
     except FileNotFoundError:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_missing(target.parent)
         path.replace(target)
 
 
+def open_private(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file as open() does, through no link, for our own user alone where it is made."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+
 def make_folder(path: Path) -> Path:
-    """Make a folder and its parents where they are missing.
+    """Make a folder and its parents where they are missing, for the origin's own user.
 
     Raises:
         ConfigError: it cannot be made.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make_missing(path)
     except OSError as exc:
         raise ConfigError(f"cannot make the folder {path}: {exc.strerror}") from None
     return path
+
+
+def make_private_folder(path: Path) -> Path:
+    """Make a folder of the store, or take it away from other users where an older version made it.
+
+    Raises:
+        ConfigError: it cannot be made, or is another user's.
+    """
+    make_folder(path)
+    try:
+        path.chmod(FOLDER_MODE)
+    except OSError as exc:
+        raise ConfigError(f"cannot change the folder {path}: {exc.strerror}") from None
+    return path
+
+
+def _make_missing(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_missing(folder.parent)
+    folder.mkdir(FOLDER_MODE, exist_ok=True)
 
 
 class LruCache(Generic[Key, Value]):

@@ -19,13 +19,27 @@ from typing import Final
 import aiofiles
 
 from xetserve.errors import FormatError, IntegrityError
-from xetserve.origin.storage import LruCache, TemporaryFiles, make_folder, publish
+from xetserve.origin.storage import (
+    LruCache,
+    TemporaryFiles,
+    make_private_folder,
+    open_private,
+    publish,
+)
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree, format_hash, hash_chunk
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
-from xetserve.xet.xorb import CHUNK_HEADER_SIZE, FOOTER_IDENT, MAX_XORB_SIZE, RecordReader
+from xetserve.xet.xorb import (
+    CHUNK_HEADER_SIZE,
+    FOOTER_IDENT,
+    MAX_XORB_SIZE,
+    ChunkRecord,
+    RecordReader,
+)
 
 BLOCK_SIZE: Final = 512 * 1024  # bytes of one read, and of one served block
 SCAN_SIZE: Final = 256 * 1024  # bytes of an upload that are looked at in one turn
+MAX_CHUNKS: Final = 65_536  # of one xorb; official producers stop at 8192 (hub-docs xet/xorb.md)
+MAX_UPLOAD_SIZE: Final = 2 * MAX_XORB_SIZE  # bytes, with record headers and a footer
 MAX_DECODED_SIZE: Final = 2**32 - 1  # a term counts the bytes of its chunks in 32 bits
 MAX_CACHED_INDEXES: Final = 64  # about 50 KB each, 400 KB for the finest chunks
 
@@ -140,6 +154,7 @@ class XorbScanner:
         self._record_ends, self._decoded_ends = array("I"), array("Q")
         self._size = 0
         self._rest = b""
+        self._received = 0
         self._in_footer = False
 
     def receive_data(self, data: bytes) -> bytes:
@@ -148,31 +163,46 @@ class XorbScanner:
         A footer, as old producers append one, is left out.
 
         Raises:
-            FormatError: a bad record, or more bytes than a xorb may have.
+            FormatError: a bad record, an empty chunk, or more chunks or bytes than a xorb may have.
         """
+        self._received += len(data)
+        if self._received > MAX_UPLOAD_SIZE:
+            raise FormatError(f"xorb of more than {MAX_UPLOAD_SIZE} bytes")
         if self._in_footer:
             return b""
         data = self._rest + data
         view = memoryview(data)
         self._reader.move_to(0)
-        try:
-            for record in self._reader.scan(view, len(view)):
-                decoded = record.decode()
-                chunk_hash = hash_chunk(decoded)
-                self._tree.add(chunk_hash, len(decoded))
-                self._hashes += chunk_hash
-                self._size += record.header.record_size
-                self._record_ends.append(self._size)
-                self._decoded_ends.append(self._tree.size)
-        except FormatError:
-            if not data.startswith(FOOTER_IDENT, self._reader.position):
-                raise
-            self._in_footer = True
+        records = self._reader.scan(view, len(view))
+        while not self._in_footer:
+            try:
+                record = next(records, None)
+            except FormatError:  # no header of a record
+                if not data.startswith(FOOTER_IDENT, self._reader.position):
+                    raise
+                self._in_footer = True
+            else:
+                if record is None:
+                    break
+                self._add(record)
         payload_size = self._size - CHUNK_HEADER_SIZE * len(self._record_ends)
         if payload_size > MAX_XORB_SIZE or self._tree.size > MAX_DECODED_SIZE:
             raise FormatError(f"xorb of more than {MAX_XORB_SIZE} payload bytes")
         self._rest = b"" if self._in_footer else data[self._reader.position :]
         return data[: self._reader.position]
+
+    def _add(self, record: ChunkRecord) -> None:
+        decoded = record.decode()
+        if not decoded:
+            raise FormatError("xorb with an empty chunk")
+        if len(self._record_ends) == MAX_CHUNKS:
+            raise FormatError(f"xorb of more than {MAX_CHUNKS} chunks")
+        chunk_hash = hash_chunk(decoded)
+        self._tree.add(chunk_hash, len(decoded))
+        self._hashes += chunk_hash
+        self._size += record.header.record_size
+        self._record_ends.append(self._size)
+        self._decoded_ends.append(self._tree.size)
 
     def finish(self) -> tuple[bytes, XorbIndex]:
         """Give the xorb hash and the index.
@@ -192,8 +222,8 @@ class XorbStore:
     """The xorbs of a folder, by xorb hash."""
 
     def __init__(self, root: Path, temporary: TemporaryFiles) -> None:
-        self._folder = make_folder(root / "xorbs")
-        self._index_folder = make_folder(root / "xorb-index")
+        self._folder = make_private_folder(root / "xorbs")
+        self._index_folder = make_private_folder(root / "xorb-index")
         self._temporary = temporary
         self._indexes: LruCache[bytes, XorbIndex] = LruCache(MAX_CACHED_INDEXES)
 
@@ -214,7 +244,7 @@ class XorbStore:
         path = self.make_temporary_path()
         scanner = XorbScanner()
         try:
-            async with aiofiles.open(path, "wb") as file:
+            async with aiofiles.open(path, "xb", opener=open_private) as file:
                 async for block in gather_blocks(body, SCAN_SIZE):
                     await file.write(await asyncio.to_thread(scanner.receive_data, block))
             actual, index = scanner.finish()
@@ -315,14 +345,11 @@ def _scan_file(path: Path, xorb_hash: bytes) -> XorbIndex:
 
 async def gather_blocks(pieces: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes, None]:
     """Join small pieces into blocks of at least size bytes; the last may be smaller."""
-    parts: list[bytes] = []
-    gathered = 0
+    gathered = bytearray()
     async for piece in pieces:
-        parts.append(piece)
-        gathered += len(piece)
-        if gathered >= size:
-            yield b"".join(parts)
-            parts.clear()
-            gathered = 0
+        gathered += piece
+        if len(gathered) >= size:
+            yield bytes(gathered)
+            gathered.clear()
     if gathered:
-        yield b"".join(parts)
+        yield bytes(gathered)
