@@ -32,13 +32,14 @@ ROOMS: dict[str, set[str]] = {
     "commands": {"xet", "http", "net", "upstream", "pipeline", "app", "origin", "ops",
                  "deploy", "config", "sources", "template", "values", "demo", "endpoints", "live"},
 }  # fmt: skip
-SHARED = {"errors", "instruments", "lru", "metrics"}
+SHARED = {"errors", "instruments", "jsontext", "lru", "metrics"}
 
 # Modules beside the rooms. The roof knows everybody; rooms take plain values, not the config.
 PACKAGE_MODULES: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "instruments": set(),
+    "jsontext": {"errors"},
     "lru": set(),
     "metrics": {"errors", "instruments"},
     "values": set(),

@@ -19,6 +19,40 @@ REPO = "/api/models/me/repo"
 BATCH = "/me/repo.git/info/lfs/objects/batch"
 
 
+DEEP = b"[" * 5000
+DEEP_NAME = b'{"name": "a", "organization": ' + b"[" * 900 + b"]" * 900 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        ("/api/repos/create", DEEP),
+        ("/api/repos/create", DEEP_NAME),
+        ("/api/repos/create", b'{"name": ' + b"1" * 10_000 + b"}"),
+        (f"{REPO}/paths-info/main", b'{"paths": ' + DEEP),
+        (f"{REPO}/preupload/main", DEEP),
+        (f"{REPO}/commit/main", b'{"key": "header", "value": ' + DEEP),
+        (f"{REPO}/commit/main", b'{"value": {}, "key": ' + b"[" * 900 + b"]" * 900 + b"}"),
+        (f"{REPO}/commit/main", b'{"key": "header", "value": {"summary": "\\ud800"}}'),
+        (BATCH, DEEP),
+        ("/_test/faults", DEEP),
+        ("/v1/reconstructions", DEEP),
+    ],
+)
+async def test_strange_json_is_the_clients_fault(client: Client, target: str, body: bytes) -> None:
+    token = await client.get_cas_token() if target.startswith("/v1") else None
+    assert (await client.ask("POST", target, body, token=token)).status == 400
+
+
+@pytest.mark.parametrize("line", [b"\n", b'{"key": "deletedFile", "value": {"path": "a"}}\n'])
+async def test_lines_of_a_commit_are_counted_with_or_without_content(
+    client: Client, line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xetserve.origin.uploads.MAX_LINES", 100)
+    answer = await client.ask("POST", f"{REPO}/commit/main", line * 101)
+    assert (answer.status, "100 lines" in answer.json()["error"]) == (413, True)
+
+
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 

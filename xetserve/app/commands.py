@@ -8,8 +8,10 @@ from typing import Final
 from xetserve.app.files import head_timeout
 from xetserve.app.hubpaths import KINDS_BY_PLURAL
 from xetserve.app.passthrough import make_answer_fields
+from xetserve.errors import FormatError
 from xetserve.http.forwarding import move_url, select_request_fields
 from xetserve.http.messages import Request, Response
+from xetserve.jsontext import parse_json
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.exchange import read_document
 from xetserve.upstream.hub import HubClient
@@ -99,8 +101,8 @@ class Commands:
 def _move_member(content: bytes, bases: Sequence[str], base_url: str) -> bytes:
     """Let the "url" of a JSON object lead to us; clients read the repository's id from it."""
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = parse_json(content)
+    except FormatError:
         return content
     if not isinstance(value, dict) or not isinstance(value.get("url"), str):
         return content

@@ -15,9 +15,16 @@ from xetserve.app.hubpaths import ObjectPath, parse_lfs_path
 from xetserve.app.objects import ObjectService, is_sha256
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, check_revision
-from xetserve.errors import RequestError, UpstreamError, UpstreamMissing, XetserveError
+from xetserve.errors import (
+    FormatError,
+    RequestError,
+    UpstreamError,
+    UpstreamMissing,
+    XetserveError,
+)
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Headers, Request, Response, json_response
+from xetserve.jsontext import parse_json
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.exchange import make_url, read_document
 from xetserve.upstream.hub import FileEntry, HubClient, RepoRef
@@ -113,8 +120,8 @@ class LfsApi:
                 answer, "the Hub", _MAX_ANSWER_SIZE, self._limits.gap_timeout
             )
         try:
-            value = json.loads(body)
-        except (ValueError, RecursionError):
+            value = parse_json(body)
+        except FormatError:
             value = None
         if answer.status != 200:
             raise _make_refusal(answer.status, answer.headers, value)
@@ -151,8 +158,8 @@ def read_batch(body: bytes) -> Batch:
         RequestError: 403 for uploads; 409, 413, 422: not one that can be answered.
     """
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        value = parse_json(body)
+    except FormatError:
         raise RequestError(422, "the batch is not JSON") from None
     if not isinstance(value, dict) or not isinstance(value.get("objects"), list):
         raise RequestError(422, "a batch has an operation and objects")

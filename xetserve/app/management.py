@@ -8,16 +8,16 @@
 All of them need a token. What the Hub says of them is the answer.
 """
 
-import json
 import re
 from typing import Any, Final
 
 from xetserve.app.auth import unauthorized
 from xetserve.app.commands import Commands
 from xetserve.app.router import KINDS, check_method
-from xetserve.errors import RequestError
+from xetserve.errors import FormatError, RequestError
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Request, Response
+from xetserve.jsontext import parse_json
 from xetserve.upstream.hub import RepoRef
 
 MAX_BODY_SIZE: Final = 4 * 1024  # bytes; a name has at most 193 characters
@@ -86,8 +86,8 @@ async def _read_body(request: Request) -> dict[str, Any]:
         )
     body = await request.body.read(MAX_BODY_SIZE)
     try:
-        value = json.loads(body, object_pairs_hook=_make_object)
-    except (ValueError, RecursionError) as exc:
+        value = parse_json(body, _make_object)
+    except FormatError as exc:
         raise RequestError(400, f"the body is not JSON: {exc}") from None
     if not isinstance(value, dict):
         raise RequestError(422, "the body must be a JSON object")

@@ -1,8 +1,8 @@
 """Which names this server answers under (RFC 9110, 7.4).
 
-A page of somebody else's can have its own name lead to this server's address, and then counts as the
-same origin (DNS rebinding): what the request still tells is the name. An address is none that a
-page could have brought, so addresses and localhost are always answered.
+A page of somebody else's can have its own name lead to this server's address, and then counts as
+the same origin (DNS rebinding): the request still tells that name. No page can bring an address
+with it, so addresses and localhost are always answered.
 """
 
 import re

@@ -5,7 +5,6 @@ A test posts a JSON object with the fields of Faults; whatever it does not name 
 
 import asyncio
 import dataclasses
-import json
 import math
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
@@ -14,6 +13,7 @@ from typing import Any, Final, get_type_hints
 
 from xetserve.errors import FormatError, RequestError, XetserveError
 from xetserve.http.messages import Response, error_response
+from xetserve.jsontext import parse_json
 from xetserve.xet.compression import Scheme, encode_payload
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ByteRange
@@ -113,8 +113,8 @@ def parse_faults(body: bytes) -> Faults:
         RequestError: 400, not JSON, an unknown key, or a value of the wrong type or out of bounds.
     """
     try:
-        value = json.loads(body or b"{}")
-    except ValueError:
+        value = parse_json(body or b"{}")
+    except FormatError:
         raise RequestError(400, "faults are not JSON") from None
     faults: Faults = _read(Faults, value, "faults")
     if faults.v2_status not in (None, 404, 501):

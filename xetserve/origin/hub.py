@@ -5,13 +5,14 @@ Source: huggingface_hub hf_api.py and utils/_xet.py; hub-docs api.md, xet/auth.m
 
 import asyncio
 import base64
-import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
+from xetserve.errors import FormatError
 from xetserve.http.messages import Request, Response, json_response
+from xetserve.jsontext import parse_json
 from xetserve.origin.auth import hub_error
 from xetserve.origin.faults import Misbehaviour
 from xetserve.origin.gitids import make_pointer
@@ -55,8 +56,8 @@ async def read_json(request: Request) -> dict[str, Any]:
     """
     body = await request.body.read(MAX_JSON_SIZE)
     try:
-        value = json.loads(body or b"{}")
-    except ValueError:
+        value = parse_json(body or b"{}")
+    except FormatError:
         raise hub_error(400, "the request body is not JSON") from None
     if not isinstance(value, dict):
         raise hub_error(400, "the request body is not a JSON object")
@@ -325,8 +326,8 @@ def _parse_cursor(text: str | None) -> str | None:
 def _parse_paths(body: bytes) -> tuple[Iterable[str], bool]:
     if body.lstrip().startswith(b"{"):
         try:
-            value = json.loads(body)
-        except ValueError:
+            value = parse_json(body)
+        except FormatError:
             raise hub_error(400, "the request body is not JSON") from None
         paths = value.get("paths", [])
         paths = [paths] if isinstance(paths, str) else paths

@@ -10,14 +10,14 @@ Source: huggingface_hub _commit_api.py and lfs.py.
 import asyncio
 import base64
 import binascii
-import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, Final
 from urllib.parse import quote
 
-from xetserve.errors import RequestError
+from xetserve.errors import FormatError, RequestError
 from xetserve.http.messages import Request, Response, json_response
+from xetserve.jsontext import parse_json
 from xetserve.origin.auth import Gatekeeper, hub_error
 from xetserve.origin.hub import find_commit, is_true, read_json
 from xetserve.origin.library import (
@@ -42,6 +42,7 @@ from xetserve.origin.signing import Signer
 MAX_LINE_SIZE: Final = (
     64 * 1024 * 1024
 )  # bytes of one line of a commit, so of one plain file in base64
+MAX_LINES: Final = 100_000  # of one commit, empty ones too
 LFS_URL_LIFETIME: Final = 3600.0  # seconds
 LFS_TYPE: Final = "application/vnd.git-lfs+json"
 
@@ -162,10 +163,12 @@ class UploadApi:
         header: dict[str, Any] | None = None
         changes: list[Change] = []
         async for line in _iter_lines(request.body):
+            if not line.strip():
+                continue
             try:
-                item = json.loads(line)
+                item = parse_json(line)
                 key, value = item["key"], item["value"]
-            except (ValueError, TypeError, KeyError):
+            except (FormatError, TypeError, KeyError):
                 raise hub_error(400, "a line of the commit is not {key, value}") from None
             if not isinstance(value, dict):
                 raise hub_error(400, "a line of the commit has no object for a value")
@@ -255,6 +258,10 @@ def _read_commit_header(header: dict[str, Any], user: str | None) -> CommitInfo:
     title, message = header.get("summary"), header.get("description") or ""
     if not isinstance(title, str) or not title or not isinstance(message, str):
         raise hub_error(400, "a commit has a summary")
+    try:
+        f"{title}{message}".encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        raise hub_error(400, "the summary or the description is not Unicode") from None
     return CommitInfo(title, message, user or "")
 
 
@@ -296,24 +303,22 @@ async def _limit(body: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes,
 
 
 async def _iter_lines(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Iterate over the lines of a body that are not empty.
+    """Iterate over the lines of a body, empty ones too.
 
     Raises:
-        RequestError: 413, a line is too long.
+        RequestError: 413, a line is too long, or there are too many.
     """
-    parts: list[bytes] = []
-    size = 0
+    held = bytearray()
+    count = 0
     async for piece in body:
         *ends, rest = piece.split(b"\n")
+        count += len(ends)
+        if count > MAX_LINES:
+            raise hub_error(413, f"a commit has at most {MAX_LINES} lines")
         for end in ends:
-            line = b"".join((*parts, end))
-            parts, size = [], 0
-            if line.strip():
-                yield line
-        parts.append(rest)
-        size += len(rest)
-        if size > MAX_LINE_SIZE:
+            yield bytes(held) + end
+            held.clear()
+        held += rest
+        if len(held) > MAX_LINE_SIZE:
             raise hub_error(413, f"a line of the commit is longer than {MAX_LINE_SIZE} bytes")
-    last = b"".join(parts)
-    if last.strip():
-        yield last
+    yield bytes(held)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Headers
+from xetserve.jsontext import parse_json
 from xetserve.lru import LruDict
 from xetserve.net.client import ClientResponse
 from xetserve.upstream.entry import RepoRef
@@ -180,8 +181,8 @@ def list_commit_targets(repo: RepoRef, revision: str) -> list[str]:
 def read_commit(answer: Answer) -> str | None:
     """Give the commit that a kept answer about a revision names; None: it names none."""
     if answer.verdict is Verdict.GOOD:
-        with suppress(ValueError, KeyError, TypeError, RecursionError, UpstreamError):
-            return str(json.loads(bytes(_unpack(answer).body))["sha"])
+        with suppress(FormatError, KeyError, TypeError, UpstreamError):
+            return str(parse_json(bytes(_unpack(answer).body))["sha"])
     return None
 
 
@@ -208,9 +209,9 @@ def _pack(status: int, headers: Sequence[tuple[str, str]] | Headers, body: bytea
 def _unpack(answer: Answer) -> ApiAnswer:
     try:
         end = answer.data.index(b"\n")
-        status, fields = json.loads(answer.data[:end])
+        status, fields = parse_json(answer.data[:end])
         headers = Headers([(name, value) for name, value in fields])
         body = memoryview(answer.data)[end + 1 :]
         return ApiAnswer(int(status), headers, body, answer.stale_age)
-    except (ValueError, TypeError) as exc:
+    except (FormatError, ValueError, TypeError) as exc:
         raise UpstreamError("a stored answer of the Hub cannot be read") from exc

@@ -5,7 +5,8 @@ import re
 from dataclasses import asdict
 from typing import Any, Final
 
-from xetserve.errors import UpstreamError, UpstreamMissing
+from xetserve.errors import FormatError, UpstreamError, UpstreamMissing
+from xetserve.jsontext import parse_json
 from xetserve.net.url import Origin, Url
 from xetserve.upstream.entry import FileEntry, RepoRef
 from xetserve.upstream.metadata import Answer, Question, Verdict
@@ -45,7 +46,7 @@ def unpack_entry(answer: Answer) -> FileEntry:
         UpstreamError: it was written by another version, maybe.
     """
     try:
-        fields: dict[str, Any] = json.loads(answer.data)
+        fields: dict[str, Any] = parse_json(answer.data)
         missing = fields.get("missing")
         if missing is None:
             scheme, host, port, target = fields.pop("url")
@@ -61,7 +62,7 @@ def unpack_entry(answer: Answer) -> FileEntry:
             code=missing["code"],
             headers=[(name, value) for name, value in missing["headers"]],
         )
-    except (ValueError, KeyError, TypeError) as exc:
+    except (FormatError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise UpstreamError("a stored answer of the Hub cannot be read") from exc
     raise error
 
@@ -70,5 +71,8 @@ def is_lasting(data: bytes, revision: str) -> bool:
     """Tell whether a kept entry is one of a commit, named by its full id: then it never changes."""
     if COMMIT.fullmatch(revision) is None:
         return False
-    fields = json.loads(data)
-    return "missing" not in fields and fields.get("commit") == revision
+    try:
+        fields = parse_json(data)
+    except FormatError:
+        return False
+    return isinstance(fields, dict) and "missing" not in fields and fields.get("commit") == revision

@@ -3,7 +3,6 @@
 Source: huggingface_hub utils/_xet.py; hub-docs xet/auth.md.
 """
 
-import json
 import re
 import time
 from hashlib import sha256
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.encoding import ACCEPT_ENCODING
+from xetserve.jsontext import parse_json
 from xetserve.lru import LruDict
 from xetserve.net.url import Url
 from xetserve.upstream.entry import RepoRef
@@ -127,9 +127,9 @@ def parse_cas_token(body: bytes) -> CasToken:
         UpstreamError: it is not what it should be.
     """
     try:
-        answer = json.loads(body)
+        answer = parse_json(body)
         values = answer["casUrl"], answer["accessToken"], float(answer["exp"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (FormatError, ValueError, KeyError, TypeError):
         values = None
     token = None if values is None else make_cas_token(values)
     if token is None:

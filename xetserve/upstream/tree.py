@@ -6,7 +6,6 @@ Source: huggingface_hub hf_api.py, list_repo_tree.
 """
 
 import asyncio
-import json
 import math
 import re
 import time
@@ -16,8 +15,9 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from xetserve.errors import UpstreamError, UpstreamRefused
+from xetserve.errors import FormatError, UpstreamError, UpstreamRefused
 from xetserve.http.forwarding import find_link, move_url
+from xetserve.jsontext import parse_json
 from xetserve.lru import LruDict
 from xetserve.upstream.hub import HubClient, RepoRef
 
@@ -136,8 +136,8 @@ def _make_key(repo: RepoRef, revision: str, token: str | None) -> _Key:
 def _read_entries(document: bytes) -> dict[bytes, str]:
     """Read a page; what is not understood in it is left out."""
     try:
-        entries = json.loads(document)
-    except (ValueError, RecursionError):
+        entries = parse_json(document)
+    except FormatError:
         entries = None
     if not isinstance(entries, list):
         raise UpstreamError("the Hub's listing is not what it should be")

@@ -6,11 +6,11 @@
 Source: hub-docs xet/api.md; xet-core cas_types, BatchQueryReconstructionResponse.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from xetserve.errors import FormatError
+from xetserve.jsontext import parse_json
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import FetchInfo, Reconstruction, Term, to_v1
 
@@ -27,9 +27,9 @@ def parse_batch(body: bytes | bytearray) -> list[bytes]:
         FormatError: it is none, or names too many files.
     """
     try:
-        items = json.loads(body)
+        items = parse_json(body)
         names = [item["hash"] for item in items] if isinstance(items, list) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (FormatError, TypeError, KeyError):
         names = None
     if names is None:
         raise FormatError('a question is a list of {"prefix": "default", "hash": ...}')
