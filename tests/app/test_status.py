@@ -104,6 +104,7 @@ async def test_nothing_can_be_changed(method: str) -> None:
         pytest.param("text/*", False, id="any text"),
         pytest.param("text/html", True, id="named"),
         pytest.param("text/html;q=0", False, id="refused"),
+        pytest.param("text/html; q=0", False, id="refused behind a blank"),
         pytest.param("text/html;q=0.000, */*", False, id="refused at length"),
         pytest.param("text/html;q=0.1", True, id="liked a little"),
         pytest.param("application/json , Text/HTML;level=1", True, id="among others"),

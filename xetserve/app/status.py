@@ -20,7 +20,7 @@ from xetserve.http.prometheus import CONTENT_TYPE, format_families
 _NOT_STORED: Final = ("Cache-Control", "no-store")
 _NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
 _HTML: Final = re.compile(
-    r"[ \t]*text/html[ \t]*(?:;[ \t]*(?!q=0(?:\.0*)?[ \t]*(?:;|$))[^,]*)?", re.IGNORECASE
+    r"[ \t]*+text/html[ \t]*+(?:;[ \t]*+(?!q=0(?:\.0*)?[ \t]*(?:;|$))[^,]*)?", re.IGNORECASE
 )
 
 ROUTES: Final = {

@@ -75,7 +75,8 @@ def add_vary(headers: list[tuple[str, str]], *names: str) -> None:
     """Say that an answer depends on request fields, besides those that Vary has already."""
     known = [value for name, value in headers if name == "Vary"]
     listed = [part.strip() for value in known for part in value.split(",")]
-    new = [name for name in names if name.lower() not in {part.lower() for part in listed}]
+    present = {part.lower() for part in listed}
+    new = [name for name in names if name.lower() not in present]
     if new:
         headers[:] = [field for field in headers if field[0] != "Vary"]
         headers.append(("Vary", ", ".join([*listed, *new])))

@@ -1,8 +1,8 @@
 """Takes members out of the small entries of a JSON array of objects, and leaves them in the large ones.
 
-Entries are those of the Hub's listings: {"type", "path", "size", ...}. Each is held until it is complete, which the
-first look at its quotes and brackets tells; then its size decides. Texts of another shape, and entries larger than
-MAX_ENTRY, lose the members wherever they are.
+Entries are those of the Hub's listings: {"type", "path", "size", ...}. Each is held until it is complete, which its
+quotes and brackets show; then its size decides. Texts of another shape, and entries larger than MAX_ENTRY, lose the
+members wherever they are. However small the pieces, each byte is looked at once.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Final
 from xetserve.http.jsonfilter import MemberFilter
 
 MAX_ENTRY: Final = 64 * 1024  # bytes that are held
-_STRIDE: Final = 4096  # bytes to come before a string that has not ended is looked at again
 
-# A string, or a bracket; the quote of a string that has not ended yet stays alone.
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{}]', re.DOTALL)
+# What is looked for outside of strings, and within one. The search goes on where the last one stopped.
+_OUTSIDE: Final = re.compile(rb'["\[\]{}]')
+_WITHIN: Final = re.compile(rb'["\\]')
 _BLANKS: Final = b" \t\r\n"
 
 
@@ -32,9 +32,9 @@ class EntryFilter:
         self._names = names
         self._limit = limit
         self._all: MemberFilter | None = None  # once the text turns out not to be such an array
-        self._held = b""
+        self._held = bytearray()
         self._scanned = 0  # bytes of it
-        self._enough = 0  # bytes to be held for the next look
+        self._in_string = False  # where the scanned bytes end
         self._depth = 0  # brackets that are open
         self._start = 0  # of the entry that is open
 
@@ -43,55 +43,59 @@ class EntryFilter:
         if self._all is not None:
             return self._all.feed(data)
         self._held += data
-        if not self._depth and not self._held.lstrip(_BLANKS).startswith(b"["):
-            if self._held.strip(_BLANKS):
+        if not self._depth:
+            rest = self._held.lstrip(_BLANKS)
+            if rest and not rest.startswith(b"["):
                 return self._give_up()
-            return b""
-        return self._scan() if len(self._held) >= self._enough else b""
+            if not rest:
+                self._held.clear()
+                return data
+        return self._scan()
 
     def finish(self) -> bytes:
         """Give the rest, once all has been taken in."""
-        rest = b""
-        if self._all is None and self._depth:
-            rest = self._scan()
-        if self._all is None:
-            rest += self._give_up()
+        rest = self._give_up() if self._all is None else b""
         assert self._all is not None
         return rest + self._all.finish()
 
     def _scan(self) -> bytes:
+        held = self._held
         done = []
         kept_from = 0
-        for token in _TOKEN.finditer(self._held, self._scanned):
-            char = token[0]
-            if char == b'"':
-                break
-            if char in b"[{":
+        while mark := (_WITHIN if self._in_string else _OUTSIDE).search(held, self._scanned):
+            char, end = mark[0], mark.end()
+            if char == b"\\":
+                if end == len(held):  # what it stands before has not come
+                    break
+                end += 1
+            elif char == b'"':
+                self._in_string = not self._in_string
+            elif char in b"[{":
                 self._depth += 1
                 if self._depth == 2:
-                    self._start = token.start()
-            elif char in b"]}":
+                    self._start = mark.start()
+            else:
                 self._depth -= 1
                 if self._depth == 1:
-                    done += [self._held[kept_from : self._start]]
-                    done += [self._filter(self._held[self._start : token.end()])]
-                    kept_from = token.end()
+                    done += [held[kept_from : self._start], self._filter(held[self._start : end])]
+                    kept_from = end
                 if self._depth < 1:  # the array has ended; what follows is not JSON
-                    self._held = self._held[kept_from:]
+                    del held[:kept_from]
                     return b"".join(done) + self._give_up()
-            self._scanned = token.end()
-        if self._depth == 1 and self._scanned > kept_from:
-            done.append(self._held[kept_from : self._scanned])
+            self._scanned = end
+        else:
+            self._scanned = len(held)
+        if self._depth == 1:
+            done.append(held[kept_from : self._scanned])
             kept_from = self._scanned
-        self._held = self._held[kept_from:]
+        del held[:kept_from]
         self._scanned -= kept_from
         self._start -= kept_from
-        self._enough = len(self._held) + _STRIDE
-        if len(self._held) > MAX_ENTRY:
+        if len(held) > MAX_ENTRY:
             done.append(self._give_up())
         return b"".join(done)
 
-    def _filter(self, entry: bytes) -> bytes:
+    def _filter(self, entry: bytearray) -> bytes | bytearray:
         try:
             size = json.loads(entry)["size"]
             if isinstance(size, int) and size > self._limit:
@@ -99,9 +103,9 @@ class EntryFilter:
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
         members = MemberFilter(self._names)
-        return members.feed(entry) + members.finish()
+        return members.feed(bytes(entry)) + members.finish()
 
     def _give_up(self) -> bytes:
         self._all = MemberFilter(self._names)
-        held, self._held = self._held, b""
+        held, self._held = bytes(self._held), bytearray()
         return self._all.feed(held)

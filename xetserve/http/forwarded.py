@@ -26,10 +26,12 @@ FORWARDED: Final = "forwarded"
 X_FORWARDED: Final = "x-forwarded"
 MAX_HOPS: Final = 32  # entries that are looked at, from the end
 
-# parameter = token "=" value, in which quoted strings may hold the separators (RFC 7239, 4).
+# parameter = token "=" value, in which quoted strings may hold the separators (RFC 7239, 4). Each match begins where the
+# last one ended, and the first that fails ends the reading. Blanks are not given back ("*+"): where a parameter may be
+# missing, trying each split of a long run takes seconds.
 _PAIR: Final = re.compile(
-    r"""[ \t]*(?:(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)="""
-    r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z-]+)))?[ \t]*(?P<end>[;,]|$)"""
+    r"""[ \t]*+(?:(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]++)="""
+    r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z-]++)))?+[ \t]*+(?P<end>[;,]|$)"""
 )
 # An address as it is written in these fields, with or without a port.
 _NODE: Final = re.compile(

@@ -30,7 +30,6 @@ _NAMES: Final = {"etag": "ETag", "www-authenticate": "WWW-Authenticate"}
 _XET_RELATIONS: Final = frozenset(("xet-auth", "xet-reconstruction-info"))
 _LINK: Final = re.compile(r'<([^<>]*)>((?:"[^"]*"|[^",<])*)')
 _RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
-_VIA_ITEM: Final = re.compile(r"[^\s,]+[ \t]+([^\s,]+)")
 
 
 def extend_agent(own: str, headers: Headers) -> str:
@@ -44,9 +43,13 @@ def extend_via(headers: Headers, name: str) -> str:
 
 
 def has_passed(headers: Headers, name: str) -> bool:
-    """Tell whether a message was passed on by `name` before."""
-    values = ",".join(headers.get_all("via"))
-    return any(match[1] == name for match in _VIA_ITEM.finditer(values))
+    """Check whether a message was passed on by `name` before.
+
+    Members are cut at their commas and then at their blanks: a pattern that is searched for would begin again at every
+    character of a long word.
+    """
+    members = ",".join(headers.get_all("via")).split(",")
+    return any(member.split(maxsplit=2)[1:2] == [name] for member in members)
 
 
 def select_request_fields(headers: Headers) -> list[tuple[str, str]]:

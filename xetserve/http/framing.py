@@ -27,7 +27,7 @@ _CHUNK_LINE: Final = re.compile(
 
 # What servers are known to send: blanks behind the size, extensions of all kinds.
 _LENIENT_CHUNK_LINE: Final = re.compile(
-    rb"0{0,5}([0-9A-Fa-f]{1,15})((?:;[^\x00-\x08\x0a-\x1f\x7f]*)?)[ \t]*"
+    rb"0{0,5}([0-9A-Fa-f]{1,15})((?:;[^\x00-\x08\x0a-\x1f\x7f]*+)?)[ \t]*"
 )
 
 

@@ -107,7 +107,7 @@ class HeadReader:
             del inbox[:2]
         if not inbox or inbox == b"\r":
             return False
-        if not _METHOD.match(inbox):  # TLS, for one: its client would wait for more
+        if not _METHOD.match(inbox, 0, 1):  # TLS, for one: its client would wait for more
             raise RequestError(400, "a request must start with a method")
         return True
 

@@ -33,14 +33,13 @@ class MemberFilter:
         self._pattern = re.compile(
             rb"(\{%b)%b%b(?:%b,)?|,%b%b" % (_BLANK, member, rest, _BLANK, _BLANK, member)
         )
-        self._held = b""
+        self._held = bytearray()
 
     def feed(self, data: bytes) -> bytes:
         """Take in a piece of the text; gives what is ready to go on."""
         self._held += data
-        if (
-            len(self._held) < 2 * MAX_MATCH
-        ):  # however small the pieces, no byte is looked at more than twice
+        # However small the pieces, no byte is looked at more than twice.
+        if len(self._held) < 2 * MAX_MATCH:
             return b""
         return self._take(len(self._held) - MAX_MATCH)
 
@@ -52,7 +51,7 @@ class MemberFilter:
         """Give what lies before limit, and the match that goes beyond it."""
         if limit <= 0:
             return b""
-        parts = []
+        parts: list[bytes | bytearray] = []
         position = 0
         for match in self._pattern.finditer(self._held):
             if match.start() >= limit:
@@ -61,5 +60,6 @@ class MemberFilter:
             position = match.end()
         end = max(position, limit)
         parts.append(self._held[position:end])
+        # A new one: the last match may still hold the old one's memory.
         self._held = self._held[end:]
         return b"".join(parts)
