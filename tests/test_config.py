@@ -1,5 +1,6 @@
 import argparse
 import dataclasses
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +32,13 @@ from xetserve.values import (
     parse_networks,
     parse_optional_count,
     parse_optional_seconds,
+    parse_password,
     parse_port,
     parse_proxy_headers,
     parse_rate,
     parse_repo,
     parse_seconds,
+    parse_secret,
     parse_size,
     parse_text,
     parse_tls_version,
@@ -243,14 +246,16 @@ def test_a_secret_is_read_from_file_or_environment_and_never_shown(
     section: str, setting: dataclasses.Field[Any], tmp_path: Path
 ) -> None:
     (variable,) = setting.metadata["variables"]
-    secret = "correct horse battery"
+    secret = "correct horse battery staple, long"
     in_file = write(tmp_path, f"[{section}]\n{setting.name} = '{secret}'\n")
     for config in (load_config({}, {}, in_file), load_config({}, {variable: secret})):
         assert get(config, section, setting.name) == secret
         assert secret not in repr(config)
     with pytest.raises(ConfigError) as caught:
         load_config({}, {variable: "short"})
-    assert str(caught.value) == f"{variable} must have at least 16 characters"
+    length = 32 if setting.name == "native_secret" else 16
+    advice = "make one with `openssl rand -hex 32`"
+    assert str(caught.value) == f"{variable} must have at least {length} characters: {advice}"
     parser = argparse.ArgumentParser()
     add_flags(parser)
     assert f"{flag_of(setting)} " not in parser.format_help()
@@ -272,7 +277,13 @@ def test_the_operator_token_may_be_in_a_file_of_its_own(tmp_path: Path) -> None:
         pytest.param(b"\n", {}, "is empty", id="empty"),
         pytest.param(b"\xff" * 20, {}, "is not UTF-8", id="not a text"),
         pytest.param(None, {}, "No such file", id="missing"),
-        pytest.param(b"x" * 16, {"XETSERVE_OPERATOR_TOKEN": "y" * 16}, "exclude", id="both"),
+        pytest.param(b"x" * 16, {}, "can be guessed", id="guessed"),
+        pytest.param(
+            b"correct horse battery",
+            {"XETSERVE_OPERATOR_TOKEN": "staple battery horse"},
+            "exclude",
+            id="both",
+        ),
     ],
 )
 def test_a_file_that_has_no_token_stops_the_start(
@@ -617,6 +628,32 @@ def test_the_environment_is_the_one_that_is_given(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PORT", "81")
     monkeypatch.setenv("XETSERVE_PROT", "81")
     assert load_config({}, {}) == Config()
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param("a" * 64, id="one character"),
+        pytest.param("ab" * 32, id="two in turn"),
+        pytest.param("0123456789abcdef" * 2, id="a text twice"),
+        pytest.param("a" * 60 + "bcd", id="hardly more than one"),
+    ],
+)
+@pytest.mark.parametrize("parse", [parse_secret, parse_password])
+def test_a_secret_that_can_be_guessed_is_refused(parse: Callable[[str], str], secret: str) -> None:
+    with pytest.raises(ValueError, match="can be guessed: make one with `openssl") as caught:
+        parse(secret)
+    assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_a_random_secret_is_taken(size: int) -> None:
+    source = random.Random(size)
+    for _ in range(1000):
+        secret = source.randbytes(size).hex()
+        assert parse_secret(f" {secret}\n") == secret
+        short = source.randbytes(12).hex()[:20]
+        assert parse_password(short) == short
 
 
 # Values

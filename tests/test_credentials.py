@@ -8,7 +8,7 @@ from xetserve.config import Config
 from xetserve.errors import ConfigError
 from xetserve.sources import load_config
 
-SECRET = "sixteen or more characters"
+SECRET = "thirty-two or more characters, in fact"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_others_are_none_of_our_business(folder: Path) -> None:
         pytest.param(
             "native_secret",
             b"secretword",
-            "credential xetserve.native_secret must have at least 16 characters$",
+            "credential xetserve.native_secret must have at least 32 characters: make one with `openssl rand -hex 32`$",
             id="bad, and not shown",
         ),
         pytest.param("native_secret", b"\xff" * 20, "is not UTF-8", id="no text"),

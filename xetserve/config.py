@@ -32,6 +32,7 @@ from xetserve.values import (
     parse_networks,
     parse_optional_count,
     parse_optional_seconds,
+    parse_password,
     parse_port,
     parse_proxy_headers,
     parse_rate,
@@ -272,8 +273,8 @@ class HubConfig:
         "",
         parse_secret,
         "XETSERVE_NATIVE_SECRET",
-        "what native clients bring back is signed with a key made from it; several servers that one client "
-        "may come to have to share it. Without one, every start makes its own key",
+        "what native clients bring back is signed with a key made from it, 32 characters or more; several servers "
+        "that one client may come to have to share it. Without one, every start makes its own key",
         metavar="SECRET",
         is_secret=True,
     )
@@ -424,7 +425,7 @@ class StatusConfig:
     )
     operator_token: str = _setting(
         "",
-        parse_secret,
+        parse_password,
         "XETSERVE_OPERATOR_TOKEN",
         "shows names of files, repositories and clients at /status and / to those who have it",
         metavar="TOKEN",

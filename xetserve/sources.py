@@ -16,7 +16,7 @@ from typing import Any, Final
 from xetserve.config import SECTIONS, Config
 from xetserve.credentials import find_credentials, read_credential
 from xetserve.errors import ConfigError
-from xetserve.values import parse_bool, parse_file, parse_secret
+from xetserve.values import parse_bool, parse_file, parse_password
 
 PREFIX: Final = "XETSERVE_"
 CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
@@ -241,7 +241,7 @@ def read_secrets(config: Config) -> Config:
     if status.operator_token:
         raise ConfigError("operator_token and operator_token_file exclude each other")
     try:
-        token = parse_secret(Path(status.operator_token_file).read_text(encoding="utf-8").strip())
+        token = parse_password(Path(status.operator_token_file).read_text(encoding="utf-8").strip())
     except OSError as exc:
         raise ConfigError(f"cannot read {status.operator_token_file}: {exc.strerror}") from None
     except ValueError as exc:  # not UTF-8 is one, too

@@ -1,12 +1,18 @@
 """Reading the value of one setting from text: what it has to be, or a ValueError that says so."""
 
 import re
+from collections import Counter
 from fractions import Fraction
 from ipaddress import ip_network
+from math import log2
 from typing import Final
 from urllib.parse import urlsplit
 
 MIN_BUDGET: Final = 8 * 1024 * 1024  # bytes
+MIN_SECRET_LENGTH: Final = 32  # characters: 128 bits in hex digits
+MIN_PASSWORD_LENGTH: Final = 16
+MIN_BITS_PER_CHARACTER: Final = 2.5
+MAKE_SECRET: Final = "make one with `openssl rand -hex 32`"
 MIN_BODY_BUDGET: Final = 1024 * 1024  # bytes; the largest body that is taken is no larger
 
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(?:([KMGT])(i)?)?B?", re.ASCII | re.IGNORECASE)
@@ -143,10 +149,30 @@ def parse_xet_mode(text: str) -> str:
 
 
 def parse_secret(text: str) -> str:
-    """Read a secret that keys are made from, 16 characters or more; empty: none."""
-    if text and len(text.strip()) < 16:
-        raise ValueError("must have at least 16 characters")
-    return text.strip()
+    """Read a secret that keys are made from; empty: none.
+
+    Whoever has a value that is signed with it can try guesses without asking anybody.
+    """
+    return _check_strength(text.strip(), MIN_SECRET_LENGTH)
+
+
+def parse_password(text: str) -> str:
+    """Read a secret that is shown to a server, which can be tried online only; empty: none."""
+    return _check_strength(text.strip(), MIN_PASSWORD_LENGTH)
+
+
+def _check_strength(secret: str, min_length: int) -> str:
+    """Return a secret that has enough characters, different ones, and is no shorter text repeated."""
+    if not secret:
+        return secret
+    if len(secret) < min_length:
+        raise ValueError(f"must have at least {min_length} characters: {MAKE_SECRET}")
+    # Shannon's estimate, from how often each character occurs: 3.5 bits for random hex digits.
+    counts = Counter(secret).values()
+    bits = -sum(count * log2(count / len(secret)) for count in counts)
+    if bits < MIN_BITS_PER_CHARACTER * min_length or secret in (secret + secret)[1:-1]:
+        raise ValueError(f"can be guessed: {MAKE_SECRET}")
+    return secret
 
 
 def parse_audience(text: str) -> str:

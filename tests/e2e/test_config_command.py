@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import clean_environment
 
-SECRET = "a secret of many letters"
+SECRET = "a secret of very many different letters"
 
 
 def run_config(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +45,19 @@ def test_a_check_names_all_that_is_wrong(tmp_path: Path) -> None:
     found = json.loads(run_config("check", "--config", str(path), "--port", "x", "--json").stdout)
     assert found["config"] == str(path)
     assert [f"xetserve: {error}" for error in found["errors"]] == done.stderr.splitlines()
+
+
+def test_a_secret_that_can_be_guessed_is_named_wherever_it_is(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("a" * 40)
+    path = tmp_path / "xetserve.toml"
+    path.write_text(f"[hub]\nnative_secret = '{'ab' * 20}'\n")
+    done = run_config("check", "--config", str(path))
+    assert "hub.native_secret can be guessed: make one with `openssl rand" in done.stderr
+    done = run_config("check", "--operator-token-file", str(token))
+    assert done.returncode == 1
+    assert f"{token} can be guessed: make one with `openssl rand" in done.stderr
+    assert "aaaa" not in done.stderr
 
 
 def test_settings_that_do_not_go_together(tmp_path: Path) -> None:

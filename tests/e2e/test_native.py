@@ -478,7 +478,7 @@ def test_several_files_in_one_question(start: Start, form: str) -> None:
     assert "Traceback" not in site.server.log
 
 
-SHARED_SECRET = "two servers know this"
+SHARED_SECRET = "two servers know this and nobody else"
 
 
 def ask(

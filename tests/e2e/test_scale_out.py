@@ -32,7 +32,7 @@ CLIENT = "127.0.0.5"
 REPO = "tester/fleet"
 NUM_FILES = 60
 BIG = "big.bin"
-SECRET = {"XETSERVE_NATIVE_SECRET": "known to all three of them"}
+SECRET = {"XETSERVE_NATIVE_SECRET": "known to all three of them, and long"}
 
 
 def make_files() -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from xetserve.config import find_conflicts
 from xetserve.errors import ConfigError
-from xetserve.sources import Loaded, add_flags, load_all
+from xetserve.sources import Loaded, add_flags, load_all, read_secrets
 from xetserve.template import (
     format_effective,
     iter_effective,
@@ -102,7 +102,14 @@ def _load(options: argparse.Namespace) -> Loaded:
 
 def _find_errors(loaded: Loaded) -> list[str]:
     """Say what is wrong; whether settings go together can be told of good ones only."""
-    return loaded.errors or list(find_conflicts(loaded.config))
+    errors = loaded.errors or list(find_conflicts(loaded.config))
+    # Elsewhere the file may be there, and readable; one that is here has to be good.
+    if not errors and os.access(loaded.config.status.operator_token_file, os.R_OK):
+        try:
+            read_secrets(loaded.config)
+        except ConfigError as exc:
+            errors.append(str(exc))
+    return errors
 
 
 def read_env_file(path: Path) -> dict[str, str]:
