@@ -10,6 +10,7 @@ from xetserve.errors import FormatError
 from xetserve.http.encoding import (
     CODINGS,
     MAX_DECODED,
+    MAX_MEMBERS,
     StreamDecoder,
     decode_content,
     encode_content,
@@ -128,7 +129,23 @@ def decode_stream(coding: str | None, data: bytes, size: int) -> tuple[bytes, in
     return b"".join(parts), max(map(len, parts), default=0)
 
 
+@pytest.mark.parametrize("coding", CODINGS)
+def test_members_are_bounded(coding: str) -> None:
+    """However many there are in a few megabytes, each of nothing: they cost as much as kilobytes."""
+    member = encode_content(coding, b"")
+    assert decode_content(coding, member * MAX_MEMBERS, 0) == b""
+    with pytest.raises(FormatError, match="members"):
+        decode_content(coding, member * (MAX_MEMBERS + 1), 0)
+
+
 class TestStreams:
+    @pytest.mark.parametrize("size", [1, 1000, 10**6])
+    def test_members_are_bounded(self, size: int) -> None:
+        member = gzip.compress(b"")
+        assert decode_stream("gzip", member * MAX_MEMBERS, size) == (b"", 0)
+        with pytest.raises(FormatError, match="members"):
+            decode_stream("gzip", member * (MAX_MEMBERS + 1), size)
+
     @pytest.mark.parametrize("size", [1, 100, 10**6])
     @pytest.mark.parametrize("content", [b"", b"x", b"text " * 100_000, bytes(MAX_DECODED * 2)])
     def test_gzip(self, content: bytes, size: int) -> None:

@@ -5,6 +5,7 @@ import gzip
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
+import zstandard
 
 from tests.peers import (
     CLOSE,
@@ -27,8 +28,10 @@ from xetserve.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
+from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Headers
 from xetserve.metrics import UPSTREAM_RETRIES
+from xetserve.net.client import TAKES_PER_TURN
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import parse_url
 from xetserve.upstream.exchange import (
@@ -42,6 +45,7 @@ from xetserve.upstream.exchange import (
     send_request,
 )
 from xetserve.upstream.retry import RetryPolicy
+from xetserve.upstream.turns import TURN_SIZE
 
 POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.5)
 
@@ -198,6 +202,46 @@ class TestDocuments:
         async with ScriptedPeer(answering(answer)) as peer:
             with pytest.raises(UpstreamError):
                 await fetch(pool, peer)
+
+
+class TestTurns:
+    """However much an answer makes of the event loop's time, others have their turns in between."""
+
+    @staticmethod
+    async def count_turns(pool: ConnectionPool, answer: bytes, limit: int) -> int:
+        """Fetch what is here already, and count the turns of the loop meanwhile."""
+        async with (
+            ScriptedPeer(answering(answer)) as peer,
+            send_request(pool, "the Hub", "GET", peer.url(), (), PATIENCE) as response,
+        ):
+            num_turns = 0
+            reading = asyncio.ensure_future(read_document(response, "the Hub", limit, PATIENCE))
+            while not reading.done():
+                await asyncio.sleep(0)
+                num_turns += 1
+            await reading
+        return num_turns
+
+    async def test_a_large_document_is_decoded_in_turns(self, pool: ConnectionPool) -> None:
+        size = 16 * TURN_SIZE
+        packed = gzip.compress(bytes(size))
+        assert len(packed) < 20_000  # it arrives at once
+        answer = http_answer(200, packed, "Content-Encoding: gzip")
+        assert await self.count_turns(pool, answer, size) >= 8
+
+    async def test_small_chunks_are_read_in_turns(self, pool: ConnectionPool) -> None:
+        head = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n"
+        num_chunks = 8 * CHUNKS_PER_TURN * TAKES_PER_TURN
+        answer = head + b"1\r\nx\r\n" * num_chunks + b"0\r\n\r\n"
+        assert len(answer) < 65_536
+        assert await self.count_turns(pool, answer, num_chunks) >= 8
+
+    async def test_many_empty_frames_are_refused(self, pool: ConnectionPool) -> None:
+        frame = zstandard.ZstdCompressor().compress(b"")
+        answer = http_answer(200, frame * 10_000, "Content-Encoding: zstd")
+        async with ScriptedPeer(answering(answer)) as peer:
+            with pytest.raises(UpstreamError, match="members"):
+                await fetch(pool, peer, limit=1_000_000)
 
 
 class TestRetrying:

@@ -12,6 +12,7 @@ from xetserve.http.forwarding import find_link
 from xetserve.http.jsonfilter import MemberFilter
 from xetserve.http.jsonjoin import ArrayJoiner
 from xetserve.http.messages import Block, Headers
+from xetserve.upstream.turns import Turns
 
 MAX_PAGES: Final = 1000  # of a list that is joined: a million entries
 _BUFFER_SIZE: Final = 64 * 1024
@@ -60,8 +61,10 @@ async def read_pieces(page: Page, timeout: float) -> Pieces:
     try:
         decoder = StreamDecoder(page.headers.get("content-encoding"))
         buffer = bytearray(_BUFFER_SIZE)
+        turns = Turns()
         while count := await page.source.receive_into(memoryview(buffer), timeout):
             for piece in decoder.decode(bytes(memoryview(buffer)[:count])):
+                await turns.add(len(piece))
                 yield piece
         decoder.finish()
     except BrokenStream as exc:

@@ -1,7 +1,7 @@
 """Content codings: gzip and zstd. What is decoded is bounded, as a whole or in pieces."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 import zstandard
@@ -14,6 +14,10 @@ MAX_ZSTD_WINDOW: Final = 8 * 1024 * 1024  # bytes; RFC 9659, 3
 # Bytes decoded in one go, so that a bomb is found out early: at most 8 MiB can come of them.
 PIECE_SIZE: Final = 256
 MAX_DECODED: Final = 64 * 1024  # bytes that a StreamDecoder gives at a time
+# gzip members, or zstd frames, of one content. Servers send one, parallel compressors some hundred; an empty one is 9 or
+# 20 bytes long, and costs as much as kilobytes of data.
+MAX_MEMBERS: Final = 1000
+_STREAM_PIECE_SIZE: Final = 4096  # bytes that a StreamDecoder takes in one go
 
 
 def encode_content(coding: str, data: bytes) -> bytes:
@@ -33,50 +37,64 @@ class _Decoder(Protocol):
 
 
 def decode_content(coding: str | None, data: bytes, limit: int) -> bytes:
-    """Undo a Content-Encoding.
+    """Undo a Content-Encoding in one go, see decode_pieces."""
+    return b"".join(decode_pieces(coding, data, limit))
+
+
+def decode_pieces(coding: str | None, data: bytes, limit: int) -> Iterator[bytes]:
+    """Undo a Content-Encoding; iterate over what comes of each PIECE_SIZE bytes, which may be nothing.
 
     Args:
         coding: the field's value; None and "identity" leave data as it is.
         limit: bytes that the result may have.
 
     Raises:
-        FormatError: unknown coding, damaged data, or a result above limit.
+        FormatError: unknown coding, damaged data, more than MAX_MEMBERS, or a result above limit.
     """
     name = (coding or "identity").strip().lower()
+    if name == "identity":
+        pieces: Iterable[bytes] = (data,)
+    elif name in ("gzip", "x-gzip"):
+        pieces = _decode_members(lambda: zlib.decompressobj(wbits=31), data)
+    elif name == "zstd":
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+        pieces = _decode_members(decompressor.decompressobj, data)
+    else:
+        raise FormatError("unknown Content-Encoding")
+    size = 0
     try:
-        if name == "identity":
-            result = data
-        elif name in ("gzip", "x-gzip"):
-            result = _decode_members(lambda: zlib.decompressobj(wbits=31), data, limit)
-        elif name == "zstd":
-            decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
-            result = _decode_members(decompressor.decompressobj, data, limit)
-        else:
-            raise FormatError("unknown Content-Encoding")
+        for piece in pieces:
+            size += len(piece)
+            if size > limit:
+                raise FormatError(f"content of more than {limit} bytes")
+            yield piece
     except (zlib.error, zstandard.ZstdError):
         raise FormatError(f"damaged {name} content") from None
-    if len(result) > limit:
-        raise FormatError(f"content of more than {limit} bytes")
-    return result
 
 
-def _decode_members(make_decoder: Callable[[], _Decoder], data: bytes, limit: int) -> bytes:
-    """Decode the gzip members or zstd frames one after the other, or until there is more than limit."""
-    result = bytearray()
+def _decode_members(make_decoder: Callable[[], _Decoder], data: bytes) -> Iterator[bytes]:
+    """Decode the gzip members or zstd frames one after the other."""
     decoder = make_decoder()
+    num_members = 1
     position = 0
-    while len(result) <= limit:
+    while True:
         if decoder.eof:
             position -= len(decoder.unused_data)
             if position == len(data):
-                break
+                return
+            num_members = _count_member(num_members)
             decoder = make_decoder()
         piece = data[position : position + PIECE_SIZE]
         if not piece:
             raise FormatError("content without an end")
-        result += decoder.decompress(piece)
         position += len(piece)
-    return bytes(result)
+        yield decoder.decompress(piece)
+
+
+def _count_member(num_members: int) -> int:
+    if num_members == MAX_MEMBERS:
+        raise FormatError(f"content of more than {MAX_MEMBERS} members")
+    return num_members + 1
 
 
 class StreamDecoder:
@@ -91,26 +109,34 @@ class StreamDecoder:
         if name not in ("identity", "gzip", "x-gzip"):
             raise FormatError("unknown Content-Encoding")
         self._inflater = None if name == "identity" else zlib.decompressobj(wbits=31)
+        self._num_members = 1
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Iterate over what some more bytes stand for, in pieces of at most MAX_DECODED bytes.
 
         Raises:
-            FormatError: they are damaged.
+            FormatError: they are damaged, or have more than MAX_MEMBERS.
         """
         if self._inflater is None:
             yield data
             return
+        for start in range(0, len(data), _STREAM_PIECE_SIZE):
+            yield from self._inflate(data[start : start + _STREAM_PIECE_SIZE])
+
+    def _inflate(self, data: bytes) -> Iterator[bytes]:
+        inflater = self._inflater
+        assert inflater is not None
         while True:
-            if self._inflater.eof and data:  # another member
-                self._inflater = zlib.decompressobj(wbits=31)
+            if inflater.eof and data:  # another member
+                self._num_members = _count_member(self._num_members)
+                inflater = self._inflater = zlib.decompressobj(wbits=31)
             try:
-                piece = self._inflater.decompress(data, MAX_DECODED)
+                piece = inflater.decompress(data, MAX_DECODED)
             except zlib.error:
                 raise FormatError("damaged gzip content") from None
             if piece:
                 yield piece
-            data = self._inflater.unused_data or self._inflater.unconsumed_tail
+            data = inflater.unused_data or inflater.unconsumed_tail
             if not data and len(piece) < MAX_DECODED:
                 return
 

@@ -4,6 +4,7 @@ A body with a Content-Length is counted here and received straight into the call
 copy it three times. A chunked one is decoded by framing. Heads are checked before h11 sees them, see response_heads.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -18,6 +19,7 @@ from xetserve.net.stream import ByteStream
 from xetserve.net.url import Url
 
 MAX_HEAD_SIZE: Final = 128 * 1024  # bytes; a Location with a signed URL can be long
+TAKES_PER_TURN: Final = 8  # times that data is taken out of chunks in one turn of the event loop
 _TRAILER_LIMITS: Final = RequestLimits(max_fields=MAX_RESPONSE_FIELDS)
 
 
@@ -89,6 +91,7 @@ class ClientConnection:
         self._framing: ChunkedFraming | None = None  # of a chunked body
         self._left: int | None = 0  # body bytes to come; None: its end shows when it comes
         self._rest = b""  # body bytes that came with the head, or out of its chunks
+        self._num_takes = 0
         self._keep = False
         self.num_requests = 0
         self.idle_since = 0.0
@@ -188,6 +191,9 @@ class ClientConnection:
     async def _next_unframed(self, timeout: float | None) -> bytes:
         """Give the next body bytes of an answer whose length is not known; b"" at the end of the body."""
         framing = self._framing
+        self._num_takes += 1
+        if self._num_takes % TAKES_PER_TURN == 0:
+            await asyncio.sleep(0)  # chunks may be as small as a byte, and 20,000 of them be here
         while not (data := self._take_unframed()):
             if framing is not None and framing.is_complete:
                 break

@@ -17,6 +17,7 @@ from xetserve.upstream.entry import RepoRef
 from xetserve.upstream.exchange import naming_errors
 from xetserve.upstream.files import ABSENT_CODES
 from xetserve.upstream.metadata import Answer, MetadataCache, Question, Renew, Verdict
+from xetserve.upstream.turns import Turns
 
 MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger is passed on and not kept
 MAX_COLLECTED: Final = 8 * MAX_ANSWER_SIZE  # bytes being received by all questions together
@@ -96,10 +97,12 @@ class ApiAnswers:
         body = bytearray()
         decoder = StreamDecoder(headers.get("content-encoding"))
         buffer = bytearray(_BUFFER_SIZE)
+        turns = Turns()
         try:
             with naming_errors("the Hub"):
                 while count := await response.receive_into(memoryview(buffer), self._timeout):
                     for piece in decoder.decode(bytes(memoryview(buffer)[:count])):
+                        await turns.add(len(piece))
                         self._collected += len(piece)
                         body += piece
                         if len(body) > MAX_ANSWER_SIZE:

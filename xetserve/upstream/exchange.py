@@ -17,7 +17,7 @@ from xetserve.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from xetserve.http.encoding import ACCEPT_ENCODING, decode_content
+from xetserve.http.encoding import ACCEPT_ENCODING, decode_pieces
 from xetserve.http.messages import Headers
 from xetserve.metrics import (
     UPSTREAM_BYTES,
@@ -30,6 +30,7 @@ from xetserve.net.client import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Url, parse_url
 from xetserve.upstream.retry import RetryPolicy, RetryState
+from xetserve.upstream.turns import Turns
 
 USER_AGENT: Final = f"xetserve/{__version__}"
 JSON_HEADERS: Final = (
@@ -158,8 +159,13 @@ async def read_document(response: ClientResponse, who: str, limit: int, timeout:
     """
     with naming_errors(who):
         data = await response.read(limit, timeout)
+    turns = Turns()
+    parts = []
     try:
-        return decode_content(response.headers.get("content-encoding"), data, limit)
+        for piece in decode_pieces(response.headers.get("content-encoding"), data, limit):
+            parts.append(piece)
+            await turns.add(len(piece))
+        return b"".join(parts)
     except FormatError as exc:
         raise UpstreamError(f"{who}: {exc}") from None
 
