@@ -134,6 +134,10 @@ class UpstreamRefused(UpstreamError):
     retriable = False
 
 
+class UpstreamTooLarge(UpstreamRefused):
+    """An answer about more than is taken at once; a question about less may have a smaller one."""
+
+
 class UpstreamOffline(UpstreamError):
     """The operator wants no upstream to be asked, and what would be asked for is not stored."""
 

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from tests.sealed import changed
 from xetserve.errors import FormatError
 from xetserve.net.url import parse_url
+from xetserve.xet import grants
 from xetserve.xet.grants import (
     MAX_GRANT_SIZE,
+    MAX_USES,
     PURPOSE,
+    SEALED_SLICE,
     Grant,
     Granter,
     TermUse,
@@ -164,3 +167,34 @@ def test_a_grant_of_any_other_shape_is_none(value: Any) -> None:
         assert 0 <= grant.issued < grant.expires + 1e15
         parse_url(grant.url)
         assert all(each.byte_range.size > 0 for each in grant.ranges)
+
+
+def test_urls_are_sealed_in_steps_of_some_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted is what is sealed: terms, and ranges."""
+    plan = Plan()
+    for number in range(300):
+        plan.add(X, number)
+        for start in range(10 * number, 10 * number + 9):
+            for _ in range(10):
+                plan.use(X, start, start + 1, 5)
+    for _ in range(20_000):
+        plan.use(X, 0, 5, 7)
+    plan.add(Y, 0, "http://data.test/other")
+    steps = [0]
+
+    def seal(sealer: Sealer, grant: Grant) -> str:
+        steps[-1] += sum(1 + len(each.uses) for each in grant.ranges)
+        return seal_grant(sealer, grant)
+
+    monkeypatch.setattr(grants, "seal_grant", seal)
+    answer = Reconstruction(0, tuple(plan.terms), {x: tuple(i) for x, i in plan.infos.items()})
+    granter = Granter(SEALER, BASE, issued=1.0, expires=2.0)
+    reading = granter.iter_rewrite(answer, 0, FILE, 1, has_single_ranges=False)
+    while next(reading, "the end") is None:
+        steps.append(0)
+    assert len(steps) > 300 // SEALED_SLICE
+    assert max(steps) < 8 * MAX_USES
+    # All ranges are there, and those with few terms have them all.
+    given = granter.rewrite(answer, 0, FILE, 1, has_single_ranges=False)
+    assert [info[:2] for info in given.fetch_info[X]] == [info[:2] for info in plan.infos[X]]
+    assert len(read(given.fetch_info[X][-1].url).ranges[-1].uses) == 90

@@ -2,6 +2,7 @@ import base64
 import copy
 import hashlib
 import json
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ from xetserve.errors import FormatError
 from xetserve.xet.hashes import MerkleTree, format_hash, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import (
     MAX_OFFSET,
+    MAX_RANGES,
     MAX_TERM_SIZE,
+    MAX_TERMS,
+    SLICE,
     ByteRange,
     ChunkRange,
     FetchInfo,
     Reconstruction,
     Term,
+    TooLarge,
+    iter_reconstruction,
     parse_reconstruction,
     to_v1,
     to_v2,
@@ -675,8 +681,50 @@ def many_ranges(count: int, *, overlap: bool) -> bytes:
 
 
 def test_thousands_of_ranges_take_no_quadratic_time() -> None:
-    answer = parse_reconstruction(many_ranges(20_000, overlap=False))
-    assert len(answer.terms) == 20_000  # 200 million comparisons, if each range were looked at
+    answer = parse_reconstruction(many_ranges(16_000, overlap=False))
+    assert len(answer.terms) == 16_000  # 128 million comparisons, if each range were looked at
+
+
+def test_an_answer_is_read_in_steps_of_some_work() -> None:
+    """Counted are the calls of Python functions, which every term and range takes some of."""
+    body = many_ranges(10_000, overlap=False)
+    steps: list[int] = [0]
+    sys.setprofile(lambda frame, event, arg: steps.append(steps.pop() + (event == "call")))
+    try:
+        reading = iter_reconstruction(body)
+        while next(reading, "the end") is None:
+            steps.append(0)
+    finally:
+        sys.setprofile(None)
+    assert len(steps) > 50
+    assert max(steps) < 50 * SLICE
+
+
+def make_answer(terms: int, ranges: int) -> bytes:
+    value = small_v1()
+    value["terms"] *= terms
+    value["fetch_info"][A] *= ranges
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize(
+    ("terms", "ranges"), [(MAX_TERMS + 1, 1), (1, MAX_RANGES + 1)], ids=["terms", "ranges"]
+)
+def test_an_answer_about_too_much_is_told_from_a_damaged_one(terms: int, ranges: int) -> None:
+    with pytest.raises(TooLarge, match=str(max(terms, ranges) - 1)):
+        parse_reconstruction(make_answer(terms, ranges))
+
+
+def test_reading_ends_where_an_answer_is_too_large() -> None:
+    """What follows is not looked at: it is not even JSON."""
+    with pytest.raises(TooLarge):
+        parse_reconstruction(make_answer(MAX_TERMS + 1, 1)[:-1000] + b"x" * 1000)
+
+
+def test_empty_xorbs_count() -> None:
+    value = {"terms": [], "xorbs": {f"{number:064x}": [] for number in range(MAX_RANGES + 1)}}
+    with pytest.raises(TooLarge):
+        parse_reconstruction(json.dumps(value).encode())
 
 
 def test_ranges_that_overlap_are_searched_only_so_far() -> None:

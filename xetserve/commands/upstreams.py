@@ -29,6 +29,7 @@ from xetserve.upstream.hub import HubClient
 from xetserve.upstream.knownplans import KnownPlans
 from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
 from xetserve.upstream.metastore import MetaStore
+from xetserve.upstream.planroom import PlanRoom
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.sealing import Sealer
 
@@ -73,8 +74,10 @@ async def open_upstreams(
     hub = HubClient(
         pool, config.hub.hub_url, timeout=gap, policy=policy, instance=instance, metadata=metadata
     )
+    budget = ByteBudget(config.memory.memory_budget)
+    room = PlanRoom(budget)
     cas: CasSource = KnownPlans(
-        CasClient(pool, timeout=limits.stall_timeout, policy=policy), metadata
+        CasClient(pool, timeout=limits.stall_timeout, policy=policy, room=room), metadata
     )
     cache: DiskCache | None = None
     if config.cache.cache_dir:
@@ -89,7 +92,7 @@ async def open_upstreams(
         upstreams = Upstreams(
             hub=hub,
             cas=cas,
-            budget=ByteBudget(config.memory.memory_budget),
+            budget=budget,
             limits=limits,
             policy=policy,
             hash_repo=config.hub.hash_repo,

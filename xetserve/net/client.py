@@ -10,7 +10,7 @@ from typing import Final
 
 import h11
 
-from xetserve.errors import BrokenStream, RequestError, UpstreamError
+from xetserve.errors import BrokenStream, RequestError, UpstreamTooLarge
 from xetserve.http.framing import ChunkedFraming
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Headers
@@ -55,7 +55,7 @@ class ClientResponse:
         """Read the whole body.
 
         Raises:
-            UpstreamError: it has more than limit bytes.
+            UpstreamTooLarge: it has more than limit bytes.
             BrokenStream, TimeoutError: as receive_into.
         """
         buffer = memoryview(bytearray(min(limit + 1, 64 * 1024)))
@@ -64,7 +64,7 @@ class ClientResponse:
         while count := await self.receive_into(buffer, timeout):
             size += count
             if size > limit:
-                raise UpstreamError(f"an upstream answer has more than {limit} bytes")
+                raise UpstreamTooLarge(f"an upstream answer has more than {limit} bytes")
             parts.append(bytes(buffer[:count]))
         return b"".join(parts)
 

@@ -17,6 +17,7 @@ from xetserve.errors import (
     UpstreamError,
     UpstreamMissing,
     UpstreamRefused,
+    UpstreamTooLarge,
     UrlExpired,
 )
 from xetserve.http.ranges import Span, parse_content_range
@@ -32,18 +33,23 @@ from xetserve.upstream.exchange import (
     retrying,
     send_request,
 )
+from xetserve.upstream.planroom import JSON_COST, Holding, PlanRoom
 from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
+from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (
     ByteRange,
     ChunkRange,
     FetchInfo,
     Reconstruction,
-    parse_reconstruction,
+    TooLarge,
+    iter_reconstruction,
 )
 
-MAX_RECONSTRUCTION_SIZE: Final = 64 * 1024 * 1024  # bytes of JSON; a window needs a few KiB
+# Bytes of JSON: 65,536 terms take 10 MB, and 16,384 ranges with a URL of 500 characters for each as much again.
+# A window of ours needs a few KiB.
+MAX_RECONSTRUCTION_SIZE: Final = 16 * 1024 * 1024
 MAX_REDIRECTS: Final = 3
 
 
@@ -76,19 +82,39 @@ class _DataBody:
         self.receive_into = response.receive_into
 
 
+class _Unlimited:
+    """A budget without a limit."""
+
+    def try_take(self, size: int) -> bool:
+        return True
+
+    def take(self, size: int) -> None: ...
+
+    def give(self, size: int) -> None: ...
+
+
 class CasClient:
     """Asks CAS servers and data hosts.
 
     Args:
         timeout: seconds without a byte before a connection is given up.
+        room: where large answers are held while they are read; None: they are not counted.
     """
 
     keeps_data = False
 
-    def __init__(self, pool: ConnectionPool, *, timeout: float, policy: RetryPolicy) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        *,
+        timeout: float,
+        policy: RetryPolicy,
+        room: PlanRoom | None = None,
+    ) -> None:
         self._pool = pool
         self._timeout = timeout
         self._policy = policy
+        self._room = room or PlanRoom(_Unlimited())
         self._versions: dict[str, int] = {}  # by CAS URL: the API version that answered last
 
     async def fetch_reconstruction(
@@ -103,6 +129,8 @@ class CasClient:
             RangeUnsatisfiable: the range starts at or past the end of the file.
             UpstreamMissing: the CAS does not know the file.
             UpstreamDenied: it refuses the token, a renewed one too.
+            UpstreamTooLarge: the answer has more terms, ranges or bytes than are taken at once.
+            UpstreamBusy: a large answer, and no memory for it.
             UpstreamError: it is in trouble, or its answer breaks the rules.
         """
 
@@ -158,9 +186,24 @@ class CasClient:
                 if status in (401, 403):
                     raise UpstreamDenied(f"the CAS refused file {name}", status=status)
                 raise error_for_status("the CAS", status, response.headers)
-            body = await read_document(response, "the CAS", MAX_RECONSTRUCTION_SIZE, self._timeout)
+            with self._room.hold() as holding:
+                return await self._read_answer(response, holding)
+
+    async def _read_answer(self, response: ClientResponse, holding: Holding) -> Reconstruction:
+        count = response.meter
+
+        def note(size: int) -> None:
+            if count is not None:
+                count(size)
+            holding.grow(size * JSON_COST)
+
+        response.meter = note
+        body = await read_document(response, "the CAS", MAX_RECONSTRUCTION_SIZE, self._timeout)
+        holding.grow(max(0, len(body) * JSON_COST - holding.size))  # it may have been coded
         try:
-            return parse_reconstruction(body)
+            return await run_slices(iter_reconstruction(body))
+        except TooLarge as exc:
+            raise UpstreamTooLarge(f"the CAS: {exc}; ask for a shorter range") from None
         except FormatError as exc:
             raise UpstreamError(f"the CAS: {exc}") from exc
 

@@ -9,7 +9,7 @@ proxies take; a URL for many ranges is cut into several, and where even one rang
 named: chunks of the others are checked for themselves, not against the file.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +18,7 @@ from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import (
     MAX_OFFSET,
     MAX_TERM_SIZE,
+    SLICE,
     ByteRange,
     ChunkRange,
     FetchInfo,
@@ -32,6 +33,10 @@ MAX_SHARED_SIZE: Final = (
     4000  # of one for several ranges: another server of ours may have to seal it once more
 )
 MAX_URL_RANGES: Final = 500  # ranges of one URL, as upstream has it
+MAX_USES: Final = (
+    1000  # terms named for one range; hardly more fit, and each of them is packed before that shows
+)
+SEALED_SLICE: Final = 25  # ranges whose URLs are sealed in one go; one takes 0.1 ms
 
 
 class TermUse(NamedTuple):
@@ -145,6 +150,9 @@ def seal_grant(sealer: Sealer, grant: Grant) -> str:
     return sealer.seal(PURPOSE, [grant.name, grant.file_name, *grant[2:6], ranges])
 
 
+Uses = dict[tuple[bytes, FetchInfo], list[TermUse]]
+
+
 class Granter:
     """Puts URLs of ours in the place of an upstream's.
 
@@ -168,7 +176,26 @@ class Granter:
         *,
         has_single_ranges: bool,
     ) -> Reconstruction:
-        """Give an answer with our URLs.
+        """Return an answer with our URLs; see iter_rewrite."""
+        steps = self.iter_rewrite(
+            answer, start, file_hash, file_size, has_single_ranges=has_single_ranges
+        )
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+
+    def iter_rewrite(
+        self,
+        answer: Reconstruction,
+        start: int,
+        file_hash: bytes,
+        file_size: int,
+        *,
+        has_single_ranges: bool,
+    ) -> Generator[None, None, Reconstruction]:
+        """Make an answer with our URLs, in steps of a few milliseconds.
 
         Args:
             start: byte of the file that the answer was asked from.
@@ -177,23 +204,58 @@ class Granter:
         Raises:
             FormatError: terms that lie before the file's start, or a URL that is too long to be carried.
         """
-        uses = _find_uses(answer, start)
+        uses = yield from find_uses(answer, start)
         fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {}
-        for xorb_hash, infos in answer.fetch_info.items():
-            found: list[FetchInfo] = []
-            for url, group in groupby(infos, key=lambda info: info.url):
-                granted = [
-                    GrantedRange(
-                        info.chunks, info.byte_range, tuple(uses.get((xorb_hash, info), ()))
-                    )
-                    for info in group
-                ]
-                grant = Grant(xorb_hash, file_hash, file_size, url, self._issued, self._expires, ())
-                limit = 1 if has_single_ranges else MAX_URL_RANGES
-                for at in range(0, len(granted), limit):
-                    found += self._make_urls(grant, granted[at : at + limit])
-            fetch_info[xorb_hash] = tuple(found)
+        num_made = 0
+        for xorb_hash, infos in self.make_infos(
+            answer, uses, file_hash, file_size, has_single_ranges=has_single_ranges
+        ):
+            made = []
+            for info in infos:
+                made.append(info)
+                num_made += 1
+                if num_made % SEALED_SLICE == 0:
+                    yield
+            fetch_info[xorb_hash] = tuple(made)
         return answer._replace(fetch_info=fetch_info)
+
+    def make_infos(
+        self,
+        answer: Reconstruction,
+        uses: Uses,
+        file_hash: bytes,
+        file_size: int,
+        *,
+        has_single_ranges: bool,
+    ) -> Iterator[tuple[bytes, Iterator[FetchInfo]]]:
+        """Iterate over fetch ranges with our URLs, xorb by xorb; each URL is sealed when it is asked for.
+
+        Args:
+            uses: see find_uses.
+            has_single_ranges: one URL for each range, as v1 wants it.
+
+        Raises:
+            FormatError: a URL is too long to be carried.
+        """
+        limit = 1 if has_single_ranges else MAX_URL_RANGES
+        for xorb_hash, infos in answer.fetch_info.items():
+            grant = Grant(xorb_hash, file_hash, file_size, "", self._issued, self._expires, ())
+            yield xorb_hash, self._make_xorb_infos(grant, infos, uses, limit)
+
+    def _make_xorb_infos(
+        self, grant: Grant, infos: Sequence[FetchInfo], uses: Uses, limit: int
+    ) -> Iterator[FetchInfo]:
+        for url, group in groupby(infos, key=lambda info: info.url):
+            ranges: list[GrantedRange] = []
+            num_uses = 0
+            for info in group:
+                used = uses.get((grant.xorb_hash, info), ())
+                num_uses += len(used)
+                if len(ranges) == limit or (ranges and num_uses > MAX_USES):
+                    yield from self._make_urls(grant._replace(url=url), ranges)
+                    ranges, num_uses = [], len(used)
+                ranges.append(GrantedRange(info.chunks, info.byte_range, tuple(used)))
+            yield from self._make_urls(grant._replace(url=url), ranges)
 
     def _make_urls(self, grant: Grant, ranges: Sequence[GrantedRange]) -> Iterable[FetchInfo]:
         """Give the ranges with URLs, as few as are not too long."""
@@ -214,16 +276,27 @@ class Granter:
             yield FetchInfo(each.chunks, each.byte_range, url)
 
 
-def _find_uses(answer: Reconstruction, start: int) -> dict[tuple[bytes, FetchInfo], list[TermUse]]:
-    """Give the terms that use each fetch range."""
-    uses: dict[tuple[bytes, FetchInfo], list[TermUse]] = {}
+def find_uses(answer: Reconstruction, start: int) -> Generator[None, None, Uses]:
+    """Find the terms that use each fetch range, at most MAX_USES for each, in steps of a few milliseconds.
+
+    Args:
+        start: byte of the file that the answer was asked from.
+
+    Raises:
+        FormatError: a term lies before the file's start.
+    """
+    uses: Uses = {}
     position = start - answer.offset_into_first_range
     if position < 0:
         raise FormatError(f"the first term starts at byte {position} of the file")
-    for term in answer.terms:
+    for number, term in enumerate(answer.terms, 1):
         use = TermUse(term.chunks, position, term.decoded_size)
-        uses.setdefault((term.xorb_hash, answer.find_fetch_info(term)), []).append(use)
+        found = uses.setdefault((term.xorb_hash, answer.find_fetch_info(term)), [])
+        if len(found) < MAX_USES:
+            found.append(use)
         position += term.decoded_size
+        if number % SLICE == 0:
+            yield
     for found in uses.values():
         found.sort()
     return uses

@@ -9,18 +9,24 @@ Reconstruction.
 Source: xet-core cas_types; hub-docs xet/file-reconstruction.md.
 """
 
-import json
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from xetserve.errors import FormatError
 from xetserve.xet.hashes import format_hash, parse_hash
+from xetserve.xet.jsonwalk import Cursor
 from xetserve.xet.shapes import check_integer, check_list, check_text, check_url
 
 MAX_TERM_SIZE: Final = 2**32 - 1
 MAX_OFFSET: Final = 2**63 - 1
-MAX_SEARCHED: Final = 5_000_000  # fetch ranges, one by one, in an answer where they overlap
+# hf-xet asks about at most 8 GB at once, and clients deduplicate in runs of 512 KiB and more: 16,000 terms. These bounds
+# allow runs a quarter as long. Windows of ours have at most 256 MiB, so 32,768 chunks of the smallest size.
+MAX_TERMS: Final = 65_536
+MAX_RANGES: Final = 16_384  # fetch ranges, and xorbs
+SLICE: Final = 500  # terms, or fetch ranges, that are read in one go
+MAX_SEARCHED: Final = 1_000_000  # fetch ranges, one by one, in an answer where they overlap
 
 
 class ChunkRange(NamedTuple):
@@ -114,74 +120,139 @@ def _first_chunk(info: FetchInfo) -> int:
     return info.chunks.start
 
 
+class TooLarge(FormatError):
+    """An answer about more than MAX_TERMS terms or MAX_RANGES fetch ranges."""
+
+
 def parse_reconstruction(body: bytes) -> Reconstruction:
     """Read a v1 or v2 answer and check that every term can be fetched.
 
     Raises:
+        TooLarge: it is about more than is read at once.
         FormatError: not such JSON, a value out of bounds, or an invariant that does not hold:
             each term inside one fetch range of its xorb, and the offset inside the first term.
     """
+    steps = iter_reconstruction(body)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+
+def iter_reconstruction(body: bytes) -> Generator[None, None, Reconstruction]:
+    """Do what parse_reconstruction does, in steps of about SLICE terms or fetch ranges, a few milliseconds each."""
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        raise FormatError("reconstruction is not JSON") from None
-    try:
-        return _check(_read(answer))
+        answer = yield from _read(Cursor(body))
+        yield from _check(answer)
+        return answer
     except (KeyError, TypeError, AttributeError) as exc:
         raise FormatError(f"reconstruction lacks or mistypes a field: {exc}") from None
+    except TooLarge:
+        raise
     except (FormatError, ValueError) as exc:
         raise FormatError(f"reconstruction: {exc}") from None
 
 
-def _read(answer: Any) -> Reconstruction:
-    terms = tuple(
-        Term(
-            parse_hash(check_text(item["hash"])),
-            _chunk_range(item["range"]),
-            check_integer(item["unpacked_length"], MAX_TERM_SIZE),
+def _read(cursor: Cursor) -> Generator[None, None, Reconstruction]:
+    found: dict[str, Any] = {}
+    for key in cursor.members():
+        if key == "terms" and cursor.opens("["):
+            found[key] = yield from _read_terms(cursor)
+        elif key == "xorbs" and cursor.opens("{"):
+            found[key] = yield from _read_infos(cursor, _read_v2_entry)
+        elif key == "fetch_info" and cursor.opens("{"):
+            found[key] = yield from _read_infos(cursor, _read_v1_entry)
+        else:
+            found[key] = cursor.take()
+        yield
+    cursor.finish()
+    terms = found["terms"]
+    if not isinstance(terms, tuple):
+        raise FormatError("a list is expected as field terms")
+    infos = found["xorbs"] if "xorbs" in found else found["fetch_info"]
+    if not isinstance(infos, dict):
+        raise FormatError("an object is expected as field xorbs or fetch_info")
+    offset = check_integer(found.get("offset_into_first_range", 0), MAX_OFFSET)
+    return Reconstruction(offset, terms, infos)
+
+
+def _read_terms(cursor: Cursor) -> Generator[None, None, tuple[Term, ...]]:
+    terms = []
+    for _ in cursor.items():
+        item = cursor.take()
+        terms.append(
+            Term(
+                parse_hash(check_text(item["hash"])),
+                _chunk_range(item["range"]),
+                check_integer(item["unpacked_length"], MAX_TERM_SIZE),
+            )
         )
-        for item in check_list(answer["terms"])
-    )
-    fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {}
-    if "xorbs" in answer:
-        for name, entries in answer["xorbs"].items():
-            fetch_info[parse_hash(name)] = _in_order(
-                FetchInfo(_chunk_range(part["chunks"]), _byte_range(part["bytes"]), url)
-                for entry in check_list(entries)
-                for url in (check_url(entry["url"]),)
-                for part in check_list(entry["ranges"])
-            )
-    else:
-        for name, entries in answer["fetch_info"].items():
-            fetch_info[parse_hash(name)] = _in_order(
-                FetchInfo(
-                    _chunk_range(entry["range"]),
-                    _byte_range(entry["url_range"]),
-                    check_url(entry["url"]),
-                )
-                for entry in check_list(entries)
-            )
-    offset = check_integer(answer.get("offset_into_first_range", 0), MAX_OFFSET)
-    return Reconstruction(offset, terms, fetch_info)
+        if len(terms) > MAX_TERMS:
+            raise TooLarge(f"a reconstruction of more than {MAX_TERMS} terms")
+        if len(terms) % SLICE == 0:
+            yield
+    return tuple(terms)
+
+
+def _read_infos(
+    cursor: Cursor, read_entry: Callable[[Any], list[FetchInfo]]
+) -> Generator[None, None, dict[bytes, tuple[FetchInfo, ...]]]:
+    infos: dict[bytes, tuple[FetchInfo, ...]] = {}
+    num_ranges = num_since = 0
+    for name in cursor.members():
+        of_xorb: list[FetchInfo] = []
+        read: list[FetchInfo] = []
+        entries = cursor.items()
+        while True:  # once more than there are entries: what is empty costs, too
+            num_ranges += max(1, len(read))
+            num_since += max(1, len(read))
+            if num_ranges > MAX_RANGES:
+                raise TooLarge(f"a reconstruction of more than {MAX_RANGES} fetch ranges")
+            if num_since >= SLICE:
+                num_since = 0
+                yield
+            if next(entries, True):
+                break
+            read = read_entry(cursor.take())
+            of_xorb += read
+        infos[parse_hash(name)] = _in_order(of_xorb)
+    return infos
+
+
+def _read_v1_entry(entry: Any) -> list[FetchInfo]:
+    chunks, byte_range = _chunk_range(entry["range"]), _byte_range(entry["url_range"])
+    return [FetchInfo(chunks, byte_range, check_url(entry["url"]))]
+
+
+def _read_v2_entry(entry: Any) -> list[FetchInfo]:
+    url = check_url(entry["url"])
+    return [
+        FetchInfo(_chunk_range(part["chunks"]), _byte_range(part["bytes"]), url)
+        for part in check_list(entry["ranges"])
+    ]
 
 
 def _in_order(infos: Iterable[FetchInfo]) -> tuple[FetchInfo, ...]:
     return tuple(sorted(infos, key=_first_chunk))
 
 
-def _check(answer: Reconstruction) -> Reconstruction:
-    num_searched = 0
-    for term in answer.terms:
+def _check(answer: Reconstruction) -> Generator[None, None, None]:
+    num_searched = num_steps = 0
+    for number, term in enumerate(answer.terms, 1):
         if answer._find_nearest(term) is None:
             num_searched += len(answer.fetch_info.get(term.xorb_hash, ()))
             if num_searched > MAX_SEARCHED:
                 raise FormatError("more fetch ranges overlap than can be searched")
             answer.find_fetch_info(term)
+        # A range that is looked at costs far less than a term.
+        if (number + num_searched // 20) // SLICE > num_steps:
+            num_steps = (number + num_searched // 20) // SLICE
+            yield
     offset = answer.offset_into_first_range
     first = answer.terms[0].decoded_size if answer.terms else 0
     if offset and offset >= first:
         raise FormatError(f"offset {offset} into a first term of {first} bytes")
-    return answer
 
 
 def _chunk_range(value: Any) -> ChunkRange:
@@ -204,16 +275,9 @@ def to_v1(answer: Reconstruction) -> dict[str, Any]:
     """Give the v1 JSON value."""
     return {
         "offset_into_first_range": answer.offset_into_first_range,
-        "terms": _terms_json(answer.terms),
+        "terms": make_terms(answer.terms),
         "fetch_info": {
-            format_hash(xorb): [
-                {
-                    "range": info.chunks._asdict(),
-                    "url": info.url,
-                    "url_range": _inclusive(info.byte_range),
-                }
-                for info in infos
-            ]
+            format_hash(xorb): list(make_v1_entries(infos))
             for xorb, infos in answer.fetch_info.items()
         },
     }
@@ -221,24 +285,18 @@ def to_v1(answer: Reconstruction) -> dict[str, Any]:
 
 def to_v2(answer: Reconstruction) -> dict[str, Any]:
     """Give the v2 JSON value; neighbouring fetch ranges with the same URL share an entry."""
-    xorbs: dict[str, list[dict[str, Any]]] = {}
-    for xorb, infos in answer.fetch_info.items():
-        entries: list[dict[str, Any]] = []
-        for info in infos:
-            if not entries or entries[-1]["url"] != info.url:
-                entries.append({"url": info.url, "ranges": []})
-            entries[-1]["ranges"].append(
-                {"chunks": info.chunks._asdict(), "bytes": _inclusive(info.byte_range)}
-            )
-        xorbs[format_hash(xorb)] = entries
     return {
         "offset_into_first_range": answer.offset_into_first_range,
-        "terms": _terms_json(answer.terms),
-        "xorbs": xorbs,
+        "terms": make_terms(answer.terms),
+        "xorbs": {
+            format_hash(xorb): list(make_v2_entries(infos))
+            for xorb, infos in answer.fetch_info.items()
+        },
     }
 
 
-def _terms_json(terms: Iterable[Term]) -> list[dict[str, Any]]:
+def make_terms(terms: Iterable[Term]) -> list[dict[str, Any]]:
+    """Return the JSON value of terms."""
     return [
         {
             "hash": format_hash(term.xorb_hash),
@@ -247,6 +305,26 @@ def _terms_json(terms: Iterable[Term]) -> list[dict[str, Any]]:
         }
         for term in terms
     ]
+
+
+def make_v1_entries(infos: Iterable[FetchInfo]) -> Iterator[dict[str, Any]]:
+    """Iterate over the JSON values of a xorb's fetch ranges in v1."""
+    for info in infos:
+        yield {
+            "range": info.chunks._asdict(),
+            "url": info.url,
+            "url_range": _inclusive(info.byte_range),
+        }
+
+
+def make_v2_entries(infos: Iterable[FetchInfo]) -> Iterator[dict[str, Any]]:
+    """Iterate over the JSON values of a xorb's fetch ranges in v2, one for those that share a URL."""
+    for url, group in groupby(infos, key=lambda info: info.url):
+        ranges = [
+            {"chunks": info.chunks._asdict(), "bytes": _inclusive(info.byte_range)}
+            for info in group
+        ]
+        yield {"url": url, "ranges": ranges}
 
 
 def _inclusive(byte_range: ByteRange) -> dict[str, int]:
