@@ -17,6 +17,7 @@ from xetserve.app.readiness import Readiness
 from xetserve.app.redirect import insist_on_https
 from xetserve.app.status import StatusService
 from xetserve.app.streams import StreamTable
+from xetserve.app.turns import TakingTurns, Turns
 from xetserve.app.watch import Watch
 from xetserve.commands.running import run_handler
 from xetserve.commands.upstreams import Opened, make_application, open_upstreams
@@ -92,7 +93,8 @@ async def _application(
         figures = Figures(board.places, board.is_alive)
         status = _make_status(live, figures, readiness)
         application = make_application(opened.upstreams, config, status, sealer)
-        admission = Admission(application.handle, _admission_limits(config.admission))
+        working = TakingTurns(application.handle, Turns())
+        admission = Admission(working.handle, _admission_limits(config.admission))
         live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))
         watch = Watch(admission.handle, StreamTable(board.own[CELLS_SIZE:]))
         look = _sample_into(figures, board, opened, application)
