@@ -95,12 +95,14 @@ class FileAnswers:
     def _make_whole(self, request: Request, file: Representation, opened: Opened) -> Response:
         is_xet = opened.reader is not None and not self._with_length
         trailers = {"X-Xet-Verified": opened.get_verified_hash} if is_xet else {}
-        if self._compressors is not None and self._takes_zstd(request, file):
+        compressors = self._compressors
+        # To measure takes a compressor, too.
+        if compressors and not compressors.is_full and self._takes_zstd(request, file):
             ratio = (
                 opened.reader.packed_ratio if opened.reader else measure_ratio(opened.body.first)
             )
-            if ratio is not None and ratio <= MAX_RATIO and not self._compressors.is_full:
-                body = self._compressors.compress(opened.body, opened.length)
+            if ratio is not None and ratio <= MAX_RATIO:
+                body = compressors.compress(opened.body, opened.length)
                 return Response(200, file.make_zstd_fields(), body, trailers=trailers)
         return Response(
             200, file.make_fields(), opened.body, opened.length, chunked=is_xet, trailers=trailers
