@@ -154,6 +154,11 @@ INTEGRITY_FAILURES = Counter(
     "xetserve_integrity_failures_total",
     "Answers cut because the data was not what was promised.",
 )
+STRANGE_GRANTS = Counter(
+    REGISTRY,
+    "xetserve_strange_grants_total",
+    "Data requests refused because the URL was another instance's, and the file is not proven here.",
+)
 READERS = Gauge(REGISTRY, "xetserve_readers", "Answers that are being rebuilt from Xet data.")
 WINDOWS = Gauge(REGISTRY, "xetserve_windows", "Windows of files that are planned and not finished.")
 FETCHES = Gauge(

@@ -27,11 +27,11 @@ from tests.sealed import changed
 from xetserve.app import batches
 from xetserve.app.xetmode import AUTO, NATIVE, XetMode
 from xetserve.http.messages import Headers, Request
-from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.metrics import INTEGRITY_FAILURES, STRANGE_GRANTS
 from xetserve.net.bodies import BodyLease
 from xetserve.net.url import parse_url
 from xetserve.upstream.readtokens import make_cas_token
-from xetserve.xet.grants import open_grant, seal_grant
+from xetserve.xet.grants import GrantedRange, open_grant, seal_grant
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2
 
 IN_NATIVE = XetMode(NATIVE)
@@ -158,7 +158,7 @@ def test_a_sealed_token_of_any_shape_is_one_or_none(value: Any) -> None:
         parse_url(token.cas_url)
 
 
-async def test_a_sealed_token_of_another_version_is_401() -> None:
+async def test_a_sealed_value_of_another_version_is_401_or_409() -> None:
     async with make_world().run(mode=IN_NATIVE) as client:
         values: list[Any] = [
             None,
@@ -179,7 +179,7 @@ async def test_a_sealed_token_of_another_version_is_401() -> None:
             for target in (f"/v2/reconstructions/{NAME}", f"/v1/reconstructions?file_id={NAME}"):
                 assert (await ask(client, target, token=sealed))[0] == 401, value
             grant = SEALER.seal("data", value)
-            assert (await get_data(client, f"/xorbs/{NAME}?grant={grant}"))[0] == 403
+            assert (await get_data(client, f"/xorbs/{NAME}?grant={grant}"))[0] == 409
 
 
 async def test_etags_of_tokens_are_not_passed_on() -> None:
@@ -316,6 +316,40 @@ async def test_damage_is_cut_and_urls_from_before_are_refused() -> None:
             assert (status, set(json.loads(body))) == (409, {"error"})
             status, _, body = await get_data(other, await get_target(other))
             assert (status, body) == (206, PACKED)
+
+
+async def test_a_url_of_another_instance_needs_a_proof_here(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever has signed it has seen the other parts of the file, and nobody here has."""
+
+    def make_strange(target: str, ranges: tuple[GrantedRange, ...] | None = None) -> str:
+        path, _, text = target.partition("&grant=")
+        grant = open_grant(SEALER, text)
+        assert grant is not None
+        grant = grant._replace(instance="another", ranges=ranges or grant.ranges)
+        return f"{path}&grant={seal_grant(SEALER, grant)}"
+
+    before = STRANGE_GRANTS.total
+    async with make_world().run(mode=IN_NATIVE) as client:
+        target = await get_target(client)
+        for _ in range(3):
+            status, _, body = await get_data(client, make_strange(target))
+            assert (status, b"start again" in body) == (409, True)
+        assert STRANGE_GRANTS.total == before + 3
+        assert caplog.text.count("scale/haproxy.cfg and scale/nginx.conf") == 1
+        # Once the file is proven, whoever has proven it.
+        for url in (target, make_strange(target)):
+            status, _, body = await get_data(client, url)
+            assert (status, body) == (206, PACKED)
+        # What was granted of a proven file says what it has to be.
+        proven = open_grant(SEALER, (await get_target(client)).partition("&grant=")[2])
+        assert proven is not None
+    async with make_world().run(mode=IN_NATIVE) as client:
+        strange = make_strange(await get_target(client), proven.ranges)
+        assert (await get_data(client, strange, "Range: bytes=5-9"))[0] == 409
+        status, _, body = await get_data(client, strange)
+        assert (status, body) == (206, PACKED)
 
 
 async def test_a_url_is_good_for_a_while() -> None:

@@ -172,9 +172,9 @@ class Balancers:
         self._start(command, port, {**servers, **binds})
         return f"http://127.0.0.1:{port}"
 
-    def start_nginx(self, ports: list[int]) -> str:
+    def start_nginx(self, ports: list[int], edit: Callable[[str], str] = str) -> str:
         """Start nginx in front of ports; gives its URL."""
-        text = (CONFIGURATIONS / "nginx.conf").read_text()
+        text = edit((CONFIGURATIONS / "nginx.conf").read_text())
         port = find_port()
         for number, member in enumerate(ports):
             text = text.replace(f"127.0.0.1:{8081 + number}", f"127.0.0.1:{member}")

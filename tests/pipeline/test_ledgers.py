@@ -250,7 +250,7 @@ def test_who_has_noted_something_else_is_told(workers: Workers, odd: Chunk) -> N
 def test_a_list_that_was_forgotten_somewhere_is_told_again(workers: Workers) -> None:
     proven = workers.prove(0)
     other = workers.all[1]
-    other._ledgers.pop(proven.file_hash)  # as trim does
+    other._proven.pop(proven.file_hash)  # as trim does
     assert proven.is_told
     room = news_module.LISTS_SIZE // 64  # and its place in the ring is overwritten
     rest = [Ledger(number.to_bytes(32, "big")) for number in range(70)]
@@ -307,7 +307,7 @@ def test_memory_is_bounded_whatever_others_tell() -> None:
         teller.tell_notes([note])
         hearer.hear()
     names = [number.to_bytes(32, "big") for number in range(50)]
-    kept = [ledger for name in names if (ledger := hearer._ledgers.peek(name)) is not None]
+    kept = [ledger for name in names if (ledger := hearer.find(name)) is not None]
     assert 0 < sum(ledger.nbytes for ledger in kept) == hearer.nbytes < 40_000
 
 
@@ -365,6 +365,30 @@ def test_trimming_looks_at_one_ledger_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Ledger, "nbytes", property(look_at))
     ledgers.trim(bytes(32))
     assert looked_at == [bytes(32)]
+
+
+def test_what_is_forgotten_of_files_that_are_not_proven_is_not_gone_on_with(
+    workers: Workers,
+) -> None:
+    """Who holds the URLs from before would end without a proof."""
+    first, second, _ = workers.all
+    before = time.monotonic()
+    for number in range(4):
+        ledger = first.get(b"%d" % number * 32)
+        for chunk in CHUNKS:
+            ledger.note(*chunk)
+        ledger.is_proven = number == 3
+        first.trim(ledger.file_hash)
+    second.get(b"0" * 32).note(*CHUNKS[0])
+    first._max_memory = 2 * ledger.nbytes
+    first.get(b"0" * 32)
+    first.trim(b"0" * 32)
+    for ledgers in (first, second):
+        lost = [ledgers.was_cut_since(b"%d" % number * 32, before) for number in range(4)]
+        assert lost == [False, True, False, False]  # the proven one goes first, then the oldest
+        assert not ledgers.was_cut_since(b"1" * 32, time.monotonic())
+        assert not ledgers.is_suspect(b"1" * 32, time.monotonic())  # nothing is known to be wrong
+    assert second.get(b"0" * 32).is_begun
 
 
 def test_cuts_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,14 @@ class Side:
         size = len(self.file.content)
         asked = ByteRange(start, size if end is None else end)
         answer = await self.cas.fetch_reconstruction(FakeAccess(), self.file.file_hash, asked)
-        granter = Granter(SEALER, "", issued=time.time(), expires=0.0)
+        granter = Granter(
+            SEALER,
+            "",
+            issued=time.time(),
+            expires=0.0,
+            instance="a",
+            find_hashes=self.table.ledgers.find_hashes,
+        )
         given = granter.rewrite(answer, start, self.file.file_hash, size, has_single_ranges=True)
         texts = [info.url.rpartition("=")[2] for xs in given.fetch_info.values() for info in xs]
         grants = [open_grant(SEALER, text) for text in texts]
@@ -159,6 +166,49 @@ async def test_the_answer_that_completes_a_wrong_file_is_cut_and_all_of_it_forgo
     assert chunks.contains(first[0].ranges[0].chunks)
     assert chunks.contains(second[0].ranges[0].chunks)
     side.assert_released()
+
+
+@pytest.mark.parametrize("make_file", [simple_file, fragmented_file])
+async def test_what_another_has_proven_is_held_against_its_digest(
+    make_file: type[FakeFile],
+) -> None:
+    there = Side(make_file())  # type: ignore[call-arg]
+    for grant in await there.grant():
+        await there.read(grant)
+    for grant in await there.grant():
+        here = Side(there.file)
+        reader = here.open(grant)
+        assert await reader.can_prove()
+        assert await drain(reader) == here.expected(grant)
+        # A part has no digest of its own.
+        first, end = grant.ranges[0].byte_range
+        assert not await Side(there.file).open(grant, ByteRange(first, end - 1)).can_prove()
+
+
+async def test_what_is_not_what_another_has_proven_is_cut_and_forgotten() -> None:
+    there, here = Side(), Side()
+    (grant,) = await there.grant(0, SIZE // 2)
+    await drain(there.open(grant))
+    (rest,) = await there.grant(SIZE // 2)
+    await there.read(rest)
+    (grant,) = await there.grant(0, SIZE // 2)
+    here.cas.on_data = Damage(3)
+    reader, came = here.open(grant), bytearray()
+    assert await reader.can_prove()
+    with pytest.raises(IntegrityError, match="not the one that was granted"):
+        await drain(reader, came)
+    assert len(came) < grant.ranges[0].byte_range.size
+    assert (grant.xorb_hash, grant.ranges[0].chunks) in here.cas.forgotten
+    assert here.table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+    here.assert_released()
+
+
+async def test_nothing_proves_a_part_of_a_file_that_nobody_has_proven() -> None:
+    there, here = Side(), Side()
+    (grant,) = await there.grant()
+    assert not await here.open(grant).can_prove()
+    await here.read(grant)
+    assert await here.open(grant).can_prove()
 
 
 async def test_two_different_chunks_in_one_place_cut_the_second() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 
 from tests.sealed import changed
@@ -11,6 +12,7 @@ from xetserve.errors import FormatError
 from xetserve.net.url import parse_url
 from xetserve.xet import grants
 from xetserve.xet.grants import (
+    DIGEST_SIZE,
     MAX_GRANT_SIZE,
     MAX_USES,
     PURPOSE,
@@ -18,6 +20,7 @@ from xetserve.xet.grants import (
     Grant,
     Granter,
     TermUse,
+    make_digest,
     open_grant,
     seal_grant,
 )
@@ -48,7 +51,7 @@ class Plan:
         answer = Reconstruction(
             offset, tuple(self.terms), {x: tuple(each) for x, each in self.infos.items()}
         )
-        granter = Granter(SEALER, BASE, issued=100.5, expires=1000.5)
+        granter = Granter(SEALER, BASE, issued=100.5, expires=1000.5, instance="a")
         return granter.rewrite(answer, start, FILE, 12_345, has_single_ranges=single)
 
 
@@ -77,7 +80,7 @@ def test_everything_needed_is_in_the_url(single: bool) -> None:
     assert first.url.startswith(f"{BASE}/xorbs/{'78' * 32}?file={'66' * 32}&grant=")
     assert [info[:2] for info in answer.fetch_info[X]] == [info[:2] for info in plan.infos[X]]
     grant = read(first.url)
-    assert grant[:6] == (X, FILE, 12_345, "http://data.test/signed", 100.5, 1000.5)
+    assert grant[:7] == (X, FILE, 12_345, "http://data.test/signed", 100.5, 1000.5, "a")
     assert grant.ranges[0].uses == (
         TermUse(ChunkRange(0, 5), 4993 + 300 + 900 + 500, 400),
         TermUse(ChunkRange(2, 5), 4993, 300),
@@ -135,6 +138,28 @@ def test_terms_before_the_file_are_an_error() -> None:
         plan.rewrite(5, offset=10)
 
 
+def test_a_proven_file_has_digests_of_its_ranges() -> None:
+    """Chunks that several terms use count once, those between terms not at all."""
+    hashes = {chunk: bytes([chunk]) * 32 for chunk in range(30)}
+    uses = [
+        TermUse(ChunkRange(0, 4), 100, 40),
+        TermUse(ChunkRange(1, 3), 500, 20),
+        TermUse(ChunkRange(3, 5), 900, 20),
+        TermUse(ChunkRange(7, 8), 0, 10),
+    ]
+
+    def find(file_hash: bytes, position: int, size: int) -> bytes | None:
+        assert file_hash == FILE
+        (use,) = (each for each in uses if each.position == position)
+        assert use.decoded_size == size
+        return b"".join(hashes[chunk] for chunk in range(*use.chunks))
+
+    expected = blake3(b"".join(hashes[chunk] for chunk in (0, 1, 2, 3, 4, 7)))
+    assert make_digest(FILE, uses, find) == expected.hexdigest(DIGEST_SIZE)
+    assert make_digest(FILE, uses, lambda _, position, size: None if position == 900 else b"") == ""
+    assert make_digest(FILE, uses, lambda _, position, size: bytes(32)) == ""
+
+
 def test_a_grant_is_not_printed() -> None:
     plan = Plan()
     plan.add(X, 0)
@@ -148,7 +173,8 @@ SEALED = [
     "http://data.test/x",
     1.5,
     2.0,
-    [[0, 5, 0, 900, [[0, 5, 7, 300]]]],
+    "instance",
+    [[0, 5, 0, 900, [[0, 5, 7, 300]], "digest"]],
 ]
 
 
@@ -188,7 +214,7 @@ def test_urls_are_sealed_in_steps_of_some_work(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(grants, "seal_grant", seal)
     answer = Reconstruction(0, tuple(plan.terms), {x: tuple(i) for x, i in plan.infos.items()})
-    granter = Granter(SEALER, BASE, issued=1.0, expires=2.0)
+    granter = Granter(SEALER, BASE, issued=1.0, expires=2.0, instance="a")
     reading = granter.iter_rewrite(answer, 0, FILE, 1, has_single_ranges=False)
     while next(reading, "the end") is None:
         steps.append(0)

@@ -1,5 +1,7 @@
 """The handler: one request in, one response out."""
 
+import secrets
+
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.casface import CasFace
 from xetserve.app.documents import pack_document
@@ -28,6 +30,7 @@ class Application:
         status: answers what is asked about the server itself.
         mode: who is told of Xet.
         sealer: seals what native clients bring back; needed unless the mode is plain.
+        instance: see CasFace; "": one is made up.
     """
 
     def __init__(
@@ -41,13 +44,16 @@ class Application:
         status: StatusService | None = None,
         mode: XetMode | None = None,
         sealer: Sealer | None = None,
+        instance: str = "",
     ) -> None:
         self._hub = upstreams.hub
         self._files = FileService(upstreams, compression=compression)
         mode = mode or XetMode()
         self._cas_face: CasFace | None = None
         if not mode.is_plain and sealer is not None:
-            self._cas_face = CasFace(upstreams, self._files.fetches, sealer)
+            self._cas_face = CasFace(
+                upstreams, self._files.fetches, sealer, instance or secrets.token_hex(6)
+            )
         self._hub_face = HubFace(self._files, upstreams.hub, upstreams.limits, mode, self._cas_face)
         self._status = status or StatusService()
         self._wants_token = not allow_anonymous

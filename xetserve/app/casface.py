@@ -76,13 +76,21 @@ class SealedAccess:
 
 
 class CasFace:
-    """Answers what native clients ask a CAS."""
+    """Answers what native clients ask a CAS.
 
-    def __init__(self, upstreams: Upstreams, fetches: FetchTable, sealer: Sealer) -> None:
+    Args:
+        instance: a name of this server, the same for all its workers, and another one after each start.
+    """
+
+    def __init__(
+        self, upstreams: Upstreams, fetches: FetchTable, sealer: Sealer, instance: str
+    ) -> None:
         self._up = upstreams
+        self._fetches = fetches
+        self._instance = instance
         self._sealer = sealer
         self._sizes = FileSizes(upstreams.cas)
-        self._data = XorbData(fetches, sealer, upstreams.limits)
+        self._data = XorbData(fetches, sealer, upstreams.limits, instance)
 
     def is_for(self, request: Request) -> bool:
         """Tell whether a request is for a CAS."""
@@ -166,6 +174,7 @@ class CasFace:
                 raise self._unsatisfiable(file_hash) from None
             end = asked.start + answer.decoded_size
             size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
+            await self._fetches.recall_ledger(file_hash)
         granter = self._make_granter(request)
         try:
             given = granter.rewrite(
@@ -203,7 +212,14 @@ class CasFace:
 
     def _make_granter(self, request: Request) -> Granter:
         now = time.time()
-        return Granter(self._sealer, request.base_url, issued=now, expires=now + GRANT_SECONDS)
+        return Granter(
+            self._sealer,
+            request.base_url,
+            issued=now,
+            expires=now + GRANT_SECONDS,
+            instance=self._instance,
+            find_hashes=self._fetches.ledgers.find_hashes,
+        )
 
     async def _find_size(self, access: Access, file_hash: bytes, end: int, *, is_last: bool) -> int:
         """Give the size of a file; it tells when all of its chunks have been seen.

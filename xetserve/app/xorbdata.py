@@ -3,11 +3,17 @@
 A request has to name a Range: bytes within one of those that the URL grants, or several of them as they are, in order, which are
 answered with multipart/byteranges. Anything else is 403, as is a URL that has expired, here or upstream: clients
 then ask for the reconstruction again.
+
+Clients of native data do not check it, so what cannot be proven must not come to its end: a file as a whole is held together only by the
+instance that has granted all its parts. A URL of another instance (one that is gone, was started again, or should not have been passed
+over by a balancer) is refused with 409, which makes clients begin anew, unless the range can be proven by itself.
 """
 
+import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -19,6 +25,7 @@ from xetserve.errors import RequestError, UrlExpired
 from xetserve.http.messages import Record, Request, Response
 from xetserve.http.multipart import ByteRanges
 from xetserve.http.ranges import Span, format_content_range
+from xetserve.metrics import STRANGE_GRANTS
 from xetserve.pipeline.packed import PackedReader
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.tickets import FetchTable
@@ -26,17 +33,28 @@ from xetserve.xet.grants import Grant, open_grant
 from xetserve.xet.reconstruction import ByteRange
 from xetserve.xet.sealing import Sealer
 
+logger = logging.getLogger(__name__)
+
+WARNING_PAUSE: Final = 60.0  # seconds between two warnings of the same
 OCTETS: Final = "application/octet-stream"
 _RANGES: Final = re.compile(r"bytes=\d{1,10}-\d{1,10}(?:, ?\d{1,10}-\d{1,10})*", re.ASCII)
 
 
 class XorbData:
-    """Serves ranges of xorbs, packed."""
+    """Serves ranges of xorbs, packed.
 
-    def __init__(self, fetches: FetchTable, sealer: Sealer, limits: ReadLimits) -> None:
+    Args:
+        instance: see Grant.
+    """
+
+    def __init__(
+        self, fetches: FetchTable, sealer: Sealer, limits: ReadLimits, instance: str
+    ) -> None:
         self._fetches = fetches
         self._sealer = sealer
+        self._instance = instance
         self._limits = limits
+        self._last_warning = -WARNING_PAUSE
 
     async def answer(self, request: Request, name: str) -> Response:
         """GET and HEAD /xorbs/{xorb hash}?file=...&grant=...
@@ -45,8 +63,11 @@ class XorbData:
             RequestError: 403; 409, the file was damaged.
             UpstreamError, IntegrityError: the data cannot be had.
         """
-        grant = open_grant(self._sealer, request.query.get("grant", ""))
+        text = request.query.get("grant", "")
+        grant = open_grant(self._sealer, text)
         file_name = request.query.get("file")
+        if grant is None and text:
+            raise RequestError(409, "the URL was not signed here since the last start: start again")
         if grant is None or name != grant.name or file_name not in (None, grant.file_name):
             raise RequestError(403, "the URL's signature is wrong")
         request.record.file = f"xorb {name}"
@@ -66,6 +87,8 @@ class XorbData:
             raise RequestError(409, "the file turned out to be damaged: start again")
         spans = _check_ranges(request.headers.get("range"), grant)
         content = _PackedRanges(self._fetches, grant, self._limits.gap_timeout, request.record)
+        if grant.instance != self._instance:
+            content.refuse = self._refuse_strange
         async with head_timeout(self._limits):
             try:
                 opened = await content.open(spans[0])
@@ -79,13 +102,30 @@ class XorbData:
         fields.append(("Content-Type", frame.content_type))
         return Response(206, fields, MultipartBody(frame, content, opened.body), frame.length)
 
+    def _refuse_strange(self) -> RequestError:
+        """Return the refusal of another instance's URL; count it, and warn once a minute at most."""
+        STRANGE_GRANTS.add()
+        now = time.monotonic()
+        if now - self._last_warning >= WARNING_PAUSE:
+            self._last_warning = now
+            logger.warning(
+                "native: refused a data URL of another instance: the file is not proven here. After a restart this is over "
+                "soon; else the balancer spreads the data of a file, and has to hash /xorbs/ by the parameter `file`, as "
+                "scale/haproxy.cfg and scale/nginx.conf do"
+            )
+        return RequestError(409, "only the server that signed the URL can prove it: start again")
+
 
 class _PackedRanges:
-    """The ranges of a grant, as a Content."""
+    """The ranges of a grant, as a Content.
+
+    refuse: makes the refusal of what cannot be proven by itself; None: all of the file passes here.
+    """
 
     def __init__(
         self, fetches: FetchTable, grant: Grant, gap_timeout: float, record: Record
     ) -> None:
+        self.refuse: Callable[[], RequestError] | None = None
         self._fetches = fetches
         self._grant = grant
         self._gap_timeout = gap_timeout
@@ -100,6 +140,8 @@ class _PackedRanges:
         reader = PackedReader(
             self._fetches, self._grant, granted, wanted, gap_timeout=self._gap_timeout
         )
+        if self.refuse is not None and not await reader.can_prove():
+            raise self.refuse()
         body = await start_body(reader.blocks(), partial(self._note, reader))
         return Opened(body, span, span.size)
 

@@ -92,7 +92,7 @@ async def _application(
             readiness.probe_hub = opened.upstreams.hub.probe
         figures = Figures(board.places, board.is_alive)
         status = _make_status(live, figures, readiness)
-        application = make_application(opened.upstreams, config, status, sealer)
+        application = make_application(opened.upstreams, config, status, sealer, instance)
         working = TakingTurns(application.handle, Turns())
         admission = Admission(working.handle, _admission_limits(config.admission))
         live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))

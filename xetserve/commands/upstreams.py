@@ -141,6 +141,7 @@ def make_application(
     config: Config,
     status: StatusService | None = None,
     sealer: Sealer | None = None,
+    instance: str = "",
 ) -> Application:
     """Build what answers requests; sealer: for native Xet clients."""
     return Application(
@@ -152,4 +153,5 @@ def make_application(
         status=status,
         mode=XetMode(config.hub.xet_mode, config.hub.native_from),
         sealer=sealer,
+        instance=instance,
     )

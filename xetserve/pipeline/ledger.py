@@ -109,6 +109,11 @@ class Ledger:
         return 1000 + self._num_chunks * CHUNK_COST + len(self.sources) * XORB_COST
 
     @property
+    def is_begun(self) -> bool:
+        """Whether it is not proven, and knows of chunks."""
+        return not self.is_proven and bool(self._runs)
+
+    @property
     def is_full(self) -> bool:
         """Whether the file has more chunks than can be remembered, and nothing is."""
         return self._is_full
@@ -253,6 +258,11 @@ class Ledger:
         self._runs.append(run)
         self._num_chunks = len(run.starts)
         self.is_proven = self.is_kept = True
+
+    def find_hashes(self, position: int, size: int) -> bytes | None:
+        """Return the hashes of the chunks that make up a part of a proven file; None: none do, or it is not proven."""
+        chunks = self.get_chunks()
+        return None if chunks is None else chunks.find_hashes(position, size)
 
     def is_complete(self, size: int) -> bool:
         """Tell whether all chunks of a file of this size are known."""

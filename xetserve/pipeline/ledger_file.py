@@ -14,6 +14,7 @@ or the file is as good as none. Pure: bytes in, values out.
 import struct
 import sys
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -41,6 +42,17 @@ class ChunkList(NamedTuple):
     starts: "array[int]"
     end: int
     hashes: bytes | bytearray
+
+    def find_hashes(self, position: int, size: int) -> bytes | None:
+        """Return the hashes of the chunks that make up a part of the file; None: none do."""
+        first = bisect_left(self.starts, position)
+        last = bisect_left(self.starts, position + size)
+        ends = (*self.starts[first : first + 1], *self.starts[last : last + 1])
+        if last == len(self.starts):
+            ends = (*ends, self.end)
+        if ends != (position, position + size):
+            return None
+        return bytes(self.hashes[first * HASH_SIZE : last * HASH_SIZE])
 
 
 def ledger_file_size(num_chunks: int) -> int:

@@ -11,7 +11,8 @@ A note is a run of chunks that follow each other in a file and came from one xor
     decoded sizes   u32 each
     chunk hashes    32 bytes each
 
-A mark says that a file was cut, or that besides all that was seen of it before is forgotten:
+A mark says that a file was cut, or that besides all that was seen of it before is forgotten, or that it was for want of
+memory, and nothing is known to be wrong:
 
     file hash       32 bytes
     at              u64, ns of CLOCK_MONOTONIC
@@ -86,6 +87,7 @@ class MarkKind(IntEnum):
 
     CUT = 1
     FORGOTTEN = 2
+    LOST = 3
 
 
 class Mark(NamedTuple):

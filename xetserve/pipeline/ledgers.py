@@ -51,10 +51,13 @@ class Ledgers:
 
     def __init__(self, max_memory: int = MAX_MEMORY, news: LedgerNews | None = None) -> None:
         self._news = news
+        self._max_memory = max_memory
         # Each with the memory that it took when it was looked at last.
-        self._ledgers: LruDict[bytes, Ledger] = LruDict(max_cost=max_memory)
+        self._begun: LruDict[bytes, Ledger] = LruDict()
+        self._proven: LruDict[bytes, Ledger] = LruDict()
         self._cuts = _Times()
         self._forgotten = _Times()
+        self._lost = _Times()
         self.hear()
 
     @property
@@ -64,11 +67,21 @@ class Ledgers:
 
     def get(self, file_hash: bytes) -> Ledger:
         """Give the ledger of a file, a new one if it has none."""
-        ledger = self._ledgers.get(file_hash)
+        ledger = self.find(file_hash)
         if ledger is None:
             ledger = Ledger(file_hash, self._on_clear)
-            self._ledgers.put(file_hash, ledger, ledger.nbytes)
+            self._put(ledger)
         return ledger
+
+    def find(self, file_hash: bytes) -> Ledger | None:
+        """Return the ledger of a file, if it has one."""
+        ledger = self._begun.get(file_hash)
+        return self._proven.get(file_hash) if ledger is None else ledger
+
+    def find_hashes(self, file_hash: bytes, position: int, size: int) -> bytes | None:
+        """Return the chunk hashes of a part of a file, if it is proven and its ledger at hand; see Ledger."""
+        ledger = self.find(file_hash)
+        return None if ledger is None else ledger.find_hashes(position, size)
 
     def note_cut(self, file_hash: bytes, now: float) -> None:
         """Remember that a file was cut; now: seconds, of a steady clock."""
@@ -81,9 +94,12 @@ class Ledgers:
         return when >= 0 and now - when / 1e9 < CUT_SECONDS
 
     def was_cut_since(self, file_hash: bytes, since: float) -> bool:
-        """Tell whether a file was cut after a time, of the clock that note_cut was told."""
+        """Tell whether a file was cut after a time, of the clock that note_cut was told.
+
+        So it counts, too, if what was seen of it before it was proven had to go for want of memory.
+        """
         self._hear_marks()
-        when = self._cuts.get(file_hash)
+        when = max(self._cuts.get(file_hash), self._lost.get(file_hash))
         return when >= 0 and when >= int(since * 1e9)
 
     def is_suspect(self, file_hash: bytes, now: float) -> bool:
@@ -102,13 +118,33 @@ class Ledgers:
     @property
     def nbytes(self) -> int:
         """Memory that they take, about."""
-        return self._ledgers.cost
+        return self._begun.cost + self._proven.cost
 
     def trim(self, file_hash: bytes) -> None:
-        """Account for what a file's ledger has become; those that were used longest ago go, if all are too large together."""
-        ledger = self._ledgers.get(file_hash)
+        """Account for what a file's ledger has become; others go if all are too large together, those used longest ago first.
+
+        Those of proven files go before all: they are to be had again, from the disk or from a read. Without the other ones
+        nobody would find out that a part which is given out later completes a wrong file.
+        """
+        ledger = self.find(file_hash)
         if ledger is not None:
-            self._ledgers.put(file_hash, ledger, ledger.nbytes)
+            self._put(ledger)
+        while self.nbytes > self._max_memory:
+            for ledgers in (self._proven, self._begun):
+                first = ledgers.peek_first()
+                if first is not None and first[0] != file_hash:
+                    break
+            else:
+                return
+            ledgers.pop(first[0])
+            if first[1].is_begun:
+                self._mark(first[0], time.monotonic_ns(), MarkKind.LOST)
+
+    def _put(self, ledger: Ledger) -> None:
+        self._begun.pop(ledger.file_hash)
+        self._proven.pop(ledger.file_hash)
+        ledgers = self._proven if ledger.is_proven else self._begun
+        ledgers.put(ledger.file_hash, ledger, ledger.nbytes)
 
     # What workers tell each other.
 
@@ -169,6 +205,9 @@ class Ledgers:
             self._news.tell_mark(mark)
 
     def _take_in(self, mark: Mark) -> None:
+        if mark.kind is MarkKind.LOST:
+            self._lost.note(mark.file_hash, mark.at)
+            return
         # What is forgotten because it was wrong counts as cut: whoever has got some of it must not come to an end.
         self._cuts.note(mark.file_hash, mark.at)
         if mark.kind is MarkKind.FORGOTTEN:
@@ -179,7 +218,7 @@ class Ledgers:
             return
         for mark in self._news.hear_marks():
             self._take_in(mark)
-            ledger = self._ledgers.peek(mark.file_hash)
-            if mark.kind is MarkKind.CUT or ledger is None or ledger.is_proven:
+            ledger = self._begun.peek(mark.file_hash)
+            if mark.kind is not MarkKind.FORGOTTEN or ledger is None or ledger.is_proven:
                 continue
             ledger.forget()

@@ -8,11 +8,16 @@ if the list makes the file hash.
 What a client of an unproven file has got before may be the wrong part. So when the list turns out wrong, or the same place
 of the file has had two different chunks, the file counts as cut: whoever serves data URLs has to refuse those from
 before (Ledgers.was_cut_since), or a client would go on with one answer repeated and the damage undetected.
+
+All this holds only where all parts of the file pass. What another instance has granted is read as long as the file is proven
+here, or the grant has a digest of what the range has to be (PackedReader.can_prove).
 """
 
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+
+from blake3 import blake3
 
 from xetserve.errors import FormatError, IntegrityError, UrlExpired
 from xetserve.metrics import INTEGRITY_FAILURES
@@ -24,7 +29,7 @@ from xetserve.pipeline.reader import MAX_REJECTS
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
 from xetserve.xet.compression import Buffer
-from xetserve.xet.grants import Grant, GrantedRange, TermUse
+from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
 from xetserve.xet.xorb import make_chunk_header
 
@@ -85,6 +90,7 @@ class PackedReader:
     ) -> None:
         self._table = table
         self._grant = grant
+        self._granted = granted
         self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
         self._places = _Places(granted.uses)
         self._wanted = wanted
@@ -93,6 +99,8 @@ class PackedReader:
         )
         self._pacer = Pacer()
         self._patience = Patience(gap_timeout, self._pacer)
+        self._digest = blake3()  # of the chunks that terms use
+        self._expected_digest = ""  # where it is all that proves the range
         self._spare_url = False  # whether the fetch is another's, so that our URL was not tried
         self.tally = Tally()
 
@@ -100,6 +108,14 @@ class PackedReader:
     def is_verified(self) -> bool:
         """Whether all that was read is the file's; known once the last block is given out."""
         return self._proof.is_verified
+
+    async def can_prove(self) -> bool:
+        """Tell whether the range can be proven by itself, not only together with all others; from then on it has to be."""
+        await self._proof.prepare()
+        if self._proof.is_proven:
+            return True
+        self._expected_digest = self._granted.digest
+        return bool(self._expected_digest) and self._wanted == self._info.byte_range
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
         """Give the packed bytes, in blocks; a block's buffers are good until the next one is asked for.
@@ -153,7 +169,7 @@ class PackedReader:
     def _fail(self) -> None:
         INTEGRITY_FAILURES.add()
         suspects = {self._grant.xorb_hash: self._info.chunks}
-        if self._proof.is_in_doubt:
+        if self._proof.is_in_doubt or self._expected_digest:
             self._table.ledgers.note_cut(self._grant.file_hash, time.monotonic())
             suspects = self._proof.fail()
         for xorb_hash, chunks in suspects.items():
@@ -194,6 +210,8 @@ class PackedReader:
                 _release(ticket, used)
         if position < wanted.end:
             raise IntegrityError(f"a range is {wanted.end - position} bytes short")
+        if self._expected_digest not in ("", self._digest.hexdigest(DIGEST_SIZE)):
+            raise IntegrityError("the range is not the one that was granted")
         # Before the last bytes leave: what completes a wrong file must not look complete.
         await self._proof.finish(self._grant.file_size)
         yield block
@@ -216,6 +234,8 @@ class PackedReader:
                 self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
                 ticket.fetch.reject(chunk, exc)
             await self._patience.wait(ticket.fetch.wait(chunk))
+        if places:
+            self._digest.update(chunk_hash)
         self._places.pass_by(chunk, size)
         self._proof.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
         for at in places:

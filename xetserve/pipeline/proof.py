@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from xetserve.errors import IntegrityError
-from xetserve.pipeline.ledger import extend_range
+from xetserve.pipeline.ledger import Ledger, extend_range
 from xetserve.pipeline.ledger_notes import NotePad
 from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.pipeline.ledgers import Ledgers
@@ -53,10 +53,7 @@ class Proof:
     async def prepare(self) -> None:
         """Look whether the file was proven before; to be called before anything is added."""
         ledger = self._ledger
-        if not ledger.is_proven:
-            self._ledgers.look_up(ledger)
-        if self._shelf is not None and not ledger.is_proven:
-            await self._shelf.load(ledger)
+        await recall(ledger, self._ledgers, self._shelf)
         self._generation = ledger.generation
         if ledger.is_proven:
             self._tree = None  # it could tell no more than the list does
@@ -197,3 +194,11 @@ class Proof:
             ledger.clear()
         ledger.sources.clear()
         return suspects
+
+
+async def recall(ledger: Ledger, ledgers: Ledgers, shelf: LedgerShelf | None) -> None:
+    """Let a ledger have what other workers and the disk know of its file."""
+    if not ledger.is_proven:
+        ledgers.look_up(ledger)
+    if shelf is not None and not ledger.is_proven:
+        await shelf.load(ledger)

@@ -14,11 +14,13 @@ from typing import Final
 
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.fetch import Fetch
+from xetserve.pipeline.ledger import Ledger
 from xetserve.pipeline.ledger_news import LedgerNews
 from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.pipeline.ledgers import Ledgers
 from xetserve.pipeline.pacing import FarSide
 from xetserve.pipeline.plan import Step
+from xetserve.pipeline.proof import recall
 from xetserve.pipeline.source import CasSource, Tally
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
@@ -166,6 +168,16 @@ class FetchTable:
     def num_fetches(self) -> int:
         """Fetches under way or kept."""
         return len(self._fetches)
+
+    async def recall_ledger(self, file_hash: bytes) -> None:
+        """Have the ledger of a file at hand, if it is proven and known anywhere here."""
+        known = self.ledgers.find(file_hash)
+        ledger = known or Ledger(file_hash)
+        await recall(ledger, self.ledgers, self.ledger_shelf)
+        chunks = ledger.get_chunks()
+        if known is None and chunks is not None:
+            self.ledgers.get(file_hash).adopt(chunks)
+            self.ledgers.trim(file_hash)
 
     def get_traffic(self, file_hash: bytes) -> FileTraffic:
         """Give the traffic of a file; forget_traffic when its readers have ended."""

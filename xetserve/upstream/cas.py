@@ -217,7 +217,7 @@ class CasClient:
             xorb_hash, is_proven: for caches in front of this; the URL says itself whose fetch range it is.
 
         Raises:
-            UrlExpired: 403.
+            UrlExpired: 403 or 409.
             UpstreamError: anything else but the range that was asked for.
         """
         url = make_url(info.url, "a data URL")
@@ -245,7 +245,7 @@ class CasClient:
 
 def _check_data_response(response: ClientResponse, asked: ByteRange) -> None:
     status = response.status
-    if status == 403:
+    if status in (403, 409):  # 409: a server of our kind, which has not signed it since its start
         raise UrlExpired("the data host refused a signed URL")
     if status not in (200, 206):
         raise error_for_status("the data host", status, response.headers)

@@ -7,14 +7,22 @@ the whole. Nothing is remembered here of what was granted: the URL itself says w
 the file use them, so that their chunks can be held against the file. It must not become longer than servers and
 proxies take; a URL for many ranges is cut into several, and where even one range is used by too many terms, only the first ones are
 named: chunks of the others are checked for themselves, not against the file.
+
+A grant names the instance that made it: of a file that is not proven, only that one has what is needed to hold the parts
+against the whole. Of a file that it knew to be proven, the grant has a digest of the chunk hashes of each range, so that any
+other can tell whether the range is right:
+
+    digest of a range = BLAKE3, 16 bytes, of the hashes of its chunks that terms use, each once, in the xorb's order
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
+from blake3 import blake3
+
 from xetserve.errors import FormatError
-from xetserve.xet.hashes import format_hash, parse_hash
+from xetserve.xet.hashes import HASH_SIZE, format_hash, parse_hash
 from xetserve.xet.reconstruction import (
     MAX_OFFSET,
     MAX_TERM_SIZE,
@@ -28,6 +36,7 @@ from xetserve.xet.sealing import Sealer
 from xetserve.xet.shapes import check_integer, check_list, check_text, check_time, check_url
 
 PURPOSE: Final = "data"
+DIGEST_SIZE: Final = 16  # bytes
 MAX_GRANT_SIZE: Final = 7000  # characters; URLs of 8 KiB are taken everywhere
 MAX_SHARED_SIZE: Final = (
     4000  # of one for several ranges: another server of ours may have to seal it once more
@@ -48,11 +57,15 @@ class TermUse(NamedTuple):
 
 
 class GrantedRange(NamedTuple):
-    """A range of a xorb, and the terms of the file that it is for, by their first chunk."""
+    """A range of a xorb, and the terms of the file that it is for, by their first chunk.
+
+    digest: of its chunk hashes, in hex; empty: the file was not proven.
+    """
 
     chunks: ChunkRange
     byte_range: ByteRange
     uses: tuple[TermUse, ...]
+    digest: str = ""
 
 
 class Grant(NamedTuple):
@@ -61,6 +74,7 @@ class Grant(NamedTuple):
     file_hash, file_size: of the file that it is for, in bytes.
     url: the upstream's data URL, which signs the ranges.
     issued, expires: Unix seconds.
+    instance: a name of the server that made it, from its start on.
     """
 
     xorb_hash: bytes
@@ -69,6 +83,7 @@ class Grant(NamedTuple):
     url: str
     issued: float
     expires: float
+    instance: str
     ranges: tuple[GrantedRange, ...]
 
     def __repr__(self) -> str:
@@ -103,7 +118,7 @@ def open_grant(sealer: Sealer, text: str) -> Grant | None:
 
 
 def _read_grant(value: Any) -> Grant:
-    xorb, file, size, url, issued, expires, ranges = check_list(value)
+    xorb, file, size, url, issued, expires, instance, ranges = check_list(value)
     return Grant(
         parse_hash(check_text(xorb)),
         parse_hash(check_text(file)),
@@ -111,18 +126,19 @@ def _read_grant(value: Any) -> Grant:
         check_url(url),
         check_time(issued),
         check_time(expires),
+        check_text(instance),
         tuple(map(_read_range, check_list(ranges))),
     )
 
 
 def _read_range(value: Any) -> GrantedRange:
-    first, end, start, stop, uses = check_list(value)
+    first, end, start, stop, uses, digest = check_list(value)
     chunks = _read_chunks(first, end)
     byte_range = ByteRange(check_integer(start, MAX_OFFSET), check_integer(stop, MAX_OFFSET))
     found = tuple(map(_read_use, check_list(uses)))
     if byte_range.size <= 0 or not all(chunks.contains(use.chunks) for use in found):
         raise FormatError("a granted range is empty, or does not hold its terms")
-    return GrantedRange(chunks, byte_range, found)
+    return GrantedRange(chunks, byte_range, found, check_text(digest))
 
 
 def _read_use(value: Any) -> TermUse:
@@ -144,10 +160,35 @@ def _read_chunks(first: Any, end: Any) -> ChunkRange:
 def seal_grant(sealer: Sealer, grant: Grant) -> str:
     """Give what open_grant reads."""
     ranges = [
-        [*each.chunks, *each.byte_range, [[*use.chunks, *use[1:]] for use in each.uses]]
+        [
+            *each.chunks,
+            *each.byte_range,
+            [[*use.chunks, *use[1:]] for use in each.uses],
+            each.digest,
+        ]
         for each in grant.ranges
     ]
-    return sealer.seal(PURPOSE, [grant.name, grant.file_name, *grant[2:6], ranges])
+    return sealer.seal(PURPOSE, [grant.name, grant.file_name, *grant[2:7], ranges])
+
+
+FindHashes = Callable[[bytes, int, int], bytes | None]
+
+
+def make_digest(file_hash: bytes, uses: Iterable[TermUse], find_hashes: FindHashes) -> str:
+    """Return the digest of a range; empty where the hashes of one of its terms are not known.
+
+    Args:
+        uses: by their first chunk.
+        find_hashes: from file hash, position and decoded size in the file to the hashes of the chunks there.
+    """
+    digest, seen = blake3(), 0
+    for use in uses:
+        hashes = find_hashes(file_hash, use.position, use.decoded_size)
+        if hashes is None or len(hashes) != HASH_SIZE * (use.chunks.end - use.chunks.start):
+            return ""
+        digest.update(hashes[HASH_SIZE * max(0, seen - use.chunks.start) :])
+        seen = max(seen, use.chunks.end)
+    return digest.hexdigest(DIGEST_SIZE)
 
 
 Uses = dict[tuple[bytes, FetchInfo], list[TermUse]]
@@ -159,13 +200,26 @@ class Granter:
     Args:
         base_url: what they begin with, without a slash at the end.
         issued, expires: Unix seconds.
+        instance: see Grant.
+        find_hashes: see make_digest.
     """
 
-    def __init__(self, sealer: Sealer, base_url: str, *, issued: float, expires: float) -> None:
+    def __init__(
+        self,
+        sealer: Sealer,
+        base_url: str,
+        *,
+        issued: float,
+        expires: float,
+        instance: str,
+        find_hashes: FindHashes = lambda file_hash, position, size: None,
+    ) -> None:
+        self._find_hashes = find_hashes
         self._sealer = sealer
         self._base_url = base_url
         self._issued = issued
         self._expires = expires
+        self._instance = instance
 
     def rewrite(
         self,
@@ -239,7 +293,8 @@ class Granter:
         """
         limit = 1 if has_single_ranges else MAX_URL_RANGES
         for xorb_hash, infos in answer.fetch_info.items():
-            grant = Grant(xorb_hash, file_hash, file_size, "", self._issued, self._expires, ())
+            times = (self._issued, self._expires)
+            grant = Grant(xorb_hash, file_hash, file_size, "", *times, self._instance, ())
             yield xorb_hash, self._make_xorb_infos(grant, infos, uses, limit)
 
     def _make_xorb_infos(
@@ -254,7 +309,8 @@ class Granter:
                 if len(ranges) == limit or (ranges and num_uses > MAX_USES):
                     yield from self._make_urls(grant._replace(url=url), ranges)
                     ranges, num_uses = [], len(used)
-                ranges.append(GrantedRange(info.chunks, info.byte_range, tuple(used)))
+                digest = make_digest(grant.file_hash, used, self._find_hashes)
+                ranges.append(GrantedRange(info.chunks, info.byte_range, tuple(used), digest))
             yield from self._make_urls(grant._replace(url=url), ranges)
 
     def _make_urls(self, grant: Grant, ranges: Sequence[GrantedRange]) -> Iterable[FetchInfo]:
@@ -269,7 +325,8 @@ class Granter:
             uses = ranges[0].uses
             if not uses:
                 raise FormatError("a data URL is too long to be passed on")
-            yield from self._make_urls(grant, [ranges[0]._replace(uses=uses[: len(uses) // 2])])
+            fewer = ranges[0]._replace(uses=uses[: len(uses) // 2], digest="")
+            yield from self._make_urls(grant, [fewer])
             return
         url = f"{self._base_url}/xorbs/{grant.name}?file={grant.file_name}&grant={text}"
         for each in ranges:

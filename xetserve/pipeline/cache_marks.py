@@ -1,0 +1,71 @@
+"""How much of an entry is proven while a process reads or writes it; one that is as a whole is marked so.
+
+What speaks for a chunk is the proof of a file that has it, or the xorb's own hash where the entry is a whole xorb. Pure.
+"""
+
+from collections.abc import Callable
+
+from xetserve.xet.hashes import MerkleTree
+from xetserve.xet.reconstruction import ChunkRange
+
+
+class Coverage:
+    """An Origin: one entry, on disk or on its way there.
+
+    Args:
+        on_proven: told the path once all chunks are proven and the entry is on disk.
+        path: of the entry; None: it is being written.
+    """
+
+    def __init__(
+        self,
+        xorb_hash: bytes,
+        chunks: ChunkRange,
+        on_proven: Callable[[str], object],
+        path: str | None = None,
+    ) -> None:
+        self._xorb_hash = xorb_hash
+        self._chunks = chunks
+        self._on_proven = on_proven
+        self._path = path
+        self._flags = bytearray(chunks.end - chunks.start)
+        self._num_left = len(self._flags)
+        # Of a part no hash is known; whether it begins a whole xorb shows when all have come.
+        self._tree = None if chunks.start else MerkleTree()
+        self._early: dict[int, tuple[bytes, int]] = {}  # hashes and sizes that do not follow yet
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether all of it is."""
+        return not self._num_left
+
+    def note_hash(self, chunk: int, size: int, chunk_hash: bytes) -> None:
+        """See Origin."""
+        tree = self._tree
+        if tree is None:
+            return
+        self._early[chunk] = (chunk_hash, size)
+        while (following := self._early.pop(tree.num_chunks, None)) is not None:
+            tree.add(*following)
+        if tree.num_chunks == len(self._flags):
+            self._tree = None
+            self._early.clear()
+            if tree.xorb_hash() == self._xorb_hash:
+                self.note_proven(self._chunks)
+
+    def note_proven(self, chunks: ChunkRange) -> None:
+        """See Origin."""
+        first, end = chunks.start - self._chunks.start, chunks.end - self._chunks.start
+        num_new = self._flags.count(0, first, end)
+        if not num_new:
+            return
+        self._flags[first:end] = b"\1" * (end - first)
+        self._num_left -= num_new
+        if not self._num_left and self._path is not None:
+            self._on_proven(self._path)
+
+    def settle(self, path: str) -> None:
+        """Take in that the entry has been written."""
+        self._path = path
+        if self.is_proven:
+            self._on_proven(path)
