@@ -207,6 +207,16 @@ CACHE_LIMIT = Gauge(
     REGISTRY, "xetserve_cache_limit_bytes", "What cache_size allows; 0: no cache.", unite=max
 )
 
+LOOP_LAG = Histogram(
+    REGISTRY,
+    "xetserve_loop_lag_seconds",
+    "How much later than it wanted a task came to its turn, ten times a second.",
+    bounds=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+LOOP_LAG_MAX = Gauge(
+    REGISTRY, "xetserve_loop_lag_max_seconds", "The longest of them since the start.", unite=max
+)
+
 # The processes, under the names that everybody gives them. The supervisor is not among them.
 
 CPU_SECONDS = Counter(

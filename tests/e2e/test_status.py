@@ -150,6 +150,7 @@ def test_a_worker_that_is_killed_takes_no_count_along(
             assert after[key] >= count, key
     assert value(after, "xetserve_requests_total", route="download") == 6
     assert value(after, "xetserve_worker_restarts_total") == 3
+    assert value(after, "xetserve_loop_lag_seconds_count") > 0
     assert value(after, "process_start_time_seconds") == value(before, "process_start_time_seconds")
 
 

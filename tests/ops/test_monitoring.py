@@ -96,5 +96,5 @@ def test_everything_that_matters_is_on_the_dashboard() -> None:
         "xetserve_upstream_last_answer_timestamp_seconds", "xetserve_build_info",
         "xetserve_first_byte_seconds_sum", "xetserve_first_byte_seconds_count",
         "xetserve_request_duration_seconds_sum", "xetserve_request_duration_seconds_count",
-        "process_start_time_seconds",
+        "process_start_time_seconds", "xetserve_loop_lag_seconds_sum",
     }  # fmt: skip

@@ -26,6 +26,7 @@ from xetserve.ops.access import AccessLog, make_access_log
 from xetserve.ops.board import Board
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_log_level
+from xetserve.ops.looplag import watching_loop
 from xetserve.ops.notify import take_notifier
 from xetserve.ops.watch import Figures, Watch
 from xetserve.ops.workers import Supervisor
@@ -69,7 +70,7 @@ def run_handler(
             return live.reload()
 
     async def serve(channel: socket.socket | None) -> None:
-        async with making as handler, _following(live):
+        async with making as handler, _following(live), watching_loop():
             access_log = _AccessLog(live)
 
             def on_answer(request: Request) -> None:
