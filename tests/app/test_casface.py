@@ -22,7 +22,7 @@ from tests.app.test_application import (
     World,
     ask,
 )
-from tests.peers import Answer, RawClient, Received, connected, http_answer
+from tests.peers import Answer, RawClient, Received, connected, http_answer, until
 from tests.sealed import changed
 from xetserve.app import batches
 from xetserve.app.xetmode import AUTO, NATIVE, XetMode
@@ -30,9 +30,20 @@ from xetserve.http.messages import Headers, Request
 from xetserve.metrics import INTEGRITY_FAILURES, STRANGE_GRANTS
 from xetserve.net.bodies import BodyLease
 from xetserve.net.url import parse_url
+from xetserve.upstream.planroom import TERM_COST
 from xetserve.upstream.readtokens import make_cas_token
-from xetserve.xet.grants import GrantedRange, open_grant, seal_grant
-from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2
+from xetserve.xet import grants
+from xetserve.xet.grants import Grant, GrantedRange, open_grant, seal_grant
+from xetserve.xet.reconstruction import (
+    MAX_RANGES,
+    ByteRange,
+    ChunkRange,
+    FetchInfo,
+    Reconstruction,
+    Term,
+    to_v2,
+)
+from xetserve.xet.sealing import Sealer
 
 IN_NATIVE = XetMode(NATIVE)
 PACKED = b"".join(XORB.records)
@@ -257,6 +268,64 @@ async def test_nothing_is_said_of_a_file_before_the_cas_agreed() -> None:
                 path = f"/{version}/{NAME}"
                 status, headers, _ = await ask(client, path, wanted, token=token, method=method)
                 assert (status, "content-range" in headers) == (403, False)
+
+
+def make_many(num_ranges: int) -> Answer:
+    """An answer with so many ranges, each with a URL that cannot be packed."""
+    infos = tuple(
+        FetchInfo(
+            ChunkRange(at, at + 1),
+            ByteRange(at, at + 1),
+            f"http://data.test/?{secrets.token_hex(200)}",
+        )
+        for at in range(num_ranges)
+    )
+    terms = tuple(Term(XORB.xorb_hash, info.chunks, 9) for info in infos)
+    plan = Reconstruction(0, terms, {XORB.xorb_hash: infos})
+    return http_answer(200, json.dumps(to_v2(plan)).encode())
+
+
+async def test_a_large_answer_is_made_as_it_is_read_and_counts_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    num_ranges, sealed = 12_000, 0
+
+    def count(sealer: Sealer, grant: Grant) -> str:
+        nonlocal sealed
+        sealed += 1
+        return seal_grant(sealer, grant)
+
+    monkeypatch.setattr(grants, "seal_grant", count)
+    world = make_world()
+    world.answers["cas"] = make_many(num_ranges)
+    target = f"/v2/reconstructions/{NAME}"
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        status, headers, body = await ask(client, target, "Range: bytes=0-999999", token=token)
+        assert (status, headers["content-type"]) == (200, "application/json")
+        ((*entries,),) = json.loads(body)["xorbs"].values()
+        assert len(entries) == num_ranges
+        assert world.budget.held == 0
+        sealed = 0
+        async with connected(world.port) as slow:
+            lines = [f"GET {target} HTTP/1.1", "Host: h", f"Authorization: Bearer {token}", "", ""]
+            await slow.send("\r\n".join(lines).encode())
+            await until(lambda: sealed > 0)
+            assert world.budget.held > num_ranges * (400 + TERM_COST)
+            slow.reset()
+        await until(lambda: world.budget.held == 0)
+        assert sealed < num_ranges
+
+
+async def test_a_question_about_too_much_is_413_and_says_what_to_do() -> None:
+    world = make_world()
+    world.answers["cas"] = make_many(MAX_RANGES + 1)
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        status, _, body = await ask(client, f"/v2/reconstructions/{NAME}", token=token)
+        assert (status, b"shorter range" in body) == (413, True)
+        status, _, body = await post_batch(client, batch_of(NAME), token)
+        assert (status, b"fewer files" in body) == (413, True)
 
 
 async def test_an_upstream_url_that_is_too_long_is_502() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from xetserve.errors import FormatError, RangeUnsatisfiable, RequestError
+from xetserve.errors import FormatError, RangeUnsatisfiable, RequestError, UpstreamTooLarge
 from xetserve.http.messages import Request
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.cas import Access
@@ -53,10 +53,12 @@ async def fetch_batch(
                 answer = await cas.fetch_reconstruction(access, file_hash, _ALL)
             except RangeUnsatisfiable:
                 return _NOTHING  # it is empty
+            except UpstreamTooLarge:
+                raise _too_large() from None
         num_terms += len(answer.terms)
         num_ranges += sum(map(len, answer.fetch_info.values()))
         if num_terms > MAX_TERMS or num_ranges > MAX_RANGES:
-            raise RequestError(413, "these are too many chunks for one answer: ask for fewer files")
+            raise _too_large()
         return answer
 
     tasks = [asyncio.ensure_future(ask(file_hash)) for file_hash in hashes]
@@ -68,3 +70,7 @@ async def fetch_batch(
         if tasks:
             await asyncio.wait(tasks)
     return dict(zip(hashes, answers, strict=True))
+
+
+def _too_large() -> RequestError:
+    return RequestError(413, "these are too many chunks for one answer: ask for fewer files")

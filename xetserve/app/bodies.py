@@ -72,6 +72,26 @@ async def start_body(
     return StartedBody(first, blocks, on_close)
 
 
+async def hold_body(blocks: AsyncGenerator[Block, None], limit: int) -> bytes | StartedBody:
+    """Read a body as far as it may be held: all of it, or its beginning; failures are raised here.
+
+    Args:
+        limit: bytes; a smaller body is returned whole.
+    """
+    held: list[bytes] = []
+    size = 0
+    try:
+        async for block in blocks:
+            held += [bytes(part) for part in block]
+            size += sum(map(len, block))
+            if size > limit:
+                return StartedBody(held, blocks)
+    except BaseException:
+        await blocks.aclose()
+        raise
+    return b"".join(held)
+
+
 class PlainSource(Protocol):
     """An upstream answer whose body is passed on; made in net, which app does not know."""
 

@@ -13,38 +13,42 @@ with that token, so it alone decides who may read what; of its answer only the d
 import asyncio
 import re
 import time
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Final
 
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.batches import fetch_batch, read_batch
-from xetserve.app.bodies import no_blocks
+from xetserve.app.bodies import hold_body, no_blocks
 from xetserve.app.files import Upstreams, head_timeout
 from xetserve.app.responses import CHALLENGE
 from xetserve.app.router import check_method
 from xetserve.app.sizes import FileSizes
 from xetserve.app.xorbdata import XorbData
 from xetserve.errors import (
-    FormatError,
     RangeUnsatisfiable,
     RequestError,
     UpstreamDenied,
-    UpstreamError,
     UpstreamRefused,
+    UpstreamTooLarge,
 )
-from xetserve.http.messages import Headers, Request, Response, json_response
+from xetserve.http.messages import Block, Headers, Request, Response, json_response
 from xetserve.http.ranges import format_unsatisfied_range
 from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.cas import Access
+from xetserve.upstream.planroom import PlanRoom, estimate_size
 from xetserve.upstream.readtokens import CasToken, make_cas_token, parse_cas_token
-from xetserve.xet.batch import make_batch_answer, merge_fetch_infos
-from xetserve.xet.grants import Granter
+from xetserve.upstream.slices import run_slices
+from xetserve.xet.batch import merge_fetch_infos
+from xetserve.xet.grants import Granter, find_uses
 from xetserve.xet.hashes import parse_hash
-from xetserve.xet.reconstruction import ByteRange, to_v1, to_v2
+from xetserve.xet.planwriter import write_batch, write_plan
+from xetserve.xet.reconstruction import ByteRange, Reconstruction
 from xetserve.xet.sealing import Sealer
 
 GRANT_SECONDS: Final = 900.0  # that a data URL is good for
 MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most
+HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length
 MAX_TELEMETRY_SIZE: Final = 256 * 1024  # bytes
 _PURPOSE: Final = "token"
 _NO_END: Final = 2**53  # bytes; the CAS gives what there is
@@ -90,6 +94,7 @@ class CasFace:
         self._instance = instance
         self._sealer = sealer
         self._sizes = FileSizes(upstreams.cas)
+        self._room = PlanRoom(upstreams.budget)
         self._data = XorbData(fetches, sealer, upstreams.limits, instance)
 
     def is_for(self, request: Request) -> bool:
@@ -162,7 +167,7 @@ class CasFace:
         """Ask the CAS how a range of a file is built, and give its answer with our URLs.
 
         Raises:
-            RequestError: 400, 401, 416.
+            RequestError: 400, 401, 413, 416.
             UpstreamError: as the CAS says.
         """
         file_hash, access = _parse_name(name), self._open_token(request)
@@ -172,17 +177,19 @@ class CasFace:
                 answer = await self._up.cas.fetch_reconstruction(access, file_hash, asked)
             except RangeUnsatisfiable:
                 raise self._unsatisfiable(file_hash) from None
+            except UpstreamTooLarge as exc:  # a short answer would be a short file to clients
+                raise RequestError(413, str(exc)) from None
             end = asked.start + answer.decoded_size
             size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
             await self._fetches.recall_ledger(file_hash)
-        granter = self._make_granter(request)
-        try:
-            given = granter.rewrite(
-                answer, asked.start, file_hash, size, has_single_ranges=version == 1
+            infos = self._make_granter(request).make_infos(
+                answer,
+                await run_slices(find_uses(answer, asked.start)),
+                file_hash,
+                size,
+                has_single_ranges=version == 1,
             )
-        except FormatError as exc:
-            raise UpstreamError(f"the CAS: {exc}") from None
-        return json_response(200, to_v1(given) if version == 1 else to_v2(given), _NO_STORE)
+            return await self._send([answer], write_plan(answer, version, infos))
 
     async def _reconstruct_several(self, request: Request) -> Response:
         """Tell how whole files are built. Of chunks that several files have, the first one gets the URL.
@@ -195,20 +202,31 @@ class CasFace:
         hashes = await read_batch(request)
         async with head_timeout(self._up.limits):
             answers = await fetch_batch(self._up.cas, access, hashes)
-        granter = self._make_granter(request)
-        infos = []
-        for file_hash, answer in answers.items():
-            size = answer.decoded_size
-            self._sizes.note(file_hash, size)
-            try:
-                given = granter.rewrite(answer, 0, file_hash, size, has_single_ranges=True)
-            except FormatError as exc:
-                raise UpstreamError(f"the CAS: {exc}") from None
-            infos.append(given.fetch_info)
-            await asyncio.sleep(0)  # sealing a thousand URLs takes a while
-        terms = {file_hash: answer.terms for file_hash, answer in answers.items()}
-        value = make_batch_answer(terms, merge_fetch_infos(infos))
-        return json_response(200, value, _NO_STORE)
+            granter = self._make_granter(request)
+            infos = []
+            for file_hash, answer in answers.items():
+                size = answer.decoded_size
+                self._sizes.note(file_hash, size)
+                steps = granter.iter_rewrite(answer, 0, file_hash, size, has_single_ranges=True)
+                infos.append((await run_slices(steps)).fetch_info)
+            terms = {file_hash: answer.terms for file_hash, answer in answers.items()}
+            fetch_info = merge_fetch_infos(infos)
+            held = [*answers.values(), Reconstruction(0, (), fetch_info)]
+            return await self._send(held, write_batch(terms, fetch_info))
+
+    async def _send(self, held: list[Reconstruction], pieces: Iterator[bytes]) -> Response:
+        """Answer with a document, written as the client reads it; what it is made of counts until then."""
+
+        async def write() -> AsyncGenerator[Block, None]:
+            with self._room.hold() as holding:
+                for answer in held:
+                    holding.grow(estimate_size(answer))
+                for piece in pieces:
+                    yield [piece]
+                    await asyncio.sleep(0)
+
+        body = await hold_body(write(), HELD_SIZE)
+        return Response(200, [("Content-Type", "application/json"), *_NO_STORE], body)
 
     def _make_granter(self, request: Request) -> Granter:
         now = time.time()
@@ -230,12 +248,7 @@ class CasFace:
         """
         size = end if is_last else self._sizes.find(file_hash)
         if size is None:
-            try:
-                rest = ByteRange(end, _NO_END)
-                answer = await self._up.cas.fetch_reconstruction(access, file_hash, rest)
-                size = end + answer.decoded_size
-            except RangeUnsatisfiable:
-                size = end
+            return await self._sizes.measure(access, file_hash, end)
         self._sizes.note(file_hash, size)
         return size
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, Protocol
 
-from xetserve.app.bodies import StartedBody, no_blocks, start_body
+from xetserve.app.bodies import hold_body, no_blocks, start_body
 from xetserve.app.files import STALE_FIELD, head_timeout
 from xetserve.app.hubpaths import find_kept_question, is_lasting_question
 from xetserve.app.pieces import HubAnswer, Page, Pieces, join_pages, make_blocks, read_pieces
@@ -95,7 +95,9 @@ class PassThrough:
                 pieces = self._join(hub, page, fields, token)
             else:
                 pieces = read_pieces(page, self._limits.gap_timeout)
-            return Response(status, headers, await _start(make_blocks(pieces, members)))
+            return Response(
+                status, headers, await hold_body(make_blocks(pieces, members), HELD_SIZE)
+            )
 
     async def _answer_known(
         self,
@@ -240,19 +242,3 @@ def _has_it(request: Request, headers: Headers) -> bool:
         return False
     current = Validators((etag.removeprefix("W/"),), None)
     return check_conditions(request.headers, current, 0.0)[0] is Verdict.NOT_MODIFIED
-
-
-async def _start(blocks: AsyncGenerator[Block, None]) -> bytes | StartedBody:
-    """Read a body as far as it may be held: all of it, or its beginning; failures are raised."""
-    held: list[bytes] = []
-    size = 0
-    try:
-        async for block in blocks:
-            held += [bytes(part) for part in block]
-            size += sum(map(len, block))
-            if size > HELD_SIZE:
-                return StartedBody(held, blocks)
-    except BaseException:
-        await blocks.aclose()
-        raise
-    return b"".join(held)

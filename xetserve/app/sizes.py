@@ -1,4 +1,4 @@
-"""The sizes of files that are asked for by hash. The CAS tells them only by telling how the whole is built."""
+"""The sizes of files that are asked for by hash. The CAS tells them only by telling how files are built."""
 
 from typing import Final
 
@@ -10,7 +10,10 @@ from xetserve.xet.reconstruction import ByteRange
 
 MAX_SIZES: Final = 10_000  # files whose size is remembered; what a hash names never changes
 _FIRST_BYTE: Final = ByteRange(0, 1)
-_ALL: Final = ByteRange(0, 2**53)  # bytes; the CAS gives what there is of it
+PROBE_SIZE: Final = (
+    256 * 1024 * 1024
+)  # bytes that one question is about; even in the smallest chunks not too many
+MAX_SIZE: Final = 2**53  # bytes
 
 
 class FileSizes:
@@ -40,18 +43,42 @@ class FileSizes:
             return  # an empty file is one, too
 
     async def get(self, access: Access, file_hash: bytes) -> int:
-        """Give the size of a file in bytes. For one of 100 GB the CAS sends some megabytes, once.
+        """Return the size of a file in bytes.
 
         Raises:
             UpstreamError and its kinds: as check_exists.
         """
         known = self._known.get(file_hash)
-        if known is not None:
-            await self.check_exists(access, file_hash)
-            return known
-        try:
-            size = (await self._cas.fetch_reconstruction(access, file_hash, _ALL)).decoded_size
-        except RangeUnsatisfiable:
-            size = 0
-        self.note(file_hash, size)
-        return size
+        if known is None:
+            return await self.measure(access, file_hash, 0)
+        await self.check_exists(access, file_hash)
+        return known
+
+    async def measure(self, access: Access, file_hash: bytes, start: int) -> int:
+        """Find out the size of a file that reaches a position, and remember it.
+
+        The whole of a large file is too much for one answer, so the end is looked for in ever longer steps, and then
+        between the last two of them: one question for a small file, about 18 for one of 100 GB.
+
+        Raises:
+            UpstreamError and its kinds: as check_exists.
+        """
+        low, high, step = start, MAX_SIZE, PROBE_SIZE  # the size is one of low..high
+        position = start
+        while low < high:
+            asked = ByteRange(position, position + PROBE_SIZE)
+            try:
+                answer = await self._cas.fetch_reconstruction(access, file_hash, asked)
+            except RangeUnsatisfiable:
+                high = position
+            else:
+                end = position + answer.decoded_size
+                if end < asked.end:
+                    low = high = end
+                else:
+                    low = end
+            middle = (high - low) // (2 * PROBE_SIZE) * PROBE_SIZE
+            position = low + min(step, middle)
+            step *= 2
+        self.note(file_hash, low)
+        return low

@@ -12,12 +12,9 @@ from xetserve.errors import UpstreamBusy
 from xetserve.xet.reconstruction import Reconstruction
 
 FREE_SIZE: Final = 64 * 1024  # bytes that a holder has without asking
-TERM_COST: Final = (
-    256  # bytes of a term, and of a fetch range without its URL; measured with CPython 3.11
-)
-JSON_COST: Final = (
-    4  # bytes for each byte of JSON that is being read: the text twice, and what it says
-)
+# Bytes of a term with its use, and of a fetch range without its URL, as Python objects.
+TERM_COST: Final = 400
+JSON_COST: Final = 4  # bytes for one of JSON that is read: the text twice, and what it says
 RETRY_AFTER: Final = 1.0  # seconds
 
 

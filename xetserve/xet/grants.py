@@ -42,9 +42,7 @@ MAX_SHARED_SIZE: Final = (
     4000  # of one for several ranges: another server of ours may have to seal it once more
 )
 MAX_URL_RANGES: Final = 500  # ranges of one URL, as upstream has it
-MAX_USES: Final = (
-    1000  # terms named for one range; hardly more fit, and each of them is packed before that shows
-)
+MAX_USES: Final = 1000  # terms named in one URL; hardly more fit, and all are packed to see that
 SEALED_SLICE: Final = 25  # ranges whose URLs are sealed in one go; one takes 0.1 ms
 
 
@@ -304,13 +302,15 @@ class Granter:
             ranges: list[GrantedRange] = []
             num_uses = 0
             for info in group:
-                used = uses.get((grant.xorb_hash, info), ())
+                named = uses.get((grant.xorb_hash, info), [])
+                used = tuple(named[:MAX_USES])
                 num_uses += len(used)
                 if len(ranges) == limit or (ranges and num_uses > MAX_USES):
                     yield from self._make_urls(grant._replace(url=url), ranges)
                     ranges, num_uses = [], len(used)
-                digest = make_digest(grant.file_hash, used, self._find_hashes)
-                ranges.append(GrantedRange(info.chunks, info.byte_range, tuple(used), digest))
+                is_all = len(used) == len(named)
+                digest = make_digest(grant.file_hash, used, self._find_hashes) if is_all else ""
+                ranges.append(GrantedRange(info.chunks, info.byte_range, used, digest))
             yield from self._make_urls(grant._replace(url=url), ranges)
 
     def _make_urls(self, grant: Grant, ranges: Sequence[GrantedRange]) -> Iterable[FetchInfo]:
@@ -349,7 +349,7 @@ def find_uses(answer: Reconstruction, start: int) -> Generator[None, None, Uses]
     for number, term in enumerate(answer.terms, 1):
         use = TermUse(term.chunks, position, term.decoded_size)
         found = uses.setdefault((term.xorb_hash, answer.find_fetch_info(term)), [])
-        if len(found) < MAX_USES:
+        if len(found) <= MAX_USES:  # one more than is named shows that there are more
             found.append(use)
         position += term.decoded_size
         if number % SLICE == 0:

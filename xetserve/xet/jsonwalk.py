@@ -37,9 +37,7 @@ class Cursor:
             raise _not_json() from None
         self._at = 0
         self._base = 0  # where the window starts
-        self._window = (
-            ""  # values are decoded out of this copy, which bounds the work that one can be
-        )
+        self._window = ""  # a copy to decode out of, which bounds the work that one value can be
 
     def members(self) -> Iterator[str]:
         """Iterate over the keys of an object; the caller reads each value before it goes on."""
