@@ -23,7 +23,7 @@ from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.knownplans import KnownPlans
 from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
-from xetserve.upstream.metastore import MetaStore
+from xetserve.upstream.metastore import MetaStore, pack_file, unpack_file
 from xetserve.upstream.plans import STORED_URL
 from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
@@ -241,6 +241,50 @@ class TestStored:
             async with world.plans.open_data(XORB.xorb_hash, info):
                 pass
         assert world.cas.fetched == []
+
+
+class TestSmallRanges:
+    async def test_a_chunk_is_stored_once_whatever_was_asked_of_it(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        positions = range(0, 500_000, 2500)
+        chunks = set()
+        for position in positions:
+            answer = await world.ask(ByteRange(position, position + 1))
+            chunks |= {term.chunks for term in answer.terms}
+        await world.restart(is_offline=True)
+        stored = list((tmp_path / "meta/plans").rglob("*-*"))
+        assert 5 <= len(stored) <= len(chunks) < len(positions) // 5
+        for position in positions:
+            found = await world.ask(ByteRange(position, position + 1))
+            assert found.decoded_size > 0
+
+    async def test_what_is_not_much_smaller_than_what_is_stored_adds_nothing(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        await world.ask(ByteRange(0, 100_000))
+        before = sorted((tmp_path / "meta/plans").rglob("*-*"))
+        for end in range(99_000, 40_000, -1000):
+            await world.ask(ByteRange(0, end))
+        assert world.metadata.store is not None
+        await world.metadata.store.settle()
+        assert len(sorted((tmp_path / "meta/plans").rglob("*-*"))) - len(before) <= 1
+
+
+async def test_stored_plans_lead_nowhere(world: World, tmp_path: Path) -> None:
+    """Whoever has planted one in the folder."""
+    await world.ask()
+    await world.metadata.aclose()
+    (path,) = (tmp_path / "meta/plans").rglob("*-*")
+    name = path.relative_to(tmp_path / "meta").as_posix()
+    stored = unpack_file(name, path.read_bytes())
+    assert stored is not None
+    body = stored.body.replace(STORED_URL.encode(), b"http://169.254.169.254/")
+    assert body != stored.body
+    path.write_bytes(pack_file(name, stored._replace(body=body)))
+    world.start(is_offline=True)
+    found = await world.ask()
+    assert {info.url for infos in found.fetch_info.values() for info in infos} == {STORED_URL}
 
 
 class TestStale:

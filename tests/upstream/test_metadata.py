@@ -1,7 +1,9 @@
 """What is believed, for how long, and for whom. The clock is the test's."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,14 @@ from xetserve.errors import (
 from xetserve.metrics import METADATA_STALE
 from xetserve.upstream.metadata import (
     MAX_NAME_SIZE,
+    PERMISSIONS,
     Answer,
     MetadataCache,
     MetadataPolicy,
     Question,
     Verdict,
 )
-from xetserve.upstream.metastore import MetaStore
+from xetserve.upstream.metastore import IMPORTED, MetaStore
 from xetserve.upstream.scopes import ANONYMOUS, get_scope
 from xetserve.upstream.troubles import DOWN_TIME, MAX_PAUSE
 
@@ -385,10 +388,156 @@ class TestStored:
         bench = Bench(tmp_path)
         await bench.get(Upstream(b"1"))
         await bench.cache.aclose()
-        ((name, data),) = read_files(tmp_path).items()
-        assert name.split("/")[0] == MINE
+        found = read_files(tmp_path)
+        assert len(found) == 2  # the answer, and a mark that there is one about this repository
+        for name, data in found.items():
+            assert name.split("/")[0] == MINE
+            assert b"hf_mine" not in data
         assert "hf_" not in MINE
-        assert b"hf_mine" not in data
+
+
+class TestWhoNeverHadAYes:
+    """What is refused, or said to tokens that are made up, leaves nothing behind, and pushes nothing out."""
+
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            DENIED,
+            UpstreamMissing("gone"),
+            Answer(b"no", Verdict.ABSENT),
+            Answer(b"401", Verdict.REFUSED),
+        ],
+    )
+    async def test_made_up_tokens(self, tmp_path: Path, refusal: Exception | Answer) -> None:
+        bench = Bench(tmp_path, stale_for=100)
+        await bench.get(Upstream(b"mine"))
+        assert bench.cache.store is not None
+        await bench.cache.store.settle()
+        before = read_files(tmp_path)
+        for number in range(300):
+            question = FILE._replace(scope=get_scope(f"hf_{number}"), name=str(number))
+            with suppress(UpstreamError):
+                await bench.get(Upstream(refusal), question)
+        await bench.restart(is_offline=True)
+        assert read_files(tmp_path) == before
+        assert os.listdir(tmp_path) == [MINE]
+        assert await bench.get(Upstream(b"not asked")) == b"mine"
+        await bench.cache.aclose()
+
+    async def test_a_token_that_has_something_elsewhere(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path)
+        await bench.get(Upstream(b"mine"))
+        assert bench.cache.store is not None
+        await bench.cache.store.settle()
+        before = read_files(tmp_path)
+        for number in range(300):
+            with pytest.raises(UpstreamDenied):
+                await bench.get(Upstream(DENIED), FILE._replace(repo=f"model/o/{number}"))
+            bench.cache.refuse(MINE, f"model/o/{number}")
+        await bench.cache.aclose()
+        assert read_files(tmp_path) == before
+
+    async def test_what_was_refused_is_not_stored_any_more(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path, ttl=30)
+        await bench.get(Upstream(b"mine"))
+        bench.now += 10
+        bench.cache.refuse(MINE, FILE.repo)
+        await bench.restart(is_offline=True)
+        for _ in range(2):
+            with pytest.raises(UpstreamOffline):
+                await bench.get(Upstream(b"not asked"))
+        await bench.cache.aclose()
+        assert len(read_files(tmp_path)) == 1  # the refusal
+
+    async def test_a_refusal_outlives_what_it_makes_worthless(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path, ttl=30)
+        for number in range(20):
+            await bench.get(Upstream(b"yes"), FILE._replace(name=str(number)))
+        assert bench.cache.store is not None
+        await bench.cache.store.settle()
+        found = read_files(tmp_path)
+        used = {name: os.stat(tmp_path / name).st_mtime for name in found}
+        (mark,) = [name for name, data in found.items() if b"refusal" in data]
+        assert used[mark] > max(time for name, time in used.items() if name != mark) + 3600
+        bench.cache.refuse(MINE, FILE.repo)
+        await bench.cache.aclose()
+        assert os.stat(tmp_path / mark).st_mtime >= used[mark]
+
+
+class TestImported:
+    """Answers that were brought from elsewhere."""
+
+    async def bring(self, folder: Path, *questions: Question, said: float = 999_990.0) -> None:
+        """Let somebody else's folder become what was brought to this one."""
+        other = Bench(folder.parent / "other")
+        for question in questions:
+            other.cache.put(question, Answer(b"brought", said=said))
+        await other.cache.aclose()
+        os.mkdir(folder)
+        os.rename(folder.parent / "other", folder / IMPORTED)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return tmp_path / "meta"
+
+    async def test_offline_they_are_given(self, folder: Path) -> None:
+        await self.bring(folder, FILE)
+        bench = Bench(folder, is_offline=True)
+        for _ in range(2):
+            assert await bench.get(Upstream(b"not asked")) == b"brought"
+        with pytest.raises(UpstreamOffline):
+            await bench.get(Upstream(b"not asked"), FILE._replace(scope=OTHERS))
+        await bench.cache.aclose()
+
+    async def test_online_the_hub_is_asked_every_time(self, folder: Path) -> None:
+        await self.bring(folder, FILE, said=999_999.0)
+        bench = Bench(folder, ttl=30)
+
+        async def renew(data: bytes) -> float | None:
+            raise AssertionError
+
+        with pytest.raises(UpstreamDenied):
+            await bench.get(Upstream(DENIED), renew=renew)
+        with pytest.raises(UpstreamError, match="down"):
+            await bench.get(Upstream(UpstreamError("down")), SECOND)
+        bench.now += 6
+        assert await bench.get(Upstream(b"said now"), renew=renew) == b"said now"
+        await bench.cache.aclose()
+
+    async def test_in_time_of_trouble_they_stand_in_but_permit_nothing(self, folder: Path) -> None:
+        grants = [FILE._replace(kind=kind, name="") for kind in PERMISSIONS]
+        await self.bring(folder, FILE, *grants)
+        bench = Bench(folder, ttl=30, stale_for=100)
+        down = Upstream(UpstreamError("down"))
+        for _ in range(2):
+            answer = await bench.cache.get(FILE, down.ask)
+            assert (answer.data, answer.stale_age) == (b"brought", 10)
+        for grant in grants:
+            with pytest.raises(UpstreamError, match="down"):
+                await bench.get(down, grant)
+        bench.now += DOWN_TIME + 1
+        assert await bench.get(Upstream(b"up")) == b"up"
+        await bench.cache.aclose()
+
+    async def test_what_was_said_here_counts_more(self, folder: Path) -> None:
+        await self.bring(folder, FILE, SECOND, said=999_999.0)
+        bench = Bench(folder, ttl=30)
+        await bench.get(Upstream(Answer(b"own", said=999_000.0)))
+        await bench.restart(is_offline=True)
+        assert await bench.get(Upstream(b"not asked")) == b"own"
+        assert await bench.get(Upstream(b"not asked"), SECOND) == b"brought"
+        await bench.cache.aclose()
+
+    async def test_a_refusal_of_ours_makes_them_worthless(self, folder: Path) -> None:
+        await self.bring(folder, FILE, SECOND)
+        bench = Bench(folder, ttl=30)
+        with pytest.raises(UpstreamDenied):
+            await bench.get(Upstream(DENIED))
+        await bench.restart(is_offline=True)
+        for question in (FILE, SECOND):
+            with pytest.raises(UpstreamOffline):
+                await bench.get(Upstream(b"not asked"), question)
+        await bench.cache.aclose()
 
 
 class TestMemory:

@@ -134,6 +134,105 @@ def test_leftovers_of_a_crash_go(tmp_path: Path) -> None:
     assert folder.list("s") == ["a"]
 
 
+# Shares of a full folder
+
+
+def fill_scope(folder: MetaFolder, scope: str, *numbers: int) -> None:
+    for number in numbers:
+        folder.write(f"{scope}/{number % 256:02x}/{number:064x}", Stored(1.0, bytes(3000)))
+
+
+def count_files(folder: Path, scope: str) -> int:
+    return sum(path.is_file() for path in (folder / scope).rglob("*"))
+
+
+def measure(folder: Path) -> int:
+    """Bytes of all files and folders, in blocks."""
+    return BLOCK * sum(1 for _ in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("flood", ["e" * 32, "anonymous", "plans", "imported"])
+def test_one_scope_does_not_push_out_the_others(tmp_path: Path, flood: str) -> None:
+    folder = MetaFolder(tmp_path, max_size=1000 * BLOCK)
+    others = {"a" * 32, "b" * 32, "anonymous", "plans", "imported"} - {flood}
+    for scope in others:
+        fill_scope(folder, scope, *range(30))
+        for path in (tmp_path / scope).rglob("*"):
+            os.utime(path, (0, 0))
+    fill_scope(folder, flood, *range(3000))
+    assert {scope: count_files(tmp_path, scope) for scope in others} == dict.fromkeys(others, 30)
+    assert count_files(tmp_path, flood) > 100
+    assert measure(tmp_path) <= 1000 * BLOCK
+
+
+def test_many_scopes_share_what_tokens_have(tmp_path: Path) -> None:
+    folder = MetaFolder(tmp_path, max_size=600 * BLOCK)
+    fill_scope(folder, "anonymous", *range(60))
+    for number in range(1500):
+        fill_scope(folder, f"{number:032x}", number)
+        if not number % 50:
+            assert measure(tmp_path) <= 600 * BLOCK
+    assert count_files(tmp_path, "anonymous") == 60
+    # No folder is left without a file.
+    assert all(count_files(tmp_path, path.name) for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) < 300
+
+
+def test_removing_the_last_file_removes_its_folders(folder: MetaFolder, tmp_path: Path) -> None:
+    folder.write(NAME, Stored(1.0, b""))
+    folder.remove(NAME)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "meta"]
+
+
+def test_a_folder_that_somebody_removes_meanwhile_is_made_again(
+    folder: MetaFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write(NAME, Stored(1.0, b""))
+    open_file, num_swept = os.open, 0
+
+    def sweep_first(*args: object, **kwargs: object) -> object:
+        nonlocal num_swept
+        num_swept += 1
+        if num_swept < 3:
+            (tmp_path / "meta/other/ab").rmdir()
+        return open_file(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", sweep_first)
+    folder.write("other/ab/cd", Stored(1.0, b"body"))
+    assert num_swept == 3
+    assert (tmp_path / "meta/other/ab/cd").is_file()
+
+
+def test_odd_things_do_not_end_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = MetaFolder(tmp_path, max_size=20 * BLOCK)
+    fill_scope(folder, "0", 1, 2)
+    os.mkfifo(tmp_path / "0/fifo")
+    (tmp_path / "0/link").symlink_to("nowhere")
+    for path in (tmp_path / "0").rglob("*"):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    stays = tmp_path / f"0/01/{1:064x}"
+    unlink = os.unlink
+
+    def refuse(path: str | Path) -> None:
+        if str(path) == str(stays):
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    fill_scope(folder, "0", *range(100, 140))
+    assert stays.exists()
+    assert 5 < count_files(tmp_path, "0") <= 20
+
+
+def test_what_is_first_and_what_needs_another(folder: MetaFolder) -> None:
+    folder.write("s/a", Stored(1.0, b""), only_with="s/b")
+    assert folder.read("s/a") is None
+    folder.write("s/b", Stored(1.0, b""), is_first=True)
+    folder.write("s/b", Stored(2.0, b""), is_first=True)
+    folder.write("s/a", Stored(3.0, b""), only_with="s/b")
+    assert (folder.read("s/a"), folder.read("s/b")) == (Stored(3.0, b""), Stored(1.0, b""))
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[MetaStore]:
     made = MetaStore(tmp_path, max_size=100 * BLOCK, max_pending=10_000)

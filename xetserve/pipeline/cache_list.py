@@ -4,7 +4,6 @@ Only what is surely ours is listed: the folder may have been one with other thin
 over, and never ends a walk.
 """
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from stat import S_ISREG
 from typing import Final, NamedTuple
 
 from xetserve.pipeline.cache_entry import parse_entry_name
-from xetserve.upstream.openfile import pass_over
+from xetserve.upstream.openfile import is_folder, pass_over, scan
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -108,25 +107,6 @@ def iter_tree(folder: Path) -> Iterator[Stored]:
             yield from iter_tree(Path(item.path))
         elif (stored := look_at(item)) is not None:
             yield stored
-
-
-def scan(folder: str | Path) -> list[os.DirEntry[str]]:
-    """List what a folder holds; nothing, if it cannot be read."""
-    try:
-        with os.scandir(folder) as items:
-            return list(items)
-    except FileNotFoundError:
-        return []
-    except OSError as exc:
-        pass_over(folder, exc)
-        return []
-
-
-def is_folder(item: os.DirEntry[str]) -> bool:
-    """Tell whether this is a folder, and no link to one."""
-    with contextlib.suppress(OSError):
-        return item.is_dir(follow_symlinks=False)
-    return False
 
 
 def look_at(item: os.DirEntry[str]) -> Stored | None:

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from xetserve.pipeline.cache_list import Stored, iter_stored, look_at, scan
-from xetserve.upstream.openfile import open_regular, pass_over
+from xetserve.pipeline.cache_list import Stored, iter_stored, look_at
+from xetserve.upstream.openfile import open_regular, pass_over, scan
 
 HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
 EVICTION_ROUNDS: Final = 8  # walks over the folder, where files cannot be removed

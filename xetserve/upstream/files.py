@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -67,12 +68,16 @@ def unpack_entry(answer: Answer) -> FileEntry:
     raise error
 
 
-def is_lasting(data: bytes, revision: str) -> bool:
-    """Tell whether a kept entry is one of a commit, named by its full id: then it never changes."""
+def is_lasting(data: bytes, revision: str, is_on_hub: Callable[[Url], object]) -> bool:
+    """Tell whether a kept entry is one of a commit, named by its full id: then it never changes.
+
+    Args:
+        is_on_hub: tells whether a URL is the Hub's; an entry with another one is nothing that the Hub has said.
+    """
     if COMMIT.fullmatch(revision) is None:
         return False
     try:
-        fields = parse_json(data)
-    except FormatError:
+        entry = unpack_entry(Answer(data))
+    except UpstreamError:  # it has no such file, or was written by another version
         return False
-    return isinstance(fields, dict) and "missing" not in fields and fields.get("commit") == revision
+    return entry.commit == revision and bool(is_on_hub(entry.url))

@@ -116,7 +116,8 @@ class HubClient:
                 return pack_missing(exc)
 
         async def renew(data: bytes) -> float | None:
-            return await self.find_grant(repo, token) if is_lasting(data, revision) else None
+            is_old = is_lasting(data, revision, self._link.find_on_hub)
+            return await self.find_grant(repo, token) if is_old else None
 
         metadata = self.metadata
 
@@ -125,7 +126,10 @@ class HubClient:
             return None if commit is None else make_file_question(scope, repo, commit, path)
 
         question = make_file_question(get_scope(token), repo, revision, path)
-        return unpack_entry(await metadata.get(question, ask_to_keep, renew, find_other))
+        entry = unpack_entry(await metadata.get(question, ask_to_keep, renew, find_other))
+        if self._link.find_on_hub(entry.url) is None:
+            raise UpstreamError("a stored answer names a URL that is not the Hub's")
+        return entry
 
     async def look_up(self, target: str, token: str | None) -> FileEntry:
         """Look up a file that the Hub has at another URL of its own.

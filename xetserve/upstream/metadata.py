@@ -5,7 +5,12 @@ whether the token may still read. Equal questions at the same time are one. Afte
 Retry-After. Where the upstream is in trouble, a yes that is older may do (`stale_for`), and offline whatever its age.
 
 An answer is for the token that it was given to. What was said to no token at all is public: it may stand in, only where
-the upstream cannot be asked. A refusal makes all older answers about the repository worthless, in the folder, too.
+the upstream cannot be asked. A refusal makes all older answers about the repository worthless, in the folder, too: a mark stands
+there for each token and repository that had a yes, and a refusal is written in its place. Where there is no mark, there is
+nothing to make worthless, and a no is not stored: tokens that are made up leave nothing behind.
+
+What was brought from elsewhere (imported) stands in offline, and where the upstream is in trouble, for want of an answer of our own.
+It never spares a question, and online it permits nothing.
 
 Answers are bytes here; whoever asks knows how to read them. Memory is bounded in bytes. With a store, a yes is
 also written there, for other processes and for the next start.
@@ -39,6 +44,15 @@ STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer 
 MAX_REFUSALS: Final = 10_000
 MAX_REFUSALS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
 MAX_NAME_SIZE: Final = 4096  # characters; answers to longer questions are not kept
+MARK_PAUSE: Final = 3600.0  # seconds after which it is marked again that a repository was shown
+MARK_LEAD: Final = (
+    7200.0  # seconds that a mark counts as used later, so that no older answer outlives it
+)
+MAX_MARKS: Final = 10_000
+PERMISSIONS: Final = (
+    "grant",
+    "plan",
+)  # kinds of answers that say nothing but that a token may read
 MAX_SKEW: Final = 5.0  # seconds; an answer from the future is of a clock that was wrong
 
 
@@ -161,6 +175,9 @@ class MetadataCache:
         self._flights: Flights[Question, Answer] = Flights()
         self._refusals: LruDict[tuple[str, str], float] = LruDict(
             max_num=MAX_REFUSALS, max_cost=MAX_REFUSALS_SIZE
+        )
+        self._marks: LruDict[tuple[str, str], float] = LruDict(
+            max_num=MAX_MARKS, max_cost=MAX_REFUSALS_SIZE
         )
         self._troubles = Troubles(policy.negative_ttl, clock)
 
@@ -299,6 +316,8 @@ class MetadataCache:
         known = self._kept.peek(question)
         if known is None or not self.policy.is_offline:
             known = await self._load(question, known)
+        if known is None:
+            known = await self._load_imported(question)
         if known is None or not isinstance(known.answer, Answer) or not known.is_yes:
             return known
         age = max(0.0, self.clock() - known.said)
@@ -317,11 +336,36 @@ class MetadataCache:
         stored = await self.store.read(self._path(question))
         if stored is None or (kept is not None and stored.said <= kept.said):
             return kept
-        refused = await self.store.read(self._path(_make_refusal(question)))
-        if refused is not None:
-            self._note_refusal(question, refused.said)
+        await self._load_refusal(question)
+        if not self._is_believed(question, stored.said):
+            self.store.remove(self._path(question))
+            return kept
         loaded = _Kept(stored.said, read_stored(stored))
         self._remember(question, loaded)
+        return loaded
+
+    async def _load_refusal(self, question: Question) -> None:
+        assert self.store is not None
+        path = self._path(_make_refusal(question))
+        refused = await self.store.read(path, lead=MARK_LEAD)
+        if refused is not None and refused.said > 0:
+            self._note_refusal(question, refused.said)
+
+    async def _load_imported(self, question: Question) -> _Kept | None:
+        """Give what was brought from elsewhere; online it is not remembered, for it is not to be believed without asking."""
+        if self.store is None or (question.kind in PERMISSIONS and not self.policy.is_offline):
+            return None
+        stored = await self.store.read(self._path(question), is_imported=True)
+        if stored is None:
+            return None
+        await self._load_refusal(question)
+        path = self._path(_make_refusal(question))
+        refused = await self.store.read(path, is_imported=True, lead=MARK_LEAD)
+        if refused is not None and stored.said <= refused.said:
+            return None
+        loaded = _Kept(stored.said, read_stored(stored))
+        if self.policy.is_offline:
+            self._remember(question, loaded)
         return loaded
 
     def put(self, question: Question, answer: Answer) -> Answer:
@@ -335,15 +379,32 @@ class MetadataCache:
         self._remember(question, _Kept(answer.said, answer))
         if self.store is None:
             return answer
+        path, note = self._path(question), self._path(_make_refusal(question))
+        stored = Stored(answer.said, b"+" + answer.data, question.describe(self._realm))
         if answer.verdict is Verdict.REFUSED:
             self._store_refusal(question, answer.said)
-        else:
-            is_absent = answer.verdict is Verdict.ABSENT
-            body = (b"-" if is_absent else b"+") + answer.data
-            stored = Stored(answer.said, body, question.describe(self._realm))
+        elif answer.verdict is Verdict.ABSENT:
             # There is no end to what is not there.
-            self.store.write(self._path(question), stored, is_minor=is_absent)
+            stored = stored._replace(body=b"-" + answer.data)
+            self.store.write(path, stored, is_minor=True, only_with=note)
+        elif self._mark(question):
+            self.store.write(path, stored)
         return answer
+
+    def _mark(self, question: Question) -> bool:
+        """Mark that something of a repository is stored for a token; False: there is no room for it now."""
+        assert self.store is not None
+        key = (question.scope, question.repo)
+        now = self.clock()
+        marked = self._marks.get(key)
+        if marked is not None and 0 <= now - marked < MARK_PAUSE:
+            return True
+        note = _make_refusal(question)
+        mark = Stored(0.0, b"", note.describe(self._realm))
+        if not self.store.write(self._path(note), mark, is_first=True, lead=MARK_LEAD):
+            return False
+        self._marks.put(key, now, sum(map(len, key)))
+        return True
 
     def drop(self, question: Question) -> None:
         """Know nothing more about a question."""
@@ -359,17 +420,15 @@ class MetadataCache:
         self._store_refusal(question, now)
 
     def _path(self, question: Question) -> str:
-        """Give where an answer is stored: nothing but hex digits, and the scope."""
-        text = question.describe(self._realm)
-        digest = blake3(text.encode("utf-8", "surrogatepass")).hexdigest()
-        return f"{question.scope}/{digest[:2]}/{digest}"
+        return make_path(question, self._realm)
 
     def _store_refusal(self, question: Question, said: float) -> None:
         if self.store is not None:
             if question.kind != "refusal":
                 self.store.remove(self._path(question))
             note = _make_refusal(question)
-            self.store.write(self._path(note), Stored(said, b"", note.describe(self._realm)))
+            path, stored = self._path(note), Stored(said, b"", note.describe(self._realm))
+            self.store.write(path, stored, only_with=path, lead=MARK_LEAD)
 
     def _keep_refusal(self, question: Question, error: UpstreamError) -> None:
         now = self.clock()
@@ -427,6 +486,13 @@ class Subject(NamedTuple):
         """Read what Question.describe gives; None: it is something else."""
         parts = about.split("\0", 3)
         return cls(*parts) if len(parts) == 4 else None
+
+
+def make_path(question: Question, realm: str) -> str:
+    """Give where an answer is stored: nothing but hex digits, and the scope."""
+    text = question.describe(realm)
+    digest = blake3(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{question.scope}/{digest[:2]}/{digest}"
 
 
 def read_stored(stored: Stored) -> Answer:

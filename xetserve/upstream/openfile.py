@@ -4,6 +4,7 @@ Somebody else may have put a link, a FIFO or a file of theirs there. Opening one
 end a walk over all the others.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -52,6 +53,25 @@ def pass_over(path: str | Path, reason: OSError | str) -> None:
         text = reason if isinstance(reason, str) else reason.strerror or str(reason)
         logger.warning("passed over in a folder of the cache: %s: %s", path, text)
     _logged.put(str(path), None)
+
+
+def scan(folder: str | Path) -> list[os.DirEntry[str]]:
+    """List what a folder holds; nothing, if it cannot be read."""
+    try:
+        with os.scandir(folder) as items:
+            return list(items)
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        pass_over(folder, exc)
+        return []
+
+
+def is_folder(item: os.DirEntry[str]) -> bool:
+    """Tell whether this is a folder, and no link to one."""
+    with contextlib.suppress(OSError):
+        return item.is_dir(follow_symlinks=False)
+    return False
 
 
 def _make_error(path: str | Path) -> NotRegular:

@@ -1,14 +1,17 @@
 """How files are built, on disk: answers of the CAS without their URLs, by file hash and range.
 
 That depends on nobody, and never changes. What is given from here has dead URLs: the bytes have to come from the disk cache.
+An answer is stored from the start of its first chunk on, whichever byte of that was asked for, and not where one that is not much
+larger says the same: reading a file byte by byte stores one answer for a chunk.
 """
 
 import json
 import re
-from collections import OrderedDict
-from typing import Any, Final, NamedTuple
+from bisect import bisect_left, insort
+from typing import Final, NamedTuple
 
 from xetserve.errors import FormatError, RangeUnsatisfiable
+from xetserve.lru import LruDict
 from xetserve.upstream.metastore import MetaStore, Stored
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.joining import Part, join_parts
@@ -18,17 +21,56 @@ STORED_URL: Final = "http://stored.invalid/"
 MAX_STORED_SIZE: Final = 4 * 1024 * 1024  # bytes of one answer
 MAX_JOINED_SIZE: Final = 16 * 1024 * 1024  # bytes of the stored answers that one question may read
 MAX_JOINED: Final = 1000
-MAX_FILES: Final = 1000  # whose stored ranges are remembered
+MAX_RANGES: Final = 10_000  # of a file that are stored
+MAX_KNOWN: Final = (
+    50_000  # ranges that are remembered, of all files together; a file counts as some
+)
+FILE_COST: Final = 10
+MUCH_LARGER: Final = 4  # times; so much larger an answer is slower to read than one of its own
 
 _RANGE: Final = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 _END: Final = re.compile(r"end-(\d{1,18})", re.ASCII)
 
 
 class _Known(NamedTuple):
-    """Stored ranges of a file, and where it ends, if that was seen."""
+    """Stored ranges of a file, in order, and where it ends, if that was seen."""
 
-    ranges: set[ByteRange]
+    ranges: list[ByteRange]
     end: int | None
+
+    def add(self, one: ByteRange) -> None:
+        """Add a range, unless it is known."""
+        if not self.has(one):
+            insort(self.ranges, one)
+
+    def has(self, one: ByteRange) -> bool:
+        """Tell whether this very range is known."""
+        at = bisect_left(self.ranges, one)
+        return at < len(self.ranges) and self.ranges[at] == one
+
+    def discard(self, one: ByteRange) -> None:
+        """Remove a range."""
+        if self.has(one):
+            del self.ranges[bisect_left(self.ranges, one)]
+
+    def covers(self, wanted: ByteRange) -> bool:
+        """Tell whether ranges that are not much larger cover one, or finer ones together.
+
+        Looks only at those that can: none that starts before all that is small enough.
+        """
+        limit = MUCH_LARGER * wanted.size
+        position = wanted.start
+        at = bisect_left(self.ranges, (wanted.start - limit,))
+        while at < len(self.ranges) and self.ranges[at].start <= position:
+            one = self.ranges[at]
+            if one.size <= limit and one.end >= wanted.end:
+                return True
+            if one.size <= wanted.size:
+                position = max(position, one.end)
+            if position >= wanted.end:
+                return True
+            at += 1
+        return False
 
 
 class PlanArchive:
@@ -36,27 +78,31 @@ class PlanArchive:
 
     def __init__(self, store: MetaStore) -> None:
         self._store = store
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known: LruDict[bytes, _Known] = LruDict(max_cost=MAX_KNOWN)
 
     async def add(self, file_hash: bytes, asked: ByteRange, answer: Reconstruction) -> None:
-        """Store an answer, unless finer ones cover it."""
+        """Store an answer, unless others cover it."""
         known = await self._list(file_hash)
         end = asked.start + answer.decoded_size
         if end < asked.end and known.end is None:
             self._note_end(file_hash, known, end)
-        covered = ByteRange(asked.start, end)
-        if covered.size <= 0 or _is_covered(covered, known.ranges):
+        covered = ByteRange(asked.start - answer.offset_into_first_range, end)
+        if end <= asked.start or covered.start < 0 or known.covers(covered):
             return
-        body = json.dumps(_without_urls(answer), separators=(",", ":")).encode()
+        if len(known.ranges) >= MAX_RANGES:
+            return
+        answer = answer._replace(offset_into_first_range=0)
+        body = json.dumps(to_v1(_without_urls(answer)), separators=(",", ":")).encode()
         if len(body) <= MAX_STORED_SIZE:
-            known.ranges.add(covered)
+            known.add(covered)
+            self._remember(file_hash, known)
             path = f"{make_plan_folder(file_hash)}/{covered.start}-{covered.end}"
             self._store.write(path, Stored(0.0, body))
 
     async def note_past_end(self, file_hash: bytes, position: int) -> None:
         """Take note that a file ends at a position or before it: at it, if all before is known."""
         known = await self._list(file_hash)
-        if known.end is None and max((one.end for one in known.ranges), default=0) == position:
+        if known.end is None and _find_end(known.ranges) == position:
             self._note_end(file_hash, known, position)
 
     def _note_end(self, file_hash: bytes, known: _Known, end: int) -> None:
@@ -69,31 +115,39 @@ class PlanArchive:
         Raises:
             RangeUnsatisfiable: the file ends before.
         """
-        for is_again in (False, True):  # others may have stored more since we looked
+        # Others may have stored more since we looked, and something may have been brought from elsewhere.
+        for is_again, is_imported in ((False, False), (True, False), (True, True)):
             known = await self._list(file_hash, again=is_again)
-            if known.end is not None and asked.start >= known.end:
+            more = await self._list_folder(file_hash, is_imported=True) if is_imported else None
+            ends = [one.end for one in (known, more) if one is not None and one.end is not None]
+            if ends and asked.start >= min(ends):
                 raise RangeUnsatisfiable(f"file {format_hash(file_hash)} ends before {asked.start}")
-            end = asked.end if known.end is None else min(asked.end, known.end)
-            wanted = ByteRange(asked.start, end)
-            parts = await self._load(file_hash, known, wanted)
+            wanted = ByteRange(asked.start, min([asked.end, *ends]))
+            parts = await self._load(file_hash, known, more, wanted)
             if (found := join_parts(parts, wanted)) is not None:
                 return found
         return None
 
-    async def _load(self, file_hash: bytes, known: _Known, wanted: ByteRange) -> list[Part]:
-        ranges = [one for one in known.ranges if one.start < wanted.end and wanted.start < one.end]
+    async def _load(
+        self, file_hash: bytes, known: _Known, more: _Known | None, wanted: ByteRange
+    ) -> list[Part]:
+        """Load stored answers that meet a range. more: those that were brought from elsewhere."""
+        ranges = {one: False for one in known.ranges if _meet(one, wanted)}
+        if more is not None:
+            ranges = {one: True for one in more.ranges if _meet(one, wanted)} | ranges
         parts: list[Part] = []
         size = 0
         for one in sorted(ranges, key=lambda one: one.size)[:MAX_JOINED]:
-            stored = await self._store.read(f"{make_plan_folder(file_hash)}/{one.start}-{one.end}")
+            path = f"{make_plan_folder(file_hash)}/{one.start}-{one.end}"
+            stored = await self._store.read(path, is_imported=ranges[one])
             if stored is None:
-                known.ranges.discard(one)
+                known.discard(one)
                 continue
             size += len(stored.body)
             if size > MAX_JOINED_SIZE:
                 break
             try:
-                part = Part(one.start, parse_reconstruction(stored.body))
+                part = Part(one.start, _without_urls(parse_reconstruction(stored.body)))
             except FormatError:
                 continue  # of another version
             parts.append(part)
@@ -105,21 +159,22 @@ class PlanArchive:
     async def _list(self, file_hash: bytes, *, again: bool = False) -> _Known:
         known = self._known.get(file_hash)
         if known is None or again:
-            names = await self._store.list(make_plan_folder(file_hash))
-            ranges = {found for name in names if (found := parse_plan_name(name)) is not None}
-            ends = [int(match[1]) for name in names if (match := _END.fullmatch(name))]
-            if known is not None:
-                ranges |= known.ranges  # some may not be written yet
-                ends += [] if known.end is None else [known.end]
-            known = _Known(ranges, min(ends, default=None))
+            found = await self._list_folder(file_hash)
+            for one in known.ranges if known is not None else ():
+                found.add(one)  # it may not be written yet
+            ends = [one.end for one in (known, found) if one is not None and one.end is not None]
+            known = found._replace(end=min(ends, default=None))
         self._remember(file_hash, known)
         return known
 
+    async def _list_folder(self, file_hash: bytes, *, is_imported: bool = False) -> _Known:
+        names = await self._store.list(make_plan_folder(file_hash), is_imported=is_imported)
+        ranges = sorted({found for name in names if (found := parse_plan_name(name)) is not None})
+        ends = [int(match[1]) for name in names if (match := _END.fullmatch(name))]
+        return _Known(ranges, min(ends, default=None))
+
     def _remember(self, file_hash: bytes, known: _Known) -> None:
-        self._known[file_hash] = known
-        self._known.move_to_end(file_hash)
-        while len(self._known) > MAX_FILES:
-            self._known.popitem(last=False)
+        self._known.put(file_hash, known, FILE_COST + len(known.ranges))
 
 
 def make_plan_folder(file_hash: bytes) -> str:
@@ -134,23 +189,20 @@ def parse_plan_name(name: str) -> ByteRange | None:
     return None if match is None else ByteRange(int(match[1]), int(match[2]))
 
 
-def _is_covered(wanted: ByteRange, ranges: set[ByteRange]) -> bool:
-    """Tell whether ranges that are not larger cover one."""
-    if wanted in ranges:
-        return True
-    position = wanted.start
-    for one in sorted(one for one in ranges if one.size <= wanted.size):
-        if one.start > position:
-            break
-        position = max(position, one.end)
-        if position >= wanted.end:
-            return True
-    return False
+def _meet(one: ByteRange, other: ByteRange) -> bool:
+    """Tell whether two ranges have bytes in common."""
+    return one.start < other.end and other.start < one.end
 
 
-def _without_urls(answer: Reconstruction) -> dict[str, Any]:
+def _find_end(ranges: list[ByteRange]) -> int:
+    """Give where the last of some ranges ends, in the order of their starts; 0: there are none."""
+    return max((one.end for one in ranges), default=0)
+
+
+def _without_urls(answer: Reconstruction) -> Reconstruction:
+    """Give an answer whose URLs lead nowhere."""
     infos = {
         xorb_hash: tuple(info._replace(url=STORED_URL) for info in found)
         for xorb_hash, found in answer.fetch_info.items()
     }
-    return to_v1(answer._replace(fetch_info=infos))
+    return answer._replace(fetch_info=infos)
