@@ -376,6 +376,8 @@ class TestStored:
     async def test_another_process_has_asked(self, tmp_path: Path) -> None:
         one, two = Bench(tmp_path, ttl=30), Bench(tmp_path, ttl=30)
         assert await one.get(Upstream(b"old")) == b"old"
+        assert one.cache.store is not None
+        await one.cache.store.settle()  # an answer and its mark are two writes
         one.now = two.now = one.now + 31
         assert await two.get(Upstream(b"new")) == b"new"
         assert two.cache.store is not None
