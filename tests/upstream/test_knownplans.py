@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.tickets import FetchTable
+from xetserve.upstream import plans
 from xetserve.upstream.knownplans import KnownPlans
 from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
 from xetserve.upstream.metastore import MetaStore, pack_file, unpack_file
@@ -29,6 +31,7 @@ from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.upstream.scopes import ANONYMOUS, get_scope
 from xetserve.upstream.troubles import DOWN_TIME
+from xetserve.xet.joining import Part, join_parts
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 SOURCE = random.Random(4)
@@ -112,6 +115,24 @@ def without_urls(answer: Reconstruction) -> Reconstruction:
     return answer._replace(fetch_info=infos)
 
 
+async def test_many_terms_are_joined_beside_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await world.ask()
+    threads = []
+
+    def join(parts: Sequence[Part], asked: ByteRange) -> Reconstruction | None:
+        threads.append(threading.get_ident())
+        return join_parts(parts, asked)
+
+    monkeypatch.setattr(plans, "join_parts", join)
+    monkeypatch.setattr(plans, "MAX_TERMS_AT_ONCE", 0)
+    await world.restart(is_offline=True)
+    assert without_urls(await world.ask()) == without_urls(expected)
+    assert threads
+    assert threading.get_ident() not in threads
+
+
 class TestFresh:
     async def test_equal_questions_are_asked_once(self, world: World) -> None:
         found = await asyncio.gather(*(world.ask() for _ in range(20)))
@@ -122,6 +143,16 @@ class TestFresh:
         world.now += 2
         await world.ask()
         assert world.cas.asked == [FIRST, FIRST]
+
+    async def test_what_is_too_large_to_keep_is_given_all_the_same(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = await world.ask()
+        await world.restart()
+        monkeypatch.setattr(plans, "MAX_STORED_SIZE", 100)
+        found = await asyncio.gather(*(world.ask() for _ in range(3)))
+        assert [without_urls(answer) for answer in found] == [without_urls(expected)] * 3
+        assert len(world.cas.asked) == 4  # each for itself
 
     async def test_another_token_or_repository_asks_itself(self, world: World) -> None:
         for access in (Access(), Access(scope=ANONYMOUS), Access(repo_name="model/o/m")):

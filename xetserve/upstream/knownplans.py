@@ -6,7 +6,6 @@ the CAS last agreed to show that token the file. Without that note nothing from 
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -24,7 +23,8 @@ from xetserve.lru import LruDict
 from xetserve.metrics import METADATA_STALE
 from xetserve.upstream.cas import Access
 from xetserve.upstream.metadata import STALE_PATIENCE, Answer, MetadataCache, Question
-from xetserve.upstream.plans import STORED_URL, PlanArchive
+from xetserve.upstream.plans import STORED_URL, PlanArchive, pack_plan
+from xetserve.upstream.slices import run_slices
 from xetserve.upstream.troubles import Troubles
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (
@@ -32,8 +32,7 @@ from xetserve.xet.reconstruction import (
     ChunkRange,
     FetchInfo,
     Reconstruction,
-    parse_reconstruction,
-    to_v1,
+    iter_reconstruction,
 )
 
 MAX_NOTES: Final = 1000  # that are remembered, of a token and a file
@@ -78,6 +77,10 @@ class Cas(Protocol):
     ) -> AbstractAsyncContextManager[DataResponse]:
         """See CasClient."""
         ...
+
+
+class _TooLargeToKeep(Exception):
+    """An answer that is given out, but not kept."""
 
 
 class KnownPlans:
@@ -148,13 +151,19 @@ class KnownPlans:
         async def ask(patient: bool) -> Answer:
             answer = await self._inner.fetch_reconstruction(access, file_hash, asked)
             given.append(answer)
-            return Answer(json.dumps(to_v1(answer)).encode())
+            data = await pack_plan(answer)
+            if data is None:
+                raise _TooLargeToKeep
+            return Answer(data)
 
         # About this file alone: a CAS that does not know it says nothing about others of the repository.
         repo = f"{grant.repo} {grant.name}"
         question = Question(grant.scope, "plan", repo, f"{self._epoch} {asked.start}-{asked.end}")
         try:
             answer = await self._fresh.get(question, ask)
+        except _TooLargeToKeep:
+            if not given:  # it was somebody else who asked
+                given.append(await self._inner.fetch_reconstruction(access, file_hash, asked))
         except RangeUnsatisfiable:
             self._note(grant)
             if self._archive is not None:
@@ -165,7 +174,7 @@ class KnownPlans:
             self._metadata.drop(grant)
             raise
         if not given:
-            return parse_reconstruction(answer.data)
+            return await run_slices(iter_reconstruction(answer.data))
         self._note(grant)
         if self._archive is not None:
             await self._archive.add(file_hash, asked, given[0])

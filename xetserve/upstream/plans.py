@@ -5,7 +5,7 @@ An answer is stored from the start of its first chunk on, whichever byte of that
 larger says the same: reading a file byte by byte stores one answer for a chunk.
 """
 
-import json
+import asyncio
 import re
 from bisect import bisect_left, insort
 from typing import Final, NamedTuple
@@ -13,13 +13,16 @@ from typing import Final, NamedTuple
 from xetserve.errors import FormatError, RangeUnsatisfiable
 from xetserve.lru import LruDict
 from xetserve.upstream.metastore import MetaStore, Stored
+from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.joining import Part, join_parts
-from xetserve.xet.reconstruction import ByteRange, Reconstruction, parse_reconstruction, to_v1
+from xetserve.xet.planwriter import PIECE_SIZE, write_plan
+from xetserve.xet.reconstruction import ByteRange, Reconstruction, iter_reconstruction
 
 STORED_URL: Final = "http://stored.invalid/"
 MAX_STORED_SIZE: Final = 4 * 1024 * 1024  # bytes of one answer
-MAX_JOINED_SIZE: Final = 16 * 1024 * 1024  # bytes of the stored answers that one question may read
+MAX_JOINED_SIZE: Final = 8 * 1024 * 1024  # bytes of the stored answers that one question may read
+MAX_TERMS_AT_ONCE: Final = 500  # that are joined in one turn of the loop
 MAX_JOINED: Final = 1000
 MAX_RANGES: Final = 10_000  # of a file that are stored
 MAX_KNOWN: Final = (
@@ -91,9 +94,9 @@ class PlanArchive:
             return
         if len(known.ranges) >= MAX_RANGES:
             return
-        answer = answer._replace(offset_into_first_range=0)
-        body = json.dumps(to_v1(_without_urls(answer)), separators=(",", ":")).encode()
-        if len(body) <= MAX_STORED_SIZE:
+        body = await pack_plan(_without_urls(answer._replace(offset_into_first_range=0)))
+        if body is not None:
+            known = await self._list(file_hash)  # others had their turn
             known.add(covered)
             self._remember(file_hash, known)
             path = f"{make_plan_folder(file_hash)}/{covered.start}-{covered.end}"
@@ -124,7 +127,7 @@ class PlanArchive:
                 raise RangeUnsatisfiable(f"file {format_hash(file_hash)} ends before {asked.start}")
             wanted = ByteRange(asked.start, min([asked.end, *ends]))
             parts = await self._load(file_hash, known, more, wanted)
-            if (found := join_parts(parts, wanted)) is not None:
+            if (found := await _join(parts, wanted)) is not None:
                 return found
         return None
 
@@ -147,12 +150,13 @@ class PlanArchive:
             if size > MAX_JOINED_SIZE:
                 break
             try:
-                part = Part(one.start, _without_urls(parse_reconstruction(stored.body)))
+                answer = await run_slices(iter_reconstruction(stored.body))
+                part = Part(one.start, _without_urls(answer))
             except FormatError:
                 continue  # of another version
             parts.append(part)
             # Not after each of thousands.
-            if len(parts).bit_count() == 1 and join_parts(parts, wanted) is not None:
+            if len(parts).bit_count() == 1 and await _join(parts, wanted) is not None:
                 break
         return parts
 
@@ -206,3 +210,22 @@ def _without_urls(answer: Reconstruction) -> Reconstruction:
         for xorb_hash, found in answer.fetch_info.items()
     }
     return answer._replace(fetch_info=infos)
+
+
+async def pack_plan(answer: Reconstruction) -> bytes | None:
+    """Write a plan as JSON, piece by piece; None: it has more than MAX_STORED_SIZE bytes."""
+    body = bytearray()
+    for piece in write_plan(answer, 1):
+        body += piece
+        if len(body) > MAX_STORED_SIZE:
+            return None
+        if len(body) > PIECE_SIZE:
+            await asyncio.sleep(0)
+    return bytes(body)
+
+
+async def _join(parts: list[Part], wanted: ByteRange) -> Reconstruction | None:
+    """Join parts; many terms in a thread, which lets the loop have its turns."""
+    if sum(len(part.answer.terms) for part in parts) <= MAX_TERMS_AT_ONCE:
+        return join_parts(parts, wanted)
+    return await asyncio.to_thread(join_parts, parts, wanted)

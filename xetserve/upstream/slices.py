@@ -18,12 +18,3 @@ async def run_slices(steps: Generator[None, None, T]) -> T:
             await asyncio.sleep(0)
     finally:
         steps.close()
-
-
-def run_at_once(steps: Generator[None, None, T]) -> T:
-    """Run a generator to its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]

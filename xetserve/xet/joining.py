@@ -54,7 +54,7 @@ def join_parts(parts: Sequence[Part], asked: ByteRange) -> Reconstruction | None
 
 def _join(by_size: Sequence[Part], asked: ByteRange) -> Reconstruction | None:
     terms: list[Term] = []
-    infos: dict[bytes, list[FetchInfo]] = {}
+    infos: dict[bytes, dict[FetchInfo, None]] = {}
     position = asked.start
     offset = 0
     while position < asked.end:
@@ -70,10 +70,7 @@ def _join(by_size: Sequence[Part], asked: ByteRange) -> Reconstruction | None:
             offset = position - found.start
         for term in found.terms:
             terms.append(term)
-            known = infos.setdefault(term.xorb_hash, [])
-            info = part.answer.find_fetch_info(term)
-            if info not in known:
-                known.append(info)
+            infos.setdefault(term.xorb_hash, {})[part.answer.find_fetch_info(term)] = None
         position = found.start + sum(term.decoded_size for term in found.terms)
     ordered = {
         xorb_hash: tuple(sorted(found, key=lambda info: info.chunks))
