@@ -98,17 +98,29 @@ class Process:
         return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
 
 
+def with_files(max_files: int, command: list[str]) -> list[str]:
+    """The command, with a limit on the files that it may open."""
+    return ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
+
+
 @dataclass
 class Launcher:
-    """Starts commands, and stops them all at the end."""
+    """Starts commands, and stops them all at the end.
+
+    max_files: that each may open; None: as many as we may.
+    """
 
     folder: Path
+    max_files: int | None = None
     running: list[Process] = field(default_factory=list)
 
     def start(self, *arguments: str, **environment: str) -> Process:
         """Start `xetserve ARGUMENTS` and wait until it listens."""
+        command = [sys.executable, "-m", "xetserve", *arguments]
+        if self.max_files is not None:
+            command = with_files(self.max_files, command)
         popen = subprocess.Popen(
-            [sys.executable, "-m", "xetserve", *arguments],
+            command,
             stderr=subprocess.PIPE,
             text=True,
             env=clean_environment(**environment),

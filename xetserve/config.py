@@ -448,7 +448,7 @@ class LimitsConfig:
         10_000,
         parse_optional_count,
         "XETSERVE_MAX_CONNECTIONS",
-        "most connections at a time, 503 beyond; 0: no limit. Never more than three quarters of the files "
+        "most connections at a time, 503 beyond; 0: no limit. Never more than half of the files "
         "that the process may open",
         metavar="N",
     )

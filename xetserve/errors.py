@@ -10,6 +10,7 @@ XetserveError
     UpstreamMissing     no such repo, revision, path or file hash; 404
     UpstreamTimeout     no answer in time; 504
     UpstreamBusy        429 (passed on as 429) or 503; carries retry_after
+      OutOfFiles        no connection for want of files of our own; 503
     UpstreamDenied      the token was refused; 401 or 403, as the Hub said
     UpstreamRefused     another 4xx, which asking again will not change; 502
     UpstreamOffline     nobody is to be asked, and it is not known here; 504
@@ -109,6 +110,13 @@ class UpstreamBusy(UpstreamError):
         super().__init__(message, code=code, headers=headers)
         self.status = status
         self.retry_after = retry_after
+
+
+class OutOfFiles(UpstreamBusy):
+    """This process has as many files open as it may have; others will be closed."""
+
+    def __init__(self) -> None:
+        super().__init__("this server has as many files open as it may have", retry_after=1.0)
 
 
 class UpstreamDenied(UpstreamError):

@@ -81,18 +81,28 @@ async def test_without_limits_everything_passes_unchanged() -> None:
 # Requests under way
 
 
-async def test_a_request_counts_until_its_body_is_closed() -> None:
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [
+        (AdmissionLimits(max_active=1), "active"),
+        (AdmissionLimits(max_with_files=1), "files"),
+        (AdmissionLimits(max_active=9, max_with_files=1), "files"),
+    ],
+)
+async def test_a_request_counts_until_its_body_is_closed(
+    limits: AdmissionLimits, name: str
+) -> None:
     body = Body(1)
 
     async def handle(request: Request) -> Response:
         return Response(200, [], body)
 
-    admission = Admission(handle, AdmissionLimits(max_active=1))
+    admission = Admission(handle, limits)
     first = await admission.handle(ask())
-    before = REQUESTS_REFUSED.values[("active",)]
+    before = REQUESTS_REFUSED.values.get((name,), 0)
     second = await admission.handle(ask())
     assert (second.status, retry_after(second)) == (503, "1")
-    assert REQUESTS_REFUSED.values[("active",)] == before + 1
+    assert REQUESTS_REFUSED.values[(name,)] == before + 1
     assert not isinstance(first.body, bytes)
     assert [len(block[0]) async for block in first.body] == [1]
     assert (await admission.handle(ask())).status == 503, "it has ended, but is not closed"

@@ -5,6 +5,8 @@ import re
 import resource
 import select
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launcher, Process, sha256_of
+from tests.conftest import Launcher, Process, sha256_of, with_files
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
 from tests.e2e.dataset import MIB
@@ -94,6 +96,58 @@ def test_files_that_run_out(site: Site, launcher: Launcher) -> None:
     until(lambda: "accepting again" in server.log)
     assert ask(server)[0] == 200
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("with_cache", [False, True], ids=["no cache", "a cache"])
+def test_more_downloads_than_there_are_files_for(
+    site: Site, launcher: Launcher, tmp_path: Path, with_cache: bool
+) -> None:
+    """Each is done as it should be, or refused before it has begun; none is a 502, and none is cut."""
+    folder = ("--cache-dir", str(tmp_path), "--cache-min-free", "0") if with_cache else ()
+    arguments = serve_arguments(site.origin.url, "--upstream-timeout", "1", *folder)
+    launcher.max_files = 128
+    server = launcher.start(*arguments)
+    content = (site.uploaded.folder / NAME).read_bytes()
+    size = MIB
+    # Each wants a connection for longer than another one would wait for it.
+    site.control.set_faults(bandwidth=300_000)
+    waiting = [MIB * number for number in range(60)]
+    num_refused = 0
+    while waiting:
+        refused = []
+        with ExitStack() as stack:
+            asked = {start: stack.enter_context(Client(server)) for start in waiting}
+            for start, client in asked.items():
+                wanted = f"Range: bytes={start}-{start + size - 1}\r\n\r\n".encode()
+                client.send(DOWNLOAD[:-2] + wanted)
+            for start, client in asked.items():
+                status, headers, body = client.read_answer()
+                if status == 503:
+                    assert headers["retry-after"] == "1"
+                    refused.append(start)
+                else:
+                    assert (status, body == content[start : start + size]) == (206, True)
+        assert len(refused) < len(waiting)
+        num_refused += len(refused)
+        waiting = refused
+    assert num_refused
+    assert "answered 502" not in server.log
+    assert "Traceback" not in server.log
+    with Client(server) as client:
+        client.send(GET.replace(b"/health", b"/metrics"))
+        figures = client.read_answer()[2].decode()
+    # Requests, and connections while those of the round before were still open: before they began.
+    found = re.findall(r'_refused_total{(?:limit="files"|status="503")} (\d+)', figures)
+    assert sum(map(int, found)) == num_refused
+
+
+def test_too_few_files_to_begin_with(site: Site) -> None:
+    command = [sys.executable, "-m", "xetserve", *serve_arguments(site.origin.url)]
+    done = subprocess.run(
+        with_files(64, command), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 2
+    assert "may open 64 files, which is too few" in done.stderr
 
 
 def test_requests_of_a_connection(site: Site, launcher: Launcher) -> None:

@@ -1,7 +1,10 @@
 """Which connection serves which request."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -20,10 +23,10 @@ from tests.peers import (
     turn,
     until,
 )
-from xetserve.errors import BrokenStream
+from xetserve.errors import BrokenStream, OutOfFiles
 from xetserve.net import pool as pool_module
 from xetserve.net.pool import MAX_IDLE, ConnectionPool
-from xetserve.net.url import Origin
+from xetserve.net.url import Origin, parse_url
 
 OK = http_answer(200, b"ok")
 
@@ -50,6 +53,44 @@ async def test_requests_at_once_get_a_connection_each(pool: ConnectionPool) -> N
     async with ScriptedPeer(answering(OK)) as peer:
         await asyncio.gather(*(get(pool, peer) for _ in range(5)))
         assert (len(peer.wires), pool.num_idle) == (5, 5)
+
+
+@contextmanager
+def no_files_left() -> Iterator[None]:
+    """Have this process open no file more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, before[1]))
+    taken = []
+    with suppress(OSError):
+        while True:
+            taken.append(os.dup(0))
+    try:
+        yield
+    finally:
+        for file in taken:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_no_file_for_a_connection_is_our_own_trouble(pool: ConnectionPool, host: str) -> None:
+    async with ScriptedPeer(answering(OK)) as peer:
+        with no_files_left(), pytest.raises(OutOfFiles) as caught:
+            async with pool.request("GET", parse_url(f"http://{host}:{peer.port}/"), timeout=9):
+                pass
+        assert (caught.value.status, caught.value.retry_after) == (503, 1.0)
+        assert caught.value.retriable
+        assert await get(pool, peer) == b"ok"
+
+
+async def test_idle_connections_make_room(pool: ConnectionPool) -> None:
+    async with ScriptedPeer(answering(OK)) as one, ScriptedPeer(answering(OK)) as other:
+        await asyncio.gather(*(get(pool, one) for _ in range(5)))
+        assert (pool.num_idle, pool.num_open) == (5, 5)
+        with no_files_left():
+            assert await get(pool, other) == b"ok"
+        assert (pool.num_idle, pool.num_open) == (1, 1)
 
 
 async def test_another_port_is_another_origin(pool: ConnectionPool) -> None:

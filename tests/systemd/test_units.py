@@ -100,7 +100,7 @@ def test_there_are_files_for_all_connections(
     settings: dict[str, list[str]], environ: dict[str, str]
 ) -> None:
     wanted = load_config({}, environ).limits.max_connections
-    assert int(settings["LimitNOFILE"][0]) * 3 // 4 > wanted
+    assert int(settings["LimitNOFILE"][0]) // 2 > wanted
 
 
 def test_every_secret_and_every_key_may_be_a_credential(settings: dict[str, list[str]]) -> None:

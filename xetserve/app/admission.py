@@ -29,13 +29,15 @@ EXEMPT: Final = frozenset(
 class AdmissionLimits:
     """0 is no limit, everywhere.
 
-    max_active: requests under way at a time.
+    max_active: requests under way at a time, as the operator wants it.
+    max_with_files: requests under way at a time, as the files allow that the process may open.
     token_requests, address_requests: requests a second.
     token_bytes, address_bytes: bytes of bodies a second.
     burst: seconds' worth of a rate that may be used up at once.
     """
 
     max_active: int = 0
+    max_with_files: int = 0
     token_requests: float = 0.0
     address_requests: float = 0.0
     token_bytes: float = 0.0
@@ -76,6 +78,7 @@ class Admission:
 
         self._limits = limits
         self._max_active = limits.max_active
+        self._max_with_files = limits.max_with_files
         self._requests = (make_table(limits.token_requests), make_table(limits.address_requests))
         self._bytes = (make_table(limits.token_bytes), make_table(limits.address_bytes))
 
@@ -85,6 +88,8 @@ class Admission:
             return await self._handler(request)
         if self._max_active and self.num_active >= self._max_active:
             return _refuse("active", 503, "the server has as many requests as it may have", 1)
+        if self._max_with_files and self.num_active >= self._max_with_files:
+            return _refuse("files", 503, "the server has no files left for another request", 1)
         keys = _keys(request)
         now = self._clock()
         buckets = _buckets(self._requests, keys, now)

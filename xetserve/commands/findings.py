@@ -63,12 +63,12 @@ def check_files(max_connections: int) -> Finding:
     """See how many files may be open: a client is one, and each wants some upstream."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     text = "without a limit" if hard == resource.RLIM_INFINITY else f"at most {hard}"
-    if hard == resource.RLIM_INFINITY or hard * 3 // 4 >= (max_connections or 1):
+    if hard == resource.RLIM_INFINITY or hard // 2 >= (max_connections or 1):
         return Finding("open files", Level.OK, text)
     advice = "raise the hard limit: LimitNOFILE= of the unit, docker run --ulimit nofile=N, or limits.conf"
     if hard < MIN_FILES:
         return Finding("open files", Level.FAIL, text, advice)
-    usable = f"{hard * 3 // 4} of max_connections {max_connections} can be used"
+    usable = f"{hard // 2} of max_connections {max_connections} can be used"
     return Finding("open files", Level.WARN, f"{text}: {usable}", advice)
 
 

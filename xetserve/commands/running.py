@@ -24,6 +24,7 @@ from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, ProxyPolicy
 from xetserve.ops.access import AccessLog, make_access_log
 from xetserve.ops.board import Board
+from xetserve.ops.files import share_files
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_log_level
 from xetserve.ops.looplag import watching_loop
@@ -58,6 +59,7 @@ def run_handler(
     notifier = take_notifier(os.environ)
     watch = Watch(num_workers, notifier, server.idle_exit, make_figures(board))
     max_files = raise_file_limit()
+    share_files(max_files, live.config.limits.max_connections)  # too few stop the start
     live.tls = endpoints.tls
     live.on_change(lambda config: set_log_level(config.log.log_level))
 
@@ -201,7 +203,7 @@ def _connection_limits(config: Config, max_files: int) -> ConnectionLimits:
         write_window=config.server.write_timeout,
         max_requests=limits.max_requests_per_connection,
         # A client that is served wants files for the upstream and the cache, too.
-        max_connections=min(limits.max_connections, max_files * 3 // 4),
+        max_connections=share_files(max_files, limits.max_connections).connections,
         max_connections_per_client=limits.max_connections_per_client,
         request=_request_limits(limits),
     )

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from xetserve.app.turns import TakingTurns, Turns
 from xetserve.app.watch import Watch
 from xetserve.commands.running import run_handler
 from xetserve.commands.upstreams import Opened, make_application, open_upstreams
-from xetserve.config import AdmissionConfig, Config, check_together
+from xetserve.config import Config, check_together
 from xetserve.endpoints import open_endpoints
 from xetserve.http.messages import Handler
 from xetserve.instruments import CELLS_SIZE
@@ -29,7 +30,9 @@ from xetserve.live import Live
 from xetserve.metrics import BUDGET_HELD, BUDGET_LIMIT, FETCHES, READERS, UPSTREAM_CONNECTIONS
 from xetserve.ops.board import Board
 from xetserve.ops.cores import count_cores
+from xetserve.ops.files import share_files
 from xetserve.ops.heap import find_heap, keep_trimmed
+from xetserve.ops.lifecycle import raise_file_limit
 from xetserve.ops.pulse import OwnProcess, beat
 from xetserve.pipeline import ledger_news
 from xetserve.pipeline.cache_store import prepare_folder
@@ -94,11 +97,16 @@ async def _application(
         status = _make_status(live, figures, readiness)
         application = make_application(opened.upstreams, config, status, sealer, instance)
         working = TakingTurns(application.handle, Turns())
-        admission = Admission(working.handle, _admission_limits(config.admission))
-        live.on_change(lambda config: admission.configure(_admission_limits(config.admission)))
+        max_files = raise_file_limit()
+        budget, pool = opened.upstreams.budget, opened.pool
+        limits = partial(_admission_limits, max_files=max_files)
+        admission = Admission(working.handle, limits(config))
+        live.on_change(lambda config: admission.configure(limits(config)))
+        max_open = limits(config).max_with_files
+        budget.has_files = lambda: pool.num_open + admission.num_active < max_open
         watch = Watch(admission.handle, StreamTable(board.own[CELLS_SIZE:]))
         look = _sample_into(figures, board, opened, application)
-        budget, heap = opened.upstreams.budget, find_heap()
+        heap = find_heap()
         _run_beside(stack, beat([look, figures.sample, application.fetches.ledgers.hear]))
         if heap is not None:
             _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
@@ -148,8 +156,10 @@ def _sample_into(
     return look
 
 
-def _admission_limits(admission: AdmissionConfig) -> AdmissionLimits:
+def _admission_limits(config: Config, max_files: int) -> AdmissionLimits:
+    admission = config.admission
     return AdmissionLimits(
+        max_with_files=share_files(max_files, config.limits.max_connections).requests,
         max_active=admission.max_active_requests,
         token_requests=admission.token_request_rate,
         address_requests=admission.address_request_rate,

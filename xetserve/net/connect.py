@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import errno
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 import h11
 
-from xetserve.errors import BrokenStream, UpstreamRefused
+from xetserve.errors import BrokenStream, OutOfFiles, UpstreamRefused
 from xetserve.net.client import ClientConnection, read_head
 from xetserve.net.reach import Reach, find_literal
 from xetserve.net.stream import ByteStream
@@ -20,6 +22,7 @@ from xetserve.net.url import Origin
 
 logger = logging.getLogger(__name__)
 
+_NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 ATTEMPT_TIMEOUT: Final = 2.0  # seconds for one address while there are others to try
 
 
@@ -80,6 +83,7 @@ async def open_connection(
 
     Raises:
         UpstreamRefused: the address is not one of them.
+        OutOfFiles: no more can be opened.
         BrokenStream: refused, unreachable, unknown host, bad certificate, or a proxy that says no.
         TimeoutError: it took too long.
     """
@@ -105,6 +109,8 @@ async def open_connection(
             stream.abort()
         if isinstance(exc, TimeoutError):
             raise
+        if _is_for_want_of_files(exc):
+            raise OutOfFiles from exc
         reason = getattr(exc, "verify_message", None) or exc.strerror or str(exc)
         raise BrokenStream(f"cannot connect to {origin.host}: {reason}") from exc
     except BaseException:
@@ -114,6 +120,18 @@ async def open_connection(
     if proxy is None or origin.scheme == "https":
         return ClientConnection(stream)
     return ClientConnection(stream, is_proxied=True, proxy_authorization=proxy.authorization)
+
+
+def _is_for_want_of_files(error: OSError) -> bool:
+    """Tell whether a connection failed because this process, or this machine, has no more files."""
+    if not isinstance(error, socket.gaierror):
+        return error.errno in _NO_FILES
+    # The resolver opens files of its own, and has no words for this.
+    try:
+        socket.socket().close()
+    except OSError as exc:
+        return exc.errno in _NO_FILES
+    return False
 
 
 async def _connect(host: str, port: int, timeout: float, reach: Reach | None) -> ByteStream:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from xetserve.errors import BrokenStream, UpstreamOffline
+from xetserve.errors import BrokenStream, OutOfFiles, UpstreamOffline
 from xetserve.net.client import ClientConnection, ClientResponse
 from xetserve.net.connect import ProxyRules, open_connection
 from xetserve.net.reach import Reach
@@ -47,12 +47,18 @@ class ConnectionPool:
         self._connect_timeout = connect_timeout
         self._idle: dict[Origin, list[ClientConnection]] = {}
         self._timers: dict[Origin, asyncio.TimerHandle] = {}  # one for each origin, while needed
+        self._num_busy = 0  # used by a request, or being opened for one
         self.num_active = 0
 
     @property
     def num_idle(self) -> int:
         """Open connections that wait for a request."""
         return sum(map(len, self._idle.values()))
+
+    @property
+    def num_open(self) -> int:
+        """Connections that are open or being opened."""
+        return self._num_busy + self.num_idle
 
     @asynccontextmanager
     async def request(
@@ -72,18 +78,23 @@ class ConnectionPool:
         Raises:
             UpstreamOffline: none is to be opened.
             UpstreamRefused: the address is out of reach.
+            OutOfFiles: no more can be opened.
             BrokenStream: no connection, or it broke.
             TimeoutError: no connection or no byte in time.
         """
         if self._is_offline:
             raise UpstreamOffline("this server is offline, and does not have what is asked for")
-        connection, response = await self._send(method, url, tuple(headers), body, timeout)
-        self.num_active += 1
+        self._num_busy += 1
         try:
-            yield response
+            connection, response = await self._send(method, url, tuple(headers), body, timeout)
+            self.num_active += 1
+            try:
+                yield response
+            finally:
+                self.num_active -= 1
+                self._put_back(url.origin, connection)
         finally:
-            self.num_active -= 1
-            self._put_back(url.origin, connection)
+            self._num_busy -= 1
 
     async def _send(
         self,
@@ -97,9 +108,7 @@ class ConnectionPool:
             connection = self._take_idle(url.origin)
             is_fresh = connection is None
             if connection is None:
-                connection = await open_connection(
-                    url.origin, self._proxies, self._tls, self._connect_timeout, self._reach
-                )
+                connection = await self._open(url.origin)
             try:
                 return connection, await connection.request(method, url, headers, body, timeout)
             except BrokenStream:
@@ -110,6 +119,17 @@ class ConnectionPool:
             except BaseException:
                 connection.stream.abort()
                 raise
+
+    async def _open(self, origin: Origin) -> ClientConnection:
+        arguments = (origin, self._proxies, self._tls, self._connect_timeout, self._reach)
+        try:
+            return await open_connection(*arguments)
+        except OutOfFiles:
+            if not self._idle:
+                raise
+        self._close_idle()
+        await asyncio.sleep(0)  # the loop closes them in its next turn
+        return await open_connection(*arguments)
 
     def _take_idle(self, origin: Origin) -> ClientConnection | None:
         idle = self._idle.get(origin, [])
@@ -152,6 +172,9 @@ class ConnectionPool:
 
     async def aclose(self) -> None:
         """Close every idle connection."""
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         for idle in self._idle.values():
             for connection in idle:
                 connection.stream.close()

@@ -37,6 +37,8 @@ class ByteBudget:
         self.held = 0
         self.promised = 0  # bytes that responses may come to keep for later, all together
         self.num_readers = 0  # responses that are being made
+        # Whether there are files for fetches that merely make a response faster.
+        self.has_files: Callable[[], bool] = lambda: True
         self.reclaim: Callable[[int], None] | None = None  # asked for bytes that are not needed
         self._free: dict[int, list[Slab]] = {SLAB_SIZE: [], SMALL_SLAB_SIZE: []}
 

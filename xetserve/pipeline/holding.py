@@ -63,9 +63,11 @@ class Holding:
 
         Args:
             streams: without room, take what streaming needs.
-            must: even if the budget has nothing left.
+            must: even if the budget has nothing left, and files are short.
         """
         self._reach = room
+        if not must and not self._budget.has_files():
+            return False
         if self._size <= room and self._budget.try_take(self._size):
             self.granted = self._size
             self._is_full = True
