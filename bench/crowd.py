@@ -2,7 +2,8 @@
 
 Idle connections say nothing, slow readers take a few KB/s, slow senders trickle a request's head. Prints the rate
 of the fast downloads beside what they have without the crowd, the server's memory, and what became of the slow senders.
-Clients, server and origin share the machine.
+Then come those who mean ill, kind by kind (see hostile.py): the longest turn of the event loop and the memory that each
+costs. Clients, server and origin share the machine.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bench.hostile import run_kinds
 from bench.soak import memory, start
 
 MIB = 1024 * 1024
@@ -189,13 +191,31 @@ async def run(options: argparse.Namespace, folder: Path) -> bool:
         *("--import", f"{REPO}={folder / 'files'}"),
         log=folder / "origin.log",
     )
+    try:
+        is_right = True
+        if not options.kinds:
+            is_right = await run_crowd(options, folder, sizes, origin_url, digest.hexdigest())
+        target = f"/download/{REPO}/{NAME}"
+        size = options.size * MIB
+        if options.scale:
+            await run_kinds(options.kinds, options.scale, folder, origin_url, target, size)
+        return is_right
+    finally:
+        origin.terminate()
+        origin.wait()
+
+
+async def run_crowd(
+    options: argparse.Namespace, folder: Path, sizes: Sizes, origin_url: str, digest: str
+) -> bool:
+    """Measure the fast downloads; tells whether every one was right."""
     server, url = start(
         *("serve", "--host", "127.0.0.1", "--port", "0", "--hub-url", origin_url),
         *("--head-timeout", str(options.head_timeout), "--access-log", "off", *options.flags),
         log=folder / "server.log",
     )
     try:
-        crowd = Crowd(url, digest.hexdigest(), options.reader_rate, options.sender_pause)
+        crowd = Crowd(url, digest, options.reader_rate, options.sender_pause)
         await crowd.download()
         alone = [await crowd.download_all(sizes.fast) for _ in range(options.runs)]
         before = memory(server.pid, "VmRSS"), memory(server.pid, "VmHWM")
@@ -218,9 +238,7 @@ async def run(options: argparse.Namespace, folder: Path) -> bool:
         return not outcome.wrong
     finally:
         server.terminate()
-        origin.terminate()
         server.wait()
-        origin.wait()
 
 
 def show(rates: list[float]) -> str:
@@ -240,6 +258,8 @@ def main() -> int:
     parser.add_argument("--reader-rate", type=int, default=16384, help="bytes a second")
     parser.add_argument("--sender-pause", type=float, default=1.0, help="seconds for each byte")
     parser.add_argument("--head-timeout", type=float, default=20.0, help="of the server, seconds")
+    parser.add_argument("--kinds", nargs="+", default=[], help="of hostile clients, and no crowd")
+    parser.add_argument("--scale", type=float, default=1.0, help="of hostile clients; 0: none")
     parser.add_argument("flags", nargs="*", help="flags for `xetserve serve`, after --")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
