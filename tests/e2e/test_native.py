@@ -619,7 +619,16 @@ class TestRights:
             seal_grant(stranger, grant),
         ):
             private.assert_refused(ask(site, f"{path}&grant={other}", TOKEN, wanted), 409)
-        for other in (f"0-{last + 1}", f"{last + 1}-{last + 2}", "0-", "-5", "5-3", "0-4,2-9", "x"):
+        for other in (
+            f"0-{last + 1}",
+            f"{last + 1}-{last + 2}",
+            "5-70000",
+            "0-0",
+            "0-",
+            "-5",
+            "5-3",
+            "x",
+        ):
             reply = ask(site, private.data_target, None, ("Range", f"bytes={other}"))
             private.assert_refused(reply, 403)
         private.assert_refused(ask(site, private.data_target), 403)
@@ -628,8 +637,6 @@ class TestRights:
         assert (reply.status, len(reply.body)) == (206, last + 1)
         assert reply.headers["content-range"] == f"bytes 0-{last}/*"
         assert private.content[1000:1064] in reply.body
-        part = ask(site, private.data_target, None, ("Range", "bytes=5-70000"))
-        assert (part.status, part.body) == (206, reply.body[5:70_001])
         assert ask(site, private.data_target, method="HEAD").status == 200
         assert site.asked("data") == []
 

@@ -1,8 +1,9 @@
 """Xorb data behind URLs of our own, as object stores serve it: whoever has a good URL may read its ranges, without a token.
 
-A request has to name a Range: bytes within one of those that the URL grants, or several of them as they are, in order, which are
-answered with multipart/byteranges. Anything else is 403, as is a URL that has expired, here or upstream: clients
-then ask for the reconstruction again.
+A request has to name a Range: one of those that the URL grants, exactly, or several of them in order, which are answered with
+multipart/byteranges. Clients ask so, and again so where a transfer has broken off. A part of a range would cost upstream as much as
+all of it, whatever the client takes. Anything else is 403, as is a URL that has expired, here or upstream: clients then ask for the
+reconstruction again.
 
 Clients of native data do not check it, so what cannot be proven must not come to its end: a file as a whole is held together only by the
 instance that has granted all its parts. A URL of another instance (one that is gone, was started again, or should not have been passed
@@ -160,13 +161,8 @@ def _check_ranges(header: str | None, grant: Grant) -> list[Span]:
         raise RequestError(403, "a data URL needs a Range header")
     pairs = (part.split("-") for part in text.removeprefix("bytes=").split(","))
     spans = [Span(int(first), int(last) + 1) for first, last in pairs]
-    if len(spans) == 1:
-        is_granted = spans[0].size > 0 and grant.find(ByteRange(*spans[0])) is not None
-    else:  # as they are: many small ones would cost far more than they give
-        signed = iter(grant.ranges)
-        is_granted = all(
-            any(each.byte_range == ByteRange(*span) for each in signed) for span in spans
-        )
+    signed = iter(grant.ranges)
+    is_granted = all(any(each.byte_range == ByteRange(*span) for each in signed) for span in spans)
     if not is_granted:
         raise RequestError(403, "the range is not one that the URL grants")
     return spans

@@ -99,11 +99,8 @@ class Grant(NamedTuple):
         return format_hash(self.file_hash)
 
     def find(self, wanted: ByteRange) -> GrantedRange | None:
-        """Give the range that bytes lie in; None: they are not granted."""
-        for granted in self.ranges:
-            if granted.byte_range.start <= wanted.start and wanted.end <= granted.byte_range.end:
-                return granted
-        return None
+        """Return the range that has exactly these bytes; None: none is granted."""
+        return next((each for each in self.ranges if each.byte_range == wanted), None)
 
 
 def open_grant(sealer: Sealer, text: str) -> Grant | None:
