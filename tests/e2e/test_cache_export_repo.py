@@ -128,7 +128,7 @@ def test_one_of_two_models(place: Place, launcher: Launcher, tmp_path: Path) -> 
     assert OTHER_FILES["notes.txt"] not in data
     assert OTHER.encode() not in data
     assert len(data) < 5_500_000 < told(place.warm, "stats")["bytes"] - 6_000_000
-    assert told(there, "import", str(archive))["files"] == written["files"]
+    assert told(there, "import", "--with-answers", str(archive))["files"] == written["files"]
     server = serve_offline(launcher, place, there)
     for name, content in FILES.items():
         done = run(curl(f"{server.url}/download/{MODEL}/{name}", tmp_path / "out"))
@@ -154,7 +154,7 @@ def test_several_and_a_commit(place: Place, launcher: Launcher, tmp_path: Path) 
     assert done.returncode == 0, done.stderr.decode()
     assert f"{MODEL}@{place.old}: ".encode() in done.stderr
     assert FILES["weights.bin"][1000:1100] not in done.stdout
-    assert cache(there, "import", "-", stdin=done.stdout).returncode == 0
+    assert cache(there, "import", "--with-answers", "-", stdin=done.stdout).returncode == 0
     server = serve_offline(launcher, place, there)
     got = hf_download(server, tmp_path / "set", SET, "--repo-type", "dataset")
     assert got == SET_FILES

@@ -217,9 +217,9 @@ def test_an_offline_site(place: Place, launcher: Launcher, tmp_path: Path) -> No
     written = told(warm, "export", "--repo", REPO, str(archive))
     assert written["repos"][0]["incomplete"] == []
     assert archive.stat().st_size > SIZE
-    told(there, "import", str(archive))
+    told(there, "import", "--with-answers", str(archive))
     assert kept(there)[0].read_bytes() == kept(warm)[0].read_bytes()
-    assert told(there, "import", str(archive))["files"] == 0
+    assert told(there, "import", "--with-answers", str(archive))["files"] == 0
     server = start(place, launcher, there, offline=True)
     done = subprocess.run(
         [

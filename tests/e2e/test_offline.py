@@ -207,7 +207,7 @@ def test_a_site_without_a_network(place: Place, tmp_path: Path) -> None:
         run_command("pull", repo, "--hub-url", place.hub_url, "--cache-dir", str(warm))
     run_command("cache", "export", str(archive), "--cache-dir", str(warm))
     place.origin.stop()
-    run_command("cache", "import", str(archive), "--cache-dir", str(there))
+    run_command("cache", "import", "--with-answers", str(archive), "--cache-dir", str(there))
     assert TOKEN.encode() not in archive.read_bytes()
     server = place.start_server(there, offline=True)
     for repo in (REPO, PRIVATE):
@@ -216,6 +216,31 @@ def test_a_site_without_a_network(place: Place, tmp_path: Path) -> None:
     for token in (OTHER_TOKEN, None):
         assert ask(server, f"/{REPO}/resolve/main/{XET_FILE}", token=token).status == 504
         assert ask(server, f"/{PRIVATE}/resolve/main/{XET_FILE}", token=token).status == 504
+
+
+def test_carried_answers_permit_nothing_online(place: Place, tmp_path: Path) -> None:
+    """The Hub there knows nothing of the token that the archive says may read; and without the answers nothing is said."""
+    warm, archive = tmp_path / "warm", tmp_path / "carried.tar"
+    run_command("pull", PRIVATE, "--hub-url", place.hub_url, "--cache-dir", str(warm))
+    run_command("cache", "export", str(archive), "--cache-dir", str(warm))
+    commit = json.loads(ask(place.start_server(warm), f"/api/models/{PRIVATE}").body)["sha"]
+    place.origin.stop()
+    for name, flags in (("with", ["--with-answers"]), ("without", [])):
+        there = str(tmp_path / name)
+        run_command("cache", "import", *flags, str(archive), "--cache-dir", there)
+    paths = [f"/{PRIVATE}/resolve/{revision}/{path}" for revision in ("main", commit)
+             for path in (XET_FILE, PLAIN_FILE)] + [f"/api/models/{PRIVATE}"]  # fmt: skip
+    server = place.start_server(tmp_path / "without", offline=True)
+    assert {ask(server, path).status for path in paths} == {504}
+    place.origin = start_origin(
+        place.launcher, place.base / "origin", port=place.port, users=(f"{OTHER_TOKEN}=x",)
+    )
+    server = place.start_server(tmp_path / "with", *STALE)
+    assert {ask(server, path).status for path in paths} == {401}
+    # What the Hub has said here counts, when nobody can be asked, too.
+    server.stop()
+    server = place.start_server(tmp_path / "with", offline=True)
+    assert {ask(server, path).status for path in paths} == {504}
 
 
 def run_command(*arguments: str) -> None:

@@ -10,16 +10,23 @@ from tests.pipeline.test_ledger_shelf import FILE, running
 from xetserve.pipeline.cache_store import CacheStore
 from xetserve.pipeline.plain import PlainShelf
 from xetserve.pipeline.plain_file import PlainKey
+from xetserve.upstream.brought import make_mark
+from xetserve.upstream.metadata import Question, make_path
 from xetserve.upstream.metastore import Stored, pack_file
 
 TEXT: Final = b'{"model_type": "test"}\n' * 1000
 TEXT_KEY: Final = PlainKey("sha256", hashlib.sha256(TEXT).hexdigest(), len(TEXT))
-META: Final = "meta/0123abcd/ab/" + "c" * 64
+HUB: Final = "http://hub.example"
+QUESTION: Final = Question("0123abcd" * 4, "grant", "model/o/n", "")
+META: Final = "meta/" + make_path(QUESTION, HUB)
+MARK: Final = make_mark(QUESTION, HUB)
 
 
-def make_said(name: str, said: float = 1000.0) -> bytes:
+def make_said(
+    name: str = META, said: float = 1000.0, question: Question = QUESTION, body: bytes = b"+yes"
+) -> bytes:
     """What the Hub said, as a file of that name."""
-    return pack_file(name.removeprefix("meta/"), Stored(said, b"what the Hub said"))
+    return pack_file(name.removeprefix("meta/"), Stored(said, body, question.describe(HUB)))
 
 
 async def fill(folder: Path) -> None:
@@ -35,6 +42,7 @@ async def fill(folder: Path) -> None:
         async for _ in PlainShelf(process.cache).keep(TEXT_KEY, blocks()):
             pass
     write_file(folder / META, make_said(META))
+    write_file(folder / f"meta/{MARK[0]}", MARK[1])
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -71,10 +79,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def tree_of(folder: Path) -> dict[str, bytes]:
-    """Everything that is kept, by the path without what is random in it."""
+    """Everything that is kept, by the path without what is random in it, nor that an answer was brought."""
     found = {}
     for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
+        name = str(path.relative_to(folder)).replace("meta/imported/", "meta/")
         if path.is_file() and "/" in name and not name.startswith("tmp/"):
             found[name.rsplit("-", 1)[0] if name.endswith(".xc") else name] = path.read_bytes()
     return found

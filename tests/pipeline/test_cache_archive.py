@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import json
+import math
 import os
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +16,40 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.filled import META, TEXT, fill, is_served, make_said, make_store, tree_of
+from tests.pipeline.filled import (
+    HUB,
+    MARK,
+    META,
+    QUESTION,
+    TEXT,
+    fill,
+    is_served,
+    make_said,
+    make_store,
+    tree_of,
+    write_file,
+)
+from xetserve.errors import UpstreamMissing
+from xetserve.net.url import parse_url
 from xetserve.pipeline import cache_archive
 from xetserve.pipeline.cache_archive import ArchiveError, Counted, Importer, write_archive
 from xetserve.pipeline.cache_room import Room
 from xetserve.pipeline.cache_select import Selection
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
+from xetserve.upstream.brought import make_mark
+from xetserve.upstream.entry import FileEntry
+from xetserve.upstream.files import pack_entry, pack_missing
+from xetserve.upstream.metadata import Question, make_path
+from xetserve.upstream.metastore import BLOCK, IMPORTED, Stored, pack_file
+from xetserve.upstream.scopes import ANONYMOUS
+
+LEFT_OUT: list[str] = []  # answers that the last imports did not take, and why
+BROUGHT = META.replace("meta/", f"meta/{IMPORTED}/")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_out() -> None:
+    LEFT_OUT.clear()
 
 
 @pytest.fixture
@@ -33,15 +64,21 @@ def export(folder: Path, **options: object) -> bytes:
     return stream.getvalue()
 
 
-def take_in(data: bytes, folder: Path, max_size: int = 1 << 40) -> Counted:
+def take_in(
+    data: bytes, folder: Path, max_size: int = 1 << 40, max_answers: int = 1 << 30
+) -> Counted:
     prepare_folder(folder)
     try:
-        return Importer(make_store(folder, max_size)).run(io.BytesIO(data))
+        importer = Importer(
+            make_store(folder, max_size),
+            max_answers=max_answers,
+            on_skip=lambda name, reason: LEFT_OUT.append(f"{name}: {reason}"),
+        )
+        return importer.run(io.BytesIO(data))
     finally:
         assert list((folder / "tmp").iterdir()) == []
-        kept = sum(map(len, tree_of(folder).values()))
-        meta = sum(path.stat().st_size for path in (folder / "meta").rglob("*") if path.is_file())
-        assert make_store(folder).room.get_usage() == kept - meta
+        kept = [data for name, data in tree_of(folder).items() if not name.startswith("meta/")]
+        assert make_store(folder).room.get_usage() == sum(map(len, kept))
 
 
 async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Path) -> None:
@@ -49,22 +86,136 @@ async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Pat
     data = export(folder)
     counted = take_in(data, there)
     assert tree_of(there) == tree_of(folder)
-    assert (counted.num, counted.num_skipped) == (len(tree_of(folder)), 0)
+    assert (there / BROUGHT).read_bytes() == make_said()
+    assert counted == (len(tree_of(folder)), counted.size, 0, 0)
     assert await is_served(there)
-    assert (there / META).read_bytes() == make_said(META)
     assert export(there) == data
     # Again, and nothing is written twice; what was said last counts.
     assert take_in(data, there)[::2] == (0, counted.num)
     for said, num in ((999.0, 0), (1001.0, 1)):
         (folder / META).write_bytes(make_said(META, said))
         assert take_in(export(folder), there)[::2] == (num, counted.num - num)
-    assert (there / META).read_bytes() == make_said(META, 1001.0)
+    assert (there / BROUGHT).read_bytes() == make_said(META, 1001.0)
+    # What is known there counts more, and is what goes on to others.
+    write_file(there / META, make_said(META, 5.0))
+    (folder / META).write_bytes(make_said(META, 2000.0))
+    assert take_in(export(folder), there).num == 0
+    assert dict(members(export(there)))[META] == make_said(META, 5.0)
+
+
+def test_answers_come_only_if_they_are_wanted(folder: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    counted = take_in(export(folder), there, max_answers=0)
+    assert (counted.num, counted.num_left_out) == (len(tree_of(folder)) - 2, 2)
+    assert not (there / "meta").exists()
 
 
 def test_what_was_said_elsewhere_is_refused(tmp_path: Path) -> None:
     for content in (make_said("meta/y"), make_said("meta/x")[:-1], b""):
         with pytest.raises(ArchiveError, match="damaged"):
             take_in(pack([GOOD, ("meta/x", content), END]), tmp_path / "cache")
+
+
+NOW = time.time()
+ENTRY = pack_entry(
+    FileEntry(
+        size=1, etag="e", sha256=None, commit="c" * 40, last_modified=None, content_type=None,
+        file_hash=bytes(32), token_url=f"{HUB}/api/token", url=parse_url(f"{HUB}/o/n/resolve/main/a"),
+    )
+).data  # fmt: skip
+FILE = QUESTION._replace(kind="file", name=f"{'c' * 40}\0a")
+API = QUESTION._replace(kind="api", name="GET\0/api/models/o/n\0\0")
+PLAN = f"plans/ab/{'ab' * 32}/0-0"
+NO_TERMS = b'{"offset_into_first_range":0,"terms":[],"fetch_info":{}}'
+WANTED = {
+    "permission": (QUESTION, b"+yes"),
+    "entry": (FILE, b"+" + ENTRY),
+    "public entry": (FILE._replace(scope=ANONYMOUS), b"+" + ENTRY),
+    "no such file": (FILE, b"-" + pack_missing(UpstreamMissing("no", code="EntryNotFound")).data),
+    "public hub": (FILE, b"+" + ENTRY.replace(b'["http", "hub.example", 80', b'["https", "huggingface.co", 443')),
+    "info": (API, b'+[200, [["Link", "<http://hub.example/next>; rel=\\"next\\""]]]\n{}'),
+}  # fmt: skip
+UNWANTED = {
+    "an entry elsewhere": (FILE, b"+" + ENTRY.replace(b"hub.example", b"169.254.169.254"), NOW),
+    "another port": (FILE, b"+" + ENTRY.replace(b'"hub.example", 80', b'"hub.example", 8080'), NOW),
+    "a token elsewhere": (FILE, b"+" + ENTRY.replace(HUB.encode(), b"http://evil"), NOW),
+    "a token anywhere": (FILE, b"+" + ENTRY.replace(b'"http://hub', b'"//hub', 1), NOW),
+    "no entry": (FILE, b"+{}", NOW),
+    "no JSON": (FILE, b"+x", NOW),
+    "a list elsewhere": (API, b'+[200, [["link", "<//evil/>; rel=next"]]]\n[]', NOW),
+    "a place elsewhere": (API, b'+[200, [["Location", "http://evil/"]]]\n[]', NOW),
+    "no answer": (API, b"+x", NOW),
+    "the future": (QUESTION, b"+yes", NOW + 3600),
+    "no time": (QUESTION, b"+yes", math.nan),
+    "another kind": (QUESTION._replace(kind="other"), b"+yes", NOW),
+    "another scope": (QUESTION._replace(scope="abc"), b"+yes", NOW),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("question", "body"), WANTED.values(), ids=list(WANTED))
+def test_what_may_come(question: Question, body: bytes, tmp_path: Path) -> None:
+    name = f"meta/{make_path(question, HUB)}"
+    assert take_in(one(name, make_said(name, NOW, question, body)), tmp_path).num == 1, LEFT_OUT
+    # And a mark, so that a refusal finds that there is something to refuse.
+    assert (tmp_path / "meta" / IMPORTED / make_mark(question, HUB)[0]).is_file()
+
+
+@pytest.mark.parametrize(("question", "body", "said"), UNWANTED.values(), ids=list(UNWANTED))
+def test_what_may_not_come(question: Question, body: bytes, said: float, tmp_path: Path) -> None:
+    name = f"meta/{make_path(question, HUB)}"
+    counted = take_in(one(name, make_said(name, said, question, body)), tmp_path)
+    assert (counted.num, counted.num_left_out) == (0, 1)
+    assert LEFT_OUT[0].startswith(f"{name}: ")
+    assert tree_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        (PLAN, b"x"),
+        (PLAN.replace("0-0", "0-1"), NO_TERMS),
+        (PLAN.replace("/ab/", "/cd/"), NO_TERMS),
+        (PLAN.replace("0-0", "x"), NO_TERMS),
+        (PLAN.replace("0-0", "end-5"), b"x"),
+        ("plans/x", b""),
+        ("x", b"+yes"),
+    ],
+)
+def test_plans_that_may_not_come(name: str, body: bytes, tmp_path: Path) -> None:
+    data = one(f"meta/{name}", pack_file(name, Stored(0.0, body)))
+    assert take_in(data, tmp_path).num_left_out == 1
+    assert tree_of(tmp_path) == {}
+
+
+def test_an_answer_to_another_question_may_not_come(tmp_path: Path) -> None:
+    name = f"meta/{make_path(API, HUB)}"
+    assert take_in(one(name, make_said(name, NOW, QUESTION)), tmp_path).num_left_out == 1
+
+
+def test_answers_keep_to_the_quota(tmp_path: Path) -> None:
+    questions = [QUESTION._replace(repo=f"model/o/{number}") for number in range(2000)]
+    names = [f"meta/{make_path(question, HUB)}" for question in questions]
+    files = [
+        (name, make_said(name, NOW, question, b"+" + bytes(3000)))
+        for name, question in zip(names, questions, strict=True)
+    ]
+    manifest = GOOD[1].replace(b'"files": 1', b'"files": 2000')
+    data = pack([("manifest.json", manifest), *files, ("end.json", b'{"files": 2000}')])
+    for max_size, max_answers in ((1_000_000, 1 << 30), (1 << 40, 1_000_000)):
+        there = tmp_path / str(max_size)
+        for _ in range(2):
+            with pytest.raises(ArchiveError, match="need more than 1000000 bytes"):
+                take_in(data, there, max_size, max_answers)
+        num = sum(1 for _ in (there / "meta").rglob("*"))
+        assert 100_000 < num * BLOCK < 1_000_000
+
+
+def test_more_than_the_manifest_says_does_not_fit_either(tmp_path: Path) -> None:
+    texts = [bytes([number]) * 10_000 for number in range(100)]
+    files = [(f"plain/sha256-{hashlib.sha256(text).hexdigest()}", text) for text in texts]
+    with pytest.raises(ArchiveError, match="too many for a cache of 200000"):
+        take_in(pack([GOOD, *files, END]), tmp_path, 200_000)
+    assert len(tree_of(tmp_path)) < 20
 
 
 def members(data: bytes) -> list[tuple[str, bytes]]:
@@ -107,7 +258,11 @@ def test_what_is_damaged_or_odd_stays_here(folder: Path) -> None:
     (folder / "stranger").write_bytes(b"x")
     skipped: list[str] = []
     data = export(folder, on_skip=lambda name, reason: skipped.append(name))
-    assert [name for name, _ in members(data)] == ["manifest.json", META, "end.json"]
+    assert [name for name, _ in members(data)] == [
+        "manifest.json",
+        *sorted([META, f"meta/{MARK[0]}"]),
+        "end.json",
+    ]
     assert len(skipped) == 2 + len(list(folder.glob("??/*/*.xc")))
 
 
@@ -173,7 +328,7 @@ HOSTILE = {
     "a manifest that is none": pack([("manifest.json", b"[]")]),
     "a large manifest": pack([("manifest.json", b" " * 100_000)]),
     "missing files": pack([GOOD, END]),
-    "no end": pack([GOOD, ("meta/x", make_said("meta/x"))]),
+    "no end": pack([GOOD, (META, make_said())]),
     "nothing": b"",
     "zeros": bytes(20_000),
     "something else": b"x" * 20_000,
@@ -186,7 +341,7 @@ def test_what_is_no_export_does_not_get_in(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError):
         take_in(data, there)
     assert {path.name for path in tmp_path.iterdir()} == {"there"}
-    assert set(tree_of(there)) <= {"meta/x"}
+    assert set(tree_of(there)) <= {META, f"meta/{MARK[0]}"}
 
 
 @pytest.fixture(scope="module")
@@ -284,8 +439,11 @@ def test_what_goes_while_it_is_written_is_left_out(
 
 
 def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"meta/{number}" for number in range(3000)]
-    files: list[tuple[str, bytes]] = [(name, make_said(name)) for name in names]
+    questions = [QUESTION._replace(repo=f"model/o/{number}") for number in range(3000)]
+    files: list[tuple[str, bytes]] = [
+        (name := f"meta/{make_path(question, HUB)}", make_said(name, 1.0, question))
+        for question in questions
+    ]
     manifest = GOOD[1].replace(b'"files": 1', b'"files": 3000')
     data = pack([("manifest.json", manifest), *files, ("end.json", b'{"files": 3000}')])
     seen: list[int] = []

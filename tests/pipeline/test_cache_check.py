@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.filled import META, files, fill, is_served, make_said, make_store
+from tests.pipeline.filled import MARK, META, files, fill, is_served, make_said, make_store
 from tests.pipeline.test_ledger_shelf import FILE
 from xetserve.pipeline.cache_check import Checker, Report, count_contents
 from xetserve.pipeline.cache_entry import EntryKey, Indexer, make_entry_name
@@ -30,8 +30,8 @@ def test_everything_is_counted(folder: Path) -> None:
     assert contents.entries.num == len(list(folder.glob("??/*/*.xc"))) > 0
     assert (contents.num_xorbs, contents.ledgers.num, contents.plain.num) == (1, 1, 1)
     assert (contents.meta.num, contents.meta.size, contents.writing.num) == (
-        1,
-        len(make_said(META)),
+        2,
+        len(make_said(META)) + len(MARK[1]),
         0,
     )
     assert contents.size == make_store(folder).room.get_usage()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import FakeAccess, FakeCas
-from tests.pipeline.filled import META, TEXT, TEXT_KEY, fill, tree_of
+from tests.pipeline.filled import MARK, META, TEXT, TEXT_KEY, fill, tree_of
 from tests.pipeline.test_cache_archive import export, take_in
 from tests.pipeline.test_ledger_shelf import CONTENT, FILE
 from xetserve.net.url import Origin, Url
@@ -84,7 +84,7 @@ async def say(
     entry: FileEntry,
     said: float = 1.0,
     scope: str = "anonymous",
-    realm: str = "hub",
+    realm: str = "http://hub",
 ) -> None:
     """Have the Hub say something of a file."""
     store = MetaStore(folder / "meta", max_size=1 << 30, max_pending=1 << 30)
@@ -112,7 +112,7 @@ async def test_a_file_and_what_it_is_made_of(folder: Path, tmp_path: Path) -> No
     assert chosen == (MAIN, NEW, 1, len(CONTENT), {})
     take_in(export(folder, selection=selection), tmp_path / "there")
     here, there = tree_of(folder), tree_of(tmp_path / "there")
-    left = {name for name in here if name.startswith("plain/")} | {META}
+    left = {name for name in here if name.startswith("plain/")} | {META, f"meta/{MARK[0]}"}
     assert set(here) - set(there) == left
     assert {name: here[name] for name in there} == there
 

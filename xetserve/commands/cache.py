@@ -13,6 +13,7 @@ from typing import BinaryIO, TextIO
 from xetserve import __version__
 from xetserve.commands.progress import Progress, format_seconds, format_size, show
 from xetserve.commands.targets import parse_target
+from xetserve.commands.upstreams import DISK_FACTOR
 from xetserve.config import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.pipeline.cache_archive import Counted, Importer, write_archive
@@ -54,6 +55,11 @@ def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
     export.add_argument("file", metavar="FILE", help="where to; - is the standard output")
     take_in = add("import", _import, "take in what export has written, checked")
     take_in.add_argument("file", metavar="FILE", help="where from; - is the standard input")
+    take_in.add_argument(
+        "--with-answers",
+        action="store_true",
+        help="take in the Hub's answers, too, for offline use; nothing proves them: only from those whom you trust",
+    )
     for action in (stats, verify, collect, export, take_in):
         action.add_argument("--json", action="store_true", help="print a summary as JSON")
 
@@ -74,6 +80,7 @@ def run_cache(options: argparse.Namespace, config: Config) -> int:
     store = CacheStore(
         folder, max_size=config.cache.cache_size, min_free=config.cache.cache_min_free
     )
+    options.max_answers = config.metadata.metadata_size * DISK_FACTOR
     try:
         return int(options.act(options, store))
     except KeyboardInterrupt:
@@ -247,7 +254,13 @@ def _write_to(stream: BinaryIO, store: CacheStore, selection: Selection | None) 
 
 def _import(options: argparse.Namespace, store: CacheStore) -> int:
     shown = _Shown()
-    importer = Importer(store, on_start=shown.start, on_bytes=shown.add)
+    importer = Importer(
+        store,
+        max_answers=options.max_answers if options.with_answers else 0,
+        on_start=shown.start,
+        on_bytes=shown.add,
+        on_skip=lambda name, reason: shown.say(f"{show(name)}: {show(reason)}"),
+    )
     try:
         if options.file == STREAM:
             counted = importer.run(sys.stdin.buffer)
@@ -257,7 +270,7 @@ def _import(options: argparse.Namespace, store: CacheStore) -> int:
     finally:
         shown.close()
     _tell_counted(options, counted, "imported", "here before", sys.stdout)
-    return 0
+    return 1 if options.with_answers and counted.num_left_out else 0
 
 
 class _Shown:
@@ -298,6 +311,7 @@ def _tell_counted(
             "files": counted.num,
             "bytes": counted.size,
             "skipped": counted.num_skipped,
+            "left_out": counted.num_left_out,
         }
         if chosen:
             value["repos"] = [_describe_chosen(one) for one in chosen]
@@ -308,9 +322,13 @@ def _tell_counted(
                 f"{one.wanted.repo.id}@{one.commit or one.wanted.revision}: {one.num_files} files, "
                 f"{format_size(one.size)}; {len(one.incomplete)} of them not here as a whole\n"
             )
+        left_out = ""
+        if counted.num_left_out:
+            hint = "" if options.with_answers else " (see --with-answers)"
+            left_out = f"; {counted.num_left_out} answers of the Hub left out{hint}"
         out.write(
             f"{counted.num} files {done}, {format_size(counted.size)}; "
-            f"{counted.num_skipped} {skipped}\n"
+            f"{counted.num_skipped} {skipped}{left_out}\n"
         )
 
 

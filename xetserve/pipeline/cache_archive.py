@@ -5,14 +5,16 @@
     ledgers/{64 hex: file hash}.xl              ledgers of proven files
     plain/{git or sha256}-{hex}                 files that are not Xet
     large/{git or sha256}-{hex}                 large ones, with checks, see plain_file.py
-    meta/...                                    what is remembered of the Hub's answers; what was said last stays
+    meta/...                                    what is remembered of the Hub's answers
     end.json                                    how much there was: without it, the stream was cut
 
 The order is that of the names, and nothing tells when or where it was made: the same content makes the same stream, but for
 the cuts of entries. No token is in a cache, so none is in here.
 
 What is read is not trusted. Names are parsed, never used as paths; anything but regular files is refused before it is looked
-at; every file is checked like a stored one before anybody can see it. Everything here blocks.
+at; every file is checked like a stored one before anybody can see it. Nothing can prove the Hub's answers: they come only if that
+is wanted, into a place of their own (brought.py), within a bound, and never in place of what is known here.
+Everything here blocks.
 """
 
 import io
@@ -20,6 +22,7 @@ import json
 import os
 import re
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +37,7 @@ from xetserve.pipeline.cache_list import (
     PLAIN,
     SHELVES,
     Stored,
+    iter_answers,
     iter_shelf,
     iter_tree,
     iter_xorbs,
@@ -47,8 +51,10 @@ from xetserve.pipeline.cache_store import CacheStore, Temporary
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.plain_file import MAX_SMALL_SIZE, PlainKey, check_plain
+from xetserve.upstream.brought import Unwanted, check_answer, make_mark
+from xetserve.upstream.metadata import REFUSAL, Subject
+from xetserve.upstream.metastore import BLOCK, IMPORTED, round_up, unpack_file
 from xetserve.upstream.metastore import Stored as Remembered
-from xetserve.upstream.metastore import unpack_file
 from xetserve.upstream.openfile import open_regular
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
@@ -73,11 +79,15 @@ class ArchiveError(XetserveError):
 
 
 class Counted(NamedTuple):
-    """Files, their bytes, and those that were passed over: damaged (export), or here already (import)."""
+    """Files, their bytes, and those that were passed over: damaged (export), or here already (import).
+
+    num_left_out: answers of the Hub that were not to come, or may not.
+    """
 
     num: int
     size: int
     num_skipped: int
+    num_left_out: int = 0
 
 
 class _Source(NamedTuple):
@@ -179,10 +189,9 @@ def _iter_named(store: CacheStore) -> Iterator[_Source]:
 
 
 def _iter_meta(store: CacheStore) -> Iterator[_Source]:
-    for stored in iter_tree(store.folder / META):
-        name = stored.path[len(str(store.folder)) + 1 :]
-        if _META.fullmatch(name) and stored.size <= MAX_META_SIZE:
-            yield _Source(name, stored, lambda _: None)
+    for path, stored in iter_answers(store.folder):
+        if _META.fullmatch(f"{META}/{path}") and stored.size <= MAX_META_SIZE:
+            yield _Source(f"{META}/{path}", stored, lambda _: None)
 
 
 def _make_shelf_check(shelf: str, stored: Stored) -> Callable[[int], object]:
@@ -237,21 +246,27 @@ class Importer:
     """Takes an archive in.
 
     Args:
+        max_answers: bytes that the Hub's answers may take, with those that were brought before; 0: they are left out.
         on_start: told how many files and bytes there are, about.
         on_bytes: told how many bytes were read, again and again.
+        on_skip: told of an answer's name, and why it may not come.
     """
 
     def __init__(
         self,
         store: CacheStore,
         *,
+        max_answers: int = 0,
         on_start: Callable[[int, int], object] = lambda _, __: None,
         on_bytes: Callable[[int], object] = lambda _: None,
+        on_skip: Callable[[str, str], object] = lambda _, __: None,
     ) -> None:
         self._store = store
+        self._answers = _Answers(store, max_answers) if max_answers else None
+        self._on_skip = on_skip
         self._on_start = on_start
         self._on_bytes = on_bytes
-        self._num = self._size = self._num_skipped = 0
+        self._num = self._size = self._num_skipped = self._num_left_out = 0
         self._name = MANIFEST  # of what is being read
 
     def run(self, stream: BinaryIO) -> Counted:
@@ -265,7 +280,11 @@ class Importer:
             with tarfile.open(
                 mode="r|", fileobj=stream, bufsize=BLOCK_SIZE, tarinfo=_Member
             ) as archive:
-                return self._read(archive)
+                try:
+                    return self._read(archive)
+                finally:
+                    if self._answers is not None:
+                        self._answers.finish()
         except tarfile.TarError as exc:
             raise ArchiveError(f"not an archive of a cache, or one that was cut: {exc}") from None
         except FormatError as exc:
@@ -283,7 +302,7 @@ class Importer:
             if member.name == END:
                 if _read_document(archive, member).get("files") != num_seen:
                     raise ArchiveError("files are missing from the archive")
-                return Counted(self._num, self._size, self._num_skipped)
+                return Counted(self._num, self._size, self._num_skipped, self._num_left_out)
             num_seen += 1
             self._take(archive, member)
         raise ArchiveError("the archive was cut: it has no end")
@@ -296,20 +315,50 @@ class Importer:
             raise ArchiveError(
                 f"an archive of version {manifest.get('version')}, expected {VERSION}"
             )
-        quota = self._store.room.max_size
-        limit = quota - quota // HYSTERESIS
-        if not isinstance(size, int) or size > limit:
-            raise ArchiveError(f"{size} bytes are too many for a cache of {quota}")
+        if not isinstance(size, int):
+            raise ArchiveError("not an archive of a cache")
+        self._check_room(size)
         self._on_start(num, size)
+
+    def _check_room(self, size: int) -> None:
+        quota = self._store.room.max_size
+        if size > quota - quota // HYSTERESIS:
+            raise ArchiveError(f"{size} bytes are too many for a cache of {quota}")
 
     def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         """Take one file in, or pass it over."""
-        if self._take_named(archive, member):
+        if member.name.startswith(f"{META}/"):
+            is_taken = self._take_answer(archive, member)
+        else:
+            is_taken = self._take_named(archive, member)
+        if is_taken is None:
+            self._num_left_out += 1
+            self._on_bytes(member.size)
+        elif is_taken:
             self._num += 1
             self._size += member.size
+            self._check_room(self._size)  # whatever the manifest has said
         else:
             self._num_skipped += 1
             self._on_bytes(member.size)
+
+    def _take_answer(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
+        """Take an answer of the Hub in; None: it is left out."""
+        if not _META.fullmatch(member.name):
+            raise FormatError("a cache holds nothing of that name")
+        _check_size(member, MAX_META_SIZE)
+        if self._answers is None:
+            return None
+        source = archive.extractfile(member)
+        assert source is not None  # it is a regular file
+        try:
+            is_taken = self._answers.take(member.name.partition("/")[2], source.read())
+        except Unwanted as exc:
+            self._on_skip(member.name, str(exc))
+            return None
+        if is_taken:
+            self._on_bytes(member.size)
+        return is_taken
 
     def _take_named(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
         name, store = member.name, self._store
@@ -327,19 +376,6 @@ class Importer:
                 self._copy(archive, member, incoming.temporary)
                 _make_shelf_check(shelf, stored)(incoming.temporary.fd)
                 store.place(incoming.temporary, shelf, rest)
-                incoming.is_placed = True
-            return True
-        if _META.fullmatch(name):
-            _check_size(member, MAX_META_SIZE)
-            with _Incoming(store, member.size) as incoming:
-                self._copy(archive, member, incoming.temporary)
-                brought = unpack_file(rest, os.pread(incoming.temporary.fd, member.size, 0))
-                if brought is None:
-                    raise FormatError("damaged")
-                present = _read_present(store.folder / name, rest)
-                if present is not None and present.said >= brought.said:
-                    return False
-                store.place_beside(incoming.temporary, f"{store.folder}/{name}")
                 incoming.is_placed = True
             return True
         raise FormatError("a cache holds nothing of that name")
@@ -388,11 +424,79 @@ class Importer:
             left -= len(data)
 
 
-def _read_present(target: Path, name: str) -> Remembered | None:
-    """Give what is remembered here already."""
+class _Answers:
+    """The Hub's answers that were brought, in their place.
+
+    Args:
+        max_size: bytes that they may take, in blocks, folders included; never more than the cache may.
+    """
+
+    def __init__(self, store: CacheStore, max_size: int) -> None:
+        self._store = store
+        self._folder = store.folder / META
+        self._max_size = min(max_size, store.room.max_size)
+        self._marks: dict[str, bytes] = {}
+        self._size = BLOCK + sum(
+            round_up(stored.size) + BLOCK for stored in iter_tree(self._folder / IMPORTED)
+        )
+
+    def take(self, path: str, data: bytes) -> bool:
+        """Take an answer in; False: it is known here.
+
+        Raises:
+            FormatError: it is damaged.
+            Unwanted: it may not come.
+            ArchiveError: there is no room for it.
+        """
+        brought = unpack_file(path, data)
+        if brought is None:
+            raise FormatError("damaged")
+        question = check_answer(path, brought, time.time())
+        is_note = question is not None and question.kind == REFUSAL
+        if not is_note and os.path.lexists(self._folder / path):
+            return False
+        if not self._place(path, data, brought.said):
+            return False
+        if question is not None and not is_note:
+            subject = Subject.parse(brought.about)
+            assert subject is not None  # there is a question
+            self._marks.update([make_mark(question, subject.realm)])
+        return True
+
+    def finish(self) -> None:
+        """Mark where there is something to refuse now, unless a mark has come, too.
+
+        Raises:
+            ArchiveError: there is no room for it.
+        """
+        for path, content in self._marks.items():
+            self._place(path, content, 0.0)
+        self._marks.clear()
+
+    def _place(self, path: str, data: bytes, said: float) -> bool:
+        """Put a file in place, unless there is one that was said then or later."""
+        target = self._folder / IMPORTED / path
+        present = _read_answer(target, path)
+        if present is not None and present.said >= said:
+            return False
+        cost = round_up(len(data)) + BLOCK
+        # A mark for each may have to follow.
+        if self._size + cost + 2 * BLOCK * len(self._marks) > self._max_size:
+            raise ArchiveError(
+                f"the Hub's answers need more than {self._max_size} bytes: see metadata_size"
+            )
+        with _Incoming(self._store, len(data)) as incoming:
+            self._store.write(incoming.temporary, data)
+            self._store.place_beside(incoming.temporary, str(target))
+            incoming.is_placed = True
+        self._size += cost
+        return True
+
+
+def _read_answer(target: Path, path: str) -> Remembered | None:
     try:
         with open(open_regular(target), "rb") as file:
-            return unpack_file(name, file.read(MAX_META_SIZE))
+            return unpack_file(path, file.read(MAX_META_SIZE))
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -4,6 +4,7 @@ Only what is surely ours is listed: the folder may have been one with other thin
 over, and never ends a walk.
 """
 
+import heapq
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from stat import S_ISREG
 from typing import Final, NamedTuple
 
 from xetserve.pipeline.cache_entry import parse_entry_name
+from xetserve.upstream.metastore import IMPORTED
 from xetserve.upstream.openfile import is_folder, pass_over, scan
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
@@ -107,6 +109,28 @@ def iter_tree(folder: Path) -> Iterator[Stored]:
             yield from iter_tree(Path(item.path))
         elif (stored := look_at(item)) is not None:
             yield stored
+
+
+def iter_answers(folder: Path, under: str = "") -> Iterator[tuple[str, Stored]]:
+    """Iterate over the Hub's answers, those that were given here before those that were brought for the same question.
+
+    Args:
+        under: only those in this folder of them.
+
+    Gives paths as they are within the folder of answers, in the order of their parts.
+    """
+
+    def walk(root: Path) -> Iterator[tuple[list[str], Stored]]:
+        for stored in iter_tree(root / under if under else root):
+            yield stored.path[len(f"{root}/") :].split("/"), stored
+
+    own, brought = walk(folder / META), walk(folder / META / IMPORTED)
+    own = ((parts, stored) for parts, stored in own if parts[0] != IMPORTED)
+    last: list[str] = []
+    for parts, stored in heapq.merge(own, brought, key=lambda found: found[0]):
+        if parts != last:
+            yield "/".join(parts), stored
+        last = parts
 
 
 def look_at(item: os.DirEntry[str]) -> Stored | None:

@@ -15,7 +15,7 @@ from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, Xetserv
 from xetserve.pipeline.cache_list import (
     LEDGERS,
     META,
-    iter_tree,
+    iter_answers,
     list_entries,
     make_xorb_path,
 )
@@ -127,8 +127,7 @@ def select_repos(folder: Path, wanted: Iterable[Wanted]) -> Selection:
 def _read_known(folder: Path, names: set[str]) -> dict[tuple[str, str], _Known]:
     """Read all answers; gives those about repositories of these names, by Hub and name."""
     found: dict[tuple[str, str], _Known] = {}
-    for file in iter_tree(folder / META):
-        path = file.path[len(f"{folder}/{META}/") :]
+    for path, file in iter_answers(folder):
         if path.startswith("plans/"):
             continue
         stored = _read_stored(Path(file.path), path)
@@ -276,8 +275,7 @@ class _Chooser:
     def _iter_plans(self, file_hash: bytes) -> Iterator[tuple[ByteRange, Reconstruction]]:
         """Iterate over what is stored of how a file is built, and add it."""
         plans = make_plan_folder(file_hash)
-        for file in iter_tree(self._folder / META / plans):
-            path = f"{plans}/{file.name}"
+        for path, file in iter_answers(self._folder, plans):
             self._selection.names.add(f"{META}/{path}")
             part = parse_plan_name(file.name)
             stored = None if part is None else _read_stored(Path(file.path), path)

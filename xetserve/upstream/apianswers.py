@@ -84,7 +84,7 @@ class ApiAnswers:
             async with open_(patient) as response:
                 return await self._collect(question, response)
 
-        return _unpack(await self._metadata.get(question, ask, renew))
+        return unpack_api(await self._metadata.get(question, ask, renew))
 
     async def _collect(self, question: Question, response: ClientResponse) -> Answer:
         """Receive an answer, as far as it may be kept."""
@@ -185,7 +185,7 @@ def read_commit(answer: Answer) -> str | None:
     """Give the commit that a kept answer about a revision names; None: it names none."""
     if answer.verdict is Verdict.GOOD:
         with suppress(FormatError, KeyError, TypeError, UpstreamError):
-            return str(parse_json(bytes(_unpack(answer).body))["sha"])
+            return str(parse_json(bytes(unpack_api(answer).body))["sha"])
     return None
 
 
@@ -209,7 +209,12 @@ def _pack(status: int, headers: Sequence[tuple[str, str]] | Headers, body: bytea
     return json.dumps([status, kept]).encode() + b"\n" + body
 
 
-def _unpack(answer: Answer) -> ApiAnswer:
+def unpack_api(answer: Answer) -> ApiAnswer:
+    """Read a kept answer.
+
+    Raises:
+        UpstreamError: it was written by another version, maybe.
+    """
     try:
         end = answer.data.index(b"\n")
         status, fields = parse_json(answer.data[:end])

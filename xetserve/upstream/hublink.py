@@ -28,7 +28,7 @@ from xetserve.upstream.exchange import (
 MAX_REDIRECTS: Final = 5
 
 # Token URLs name the public Hub even where a mirror stands in for it.
-_PUBLIC_HUB: Final = Origin("https", "huggingface.co", 443)
+PUBLIC_HUB: Final = Origin("https", "huggingface.co", 443)
 _OFF_THE_HUB: Final = (("User-Agent", USER_AGENT),)  # who asked us is between us and the Hub
 
 
@@ -81,7 +81,7 @@ class HubLink:
     @property
     def bases(self) -> tuple[str, ...]:
         """What the Hub's own URLs start with, without a slash at the end."""
-        return (self._base, f"https://{_PUBLIC_HUB.authority}")
+        return (self._base, f"https://{PUBLIC_HUB.authority}")
 
     def make_url(self, target: str) -> Url:
         """Return the URL of a target, path and query encoded.
@@ -93,7 +93,7 @@ class HubLink:
 
     def find_on_hub(self, url: Url) -> Url | None:
         """Give where a URL is to be asked for; None: it is not the Hub's."""
-        if url.origin == _PUBLIC_HUB:
+        if url.origin == PUBLIC_HUB:
             return self.make_url(url.target)
         return url if url.origin == self._origin else None
 

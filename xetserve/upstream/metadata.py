@@ -49,6 +49,9 @@ MARK_LEAD: Final = (
     7200.0  # seconds that a mark counts as used later, so that no older answer outlives it
 )
 MAX_MARKS: Final = 10_000
+REFUSAL: Final = (
+    "refusal"  # the kind of a note that a token was refused, or of the mark in its place
+)
 PERMISSIONS: Final = (
     "grant",
     "plan",
@@ -346,7 +349,7 @@ class MetadataCache:
 
     async def _load_refusal(self, question: Question) -> None:
         assert self.store is not None
-        path = self._path(_make_refusal(question))
+        path = self._path(make_refusal(question))
         refused = await self.store.read(path, lead=MARK_LEAD)
         if refused is not None and refused.said > 0:
             self._note_refusal(question, refused.said)
@@ -359,7 +362,7 @@ class MetadataCache:
         if stored is None:
             return None
         await self._load_refusal(question)
-        path = self._path(_make_refusal(question))
+        path = self._path(make_refusal(question))
         refused = await self.store.read(path, is_imported=True, lead=MARK_LEAD)
         if refused is not None and stored.said <= refused.said:
             return None
@@ -379,7 +382,7 @@ class MetadataCache:
         self._remember(question, _Kept(answer.said, answer))
         if self.store is None:
             return answer
-        path, note = self._path(question), self._path(_make_refusal(question))
+        path, note = self._path(question), self._path(make_refusal(question))
         stored = Stored(answer.said, b"+" + answer.data, question.describe(self._realm))
         if answer.verdict is Verdict.REFUSED:
             self._store_refusal(question, answer.said)
@@ -399,7 +402,7 @@ class MetadataCache:
         marked = self._marks.get(key)
         if marked is not None and 0 <= now - marked < MARK_PAUSE:
             return True
-        note = _make_refusal(question)
+        note = make_refusal(question)
         mark = Stored(0.0, b"", note.describe(self._realm))
         if not self.store.write(self._path(note), mark, is_first=True, lead=MARK_LEAD):
             return False
@@ -414,7 +417,7 @@ class MetadataCache:
 
     def refuse(self, scope: str, repo: str) -> None:
         """Take note that a token was refused: what it was told about a repository is not believed any more."""
-        question = Question(scope, "refusal", repo, "")
+        question = Question(scope, REFUSAL, repo, "")
         now = self.clock()
         self._note_refusal(question, now)
         self._store_refusal(question, now)
@@ -424,9 +427,9 @@ class MetadataCache:
 
     def _store_refusal(self, question: Question, said: float) -> None:
         if self.store is not None:
-            if question.kind != "refusal":
+            if question.kind != REFUSAL:
                 self.store.remove(self._path(question))
-            note = _make_refusal(question)
+            note = make_refusal(question)
             path, stored = self._path(note), Stored(said, b"", note.describe(self._realm))
             self.store.write(path, stored, only_with=path, lead=MARK_LEAD)
 
@@ -501,9 +504,9 @@ def read_stored(stored: Stored) -> Answer:
     return Answer(stored.body[1:], verdict, stored.said)
 
 
-def _make_refusal(question: Question) -> Question:
+def make_refusal(question: Question) -> Question:
     """Give the place of the note that a token was refused."""
-    return Question(question.scope, "refusal", question.repo, "")
+    return Question(question.scope, REFUSAL, question.repo, "")
 
 
 def _copy(error: UpstreamError) -> UpstreamError:

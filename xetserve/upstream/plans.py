@@ -174,7 +174,7 @@ class PlanArchive:
     async def _list_folder(self, file_hash: bytes, *, is_imported: bool = False) -> _Known:
         names = await self._store.list(make_plan_folder(file_hash), is_imported=is_imported)
         ranges = sorted({found for name in names if (found := parse_plan_name(name)) is not None})
-        ends = [int(match[1]) for name in names if (match := _END.fullmatch(name))]
+        ends = [end for name in names if (end := parse_end_name(name)) is not None]
         return _Known(ranges, min(ends, default=None))
 
     def _remember(self, file_hash: bytes, known: _Known) -> None:
@@ -191,6 +191,12 @@ def parse_plan_name(name: str) -> ByteRange | None:
     """Read of which range of its file a stored answer is; None: it is something else."""
     match = _RANGE.fullmatch(name)
     return None if match is None else ByteRange(int(match[1]), int(match[2]))
+
+
+def parse_end_name(name: str) -> int | None:
+    """Read where a file ends, from the name of the note of it; None: it is something else."""
+    match = _END.fullmatch(name)
+    return None if match is None else int(match[1])
 
 
 def _meet(one: ByteRange, other: ByteRange) -> bool:

@@ -1,0 +1,145 @@
+"""Answers that are brought from elsewhere: which of them may lie in a folder, for offline and in time of trouble.
+
+Whoever has made an archive has written what it says. So an answer has to be what we would have stored ourselves: in its place,
+of a kind that we know, readable, said in the past, and without a URL that leads off the Hub.
+"""
+
+import re
+from typing import Final
+
+from xetserve.errors import FormatError, UpstreamError, UpstreamMissing
+from xetserve.net.url import Origin, parse_url
+from xetserve.upstream.apianswers import unpack_api
+from xetserve.upstream.files import unpack_entry
+from xetserve.upstream.hublink import PUBLIC_HUB
+from xetserve.upstream.metadata import (
+    MAX_SKEW,
+    PERMISSIONS,
+    REFUSAL,
+    Answer,
+    Question,
+    Subject,
+    make_path,
+    make_refusal,
+    read_stored,
+)
+from xetserve.upstream.metastore import PLANS, Stored, pack_file
+from xetserve.upstream.plans import STORED_URL, make_plan_folder, parse_end_name, parse_plan_name
+from xetserve.upstream.scopes import ANONYMOUS
+from xetserve.xet.hashes import parse_hash
+from xetserve.xet.reconstruction import parse_reconstruction
+
+_SCOPE: Final = re.compile(r"[0-9a-f]{32}")
+_BETWEEN: Final = re.compile(r"[\s<>\"',;]+")  # what stands around a URL in a field
+
+
+class Unwanted(FormatError):
+    """An answer that may not come."""
+
+
+def check_answer(path: str, stored: Stored, now: float) -> Question | None:
+    """Check an answer, and return the question that it answers; None: it is about how a file is built.
+
+    Args:
+        path: under the folder, as unpack_file has checked it.
+        now: Unix seconds.
+
+    Raises:
+        Unwanted: it may not come.
+    """
+    if not stored.said <= now + MAX_SKEW:
+        raise Unwanted("said in the future")
+    if path.startswith(f"{PLANS}/"):
+        _check_plan(path, stored.body)
+        return None
+    scope = path.partition("/")[0]
+    subject = Subject.parse(stored.about)
+    if subject is None or (scope != ANONYMOUS and not _SCOPE.fullmatch(scope)):
+        raise Unwanted("no answer of the Hub")
+    question = Question(scope, *subject[1:])
+    if make_path(question, subject.realm) != path:
+        raise Unwanted("the answer to another question")
+    if subject.kind == "file":
+        _check_entry(read_stored(stored), subject.realm)
+    elif subject.kind == "api":
+        _check_api(read_stored(stored), subject.realm)
+    elif subject.kind not in (REFUSAL, *PERMISSIONS):
+        raise Unwanted("of a kind that is not known")
+    return question
+
+
+def make_mark(question: Question, realm: str) -> tuple[str, bytes]:
+    """Return where it is marked that an answer about a repository is there for a scope, and the file."""
+    note = make_refusal(question)
+    path = make_path(note, realm)
+    return path, pack_file(path, Stored(0.0, b"", note.describe(realm)))
+
+
+def _check_plan(path: str, body: bytes) -> None:
+    try:
+        _, _, digest, name = path.split("/")
+        file_hash = parse_hash(digest)
+    except ValueError:
+        raise Unwanted("no plan") from None
+    covered = parse_plan_name(name)
+    if path != f"{make_plan_folder(file_hash)}/{name}":
+        raise Unwanted("a plan in another place")
+    if covered is None:
+        if parse_end_name(name) is None or body:
+            raise Unwanted("no plan")
+        return
+    try:
+        plan = parse_reconstruction(body)
+    except FormatError as exc:
+        raise Unwanted(f"no plan: {exc}") from None
+    if covered.start + plan.decoded_size != covered.end:
+        raise Unwanted("the plan of another range")
+    if any(info.url != STORED_URL for infos in plan.fetch_info.values() for info in infos):
+        raise Unwanted("a plan with URLs")
+
+
+def _check_entry(answer: Answer, realm: str) -> None:
+    try:
+        entry = unpack_entry(answer)
+    except UpstreamMissing:
+        return
+    except UpstreamError as exc:
+        raise Unwanted(str(exc)) from None
+    if not isinstance(entry.url.target, str) or not entry.url.target.startswith("/"):
+        raise Unwanted("no URL")
+    origins = _list_origins(realm)
+    if entry.url.origin not in origins:
+        raise Unwanted("a URL that is not the Hub's")
+    if entry.token_url is not None:
+        _check_urls(entry.token_url, origins)
+
+
+def _check_api(answer: Answer, realm: str) -> None:
+    """Check the fields; a body is for the client, as it would be of any Hub."""
+    try:
+        headers = unpack_api(answer).headers
+    except UpstreamError as exc:
+        raise Unwanted(str(exc)) from None
+    origins = _list_origins(realm)
+    for name, value in headers:
+        if name.lower() in ("link", "location", "content-location"):
+            _check_urls(value, origins)
+
+
+def _check_urls(text: str, origins: tuple[Origin, ...]) -> None:
+    for found in _BETWEEN.split(text):
+        if "//" not in found:
+            continue
+        try:
+            is_hub = parse_url(found).origin in origins
+        except ValueError:
+            is_hub = False
+        if not is_hub:
+            raise Unwanted("a URL that is not the Hub's")
+
+
+def _list_origins(realm: str) -> tuple[Origin, ...]:
+    try:
+        return (PUBLIC_HUB, parse_url(realm).origin)
+    except ValueError:
+        raise Unwanted("the answer of no Hub") from None
