@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -12,6 +13,7 @@ from xetserve.errors import BrokenStream, IntegrityError, RequestError, Upstream
 from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Block, Handler, Request, Response, json_response
 from xetserve.net.connection import ConnectionLimits
+from xetserve.net.turns import MAX_PLACES
 
 BIG = 16 * 1024 * 1024  # more than the kernel's buffers take
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -123,6 +125,30 @@ class TestRequests:
             assert targets == ["/0", "/1", "/2", "/3", "/4", "/last"]
             assert [body for _, _, body in answers] == [b"0", b"1", b"2", b"3", b"4", b""]
             assert await client.read_end() == (b"", "closed")
+
+    async def test_of_heads_that_come_at_once_so_many_are_read_in_a_turn(self) -> None:
+        seen: Counter[int] = Counter()
+
+        async def note(request: Request) -> Response:
+            seen[turns.count] += 1
+            return Response(200)
+
+        num_clients = 3 * MAX_PLACES
+        async with (
+            counted_turns() as turns,
+            serving(note) as listener,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            clients = [
+                await stack.enter_async_context(connected(listener.port))
+                for _ in range(num_clients)
+            ]
+            for client in clients:
+                await client.send(GET)
+            for client in clients:
+                await client.read_answer()
+        assert seen.total() == num_clients
+        assert max(seen.values()) <= MAX_PLACES
 
     async def test_between_pipelined_requests_others_have_their_turn(self) -> None:
         seen = []

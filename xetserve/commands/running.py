@@ -22,6 +22,7 @@ from xetserve.metrics import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER
 from xetserve.net.bodies import BodyBudget
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, ProxyPolicy
+from xetserve.net.turns import Turns
 from xetserve.ops.access import AccessLog, make_access_log
 from xetserve.ops.board import Board
 from xetserve.ops.files import share_files
@@ -45,12 +46,14 @@ def run_handler(
     board: Board | None = None,
     *,
     body_budget: int | None = None,
+    turns: Turns | None = None,
 ) -> int:
     """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own.
 
     Args:
         board: where workers keep their figures, and what else the handler wants there; None: figures alone.
         body_budget: bytes of request bodies that a process may hold; None: as the settings say.
+        turns: of each worker's loop, where the handler takes places as well.
     """
     board = board or Board(num_workers, CELLS_SIZE)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
@@ -85,6 +88,7 @@ def run_handler(
                 on_answer=on_answer,
                 is_shared=channel is not None,
                 bodies=BodyBudget(body_budget or live.config.memory.body_budget),
+                turns=turns,
             )
             live.on_change(
                 lambda config: listener.configure(

@@ -18,7 +18,7 @@ from xetserve.app.readiness import Readiness
 from xetserve.app.redirect import insist_on_https
 from xetserve.app.status import StatusService
 from xetserve.app.streams import StreamTable
-from xetserve.app.turns import TakingTurns, Turns
+from xetserve.app.turns import TakingTurns
 from xetserve.app.watch import Watch
 from xetserve.commands.running import run_handler
 from xetserve.commands.upstreams import Opened, make_application, open_upstreams
@@ -28,6 +28,7 @@ from xetserve.http.messages import Handler
 from xetserve.instruments import CELLS_SIZE
 from xetserve.live import Live
 from xetserve.metrics import BUDGET_HELD, BUDGET_LIMIT, FETCHES, READERS, UPSTREAM_CONNECTIONS
+from xetserve.net.turns import Turns
 from xetserve.ops.board import Board
 from xetserve.ops.cores import count_cores
 from xetserve.ops.files import share_files
@@ -62,11 +63,19 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     instance = f"xetserve-{secrets.token_hex(6)}"
     board = Board(num_workers, PLACE_SIZE)
     ledgers = Board(num_workers, ledger_news.PLACE_SIZE) if num_workers > 1 else None
+    turns = Turns()
     making = _application(
-        live, readiness, board, ledgers, instance=instance, num_workers=num_workers, sealer=sealer
+        live,
+        readiness,
+        board,
+        ledgers,
+        instance=instance,
+        num_workers=num_workers,
+        sealer=sealer,
+        turns=turns,
     )
     name = f"hub {config.hub.hub_url}"
-    return run_handler(making, live, endpoints, name, num_workers, readiness, board)
+    return run_handler(making, live, endpoints, name, num_workers, readiness, board, turns=turns)
 
 
 @asynccontextmanager
@@ -79,6 +88,7 @@ async def _application(
     instance: str,
     num_workers: int,
     sealer: Sealer,
+    turns: Turns,
 ) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
     config = live.config
@@ -96,7 +106,7 @@ async def _application(
         figures = Figures(board.places, board.is_alive)
         status = _make_status(live, figures, readiness)
         application = make_application(opened.upstreams, config, status, sealer, instance)
-        working = TakingTurns(application.handle, Turns())
+        working = TakingTurns(application.handle, turns)
         max_files = raise_file_limit()
         budget, pool = opened.upstreams.budget, opened.pool
         limits = partial(_admission_limits, max_files=max_files)

@@ -26,6 +26,7 @@ from xetserve.net.census import client_key
 from xetserve.net.dates import http_date
 from xetserve.net.pace import BodyPatience, RateFloor
 from xetserve.net.tlsstream import Stream, TlsStream
+from xetserve.net.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class ClientConnection:
         peer: the client's address, where that is not the other end of the stream.
         forwarding: finds out whom the peer asks for, if it is a proxy.
         bodies: bounds what is held of all clients' request bodies.
+        turns: gives places in turns of the loop for reading heads.
     """
 
     def __init__(
@@ -122,9 +124,13 @@ class ClientConnection:
         peer: str | None = None,
         forwarding: Forwarding | None = None,
         bodies: BodyBudget | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._stream = stream
         self._peer = stream.peer if peer is None else peer
+        # A line of its own: what is asked for is not known yet, and may be /health.
+        self._line = f"{client_key((self._peer,)) if self._peer else ''}, heads"
+        self._turns = turns or Turns()
         self._forwarding = forwarding
         self._handler = handler
         self._limits = limits
@@ -230,6 +236,7 @@ class ClientConnection:
                 raise RequestError(408, "the request did not arrive in time") from None
             finally:
                 self._idle = None
+            await self._turns.take(self._line, begins=True)
         if request is NeedData.END:
             return None
         self._num_requests += 1

@@ -4,7 +4,7 @@ A proxy in front of us may have to say first who the client is (the PROXY protoc
 neither well is closed, and told why where it can be told.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from socket import socket
 
@@ -52,10 +52,16 @@ async def read_proxy_header(stream: ByteStream) -> str | None:
         received += data
 
 
-async def start_tls(stream: ByteStream, tls: ServerTls, refuse: Callable[[], bytes]) -> TlsStream:
+async def start_tls(
+    stream: ByteStream,
+    tls: ServerTls,
+    turn: Callable[[], Awaitable[None]],
+    refuse: Callable[[], bytes],
+) -> TlsStream:
     """Begin TLS with a client.
 
     Args:
+        turn: waits until the work may be done that a handshake is.
         refuse: gives what is answered to a client that speaks plain HTTP.
 
     Raises:
@@ -68,6 +74,7 @@ async def start_tls(stream: ByteStream, tls: ServerTls, refuse: Callable[[], byt
         await stream.send_all([refuse()])
         raise BrokenStream("no TLS")
     stream.unread(data)
+    await turn()
     secure = TlsStream(stream, tls.context)
     try:
         await secure.handshake()

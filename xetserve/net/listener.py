@@ -22,6 +22,7 @@ from xetserve.net.entrance import Endpoint, read_proxy_header, start_tls
 from xetserve.net.refusals import Refusals
 from xetserve.net.stream import ByteStream
 from xetserve.net.tlsstream import Stream
+from xetserve.net.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Listener:
         is_shared: whether other processes accept from the same sockets.
         proxies: who may speak for others.
         bodies: bounds what is held of request bodies; None: as by default.
+        turns: gives places in turns of the loop, for handshakes and heads; None: those of nobody else.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Listener:
         is_shared: bool = False,
         proxies: ProxyPolicy | None = None,
         bodies: BodyBudget | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._handler = handler
         self._limits = limits
@@ -81,6 +84,7 @@ class Listener:
         self._is_shared = is_shared
         self._proxies = proxies or ProxyPolicy()
         self._bodies = bodies or BodyBudget()
+        self._turns = turns or Turns()
         self._acceptors: list[Acceptor] = []
         self._census = Census(limits.max_connections, limits.max_connections_per_client)
         self._refusals: Refusals | None = None
@@ -191,6 +195,7 @@ class Listener:
             peer=peer,
             forwarding=self._proxies.forwarding,
             bodies=self._bodies,
+            turns=self._turns,
         )
         client.connection = connection
         if self._draining:
@@ -245,7 +250,8 @@ class Listener:
         if endpoint.tls is None:
             return raw, peer
         reason = "this port speaks TLS: the URL begins with https"
-        tls = await start_tls(raw, endpoint.tls, partial(refusals.make_refusal, 400, reason))
+        turn = partial(self._turns.take, f"{client.key}, handshakes", begins=True)
+        tls = await start_tls(raw, endpoint.tls, turn, partial(refusals.make_refusal, 400, reason))
         return tls, peer
 
     def _hurry(self, client: _Client) -> None:
