@@ -215,7 +215,13 @@ class CasFace:
             return await self._send(held, write_batch(terms, fetch_info))
 
     async def _send(self, held: list[Reconstruction], pieces: Iterator[bytes]) -> Response:
-        """Answer with a document, written as the client reads it; what it is made of counts until then."""
+        """Answer with a document that is written as the client reads it.
+
+        What it is made of counts against the memory budget until then.
+
+        Raises:
+            UpstreamBusy: there is no room for it.
+        """
 
         async def write() -> AsyncGenerator[Block, None]:
             with self._room.hold() as holding:
@@ -253,7 +259,7 @@ class CasFace:
         return size
 
     def _unsatisfiable(self, file_hash: bytes) -> RequestError:
-        """Return the 416 for a range that the CAS refused; its word is needed before the size is named."""
+        """Return the 416 for a range that the CAS refused: only its word allows to name the size."""
         size = self._sizes.find(file_hash)
         field = [] if size is None else [("Content-Range", format_unsatisfied_range(size))]
         return RequestError(416, "the file has no such bytes", field)
@@ -287,8 +293,8 @@ def _parse_range(value: str | None) -> ByteRange:
     """Read the Range of a question: positions in the file.
 
     Raises:
-        RequestError: 416, malformed, or of another form than clients use. It says nothing of the file: the CAS has
-            not been asked whether this client may know of it.
+        RequestError: 416, malformed, or of another form than clients use. It says nothing of the
+            file: the CAS has not been asked whether this client may know of it.
     """
     if value is None:
         return ByteRange(0, _NO_END)

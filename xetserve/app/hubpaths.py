@@ -16,8 +16,8 @@ from xetserve.upstream.hub import RepoRef
 _PREFIXES: Final = {"datasets": "dataset", "spaces": "space"}
 KINDS_BY_PLURAL: Final = {"models": "model", **_PREFIXES}
 _TOKENS: Final = ("xet-read-token", "xet-write-token")
-# What is asked about a repository: the verb, and how many segments may follow it. The Hub has more; those that change
-# something are here so that a repository with the name of another verb does not pass for that one.
+# What is asked about a repository: the verb, and how many segments may follow it. The Hub has more.
+# Those that change something are here so that no name of a repository makes them pass for another.
 _VERBS: Final = {
     **dict.fromkeys(_TOKENS, (1, _ANY := 100)),
     **dict.fromkeys(("revision", "paths-info", "commits", "preupload", "commit"), (1, 1)),
@@ -144,10 +144,11 @@ class ApiPath(NamedTuple):
 
 
 def list_api_readings(raw_path: str) -> list[ApiPath]:
-    """Return what a path /api/{kind}s[/{id}[/{verb}/...]] may mean, most likely first; none: something else.
+    """Return what a path /api/{kind}s[/{id}[/{verb}/...]] may mean, most likely first.
 
-    An id may lack its owner, and verbs are good names for repositories and branches, so there may be several:
-    /api/models/acme/tree/xet-read-token/main asks for a token of acme/tree, or for a folder of acme.
+    An id may lack its owner, and verbs are good names for repositories and branches, so there may
+    be several: /api/models/acme/tree/xet-read-token/main asks for a token of acme/tree, or for a
+    folder of acme. None: it is about no repository.
     """
     kind, rest = _split_api(raw_path)
     if kind is None:
@@ -168,7 +169,7 @@ def list_api_readings(raw_path: str) -> list[ApiPath]:
 
 
 def find_api_verb(raw_path: str) -> str:
-    """Return what is asked about a repository in a path of the Hub's API, as far as it is known here; "" if not."""
+    """Return the verb of a question about a repository; "" if there is none that is known here."""
     kind, rest = _split_api(raw_path)
     if kind is None:  # buckets and kernels have tokens, too
         return next((part.lower() for part in rest if part.lower() in _TOKENS), "")
@@ -189,7 +190,7 @@ def find_kept_question(raw_path: str) -> RepoRef | None:
 
 
 def is_lasting_question(target: str) -> bool:
-    """Return whether a question is about the tree of a commit, named by its full id: its answer never changes."""
+    """Return whether a question is about the tree of a full commit id: its answer never changes."""
     path, _, query = target.partition("?")
     readings = list_api_readings(path)
     return (

@@ -1,4 +1,4 @@
-"""The sizes of files that are asked for by hash. The CAS tells them only by telling how files are built."""
+"""The sizes of files that are asked for by hash; the CAS shows them by how files are built."""
 
 from typing import Final
 
@@ -57,8 +57,9 @@ class FileSizes:
     async def measure(self, access: Access, file_hash: bytes, start: int) -> int:
         """Find out the size of a file that reaches a position, and remember it.
 
-        The whole of a large file is too much for one answer, so the end is looked for in ever longer steps, and then
-        between the last two of them: one question for a small file, about 18 for one of 100 GB.
+        The whole of a large file is too much for one answer, so the end is looked for in ever
+        longer steps, and then between the last two of them: one question for a small file, about
+        18 for one of 100 GB.
 
         Raises:
             UpstreamError and its kinds: as check_exists.

@@ -1,9 +1,10 @@
 """Xorb data behind URLs of our own, as object stores serve it: whoever has a good URL may read its ranges, without a token.
 
-A request has to name a Range: one of those that the URL grants, exactly, or several of them in order, which are answered with
-multipart/byteranges. Clients ask so, and again so where a transfer has broken off. A part of a range would cost upstream as much as
-all of it, whatever the client takes. Anything else is 403, as is a URL that has expired, here or upstream: clients then ask for the
-reconstruction again.
+A request has to name a Range: one of those that the URL grants, exactly, or several of them in
+order, which are answered with multipart/byteranges. Clients ask so, and again so where a transfer
+has broken off. A part of a range would cost upstream as much as all of it, whatever the client
+takes. Anything else is 403, as is a URL that has expired, here or upstream: clients then ask for
+the reconstruction again.
 
 Clients of native data do not check it, so what cannot be proven must not come to its end: a file as a whole is held together only by the
 instance that has granted all its parts. A URL of another instance (one that is gone, was started again, or should not have been passed

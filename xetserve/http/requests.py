@@ -60,9 +60,9 @@ def read_request(head: Head) -> Request:
 def normalize_target(target: str) -> str:
     """Return the one spelling of a request target that is judged here and sent upstream.
 
-    In its path, escapes of unreserved characters are undone and the others written in upper case (RFC 3986, 6.2.2):
-    "/a/%7eb%2f?c" gives "/a/~b%2F?c". Dot segments stay, for whoever refuses them; so does a path with a broken escape,
-    which could become one that was not looked at.
+    In its path, escapes of unreserved characters are undone and the others written in upper case
+    (RFC 3986, 6.2.2): "/a/%7eb%2f?c" gives "/a/~b%2F?c". Dot segments stay, for whoever refuses
+    them; so does a path with a broken escape, which could become one that was not looked at.
     """
     path, mark, query = target.partition("?")
     if "%" in path and not _BROKEN_ESCAPE.search(path):

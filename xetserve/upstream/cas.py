@@ -47,8 +47,8 @@ from xetserve.xet.reconstruction import (
     iter_reconstruction,
 )
 
-# Bytes of JSON: 65,536 terms take 10 MB, and 16,384 ranges with a URL of 500 characters for each as much again.
-# A window of ours needs a few KiB.
+# Bytes of JSON: 40,000 terms take 6 MB, and 16,384 ranges with a URL of 500 characters for each
+# 10 MB. A window of ours needs a few KiB.
 MAX_RECONSTRUCTION_SIZE: Final = 16 * 1024 * 1024
 MAX_REDIRECTS: Final = 3
 

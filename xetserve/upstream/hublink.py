@@ -144,8 +144,8 @@ class HubLink:
     ) -> AsyncIterator[ClientResponse]:
         """Send a GET and follow redirects; the token goes along as long as they stay on the Hub.
 
-        Once one has left the Hub, no further request carries the token, even if it leads back: another host chose
-        its URL.
+        Once one has left the Hub, no further request carries the token, even if it leads back:
+        another host chose its URL.
 
         Args:
             may_leave: follow redirects off the Hub, too; not for answers that have to be the Hub's own.

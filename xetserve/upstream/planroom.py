@@ -1,7 +1,8 @@
-"""Memory for large reconstructions: of the same budget as file data, while they are read, and while clients read them.
+"""Memory for large reconstructions, of the same budget as file data.
 
-A small one is part of what every response may cost. For more, there has to be room; but one holder at a time may always go
-on, however small the budget is.
+They count while they are read from the CAS, and while clients read them from us. A small one is
+part of what every response may cost. For more, there has to be room; but one holder at a time may
+always go on, however small the budget is.
 """
 
 from collections.abc import Iterator

@@ -277,7 +277,7 @@ class Granter:
         *,
         has_single_ranges: bool,
     ) -> Iterator[tuple[bytes, Iterator[FetchInfo]]]:
-        """Iterate over fetch ranges with our URLs, xorb by xorb; each URL is sealed when it is asked for.
+        """Iterate over fetch ranges with our URLs by xorb; each URL is sealed when it is asked for.
 
         Args:
             uses: see find_uses.
@@ -331,7 +331,9 @@ class Granter:
 
 
 def find_uses(answer: Reconstruction, start: int) -> Generator[None, None, Uses]:
-    """Find the terms that use each fetch range, at most MAX_USES for each, in steps of a few milliseconds.
+    """Find the terms that use each fetch range, in steps of a few milliseconds.
+
+    Of more than MAX_USES, one more than that is listed.
 
     Args:
         start: byte of the file that the answer was asked from.

@@ -8,8 +8,8 @@
         else:
             cursor.take()                  # 3
 
-json.loads would hold the interpreter for as long as the whole text takes, in a thread too. Here one step costs what one
-value costs, and a value has at most MAX_VALUE_SIZE characters.
+json.loads would hold the interpreter for as long as the whole text takes, in a thread too. Here
+one step costs what one value costs, and a value has at most MAX_VALUE_SIZE characters.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Reconstructions as JSON, in pieces: what is made of to_v1 and to_v2, a part at a time.
 
-Every piece is the work of a few milliseconds, so that whoever writes a large answer can let others have their turn, and need
-not hold all of it. Where chunks are is asked for xorb by xorb, as late as that.
+Every piece is the work of a few milliseconds, so that a server can let others have their turn, and
+need not hold a large answer as a whole. Where chunks are is asked for when it is written.
 """
 
 import json

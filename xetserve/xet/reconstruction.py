@@ -21,9 +21,11 @@ from xetserve.xet.shapes import check_integer, check_list, check_text, check_url
 
 MAX_TERM_SIZE: Final = 2**32 - 1
 MAX_OFFSET: Final = 2**63 - 1
-# hf-xet asks about at most 8 GB at once, and clients deduplicate in runs of 512 KiB and more: 16,000 terms. These bounds
-# allow runs a quarter as long. Windows of ours have at most 256 MiB, so 32,768 chunks of the smallest size.
-MAX_TERMS: Final = 65_536
+# hf-xet asks about at most 8 GB at once, and clients deduplicate in runs of 512 KiB and more on
+# average: 16,000 terms, and as many ranges at worst. Windows of ours have at most 256 MiB: 32,768
+# chunks of the smallest size. More terms would be too many objects for Python's garbage collector,
+# which looks at all of them in one go, some 60 ms for these.
+MAX_TERMS: Final = 40_000
 MAX_RANGES: Final = 16_384  # fetch ranges, and xorbs
 SLICE: Final = 500  # terms, or fetch ranges, that are read in one go
 MAX_SEARCHED: Final = 1_000_000  # fetch ranges, one by one, in an answer where they overlap
@@ -141,7 +143,7 @@ def parse_reconstruction(body: bytes) -> Reconstruction:
 
 
 def iter_reconstruction(body: bytes) -> Generator[None, None, Reconstruction]:
-    """Do what parse_reconstruction does, in steps of about SLICE terms or fetch ranges, a few milliseconds each."""
+    """Do what parse_reconstruction does, in steps of about SLICE terms or fetch ranges."""
     try:
         answer = yield from _read(Cursor(body))
         yield from _check(answer)
@@ -318,7 +320,7 @@ def make_v1_entries(infos: Iterable[FetchInfo]) -> Iterator[dict[str, Any]]:
 
 
 def make_v2_entries(infos: Iterable[FetchInfo]) -> Iterator[dict[str, Any]]:
-    """Iterate over the JSON values of a xorb's fetch ranges in v2, one for those that share a URL."""
+    """Iterate over the v2 values of a xorb's fetch ranges, one for those that share a URL."""
     for url, group in groupby(infos, key=lambda info: info.url):
         ranges = [
             {"chunks": info.chunks._asdict(), "bytes": _inclusive(info.byte_range)}

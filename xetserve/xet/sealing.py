@@ -1,7 +1,8 @@
 """Values that leave this server and come back to it: whoever has them can read them, nobody can change them.
 
-They are signed, not encrypted: a client can read what it was given, the CAS token or the upstream's data URL inside. That
-tells it nothing new, since the Hub and the CAS would have given it the same; and what it holds is good there as well as here.
+They are signed, not encrypted: a client can read what it was given, the CAS token or the upstream's
+data URL inside. That tells it nothing new, since the Hub and the CAS would have given it the same;
+and what it holds is good there as well as here.
 
 A sealed value is base64url(HMAC-SHA256, 32 bytes, then the value as JSON, deflated), without padding. What it is for goes
 into the HMAC, so that one kind cannot stand in for another.
@@ -37,9 +38,10 @@ class Sealer:
         return urlsafe_b64encode(self._sign(purpose, data) + data).decode().rstrip("=")
 
     def unseal(self, purpose: str, text: str) -> Any | None:
-        """Return the value that was sealed for this purpose; None: nobody with our key made this text.
+        """Return the value that was sealed for this purpose; None: nobody with our key made it.
 
-        Its shape may be another than this version makes: servers with the same key may be of several versions.
+        Its shape may be another than this version makes: servers of several versions may have the
+        same key.
         """
         try:
             padded = text.translate(_TO_BASE64).encode("ascii") + b"=" * (-len(text) % 4)
