@@ -10,8 +10,12 @@ from tests.app.test_application import TOKEN, World, ask
 from tests.peers import Answer, RawClient, Received, http_answer
 from xetserve.app.files import STALE_FIELD
 from xetserve.app.passthrough import HELD_SIZE
+from xetserve.net.url import parse_url
 from xetserve.upstream.apianswers import MAX_ANSWER_SIZE
+from xetserve.upstream.entry import FileEntry, RepoRef
+from xetserve.upstream.files import make_file_question, pack_entry
 from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
+from xetserve.upstream.scopes import get_scope
 
 JSON = "Content-Type: application/json; charset=utf-8"
 COMMIT = "c" * 40
@@ -323,3 +327,23 @@ class TestFiles:
             assert (await ask(client, path, method="HEAD"))[0] == 200
             refused.append(True)
             assert (await ask(client, path, method="HEAD"))[0] == 401
+
+
+async def test_an_entry_that_leads_off_the_hub_is_not_followed() -> None:
+    """However it has got there."""
+    world = hub(http_answer(404, b""), ttl=30)
+    entry = FileEntry(
+        size=1, etag="e", sha256=None, commit=COMMIT, last_modified=None, content_type=None,
+        file_hash=None, token_url=None, url=parse_url("http://169.254.169.254/latest"),
+    )  # fmt: skip
+    question = make_file_question(get_scope(TOKEN), RepoRef("model", "o/n"), COMMIT, "a")
+    assert world.metadata is not None
+    world.metadata.put(question, pack_entry(entry))
+    async with world.run() as client:
+        status, _, body = await ask(client, f"/o/n/resolve/{COMMIT}/a")
+        assert (status, b"not the Hub's" in body) == (502, True)
+        # And nothing is renewed about it: the Hub is asked for the entry itself.
+        world.now += 31
+        status, _, _ = await ask(client, f"/o/n/resolve/{COMMIT}/a")
+        assert status == 404
+    assert world.asked == [f"HEAD /o/n/resolve/{COMMIT}/a"]

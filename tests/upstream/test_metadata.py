@@ -451,6 +451,22 @@ class TestWhoNeverHadAYes:
         await bench.cache.aclose()
         assert len(read_files(tmp_path)) == 1  # the refusal
 
+    async def test_an_answer_without_a_mark_gets_one(self, tmp_path: Path) -> None:
+        """As older versions have stored them."""
+        bench = Bench(tmp_path, ttl=30)
+        await bench.get(Upstream(b"old"))
+        await bench.cache.aclose()
+        (mark,) = [name for name, data in read_files(tmp_path).items() if b"refusal" in data]
+        os.unlink(tmp_path / mark)
+        bench.start()
+        assert await bench.get(Upstream(b"not asked")) == b"old"
+        bench.now += 10
+        bench.cache.refuse(MINE, FILE.repo)
+        await bench.restart(is_offline=True)
+        with pytest.raises(UpstreamOffline):
+            await bench.get(Upstream(b"not asked"))
+        await bench.cache.aclose()
+
     async def test_a_refusal_outlives_what_it_makes_worthless(self, tmp_path: Path) -> None:
         bench = Bench(tmp_path, ttl=30)
         for number in range(20):

@@ -339,7 +339,8 @@ class MetadataCache:
         stored = await self.store.read(self._path(question))
         if stored is None or (kept is not None and stored.said <= kept.said):
             return kept
-        await self._load_refusal(question)
+        if not await self._load_refusal(question):
+            self._mark(question)  # it has gone, or an older version has stored the answer
         if not self._is_believed(question, stored.said):
             self.store.remove(self._path(question))
             return kept
@@ -347,12 +348,14 @@ class MetadataCache:
         self._remember(question, loaded)
         return loaded
 
-    async def _load_refusal(self, question: Question) -> None:
+    async def _load_refusal(self, question: Question) -> bool:
+        """Take in whether a token was refused; tells whether that, or a mark, is stored."""
         assert self.store is not None
         path = self._path(make_refusal(question))
         refused = await self.store.read(path, lead=MARK_LEAD)
         if refused is not None and refused.said > 0:
             self._note_refusal(question, refused.said)
+        return refused is not None
 
     async def _load_imported(self, question: Question) -> _Kept | None:
         """Give what was brought from elsewhere; online it is not remembered, for it is not to be believed without asking."""
