@@ -192,6 +192,23 @@ def test_an_answer_to_another_question_may_not_come(tmp_path: Path) -> None:
     assert take_in(one(name, make_said(name, NOW, QUESTION)), tmp_path).num_left_out == 1
 
 
+def test_a_folder_that_a_server_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, num_removed = os.rename, 0
+
+    def remove_first(source: str, target: str) -> None:
+        nonlocal num_removed
+        if num_removed < 2:
+            num_removed += 1
+            os.rmdir(os.path.dirname(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", remove_first)
+    assert take_in(one(META, make_said()), tmp_path).num == 1
+    assert num_removed == 2
+
+
 def test_answers_keep_to_the_quota(tmp_path: Path) -> None:
     questions = [QUESTION._replace(repo=f"model/o/{number}") for number in range(2000)]
     names = [f"meta/{make_path(question, HUB)}" for question in questions]

@@ -281,8 +281,14 @@ class CacheStore:
         Raises:
             OSError: the disk fails.
         """
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        os.rename(temporary.path, target)
+        for number in range(CREATE_TRIES):
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            try:
+                os.rename(temporary.path, target)
+                break
+            except FileNotFoundError:  # somebody has removed the folder, which was empty
+                if number + 1 == CREATE_TRIES:
+                    raise
         self.room.give_back(temporary.size)
 
     def discard(self, temporary: Temporary) -> None:
