@@ -12,7 +12,7 @@ from xetserve.errors import UpstreamBusy, UpstreamTooLarge
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.upstream import cas as cas_module
 from xetserve.upstream.cas import CasClient
-from xetserve.upstream.planroom import FREE_SIZE, JSON_COST, PlanRoom, estimate_size
+from xetserve.upstream.planroom import FREE_READ_SIZE, FREE_SIZE, JSON_COST, PlanRoom, estimate_size
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.reconstruction import MAX_TERMS, ByteRange, Reconstruction, to_v2
 
@@ -54,6 +54,19 @@ def test_others_share_what_there_is() -> None:
         second.grow(5 * FREE_SIZE)
         with pytest.raises(UpstreamBusy):
             first.grow(3 * FREE_SIZE)
+
+
+async def test_windows_of_plain_reads_need_no_room() -> None:
+    """A window of 32 MiB in terms of 20 KiB, while file data takes all of the budget."""
+    budget = ByteBudget(1 << 20)
+    budget.take(1 << 20)
+    plan = PLAN._replace(terms=PLAN.terms * 1600)
+    async with open_pool() as pool, ScriptedPeer(answering(http_answer(200, dump(plan)))) as peer:
+        room = PlanRoom(budget, FREE_READ_SIZE)
+        cas = CasClient(pool, timeout=PATIENCE, policy=POLICY, room=room)
+        asked = [cas.fetch_reconstruction(Access(peer.base), HASH, ASKED) for _ in range(20)]
+        assert await asyncio.gather(*asked) == [plan] * 20
+    assert budget.held == 1 << 20
 
 
 def test_a_size_counts_every_url_once() -> None:

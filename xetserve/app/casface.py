@@ -48,7 +48,7 @@ from xetserve.xet.sealing import Sealer
 
 GRANT_SECONDS: Final = 900.0  # that a data URL is good for
 MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most
-HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length
+HELD_SIZE: Final = 64 * 1024  # bytes; a smaller answer is sent as a whole, with its length
 MAX_TELEMETRY_SIZE: Final = 256 * 1024  # bytes
 _PURPOSE: Final = "token"
 _NO_END: Final = 2**53  # bytes; the CAS gives what there is

@@ -29,7 +29,7 @@ from xetserve.upstream.hub import HubClient
 from xetserve.upstream.knownplans import KnownPlans
 from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
 from xetserve.upstream.metastore import MetaStore
-from xetserve.upstream.planroom import PlanRoom
+from xetserve.upstream.planroom import FREE_READ_SIZE, PlanRoom
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.sealing import Sealer
 
@@ -75,7 +75,7 @@ async def open_upstreams(
         pool, config.hub.hub_url, timeout=gap, policy=policy, instance=instance, metadata=metadata
     )
     budget = ByteBudget(config.memory.memory_budget)
-    room = PlanRoom(budget)
+    room = PlanRoom(budget, FREE_READ_SIZE)
     cas: CasSource = KnownPlans(
         CasClient(pool, timeout=limits.stall_timeout, policy=policy, room=room), metadata
     )

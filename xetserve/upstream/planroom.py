@@ -1,8 +1,9 @@
 """Memory for large reconstructions, of the same budget as file data.
 
 They count while they are read from the CAS, and while clients read them from us. A small one is
-part of what every response may cost. For more, there has to be room; but one holder at a time may
-always go on, however small the budget is.
+part of what every response may cost: windows of plain reads have to go on where file data takes all
+of the budget. For more, there has to be room; but one holder at a time may always go on, however
+small the budget is.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from typing import Final, Protocol
 from xetserve.errors import UpstreamBusy
 from xetserve.xet.reconstruction import Reconstruction
 
-FREE_SIZE: Final = 64 * 1024  # bytes that a holder has without asking
+# Bytes that a holder has without asking: of what a client reads, as slowly as it likes, and of what
+# is read from the CAS, which is over soon. That is 256 KiB of JSON, of a window 1,700 terms.
+FREE_SIZE: Final = 64 * 1024
+FREE_READ_SIZE: Final = 1024 * 1024
 # Bytes of a term with its use, and of a fetch range without its URL, as Python objects.
 TERM_COST: Final = 400
 JSON_COST: Final = 4  # bytes for one of JSON that is read: the text twice, and what it says
@@ -49,7 +53,7 @@ class Holding:
         Raises:
             UpstreamBusy: there is no room.
         """
-        wanted = max(0, self.size + size - FREE_SIZE) - self._taken
+        wanted = max(0, self.size + size - self._room.free_size) - self._taken
         if wanted > 0:
             self._room.take(wanted, is_alone=self._room.held == self._taken)
             self._taken += wanted
@@ -63,10 +67,14 @@ class Holding:
 
 
 class PlanRoom:
-    """What all holders have taken. held: bytes."""
+    """What all holders have taken.
 
-    def __init__(self, budget: Budget) -> None:
+    held: bytes. free_size: bytes that each holder has without asking.
+    """
+
+    def __init__(self, budget: Budget, free_size: int = FREE_SIZE) -> None:
         self._budget = budget
+        self.free_size = free_size
         self.held = 0
 
     @contextmanager
