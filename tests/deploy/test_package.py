@@ -19,12 +19,16 @@ def make_wheel(path: Path, version: str = "1.2", units: tuple[str, ...] = UNITS)
         )
         for name in units:
             archive.writestr(f"xetserve-{version}.data/data/share/xetserve/systemd/{name}", name)
+        archive.writestr("xetserve/deploy/requirements.lock", "requirements.lock")
+        archive.writestr("other/requirements.lock", "of another one")
     return path
 
 
 def make_sdist(path: Path) -> Path:
     with tarfile.open(path, "w:gz") as archive:
-        for name in ("PKG-INFO", *(f"systemd/{unit}" for unit in UNITS), "tests/systemd/x"):
+        units = [f"systemd/{unit}" for unit in UNITS]
+        lock = "xetserve/deploy/requirements.lock"
+        for name in ("PKG-INFO", *units, "tests/systemd/x", lock):
             content = b"Version: 1.2\n" if name == "PKG-INFO" else name.rpartition("/")[2].encode()
             info = tarfile.TarInfo(f"xetserve-1.2/{name}")
             info.size = len(content)
@@ -38,6 +42,7 @@ def test_a_wheel_and_an_sdist(tmp_path: Path) -> None:
         assert (found.version, found.requirement) == ("1.2", str(path))
         assert found.name.startswith("1.2-")
         assert found.units == {name: name.encode() for name in UNITS}
+        assert found.lock == b"requirements.lock"
 
 
 def test_other_content_of_the_same_version_has_another_name(tmp_path: Path) -> None:
@@ -51,6 +56,7 @@ def test_a_source_folder() -> None:
     found = read_package(ROOT)
     assert found.version == __version__
     assert found.units == {name: (ROOT / "systemd" / name).read_bytes() for name in UNITS}
+    assert found.lock == (ROOT / "xetserve/deploy/requirements.lock").read_bytes()
     assert read_package(ROOT) == found
 
 
@@ -58,6 +64,7 @@ def test_what_runs_now() -> None:
     found = read_package(None)
     assert (found.version, found.requirement) == (__version__, f"xetserve=={__version__}")
     assert set(found.units) == set(UNITS)
+    assert found.lock == read_package(ROOT).lock
 
 
 def test_what_is_none_of_ours(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from xetserve.deploy.steps import Plan, carry_out
 from xetserve.deploy.systemd import GROUP, SystemdTarget, find_systemd
 
 UNITS = {"xetserve.service": b"service 1", "xetserve.socket": b"socket 1"}
-ONE = Package("1.0", "1.0-aaaa", "/x/one.whl", UNITS)
+ONE = Package("1.0", "1.0-aaaa", "/x/one.whl", UNITS, b"locked")
 TWO = Package("2.0", "2.0-bbbb", "/x/two.whl", {**UNITS, "xetserve.service": b"service 2"})
 THREE = Package("3.0", "3.0-cccc", "/x/three.whl", UNITS)
 CONFIG = "/etc/xetserve/xetserve.toml"
@@ -65,8 +65,11 @@ def test_a_first_installation(
     assert machine.read_link(Path("/opt/xetserve/bin")) == "current/bin"
     assert (systemd.running, systemd.is_enabled) == ("1.0-aaaa", True)
     pip = [line for line in machine.commands if " pip install " in line]
-    assert len(pip) == 1
-    assert pip[0].endswith(" /x/one.whl")
+    lock = "/opt/xetserve/versions/1.0-aaaa/requirements.lock"
+    assert machine.files[lock] == b"locked"
+    assert len(pip) == 2
+    assert pip[0].endswith(f" --require-hashes -r {lock}")
+    assert pip[1].endswith(" --no-deps /x/one.whl")
     assert target.get_status() == {
         "version": "1.0-aaaa",
         "previous": "none",

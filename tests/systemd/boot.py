@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+LOCK = "xetserve/deploy/requirements.lock"
 PACKAGES = "systemd,systemd-sysv,dbus,procps,ca-certificates,python3,python3-venv"
 TIME_LIMIT = 420.0  # seconds for the boot and the checks
 CGROUPS = Path("/sys/fs/cgroup")
@@ -62,7 +63,11 @@ def make_wheels(cache: Path, python: str) -> Path:
         # A copy: building leaves files beside the code.
         ignored = shutil.ignore_patterns(".git", "*.egg-info", "build", "tests", "__pycache__")
         shutil.copytree(ROOT, source, ignore=ignored)
-        run(*pip, "wheel", "--find-links", wheels, "--wheel-dir", wheels, source)
+        # What is locked comes as it is on the index, for its hash.
+        lock = source.joinpath(LOCK)
+        run(*pip, "wheel", "--require-hashes", "--wheel-dir", wheels, "-r", lock)
+        run(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, source)
+        shutil.copy(lock, wheels)
     return wheels
 
 
@@ -90,7 +95,9 @@ def install(tree: Path, wheels: Path) -> None:
     shutil.copytree(wheels, tree / "wheels")
     run("chroot", tree, "python3", "-m", "venv", "/opt/xetserve")
     pip = ("/opt/xetserve/bin/pip", "--quiet", "--disable-pip-version-check", "install")
-    run("chroot", tree, *pip, "--no-index", "--find-links", "/wheels", "xetserve")
+    local = ("--no-index", "--find-links", "/wheels")
+    run("chroot", tree, *pip, *local, "--require-hashes", "-r", "/wheels/requirements.lock")
+    run("chroot", tree, *pip, *local, "--no-deps", "xetserve")
     units = tree / "etc/systemd/system"
     for unit in (ROOT / "systemd").iterdir():
         shutil.copy(unit, units / unit.name)

@@ -1,4 +1,7 @@
-"""What is to be installed: a wheel, an sdist, a source folder, or what is running now. Its version and its units."""
+"""What is to be installed: a wheel, an sdist, a source folder, or what is running now.
+
+Its version, its units, and its lock: the dependencies with their hashes.
+"""
 
 import hashlib
 import re
@@ -14,6 +17,8 @@ from xetserve import __version__
 from xetserve.deploy.machine import DeployError
 
 UNITS: Final = ("xetserve.service", "xetserve.socket")
+LOCK: Final = "requirements.lock"
+LOCK_PATH: Final = ("xetserve", "deploy", LOCK)  # in a package
 SHARED: Final = "share/xetserve/systemd"  # in an installation
 _VERSION: Final = re.compile(r"(?m)^Version: ([A-Za-z0-9.!+_-]+)\s*$")
 _DUNDER: Final = re.compile(r'(?m)^__version__(?::[^=]*)? = "([^"]+)"')
@@ -25,13 +30,14 @@ class Package:
     """Something that pip can install.
 
     version: as the server says it. name: of the folder it is installed into, another one for other content.
-    requirement: for pip. units: file name -> content.
+    requirement: for pip. units: file name -> content. lock: requirements with hashes; None: of an older version.
     """
 
     version: str
     name: str
     requirement: str
     units: dict[str, bytes]
+    lock: bytes | None = None
 
 
 def read_package(path: Path | None) -> Package:
@@ -41,24 +47,27 @@ def read_package(path: Path | None) -> Package:
         DeployError: it is none of ours.
     """
     if path is None:
-        return Package(__version__, __version__, f"xetserve=={__version__}", _find_own_units())
+        requirement = f"xetserve=={__version__}"
+        lock = (Path(__file__).parent / LOCK).read_bytes()
+        return Package(__version__, __version__, requirement, _find_own_units(), lock)
     path = path.absolute()
     try:
         if path.is_dir():
-            version, units, digest = _read_folder(path)
+            version, files, digest = _read_folder(path)
         elif path.suffix == ".whl":
-            version, units, digest = _read_wheel(path)
+            version, files, digest = _read_wheel(path)
         elif path.name.endswith(".tar.gz"):
-            version, units, digest = _read_sdist(path)
+            version, files, digest = _read_sdist(path)
         else:
             raise DeployError(f"{path} is not a wheel, an sdist or a folder")
     except (OSError, zipfile.BadZipFile, tarfile.TarError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         raise DeployError(f"cannot read {path}: {reason}") from None
-    missing = [name for name in UNITS if name not in units]
+    missing = [name for name in UNITS if name not in files]
     if missing:
         raise DeployError(f"{path} has no {missing[0]}: is it xetserve?")
-    return Package(version, f"{version}-{digest[:8]}", str(path), units)
+    units = {name: files[name] for name in UNITS}
+    return Package(version, f"{version}-{digest[:8]}", str(path), units, files.get(LOCK))
 
 
 def _find_own_units() -> dict[str, bytes]:
@@ -77,10 +86,9 @@ def _read_folder(path: Path) -> tuple[str, dict[str, bytes], str]:
     for file in sorted(files):
         digest.update(f"{file.relative_to(path)}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-    units = {
-        name: file.read_bytes() for name in UNITS if (file := path / "systemd" / name).is_file()
-    }
-    return _get_version(match, path), units, digest.hexdigest()
+    wanted = [*(path / "systemd" / name for name in UNITS), path.joinpath(*LOCK_PATH)]
+    found = {file.name: file.read_bytes() for file in wanted if file.is_file()}
+    return _get_version(match, path), found, digest.hexdigest()
 
 
 def _list(folder: Path) -> Iterable[Path]:
@@ -93,7 +101,7 @@ def _list(folder: Path) -> Iterable[Path]:
 
 def _read_wheel(path: Path) -> tuple[str, dict[str, bytes], str]:
     match = None
-    units = {}
+    found = {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = PurePosixPath(info.filename)
@@ -101,14 +109,14 @@ def _read_wheel(path: Path) -> tuple[str, dict[str, bytes], str]:
                 continue
             if name.name == "METADATA" and name.parent.suffix == ".dist-info":
                 match = _VERSION.search(archive.read(info).decode("utf-8"))
-            elif name.name in UNITS:
-                units[name.name] = archive.read(info)
-    return _get_version(match, path), units, _hash(path)
+            elif name.name in UNITS or name.parts == LOCK_PATH:
+                found[name.name] = archive.read(info)
+    return _get_version(match, path), found, _hash(path)
 
 
 def _read_sdist(path: Path) -> tuple[str, dict[str, bytes], str]:
     match = None
-    units = {}
+    found = {}
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             parts = PurePosixPath(member.name).parts
@@ -118,9 +126,9 @@ def _read_sdist(path: Path) -> tuple[str, dict[str, bytes], str]:
             assert file is not None  # it is a regular one
             if parts[1:] == ("PKG-INFO",):
                 match = _VERSION.search(file.read().decode("utf-8"))
-            elif parts[1:-1] == ("systemd",) and parts[-1] in UNITS:
-                units[parts[-1]] = file.read()
-    return _get_version(match, path), units, _hash(path)
+            elif (parts[1:-1] == ("systemd",) and parts[-1] in UNITS) or parts[1:] == LOCK_PATH:
+                found[parts[-1]] = file.read()
+    return _get_version(match, path), found, _hash(path)
 
 
 def _hash(path: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from xetserve.deploy.machine import DeployError, Machine
-from xetserve.deploy.package import SHARED, UNITS, Package
+from xetserve.deploy.package import LOCK, SHARED, UNITS, Package
 from xetserve.deploy.steps import (
     Check,
     Command,
@@ -264,7 +264,13 @@ class SystemdTarget:
             "--disable-pip-version-check",
         )
         steps.append(Command((self._python, "-m", "venv", str(folder))))
-        steps.append(Command((*pip, package.requirement)))
+        if package.lock is None:
+            steps.append(Command((*pip, package.requirement)))
+        else:
+            lock = folder / LOCK
+            steps.append(File(lock, package.lock))
+            steps.append(Command((*pip, "--require-hashes", "-r", str(lock))))
+            steps.append(Command((*pip, "--no-deps", package.requirement)))
         # Read by a rollback, which has no package any more.
         steps.append(Folder(folder / SHARED))
         steps += [File(folder / SHARED / name, content) for name, content in package.units.items()]

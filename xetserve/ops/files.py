@@ -1,7 +1,8 @@
-"""Who gets the files that a process may open: clients, what is asked of upstreams for them, and the rest.
+"""Who gets the files that a process may open: clients, upstream connections, and the rest.
 
-Of 1000 files, 500 are for clients at most, 125 for what comes and goes (questions, entries of the cache), 32 for the process
-itself, and each request under way may count on one of the 343 that are left, for its data.
+Of 1000 files, 500 are for clients at most, 125 for what comes and goes (questions, entries of the
+cache), 32 for the process itself. Each request under way may count on one of the 343 that are left,
+for its data.
 """
 
 from typing import Final, NamedTuple
@@ -39,6 +40,7 @@ def share_files(max_files: int, max_connections: int) -> FileShares:
     requests = max_files - connections - passing - RESERVED
     if requests < 1:
         raise ConfigError(
-            f"this process may open {max_files} files, which is too few: raise the hard limit (ulimit -Hn)"
+            f"this process may open {max_files} files, which is too few: raise the hard limit "
+            "(ulimit -Hn)"
         )
     return FileShares(connections, requests)
