@@ -14,7 +14,8 @@ from xetserve.net.url import parse_url
 from xetserve.upstream.apianswers import MAX_ANSWER_SIZE
 from xetserve.upstream.entry import FileEntry, RepoRef
 from xetserve.upstream.files import make_file_question, pack_entry
-from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
+from xetserve.upstream.metadata import Answer as KeptAnswer
+from xetserve.upstream.metadata import MetadataCache, MetadataPolicy, Question
 from xetserve.upstream.scopes import get_scope
 
 JSON = "Content-Type: application/json; charset=utf-8"
@@ -347,3 +348,32 @@ async def test_an_entry_that_leads_off_the_hub_is_not_followed() -> None:
         status, _, _ = await ask(client, f"/o/n/resolve/{COMMIT}/a")
         assert status == 404
     assert world.asked == [f"HEAD /o/n/resolve/{COMMIT}/a"]
+
+
+@pytest.mark.parametrize(
+    ("target", "is_minor"),
+    [
+        ("/api/models/o/n", False),
+        ("/api/models/o/n/revision/main?blobs=true&expand[]=sha", False),
+        ("/api/models/o/n/tree/main?recursive=True&expand=False", False),
+        ("/api/models?search=made+up", True),
+        ("/api/models/o/n?made=up", True),
+        ("/api/models/o/n/tree/main?recursive=True&made=up", True),
+    ],
+)
+async def test_answers_without_end_go_first(
+    target: str, is_minor: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = hub(http_answer(200, b"[]", JSON), ttl=30)
+    kept: list[KeptAnswer] = []
+    assert world.metadata is not None
+    put = world.metadata.put
+
+    def note(question: Question, answer: KeptAnswer) -> KeptAnswer:
+        kept.append(answer)
+        return put(question, answer)
+
+    monkeypatch.setattr(world.metadata, "put", note)
+    async with world.run() as client:
+        assert (await ask(client, target))[0] == 200
+    assert [answer.is_minor for answer in kept] == [is_minor]

@@ -451,6 +451,20 @@ class TestWhoNeverHadAYes:
         await bench.cache.aclose()
         assert len(read_files(tmp_path)) == 1  # the refusal
 
+    async def test_answers_without_end_push_out_themselves(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path, ttl=30)
+        for number in range(20):
+            await bench.get(Upstream(b"yes"), FILE._replace(name=str(number)))
+        endless = Upstream(Answer(b"[]", is_minor=True))
+        assert bench.cache.store is not None
+        for number in range(1000):
+            await bench.get(endless, FILE._replace(kind="api", name=f"GET\0/api?x={number}\0\0"))
+            await bench.cache.store.settle()
+        await bench.restart(is_offline=True)
+        for number in range(20):
+            assert await bench.get(endless, FILE._replace(name=str(number))) == b"yes"
+        await bench.cache.aclose()
+
     async def test_an_answer_without_a_mark_gets_one(self, tmp_path: Path) -> None:
         """As older versions have stored them."""
         bench = Bench(tmp_path, ttl=30)

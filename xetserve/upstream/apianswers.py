@@ -34,6 +34,9 @@ _NOT_KEPT: Final = frozenset(
 _TOKEN_FIELD: Final = "x-xet-access-token"
 _TOKEN_MEMBERS: Final = (b'"accessToken"', b'"casUrl"')
 
+# Of questions about one repository, as clients ask them before they download.
+_PARAMETERS: Final = frozenset(("recursive", "expand", "blobs", "limit", "cursor"))
+
 
 class ApiAnswer(NamedTuple):
     """An answer, its body decoded and in the memory of the cache. stale_age: see Answer."""
@@ -118,7 +121,8 @@ class ApiAnswers:
             raise UpstreamError(f"the Hub: {exc}") from exc
         finally:
             self._collected -= len(body)
-        return Answer(_pack(status, headers, body), _judge(status, headers))
+        verdict = _judge(status, headers)
+        return Answer(_pack(status, headers, body), verdict, is_minor=_is_minor(question))
 
 
 def make_question(
@@ -187,6 +191,14 @@ def read_commit(answer: Answer) -> str | None:
         with suppress(FormatError, KeyError, TypeError, UpstreamError):
             return str(parse_json(bytes(unpack_api(answer).body))["sha"])
     return None
+
+
+def _is_minor(question: Question) -> bool:
+    """Tell whether whoever asks can make up ever more of such questions: searches, lists of paths, unknown parameters."""
+    method, _, target = question.name.partition("\0")
+    query = target.partition("\0")[0].partition("?")[2]
+    names = {part.partition("=")[0].removesuffix("[]") for part in query.split("&") if part}
+    return method != "GET" or question.repo.endswith("/") or not names <= _PARAMETERS
 
 
 def _is_json(headers: Headers) -> bool:

@@ -115,12 +115,14 @@ class Answer(NamedTuple):
 
     said: Unix seconds; the cache fills it in.
     stale_age: its age in seconds, where it is given because the upstream could not be asked.
+    is_minor: there is no end to such answers; in the folder it goes before others.
     """
 
     data: bytes
     verdict: Verdict = Verdict.GOOD
     said: float = 0.0
     stale_age: int | None = None
+    is_minor: bool = False
 
 
 # Asks the upstream; told whether to be patient, or to give up on the first trouble.
@@ -394,7 +396,7 @@ class MetadataCache:
             stored = stored._replace(body=b"-" + answer.data)
             self.store.write(path, stored, is_minor=True, only_with=note)
         elif self._mark(question):
-            self.store.write(path, stored)
+            self.store.write(path, stored, is_minor=answer.is_minor)
         return answer
 
     def _mark(self, question: Question) -> bool:
