@@ -1,10 +1,12 @@
 """Settings that a service manager hands over as files."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from xetserve.config import Config
+from xetserve.credentials import read_secret_file
 from xetserve.errors import ConfigError
 from xetserve.sources import load_config
 
@@ -63,6 +65,7 @@ def test_others_are_none_of_our_business(folder: Path) -> None:
         ),
         pytest.param("native_secret", b"\xff" * 20, "is not UTF-8", id="no text"),
         pytest.param("native_secret", None, "cannot read the credential", id="not readable"),
+        pytest.param("native_secret", b"x" * 70_000, "has more than 65536 bytes", id="too large"),
     ],
 )
 def test_what_is_no_good_stops_the_start(
@@ -75,3 +78,23 @@ def test_what_is_no_good_stops_the_start(
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         load(folder)
+
+
+def test_a_secret_file_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a secret\n")
+    (tmp_path / "link").symlink_to("data")
+    assert read_secret_file(tmp_path / "link") == "a secret"
+
+
+def test_a_secret_that_everybody_may_change_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("a secret")
+    path.chmod(0o666)
+    with pytest.raises(ValueError, match="chmod o-w"):
+        read_secret_file(path)
+
+
+def test_the_other_end_of_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "secret")
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_secret_file(tmp_path / "secret")

@@ -4,6 +4,8 @@ Each is a file in the folder that CREDENTIALS_DIRECTORY names. Those that are ou
 setting; others are none of our business.
 """
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,7 @@ from xetserve.errors import ConfigError
 
 VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 PREFIX: Final = "xetserve."
+MAX_SECRET_SIZE: Final = 64 * 1024  # bytes
 
 
 def find_credentials(environ: Mapping[str, str]) -> dict[str, Path]:
@@ -37,8 +40,33 @@ def read_credential(file: Path) -> str:
         ConfigError: it cannot be read, or is no text.
     """
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return read_secret_file(file)
     except OSError as exc:
         raise ConfigError(f"cannot read the credential {file.name}: {exc.strerror}") from None
-    except ValueError:
-        raise ConfigError(f"the credential {file.name} is not UTF-8") from None
+    except ValueError as exc:
+        raise ConfigError(f"the credential {file.name} {exc}") from None
+
+
+def read_secret_file(path: Path) -> str:
+    """Return the text of a file that holds a secret.
+
+    A link is followed: container platforms make them. A FIFO is not waited for.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no text, no file, larger than a secret, or everybody's to change.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError("is not a regular file")
+        if mode & stat.S_IWOTH:
+            raise ValueError("may be changed by everybody: chmod o-w")
+        data = file.read(MAX_SECRET_SIZE + 1)
+    if len(data) > MAX_SECRET_SIZE:
+        raise ValueError(f"has more than {MAX_SECRET_SIZE} bytes")
+    try:
+        return data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None

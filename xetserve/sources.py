@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xetserve.config import SECTIONS, Config
-from xetserve.credentials import find_credentials, read_credential
+from xetserve.credentials import find_credentials, read_credential, read_secret_file
 from xetserve.errors import ConfigError
 from xetserve.values import parse_bool, parse_file, parse_password
 
@@ -241,12 +241,11 @@ def read_secrets(config: Config) -> Config:
     if status.operator_token:
         raise ConfigError("operator_token and operator_token_file exclude each other")
     try:
-        token = parse_password(Path(status.operator_token_file).read_text(encoding="utf-8").strip())
+        token = parse_password(read_secret_file(Path(status.operator_token_file)))
     except OSError as exc:
         raise ConfigError(f"cannot read {status.operator_token_file}: {exc.strerror}") from None
-    except ValueError as exc:  # not UTF-8 is one, too
-        reason = "is not UTF-8" if isinstance(exc, UnicodeError) else str(exc)
-        raise ConfigError(f"{status.operator_token_file} {reason}") from None
+    except ValueError as exc:
+        raise ConfigError(f"{status.operator_token_file} {exc}") from None
     if not token:
         raise ConfigError(f"{status.operator_token_file} is empty")
     return dataclasses.replace(config, status=dataclasses.replace(status, operator_token=token))

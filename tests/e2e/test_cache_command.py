@@ -155,6 +155,18 @@ def test_an_export_that_fails_leaves_the_old_one(folder: Path, tmp_path: Path) -
     assert archive.read_bytes() == b"old"
 
 
+def test_an_export_follows_no_link_of_others_and_is_not_theirs_to_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    archive, other = tmp_path / "cache.tar", tmp_path / "other"
+    other.write_bytes(b"somebody's")
+    archive.with_name("cache.tar.part").symlink_to(other)
+    assert cache(folder, "export", str(archive)).returncode == 0
+    assert other.read_bytes() == b"somebody's"
+    assert not archive.is_symlink()
+    assert archive.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -224,6 +224,20 @@ async def test_nobody_else_reads_what_is_on_disk(tmp_path: Path, folder: Path, u
     assert modes == {0o600}
 
 
+def test_a_folder_of_everybodys_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match="everybody may write"):
+        Library(tmp_path)
+
+
+def test_a_secret_that_is_a_link_is_not_read(tmp_path: Path) -> None:
+    library = Library(tmp_path / "origin")
+    (tmp_path / "known").write_text("00" * 32)
+    (library.root / "secret").symlink_to(tmp_path / "known")
+    with pytest.raises(OSError, match="symbolic links"):
+        library.load_secret()
+
+
 def test_an_older_store_is_taken_away_from_others(tmp_path: Path) -> None:
     (tmp_path / "repos").mkdir(mode=0o755)
     Library(tmp_path)

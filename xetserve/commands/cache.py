@@ -222,7 +222,9 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
         target = Path(options.file)
         partial = target.with_name(target.name + ".part")
         try:
-            with open(partial, "wb") as stream:
+            # In a folder that others write to, a link of theirs would lead anywhere.
+            partial.unlink(missing_ok=True)
+            with open(partial, "xb", opener=_open_private) as stream:
                 counted = _write_to(stream, store, selection)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -234,6 +236,11 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
     chosen = [] if selection is None else selection.chosen
     _tell_counted(options, counted, "exported", "damaged and left out", out, chosen)
     return 1 if counted.num_skipped or any(one.incomplete for one in chosen) else 0
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Open a new file, for open(opener=…): what is exported may be a private repository's."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _write_to(stream: BinaryIO, store: CacheStore, selection: Selection | None) -> Counted:

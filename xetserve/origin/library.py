@@ -1,6 +1,7 @@
 """Everything the origin keeps: one folder with repositories, plain blobs, Xet files and xorbs."""
 
 import asyncio
+import stat
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Final, NamedTuple
 
 import aiofiles
 
-from xetserve.errors import IntegrityError, RequestError
+from xetserve.errors import ConfigError, IntegrityError, RequestError
 from xetserve.http.ranges import Span
 from xetserve.origin.files import FileStore
 from xetserve.origin.gitids import hash_object, make_pointer
@@ -72,11 +73,13 @@ class Library:
     """The folder of an origin. One process uses it at a time.
 
     Raises:
-        ConfigError: the folder cannot be made.
+        ConfigError: the folder cannot be made, or is everybody's to write to.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = make_folder(root)
+        if root.stat().st_mode & stat.S_IWOTH:
+            raise ConfigError(f"everybody may write to {root}: chmod o-w, or name another folder")
         self._temporary = TemporaryFiles(root / "tmp")
         self._blobs = make_private_folder(root / "blobs")
         self.xorbs = XorbStore(root, self._temporary)

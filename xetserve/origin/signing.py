@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from xetserve.origin.storage import TemporaryFiles
+from xetserve.origin.storage import TemporaryFiles, open_private
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange
 
@@ -41,7 +41,8 @@ def load_secret(root: Path, temporary: TemporaryFiles) -> bytes:
     path = root / "secret"
     if not path.exists():
         temporary.write(path, os.urandom(SECRET_SIZE).hex().encode())
-    return bytes.fromhex(path.read_text().strip())
+    with open(path, opener=open_private) as file:
+        return bytes.fromhex(file.read().strip())
 
 
 class Signer:
