@@ -82,6 +82,8 @@ class FakeResponse:
     """A data answer that gives at most `piece` bytes at a time, and may break off."""
 
     is_stored = False
+    origin = None
+    has_imported = False
 
     def __init__(self, data: bytes, piece: int, cut_at: int | None = None) -> None:
         self._data = data
@@ -181,7 +183,12 @@ class FakeCas:
 
     @asynccontextmanager
     async def open_data(
-        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+        self,
+        xorb_hash: bytes,
+        info: FetchInfo,
+        *,
+        is_proven: bool = False,
+        takes_imported: bool = True,
     ) -> AsyncIterator[FakeResponse]:
         self.fetched.append(info)
         self.num_open += 1

@@ -206,6 +206,12 @@ CACHE_SIZE = Gauge(
 CACHE_LIMIT = Gauge(
     REGISTRY, "xetserve_cache_limit_bytes", "What cache_size allows; 0: no cache.", unite=max
 )
+CACHE_UNPROVEN = Gauge(
+    REGISTRY,
+    "xetserve_cache_unproven_entries",
+    "Entries in it that no proof of a file or xorb covers yet, when it was last swept.",
+    unite=max,
+)
 
 LOOP_LAG = Histogram(
     REGISTRY,

@@ -116,6 +116,7 @@ def test_a_warm_cache_moves_to_another_site(
     if through == "a file":
         archive = tmp_path / "cache.tar"
         written = told(folder, "export", str(archive))
+        assert written["unproven"] == 0  # all was pulled as a whole
         taken = told(there, "import", str(archive))
         assert taken["left_out"] > 0  # the Hub's answers
         assert taken["files"] + taken["left_out"] == written["files"]

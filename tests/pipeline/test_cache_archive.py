@@ -87,14 +87,14 @@ async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Pat
     counted = take_in(data, there)
     assert tree_of(there) == tree_of(folder)
     assert (there / BROUGHT).read_bytes() == make_said()
-    assert counted == (len(tree_of(folder)), counted.size, 0, 0)
+    assert counted[:4] == (len(tree_of(folder)), counted.size, 0, 0)
     assert await is_served(there)
     assert export(there) == data
     # Again, and nothing is written twice; what was said last counts.
-    assert take_in(data, there)[::2] == (0, counted.num)
+    assert take_in(data, there)[:3:2] == (0, counted.num)
     for said, num in ((999.0, 0), (1001.0, 1)):
         (folder / META).write_bytes(make_said(META, said))
-        assert take_in(export(folder), there)[::2] == (num, counted.num - num)
+        assert take_in(export(folder), there)[:3:2] == (num, counted.num - num)
     assert (there / BROUGHT).read_bytes() == make_said(META, 1001.0)
     # What is known there counts more, and is what goes on to others.
     write_file(there / META, make_said(META, 5.0))

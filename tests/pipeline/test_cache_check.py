@@ -9,7 +9,7 @@ import pytest
 from tests.pipeline.filled import MARK, META, files, fill, is_served, make_said, make_store
 from tests.pipeline.test_ledger_shelf import FILE
 from xetserve.pipeline.cache_check import Checker, Report, count_contents
-from xetserve.pipeline.cache_entry import EntryKey, Indexer, make_entry_name
+from xetserve.pipeline.cache_entry import EntryKey, Indexer, Standing, make_entry_name
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 from xetserve.xet.xorb import pack_chunk
@@ -109,6 +109,9 @@ def test_entries_that_contradict_each_other(folder: Path, is_whole: bool) -> Non
     lie.write_bytes(record + indexer.make_index().pack())
     if not is_whole:
         entries.pop().unlink()
+        # As if neither had been proven.
+        entries = [path.rename(Standing.UNPROVEN.rename(str(path))) for path in entries]
+        first = Path(Standing.UNPROVEN.rename(str(first)))
     report = check(folder)
     assert set(report.damaged.values()) == {"chunk 3 is another one in another entry"}
     gone = [first, lie] if not is_whole else [lie]

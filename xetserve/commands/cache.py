@@ -52,6 +52,9 @@ def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
         metavar="OWNER/NAME[@REVISION]",
         help="only what this repository needs; may be repeated, datasets/ or spaces/ before it for those",
     )
+    export.add_argument(
+        "--with-unproven", action="store_true", help="also what no proof of a file or xorb covers"
+    )
     export.add_argument("file", metavar="FILE", help="where to; - is the standard output")
     take_in = add("import", _import, "take in what export has written, checked")
     take_in.add_argument("file", metavar="FILE", help="where from; - is the standard input")
@@ -102,6 +105,8 @@ def _tell_stats(options: argparse.Namespace, store: CacheStore) -> int:
     contents = count_contents(store.folder)
     kinds = {
         "entries": contents.entries,
+        "unproven": contents.unproven,
+        "imported": contents.imported,
         "ledgers": contents.ledgers,
         "plain": contents.plain,
         "meta": contents.meta,
@@ -130,6 +135,7 @@ def _tell_stats(options: argparse.Namespace, store: CacheStore) -> int:
         ),
         ("disk", f"{format_size(store.room.get_free())} free"),
         ("entries", f"{_describe(contents.entries)}, of {contents.num_xorbs} xorbs"),
+        ("unproven", f"{_describe(contents.unproven)}, {contents.imported.num} of them imported"),
         ("ledgers", _describe(contents.ledgers)),
         ("plain files", _describe(contents.plain)),
         ("Hub's answers", _describe(contents.meta)),
@@ -174,16 +180,19 @@ def _verify(options: argparse.Namespace, store: CacheStore) -> int:
                 "ledgers": report.num_ledgers,
                 "plain": report.num_plain,
                 "bytes": report.size,
+                "unproven": report.unproven,
                 "damaged": damaged,
                 "removed": not options.dry_run,
             }
         )
     else:
+        for name in report.unproven:
+            sys.stderr.write(f"{show(name)}: unproven\n")
         fate = "left where it is" if options.dry_run else "removed"
         _print(
             f"{report.num_entries} entries of {report.num_xorbs} xorbs, {report.num_proven} of them whole and proven; "
             f"{report.num_ledgers} ledgers, {report.num_plain} plain files, {format_size(report.size)} read; "
-            f"{len(report.damaged)} damaged{f' and {fate}' if report.damaged else ''}\n"
+            f"{len(report.unproven)} unproven, {len(report.damaged)} damaged{f' and {fate}' if report.damaged else ''}\n"
         )
     return 1 if report.damaged else 0
 
@@ -215,7 +224,7 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
         raise ConfigError("this is not for a terminal: name a file, or redirect the output")
     selection = select_repos(store.folder, wanted) if wanted else None
     if is_stream:
-        counted = _write_to(sys.stdout.buffer, store, selection)
+        counted = _write_to(sys.stdout.buffer, store, selection, options.with_unproven)
         sys.stdout.buffer.flush()
         out = sys.stderr
     else:
@@ -225,7 +234,7 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
             # In a folder that others write to, a link of theirs would lead anywhere.
             partial.unlink(missing_ok=True)
             with open(partial, "xb", opener=_open_private) as stream:
-                counted = _write_to(stream, store, selection)
+                counted = _write_to(stream, store, selection, options.with_unproven)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(partial, target)
@@ -235,7 +244,13 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
         out = sys.stdout
     chosen = [] if selection is None else selection.chosen
     _tell_counted(options, counted, "exported", "damaged and left out", out, chosen)
-    return 1 if counted.num_skipped or any(one.incomplete for one in chosen) else 0
+    if counted.num_unproven:
+        sys.stderr.write(
+            f"{counted.num_unproven} entries are left out because nothing proves them yet: read their files as a whole first, "
+            "or export --with-unproven\n"
+        )
+    is_lacking = bool(chosen) and counted.num_unproven > 0
+    return 1 if counted.num_skipped or is_lacking or any(one.incomplete for one in chosen) else 0
 
 
 def _open_private(path: str, flags: int) -> int:
@@ -243,7 +258,9 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def _write_to(stream: BinaryIO, store: CacheStore, selection: Selection | None) -> Counted:
+def _write_to(
+    stream: BinaryIO, store: CacheStore, selection: Selection | None, with_unproven: bool
+) -> Counted:
     shown = _Shown()
     try:
         return write_archive(
@@ -251,6 +268,7 @@ def _write_to(stream: BinaryIO, store: CacheStore, selection: Selection | None) 
             stream,
             version=__version__,
             selection=selection,
+            with_unproven=with_unproven,
             on_start=shown.start,
             on_bytes=shown.add,
             on_skip=lambda name, reason: shown.say(f"{show(name)}: {show(reason)}"),
@@ -319,6 +337,7 @@ def _tell_counted(
             "bytes": counted.size,
             "skipped": counted.num_skipped,
             "left_out": counted.num_left_out,
+            "unproven": counted.num_unproven,
         }
         if chosen:
             value["repos"] = [_describe_chosen(one) for one in chosen]

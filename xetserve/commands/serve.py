@@ -117,7 +117,7 @@ async def _application(
         watch = Watch(admission.handle, StreamTable(board.own[CELLS_SIZE:]))
         look = _sample_into(figures, board, opened, application)
         heap = find_heap()
-        _run_beside(stack, beat([look, figures.sample, application.fetches.ledgers.hear]))
+        _run_beside(stack, beat([look, figures.sample, application.fetches.ledgers.look_round]))
         if heap is not None:
             _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
         yield insist_on_https(watch.handle, lambda: live.config.tls.hsts_max_age)

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -33,11 +34,14 @@ from xetserve.metrics import (
     CACHE_LIMIT,
     CACHE_MISSES,
     CACHE_SIZE,
+    CACHE_UNPROVEN,
 )
-from xetserve.pipeline.cache_entry import EntryKey
+from xetserve.pipeline.cache_entry import EntryKey, Standing
+from xetserve.pipeline.cache_marks import Coverage
 from xetserve.pipeline.cache_read import StoredBody
-from xetserve.pipeline.cache_store import CacheStore, Segment, prepare_folder
+from xetserve.pipeline.cache_store import CacheStore, Found, Segment, prepare_folder
 from xetserve.pipeline.cache_tee import MAX_BLOCKS, Desk, Tee
+from xetserve.pipeline.origins import Origin
 from xetserve.pipeline.source import CasSource, DataResponse
 from xetserve.upstream.cas import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
@@ -48,6 +52,7 @@ MAX_THREADS: Final = 8  # also bounds the blocks that are being read
 SCRATCH_SIZE: Final = 256 * 1024  # bytes
 DISK_TIMEOUT: Final = 2.0  # seconds; a disk that needs longer is worse than none
 PAUSE: Final = 30.0  # seconds without the cache after such a wait
+MAX_COVERAGES: Final = 1024  # entries of which it is remembered how much is proven
 SWEEP_INTERVAL: Final = 600.0  # seconds
 CATCH_UP_INTERVAL: Final = 0.01  # seconds
 CLOSE_TIMEOUT: Final = 5.0  # seconds for what is being written when the process ends
@@ -74,6 +79,7 @@ class DiskCache:
         self._executor = ThreadPoolExecutor(MAX_THREADS, "cache")
         self.desk = Desk(self._store, self._executor)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._coverages: OrderedDict[str, Coverage] = OrderedDict()  # by path
         self._removals: dict[bytes, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._resume_time = 0.0  # monotonic; the disk is left alone until then
@@ -92,9 +98,10 @@ class DiskCache:
         """Finish writing what is complete, within a few seconds."""
         for tee in self.desk.tees:
             tee.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.settle()
         tasks = self._tasks | {tee.task for tee in self.desk.tees if tee.task is not None}
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
         if self._sweeper is not None:
             tasks.add(self._sweeper)
         for task in tasks:
@@ -127,6 +134,7 @@ class DiskCache:
         while True:
             try:
                 await self.desk.sweep()
+                CACHE_UNPROVEN.set(self._store.room.num_unproven)
             except OSError as exc:
                 self.desk.warn("cache: cannot sweep: %s", exc.strerror or exc)
             await asyncio.sleep(SWEEP_INTERVAL)
@@ -155,23 +163,30 @@ class DiskCache:
 
     @asynccontextmanager
     async def open_data(
-        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+        self,
+        xorb_hash: bytes,
+        info: FetchInfo,
+        *,
+        is_proven: bool = False,
+        takes_imported: bool = True,
     ) -> AsyncIterator[DataResponse]:
         """Open the packed bytes of a fetch range of a xorb, from disk where they are stored."""
         key = EntryKey(xorb_hash, info.chunks, info.byte_range)
-        segments = await self._find(key)
+        found = await self._find(key, takes_imported=takes_imported)
+        segments = None if found is None else found.segments
         async with AsyncExitStack() as stack:
             body = _Body(self, key, info, stack)
             stack.callback(body.close)
-            if segments is None:
+            if found is None or segments is None:
                 CACHE_MISSES.add()
                 await body.open_inner()
             else:
                 CACHE_HITS.add()
+                body.has_imported = found.has_imported
                 body.open_stored(segments, checks=not is_proven)
             yield body
 
-    async def _find(self, key: EntryKey) -> tuple[Segment, ...] | None:
+    async def _find(self, key: EntryKey, *, takes_imported: bool) -> Found | None:
         """Look for stored chunks; a disk that fails or hangs has none."""
         if self.is_resting:
             return None
@@ -180,7 +195,7 @@ class DiskCache:
                 removal = self._removals.get(key.xorb_hash)
                 if removal is not None:
                     await asyncio.wait((removal,))
-                found = await self.desk.run(self._store.find, key)
+                found = await self.desk.run(self._store.find, key, takes_imported)
         except TimeoutError:
             self.rest()
             return None
@@ -189,7 +204,7 @@ class DiskCache:
             return None
         if found.num_damaged:
             CACHE_DAMAGED.add(amount=found.num_damaged)
-        return found.segments
+        return found
 
     def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
         """Drop what is stored or about to be stored of these chunks: it is not what was promised.
@@ -255,6 +270,42 @@ class DiskCache:
         """Open the other source."""
         return self._inner.open_data(key.xorb_hash, info)
 
+    def make_tee(self, key: EntryKey) -> Tee:
+        """Begin to store what passes."""
+        coverage = Coverage(key.xorb_hash, key.chunks, self._mark)
+
+        def on_placed(path: str) -> None:
+            if Standing.of(path) is not Standing.PROVEN:
+                self._coverages[path] = coverage
+                coverage.settle(path)
+
+        return Tee(self.desk, key, coverage, on_placed)
+
+    def find_coverage(self, segment: Segment) -> Coverage | None:
+        """Return how much of an entry is known to be proven; None: all of it is."""
+        path = segment.path
+        if Standing.of(path) is Standing.PROVEN:
+            return None
+        coverage = self._coverages.get(path)
+        if coverage is None:
+            key = segment.entry.key
+            coverage = self._coverages[path] = Coverage(key.xorb_hash, key.chunks, self._mark, path)
+            if len(self._coverages) > MAX_COVERAGES:
+                self._coverages.popitem(last=False)
+        return coverage
+
+    def _mark(self, path: str) -> None:
+        """Mark an entry as proven, beside what else goes on."""
+
+        async def mark() -> None:
+            try:
+                await self.desk.run(self._store.mark_proven, path)
+            except OSError as exc:
+                self.desk.warn("cache: cannot rename: %s", exc.strerror or exc)
+
+        self._coverages.pop(path, None)
+        self.spawn(mark())
+
     def note_failure(self, segment: Segment, error: Exception) -> None:
         """Take note that an entry could not be read."""
         logger.info("cache: %s: %s", segment.path.rpartition("/")[2], error)
@@ -279,6 +330,7 @@ class _Body:
         self._inner: DataResponse | None = None
         self._tee: Tee | None = None
         self._given = 0  # bytes from disk
+        self.has_imported = False
 
     def open_stored(self, segments: tuple[Segment, ...], *, checks: bool) -> None:
         """Begin with what is on disk."""
@@ -289,12 +341,19 @@ class _Body:
         """Whether the bytes received last came from disk."""
         return self._stored is not None
 
+    @property
+    def origin(self) -> Origin | None:
+        """See DataResponse."""
+        if self._stored is not None:
+            return self._cache.find_coverage(self._stored.segment)
+        return self._tee.coverage if self._tee is not None and self._tee.is_wanted else None
+
     async def open_inner(self) -> None:
         """Begin with the other source, and keep what it gives."""
         response = self._cache.open_inner(self._key, self._info)
         self._inner = await self._stack.enter_async_context(response)
         if not self._cache.is_resting:
-            self._tee = Tee(self._cache.desk, self._key)
+            self._tee = self._cache.make_tee(self._key)
 
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
         """Receive into view; 0 at the end."""

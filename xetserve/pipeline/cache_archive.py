@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import IO, BinaryIO, Final, NamedTuple, Self
 
 from xetserve.errors import FormatError, XetserveError
-from xetserve.pipeline.cache_check import check_entry, read_index
-from xetserve.pipeline.cache_entry import EntryKey
+from xetserve.pipeline.cache_check import check_entry, is_whole_xorb, read_index
+from xetserve.pipeline.cache_entry import EntryKey, Standing, is_unproven
 from xetserve.pipeline.cache_list import (
     LARGE,
     META,
@@ -82,12 +82,14 @@ class Counted(NamedTuple):
     """Files, their bytes, and those that were passed over: damaged (export), or here already (import).
 
     num_left_out: answers of the Hub that were not to come, or may not.
+    num_unproven: entries that were left out because nothing speaks for them (export), or are such (import).
     """
 
     num: int
     size: int
     num_skipped: int
     num_left_out: int = 0
+    num_unproven: int = 0
 
 
 class _Source(NamedTuple):
@@ -107,6 +109,7 @@ def write_archive(
     *,
     version: str,
     selection: Selection | None = None,
+    with_unproven: bool = False,
     on_start: Callable[[int, int], object] = lambda _, __: None,
     on_bytes: Callable[[int], object] = lambda _: None,
     on_skip: Callable[[str, str], object] = lambda _, __: None,
@@ -116,6 +119,7 @@ def write_archive(
     Args:
         version: of the program.
         selection: what is to be written; None: everything.
+        with_unproven: entries for which nothing speaks yet, too.
         on_start: told how many files and bytes there are, about.
         on_bytes: told how many bytes were written, again and again.
         on_skip: told of a name, and why it is left out.
@@ -125,10 +129,12 @@ def write_archive(
     """
     total_num = total_size = 0
     for source in _iter_sources(store, selection):
+        if is_unproven(source.stored.path) and not with_unproven:
+            continue
         total_num += 1
         total_size += source.stored.size
     on_start(total_num, total_size)
-    num = size = num_skipped = 0
+    num = size = num_skipped = num_unproven = 0
     with tarfile.open(
         mode="w|",
         fileobj=stream,
@@ -138,6 +144,9 @@ def write_archive(
         head = {"format": FORMAT, "version": VERSION, "xetserve": version}
         _add_document(archive, MANIFEST, {**head, "files": total_num, "bytes": total_size})
         for source in _iter_sources(store, selection):
+            if is_unproven(source.stored.path) and not with_unproven:
+                num_unproven += 1
+                continue
             try:
                 file = open(open_regular(source.stored.path), "rb", buffering=0)  # noqa: SIM115
             except FileNotFoundError:
@@ -161,7 +170,7 @@ def write_archive(
             num += 1
             size += info.size
         _add_document(archive, END, {"files": num, "bytes": size})
-    return Counted(num, size, num_skipped)
+    return Counted(num, size, num_skipped, num_unproven=num_unproven)
 
 
 def _iter_sources(store: CacheStore, selection: Selection | None = None) -> Iterator[_Source]:
@@ -267,6 +276,7 @@ class Importer:
         self._on_start = on_start
         self._on_bytes = on_bytes
         self._num = self._size = self._num_skipped = self._num_left_out = 0
+        self._num_unproven = 0
         self._name = MANIFEST  # of what is being read
 
     def run(self, stream: BinaryIO) -> Counted:
@@ -302,7 +312,8 @@ class Importer:
             if member.name == END:
                 if _read_document(archive, member).get("files") != num_seen:
                     raise ArchiveError("files are missing from the archive")
-                return Counted(self._num, self._size, self._num_skipped, self._num_left_out)
+                counts = (self._num, self._size, self._num_skipped, self._num_left_out)
+                return Counted(*counts, self._num_unproven)
             num_seen += 1
             self._take(archive, member)
         raise ArchiveError("the archive was cut: it has no end")
@@ -403,8 +414,13 @@ class Importer:
             fd = incoming.temporary.fd
             self._copy(archive, member, incoming.temporary)
             index = read_index(fd, xorb_hash, chunks)
-            check_entry(fd, index, lambda _: None)
-            store.publish(incoming.temporary, EntryKey(xorb_hash, chunks, index.key.byte_range))
+            leaves = check_entry(fd, index, lambda _: None)
+            # Its checks are the archive's own. Only the hash of the xorb is not.
+            is_proven = is_whole_xorb(xorb_hash, chunks, leaves)
+            standing = Standing.PROVEN if is_proven else Standing.IMPORTED
+            self._num_unproven += not is_proven
+            key = EntryKey(xorb_hash, chunks, index.key.byte_range)
+            store.publish(incoming.temporary, key, standing)
             incoming.is_placed = True
         return True
 

@@ -6,13 +6,19 @@ not there, and one that goes is no damage.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from xetserve.errors import FormatError
-from xetserve.pipeline.cache_entry import EntryIndex, index_size, parse_index
+from xetserve.pipeline.cache_entry import (
+    EntryIndex,
+    Standing,
+    index_size,
+    is_unproven,
+    parse_index,
+)
 from xetserve.pipeline.cache_list import (
     LARGE,
     LEDGERS,
@@ -60,6 +66,10 @@ class Contents:
 
     num_xorbs: int = 0
     entries: Tally = field(default_factory=Tally)
+    unproven: Tally = field(
+        default_factory=Tally
+    )  # of the entries, those for which nothing speaks yet
+    imported: Tally = field(default_factory=Tally)  # and of these, those that came in an archive
     ledgers: Tally = field(default_factory=Tally)
     plain: Tally = field(default_factory=Tally)
     meta: Tally = field(default_factory=Tally)
@@ -79,6 +89,10 @@ def count_contents(folder: Path) -> Contents:
         contents.num_xorbs += bool(found)
         for stored, _ in found:
             contents.entries.add(stored)
+            if is_unproven(stored.path):
+                contents.unproven.add(stored)
+            if Standing.of(stored.path) is Standing.IMPORTED:
+                contents.imported.add(stored)
     for stored in iter_shelf(folder, LEDGERS):
         contents.ledgers.add(stored)
     for shelf in (PLAIN, LARGE):
@@ -142,6 +156,7 @@ def check_entry(
 class Report:
     """What was found. num_proven: xorbs that are here as a whole, and have their hash.
 
+    unproven: paths within the folder of entries that are well formed, but nothing speaks for what is in them.
     damaged: path within the folder -> what is wrong.
     """
 
@@ -151,6 +166,7 @@ class Report:
     num_ledgers: int = 0
     num_plain: int = 0
     size: int = 0
+    unproven: list[str] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
 
 
@@ -158,7 +174,7 @@ class Checker:
     """Checks a folder.
 
     Args:
-        removes: remove what is damaged.
+        removes: remove what is damaged, and mark what is found to be proven.
         on_bytes: told how many bytes were read, again and again.
         on_damage: told of a path and of what is wrong.
     """
@@ -224,6 +240,7 @@ class Checker:
     def _check_xorb(self, xorb_hash: bytes, path: str) -> None:
         known: dict[int, tuple[Leaf, Stored]] = {}
         conflicts: list[tuple[int, Stored, Stored]] = []
+        found: list[tuple[Stored, ChunkRange, list[Leaf]]] = []
         num = 0
         for stored, chunks in sorted(list_entries(path), key=lambda entry: entry[1]):
 
@@ -234,6 +251,7 @@ class Checker:
             if not isinstance(leaves, list):
                 continue
             num += 1
+            found.append((stored, chunks, leaves))
             for chunk, leaf in enumerate(leaves, chunks.start):
                 other = known.setdefault(chunk, (leaf, stored))
                 if other[0] != leaf:
@@ -244,14 +262,49 @@ class Checker:
         is_proven = num > 0 and _make_root(known) == xorb_hash
         self.report.num_proven += is_proven
         for chunk, first, second in conflicts:
-            # Unless the xorb's own hash speaks for the first, nothing tells which is wrong.
-            for stored in [second] if is_proven else [first, second]:
+            # Unless the xorb's own hash or a proof speaks for one of them, nothing tells which is wrong.
+            wrong = [each for each in (first, second) if is_unproven(each.path)]
+            if is_proven or not wrong:
+                wrong = [second] if is_proven else [first, second]
+            for stored in wrong:
                 self._condemn(stored, f"chunk {chunk} is another one in another entry")
+        right: dict[int, Leaf] = {}
+        if is_proven:
+            right = {chunk: leaf for chunk, (leaf, _) in known.items()}
+        else:
+            for stored, chunks, leaves in found:
+                if not is_unproven(stored.path):
+                    right.update(enumerate(leaves, chunks.start))
+        for stored, chunks, leaves in found:
+            if is_unproven(stored.path):
+                self._judge(stored, chunks, leaves, right)
+
+    def _judge(
+        self, stored: Stored, chunks: ChunkRange, leaves: list[Leaf], right: dict[int, Leaf]
+    ) -> None:
+        """Mark an entry whose chunks are all known to be right, or name it among those that are unproven."""
+        name = str(Path(stored.path).relative_to(self._store.folder))
+        if name in self.report.damaged:
+            return
+        if not all(right.get(chunk) == leaf for chunk, leaf in enumerate(leaves, chunks.start)):
+            self.report.unproven.append(name)
+        elif self._removes:
+            self._store.mark_proven(stored.path)
 
     def _check_ledger(self, fd: int, stored: Stored) -> object:
         data = os.pread(fd, stored.size + 1, 0)
         self._on_bytes(len(data))
         return parse_ledger(data, parse_hash(stored.name.partition(".")[0]))
+
+
+def is_whole_xorb(xorb_hash: bytes, chunks: ChunkRange, leaves: Sequence[Leaf]) -> bool:
+    """Tell whether the chunks of an entry are all of its xorb: then its hash has proven them."""
+    if chunks.start:
+        return False
+    tree = MerkleTree()
+    for leaf in leaves:
+        tree.add(*leaf)
+    return tree.xorb_hash() == xorb_hash
 
 
 def _make_root(known: dict[int, tuple[Leaf, Stored]]) -> bytes | None:

@@ -20,6 +20,7 @@ import re
 import struct
 import sys
 from array import array
+from enum import Enum
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -35,7 +36,37 @@ INDEX_CHECK_SIZE: Final = 16  # bytes
 _TRAILER: Final = struct.Struct(f"<32sIIQQ{INDEX_CHECK_SIZE}s{len(MAGIC)}s")
 _FIELDS: Final = struct.Struct("<32sIIQQ")
 TRAILER_SIZE: Final = _TRAILER.size
-_NAME: Final = re.compile(r"(\d{1,9})-(\d{1,9})-[0-9a-f]{16}\.xc", re.ASCII)
+_NAME: Final = re.compile(r"(\d{1,9})-(\d{1,9})-[0-9a-f]{16}(?:\.(proven|imported))?\.xc", re.ASCII)
+
+
+class Standing(Enum):
+    """What speaks for the records of an entry; it is part of the file's name, so that a rename changes it at once.
+
+    UNPROVEN: they came from a data host, and each decodes to its size.
+    PROVEN: they are what the hash of a file or of the xorb promises.
+    IMPORTED: they came in an archive, and each decodes to its size.
+    """
+
+    UNPROVEN = ".xc"
+    PROVEN = ".proven.xc"
+    IMPORTED = ".imported.xc"
+
+    @staticmethod
+    def of(name: str) -> "Standing":
+        """Return the standing that an entry's name or path tells."""
+        for standing in (Standing.PROVEN, Standing.IMPORTED):
+            if name.endswith(standing.value):
+                return standing
+        return Standing.UNPROVEN
+
+    def rename(self, path: str) -> str:
+        """Return the name or path that an entry has with this standing."""
+        return path.removesuffix(Standing.of(path).value) + self.value
+
+
+def is_unproven(name: str) -> bool:
+    """Tell whether a name or path is that of an entry for which nothing speaks yet."""
+    return name.endswith(Standing.UNPROVEN.value) and Standing.of(name) is not Standing.PROVEN
 
 
 class EntryKey(NamedTuple):
@@ -64,9 +95,11 @@ def index_size(chunks: ChunkRange) -> int:
     return (chunks.end - chunks.start) * (4 + CHECK_SIZE) + TRAILER_SIZE
 
 
-def make_entry_name(chunks: ChunkRange, unique: bytes) -> str:
+def make_entry_name(
+    chunks: ChunkRange, unique: bytes, standing: Standing = Standing.UNPROVEN
+) -> str:
     """Name the file of an entry; unique: 8 random bytes, so that nobody needs to lock anything."""
-    return f"{chunks.start}-{chunks.end}-{unique.hex()}.xc"
+    return f"{chunks.start}-{chunks.end}-{unique.hex()}{standing.value}"
 
 
 def parse_entry_name(name: str) -> ChunkRange | None:

@@ -17,9 +17,8 @@ from aiofiles.threadpool.binary import AsyncFileIO
 
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache_entry import EntryIndex
-from xetserve.pipeline.cache_store import Segment
+from xetserve.pipeline.cache_store import Segment, open_entry
 from xetserve.pipeline.cache_tee import BLOCK_SIZE, MAX_HELD, Desk
-from xetserve.upstream.openfile import open_regular
 
 # Read what needs no disk, or nothing (Linux 4.14); musl came to know it later.
 PAGE_CACHE_ONLY: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
@@ -180,7 +179,7 @@ class StoredBody:
             segment.path,
             "rb",
             buffering=0,
-            opener=open_regular,
+            opener=open_entry,
             executor=self._desk.executor,
         )
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)

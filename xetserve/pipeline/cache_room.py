@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from xetserve.pipeline.cache_entry import is_unproven
 from xetserve.pipeline.cache_list import Stored, iter_stored, look_at
 from xetserve.upstream.openfile import open_regular, pass_over, scan
 
@@ -38,10 +39,13 @@ class Room:
         folder: a prepared one, see cache_store.py.
         max_size: bytes that all files together may have.
         min_free: bytes of the file system that stay free.
+
+    num_unproven: entries for which nothing spoke when they were last counted here.
     """
 
     def __init__(self, folder: Path, *, max_size: int, min_free: int) -> None:
         self.max_size = max_size
+        self.num_unproven = 0
         self._folder = folder
         self._min_free = min_free
 
@@ -197,7 +201,12 @@ class Room:
         return count
 
     def _count(self) -> int:
-        return sum(stored.size for stored in iter_stored(self._folder))
+        size = num_unproven = 0
+        for stored in iter_stored(self._folder):
+            size += stored.size
+            num_unproven += is_unproven(stored.path)
+        self.num_unproven = num_unproven
+        return size
 
     def _remove_all(self, evicted: Iterable[Stored]) -> int:
         """Remove files, and folders that are empty then; gives the number of files."""

@@ -1,6 +1,7 @@
 """The folder of the cache. Everything here blocks, and is for threads.
 
-    DIR/ab/{64 hex: xorb hash}/{start}-{end}-{random}.xc    entries, see cache_entry.py
+    DIR/ab/{64 hex: xorb hash}/{start}-{end}-{random}.xc    entries, see cache_entry.py; .proven.xc once they are proven,
+                                                            .imported.xc as long as only an archive has them
     DIR/ledgers/ab/{64 hex: file hash}.xl                   what proven files are made of, see ledger_file.py
     DIR/plain/ab/{git or sha256}-{hex}                      files that are not Xet, see plain_file.py
     DIR/large/ab/{git or sha256}-{hex}                      large ones, with checks
@@ -25,6 +26,7 @@ from xetserve.errors import ConfigError, FormatError
 from xetserve.pipeline.cache_entry import (
     EntryIndex,
     EntryKey,
+    Standing,
     index_size,
     make_entry_name,
     parse_index,
@@ -57,6 +59,11 @@ class Found(NamedTuple):
 
     segments: tuple[Segment, ...] | None
     num_damaged: int
+
+    @property
+    def has_imported(self) -> bool:
+        """Whether some of them came in an archive, and nothing speaks for them yet."""
+        return any(Standing.of(one.path) is Standing.IMPORTED for one in self.segments or ())
 
 
 class Temporary(NamedTuple):
@@ -110,19 +117,30 @@ class CacheStore:
 
     # Reading.
 
-    def find(self, key: EntryKey) -> Found:
+    def find(self, key: EntryKey, takes_imported: bool = True) -> Found:
         """Find stored entries that together hold the chunks of a key; the newest indexes are kept in memory.
+
+        Args:
+            takes_imported: also those that are imported, where there is no other.
 
         Raises:
             OSError: the disk fails.
         """
         now = time.time()
-        entries = list_entries(self._get_folder(key.xorb_hash))
+        entries: list[tuple[Stored, ChunkRange]] = []
+        imported: list[tuple[Stored, ChunkRange]] = []
+        for entry in list_entries(self._get_folder(key.xorb_hash)):
+            is_imported = Standing.of(entry[0].path) is Standing.IMPORTED
+            (imported if is_imported else entries).append(entry)
         num_damaged = 0
         segments: list[Segment] = []
         chunk = key.chunks.start
         while chunk < key.chunks.end:
+            usable = entries
             stored, chunks = _find_longest(entries, chunk)
+            if stored is None and takes_imported:
+                usable = imported
+                stored, chunks = _find_longest(imported, chunk)
             if stored is None:
                 return Found(None, num_damaged)
             end = min(chunks.end, key.chunks.end)
@@ -135,11 +153,11 @@ class CacheStore:
                 if end == key.chunks.end and index.position_of(end) != key.byte_range.end:
                     raise FormatError("packed in another way")
             except FormatError:
-                entries.remove((stored, chunks))
+                usable.remove((stored, chunks))
                 num_damaged += self.remove(stored.path)
                 continue
             except FileNotFoundError:
-                entries.remove((stored, chunks))  # another process has removed it
+                usable.remove((stored, chunks))  # another process has removed it
                 continue
             segments.append(Segment(stored.path, index, ChunkRange(chunk, end)))
             chunk = end
@@ -154,11 +172,30 @@ class CacheStore:
 
     def remove(self, path: str) -> int:
         """Remove a file; gives 1, or 0 where somebody else has done it or the disk refuses."""
+        self._drop_index(path)
+        if self.room.remove(path):
+            return 1
+        proven = Standing.PROVEN.rename(path)
+        if not path.endswith(Standing.UNPROVEN.value) or proven == path:
+            return 0
+        # It may have been marked since its path was seen.
+        self._drop_index(proven)
+        return self.room.remove(proven)
+
+    def _drop_index(self, path: str) -> None:
         with self._lock:
             index = self._indexes.pop(path, None)
             if index is not None:
                 self._index_memory -= index.nbytes
-        return self.room.remove(path)
+
+    def mark_proven(self, path: str) -> None:
+        """Give an entry its standing, if it is still there.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, Standing.PROVEN.rename(path))
 
     def remove_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
         """Remove all entries that hold any of these chunks; gives their number."""
@@ -181,7 +218,7 @@ class CacheStore:
                     raise FormatError("it was cut")
                 return index
         size = index_size(chunks)
-        with open(open_regular(stored.path), "rb", buffering=0) as file:
+        with open(open_entry(stored.path), "rb", buffering=0) as file:
             file.seek(max(0, stored.size - size))
             index = parse_index(file.read(size) or b"", xorb_hash, chunks, stored.size)
         with self._lock:
@@ -235,26 +272,38 @@ class CacheStore:
         while view:
             view = view[os.write(temporary.fd, view) :]
 
-    def publish(self, temporary: Temporary, key: EntryKey) -> None:
+    def publish(
+        self, temporary: Temporary, key: EntryKey, standing: Standing = Standing.UNPROVEN
+    ) -> str | None:
         """Put a complete file in place; what it contains as well goes, and so does it if others contain it.
+
+        Those that are imported do not count as others, unless it is, too.
+
+        Returns:
+            its path; None: it has gone.
 
         Raises:
             OSError: the disk fails.
         """
         stored = list_entries(self._get_folder(key.xorb_hash))
-        if any(chunks.contains(key.chunks) for _, chunks in stored):
-            self.discard(temporary)
-            return
+        is_own = standing is not Standing.IMPORTED
+        for old, chunks in stored:
+            counts = not is_own or Standing.of(old.path) is not Standing.IMPORTED
+            if counts and chunks.contains(key.chunks):
+                self.discard(temporary)
+                return None
         folder = self._get_folder(key.xorb_hash)
-        target = f"{folder}/{make_entry_name(key.chunks, os.urandom(8))}"
+        target = f"{folder}/{make_entry_name(key.chunks, os.urandom(8), standing)}"
         try:
             os.rename(temporary.path, target)
         except FileNotFoundError:  # no folder yet
             os.makedirs(folder, mode=0o700, exist_ok=True)
             os.rename(temporary.path, target)
         for old, chunks in stored:
-            if key.chunks.contains(chunks):
+            may_go = is_own or Standing.of(old.path) is Standing.IMPORTED
+            if may_go and key.chunks.contains(chunks):
                 self.remove(old.path)
+        return target
 
     def place(self, temporary: Temporary, shelf: str, name: str) -> None:
         """Put a complete file on a shelf, in place of the one that has its name.
@@ -312,6 +361,19 @@ class CacheStore:
             os.close(fd)
             with contextlib.suppress(FileNotFoundError):  # whoever sweeps takes it for a leftover
                 os.unlink(path)
+
+
+def open_entry(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open an entry, also if it was marked since its path was seen; see open_regular.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        OSError: it cannot be opened.
+    """
+    try:
+        return open_regular(path, flags)
+    except FileNotFoundError:
+        return open_regular(Standing.PROVEN.rename(path), flags)
 
 
 def _find_longest(

@@ -17,7 +17,8 @@ import aiofiles.os
 
 from xetserve.errors import FormatError
 from xetserve.metrics import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
-from xetserve.pipeline.cache_entry import EntryKey, Indexer
+from xetserve.pipeline.cache_entry import EntryKey, Indexer, Standing
+from xetserve.pipeline.cache_marks import Coverage
 from xetserve.pipeline.cache_store import CacheStore, Temporary
 from xetserve.xet.hashes import format_hash
 
@@ -111,11 +112,23 @@ class Desk:
 class Tee:
     """Takes the bytes of one fetch range while they pass by; close it when they end.
 
+    Args:
+        on_placed: told the path of the entry once it is in place.
+        coverage: what is proven of these bytes.
+
     task: writes; it ends by itself once the tee was closed or abandoned.
     """
 
-    def __init__(self, desk: Desk, key: EntryKey) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        key: EntryKey,
+        coverage: Coverage,
+        on_placed: Callable[[str], object],
+    ) -> None:
         self.key = key
+        self.coverage = coverage
+        self._on_placed = on_placed
         self._desk = desk
         self._indexer = Indexer(key)
         self._waiting: list[tuple[bytearray, int]] = []  # full blocks, and the bytes in them
@@ -137,6 +150,11 @@ class Tee:
     def __repr__(self) -> str:
         state = "wanted" if self._is_wanted else "abandoned"
         return f"<Tee {format_hash(self.key.xorb_hash)[:8]} {self.key.chunks}, {state}>"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether what passes by is going to be stored."""
+        return self._is_wanted
 
     @property
     def num_waiting(self) -> int:
@@ -237,8 +255,12 @@ class Tee:
                     desk.give_block(block)
             if self._is_wanted:
                 await self._write_all(temporary.fd, [memoryview(self._indexer.make_index().pack())])
-                await desk.run(store.publish, temporary, self.key)
+                is_proven = self.coverage.is_proven
+                standing = Standing.PROVEN if is_proven else Standing.UNPROVEN
+                path = await desk.run(store.publish, temporary, self.key, standing)
                 is_published = True
+                if path is not None:
+                    self._on_placed(path)
                 CACHE_STORED_BYTES.add(amount=self.key.byte_range.size)
             desk.executor.submit(os.close, temporary.fd)
         except OSError:

@@ -20,6 +20,7 @@ from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpir
 from xetserve.metrics import EXPIRED_URLS, UPSTREAM_RETRIES
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.holding import Holding
+from xetserve.pipeline.origins import Origin
 from xetserve.pipeline.pacing import FarSide, Stopwatch
 from xetserve.pipeline.plan import Step
 from xetserve.pipeline.slabs import ArrivedChunk, ReceiveSlab
@@ -70,6 +71,7 @@ class Fetch:
         is_awaited: tells whether others will come for what its users have used up.
         far_side: is told how long things took.
         is_proven: its users hold every chunk against the list of a proven file.
+        takes_imported: they end well only if all is proven; see CasSource.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Fetch:
         is_awaited: Callable[[], bool],
         far_side: FarSide,
         is_proven: bool = False,
+        takes_imported: bool = False,
     ) -> None:
         self.xorb_hash = step.xorb_hash
         self.chunks = step.info.chunks
@@ -94,6 +97,8 @@ class Fetch:
         self._is_awaited = is_awaited
         self._far_side = far_side
         self.is_proven = is_proven
+        self._takes_imported = takes_imported
+        self._has_imported = False
         self._users: list[User] = []
         self._needed = [0] * (self.chunks.end - self.chunks.start)  # uses to come, by chunk
         self._entries: dict[int, ArrivedChunk] = {}
@@ -121,14 +126,21 @@ class Fetch:
     # Users come and go.
 
     def can_serve(
-        self, uses: tuple[int, ...], *, is_packed: bool = False, is_proven: bool = False
+        self,
+        uses: tuple[int, ...],
+        *,
+        is_packed: bool = False,
+        is_proven: bool = False,
+        takes_imported: bool = False,
     ) -> bool:
         """Tell whether every chunk with uses is still here or to come.
 
         Args:
             is_packed: and is as it was packed.
-            is_proven: as for Fetch; whoever cannot say so needs what was looked over.
+            is_proven, takes_imported: as for Fetch; whoever cannot say so needs what was looked over, or better data.
         """
+        if self._has_imported and not takes_imported:
+            return False
         if self.is_closed or self._error is not None or (self.is_proven and not is_proven):
             return False
         return all(
@@ -140,9 +152,10 @@ class Fetch:
         entry = self._entries.get(chunk)
         return entry is not None and not (is_packed and entry.slab is None)
 
-    def add_user(self, user: User, uses: tuple[int, ...]) -> None:
+    def add_user(self, user: User, uses: tuple[int, ...], *, takes_imported: bool = False) -> None:
         """Keep chunks for one more user, as often as it needs each of them."""
         self._users.append(user)
+        self._takes_imported = self._takes_imported and takes_imported
         for at, count in enumerate(uses):
             self._needed[at] += count
 
@@ -292,7 +305,13 @@ class Fetch:
         entry = self._entries[chunk]
         if entry.chunk_hash is None:
             entry.chunk_hash = hash_chunk(data)
+            if entry.origin is not None:
+                entry.origin.note_hash(chunk, len(data), entry.chunk_hash)
         return entry.chunk_hash
+
+    def get_origin(self, chunk: int) -> Origin | None:
+        """Return the store's copy that a chunk which is here came from, or has gone to."""
+        return self._entries[chunk].origin
 
     def release(self, start: int, end: int) -> None:
         """Tell that chunks that follow each other were used once."""
@@ -383,15 +402,27 @@ class Fetch:
 
     async def _attempt(self) -> None:
         """Read the range once from its start, keeping the chunks that have not arrived before."""
+        while not await self._try():
+            pass  # whoever came while it was opened needs better data
+
+    async def _try(self) -> bool:
+        """Do so; tells whether the data is good enough for all users, and does nothing if it is not."""
         slab: ReceiveSlab | None = None
         watch = Stopwatch(time.monotonic())
         holding = self._holding
         holding.begin(self._info.byte_range.size)
         try:
             async with self._source.open_data(
-                self.xorb_hash, self._info, is_proven=self.is_proven
+                self.xorb_hash,
+                self._info,
+                is_proven=self.is_proven,
+                takes_imported=self._takes_imported,
             ) as response:
+                if response.has_imported and not self._takes_imported:
+                    return False
+                self._has_imported |= response.has_imported
                 chunk = self._info.chunks.start
+                origin: Origin | None = None  # of the record that has begun
                 slab = await holding.open_slab(0)
                 reader = RecordReader()
                 filled = 0
@@ -407,6 +438,7 @@ class Fetch:
                         filled = rest
                         holding.close_slab(old)
                         del old  # this frame may wait for long
+                    has_begun = filled > reader.position
                     count = await response.receive_into(
                         slab.view[filled : filled + holding.num_left], self._stall_timeout
                     )
@@ -418,8 +450,12 @@ class Fetch:
                     filled += count
                     holding.note_received(count, len(slab.view) - filled)
                     records = list(reader.scan(slab.view, filled))
+                    last_origin, came_from = origin, response.origin
+                    # A record that came from two places is no proof of either.
+                    origin = came_from if not has_begun or last_origin is came_from else None
                     for number, record in enumerate(records, chunk):
-                        self._take_record(number, record, slab)
+                        self._take_record(number, record, slab, origin)
+                        origin = came_from
                     if records:
                         chunk += len(records)
                         self._wake_waiters()
@@ -434,6 +470,7 @@ class Fetch:
                 # An answer of unknown length must end here, too.
                 if await response.receive_into(memoryview(bytearray(1)), self._stall_timeout):
                     raise UpstreamError("the data host sent more than was asked for")
+                return True
         finally:
             if slab is not None:
                 holding.close_slab(slab)
@@ -448,7 +485,9 @@ class Fetch:
         else:
             tally.upstream_bytes += count
 
-    def _take_record(self, chunk: int, record: ChunkRecord, slab: ReceiveSlab) -> None:
+    def _take_record(
+        self, chunk: int, record: ChunkRecord, slab: ReceiveSlab, origin: Origin | None
+    ) -> None:
         """Keep a chunk, if it is needed and was not here before."""
         if chunk == self._next_chunk and chunk < self.chunks.end:
             self._next_chunk += 1
@@ -457,7 +496,7 @@ class Fetch:
         self._rejected.discard(chunk)
         if self._needed[chunk - self.chunks.start]:
             slab.num_needed += 1
-            self._entries[chunk] = ArrivedChunk(record, slab)
+            self._entries[chunk] = ArrivedChunk(record, slab, origin)
 
     def _tell_users(self) -> None:
         for user in self._users:

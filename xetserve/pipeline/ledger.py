@@ -15,6 +15,7 @@ from typing import Final
 
 from xetserve.pipeline.ledger_file import ChunkList
 from xetserve.pipeline.ledger_notes import Note
+from xetserve.pipeline.origins import Origins
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -79,6 +80,7 @@ class Ledger:
     is_kept: whether they are stored as well, or about to be.
     is_told: whether other workers have them.
     generation: how often all was forgotten.
+    epoch: changes whenever chunks are no longer remembered that were, unless all are proven then.
     sources: where its chunks came from, by xorb: from the first of them to the last.
     """
 
@@ -91,6 +93,8 @@ class Ledger:
         self.is_kept = False
         self.is_told = False
         self.generation = 0
+        self.epoch = 0
+        self._origins = Origins()  # of chunks that were noted since the epoch began
         self.sources: dict[bytes, ChunkRange] = {}
         self._runs: list[_Run] = []  # in order, with gaps between them
         self._num_chunks = 0
@@ -132,6 +136,7 @@ class Ledger:
         if position < self._base:
             if position:
                 return
+            self.epoch += 1
             self._restart()  # somebody begins anew, and counts on all chunks being looked at
         at = len(self._runs) - 1
         if at >= 0 and position == self._runs[at].end and self.nbytes < MAX_FILE_MEMORY:
@@ -199,6 +204,8 @@ class Ledger:
 
     def _shrink(self) -> None:
         """Forget some of the first chunks, once they are in the tree; or else everything."""
+        self.epoch += 1
+        self._origins.clear()
         self.fold(FOLDED_AWAY)
         count, self._num_folded = self._num_folded, 0
         if not count:
@@ -225,10 +232,12 @@ class Ledger:
     def forget(self) -> None:
         """Forget all chunks, as clear does, without saying so."""
         self.generation += 1
+        self.epoch += 1
         self.is_proven = self.is_kept = self.is_told = False
         self._restart()
 
     def _restart(self) -> None:
+        self._origins.clear()
         self._runs.clear()
         self._num_chunks = 0
         self._tree = MerkleTree()
@@ -251,6 +260,7 @@ class Ledger:
             return
         if self._base or not all(run.is_part_of(chunks) for run in self._runs):
             self.forget()
+        self._origins.prove()
         self._restart()
         self.sources.clear()
         run = _Run(0)
@@ -295,10 +305,33 @@ class Ledger:
             return False
         self.sources.clear()
         if self._base:
+            self.epoch += 1
             self._restart()
         else:
-            self.is_proven = True
+            self.set_proven()
         return True
+
+    def set_proven(self) -> None:
+        """Take in that all chunks, which are known, make the file."""
+        self.is_proven = True
+        self._origins.prove()
+
+    @property
+    def has_origins(self) -> bool:
+        """Whether a proof of the file would prove stored entries, too."""
+        return bool(self._origins)
+
+    def take_origins(self, origins: Origins, epoch: int) -> None:
+        """Take over where chunks came from that were noted since an epoch, and tell once they are proven.
+
+        Chunks that were not remembered, or not compared with those that are, prove nothing.
+        """
+        if epoch != self.epoch or self._is_full or self._base:
+            origins.clear()
+        elif self.is_proven:
+            origins.prove()
+        else:
+            self._origins.take(origins)
 
 
 def extend_range(ranges: dict[bytes, ChunkRange], xorb_hash: bytes, chunks: ChunkRange) -> None:

@@ -58,6 +58,7 @@ class Ledgers:
         self._cuts = _Times()
         self._forgotten = _Times()
         self._lost = _Times()
+        self._watched: set[bytes] = set()
         self.hear()
 
     @property
@@ -145,6 +146,21 @@ class Ledgers:
         self._proven.pop(ledger.file_hash)
         ledgers = self._proven if ledger.is_proven else self._begun
         ledgers.put(ledger.file_hash, ledger, ledger.nbytes)
+
+    def watch(self, ledger: Ledger) -> None:
+        """Have a ledger hear when its file is proven by another worker, for what is stored here of it."""
+        if self._news is not None and ledger.has_origins:
+            self._watched.add(ledger.file_hash)
+
+    def look_round(self) -> None:
+        """Hear, and let the ledgers that are watched have what was proven; to be called now and then."""
+        self.hear()
+        for file_hash in list(self._watched):
+            ledger = self._begun.peek(file_hash)
+            if ledger is not None and self._news is not None and self._news.has_list(file_hash):
+                self.look_up(ledger)
+            if ledger is None or ledger.is_proven or not ledger.has_origins:
+                self._watched.discard(file_hash)
 
     # What workers tell each other.
 

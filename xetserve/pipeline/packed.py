@@ -128,19 +128,26 @@ class PackedReader:
         check_fetch_range(self._info)
         table, budget = self._table, self._table.budget
         budget.open_reader()
+        await self._proof.prepare()  # what may be taken from the cache depends on it
         num_chunks = self._info.chunks.end - self._info.chunks.start
         step = Step(self._grant.xorb_hash, self._info, (1,) * num_chunks)
         # Nobody is known to follow: others who want the range share the fetch, or have a cache.
         traffic = FileTraffic()
         ticket = table.open_ticket(
-            step, traffic, 0, self._refresh, lambda: None, self.tally, is_packed=True
+            step,
+            traffic,
+            0,
+            self._refresh,
+            lambda: None,
+            self.tally,
+            is_packed=True,
+            takes_imported=self._proof.is_proven,
         )
         self._spare_url = ticket.fetch.is_started
         last = time.monotonic()
         self._patience.renew(last)
         try:
             ticket.fetch.start(self._room, must=True)
-            await self._proof.prepare()  # while the first bytes come
             async with aclosing(self._read(ticket)) as blocks:
                 async for block in blocks:
                     await self._proof.pass_on(self._grant.file_size)
@@ -155,6 +162,7 @@ class PackedReader:
             self._fail()
             raise
         finally:
+            self._proof.settle()
             budget.close_reader()
             table.close_ticket(ticket, traffic, 0)
             table.ledgers.trim(self._grant.file_hash)
@@ -240,6 +248,8 @@ class PackedReader:
         self._proof.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
         for at in places:
             self._proof.add(at, size, chunk_hash)
+        if places:
+            self._proof.add_origin(ticket.fetch.get_origin(chunk), chunk)
         self._proof.check_doubt()
 
 

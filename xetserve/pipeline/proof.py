@@ -14,6 +14,7 @@ from xetserve.pipeline.ledger import Ledger, extend_range
 from xetserve.pipeline.ledger_notes import NotePad
 from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.pipeline.ledgers import Ledgers
+from xetserve.pipeline.origins import Origin, Origins
 from xetserve.xet.hashes import MerkleTree, format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -44,6 +45,8 @@ class Proof:
         self._ledgers = ledgers
         self._ledger = ledger = ledgers.get(file_hash)
         self._generation = ledger.generation
+        self._epoch = ledger.epoch
+        self._origins = Origins()
         self._is_whole = is_whole
         self._tree = MerkleTree() if is_whole and not ledger.is_proven else None
         self._end = 0  # of what was added last
@@ -55,6 +58,7 @@ class Proof:
         ledger = self._ledger
         await recall(ledger, self._ledgers, self._shelf)
         self._generation = ledger.generation
+        self._epoch = ledger.epoch
         if ledger.is_proven:
             self._tree = None  # it could tell no more than the list does
 
@@ -99,6 +103,19 @@ class Proof:
                 # First, so that it is older than what becomes of it: others forget it, too.
                 self._pad.add(position, size, chunk_hash, time.monotonic_ns())
             self._ledger.note(position, size, chunk_hash)
+
+    def add_origin(self, origin: Origin | None, chunk: int) -> None:
+        """Take in the store's copy of the chunk that was added last, if there is one."""
+        if origin is not None:
+            self._origins.add(origin, chunk)
+
+    def settle(self) -> None:
+        """Have the origins told of what is proven, now or with the rest of the file; to be called in the end."""
+        if self.is_verified and self._tree is not None:
+            self._origins.prove()
+        else:
+            self._ledger.take_origins(self._origins, self._epoch)
+            self._ledgers.watch(self._ledger)
 
     async def pass_on(self, size: int | None) -> None:
         """Let others count on what was added, before its bytes leave, and judge if it was the last of the file that was missing.
@@ -162,7 +179,7 @@ class Proof:
         self.is_verified = True
         # In doubt, it may have been told the first chunks again, by others.
         if not self.is_in_doubt and ledger.is_complete(tree.size):
-            ledger.is_proven = True
+            ledger.set_proven()
 
     async def _prove(self, size: int | None) -> None:
         """Prove the ledger if it has all chunks of the file."""
@@ -183,6 +200,7 @@ class Proof:
         A list that is proven stays: it is what shows who is wrong, and what it has let pass was right.
         """
         ledger = self._ledger
+        self._origins.clear()
         if ledger.is_proven:
             return self.chunks
         suspects = self.chunks | ledger.sources

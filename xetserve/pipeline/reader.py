@@ -84,6 +84,7 @@ class FileReader:
         self._windows: deque[Window] = deque()  # planned and not finished
         self._planner: Planner  # while blocks() runs
         self._planning: asyncio.Task[None]
+        self._prepared = asyncio.Event()  # set once it is known whether the file is proven
         self._plan_error: Exception | None = None
         self._change: asyncio.Future[None] | None = None
         self._traffic: FileTraffic  # of the file, while blocks() runs
@@ -124,6 +125,7 @@ class FileReader:
         )
         try:
             await self._proof.prepare()  # while the first window is planned
+            self._prepared.set()
             while (window := await self._next_window()) is not None:
                 async with aclosing(self._read_window(window)) as blocks:
                     async for block in blocks:
@@ -167,6 +169,7 @@ class FileReader:
                 self._table.source.forget(xorb_hash, chunks)
             raise
         finally:
+            self._proof.settle()
             # All is given back here and now; what is awaited afterwards is only that tasks have ended.
             budget.close_reader()
             self._traffic.remove_reader(self._position)
@@ -351,6 +354,8 @@ class FileReader:
         """
         size = len(data)
         self._proof.add(position, size, chunk_hash)
+        if ticket is not None:
+            self._proof.add_origin(ticket.fetch.get_origin(chunk), chunk)
         self._kept.cursor = (position + size, chunk + 1)
         repeats = self._kept.repeats
         if repeats.is_empty:
@@ -402,7 +407,10 @@ class FileReader:
         _wake(self._change)
 
     async def _ask(self, asked: ByteRange) -> Reconstruction:
-        return await self._table.source.fetch_reconstruction(self._access, self._file_hash, asked)
+        source = self._table.source
+        answer = await source.fetch_reconstruction(self._access, self._file_hash, asked)
+        await self._prepared.wait()  # what may be taken from the cache depends on it
+        return answer
 
     def _add_window(self, plan: WindowPlan) -> None:
         if self.packed_ratio is None:
@@ -419,6 +427,7 @@ class FileReader:
                     self._pump,
                     self.tally,
                     is_proven=self._proof.is_proven,
+                    takes_imported=self._is_whole,
                 )
             )
         WINDOWS.add()

@@ -1,6 +1,7 @@
 """The buffers that a fetch receives into, and the chunks that lie in them."""
 
 from xetserve.pipeline.budget import Slab
+from xetserve.pipeline.origins import Origin
 from xetserve.xet.compression import Buffer
 from xetserve.xet.xorb import ChunkRecord
 
@@ -21,10 +22,11 @@ class ReceiveSlab:
 class ArrivedChunk:
     """A chunk that has arrived: packed in a slab, or decoded already for somebody else."""
 
-    __slots__ = ("chunk_hash", "decoded", "record", "slab")
+    __slots__ = ("chunk_hash", "decoded", "origin", "record", "slab")
 
-    def __init__(self, record: ChunkRecord, slab: ReceiveSlab) -> None:
+    def __init__(self, record: ChunkRecord, slab: ReceiveSlab, origin: Origin | None) -> None:
         self.record = record
+        self.origin = origin
         self.slab: ReceiveSlab | None = slab
         self.decoded: Buffer | None = None
         self.chunk_hash: bytes | None = None

@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from xetserve.pipeline.origins import Origin
 from xetserve.upstream.cas import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
@@ -28,6 +29,16 @@ class DataResponse(Protocol):
         """Whether the bytes received last came from a store of ours, not from the data host."""
         ...
 
+    @property
+    def origin(self) -> Origin | None:
+        """The store's copy that the bytes received last are from, or will be; None: there is none, or it is proven."""
+        ...
+
+    @property
+    def has_imported(self) -> bool:
+        """Whether some of the bytes come from an archive, and nothing speaks for them yet."""
+        ...
+
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
         """Receive into view; 0 at the end."""
         ...
@@ -48,11 +59,17 @@ class CasSource(Protocol):
         ...
 
     def open_data(
-        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+        self,
+        xorb_hash: bytes,
+        info: FetchInfo,
+        *,
+        is_proven: bool = False,
+        takes_imported: bool = True,
     ) -> AbstractAsyncContextManager[DataResponse]:
         """Open the packed bytes of a fetch range of a xorb.
 
         Args:
+            takes_imported: what has come in an archive is good enough, since nothing ends well before it is proven.
             is_proven: every chunk will be held against the list of a proven file; a store need not look for damage.
         """
         ...

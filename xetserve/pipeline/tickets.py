@@ -10,6 +10,7 @@ as long as the budget has room to spare.
 
 from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from xetserve.pipeline.budget import ByteBudget
@@ -46,6 +47,7 @@ class Ticket:
         tally: Tally,
         *,
         is_packed: bool = False,
+        takes_imported: bool = False,
     ) -> None:
         self.fetch = fetch
         self.tally = tally
@@ -54,7 +56,7 @@ class Ticket:
         self._refresh = refresh
         self._uses = list(step.uses)
         self._is_open = True
-        fetch.add_user(self, step.uses)
+        fetch.add_user(self, step.uses, takes_imported=takes_imported)
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
         """Give fetch info with a URL that is good."""
@@ -199,6 +201,7 @@ class FetchTable:
         *,
         is_packed: bool = False,
         is_proven: bool = False,
+        takes_imported: bool = False,
     ) -> Ticket:
         """Join the fetch of a step's range, or make one; it is not started.
 
@@ -207,14 +210,25 @@ class FetchTable:
             tally: of the response.
             is_packed: it wants records as they are.
             is_proven: of the file; every chunk will be held against its list.
+            takes_imported: the response ends well only if all of it is proven.
         """
+        takes_imported = takes_imported or is_proven
+        join = partial(
+            Ticket,
+            step=step,
+            refresh=refresh,
+            on_change=on_change,
+            tally=tally,
+            is_packed=is_packed,
+            takes_imported=takes_imported,
+        )
         key = (step.xorb_hash, step.info.chunks)
         fetch = self._fetches.get(key)
         if fetch is not None and fetch.can_serve(
-            step.uses, is_packed=is_packed, is_proven=is_proven
+            step.uses, is_packed=is_packed, is_proven=is_proven, takes_imported=takes_imported
         ):
             self._shelf.pop(fetch, None)
-            return Ticket(fetch, step, refresh, on_change, tally, is_packed=is_packed)
+            return join(fetch)
         if fetch is not None and not fetch.is_used:
             self._drop(fetch)
         fetch = Fetch(
@@ -226,9 +240,10 @@ class FetchTable:
             is_awaited=lambda: self._is_awaited(traffic, position),
             far_side=self.far_side,
             is_proven=is_proven,
+            takes_imported=takes_imported,
         )
         self._fetches[key] = fetch
-        return Ticket(fetch, step, refresh, on_change, tally, is_packed=is_packed)
+        return join(fetch)
 
     def close_ticket(self, ticket: Ticket, traffic: FileTraffic, position: int) -> None:
         """Close a ticket. Without other users its fetch is closed, too, or kept for followers."""

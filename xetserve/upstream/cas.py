@@ -77,6 +77,8 @@ class _DataBody:
     """The packed bytes of a fetch range, from the data host."""
 
     is_stored = False
+    origin = None
+    has_imported = False
 
     def __init__(self, response: ClientResponse) -> None:
         self.receive_into = response.receive_into
@@ -209,12 +211,17 @@ class CasClient:
 
     @asynccontextmanager
     async def open_data(
-        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+        self,
+        xorb_hash: bytes,
+        info: FetchInfo,
+        *,
+        is_proven: bool = False,
+        takes_imported: bool = True,
     ) -> AsyncIterator[_DataBody]:
         """Open the packed bytes of a fetch range; the body has exactly that many bytes or breaks.
 
         Args:
-            xorb_hash, is_proven: for caches in front of this; the URL says itself whose fetch range it is.
+            xorb_hash, is_proven, takes_imported: for caches in front of this; the URL says itself whose fetch range it is.
 
         Raises:
             UrlExpired: 403 or 409.

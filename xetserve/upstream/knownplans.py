@@ -58,6 +58,16 @@ class DataResponse(Protocol):
         """Whether they come from a store of ours."""
         ...
 
+    @property
+    def origin(self) -> None:
+        """The store's copy that they are of: there is none."""
+        ...
+
+    @property
+    def has_imported(self) -> bool:
+        """Whether some of them come from an archive."""
+        ...
+
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
         """Receive into view; 0 at the end."""
         ...
@@ -205,7 +215,12 @@ class KnownPlans:
 
     @asynccontextmanager
     async def open_data(
-        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
+        self,
+        xorb_hash: bytes,
+        info: FetchInfo,
+        *,
+        is_proven: bool = False,
+        takes_imported: bool = True,
     ) -> AsyncIterator[DataResponse]:
         """Open packed bytes; see CasClient.
 
