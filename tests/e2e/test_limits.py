@@ -41,6 +41,19 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+# Names
+
+
+@pytest.mark.parametrize(("name", "status"), [("models.test", 200), ("other.test", 421)])
+def test_names(site: Site, launcher: Launcher, name: str, status: int) -> None:
+    server = start(site, launcher, "--hosts", "models.test")
+    with Client(server) as client:
+        client.send(f"GET /metrics HTTP/1.1\r\nHost: {name}:8080\r\n\r\n".encode())
+        assert client.read_answer()[0] == status
+        client.send(GET.replace(b"Host: h", b"Host: other.test"))
+        assert client.read_answer()[0] == 200
+
+
 # Connections
 
 

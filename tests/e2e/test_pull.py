@@ -72,6 +72,14 @@ def check_without_data(site: Site, tmp_path: Path, names: list[str]) -> None:
     assert [one for one in asked if one["method"] == "GET" and "/resolve/" in one["path"]] == []
 
 
+def test_the_names_of_the_server_are_for_its_clients(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "xetserve.toml"
+    config.write_text('[http]\nhosts = "models.test"\n')
+    flags = ("--config", str(config), "--include", "config.json")
+    done = pull(site, tmp_path / "cache", "--json", *flags)
+    assert summary_of(done)["failed"] == []
+
+
 def test_a_whole_repository(site: Site, launcher: Launcher, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     summary = summary_of(pull(site, folder, "--json"))

@@ -24,6 +24,7 @@ from xetserve.commands.running import run_handler
 from xetserve.commands.upstreams import Opened, make_application, open_upstreams
 from xetserve.config import Config, check_together
 from xetserve.endpoints import open_endpoints
+from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler
 from xetserve.instruments import CELLS_SIZE
 from xetserve.live import Live
@@ -105,7 +106,8 @@ async def _application(
             readiness.probe_hub = opened.upstreams.hub.probe
         figures = Figures(board.places, board.is_alive)
         status = _make_status(live, figures, readiness)
-        application = make_application(opened.upstreams, config, status, sealer, instance)
+        hosts = HostPolicy.parse(config.http.hosts)
+        application = make_application(opened.upstreams, config, status, sealer, instance, hosts)
         working = TakingTurns(application.handle, turns)
         max_files = raise_file_limit()
         budget, pool = opened.upstreams.budget, opened.pool

@@ -142,14 +142,20 @@ def make_application(
     status: StatusService | None = None,
     sealer: Sealer | None = None,
     instance: str = "",
+    hosts: HostPolicy | None = None,
 ) -> Application:
-    """Build what answers requests; sealer: for native Xet clients."""
+    """Build what answers requests.
+
+    Args:
+        sealer: for native Xet clients.
+        hosts: which names requests may be for; our own commands use none of them.
+    """
     return Application(
         upstreams,
         allow_anonymous=config.hub.allow_anonymous,
         compression=config.http.compression != "off",
         cors=CorsPolicy.parse(config.http.cors),
-        hosts=HostPolicy.parse(config.http.hosts),
+        hosts=hosts,
         status=status,
         mode=XetMode(config.hub.xet_mode, config.hub.native_from),
         sealer=sealer,

@@ -91,6 +91,9 @@ class Reach:
 
         Args:
             text: a numeric address, perhaps with a zone.
+
+        Raises:
+            OSError: what the Hub's name leads to cannot be found out now.
         """
         address = unwrap(ip_address(text.partition("%")[0]))
         if self._networks is not None:
@@ -106,8 +109,12 @@ class Reach:
         loop = asyncio.get_running_loop()
         try:
             infos = await loop.getaddrinfo(self._hub.host, self._hub.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
+        except UnicodeError:
             return set()
+        except socket.gaierror as exc:
+            if exc.errno == socket.EAI_NONAME:  # behind a proxy, its name may mean nothing here
+                return set()
+            raise
         found: set[Kind] = set()
         for info in infos:
             address = unwrap(ip_address(str(info[4][0]).partition("%")[0]))
