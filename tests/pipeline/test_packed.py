@@ -58,11 +58,9 @@ class Side:
         grants = [open_grant(SEALER, text) for text in texts]
         return [grant for grant in grants if grant is not None]
 
-    def open(self, grant: Grant, wanted: ByteRange | None = None) -> PackedReader:
+    def open(self, grant: Grant) -> PackedReader:
         (granted,) = grant.ranges
-        return PackedReader(
-            self.table, grant, granted, wanted or granted.byte_range, gap_timeout=5.0
-        )
+        return PackedReader(self.table, grant, granted, gap_timeout=5.0)
 
     async def read(self, grant: Grant) -> PackedReader:
         """Read a grant, right or not at all; gives the reader."""
@@ -70,9 +68,9 @@ class Side:
         assert await drain(reader) == self.expected(grant)
         return reader
 
-    def expected(self, grant: Grant, wanted: ByteRange | None = None) -> bytes:
+    def expected(self, grant: Grant) -> bytes:
         xorb = next(x for x, _ in self.file.runs if x.xorb_hash == grant.xorb_hash)
-        return xorb.packed(wanted or grant.ranges[0].byte_range)
+        return xorb.packed(grant.ranges[0].byte_range)
 
     def assert_released(self) -> None:
         assert_released(self.cas, self.budget)
@@ -124,20 +122,6 @@ async def test_windows_of_a_file_complete_it_in_any_order() -> None:
     side.assert_released()
 
 
-async def test_a_part_of_a_range() -> None:
-    side = Side()
-    (grant,) = await side.grant()
-    whole = grant.ranges[0].byte_range
-    for wanted in (
-        ByteRange(0, 1),
-        ByteRange(5, 20_000),
-        ByteRange(whole.end - 9, whole.end),
-        whole,
-    ):
-        assert await drain(side.open(grant, wanted)) == side.expected(grant, wanted)
-    side.assert_released()
-
-
 async def test_wrong_data_never_comes_to_its_end() -> None:
     side = Side()
     side.cas.on_data = Damage(3)
@@ -180,9 +164,6 @@ async def test_what_another_has_proven_is_held_against_its_digest(
         reader = here.open(grant)
         assert await reader.can_prove()
         assert await drain(reader) == here.expected(grant)
-        # A part has no digest of its own.
-        first, end = grant.ranges[0].byte_range
-        assert not await Side(there.file).open(grant, ByteRange(first, end - 1)).can_prove()
 
 
 async def test_what_is_not_what_another_has_proven_is_cut_and_forgotten() -> None:

@@ -152,7 +152,7 @@ async def test_a_record_that_came_from_two_places_proves_neither(chunk: int, int
         *(xorb.xorb_hash, FILE.file_hash, SIZE, info.url, 0.0, 0.0, "a"),
         (GrantedRange(chunks, info.byte_range, (TermUse(chunks, 0, SIZE),)),),
     )
-    reader = PackedReader(table, grant, grant.ranges[0], info.byte_range, gap_timeout=5.0)
+    reader = PackedReader(table, grant, grant.ranges[0], gap_timeout=5.0)
     async for _ in reader.blocks():
         pass
     assert reader.is_verified

@@ -136,12 +136,9 @@ class _PackedRanges:
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
         assert span is not None
-        wanted = ByteRange(*span)
-        granted = self._grant.find(wanted)
+        granted = self._grant.find(ByteRange(*span))
         assert granted is not None
-        reader = PackedReader(
-            self._fetches, self._grant, granted, wanted, gap_timeout=self._gap_timeout
-        )
+        reader = PackedReader(self._fetches, self._grant, granted, gap_timeout=self._gap_timeout)
         if self.refuse is not None and not await reader.can_prove():
             raise self.refuse()
         body = await start_body(reader.blocks(), partial(self._note, reader))

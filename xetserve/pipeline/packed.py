@@ -30,7 +30,7 @@ from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
 from xetserve.xet.compression import Buffer
 from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
-from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
+from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import make_chunk_header
 
 
@@ -73,7 +73,6 @@ class PackedReader:
 
     Args:
         granted: one of the grant's ranges.
-        wanted: bytes of the xorb, within that range.
         gap_timeout: seconds without a block for the client, retries included, before the read fails.
 
     tally: where its bytes have come from so far.
@@ -84,7 +83,6 @@ class PackedReader:
         table: FetchTable,
         grant: Grant,
         granted: GrantedRange,
-        wanted: ByteRange,
         *,
         gap_timeout: float,
     ) -> None:
@@ -93,7 +91,6 @@ class PackedReader:
         self._granted = granted
         self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
         self._places = _Places(granted.uses)
-        self._wanted = wanted
         self._proof = Proof(
             table.ledgers, grant.file_hash, is_whole=False, shelf=table.ledger_shelf
         )
@@ -115,7 +112,7 @@ class PackedReader:
         if self._proof.is_proven:
             return True
         self._expected_digest = self._granted.digest
-        return bool(self._expected_digest) and self._wanted == self._info.byte_range
+        return bool(self._expected_digest)
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
         """Give the packed bytes, in blocks; a block's buffers are good until the next one is asked for.
@@ -191,14 +188,12 @@ class PackedReader:
         return self._info
 
     async def _read(self, ticket: Ticket) -> AsyncGenerator[list[Buffer], None]:
-        fetch, wanted = ticket.fetch, self._wanted
-        position = self._info.byte_range.start
+        fetch = ticket.fetch
+        position, end = self._info.byte_range
         block: list[Buffer] = []
         size = 0
         used: list[int] = []  # chunks in the block: released once it has left
         for chunk in range(*self._info.chunks):
-            if position >= wanted.end:
-                break
             if not fetch.has(chunk):
                 if block:
                     yield block
@@ -207,17 +202,16 @@ class PackedReader:
                 await self._patience.wait(fetch.wait(chunk))
             await self._verify(ticket, chunk)
             record = fetch.get_record(chunk)
-            start, position = position, position + record.header.record_size
-            parts = _cut((make_chunk_header(record.header), record.payload), start, wanted)
+            position += record.header.record_size
+            size += record.header.record_size
             used.append(chunk)
-            block += parts
-            size += sum(map(len, parts))
-            if size >= self._pacer.block_size and position < wanted.end:
+            block += (make_chunk_header(record.header), record.payload)
+            if size >= self._pacer.block_size and position < end:
                 yield block
                 block, size = [], 0
                 _release(ticket, used)
-        if position < wanted.end:
-            raise IntegrityError(f"a range is {wanted.end - position} bytes short")
+        if position != end:
+            raise IntegrityError(f"a range ends at byte {position}, expected {end}")
         if self._expected_digest not in ("", self._digest.hexdigest(DIGEST_SIZE)):
             raise IntegrityError("the range is not the one that was granted")
         # Before the last bytes leave: what completes a wrong file must not look complete.
@@ -264,19 +258,6 @@ def _hash_chunk(ticket: Ticket, chunk: int) -> tuple[int, bytes]:
     if known is None:
         known = fetch.get_hash(chunk, fetch.decode(chunk))
     return fetch.get_header(chunk).decoded_size, known
-
-
-def _cut(parts: Sequence[Buffer], start: int, wanted: ByteRange) -> list[Buffer]:
-    """Give of buffers that lie one behind the other, from a position on, the bytes that are wanted."""
-    kept: list[Buffer] = []
-    for part in parts:
-        end = start + len(part)
-        first, last = max(start, wanted.start), min(end, wanted.end)
-        if first < last:
-            whole = first == start and last == end
-            kept.append(part if whole else memoryview(part)[first - start : last - start])
-        start = end
-    return kept
 
 
 def _release(ticket: Ticket, used: list[int]) -> None:
