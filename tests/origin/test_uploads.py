@@ -44,6 +44,28 @@ async def test_strange_json_is_the_clients_fault(client: Client, target: str, bo
     assert (await client.ask("POST", target, body, token=token)).status == 400
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"null", b"5", b'"x"', b"[]", b'{"name": {"a": 1}}', b'{"name": "a", "type": ["x"]}',
+     b'{"name": "a", "organization": ["x"]}', b'{"name": "x", "visibility": [1]}',
+     b'{"visibility": {}, "private": true}', b'{"paths": {"a": 1}}', b'{"files": [1]}',
+     b'{"files": [{"path": [], "size": 1, "sample": 5}]}',
+     b'{"operation": "upload", "objects": [5]}', b'{"operation": ["x"], "objects": []}',
+     b'{"operation": "upload", "transfers": 5, "objects": []}'],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("POST", f"{REPO}/paths-info/main"), ("POST", f"{REPO}/preupload/main"), ("POST", BATCH),
+     ("POST", "/api/repos/create"), ("PUT", f"{REPO}/settings"), ("POST", f"{REPO}/branch/b"),
+     ("DELETE", "/api/repos/delete"), ("POST", f"{REPO}/tag/main"),
+     ("POST", f"{REPO}/commit/main"), ("POST", "/_test/faults")],
+)  # fmt: skip
+async def test_json_of_another_shape_is_no_error_of_ours(
+    client: Client, method: str, target: str, body: bytes
+) -> None:
+    assert (await client.ask(method, target, body)).status < 500
+
+
 @pytest.mark.parametrize("line", [b"\n", b'{"key": "deletedFile", "value": {"path": "a"}}\n'])
 async def test_lines_of_a_commit_are_counted_with_or_without_content(
     client: Client, line: bytes, monkeypatch: pytest.MonkeyPatch

@@ -112,7 +112,7 @@ def _read_private(value: dict[str, Any]) -> bool | None:
     """Read who may see a repository, as old and new clients say it; None: it is left open."""
     visibility, private = value.get("visibility"), value.get("private")
     if visibility is not None:
-        if visibility not in _VISIBILITIES:
+        if not isinstance(visibility, str) or visibility not in _VISIBILITIES:
             raise hub_error(400, "visibility is public or private")
         return _VISIBILITIES[visibility]
     if private is not None and not isinstance(private, bool):

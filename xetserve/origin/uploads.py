@@ -79,6 +79,8 @@ class UploadApi:
         if not isinstance(objects, list) or operation not in ("upload", "download"):
             raise hub_error(422, "an LFS batch has an operation and objects")
         transfers = value.get("transfers") or ["basic"]
+        if not isinstance(transfers, list):
+            raise hub_error(422, "transfers must be a list")
         is_xet = operation == "upload" and "xet" in transfers
         found = [await self._lfs_object(request, repo, item, operation) for item in objects]
         answer = {"transfer": "xet" if is_xet else "basic", "objects": found, "hash_algo": "sha256"}
