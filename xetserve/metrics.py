@@ -157,7 +157,7 @@ INTEGRITY_FAILURES = Counter(
 STRANGE_GRANTS = Counter(
     REGISTRY,
     "xetserve_strange_grants_total",
-    "Data requests refused because the URL was another instance's, and the file is not proven here.",
+    "Data requests refused because the URL was another instance's, which had not proven the file.",
 )
 READERS = Gauge(REGISTRY, "xetserve_readers", "Answers that are being rebuilt from Xet data.")
 WINDOWS = Gauge(REGISTRY, "xetserve_windows", "Windows of files that are planned and not finished.")

@@ -391,6 +391,24 @@ def test_what_is_forgotten_of_files_that_are_not_proven_is_not_gone_on_with(
     assert second.get(b"0" * 32).is_begun
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_who_was_given_something_else_before_the_file_was_proven_elsewhere_is_cut(
+    is_right: bool,
+) -> None:
+    there, here = Ledgers(), Ledgers()
+    proven, noted = there.get(FILE_HASH), here.get(FILE_HASH)
+    for chunk in CHUNKS:
+        proven.note(*chunk)
+    assert prove(proven)
+    chunks = proven.get_chunks()
+    assert chunks is not None
+    before = time.monotonic()
+    noted.note(*(CHUNKS[5] if is_right else wrong(CHUNKS[5])))
+    noted.adopt(chunks)
+    assert noted.is_proven
+    assert here.was_cut_since(FILE_HASH, before) is not is_right
+
+
 def test_cuts_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers_module, "MAX_CUTS", 2)
     ledgers = Ledgers()

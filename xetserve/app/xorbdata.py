@@ -8,7 +8,8 @@ the reconstruction again.
 
 Clients of native data do not check it, so what cannot be proven must not come to its end: a file as a whole is held together only by the
 instance that has granted all its parts. A URL of another instance (one that is gone, was started again, or should not have been passed
-over by a balancer) is refused with 409, which makes clients begin anew, unless the range can be proven by itself.
+over by a balancer) is refused with 409, which makes clients begin anew, unless the file was proven where the URL was signed: then
+all other parts were held against it, too. That it is proven here would not be enough.
 """
 
 import logging
@@ -73,6 +74,10 @@ class XorbData:
         if grant is None or name != grant.name or file_name not in (None, grant.file_name):
             raise RequestError(403, "the URL's signature is wrong")
         request.record.file = f"xorb {name}"
+        is_strange = grant.instance != self._instance
+        if is_strange and not grant.is_of_proven_file:
+            # First of all: whoever is told to ask anew goes on with parts that nobody holds against these.
+            raise self._refuse_strange()
         age = time.time() - grant.issued
         if time.time() >= grant.expires:
             raise RequestError(403, "the URL has expired")
@@ -89,7 +94,7 @@ class XorbData:
             raise RequestError(409, "the file turned out to be damaged: start again")
         spans = _check_ranges(request.headers.get("range"), grant)
         content = _PackedRanges(self._fetches, grant, self._limits.gap_timeout, request.record)
-        if grant.instance != self._instance:
+        if is_strange:
             content.refuse = self._refuse_strange
         async with head_timeout(self._limits):
             try:
@@ -111,7 +116,7 @@ class XorbData:
         if now - self._last_warning >= WARNING_PAUSE:
             self._last_warning = now
             logger.warning(
-                "native: refused a data URL of another instance: the file is not proven here. After a restart this is over "
+                "native: refused a data URL of another instance, which had not proven the file. After a restart this is over "
                 "soon; else the balancer spreads the data of a file, and has to hash /xorbs/ by the parameter `file`, as "
                 "scale/haproxy.cfg and scale/nginx.conf do"
             )

@@ -254,12 +254,15 @@ class Ledger:
     def adopt(self, chunks: ChunkList) -> None:
         """Take over all chunks of the file, proven elsewhere, unless the list is proven.
 
-        What was noted before is compared with it. If it is something else, it counts as forgotten, as does what has been folded.
+        What was noted before is compared with it. If it is something else, it was wrong, see clear; what has been folded is
+        forgotten.
         """
         if self.is_proven:
             return
-        if self._base or not all(run.is_part_of(chunks) for run in self._runs):
+        if self._base:
             self.forget()
+        elif not all(run.is_part_of(chunks) for run in self._runs):
+            self.clear()  # whoever was given some of it must not come to an end
         self._origins.prove()
         self._restart()
         self.sources.clear()

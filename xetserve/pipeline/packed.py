@@ -9,8 +9,8 @@ What a client of an unproven file has got before may be the wrong part. So when 
 of the file has had two different chunks, the file counts as cut: whoever serves data URLs has to refuse those from
 before (Ledgers.was_cut_since), or a client would go on with one answer repeated and the damage undetected.
 
-All this holds only where all parts of the file pass. What another instance has granted is read as long as the file is proven
-here, or the grant has a digest of what the range has to be (PackedReader.can_prove).
+All this holds only where all parts of the file pass. What another instance has granted of a file that was proven there is held
+against the list if it is proven here, too, or else against the digest in the grant (PackedReader.can_prove).
 """
 
 import time

@@ -98,6 +98,11 @@ class Grant(NamedTuple):
         """The file hash as text."""
         return format_hash(self.file_hash)
 
+    @property
+    def is_of_proven_file(self) -> bool:
+        """Whether the file was proven where this was made, and all ranges have their digests."""
+        return all(each.digest for each in self.ranges)
+
     def find(self, wanted: ByteRange) -> GrantedRange | None:
         """Return the range that has exactly these bytes; None: none is granted."""
         return next((each for each in self.ranges if each.byte_range == wanted), None)
