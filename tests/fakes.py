@@ -229,3 +229,6 @@ class FakeBody:
         if len(self._data) > limit:
             raise RequestError(413, "too large")
         return self._data
+
+    def release(self) -> None:
+        pass

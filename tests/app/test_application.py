@@ -28,6 +28,7 @@ from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.app.xetmode import XetMode
 from xetserve.http.hosts import HostPolicy
+from xetserve.net.bodies import BodyBudget
 from xetserve.net.pool import ConnectionPool
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
@@ -59,6 +60,7 @@ class World:
     cas: ScriptedPeer = field(init=False)
     data: ScriptedPeer = field(init=False)
     budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 24))
+    bodies: BodyBudget = field(default_factory=BodyBudget)
     metadata: MetadataCache | None = None
     port: int = 0
 
@@ -111,12 +113,12 @@ class World:
                 sealer=SEALER,
                 hosts=hosts,
             )
-            async with serving(app.handle) as listener:
+            async with serving(app.handle, bodies=self.bodies) as listener:
                 self.port = listener.port
                 async with connected(listener.port) as client:
                     yield client
                 await until(lambda: not listener.num_connections)
-            assert (self.budget.held, self.budget.num_readers) == (0, 0)
+            assert (self.budget.held, self.budget.num_readers, self.bodies.held) == (0, 0, 0)
 
     def _upstreams(self, pool: ConnectionPool) -> Upstreams:
         return Upstreams(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.app.test_application import TOKEN, World, ask
-from tests.peers import PATIENCE, Answer, Received, http_answer
+from tests.peers import PATIENCE, Answer, Received, http_answer, until
 from xetserve import __version__
 from xetserve.app.passthrough import HELD_SIZE, MAX_QUESTION_SIZE
 
@@ -76,6 +76,20 @@ class TestQuestions:
         (request,) = world.hub.requests
         assert (request.method, request.body) == ("POST", body)
         assert request.get("content-type") == "application/x-www-form-urlencoded"
+
+    async def test_a_list_is_let_go_of_once_the_hub_answers(self) -> None:
+        answer = b"[" + b" " * (32 << 20) + b"]"  # more than sockets take: it is sent as it is read
+        world = hub(http_answer(200, answer, JSON))
+        body = b"paths=" + b"a" * 100_000
+        async with world.run() as client:
+            await client.send(
+                b"POST /api/models/o/n/paths-info/main HTTP/1.1\r\nHost: h\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body[:-1])
+            )
+            await until(lambda: world.bodies.held == len(body))
+            await client.send(body[-1:])
+            await until(lambda: world.bodies.held == 0)
+            assert (await client.read_answer())[0] == 200
 
     async def test_too_long_a_list(self) -> None:
         world = World()

@@ -153,6 +153,20 @@ class TestConnections:
             assert (await client.read_answer())[2] == b"3"
             await until(lambda: budget.held == 0)
 
+    async def test_a_client_that_reads_slowly_keeps_no_room(self) -> None:
+        budget = BodyBudget(1 << 20)
+
+        async def handle(request: Request) -> Response:
+            await request.body.read(1 << 19)
+            return Response(200, [], bytes(32 << 20))
+
+        async with serving(handle, bodies=budget) as listener, connected(listener.port) as client:
+            await client.send(POST % 100_000 + bytes(99_999))
+            await until(lambda: budget.held == 100_000)
+            await client.send(b"x")
+            await until(lambda: budget.held == 0)
+            assert listener.num_connections == 1, "it has not read its answer"
+
     @pytest.mark.parametrize("leaving", ["waiting for more", "waiting for room", "being served"])
     async def test_a_client_that_leaves_holds_nothing(self, leaving: str) -> None:
         budget = BodyBudget(100_000, wait=HOUR, stall=HOUR)

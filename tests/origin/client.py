@@ -37,6 +37,9 @@ class Body:
             raise RequestError(413, "too large")
         return self._data
 
+    def release(self) -> None:
+        pass
+
 
 @dataclass
 class Answer:

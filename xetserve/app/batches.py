@@ -25,7 +25,9 @@ async def read_batch(request: Request) -> list[bytes]:
     """
     try:
         if request.method == "POST":
-            return parse_batch(await request.body.read(MAX_BATCH_SIZE))
+            hashes = parse_batch(await request.body.read(MAX_BATCH_SIZE))
+            request.body.release()
+            return hashes
         names = [value for name, value in request.query_pairs if name == "file_id"]
         if not names:
             raise FormatError("which files? ?file_id= names them")

@@ -83,6 +83,8 @@ class PassThrough:
             )
         async with head_timeout(self._limits):
             page = await _open(hub.forward(request.method, request.target, fields, token, body))
+            del body
+            request.body.release()
             status, headers = page.status, _make_fields(hub, request, page)
             if request.method == "HEAD" or status in (204, 304):
                 await page.opened.__aexit__(None, None, None)
@@ -135,6 +137,7 @@ class PassThrough:
         question = make_question(get_scope(token), repo, method, request.target, fields, body)
         async with head_timeout(self._limits):
             known = await self._known.get(question, ask, renew)
+        request.body.release()
         large = len(known.body) > HELD_SIZE
         if large and self._lent > MAX_LENT and known.stale_age is None:
             raise NotKept

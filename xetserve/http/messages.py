@@ -67,8 +67,12 @@ class RequestBody(Protocol):
         """Read it whole.
 
         Raises:
-            RequestError: 413, more than limit bytes.
+            RequestError: 413, more than limit bytes; 503, there is no room for it now.
         """
+        ...
+
+    def release(self) -> None:
+        """Say that nobody holds what was read any more, before the request is answered."""
         ...
 
 
@@ -84,6 +88,9 @@ class EmptyBody:
 
     async def read(self, limit: int) -> bytes:
         return b""
+
+    def release(self) -> None:
+        pass
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """How many bytes of request bodies a process holds at once, from all clients together.
 
 A body takes what it may come to hold before it is read, first come, first served, so that none ever waits half read for
-room that other half-read ones have. What it did not need is given back when it is complete, the rest when its request is
-answered: what is passed on to the Hub is needed until then.
+room that other half-read ones have. What it did not need is given back when it is complete, the rest when nobody needs
+it any more: what is passed on to the Hub is held until the Hub answers.
 
 A client could take room and then send as little as min_body_rate allows. So, if nothing becomes free for STALL seconds
 while bodies wait, the slowest of those that are being read is refused in their favour.

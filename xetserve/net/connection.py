@@ -103,6 +103,9 @@ class _ConnectionBody:
                 self._lease.received = len(body)
         return bytes(body)
 
+    def release(self) -> None:
+        self._lease.release()
+
 
 class ClientConnection:
     """Serves one client until it leaves or has to be closed.
@@ -195,6 +198,8 @@ class ClientConnection:
         """Have a request answered, and send the answer as far as that is possible."""
         started = self._loop.time()
         response = await self._call_handler(request)
+        if isinstance(response.body, bytes):
+            self._lease.release()  # the handler has ended: a client that reads slowly keeps no room
         record = request.record
         record.status = response.status
         record.head_time = self._loop.time() - started

@@ -87,6 +87,7 @@ class ConnectionPool:
         self._num_busy += 1
         try:
             connection, response = await self._send(method, url, tuple(headers), body, timeout)
+            del body  # not kept while the answer is read
             self.num_active += 1
             try:
                 yield response

@@ -105,6 +105,7 @@ async def send_request(
             async with pool.request(method, url, headers, body=body, timeout=timeout) as response:
                 _note_answer(kind, response.status)
                 response.meter = partial(_count_bytes, kind)
+                del body  # not kept while the answer is read
                 yield response
         except (BrokenStream, TimeoutError):
             UPSTREAM_FAILURES.add(kind)

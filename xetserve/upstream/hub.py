@@ -287,7 +287,9 @@ class HubClient:
                 return await opened.enter_async_context(forwarded)
 
             policy = self._policy if patient else self._one_try
-            yield await (attempt() if once else retrying(attempt, policy, "hub"))
+            response = await (attempt() if once else retrying(attempt, policy, "hub"))
+            body = b""  # not kept while the answer is read
+            yield response
 
 
 class ReadAccess:

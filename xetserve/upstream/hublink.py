@@ -219,6 +219,7 @@ class HubLink:
                 if status in followed and location is not None:
                     target = self.find_on_hub(join_url(url, location, "the Hub's redirect"))
                 if target is None:
+                    del body  # not kept while the answer is read
                     yield response
                     return
                 url = target
