@@ -132,6 +132,11 @@ def test_no_name_is_taken_for_a_verb(prefix: str, name: str, verb: str) -> None:
         path = f"{prefix}/{owner}/{name}/{verb}/{revision}"
         assert find_api_verb(path) == verb
         assert find_kept_question(path) in (None, RepoRef(KINDS[prefix], f"{owner}/{name}"))
+    # Nor is an owner for a way to a file, which would be fetched, passed on and kept.
+    for owner in ("acme", name):
+        path = f"{prefix}/{owner}/{name}/{verb}/main/resolve/raw"
+        assert not is_resolve_path(path)
+        assert not is_raw_path(path)
     path = f"{prefix}/acme/repo/tree/{name}/{name}/{verb}/main"
     assert find_api_verb(path) == "tree"
     for token in ("xet-read-token", "xet-write-token", "Xet-Read-Token"):

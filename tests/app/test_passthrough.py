@@ -123,6 +123,8 @@ class TestQuestions:
             ("GET", "/api/models/o/n/Xet-Write-Token/main", 404),
             ("GET", "/api/models/acme/tree/xet-read-token/main", 404),
             ("GET", "/api/buckets/o/n/xet-write-token", 404),
+            ("GET", "/api/models/resolve/n/xet-read-token/main", 404),
+            ("GET", "/api/models/raw/n/xet-write-token/main", 404),
             ("GET", "/api//models/o/n/xet-read-token/main", 400),
             ("GET", "/api/models/o/n//xet-read-token/main", 400),
             ("GET", "/api/models/o/n/xet%%32Dread-token/main", 400),

@@ -11,7 +11,7 @@ from xetserve.xet.batch import MAX_BATCH_SIZE, parse_batch, parse_batch_names
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
 MAX_ASKED: Final = 4  # files at a time
-MAX_TERMS: Final = 100_000  # of all files of an answer
+MAX_TERMS: Final = 40_000  # of all files of an answer, as of one file
 MAX_RANGES: Final = 10_000  # and fetch ranges, each of which has a URL in the answer
 _ALL: Final = ByteRange(0, 2**53)  # bytes; the CAS gives what there is of it
 _NOTHING: Final = Reconstruction(0, (), {})

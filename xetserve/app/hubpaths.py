@@ -225,7 +225,10 @@ def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:
 
 def _split_file(parts: list[str]) -> tuple[str, str, list[str], list[str]] | None:
     """Return verb, kind, id, and what follows."""
-    if parts[0] == "download":  # a route of ours
+    if parts[0] in (
+        "download",
+        "api",
+    ):  # a route of ours; one of the Hub, whatever an owner is called
         return None
     kind = _PREFIXES.get(parts[0], "model")
     parts = parts if kind == "model" else parts[1:]
