@@ -612,11 +612,13 @@ class TestMemory:
                 await bench.get(Upstream(error), FILE._replace(repo=f"model/o/{number}"))
             assert 2000 * (min(number, 20) + 1) < bench.cache.size <= 100_000
 
-    async def test_an_answer_to_a_very_long_question_is_not_kept(self) -> None:
-        bench, upstream = Bench(), Upstream(b"1")
+    async def test_an_answer_to_a_very_long_question_is_not_kept(self, tmp_path: Path) -> None:
+        bench, upstream = Bench(tmp_path), Upstream(b"1")
         for _ in range(2):
             await bench.get(upstream, FILE._replace(name="x" * MAX_NAME_SIZE))
         assert (upstream.count, bench.cache.size) == (2, 0)
+        await bench.cache.aclose()
+        assert read_files(tmp_path) == {}
 
     async def test_a_kept_refusal_holds_no_traceback(self) -> None:
         bench = Bench()

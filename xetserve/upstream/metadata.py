@@ -45,17 +45,11 @@ MAX_REFUSALS: Final = 10_000
 MAX_REFUSALS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
 MAX_NAME_SIZE: Final = 4096  # characters; answers to longer questions are not kept
 MARK_PAUSE: Final = 3600.0  # seconds after which it is marked again that a repository was shown
-MARK_LEAD: Final = (
-    7200.0  # seconds that a mark counts as used later, so that no older answer outlives it
-)
+MARK_LEAD: Final = 7200.0  # seconds that a mark counts as used later: no older answer outlives it
 MAX_MARKS: Final = 10_000
-REFUSAL: Final = (
-    "refusal"  # the kind of a note that a token was refused, or of the mark in its place
-)
-PERMISSIONS: Final = (
-    "grant",
-    "plan",
-)  # kinds of answers that say nothing but that a token may read
+# Kinds of what is kept: a note that a token was refused, or the mark in its place; and what says only that a token may read.
+REFUSAL: Final = "refusal"
+PERMISSIONS: Final = ("grant", "plan")
 MAX_SKEW: Final = 5.0  # seconds; an answer from the future is of a clock that was wrong
 
 
@@ -385,7 +379,7 @@ class MetadataCache:
         if answer.verdict is Verdict.REFUSED:
             self._note_refusal(question, answer.said)
         self._remember(question, _Kept(answer.said, answer))
-        if self.store is None:
+        if self.store is None or not question.is_kept:
             return answer
         path, note = self._path(question), self._path(make_refusal(question))
         stored = Stored(answer.said, b"+" + answer.data, question.describe(self._realm))
