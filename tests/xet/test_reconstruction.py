@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from xetserve.errors import FormatError
 from xetserve.xet.hashes import MerkleTree, format_hash, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import (
+    MAX_CHUNKS,
     MAX_OFFSET,
     MAX_RANGES,
     MAX_TERM_SIZE,
@@ -289,7 +290,12 @@ def test_unknown_fields_are_ignored(change: Any) -> None:
             id="the largest term",
         ),
         pytest.param(
-            lambda answer: answer["xorbs"][A][0]["ranges"][1]["chunks"].update(end=4_294_967_295),
+            lambda answer: answer["xorbs"][A][0]["ranges"].append(
+                {
+                    "chunks": {"start": 4_294_967_285, "end": 4_294_967_295},
+                    "bytes": {"start": 900, "end": 999},
+                }
+            ),
             id="the last chunk there is",
         ),
         pytest.param(
@@ -713,6 +719,27 @@ def make_answer(terms: int, ranges: int) -> bytes:
 def test_an_answer_about_too_much_is_told_from_a_damaged_one(terms: int, ranges: int) -> None:
     with pytest.raises(TooLarge, match=str(max(terms, ranges) - 1)):
         parse_reconstruction(make_answer(terms, ranges))
+
+
+@pytest.mark.parametrize("where", ["terms", "ranges"])
+def test_chunks_are_counted_however_few_terms_name_them(where: str) -> None:
+    """A term is a line, and may name a billion chunks; whoever plans a window looks at each."""
+    many = {"start": 0, "end": MAX_CHUNKS // 16}
+    value = small_v1()
+    term, entry = {**value["terms"][0], "range": many}, {**value["fetch_info"][A][0], "range": many}
+    value["fetch_info"][A] = [entry]
+    if where == "terms":
+        value["terms"] = [term] * 16
+    else:
+        value["terms"] = [term]
+        value["fetch_info"][A] *= 15
+    parse_reconstruction(json.dumps(value).encode())
+    if where == "terms":
+        value["terms"].append(term)
+    else:
+        value["fetch_info"][A] += [entry] * 2
+    with pytest.raises(TooLarge, match="chunks"):
+        parse_reconstruction(json.dumps(value).encode())
 
 
 def test_reading_ends_where_an_answer_is_too_large() -> None:

@@ -27,6 +27,9 @@ MAX_OFFSET: Final = 2**63 - 1
 # which looks at all of them in one go, some 60 ms for these.
 MAX_TERMS: Final = 40_000
 MAX_RANGES: Final = 16_384  # fetch ranges, and xorbs
+# Chunks of all terms together, and of all fetch ranges: 8 GB of the smallest ones. A few terms can
+# name billions, and whoever plans a window looks at each.
+MAX_CHUNKS: Final = 2**20
 SLICE: Final = 500  # terms, or fetch ranges, that are read in one go
 MAX_SEARCHED: Final = 1_000_000  # fetch ranges, one by one, in an answer where they overlap
 
@@ -123,7 +126,7 @@ def _first_chunk(info: FetchInfo) -> int:
 
 
 class TooLarge(FormatError):
-    """An answer about more than MAX_TERMS terms or MAX_RANGES fetch ranges."""
+    """An answer about more than MAX_TERMS terms, MAX_RANGES fetch ranges or MAX_CHUNKS chunks."""
 
 
 def parse_reconstruction(body: bytes) -> Reconstruction:
@@ -181,6 +184,7 @@ def _read(cursor: Cursor) -> Generator[None, None, Reconstruction]:
 
 def _read_terms(cursor: Cursor) -> Generator[None, None, tuple[Term, ...]]:
     terms = []
+    num_chunks = 0
     for _ in cursor.items():
         item = cursor.take()
         terms.append(
@@ -192,6 +196,7 @@ def _read_terms(cursor: Cursor) -> Generator[None, None, tuple[Term, ...]]:
         )
         if len(terms) > MAX_TERMS:
             raise TooLarge(f"a reconstruction of more than {MAX_TERMS} terms")
+        num_chunks = _count_chunks(num_chunks, terms[-1].chunks)
         if len(terms) % SLICE == 0:
             yield
     return tuple(terms)
@@ -201,7 +206,7 @@ def _read_infos(
     cursor: Cursor, read_entry: Callable[[Any], list[FetchInfo]]
 ) -> Generator[None, None, dict[bytes, tuple[FetchInfo, ...]]]:
     infos: dict[bytes, tuple[FetchInfo, ...]] = {}
-    num_ranges = num_since = 0
+    num_ranges = num_since = num_chunks = 0
     for name in cursor.members():
         of_xorb: list[FetchInfo] = []
         read: list[FetchInfo] = []
@@ -217,6 +222,8 @@ def _read_infos(
             if next(entries, True):
                 break
             read = read_entry(cursor.take())
+            for info in read:
+                num_chunks = _count_chunks(num_chunks, info.chunks)
             of_xorb += read
         infos[parse_hash(name)] = _in_order(of_xorb)
     return infos
@@ -233,6 +240,13 @@ def _read_v2_entry(entry: Any) -> list[FetchInfo]:
         FetchInfo(_chunk_range(part["chunks"]), _byte_range(part["bytes"]), url)
         for part in check_list(entry["ranges"])
     ]
+
+
+def _count_chunks(num_chunks: int, chunks: ChunkRange) -> int:
+    num_chunks += chunks.end - chunks.start
+    if num_chunks > MAX_CHUNKS:
+        raise TooLarge(f"a reconstruction of more than {MAX_CHUNKS} chunks")
+    return num_chunks
 
 
 def _in_order(infos: Iterable[FetchInfo]) -> tuple[FetchInfo, ...]:
