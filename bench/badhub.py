@@ -18,10 +18,13 @@ from typing import Final, Self
 
 import zstandard
 
+from xetserve.xet.reconstruction import MAX_TERMS
+
 HUGE: Final = "a" * 64  # the hash of a file whose plan is huge
 FRAMES: Final = "f" * 64  # and of one whose plan comes in empty frames
-NUM_TERMS: Final = 60_000
-NUM_RANGES: Final = 15_000
+NUM_TERMS: Final = MAX_TERMS  # as many as are read
+NUM_RANGES: Final = NUM_TERMS // 4
+CHUNK_SIZE: Final = 8192  # bytes, decoded
 NUM_MEMBERS: Final = 200_000  # of gzip, 4 MB
 NUM_TOKEN_FRAMES: Final = 100_000  # of zstd, 900 KB: a token's document has 1 MiB at most
 NUM_PLAN_FRAMES: Final = 1_500_000  # of zstd, 13 MB
@@ -32,7 +35,7 @@ def make_plan() -> bytes:
     """Write the plan of a file in v1's form: terms of one chunk in NUM_RANGES fetch ranges."""
     per_range = NUM_TERMS // NUM_RANGES
     terms = [
-        {"hash": HUGE, "unpacked_length": 8192, "range": {"start": number, "end": number + 1}}
+        {"hash": HUGE, "unpacked_length": CHUNK_SIZE, "range": {"start": number, "end": number + 1}}
         for number in range(NUM_TERMS)
     ]
     ranges = [
@@ -94,7 +97,8 @@ class BadHub:
             if path.startswith("/refused"):
                 return write(method, 401, b"", "X-Error-Code: RepoNotFound")
             name = FRAMES if path.startswith("/frames") else HUGE
-            fields = (f"X-Xet-Hash: {name}", "X-Linked-Size: 491520000", f'X-Linked-Etag: "{name}"')
+            size = NUM_TERMS * CHUNK_SIZE
+            fields = (f"X-Xet-Hash: {name}", f"X-Linked-Size: {size}", f'X-Linked-Etag: "{name}"')
             return write(method, 200, b"", *fields, f"X-Repo-Commit: {'c' * 40}")
         if "/xet-read-token/" in path:
             if "/frames/" in path:
