@@ -16,10 +16,10 @@ from tests.pipeline.test_reader import (
     simple_file,
 )
 from xetserve.errors import UrlExpired
-from xetserve.pipeline import pacing
+from xetserve.pipeline import pacing, tickets
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
-from xetserve.pipeline.tickets import FetchTable
+from xetserve.pipeline.tickets import FetchTable, FileTraffic
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 
 
@@ -56,6 +56,44 @@ async def test_readers_at_the_same_time_fetch_once(
     )
     assert fetched <= 1.05 * once
     assert_released(cas, budget)
+
+
+class FinishedFetch:
+    """A small fetch that nobody uses any more."""
+
+    is_used = is_closed = False
+    is_complete = True
+    granted = 1
+    xorb_hash = bytes(32)
+
+    def __init__(self, number: int) -> None:
+        self.chunks = ChunkRange(number, number + 1)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class FinishedTicket:
+    """The ticket for it."""
+
+    def __init__(self, number: int) -> None:
+        self.fetch = FinishedFetch(number)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+async def test_few_fetches_are_kept_for_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small they are: whenever a ticket is closed, all of them are looked at."""
+    monkeypatch.setattr(tickets, "MAX_SHELVED", 3)
+    table = make_table(FakeCas(simple_file()), ByteBudget(1 << 27))
+    traffic = FileTraffic()
+    traffic.add_reader(0)
+    closed = [FinishedTicket(number) for number in range(10)]
+    for number, ticket in enumerate(closed, 1):
+        table.close_ticket(ticket, traffic, number)  # type: ignore[arg-type]
+        assert len(table._shelf) == min(number, 3)
+    assert [ticket.fetch.is_closed for ticket in closed] == [True] * 7 + [False] * 3
 
 
 async def test_one_that_does_not_read_holds_nobody_up() -> None:

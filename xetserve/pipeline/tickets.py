@@ -31,6 +31,7 @@ CLOSE_BEHIND: Final = (
 )  # decoded bytes within which a follower is worth waiting for
 # One in so many parts of the budget: what may be kept for followers, and from where on nothing more is.
 SHELF_SHARE: Final = 2
+MAX_SHELVED: Final = 256  # fetches so kept; every ticket that is closed looks at all of them
 
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
 
@@ -253,6 +254,8 @@ class FetchTable:
             return
         if fetch.is_complete and self._is_awaited(traffic, position):
             self._shelf[fetch] = (traffic, position)
+            if len(self._shelf) > MAX_SHELVED:
+                self._drop(next(iter(self._shelf)))
         else:
             self._drop(fetch)
         self._tidy()
