@@ -6,7 +6,7 @@ import pytest
 
 from tests.peers import turn, until
 from xetserve.errors import UpstreamError
-from xetserve.upstream.flights import Flights
+from xetserve.upstream.flights import AT_ONCE, Flights
 
 
 class Oracle:
@@ -42,6 +42,24 @@ async def test_equal_questions_are_one() -> None:
     assert await asyncio.gather(*tasks, other) == [1, 1, 1, 1, 1, 2]
     assert len(flights) == 0
     assert await flights.share("a", oracle.ask) == 3
+
+
+@pytest.mark.parametrize("error", [None, UpstreamError("no")], ids=["answer", "failure"])
+async def test_so_many_of_those_that_wait_go_on_in_a_turn(error: Exception | None) -> None:
+    flights: Flights[str, int] = Flights()
+    oracle = Oracle()
+    oracle.error = error
+    tasks = [asyncio.ensure_future(flights.share("a", oracle.ask)) for _ in range(10 * AT_ONCE)]
+    await until(lambda: oracle.count == 1)
+    oracle.gate.set()
+    per_turn, before = [], 0
+    while before < len(tasks):
+        await turn()
+        done = sum(task.done() for task in tasks)
+        per_turn.append(done - before)
+        before = done
+    assert max(per_turn) == AT_ONCE
+    assert [task.exception() for task in tasks] == [error] * len(tasks)
 
 
 async def test_a_failure_is_everybodys() -> None:

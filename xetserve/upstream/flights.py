@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+AT_ONCE: Final = 16  # of those that have waited, who go on in one turn of the event loop
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -12,6 +14,7 @@ class _Flight(Generic[T]):
     def __init__(self, task: "asyncio.Task[T]") -> None:
         self.task = task
         self.num_waiting = 0
+        self.num_told = 0
 
 
 class Flights(Generic[K, T]):
@@ -26,6 +29,9 @@ class Flights(Generic[K, T]):
     async def share(self, key: K, ask: Callable[[], Awaitable[T]]) -> T:
         """Give what ask gives; if somebody asks the same already, that answer, or that failure.
 
+        All of a thousand who wait could go on in one turn of the loop, and would hold up everybody else; they go on a few
+        at a time.
+
         Cancellation: the others still get their answer; the question is dropped with the last who waits for it.
         """
 
@@ -38,12 +44,17 @@ class Flights(Generic[K, T]):
             flight.task.add_done_callback(lambda task: self._end(key, task))
         flight.num_waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            await asyncio.wait((flight.task,))
         finally:
             flight.num_waiting -= 1
             if not flight.num_waiting and not flight.task.done():
                 flight.task.cancel()
                 self._end(key, flight.task)
+        num_before = flight.num_told
+        flight.num_told += 1
+        for _ in range(num_before // AT_ONCE):
+            await asyncio.sleep(0)
+        return flight.task.result()
 
     def _end(self, key: K, task: "asyncio.Task[T]") -> None:
         flight = self._flights.get(key)
