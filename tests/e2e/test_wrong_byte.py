@@ -164,8 +164,8 @@ def begin(wide: Wide, balancers: Balancers, tmp_path: Path) -> Iterator[Begin]: 
 FETCH = """
     from pathlib import Path
     results = []
-    for number in range(int(sys.argv[3])):
-        folder = f"{sys.argv[2]}/{number}"
+    for _ in range(int(sys.argv[3])):
+        folder = f"{sys.argv[2]}/{len(list(filter(None, results)))}"
         try:
             path = Path(hf_hub_download(sys.argv[1], sys.argv[4], local_dir=folder))
             results.append(str(path))
@@ -185,7 +185,10 @@ def make_old(text: str) -> str:
 
 
 def fetch(stand: Stand, home: Path, name: str, times: int) -> list[bytes | None]:
-    """Download a file with hf-xet a few times; gives what it has got, None where it has failed."""
+    """Download a file with hf-xet a few times; gives what it has got, None where it has failed.
+
+    A download goes on in the folder in which the one before has failed.
+    """
     arguments = (REPO, str(home / "out"), str(times), name)
     found = run_script(sys.executable, stand.url, home, FETCH, *arguments, **QUICK)
     paths = json.loads(found.splitlines()[-1])
