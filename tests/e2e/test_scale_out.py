@@ -387,8 +387,8 @@ def test_long_heads_pass(fleet: Fleet) -> None:
         401,
         {"error": "the access token is not one of this server's"},
     )
-    grant = f"/xorbs/{'1' * 64}?grant={'g' * 7000}"
-    assert fleet.get(grant, "x")[0] == 403
+    grant = f"/xorbs/{'1' * 64}?file={'2' * 64}&grant={'g' * 7000}"
+    assert fleet.get(grant, "x")[0] == 409
 
 
 def test_the_balancer_says_who_the_client_is(fleet: Fleet, tmp_path: Path) -> None:
