@@ -23,6 +23,7 @@ from xetserve.net.listener import Listener, ProxyPolicy, bind_sockets
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.reach import Reach
 from xetserve.net.tls import ServerTls
+from xetserve.net.turns import Turns
 from xetserve.net.url import Url, parse_url
 
 PATIENCE = 10.0  # seconds after which a test that waits for its peer has failed
@@ -292,10 +293,13 @@ async def serving(
     tls: ServerTls | None = None,
     proxies: ProxyPolicy | None = None,
     bodies: BodyBudget | None = None,
+    turns: Turns | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a handler; at the end every connection is cut."""
     limits = limits or ConnectionLimits(linger_timeout=0.2)
-    listener = Served(handler, limits, on_answer=on_answer, proxies=proxies, bodies=bodies)
+    listener = Served(
+        handler, limits, on_answer=on_answer, proxies=proxies, bodies=bodies, turns=turns
+    )
     sockets = bind_sockets(host, 0)
     listener.port = sockets[0].getsockname()[1]
     await listener.start([Endpoint(sock, tls) for sock in sockets])

@@ -12,6 +12,7 @@ from tests.peers import PATIENCE, Certificates, RawClient, connected, serving, t
 from xetserve.http.messages import Block, Request, Response
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.tls import VERSIONS, ServerTls
+from xetserve.net.turns import Turns
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
@@ -58,6 +59,29 @@ class Stream:
 
 def last_line(caplog: pytest.LogCaptureFixture) -> str:
     return caplog.records[-1].message
+
+
+class Recording(Turns):
+    """Notes who waits for a place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    async def take(self, client: str, *, begins: bool) -> None:
+        self.asked.append(client)
+        await super().take(client, begins=begins)
+
+
+async def test_a_handshake_takes_its_turn(tls: ServerTls, trusting: ssl.SSLContext) -> None:
+    turns = Recording()
+    async with (
+        serving(ok, tls=tls, turns=turns) as listener,
+        connected(listener.port, tls=trusting) as client,
+    ):
+        await client.send(GET)
+        assert (await client.read_answer())[0] == 200
+    assert turns.asked == ["127.0.0.1, handshakes", "127.0.0.1, heads"]
 
 
 async def test_requests_share_a_connection(tls: ServerTls, trusting: ssl.SSLContext) -> None:
