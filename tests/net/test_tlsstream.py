@@ -81,7 +81,7 @@ async def test_a_handshake_takes_its_turn(tls: ServerTls, trusting: ssl.SSLConte
     ):
         await client.send(GET)
         assert (await client.read_answer())[0] == 200
-    assert turns.asked == ["127.0.0.1, handshakes", "127.0.0.1, heads"]
+        assert turns.asked == ["127.0.0.1, handshakes", "127.0.0.1, heads"]
 
 
 async def test_requests_share_a_connection(tls: ServerTls, trusting: ssl.SSLContext) -> None:
