@@ -113,6 +113,7 @@ class World:
                 sealer=SEALER,
                 hosts=hosts,
             )
+            self.ledgers = app.fetches.ledgers
             async with serving(app.handle, bodies=self.bodies) as listener:
                 self.port = listener.port
                 async with connected(listener.port) as client:

@@ -438,6 +438,22 @@ async def test_a_url_of_another_instance_needs_a_proof_here(
             assert (await get_data(client, late))[0] == expected
 
 
+async def test_what_was_known_of_a_file_may_be_lost_while_it_is_downloaded() -> None:
+    """Then its parts are held against what the URL says, or the download begins anew."""
+    data = {"body": PACKED}
+    world = make_world(data=lambda request: http_answer(206, data["body"]))
+    async with world.run(mode=IN_NATIVE) as client:
+        unproven = await get_target(client)
+        assert (await get_data(client, unproven))[0] == 206
+        proven = await get_target(client)
+        ledgers = world.ledgers
+        ledgers._max_memory = 0
+        ledgers.trim(bytes(32))
+        assert (await get_data(client, unproven))[0] == 409
+        data["body"] = XORB.records[1] + XORB.records[0] + b"".join(XORB.records[2:])
+        assert (await get_data(client, proven))[0] == 502
+
+
 async def test_a_url_is_good_for_a_while() -> None:
     world = make_world()
     async with world.run(mode=IN_NATIVE) as client:

@@ -384,11 +384,12 @@ def test_what_is_forgotten_of_files_that_are_not_proven_is_not_gone_on_with(
     first.get(b"0" * 32)
     first.trim(b"0" * 32)
     for ledgers in (first, second):
-        lost = [ledgers.was_cut_since(b"%d" % number * 32, before) for number in range(4)]
-        assert lost == [False, True, False, False]  # the proven one goes first, then the oldest
-        assert not ledgers.was_cut_since(b"1" * 32, time.monotonic())
+        lost = [ledgers.was_lost_since(b"%d" % number * 32, before) for number in range(4)]
+        assert lost == [False, True, False, True]  # the proven one goes first, then the oldest
+        assert not ledgers.was_lost_since(b"1" * 32, time.monotonic())
+        assert not ledgers.was_cut_since(b"1" * 32, before)
         assert not ledgers.is_suspect(b"1" * 32, time.monotonic())  # nothing is known to be wrong
-    assert second.get(b"0" * 32).is_begun
+    assert second.get(b"0" * 32).has_chunks
 
 
 @pytest.mark.parametrize("is_right", [True, False])

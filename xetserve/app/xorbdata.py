@@ -89,12 +89,15 @@ class XorbData:
         ]
         if request.method == "HEAD":  # Range is for GET only (RFC 9110, 14.2)
             return Response(200, [("Content-Type", OCTETS), *fields], no_blocks())
-        if self._fetches.ledgers.was_cut_since(grant.file_hash, time.monotonic() - age):
+        ledgers, issued = self._fetches.ledgers, time.monotonic() - age
+        if ledgers.was_cut_since(grant.file_hash, issued):
             # What the client has of the file may be what is wrong: it must not come to an end.
             raise RequestError(409, "the file turned out to be damaged: start again")
+        if not grant.is_of_proven_file and ledgers.was_lost_since(grant.file_hash, issued):
+            raise RequestError(409, "what was known of the file had to go: start again")
         spans = _check_ranges(request.headers.get("range"), grant)
         content = _PackedRanges(self._fetches, grant, self._limits.gap_timeout, request.record)
-        if is_strange:
+        if is_strange or grant.is_of_proven_file:
             content.refuse = self._refuse_strange
         async with head_timeout(self._limits):
             try:

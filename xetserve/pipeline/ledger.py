@@ -113,9 +113,9 @@ class Ledger:
         return 1000 + self._num_chunks * CHUNK_COST + len(self.sources) * XORB_COST
 
     @property
-    def is_begun(self) -> bool:
-        """Whether it is not proven, and knows of chunks."""
-        return not self.is_proven and bool(self._runs)
+    def has_chunks(self) -> bool:
+        """Whether it knows of chunks."""
+        return bool(self._runs)
 
     @property
     def is_full(self) -> bool:

@@ -95,12 +95,15 @@ class Ledgers:
         return when >= 0 and now - when / 1e9 < CUT_SECONDS
 
     def was_cut_since(self, file_hash: bytes, since: float) -> bool:
-        """Tell whether a file was cut after a time, of the clock that note_cut was told.
-
-        So it counts, too, if what was seen of it before it was proven had to go for want of memory.
-        """
+        """Tell whether a file was cut after a time, of the clock that note_cut was told."""
         self._hear_marks()
-        when = max(self._cuts.get(file_hash), self._lost.get(file_hash))
+        when = self._cuts.get(file_hash)
+        return when >= 0 and when >= int(since * 1e9)
+
+    def was_lost_since(self, file_hash: bytes, since: float) -> bool:
+        """Tell whether what was known of a file had to go, for want of memory, after such a time."""
+        self._hear_marks()
+        when = self._lost.get(file_hash)
         return when >= 0 and when >= int(since * 1e9)
 
     def is_suspect(self, file_hash: bytes, now: float) -> bool:
@@ -138,7 +141,7 @@ class Ledgers:
             else:
                 return
             ledgers.pop(first[0])
-            if first[1].is_begun:
+            if first[1].has_chunks:
                 self._mark(first[0], time.monotonic_ns(), MarkKind.LOST)
 
     def _put(self, ledger: Ledger) -> None:
