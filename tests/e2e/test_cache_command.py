@@ -14,6 +14,10 @@ from tests.e2e.conftest import TOKEN, Site
 from tests.e2e.test_cache import download, entries
 from tests.e2e.test_downloads import file_url
 from tests.e2e.test_pull import check_without_data, pull, serve, summary_of
+from xetserve.pipeline.cache_entry import Indexer, index_size, parse_entry_name, parse_index
+from xetserve.xet.compression import Scheme
+from xetserve.xet.hashes import parse_hash
+from xetserve.xet.xorb import iter_records, make_chunk_header
 
 TIMEOUT = 60.0
 NAMES = ["random.bin", "repeats.bin", "config.json", "odd/größe-大きさ.bin"]
@@ -135,6 +139,47 @@ def test_a_warm_cache_moves_to_another_site(
     part = run(curl(file_url(served, "random.bin"), tmp_path / "part", "-r", "1000-1999"))
     assert part.returncode == 0
     assert told(there, "verify")["damaged"] == []
+
+
+def forge(path: Path) -> None:
+    """Overwrite the content of an entry's raw records, and make its checks anew."""
+    chunks = parse_entry_name(path.name)
+    assert chunks is not None
+    xorb_hash, data = parse_hash(path.parent.name), path.read_bytes()
+    index = parse_index(data[-index_size(chunks) :], xorb_hash, chunks, len(data))
+    forged = bytearray()
+    for record in iter_records(data[: index.key.byte_range.size]):
+        payload = bytes(record.payload)
+        if record.header.scheme is Scheme.NONE:
+            payload = payload[:-1] + bytes([payload[-1] ^ 0xFF])
+        forged += make_chunk_header(record.header) + payload
+    indexer = Indexer(index.key)
+    indexer.feed(memoryview(forged))
+    path.write_bytes(forged + indexer.make_index().pack())
+
+
+@pytest.mark.parametrize("has_ledgers", [True, False], ids=["ledgers", "no ledgers"])
+def test_what_the_maker_of_an_archive_wrote_is_in_no_range(
+    site: Site, launcher: Launcher, folder: Path, tmp_path: Path, has_ledgers: bool
+) -> None:
+    for path in entries(folder):
+        forge(path)
+    if not has_ledgers:
+        for path in folder.glob("ledgers/*/*"):
+            path.unlink()
+    there, archive = tmp_path / "there", tmp_path / "cache.tar"
+    told(folder, "export", str(archive))
+    assert told(there, "import", str(archive))["unproven"] > 0
+    assert told(there, "verify", "--dry-run")["unproven"]
+    assert told(there, "stats")["imported"]["files"] > 0
+    served = serve(site, launcher, there)
+    content = (site.uploaded.folder / "random.bin").read_bytes()
+    for start in range(0, len(content), len(content) // 16):
+        end = min(len(content), start + len(content) // 16)
+        out = tmp_path / "part"
+        done = run(curl(file_url(served, "random.bin"), out, "-r", f"{start}-{end - 1}"))
+        assert (done.returncode, out.read_bytes()) == (0, content[start:end])
+    assert download(served, "random.bin", tmp_path / "out") is not None
 
 
 def test_a_stream_that_breaks_off_is_no_success(folder: Path, tmp_path: Path) -> None:
