@@ -11,6 +11,7 @@ from xetserve.commands.config import add_flags_of_config, run_config
 from xetserve.commands.demo import add_flags_of_demo, run_demo
 from xetserve.commands.deploy import add_flags_of_deploy, run_deploy
 from xetserve.commands.doctor import add_flags_of_doctor, run_doctor
+from xetserve.commands.help import add_flags_of_help, run_help
 from xetserve.commands.origin import add_flags_of_origin, run_origin
 from xetserve.commands.pull import add_flags_of_pull, run_pull
 from xetserve.commands.serve import run_serve
@@ -25,7 +26,7 @@ verified chunk by chunk, streamed in bounded memory.
   xetserve                              serve on port 8080
   curl -H "Authorization: Bearer hf_..." http://localhost:8080/download/OWNER/REPO/PATH -o FILE
 
-Without a command, `serve` is meant.
+Without a command, `serve` is meant. `xetserve help` lists the chapters of the documentation.
 """
 SETTINGS_HELP = """\
 Every setting can be given as a flag, as an environment variable (in brackets) or in the TOML file that
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "serve")
     options = _make_parser().parse_args(arguments)
     try:
-        if options.run in (run_config, run_deploy):  # they are about settings of others
+        if options.run in (run_config, run_deploy, run_help):  # they need no settings of ours
             return int(options.run(options))
         config = load_config(vars(options), os.environ, options.config)
         set_up_logging(config.log.log_level)
@@ -127,4 +128,13 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add_flags_of_demo(demo)
     demo.set_defaults(run=run_demo)
+
+    chapters = commands.add_parser(
+        "help",
+        help="list the chapters of the documentation, or print one",
+        description="List the chapters of the documentation, or print one: through PAGER (or less) on a terminal, "
+        "else as it is.",
+    )
+    add_flags_of_help(chapters)
+    chapters.set_defaults(run=run_help)
     return parser

@@ -110,7 +110,7 @@ def load_all(
             table = {}
         sections[name] = _load_section(section, name, table, flags, environ, credentials, loaded)
     loaded.errors += [
-        f"{loaded.path}: unknown section or key {key!r}{_suggest(key, SECTIONS)}" for key in tables
+        f"{loaded.path}: unknown section or key {key!r}{suggest(key, SECTIONS)}" for key in tables
     ]
     loaded.config = Config(**sections)
     return loaded
@@ -132,7 +132,7 @@ def _check_environment(environ: Mapping[str, str], loaded: Loaded) -> None:
             known.update(setting.metadata["variables"])
     for name in environ:
         if name.startswith(PREFIX) and name not in known:
-            loaded.errors.append(f"unknown environment variable {name}{_suggest(name, known)}")
+            loaded.errors.append(f"unknown environment variable {name}{suggest(name, known)}")
 
 
 def _check_credentials(credentials: Mapping[str, Path], loaded: Loaded) -> None:
@@ -141,7 +141,7 @@ def _check_credentials(credentials: Mapping[str, Path], loaded: Loaded) -> None:
     }
     for name, file in credentials.items():
         if name not in known:
-            loaded.errors.append(f"unknown credential {file.name}{_suggest(name, known)}")
+            loaded.errors.append(f"unknown credential {file.name}{suggest(name, known)}")
 
 
 def _load_section(
@@ -174,7 +174,7 @@ def _load_section(
             loaded.errors.append(f"{source} {exc}{found_text}")
     for key in table:
         if key not in settings:
-            hint = _suggest(key, settings) or _find_section(key)
+            hint = suggest(key, settings) or _find_section(key)
             loaded.errors.append(f"{loaded.path}: unknown key {key!r} in [{name}]{hint}")
     return section(**values)
 
@@ -215,8 +215,8 @@ def _find_value(
     return None
 
 
-def _suggest(wrong: str, known: Iterable[str]) -> str:
-    """Give the end of a sentence with what was probably meant; empty if that cannot be told."""
+def suggest(wrong: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names the closest known word; empty where none is close."""
     close = get_close_matches(wrong, list(known), n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else ""
 

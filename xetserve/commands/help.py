@@ -1,0 +1,119 @@
+"""`xetserve help`: list the chapters of the documentation, or print one.
+
+Chapters are Markdown files in xetserve/docs, installed with the package.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from xetserve.errors import ConfigError
+from xetserve.sources import suggest
+
+DOCS: Final = Path(__file__).parents[1] / "docs"
+_INDENT: Final = 18  # columns for the name of a chapter
+_MAX_WIDTH: Final = 100
+_HINT: Final = "; `xetserve help` lists the chapters, `xetserve COMMAND --help` describes a command"
+_LINK: Final = re.compile(r"\[([^]\[]*)]\([^)\s]*\)")
+
+
+def add_flags_of_help(parser: argparse.ArgumentParser) -> None:
+    """Add the command's argument to its parser."""
+    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="name of a chapter")
+
+
+def run_help(options: argparse.Namespace) -> int:
+    """Run the command; return the exit status.
+
+    Raises:
+        ConfigError: there is no such chapter.
+    """
+    chapters = find_chapters()
+    if options.topic is None:
+        _write(format_list(chapters, shutil.get_terminal_size().columns))
+        return 0
+    name = options.topic.removesuffix(".md")  # as links between chapters have it
+    if name not in chapters:
+        hint = suggest(name, chapters) or _HINT
+        raise ConfigError(f"unknown chapter {name!r}{hint}")
+    pager = os.environ.get("PAGER", "less") if sys.stdout.isatty() else ""
+    show(chapters[name].read_text(encoding="utf-8"), pager)
+    return 0
+
+
+def find_chapters(folder: Path = DOCS) -> dict[str, Path]:
+    """Return the file of each chapter by its name, in alphabetical order."""
+    return {path.stem: path for path in sorted(folder.glob("*.md"))}
+
+
+def format_list(chapters: Mapping[str, Path], width: int) -> str:
+    """Return a list of the chapters for a screen of so many columns."""
+    lines = []
+    for name, path in chapters.items():
+        lines += textwrap.wrap(
+            summarize(path.read_text(encoding="utf-8")),
+            max(2 * _INDENT, min(width, _MAX_WIDTH)),
+            initial_indent=f"{name} ".ljust(_INDENT),
+            subsequent_indent=" " * _INDENT,
+            break_on_hyphens=False,
+        )
+    return "\n".join([*lines, "", "Print a chapter: xetserve help TOPIC", ""])
+
+
+def summarize(text: str) -> str:
+    """Return the first sentence behind a chapter's heading, without Markdown's links.
+
+    A chapter without a paragraph is summarized by its heading.
+    """
+    heading, *paragraphs = re.split(r"\n\s*\n", text.strip())
+    for paragraph in paragraphs:
+        if paragraph[0].isalnum() or paragraph[0] in "`[*":
+            plain = _LINK.sub(r"\1", " ".join(paragraph.split()))
+            return re.split(r"(?<=[.!?:]) (?=[A-Z`])", plain, maxsplit=1)[0]
+    return heading.splitlines()[0].lstrip("# ")
+
+
+def show(text: str, command: str) -> None:
+    """Write a text through the pager that a command starts, or as it is where there is none."""
+    pager = _start_pager(command)
+    if pager is None:
+        _write(text)
+        return
+    data = text.encode()
+    while True:
+        try:
+            pager.communicate(data)
+            return
+        except KeyboardInterrupt:  # it is the pager's: less stops a search, and stays
+            data = b""  # communicate() has begun to write, and goes on with the rest
+
+
+def _start_pager(command: str) -> subprocess.Popen[bytes] | None:
+    """Start a pager that reads from a pipe; None: the command is empty, or cannot be started."""
+    try:
+        arguments = shlex.split(command)
+        # As git does: less ends by itself where the text fits on the screen (F).
+        environ = {"LESS": "FRX", **os.environ}
+        return (
+            subprocess.Popen(arguments, stdin=subprocess.PIPE, env=environ) if arguments else None
+        )
+    except (OSError, ValueError):  # no such program; quotes that do not match
+        return None
+
+
+def _write(text: str) -> None:
+    """Write to standard output; a reader that has seen enough (`| head`) is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered is written at exit: to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
