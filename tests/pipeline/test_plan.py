@@ -3,6 +3,7 @@
 import pytest
 
 from xetserve.errors import FormatError, IntegrityError
+from xetserve.pipeline import plan as plan_module
 from xetserve.pipeline.plan import Piece, Step, make_plan
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
 
@@ -100,4 +101,39 @@ def test_a_fetch_range_larger_than_any_xorb_is_refused() -> None:
     huge = FetchInfo(ChunkRange(0, 2**31), ByteRange(0, 2**40), "http://d/")
     answer = Reconstruction(0, (term(A, 0, 1),), {A: (huge,)})
     with pytest.raises(IntegrityError, match="larger than a xorb"):
+        make_plan(answer, ByteRange(0, 10), 10)
+
+
+def test_terms_behind_the_asked_end_are_left_out() -> None:
+    """A CAS may look only at where a range starts."""
+    infos: dict[bytes, tuple[FetchInfo, ...]] = {A: (info(0, 4),), B: (info(0, 9),)}
+    answer = Reconstruction(3, (term(A, 0, 4), term(B, 0, 1), term(B, 2, 9)), infos)
+    plan = make_plan(answer, ByteRange(100, 140), 1000, start=110)
+    assert (plan.file_range, plan.num_terms) == (ByteRange(110, 147), 2)
+    assert [step.xorb_hash for step in plan.steps] == [A, B]
+    reached = make_plan(answer, ByteRange(100, 140), 1000, start=150)  # by the window before
+    assert (reached.file_range.size < 0, reached.pieces) == (True, ())
+
+
+@pytest.mark.parametrize(
+    ("bound", "value"), [("MAX_STEPS", 2), ("MAX_PIECES", 2), ("MAX_WINDOW_CHUNKS", 3)]
+)
+def test_a_window_ends_before_it_has_more_than_is_planned_in_one_turn(
+    bound: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, bound, value)
+    infos = tuple(info(start, start + 1) for start in range(5))
+    answer = Reconstruction(3, tuple(term(A, at, at + 1) for at in range(5)), {A: infos})
+    plan = make_plan(answer, ByteRange(100, 147), None)
+    assert (plan.file_range, plan.num_terms) == (ByteRange(100, 117), 2)
+    assert (len(plan.steps), len(plan.pieces)) == (2, 2)
+
+
+def test_thousands_of_terms_without_bytes_are_an_integrity_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan_module, "MAX_PIECES", 2)
+    nothing = Term(A, ChunkRange(0, 1), 0)
+    answer = Reconstruction(0, (nothing, nothing, term(A, 0, 1)), {A: (info(0, 1),)})
+    with pytest.raises(IntegrityError, match="2 terms without bytes"):
         make_plan(answer, ByteRange(0, 10), 10)

@@ -1,6 +1,7 @@
 """Planning ahead: windows asked for in advance fit together to exactly the file."""
 
 import random
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,11 +15,23 @@ from tests.pipeline.test_reader import (
     read_all,
 )
 from xetserve.errors import IntegrityError
+from xetserve.pipeline import plan as plan_module
+from xetserve.pipeline import planner as planner_module
+from xetserve.pipeline import repeats as repeats_module
 from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.plan import WindowPlan
 from xetserve.pipeline.reader import FileReader
-from xetserve.xet.reconstruction import ByteRange, ChunkRange
+from xetserve.upstream.cas import Access
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, Term
 
 MIB = 1024 * 1024
+
+
+class WholeAnswers(FakeCas):
+    """A CAS that looks only at where a range starts."""
+
+    def _plan(self, asked: ByteRange) -> Reconstruction:
+        return super()._plan(ByteRange(asked.start, len(self.file.content)))
 
 
 def long_file() -> FakeFile:
@@ -92,3 +105,110 @@ async def test_every_question_is_a_closed_range_within_the_file() -> None:
     cas, budget = FakeCas(file), ByteBudget(1 << 27)
     await read_all(guessing(make_reader(cas, budget, size=size)))
     assert all(ByteRange(0, size).start <= asked.start < asked.end <= size for asked in cas.asked)
+
+
+def many_terms() -> FakeFile:
+    """Return a file in terms of one chunk each."""
+    a, b = FakeXorb.make(make_chunks(300), ALL_SCHEMES), FakeXorb.make(make_chunks(300, 2))
+    runs = [(xorb, ChunkRange(at, at + 1)) for at in range(300) for xorb in (a, b)]
+    return FakeFile(runs)
+
+
+@pytest.mark.parametrize("knows_size", [True, False], ids=["size known", "size unknown"])
+@pytest.mark.parametrize("guesses", [True, False], ids=["guessing", "not guessing"])
+async def test_an_answer_about_the_rest_of_the_file_serves_all_windows(
+    guesses: bool, knows_size: bool
+) -> None:
+    file = many_terms()
+    cas, budget = WholeAnswers(file), ByteBudget(1 << 27)
+    reader = make_reader(cas, budget, size=len(file.content) if knows_size else None)
+    windows = [
+        plan.file_range async for plan in planned(guessing(reader) if guesses else reader, file)
+    ]
+    assert max(window.size for window in windows) < 3 * MIB
+    assert len(windows) > 5
+    # The first window, what lies far ahead, and what was guessed before the first answer.
+    asked = [one for one in cas.asked if one.start < len(file.content)]
+    assert len(asked) <= (2 if not guesses else 2 + 8)
+    assert_released(cas, budget)
+
+
+async def planned(reader: FileReader, file: FakeFile) -> AsyncIterator[WindowPlan]:
+    """Read a file, and give the windows that were planned for it."""
+    plans: list[WindowPlan] = []
+    add = reader._add_window
+
+    def note(plan: WindowPlan) -> None:
+        plans.append(plan)
+        add(plan)
+
+    reader._add_window = note  # type: ignore[method-assign]
+    assert await read_all(reader) == file.content
+    assert reader.is_verified
+    for plan in plans:
+        yield plan
+
+
+@pytest.mark.parametrize("limit", [1 << 27, 0], ids=["budget", "no budget"])
+@pytest.mark.parametrize("guesses", [True, False], ids=["guessing", "not guessing"])
+@pytest.mark.parametrize("kind", [FakeCas, WholeAnswers])
+async def test_windows_of_few_fetch_ranges_make_the_file(
+    kind: type[FakeCas], guesses: bool, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "MAX_PIECES", 7)
+    file = many_terms()
+    cas, budget = kind(file), ByteBudget(limit)
+    reader = make_reader(cas, budget, size=len(file.content))
+    plans = [plan async for plan in planned(guessing(reader) if guesses else reader, file)]
+    # What is kept from earlier windows costs nothing.
+    assert max(len(plan.pieces) for plan in plans if plan.steps) <= 7
+    if limit and not guesses:
+        assert len(cas.asked) < len(plans) // 2
+    assert_released(cas, budget)
+
+
+async def test_terms_without_bytes_do_not_go_round_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan_module, "MAX_PIECES", 7)
+
+    def answer_nothing(answer: Reconstruction) -> Reconstruction:
+        first = answer.terms[0]
+        return answer._replace(
+            terms=(Term(first.xorb_hash, first.chunks, 0),) * 20 + answer.terms,
+            offset_into_first_range=0,
+        )
+
+    file = many_terms()
+    cas, budget = FakeCas(file, on_plan=answer_nothing), ByteBudget(1 << 27)
+    with pytest.raises(IntegrityError, match="7 terms without bytes"):
+        await read_all(make_reader(cas, budget, size=len(file.content)))
+    assert_released(cas, budget)
+
+
+async def test_what_lies_far_ahead_is_asked_as_long_as_it_says_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(repeats_module, "MAX_KNOWN_CHUNKS", 100)
+    monkeypatch.setattr(planner_module, "MIN_SURVEYED", 0)
+    file = many_terms()
+    size = len(file.content)
+
+    class Silent(FakeCas):
+        """A CAS that says nothing about what lies far ahead."""
+
+        async def fetch_reconstruction(
+            self, access: Access, file_hash: bytes, byte_range: ByteRange
+        ) -> Reconstruction:
+            answer = await super().fetch_reconstruction(access, file_hash, byte_range)
+            if byte_range.start and byte_range.end == size and byte_range.size > 4 * MIB:
+                return Reconstruction(0, (), {})
+            return answer
+
+    for kind in (FakeCas, Silent):
+        cas, budget = kind(file), ByteBudget(1 << 27)
+        assert await read_all(make_reader(cas, budget, size=size)) == file.content
+        far = [one for one in cas.asked if one.start and one.end == size]
+        assert len(far) <= (2 if kind is Silent else 600 // 25)
+        assert len(far) >= 1
+        assert_released(cas, budget)

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from xetserve.pipeline import repeats as repeats_module
 from xetserve.pipeline.repeats import MIN_RUN, Repeats
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
 
@@ -46,6 +47,19 @@ def test_a_file_that_never_comes_back_keeps_nothing() -> None:
     assert not repeats.stays((A, 3), 0)
     assert repeats.find_cut(ByteRange(5, 20 * CHUNK)) == 20 * CHUNK
     assert repeats.find_run(0, BIG) == []
+
+
+def test_only_so_many_chunks_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan may have as many tiny terms as there are bytes."""
+    monkeypatch.setattr(repeats_module, "MAX_KNOWN_CHUNKS", 8)
+    repeats = learn(*[(A, at, at + 2) for at in range(0, 40, 2)])
+    assert repeats.known_end == 8 * CHUNK
+    assert repeats.is_full
+    repeats.forget(4 * CHUNK)
+    assert not repeats.is_full
+    answer = answer_for([(A, at, at + 2) for at in range(8, 40, 2)])
+    repeats.add(answer, 8 * CHUNK, read=(4 * CHUNK, 4), planned=4 * CHUNK, capacity=BIG)
+    assert repeats.known_end == 12 * CHUNK
 
 
 def test_a_chunk_stays_until_its_last_use() -> None:

@@ -84,14 +84,14 @@ class FinishedTicket:
 
 
 async def test_few_fetches_are_kept_for_followers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small they are: whenever a ticket is closed, all of them are looked at."""
+    """However small they are: whenever a window is done, all of them are looked at."""
     monkeypatch.setattr(tickets, "MAX_SHELVED", 3)
     table = make_table(FakeCas(simple_file()), ByteBudget(1 << 27))
     traffic = FileTraffic()
     traffic.add_reader(0)
     closed = [FinishedTicket(number) for number in range(10)]
     for number, ticket in enumerate(closed, 1):
-        table.close_ticket(ticket, traffic, number)  # type: ignore[arg-type]
+        table.close_tickets([ticket], traffic, number)  # type: ignore[list-item]
         assert len(table._shelf) == min(number, 3)
     assert [ticket.fetch.is_closed for ticket in closed] == [True] * 7 + [False] * 3
 
@@ -168,3 +168,22 @@ async def test_a_range_that_was_partly_used_up_is_not_joined() -> None:
             await anext(ahead)
         assert await read_all(open_reader(table, file)) == file.content
     assert_released(cas, budget)
+
+
+async def test_those_that_are_kept_are_looked_at_once_for_a_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = make_table(FakeCas(simple_file()), ByteBudget(1 << 27))
+    looks = 0
+
+    class Traffic(FileTraffic):
+        def is_followed(self, position: int) -> bool:
+            nonlocal looks
+            looks += 1
+            return super().is_followed(position)
+
+    traffic = Traffic()
+    traffic.add_reader(0)
+    closed = [FinishedTicket(number) for number in range(200)]
+    table.close_tickets(closed, traffic, 1)  # type: ignore[arg-type]
+    assert looks == 400  # whether to keep each, and then whether it is still wanted

@@ -32,6 +32,7 @@ class KeptChunks:
         self._budget = budget
         self._chunks: dict[ChunkKey, KeptChunk] = {}
         self._promised = 0
+        self._plan_size = 0
         self._is_closed = False
 
     def learn(self, answer: Reconstruction, start: int, *, planned: int) -> None:
@@ -72,9 +73,19 @@ class KeptChunks:
         if chunk is not None:
             self._budget.give(chunk.record.header.record_size)
 
+    def hold_plan(self, size: int) -> bool:
+        """Hold bytes for a plan, in place of those that were held for one before; False: there is no room."""
+        self._budget.give(self._plan_size)
+        self._plan_size = 0
+        if size and (self._is_closed or not self._budget.try_take(size)):
+            return False
+        self._plan_size = size
+        return True
+
     def close(self) -> None:
         """Give everything back."""
         self._is_closed = True
+        self.hold_plan(0)
         for key in list(self._chunks):
             self.drop(key)
         self._budget.promised -= self._promised

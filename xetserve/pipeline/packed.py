@@ -161,7 +161,7 @@ class PackedReader:
         finally:
             self._proof.settle()
             budget.close_reader()
-            table.close_ticket(ticket, traffic, 0)
+            table.close_tickets([ticket], traffic, 0)
             table.ledgers.trim(self._grant.file_hash)
             if ticket.fetch.is_closed:
                 await ticket.fetch.wait_closed()

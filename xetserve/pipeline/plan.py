@@ -13,6 +13,11 @@ from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Recons
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE, MAX_XORB_SIZE
 
 MAX_FETCH_SIZE: Final = 2 * MAX_XORB_SIZE  # bytes; generous, since it only guards memory
+# Of one window, which is planned in one turn of the loop and ends before more: the next one goes on
+# with the same answer. Clients deduplicate in runs of 512 KiB on average, so few windows have more.
+MAX_STEPS: Final = 500  # fetch ranges
+MAX_PIECES: Final = 4000  # terms
+MAX_WINDOW_CHUNKS: Final = 65_536  # chunks, of all terms and fetch ranges
 
 
 class Piece(NamedTuple):
@@ -41,6 +46,7 @@ class WindowPlan(NamedTuple):
     file_range: decoded positions that this window gives; whole terms, unless the caller's range ends earlier.
     asked: the range that the CAS was asked for; asking again for the same gives the same fetch ranges.
     skip: decoded bytes to drop before file_range.start.
+    num_terms: of the answer, up to the end of the window.
     """
 
     file_range: ByteRange
@@ -48,6 +54,7 @@ class WindowPlan(NamedTuple):
     skip: int
     steps: tuple[Step, ...]
     pieces: tuple[Piece, ...]
+    num_terms: int = 0
 
     @property
     def packed_ratio(self) -> float:
@@ -70,7 +77,8 @@ def make_plan(
 ) -> WindowPlan:
     """Plan a window.
 
-    The window takes the terms whole, past the asked end, so that the next one starts where a chunk does.
+    The window takes the terms whole, past the asked end, so that the next one starts where a chunk does. Terms behind that are
+    left out, which a CAS may answer that looks at where a range starts only, and so are more than a window may have.
 
     Args:
         answer: for the range `asked`.
@@ -80,26 +88,35 @@ def make_plan(
         is_kept: tells whether all of a term's chunks will be here already, given where it starts and ends.
 
     Raises:
-        IntegrityError: the terms do not reach the end that was asked for, or a fetch range cannot be
-            part of a xorb.
+        IntegrityError: the terms do not reach the end that was asked for, there are thousands without
+            bytes, or a fetch range cannot be part of a xorb.
     """
     end = asked.start + answer.decoded_size
-    if limit is not None:
-        if end < min(asked.end, limit):
-            raise IntegrityError(f"the terms end at byte {end}, expected {min(asked.end, limit)}")
-        end = min(end, limit)
+    if limit is not None and end < min(asked.end, limit):
+        raise IntegrityError(f"the terms end at byte {end}, expected {min(asked.end, limit)}")
     start = asked.start if start is None else start
     skip = answer.offset_into_first_range + start - asked.start
     numbers: dict[tuple[bytes, FetchInfo], int] = {}
     uses: list[list[int]] = []
     pieces: list[Piece] = []
+    num_terms = num_chunks = 0
     position = asked.start - answer.offset_into_first_range
     for term in answer.terms:
+        if position >= asked.end:
+            break
+        if (
+            len(uses) >= MAX_STEPS or len(pieces) >= MAX_PIECES or num_chunks >= MAX_WINDOW_CHUNKS
+        ) and pieces:
+            if position <= start:
+                raise IntegrityError(f"{len(pieces)} terms without bytes")
+            break
+        num_terms += 1
         term_start, position = position, position + term.decoded_size
         if not pieces and skip and skip >= term.decoded_size:
             skip -= term.decoded_size  # wholly in the window before
             continue
         # A chunk that is skipped has had its use in the window before, and may be gone.
+        num_chunks += term.chunks.end - term.chunks.start
         if (pieces or not skip) and is_kept(term.xorb_hash, term.chunks, term_start, position):
             pieces.append(Piece(term.xorb_hash, term.chunks, term.decoded_size, None))
             continue
@@ -108,6 +125,7 @@ def make_plan(
         if number == len(uses):
             check_fetch_range(info)
             uses.append([0] * (info.chunks.end - info.chunks.start))
+            num_chunks += len(uses[-1])
         for chunk in range(term.chunks.start, term.chunks.end):
             uses[number][chunk - info.chunks.start] += 1
         pieces.append(Piece(term.xorb_hash, term.chunks, term.decoded_size, number))
@@ -115,7 +133,8 @@ def make_plan(
         Step(xorb_hash, info, tuple(counts))
         for ((xorb_hash, info), _), counts in zip(numbers.items(), uses, strict=True)
     )
-    return WindowPlan(ByteRange(start, end), asked, skip, steps, tuple(pieces))
+    end = position if limit is None else min(position, limit)
+    return WindowPlan(ByteRange(start, end), asked, skip, steps, tuple(pieces), num_terms)
 
 
 def make_kept_plan(terms: Sequence[KnownTerm], limit: int | None) -> WindowPlan:

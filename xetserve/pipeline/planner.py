@@ -7,6 +7,9 @@ position then comes with both windows, and the later one skips it.
 Beside the windows it asks what lies far ahead, for files that go back over the same chunks (repeats.py). Windows then end
 where kept chunks begin: a fetch range that the CAS made for both would have to be fetched whole. Where all chunks are
 kept, the CAS is not asked again.
+
+What an answer says about what lies behind its window is kept, if the budget has room, and the next window is planned from it: a
+CAS that looks only at where a range starts is not asked for the same terms again and again.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import WindowPlan, make_kept_plan, make_plan
 from xetserve.pipeline.repeats import HORIZON, SURVEY_SIZE
 from xetserve.pipeline.tickets import FileTraffic
+from xetserve.upstream.planroom import estimate_size
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
 logger = logging.getLogger(__name__)
@@ -41,6 +45,18 @@ class _Question(NamedTuple):
     @property
     def is_answered(self) -> bool:
         return self.task is None or self.task.done()
+
+
+class _Rest(NamedTuple):
+    """What an answer says about the file from a position on.
+
+    place: in the file, decoded positions.
+    asked: the range that the CAS was asked for.
+    """
+
+    place: ByteRange
+    answer: Reconstruction
+    asked: ByteRange
 
 
 class Planner:
@@ -78,6 +94,7 @@ class Planner:
         self._wants_more = wants_more
         self._add_window = add_window
         self._questions: deque[_Question] = deque()
+        self._rest: _Rest | None = None
         self._survey: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
 
@@ -88,7 +105,7 @@ class Planner:
 
     def _wants_question(self) -> bool:
         """Tell whether to ask one more question. The first is always right, the others are guesses."""
-        depth = self._pacer.ahead_limit // self._pacer.window_size
+        depth = self._pacer.ahead_limit // self._pacer.window_size if self._rest is None else 1
         if len(self._questions) >= max(1, min(depth, MAX_QUESTIONS)):
             return False
         return not self._is_at_end(self._planned) and self._wants_more(
@@ -148,6 +165,8 @@ class Planner:
                 return
         if self._survey is not None or self._is_at_end(start) or start >= self._position + HORIZON:
             return
+        if self._repeats.is_full:
+            return
         self._survey = loop.create_task(self._look_at(start))
 
     async def _look_at(self, start: int) -> None:
@@ -159,6 +178,8 @@ class Planner:
             logger.debug("no survey from byte %d on: %s", start, exc)
             return
         self._kept.learn(answer, start, planned=self._planned)
+        if self._repeats.known_end == start:
+            return  # it would say nothing again
         self._survey = None
         if self._room is not None and not self._room.done():
             self._room.set_result(None)  # to look even further
@@ -180,6 +201,9 @@ class Planner:
             self._questions.append(_Question(asked, task, None))
 
     async def _answer(self, asked: ByteRange) -> Reconstruction:
+        rest = self._rest
+        if rest is not None and rest.place.start == asked.start:
+            return rest.answer
         return await self._ask(asked)
 
     def _choose_start(self) -> int:
@@ -200,6 +224,8 @@ class Planner:
             wanted = (start // size + 1) * size
             if end is not None and wanted + size // 4 >= end:
                 wanted = end
+        if self._rest is not None and self._rest.place.start == start:
+            wanted = min(wanted, self._rest.place.end)
         return ByteRange(start, self._repeats.find_cut(ByteRange(start, wanted)))
 
     def _take_answer(self, question: "_Question") -> bool:
@@ -221,13 +247,32 @@ class Planner:
                 return False
             raise IntegrityError(f"the file ends before byte {asked.start + 1}") from None
         self._asked_end = asked.end
+        rest, self._rest = self._rest, None
         plan = make_plan(
             answer, asked, self._end, start=self._position, is_kept=self._repeats.is_kept
         )
+        if rest is not None and rest.answer is answer:
+            plan = plan._replace(asked=rest.asked)
+        answer_end = asked.start + answer.decoded_size
         if plan.file_range.size > 0:
             self._position = plan.file_range.end
             if not self._is_at_end(self._position):
                 self._repeats.split(self._position, plan.pieces[-1].chunks.end)
+            self._keep_rest(answer._replace(terms=answer.terms[plan.num_terms :]), plan, answer_end)
             self._add_window(plan)
-        is_cut = asked.start + answer.decoded_size < asked.end
-        return not (self._end is None and is_cut)
+        is_cut = answer_end < asked.end
+        return self._position < answer_end or not (self._end is None and is_cut)
+
+    def _keep_rest(self, answer: Reconstruction, plan: WindowPlan, end: int) -> None:
+        """Keep what an answer says about the file behind a window, and ask nothing else before it is used."""
+        position = plan.file_range.end
+        self._kept.hold_plan(0)
+        answer = answer._replace(offset_into_first_range=0)
+        if not answer.terms or self._is_at_end(position):
+            return
+        if position < plan.asked.end:
+            self._asked_end = position  # it was more than one window may have
+            self._drop_questions()
+        if self._kept.hold_plan(estimate_size(answer)):
+            self._rest = _Rest(ByteRange(position, end), answer, plan.asked)
+            self._drop_questions()

@@ -25,7 +25,7 @@ from xetserve.pipeline.blocks import Block
 from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.patience import Patience
-from xetserve.pipeline.plan import WindowPlan
+from xetserve.pipeline.plan import MAX_PIECES, WindowPlan
 from xetserve.pipeline.planner import Planner
 from xetserve.pipeline.proof import Proof
 from xetserve.pipeline.source import Tally
@@ -193,8 +193,7 @@ class FileReader:
 
     def _close_window(self, window: Window) -> None:
         asked = window.plan.asked
-        for ticket in window.tickets:
-            self._table.close_ticket(ticket, self._traffic, asked.start)
+        self._table.close_tickets(window.tickets, self._traffic, asked.start)
         WINDOWS.add(amount=-1)
         window.tickets.clear()  # they know the window: the cycle would keep buffers until it is collected
         self._traffic.remove_window(asked.start, asked.end)
@@ -396,6 +395,8 @@ class FileReader:
         """Tell whether to plan further, when so many decoded bytes are being asked for."""
         if len(self._windows) + bool(asking) < WINDOWS_AHEAD:
             return True
+        if sum(len(window.plan.pieces) for window in self._windows) >= MAX_PIECES:
+            return False
         planned = sum(window.plan.file_range.size for window in self._windows)
         return planned + asking < 2 * max(self._pacer.hold_limit, self._pacer.ahead_limit)
 

@@ -14,6 +14,7 @@ from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 
 SURVEY_SIZE: Final = 256 * 1024 * 1024  # decoded bytes that one question is about
 HORIZON: Final = 4 * SURVEY_SIZE  # decoded bytes to look ahead
+MAX_KNOWN_CHUNKS: Final = 32_768  # of all terms together; where chunks are tiny, HORIZON is nearer
 MIN_RUN: Final = 64 * 1024  # packed bytes; to spare fewer is not worth a window of its own
 
 ChunkKey = tuple[bytes, int]  # xorb hash, chunk index
@@ -68,12 +69,18 @@ class Repeats:
         self.peak = 0
         self._terms: list[KnownTerm] = []
         self._starts: list[int] = []  # of the terms
+        self._num_chunks = 0
         self._lives: dict[ChunkKey, _Life] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether no chunk is known to come again."""
         return not self._lives
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many chunks are known that it does not pay to ask for more."""
+        return self._num_chunks >= MAX_KNOWN_CHUNKS * 3 // 4
 
     def add(
         self,
@@ -94,11 +101,14 @@ class Repeats:
         """
         position = start - answer.offset_into_first_range
         for term in answer.terms:
+            if self._num_chunks >= MAX_KNOWN_CHUNKS:
+                break
             info = answer.find_fetch_info(term)
             count = term.chunks.end - term.chunks.start
             packed = info.byte_range.size * count // (info.chunks.end - info.chunks.start)
             end = position + term.decoded_size
             self._terms.append(KnownTerm(position, end, term.xorb_hash, term.chunks, packed))
+            self._num_chunks += count
             position = end
         self.known_end = position
         self._starts = [term.start for term in self._terms]
@@ -111,6 +121,9 @@ class Repeats:
         """Forget the terms that end before a position, once it is read up to there."""
         count = bisect_right(self._starts, position) - 1
         if count > 0:
+            self._num_chunks -= sum(
+                term.chunks.end - term.chunks.start for term in self._terms[:count]
+            )
             del self._terms[:count]
             del self._starts[:count]
 

@@ -9,7 +9,7 @@ as long as the budget has room to spare.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -31,7 +31,7 @@ CLOSE_BEHIND: Final = (
 )  # decoded bytes within which a follower is worth waiting for
 # One in so many parts of the budget: what may be kept for followers, and from where on nothing more is.
 SHELF_SHARE: Final = 2
-MAX_SHELVED: Final = 256  # fetches so kept; every ticket that is closed looks at all of them
+MAX_SHELVED: Final = 256  # fetches so kept; every window that is done looks at all of them
 
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
 
@@ -246,8 +246,13 @@ class FetchTable:
         self._fetches[key] = fetch
         return join(fetch)
 
-    def close_ticket(self, ticket: Ticket, traffic: FileTraffic, position: int) -> None:
-        """Close a ticket. Without other users its fetch is closed, too, or kept for followers."""
+    def close_tickets(self, tickets: Iterable[Ticket], traffic: FileTraffic, position: int) -> None:
+        """Close tickets of a window. Without other users their fetches are closed, too, or kept for followers."""
+        for ticket in tickets:
+            self._close_ticket(ticket, traffic, position)
+        self._tidy()
+
+    def _close_ticket(self, ticket: Ticket, traffic: FileTraffic, position: int) -> None:
         ticket.close()
         fetch = ticket.fetch
         if fetch.is_used or fetch.is_closed or fetch in self._shelf:
@@ -258,7 +263,6 @@ class FetchTable:
                 self._drop(next(iter(self._shelf)))
         else:
             self._drop(fetch)
-        self._tidy()
 
     def _is_awaited(self, traffic: FileTraffic, position: int) -> bool:
         budget = self.budget
