@@ -16,6 +16,7 @@ from tests.app.test_commands import send
 from tests.peers import Answer, Received, http_answer
 from xetserve.app.lfs import MAX_OBJECTS, MEDIA_TYPE, read_batch
 from xetserve.errors import RequestError
+from xetserve.http.requests import MAX_HOST_SIZE
 
 SHA = hashlib.sha256(CONTENT).hexdigest()
 SMALL = b"only in the past"
@@ -136,6 +137,22 @@ class TestBatch:
         assert status == 502
         assert json.loads(body)["message"]
 
+    async def test_as_many_objects_as_there_may_be_have_room_under_the_longest_name(self) -> None:
+        world = make_world()
+        async with world.run() as client:
+            sent = json.dumps(GOOD | {"objects": GOOD["objects"] * MAX_OBJECTS}).encode()
+            host = "h" * MAX_HOST_SIZE
+            lines = [
+                f"POST {BATCH} HTTP/1.1",
+                f"Host: {host}",
+                TYPE,
+                f"Content-Length: {len(sent)}",
+            ]
+            await client.send("\r\n".join([*lines, "", ""]).encode() + sent)
+            status, _, body = await client.read_answer()
+        assert status == 200
+        assert len(json.loads(body)["objects"]) == MAX_OBJECTS
+
     @pytest.mark.parametrize(
         ("question", "status"),
         [
@@ -151,6 +168,7 @@ class TestBatch:
             (GOOD | {"objects": [{"oid": SHA, "size": -1}]}, 422),
             (GOOD | {"objects": [{"oid": SHA, "size": True}]}, 422),
             (GOOD | {"objects": GOOD["objects"] * (MAX_OBJECTS + 1)}, 413),
+            (GOOD | {"objects": GOOD["objects"] * MAX_OBJECTS, "ref": {"name": "\u00fc" * 250}}, 413),
             (b" " * 600_000, 413),
         ],
     )  # fmt: skip

@@ -6,7 +6,7 @@ from xetserve.errors import RequestError
 from xetserve.http.framing import ChunkedFraming, LengthFraming
 from xetserve.http.heads import Head, RequestLimits
 from xetserve.http.messages import Request
-from xetserve.http.requests import find_framing, normalize_target, read_request
+from xetserve.http.requests import MAX_HOST_SIZE, find_framing, normalize_target, read_request
 
 HOST = ("host", "h")
 
@@ -37,7 +37,7 @@ def test_a_request_is_made_of_its_head() -> None:
 @pytest.mark.parametrize(
     "host",
     ["", "h", "h:", "h:0", "h:65535", "a_b.c-d", "127.0.0.1:80", "[::1]", "[::1]:80", "[fe80::1%25e0]",
-     "a%2Db", "!$&'()*+,;=~"],
+     "a%2Db", "!$&'()*+,;=~", "h" * MAX_HOST_SIZE + ":65535"],
 )  # fmt: skip
 def test_a_host(host: str) -> None:
     assert read("/a", ("host", host)).headers.get("host") == host
@@ -47,7 +47,7 @@ def test_a_host(host: str) -> None:
     "host",
     ["a b", "a/b", "u@h", "h:80:80", "h:x", "h:-1", "h:65536", "h:000080", "[::1", "::1", "[]", "[g]",
      "[1.2.3.4]", "[::1]x", "[::1%]", "h?", "h#", "<h>", '"h"', "h\\", "a%2", "a%zz", "caf\u00e9",
-     "h, h", "{h}", "h|", "h^"],
+     "h, h", "{h}", "h|", "h^", "h" * (MAX_HOST_SIZE + 1), f"[::1%{'0' * MAX_HOST_SIZE}]"],
 )  # fmt: skip
 def test_no_host(host: str) -> None:
     assert refusal("/a", ("host", host)) == 400

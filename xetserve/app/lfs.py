@@ -33,6 +33,9 @@ MAX_OBJECTS: Final = 1000  # of a batch; git-lfs asks for 100
 MEDIA_TYPE: Final = "application/vnd.git-lfs+json"
 _MAX_BATCH_SIZE: Final = 256 * 1024  # bytes; MAX_OBJECTS are 100 KB
 _MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; signed URLs are long
+MAX_LINKS_SIZE: Final = (
+    512 * 1024
+)  # characters of the URLs that we answer with; MAX_OBJECTS take half
 _MAX_SIZE: Final = 10**18
 _SIZE: Final = re.compile(r"[0-9]{1,18}")
 _FIELDS: Final = (
@@ -95,13 +98,16 @@ class LfsApi:
 
     async def _answer_batch(self, request: Request, repo: RepoRef, token: str | None) -> Response:
         batch = read_batch(await request.body.read(_MAX_BATCH_SIZE))
+        base = f"{request.base_url}{repo.url_prefix}.git/info/lfs/objects"
+        links = [f"{base}/{oid}?{_make_query(batch, size)}" for oid, size in batch.objects]
+        if sum(map(len, links)) > MAX_LINKS_SIZE:
+            raise RequestError(413, "these are too many objects for one answer: ask for fewer")
         hub = self._hub.on_behalf(request.headers, names_agent=True)
         async with head_timeout(self._limits):
             found = await self._ask(hub, repo, batch, token)
-        base = f"{request.base_url}{repo.url_prefix}.git/info/lfs/objects"
         objects = [
-            _describe(oid, size, found.get(oid), f"{base}/{oid}?{_make_query(batch, size)}")
-            for oid, size in batch.objects
+            _describe(oid, size, found.get(oid), link)
+            for (oid, size), link in zip(batch.objects, links, strict=True)
         ]
         answer = {"transfer": "basic", "hash_algo": "sha256", "objects": objects}
         return _make_response(200, answer)
