@@ -11,12 +11,13 @@ import pytest
 from xetserve.commands.config import read_env_file
 from xetserve.config import SECTIONS, Config
 from xetserve.errors import ConfigError
-from xetserve.sources import load_all
+from xetserve.sources import flag_of, load_all
 from xetserve.template import (
     format_effective,
     format_toml,
     format_value,
     make_env_template,
+    make_markdown,
     make_toml_template,
 )
 
@@ -65,6 +66,18 @@ def test_the_environment_template_has_every_setting_with_its_default(tmp_path: P
     ]
     loaded = load_all({}, environ)
     assert (loaded.config, loaded.errors) == (Config(), [])
+
+
+@every_setting
+def test_the_markdown_has_the_setting(section: str, setting: dataclasses.Field[Any]) -> None:
+    _, _, table = make_markdown().partition(f"### `[{section}]`\n")
+    (row,) = re.findall(rf"^\| `{setting.name}` \|.*\|$", table.partition("\n#")[0], re.MULTILINE)
+    _, key, flag, variables, default, meaning, _ = (cell.strip() for cell in row.split("|"))
+    assert key == f"`{setting.name}`"
+    assert flag == ("" if setting.metadata["is_secret"] else f"`{flag_of(setting.name)}`")
+    assert variables == ", ".join(f"`{name}`" for name in setting.metadata["variables"])
+    assert default == (f"`{format_value(setting)}`" if format_value(setting) else "not set")
+    assert meaning.replace("`", "") == setting.metadata["help"]
 
 
 @every_setting

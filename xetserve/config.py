@@ -1,8 +1,10 @@
 """Settings: one frozen dataclass a section.
 
-Every setting is declared once, with its flag, its environment variables, its parser and its help; the
-command line, the environment and the file (sources.py) and the template (template.py) all read the same declaration. Nothing
-is guessed: an unknown key or a bad value stops the start with a sentence that names it.
+Every setting is declared once, with its environment variables, its parser and its help text. The
+command line, the environment and the file (sources.py), the templates and the tables of the
+documentation (template.py) are made from these declarations. Nothing is guessed: an unknown key or
+a bad value stops the start with a sentence that names it. The first line of a section's docstring
+is printed above its table in the documentation.
 """
 
 import dataclasses
@@ -77,7 +79,7 @@ def _setting(
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where clients reach us. Times in seconds."""
+    """Where the server listens, with how many processes, and how it stops. Times in seconds."""
 
     host: str = _setting(
         "0.0.0.0",
@@ -90,50 +92,50 @@ class ServerConfig:
         8080,
         parse_port,
         "XETSERVE_PORT PORT",
-        "TCP port; 0 picks a free one, off: none",
+        "TCP port; 0: any free one, off: none",
         metavar="PORT",
     )
     unix_socket: str = _setting(
         "",
         parse_file,
         "XETSERVE_UNIX_SOCKET",
-        "Unix socket to listen on as well, for plain HTTP",
+        "path of a Unix socket to listen on as well, for plain HTTP",
         metavar="FILE",
     )
     unix_socket_mode: str = _setting(
         "660",
         parse_mode,
         "XETSERVE_UNIX_SOCKET_MODE",
-        "who may connect to the Unix socket, as the permissions of its file",
+        "permissions of the Unix socket's file: who may connect",
         metavar="MODE",
     )
     workers: int = _setting(
         1,
         parse_workers,
         "XETSERVE_WORKERS",
-        "processes that share the port and the memory budget; auto: as many as there are cores",
+        "processes behind the port; they share the memory budget. auto: one per core",
         metavar="N",
     )
     drain_timeout: float = _setting(
         30.0,
         parse_seconds,
         "XETSERVE_DRAIN_TIMEOUT",
-        "seconds that downloads may go on after SIGTERM",
+        "seconds that running downloads may go on after SIGTERM",
         metavar="SECONDS",
     )
     drain_delay: float = _setting(
         0.0,
         parse_optional_seconds,
         "XETSERVE_DRAIN_DELAY",
-        "seconds after SIGTERM in which /ready says 503 and clients are still accepted",
+        "seconds after SIGTERM during which clients are still accepted and /ready is 503",
         metavar="SECONDS",
     )
     idle_exit: float = _setting(
         0.0,
         parse_optional_seconds,
         "XETSERVE_IDLE_EXIT",
-        "seconds without a connection after which the server ends, for a service manager that has the sockets "
-        "and starts it again; 0: never",
+        "seconds without a connection after which the server exits, for a service manager that "
+        "holds the sockets and starts it again; 0: never",
         metavar="SECONDS",
     )
     write_timeout: float = _setting(
@@ -147,104 +149,121 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """TLS to clients, and what is served without it beside. Times in seconds."""
+    """TLS to clients, and the port that redirects to it. Times in seconds."""
 
     tls_cert: str = _setting(
         "",
         parse_file,
         "XETSERVE_TLS_CERT",
-        "PEM file with the certificate and those between it and the root; with it, the port speaks TLS",
+        "PEM file with the certificate, followed by the intermediate ones; with it, the port "
+        "speaks TLS",
         metavar="FILE",
     )
     tls_key: str = _setting(
-        "", parse_file, "XETSERVE_TLS_KEY", "PEM file with its key", metavar="FILE"
+        "",
+        parse_file,
+        "XETSERVE_TLS_KEY",
+        "PEM file with the certificate's private key, without a passphrase",
+        metavar="FILE",
     )
     tls_min: str = _setting(
-        "1.2", parse_tls_version, "XETSERVE_TLS_MIN", "oldest version: 1.2 or 1.3", metavar="V"
+        "1.2",
+        parse_tls_version,
+        "XETSERVE_TLS_MIN",
+        "oldest version of TLS: 1.2 or 1.3",
+        metavar="V",
     )
     tls_check_interval: float = _setting(
         10.0,
         parse_seconds,
         "XETSERVE_TLS_CHECK_INTERVAL",
-        "seconds between two looks at whether the files have changed",
+        "seconds between two checks for changed certificate files",
         metavar="SECONDS",
     )
     handshake_timeout: float = _setting(
         10.0,
         parse_seconds,
         "XETSERVE_HANDSHAKE_TIMEOUT",
-        "seconds for the TLS handshake, and a PROXY header before it",
+        "seconds for the TLS handshake, and for a PROXY header before it",
         metavar="SECONDS",
     )
     hsts_max_age: int = _setting(
         0,
         parse_optional_count,
         "XETSERVE_HSTS_MAX_AGE",
-        "seconds that browsers shall insist on https (Strict-Transport-Security); 0: not said",
+        "seconds for which browsers use https only (Strict-Transport-Security); 0: the header "
+        "is not sent",
         metavar="SECONDS",
     )
     redirect_port: int = _setting(
         OFF,
         parse_port,
         "XETSERVE_REDIRECT_PORT",
-        "TCP port for plain HTTP that sends clients to https",
+        "TCP port that redirects plain HTTP to https; off: none",
         metavar="PORT",
     )
     redirect_target: int = _setting(
         0,
         parse_port,
         "XETSERVE_REDIRECT_TARGET",
-        "port that they are sent to; 0: the one that is listened on",
+        "port to which redirect_port sends clients; 0: the one that is listened on",
         metavar="PORT",
     )
     acme_webroot: str = _setting(
         "",
         parse_folder,
         "XETSERVE_ACME_WEBROOT",
-        "folder whose .well-known/acme-challenge the redirect port serves",
+        "folder whose .well-known/acme-challenge is served on redirect_port",
         metavar="DIR",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ProxiesConfig:
-    """Proxies in front of us, and what they say of their clients."""
+    """Reverse proxies in front of the server."""
 
     trusted_proxies: str = _setting(
         "",
         parse_networks,
         "XETSERVE_TRUSTED_PROXIES",
-        "networks, separated by commas, whose word on their clients counts; unix: whoever uses the Unix socket",
+        "networks, separated by commas, whose statements about their clients are believed; "
+        "unix: every client of the Unix socket",
         metavar="NETWORKS",
     )
     proxy_headers: str = _setting(
         "x-forwarded",
         parse_proxy_headers,
         "XETSERVE_PROXY_HEADERS",
-        "fields in which they tell: x-forwarded (-For, -Proto, -Host), forwarded (RFC 7239) or off",
+        "header fields that trusted proxies set: x-forwarded (X-Forwarded-For, -Proto, -Host), "
+        "forwarded (RFC 7239) or off",
         metavar="KIND",
     )
     proxy_protocol: bool = _setting(
         False,
         parse_bool,
         "XETSERVE_PROXY_PROTOCOL",
-        "connections come from them alone and begin with a PROXY header, version 1 or 2",
+        "accept connections from trusted proxies only; each must begin with a PROXY header, "
+        "version 1 or 2",
         metavar="BOOL",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class HubConfig:
-    """The Hub behind us, and who may use it through us."""
+    """The Hub and the CAS behind the server, and how clients may use them."""
 
     hub_url: str = _setting(
-        "https://huggingface.co", parse_url, "XETSERVE_HUB_URL", "the Hub", metavar="URL"
+        "https://huggingface.co",
+        parse_url,
+        "XETSERVE_HUB_URL",
+        "URL of the Hub. HF_ENDPOINT is a setting of clients and is not read",
+        metavar="URL",
     )
     allow_anonymous: bool = _setting(
         False,
         parse_bool,
         "XETSERVE_ALLOW_ANONYMOUS",
-        "serve /download and /download-hash without a token too; the Hub then decides",
+        "serve /download and /download-hash without a token, too; the Hub decides about access",
         metavar="BOOL",
     )
     hash_repo: str = _setting(
@@ -258,23 +277,24 @@ class HubConfig:
         "auto",
         parse_xet_mode,
         "XETSERVE_XET_MODE",
-        "plain: Hub clients that know Xet are not told of it, and download over plain HTTP from here; native: they "
-        "download Xet data from here; auto: natively what they would not download plain",
+        "who is offered native Xet. plain: nobody; native: Hub clients, for all Xet files; "
+        "auto: Hub clients, for files larger than native_from",
         metavar="MODE",
     )
     native_from: int = _setting(
         50 * 1000**3,
         parse_size,
         "XETSERVE_NATIVE_FROM",
-        "with auto, bytes: larger files are offered natively; 0: all files",
+        "size in bytes above which auto offers a file natively; 0: all files",
         metavar="SIZE",
     )
     native_secret: str = _setting(
         "",
         parse_secret,
         "XETSERVE_NATIVE_SECRET",
-        "what native clients bring back is signed with a key made from it, 32 characters or more; several servers "
-        "that one client may come to have to share it. Without one, every start makes its own key",
+        "secret of 32 characters or more (openssl rand -hex 32) that signs tokens and data URLs "
+        "of native clients. Several servers behind one address share it. Without one, every "
+        "start makes its own",
         metavar="SECRET",
         is_secret=True,
     )
@@ -282,8 +302,9 @@ class HubConfig:
         "auto",
         parse_upstream_networks,
         "XETSERVE_UPSTREAM_NETWORKS",
-        "networks, separated by commas, that redirects, CAS URLs and data URLs may lead to besides public addresses; "
-        "public: none; auto: private ones where hub_url leads to one, and loopback ones where it leads there",
+        "networks, separated by commas, that redirects, CAS URLs and data URLs may lead to "
+        "besides public addresses; public: none; auto: private networks where hub_url leads to "
+        "a private address, and loopback ones where it leads to a loopback address",
         metavar="NETWORKS",
     )
     upstream_timeout: float = _setting(
@@ -298,116 +319,122 @@ class HubConfig:
         False,
         parse_bool,
         "XETSERVE_OFFLINE",
-        "ask nobody: serve what is stored in cache_dir, whatever its age, and 504 for the rest",
+        "open no connection to an upstream: serve what is stored in cache_dir, whatever its "
+        "age, and 504 for the rest",
         metavar="BOOL",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class MetadataConfig:
-    """What is believed of what the Hub and the CAS said, per token. Times in seconds, sizes in bytes."""
+    """How long the answers of Hub and CAS are cached, per token. Times in seconds, sizes in bytes."""
 
     metadata_ttl: float = _setting(
         30.0,
         parse_optional_seconds,
         "XETSERVE_METADATA_TTL",
-        "seconds that a yes is believed, and a permission; 0: the upstream is asked every time",
+        "seconds for which answers and permissions of the Hub and the CAS are reused; 0: every "
+        "request asks them",
         metavar="SECONDS",
     )
     negative_ttl: float = _setting(
         5.0,
         parse_optional_seconds,
         "XETSERVE_NEGATIVE_TTL",
-        "seconds that a no is believed (401, 403, 404)",
+        "seconds for which a refusal (401, 403, 404) is reused",
         metavar="SECONDS",
     )
     stale_for: float = _setting(
         0.0,
         parse_optional_seconds,
         "XETSERVE_STALE_FOR",
-        "oldest age of what is answered when the Hub or the CAS is in trouble; 0: then that is an error",
+        "greatest age, in seconds, of answers that are served while the Hub or the CAS is in "
+        "trouble; 0: that is an error at once",
         metavar="SECONDS",
     )
     metadata_size: int = _setting(
         16 * 1024 * 1024,
         parse_size,
         "XETSERVE_METADATA_SIZE",
-        "bytes of answers in memory; in cache_dir, 16 times as many",
+        "bytes of answers cached in memory; in cache_dir, 16 times as many",
         metavar="SIZE",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """What answers look like."""
+    """What answers look like, and under which names requests are answered."""
 
     cors: str = _setting(
         "*",
         parse_cors,
         "XETSERVE_CORS",
-        "web pages that may read answers: * for all, off for none, or origins with commas",
+        "web pages that may read answers: * for all, off for none, or a list of origins, "
+        "separated by commas",
         metavar="ORIGINS",
     )
     hosts: str = _setting(
         "",
         parse_hosts,
         "XETSERVE_HOSTS",
-        "names that requests may be for, *.name for all below one, separated by commas; 421 beyond. Addresses and "
-        "localhost are always answered; empty: any name is",
+        "host names, separated by commas, under which requests are answered (*.name: all names "
+        "below one); others are 421. Addresses and localhost are always answered. Empty: any "
+        "name",
         metavar="NAMES",
     )
     compression: str = _setting(
         "auto",
         parse_compression,
         "XETSERVE_COMPRESSION",
-        "auto: what shrinks is sent with zstd (small texts also with gzip) to clients that accept it; or off",
+        "auto: send what shrinks with zstd, and small texts also with gzip, to clients that "
+        "accept it; or off",
         metavar="MODE",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryConfig:
-    """What the process may hold. Sizes in bytes."""
+    """How much memory the server may hold. Sizes in bytes; workers share them."""
 
     memory_budget: int = _setting(
         128 * 1024 * 1024,
         parse_min_budget,
         "XETSERVE_MEMORY_BUDGET",
-        "ceiling on file data held between upstream and clients",
+        "most bytes of file data held between upstream and clients",
         metavar="SIZE",
     )
     body_budget: int = _setting(
         32 * 1024 * 1024,
         parse_body_budget,
         "XETSERVE_BODY_BUDGET",
-        "most bytes of request bodies held at a time; others wait for 5 s, then 503",
+        "most bytes of request bodies held at a time; further ones wait for 5 s, then 503",
         metavar="SIZE",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
-    """What is kept on disk. Sizes in bytes."""
+    """The disk cache. Sizes in bytes."""
 
     cache_dir: str = _setting(
         "",
         parse_folder,
         "XETSERVE_CACHE_DIR",
-        "folder for fetched data, which several processes may share; without one nothing is kept",
+        "folder of the disk cache, which several processes may share; empty: no cache",
         metavar="DIR",
     )
     cache_size: int = _setting(
         32 * 1024**3,
         parse_size,
         "XETSERVE_CACHE_SIZE",
-        "bytes that the cache may have; what was not used for longest goes first",
+        "most bytes of the disk cache; the entries that were unused for longest are removed first",
         metavar="SIZE",
     )
     cache_min_free: int = _setting(
         1024**3,
         parse_size,
         "XETSERVE_CACHE_MIN_FREE",
-        "bytes of the file system that the cache leaves free",
+        "bytes of the file system that the disk cache leaves free",
         metavar="SIZE",
     )
 
@@ -420,14 +447,16 @@ class StatusConfig:
         "public",
         parse_audience,
         "XETSERVE_METRICS",
-        "who may see figures, at /metrics, /status and /: public, token (who has the operator token) or off",
+        "who may read the figures at /metrics, /status and /: public, token (with the operator "
+        "token) or off",
         metavar="WHO",
     )
     operator_token: str = _setting(
         "",
         parse_password,
         "XETSERVE_OPERATOR_TOKEN",
-        "shows names of files, repositories and clients at /status and / to those who have it",
+        "token that shows the names of files, repositories and clients at /status and /; 16 "
+        "characters or more",
         metavar="TOKEN",
         is_secret=True,
     )
@@ -435,14 +464,14 @@ class StatusConfig:
         "",
         parse_file,
         "XETSERVE_OPERATOR_TOKEN_FILE",
-        "file that has the operator token",
+        "file that holds the operator token; not one that everybody may write to",
         metavar="FILE",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """What clients may do to a server: connections, times, sizes of requests. Times in seconds, sizes in bytes."""
+    """Limits on connections, and on times and sizes of requests. Times in seconds, sizes in bytes."""
 
     max_connections: int = _setting(
         10_000,
@@ -470,7 +499,8 @@ class LimitsConfig:
         75.0,
         parse_optional_seconds,
         "XETSERVE_KEEP_ALIVE_TIMEOUT",
-        "seconds that a client may be silent before and between requests; 0: no limit",
+        "seconds for which a client may be silent before and between requests; then its "
+        "connection is closed. 0: no limit",
         metavar="SECONDS",
     )
     head_timeout: float = _setting(
@@ -484,21 +514,23 @@ class LimitsConfig:
         30.0,
         parse_optional_seconds,
         "XETSERVE_BODY_TIMEOUT",
-        "seconds that a client may pause in a request's body, 408 beyond; 0: no limit",
+        "seconds for which the data of a request's body may pause, 408 beyond; 0: no limit",
         metavar="SECONDS",
     )
     min_body_rate: int = _setting(
         500,
         parse_size,
         "XETSERVE_MIN_BODY_RATE",
-        "bytes a second of data in a request's body; a slower one uses body_timeout up, 408 then; 0: no limit",
+        "slowest rate of a request's body, in bytes a second; a slower one uses up "
+        "body_timeout, then 408; 0: no limit",
         metavar="SIZE",
     )
     min_write_rate: int = _setting(
         0,
         parse_size,
         "XETSERVE_MIN_WRITE_RATE",
-        "bytes a second that a client must take on an average of write_timeout, cut below; 0: no limit",
+        "slowest rate at which a client takes its answer, in bytes a second, on an average of "
+        "write_timeout; a slower one is cut. 0: no limit",
         metavar="SIZE",
     )
 
@@ -527,14 +559,14 @@ class LimitsConfig:
         8 * 1024,
         parse_head_size,
         "XETSERVE_MAX_TRAILER_SIZE",
-        "most bytes of fields behind a chunked request body; 431 beyond",
+        "most bytes of trailer fields after a chunked request body; 431 beyond",
         metavar="SIZE",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionConfig:
-    """What is served to whom. Rates are those of one worker process; sizes in bytes."""
+    """Limits on requests and rates. Rates hold for each worker process by itself."""
 
     max_active_requests: int = _setting(
         0,
@@ -547,28 +579,28 @@ class AdmissionConfig:
         0.0,
         parse_rate,
         "XETSERVE_TOKEN_REQUEST_RATE",
-        "requests a second of one token, 429 beyond; 0: no limit",
+        "most requests a second with one token, 429 beyond; 0: no limit",
         metavar="N",
     )
     address_request_rate: float = _setting(
         0.0,
         parse_rate,
         "XETSERVE_ADDRESS_REQUEST_RATE",
-        "requests a second of one address, 429 beyond; 0: no limit",
+        "most requests a second from one address, 429 beyond; 0: no limit",
         metavar="N",
     )
     token_byte_rate: int = _setting(
         0,
         parse_size,
         "XETSERVE_TOKEN_BYTE_RATE",
-        "bytes a second to one token, which are paced, not refused; 0: no limit",
+        "most bytes a second to one token; answers are slowed down, not refused; 0: no limit",
         metavar="SIZE",
     )
     address_byte_rate: int = _setting(
         0,
         parse_size,
         "XETSERVE_ADDRESS_BYTE_RATE",
-        "bytes a second to one address, which are paced, not refused; 0: no limit",
+        "most bytes a second to one address; answers are slowed down, not refused; 0: no limit",
         metavar="SIZE",
     )
     rate_burst: float = _setting(
@@ -582,20 +614,21 @@ class AdmissionConfig:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """What is logged, to standard error."""
+    """Logs, which go to standard error."""
 
     log_level: str = _setting(
         "info",
         parse_log_level,
         "XETSERVE_LOG_LEVEL",
-        "debug, info, warning or error",
+        "lowest level that is logged: debug, info, warning or error",
         metavar="LEVEL",
     )
     access_log: str = _setting(
         "text",
         parse_access_log,
         "XETSERVE_ACCESS_LOG",
-        "a line for each request: off, text or json, whatever the log level",
+        "format of the line that is logged for each request: text, json or off; log_level does "
+        "not matter",
         metavar="FORM",
     )
 

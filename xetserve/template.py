@@ -1,10 +1,11 @@
-"""Settings as text: the commented template of a configuration file, as TOML or as environment, and those that count.
+"""Settings as text: templates (TOML, environment), tables (Markdown), and the effective settings.
 
-All of it is made from the declarations in config.py, so that it says what is.
+All of it is made from the declarations in config.py.
 """
 
 import dataclasses
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any, Final
@@ -17,21 +18,23 @@ from xetserve.values import parse_size
 WIDTH: Final = 110
 MASK: Final = "***"
 _UNITS: Final = (("TiB", 2**40), ("TB", 10**12), ("GiB", 2**30), ("GB", 10**9), ("MiB", 2**20), ("KiB", 2**10))  # fmt: skip
+# Words of a help text that are code: names of settings, paths, patterns.
+_CODE: Final = re.compile(r"(?<![^\s(])(?:[a-z]+_[a-z_]+|[/?.*][\w./=*-]*[\w=*/]|[/*])(?![\w/])")
 
 _TOML_HEAD: Final = """\
-# Settings of xetserve {version}. What stands behind a # without a space is a default: take the # away to change it.
-# Flags and environment variables win over this file. Sizes: 1048576, 128MiB, 50GB. Times are in seconds.
+# Settings of xetserve {version}. A # without a space precedes a default: remove the # to change it.
+# Flags and environment variables win over this file. Sizes: 1048576, 128MiB, 50GB. Times: seconds.
 # After a change: xetserve config check --config FILE
 """
 _ENV_HEAD: Final = """\
 # Environment of xetserve {version}, for `docker run --env-file FILE` and EnvironmentFile= of systemd.
-# One NAME=value a line, without quotes or spaces around; all behind the = is the value. Flags win over it,
-# and it wins over the TOML file. After a change: xetserve config check --env-file FILE
+# One NAME=value a line, without quotes; everything after the = is the value. Flags win over these
+# variables, and they win over the TOML file. After a change: xetserve config check --env-file FILE
 """
 
 
 def make_toml_template() -> str:
-    """Give a TOML file with every setting, commented out, with its default."""
+    """Return a TOML file with every setting, commented out, with its default."""
     lines = [_TOML_HEAD.format(version=__version__)]
     for name, section in SECTIONS.items():
         lines.append(f"[{name}]")
@@ -41,7 +44,7 @@ def make_toml_template() -> str:
 
 
 def make_env_template() -> str:
-    """Give an environment file with every setting, commented out, with its default."""
+    """Return an environment file with every setting, commented out, with its default."""
     lines = [_ENV_HEAD.format(version=__version__)]
     for section in SECTIONS.values():
         for setting in dataclasses.fields(section):
@@ -50,8 +53,38 @@ def make_env_template() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def make_markdown() -> str:
+    """Return a Markdown table for each section, as the configuration chapter has them."""
+    lines = []
+    for name, section in SECTIONS.items():
+        lines += [
+            f"### `[{name}]`",
+            "",
+            (section.__doc__ or "").partition("\n")[0],
+            "",
+            "| Key | Flag | Environment variable | Default | Meaning |",
+            "|---|---|---|---|---|",
+            *(_make_row(setting) for setting in dataclasses.fields(section)),
+            "",
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _make_row(setting: dataclasses.Field[Any]) -> str:
+    meta = setting.metadata
+    default = format_value(setting)
+    cells = (
+        f"`{setting.name}`",
+        "" if meta["is_secret"] else f"`{flag_of(setting.name)}`",
+        ", ".join(f"`{variable}`" for variable in meta["variables"]),
+        f"`{default}`" if default else "not set",
+        _CODE.sub(r"`\g<0>`", meta["help"]),
+    )
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
 def format_value(setting: dataclasses.Field[Any], value: Any = None) -> str:
-    """Give the text that a value is read from; value None: the default."""
+    """Return the text of a value; value None: of the default."""
     value = setting.default if value is None else value
     if isinstance(value, bool):
         return str(value).lower()
@@ -67,7 +100,7 @@ def format_value(setting: dataclasses.Field[Any], value: Any = None) -> str:
 
 
 def format_toml(setting: dataclasses.Field[Any], value: Any = None) -> str:
-    """Give a value as TOML; value None: the default."""
+    """Return a value as TOML; value None: the default."""
     text = format_value(setting, value)
     value = setting.default if value is None else value
     is_bare = isinstance(value, bool) or (
@@ -78,7 +111,7 @@ def format_toml(setting: dataclasses.Field[Any], value: Any = None) -> str:
 
 
 def iter_effective(loaded: Loaded) -> Iterator[tuple[str, dataclasses.Field[Any], str, str]]:
-    """Give (section, setting, its value as TOML, where it comes from); secrets are masked."""
+    """Yield (section, setting, value as TOML, source of the value); secrets are masked."""
     for name, section in SECTIONS.items():
         values = getattr(loaded.config, name)
         for setting in dataclasses.fields(section):
@@ -94,7 +127,7 @@ def iter_effective(loaded: Loaded) -> Iterator[tuple[str, dataclasses.Field[Any]
 
 
 def format_effective(loaded: Loaded) -> str:
-    """Give the settings that count as TOML, each with where it comes from."""
+    """Return the effective settings as TOML, each with the source of its value."""
     lines = []
     last = None
     for section, setting, value, origin in iter_effective(loaded):

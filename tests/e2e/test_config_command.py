@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clean_environment
+from xetserve.template import make_markdown
 
 SECRET = "a secret of very many different letters"
 
@@ -33,6 +34,10 @@ def test_a_template_is_good(tmp_path: Path, flags: tuple[str, ...], option: str)
     done = run_config("check", option, str(path))
     assert (done.returncode, done.stderr) == (0, "")
     assert "good; 0 settings" in done.stdout
+
+
+def test_the_tables_of_the_documentation() -> None:
+    assert run_config("template", "--markdown").stdout == make_markdown()
 
 
 def test_a_check_names_all_that_is_wrong(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`xetserve config`: a template of the configuration file, a check of one, and the settings that count."""
+"""`xetserve config`: print a template of the configuration file, check one, show the effective settings."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from xetserve.template import (
     format_effective,
     iter_effective,
     make_env_template,
+    make_markdown,
     make_toml_template,
 )
 
@@ -27,13 +28,25 @@ def add_flags_of_config(parser: argparse.ArgumentParser) -> None:
         help="print a commented configuration file with every setting and its default",
         description="Print a commented configuration file with every setting and its default.",
     )
-    template.add_argument(
-        "--env", action="store_true", help="as an environment file for containers, not as TOML"
+    form = template.add_mutually_exclusive_group()
+    form.add_argument(
+        "--env",
+        action="store_const",
+        const=make_env_template,
+        dest="make",
+        help="as an environment file for containers, not as TOML",
     )
-    template.set_defaults(act=_print_template)
+    form.add_argument(
+        "--markdown",
+        action="store_const",
+        const=make_markdown,
+        dest="make",
+        help="as Markdown tables with flags and variables, as the documentation has them",
+    )
+    template.set_defaults(act=_print_template, make=make_toml_template)
     for name, act, text in (
-        ("check", _check, "say everything that is wrong with the settings"),
-        ("show", _show, "print the settings that count, and where each comes from"),
+        ("check", _check, "report everything that is wrong with the settings"),
+        ("show", _show, "print the effective settings, and where each comes from"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.add_argument(
@@ -56,7 +69,7 @@ def run_config(options: argparse.Namespace) -> int:
 
 
 def _print_template(options: argparse.Namespace) -> int:
-    sys.stdout.write(make_env_template() if options.env else make_toml_template())
+    sys.stdout.write(options.make())
     return 0
 
 
