@@ -15,9 +15,9 @@ MAX_HOST_SIZE: Final = 255  # characters without the port: as many as DNS has (R
 # uri-host [ ":" port ] (RFC 3986, 3.2.2): an IPv6 literal, perhaps with a zone, or a name. It is repeated
 # in each URL of an answer, so that a long one would make answers of any size.
 _HOST: Final = re.compile(
-    r"(?:\[(?P<literal>[0-9A-Za-z:.%%_~-]{1,%d})\]"
-    r"|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%%[0-9A-Fa-f]{2}){0,%d})"
-    r"(?::(?P<port>[0-9]{0,5}))?" % (MAX_HOST_SIZE, MAX_HOST_SIZE)
+    rf"(?:\[(?P<literal>[0-9A-Za-z:.%_~-]{{1,{MAX_HOST_SIZE}}})\]"
+    rf"|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{{2}}){{0,{MAX_HOST_SIZE}}})"
+    r"(?::(?P<port>[0-9]{0,5}))?"
 )
 _ABSOLUTE: Final = re.compile(r"https?://(?P<authority>[^/?]*)(?P<rest>.*)", re.IGNORECASE)
 _UNRESERVED: Final = frozenset(ascii_letters + digits + "-._~")  # RFC 3986, 2.3
