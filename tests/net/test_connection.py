@@ -126,7 +126,10 @@ class TestRequests:
             assert [body for _, _, body in answers] == [b"0", b"1", b"2", b"3", b"4", b""]
             assert await client.read_end() == (b"", "closed")
 
-    async def test_of_heads_that_come_at_once_so_many_are_read_in_a_turn(self) -> None:
+    @pytest.mark.parametrize("num_ahead", [1, 5])
+    async def test_of_heads_that_come_at_once_so_many_are_read_in_a_turn(
+        self, num_ahead: int
+    ) -> None:
         seen: Counter[int] = Counter()
 
         async def note(request: Request) -> Response:
@@ -144,10 +147,10 @@ class TestRequests:
                 for _ in range(num_clients)
             ]
             for client in clients:
-                await client.send(GET)
+                await client.send(GET * num_ahead)
             for client in clients:
-                await client.read_answer()
-        assert seen.total() == num_clients
+                await gather_answers(client, num_ahead)
+        assert seen.total() == num_clients * num_ahead
         assert max(seen.values()) <= MAX_PLACES
 
     async def test_between_pipelined_requests_others_have_their_turn(self) -> None:

@@ -192,6 +192,7 @@ class ClientConnection:
         if self._protocol.has_input:
             # Nothing has to wait for a client that sends its requests ahead, and thousands are here already.
             await asyncio.sleep(0)
+            await self._turns.take(self._line, begins=True)
         return True
 
     async def _answer(self, request: Request) -> None:
