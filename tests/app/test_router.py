@@ -1,5 +1,7 @@
 """From a request target to what is asked for."""
 
+from urllib.parse import unquote_to_bytes
+
 import pytest
 
 from xetserve.app.router import (
@@ -39,6 +41,18 @@ from xetserve.upstream.hub import RepoRef
 )
 def test_split_path(raw: str, segments: list[str]) -> None:
     assert split_path(raw) == segments
+
+
+def test_only_segments_with_escapes_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+
+    def decode(raw: str) -> bytes:
+        decoded.append(raw)
+        return unquote_to_bytes(raw)
+
+    monkeypatch.setattr("xetserve.app.router.unquote_to_bytes", decode)
+    assert split_path("/a" * 2000 + "/%20" + "/b" * 2000)[1999:2002] == ["a", " ", "b"]
+    assert decoded == ["%20"]
 
 
 @pytest.mark.parametrize(
