@@ -47,6 +47,40 @@ async def test_there_is_room_until_it_is_taken_and_again_when_it_is_given_back()
     assert budget.held == 90
 
 
+async def test_those_that_leave_the_queue_are_not_searched_for() -> None:
+    compared = 0
+
+    class Size(int):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    budget = BodyBudget(100)
+    await budget.take(100)
+    tasks = [asyncio.ensure_future(budget.take(Size(50))) for _ in range(200)]
+    await turn()
+    for task in reversed(tasks):
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert compared <= len(tasks)
+    budget.give(100)
+    await budget.take(100)
+
+
+async def test_room_that_becomes_free_when_the_one_that_waits_is_just_leaving() -> None:
+    budget = BodyBudget(100)
+    await budget.take(100)
+    async with taking(budget, 80) as leaving, taking(budget, 70) as other:
+        leaving.cancel()
+        budget.give(100)  # it has not heard of it yet
+        await other
+        assert leaving.cancelled()
+        assert budget.held == 70
+
+
 async def test_who_came_first_goes_first_and_small_ones_do_not_pass() -> None:
     budget = BodyBudget(100)
     await budget.take(90)

@@ -9,10 +9,10 @@ while bodies wait, the slowest of those that are being read is refused in their 
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 from xetserve.errors import RequestError
 from xetserve.metrics import REQUESTS_REFUSED
@@ -20,11 +20,6 @@ from xetserve.metrics import REQUESTS_REFUSED
 DEFAULT_LIMIT: Final = 32 * 1024 * 1024  # bytes
 WAIT: Final = 5.0  # seconds for room; clients give up after 10
 STALL: Final = 0.5  # seconds
-
-
-class _Turn(NamedTuple):
-    size: int
-    granted: asyncio.Future[None]
 
 
 class BodyBudget:
@@ -44,7 +39,7 @@ class BodyBudget:
         self.wait = wait
         self.receiving: set[BodyLease] = set()  # those that are being read
         self._stall = stall
-        self._waiting: deque[_Turn] = deque()
+        self._waiting: OrderedDict[asyncio.Future[None], int] = OrderedDict()  # sizes
         self._num_given = 0  # times that something has become free
         self._watch: asyncio.TimerHandle | None = None  # while bodies wait
 
@@ -60,15 +55,14 @@ class BodyBudget:
             self.held += size
             return
         loop = asyncio.get_running_loop()
-        turn = _Turn(size, loop.create_future())
-        self._waiting.append(turn)
+        granted = loop.create_future()
+        self._waiting[granted] = size
         if self._watch is None:
             self._watch = loop.call_later(self._stall, self._on_stall, self._num_given)
         try:
-            await turn.granted
+            await granted
         except asyncio.CancelledError:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
+            if self._waiting.pop(granted, None) is not None:
                 self._grant()
             else:
                 self.give(size)
@@ -82,10 +76,14 @@ class BodyBudget:
             self._grant()
 
     def _grant(self) -> None:
-        while self._waiting and self.held + self._waiting[0].size <= self.limit:
-            turn = self._waiting.popleft()
-            self.held += turn.size
-            turn.granted.set_result(None)
+        while self._waiting:
+            granted, size = next(iter(self._waiting.items()))
+            if self.held + size > self.limit:
+                break
+            del self._waiting[granted]
+            self.held += size
+            if not granted.done():  # it is being cancelled, and gives the room back
+                granted.set_result(None)
         if not self._waiting and self._watch is not None:
             self._watch.cancel()
             self._watch = None
