@@ -25,6 +25,7 @@ from tests.app.test_application import (
 from tests.peers import Answer, RawClient, Received, connected, http_answer, until
 from tests.sealed import changed
 from xetserve.app import batches
+from xetserve.app.passthrough import HELD_SIZE
 from xetserve.app.xetmode import AUTO, NATIVE, XetMode
 from xetserve.http.messages import Headers, Request
 from xetserve.metrics import INTEGRITY_FAILURES, STRANGE_GRANTS
@@ -142,8 +143,9 @@ async def test_what_the_hub_refuses_stays_refused(method: str) -> None:
         json.dumps(
             {"casUrl": "http://c", "accessToken": secrets.token_hex(40_000), "exp": 1}
         ).encode(),
+        b'{"casUrl":"http://c","accessToken":"t","exp":2000000000}' + b" " * HELD_SIZE,
     ],
-    ids=["nothing", "no token", "no URL", "not a token", "too long"],
+    ids=["nothing", "no token", "no URL", "not a token", "too long", "too long to be held"],
 )
 async def test_a_token_answer_that_cannot_be_used_is_502(body: bytes) -> None:
     async with make_world(token=http_answer(200, body)).run(mode=IN_NATIVE) as client:

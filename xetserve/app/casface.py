@@ -19,7 +19,7 @@ from typing import Final
 
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.batches import fetch_batch, read_batch
-from xetserve.app.bodies import hold_body, no_blocks
+from xetserve.app.bodies import StartedBody, hold_body, no_blocks
 from xetserve.app.files import Upstreams, head_timeout
 from xetserve.app.responses import CHALLENGE
 from xetserve.app.router import check_method
@@ -105,19 +105,22 @@ class CasFace:
         """Give what a request for a CAS is counted as."""
         return "xorb" if request.raw_path.startswith("/xorbs/") else "reconstruction"
 
-    def make_token_answer(self, answer: Response, base_url: str) -> Response:
+    async def make_token_answer(self, answer: Response, base_url: str) -> Response:
         """Make the Hub's token answer one that leads to us.
 
         Args:
-            answer: the Hub's, with a body of bytes.
+            answer: the Hub's.
             base_url: how the client reaches us.
 
         Raises:
             UpstreamError: it is not what it should be.
         """
-        if answer.status != 200 or not isinstance(answer.body, bytes):
+        if answer.status >= 300:
             return answer
-        token = parse_cas_token(answer.body)
+        if isinstance(answer.body, StartedBody):  # as it is, it would lead past us
+            await answer.body.aclose()
+            raise UpstreamRefused("the answer with the CAS token is too long to be passed on")
+        token = parse_cas_token(answer.body if isinstance(answer.body, bytes) else b"")
         sealed = self._sealer.seal(_PURPOSE, list(token))
         if len(sealed) > MAX_SEALED_SIZE:
             raise UpstreamRefused("the CAS token is too long to be passed on")

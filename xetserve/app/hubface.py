@@ -144,7 +144,7 @@ class HubFace:
                 raise RequestError(403, "nothing can be uploaded through this server")
             # Whoever asks knows Xet, whatever it was told.
             answer = await self._api.answer(ask_for_token(request), token, native_above=None)
-            return self._cas.make_token_answer(answer, request.base_url)
+            return await self._cas.make_token_answer(answer, request.base_url)
         joins_pages = verb == "tree" and cannot_page(request.headers)
         return await self._api.answer(
             request, token, native_above=native_above, joins_pages=joins_pages
