@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pytest
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from xetserve.errors import (
+    IntegrityError,
     RangeUnsatisfiable,
     UpstreamDenied,
     UpstreamError,
@@ -25,8 +27,8 @@ from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream import plans
 from xetserve.upstream.knownplans import KnownPlans
 from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
-from xetserve.upstream.metastore import MetaStore, pack_file, unpack_file
-from xetserve.upstream.plans import STORED_URL
+from xetserve.upstream.metastore import IMPORTED, MetaStore, Stored, pack_file, unpack_file
+from xetserve.upstream.plans import STORED_URL, _without_urls, make_plan_folder, pack_plan
 from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.upstream.scopes import ANONYMOUS, get_scope
@@ -356,6 +358,94 @@ class TestStale:
             await world.ask()
 
 
+class TestImported:
+    """How a file is built, as whoever has made an archive has written it."""
+
+    EVIL = FakeXorb.make([SOURCE.randbytes(50_000) for _ in range(60)])
+
+    async def bring(self, world: World, folder: Path, plan: Reconstruction) -> None:
+        """Put a plan of the whole file where imports put it; the token may read the file."""
+        await world.ask(ByteRange(0, 1000))
+        await world.metadata.aclose()
+        path = f"{make_plan_folder(FILE.file_hash)}/0-{SIZE}"
+        target = folder / "meta" / IMPORTED / path
+        target.parent.mkdir(parents=True)
+        packed = await pack_plan(_without_urls(plan))
+        assert packed is not None
+        target.write_bytes(pack_file(path, Stored(0.0, packed)))
+
+    async def bring_wrong_one(self, world: World, folder: Path) -> DiskCache:
+        """Give a cache in which all chunks that the plan names are right for their xorb."""
+        evil = FakeFile([(self.EVIL, ChunkRange(0, 60)), (self.EVIL, ChunkRange(3, 9))])
+        plan = await FakeCas(evil).fetch_reconstruction(
+            FakeAccess(), evil.file_hash, ByteRange(0, SIZE)
+        )
+        await self.bring(world, folder, plan)
+        cache = DiskCache(FakeCas(evil), folder / "cache", max_size=1 << 30, min_free=0)
+        await cache.start()
+        assert await read(cache, file=evil) == evil.content
+        await cache.settle()
+        await cache.aclose()
+        assert list((folder / "cache").glob("??/*/*.proven.xc"))
+        return DiskCache(world.plans, folder / "cache", max_size=1 << 30, min_free=0)
+
+    async def test_no_range_is_read_by_a_wrong_plan(self, world: World, tmp_path: Path) -> None:
+        cache = await self.bring_wrong_one(world, tmp_path)
+        world.start(is_offline=True)
+        cache = DiskCache(world.plans, tmp_path / "cache", max_size=1 << 30, min_free=0)
+        await cache.start()
+        with pytest.raises(UpstreamOffline, match="only an archive says"):
+            await read(cache, 2_000_000, 2_100_000)
+        with pytest.raises(IntegrityError):
+            await read(cache)
+        await cache.aclose()
+
+    async def test_online_it_says_nothing_in_time_of_trouble(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        await self.bring_wrong_one(world, tmp_path)
+        world.start(stale_for=1000)
+        world.cas.error = UpstreamError("down")
+        cache = DiskCache(world.plans, tmp_path / "cache", max_size=1 << 30, min_free=0)
+        await cache.start()
+        with pytest.raises(UpstreamError, match="down"):
+            await read(cache, 2_000_000, 2_100_000)
+        await cache.aclose()
+
+    async def test_a_right_one_serves_ranges_once_it_is_proven(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        cache = DiskCache(world.plans, tmp_path / "cache", max_size=1 << 30, min_free=0)
+        await cache.start()
+        assert await read(cache) == FILE.content
+        await cache.settle()
+        await cache.aclose()
+        plan = await world.ask(ByteRange(0, SIZE))
+        shutil.rmtree(tmp_path / "meta/plans")
+        await world.restart()
+        await self.bring(world, tmp_path, plan)
+        world.start(is_offline=True)
+        cache = DiskCache(world.plans, tmp_path / "cache", max_size=1 << 30, min_free=0)
+        await cache.start()
+        table = make_table(cache)
+        with pytest.raises(UpstreamOffline, match="only an archive says"):
+            await read(cache, 2_000_000, 2_100_000, table=table)
+        assert await read(cache, table=table) == FILE.content
+        expected = FILE.content[2_000_000:2_100_000]
+        assert await read(cache, 2_000_000, 2_100_000, table=table) == expected
+        await cache.aclose()
+
+    async def test_what_was_seen_of_the_end_here_counts_more(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        await world.ask(ByteRange(SIZE - 1, SIZE + 100))
+        await self.bring(world, tmp_path, await world.ask(ByteRange(0, SIZE)))
+        path = f"{make_plan_folder(FILE.file_hash)}/end-5"
+        (tmp_path / "meta" / IMPORTED / path).write_bytes(pack_file(path, Stored(0.0, b"")))
+        world.start(is_offline=True)
+        assert (await world.ask(ByteRange(0, SIZE))).decoded_size == SIZE
+
+
 @pytest.mark.parametrize("window", [200_000, 1_000_000, 10_000_000])
 async def test_a_stored_file_is_read_and_proven(world: World, tmp_path: Path, window: int) -> None:
     """Whatever was asked for before, a reader offline gets the file out of the disk cache."""
@@ -376,11 +466,27 @@ async def test_a_stored_file_is_read_and_proven(world: World, tmp_path: Path, wi
     await cache.aclose()
 
 
-async def read(cache: DiskCache, start: int = 0, end: int | None = None) -> bytes:
+def make_table(cache: DiskCache) -> FetchTable:
     policy = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
-    table = FetchTable(cache, ByteBudget(1 << 26), policy=policy, stall_timeout=5.0)
+    return FetchTable(cache, ByteBudget(1 << 26), policy=policy, stall_timeout=5.0)
+
+
+async def read(
+    cache: DiskCache,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    file: FakeFile = FILE,
+    table: FetchTable | None = None,
+) -> bytes:
     reader = FileReader(
-        table, Access(), FILE.file_hash, start=start, end=end, size=SIZE, gap_timeout=5.0
+        table or make_table(cache),
+        Access(),
+        file.file_hash,
+        start=start,
+        end=end,
+        size=SIZE,
+        gap_timeout=5.0,
     )
     found = b""
     async for block in reader.blocks():

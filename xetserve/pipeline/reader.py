@@ -19,6 +19,7 @@ from functools import partial
 from xetserve.errors import (
     FormatError,
     IntegrityError,
+    UpstreamOffline,
 )
 from xetserve.metrics import INTEGRITY_FAILURES, WINDOWS
 from xetserve.pipeline.blocks import Block
@@ -411,6 +412,11 @@ class FileReader:
         source = self._table.source
         answer = await source.fetch_reconstruction(self._access, self._file_hash, asked)
         await self._prepared.wait()  # what may be taken from the cache depends on it
+        if answer.is_imported and not (self._is_whole or self._proof.is_proven):
+            raise UpstreamOffline(
+                "this server is offline, and only an archive says how the file is built: a download of "
+                "the whole file would prove it"
+            )
         return answer
 
     def _add_window(self, plan: WindowPlan) -> None:

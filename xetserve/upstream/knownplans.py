@@ -208,7 +208,8 @@ class KnownPlans:
             UpstreamOffline: nothing will do.
         """
         if self._archive is not None and await self._metadata.find_old(grant) is not None:
-            found = await self._archive.find(file_hash, asked)
+            takes_imported = self._metadata.policy.is_offline
+            found = await self._archive.find(file_hash, asked, takes_imported=takes_imported)
             if found is not None:
                 return found
         raise UpstreamOffline("this server is offline, and does not have all of the file's plan")

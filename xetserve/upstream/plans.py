@@ -3,6 +3,9 @@
 That depends on nobody, and never changes. What is given from here has dead URLs: the bytes have to come from the disk cache.
 An answer is stored from the start of its first chunk on, whichever byte of that was asked for, and not where one that is not much
 larger says the same: reading a file byte by byte stores one answer for a chunk.
+
+What was brought from elsewhere may be wrong, in records that are right for their xorb: it is marked as imported, and serves only
+those who hold what they read against the file's hash.
 """
 
 import asyncio
@@ -112,23 +115,29 @@ class PlanArchive:
         self._remember(file_hash, known._replace(end=end))
         self._store.write(f"{make_plan_folder(file_hash)}/end-{end}", Stored(0.0, b""))
 
-    async def find(self, file_hash: bytes, asked: ByteRange) -> Reconstruction | None:
+    async def find(
+        self, file_hash: bytes, asked: ByteRange, *, takes_imported: bool
+    ) -> Reconstruction | None:
         """Give how a range is built; None: that is not stored.
+
+        Args:
+            takes_imported: what was brought from elsewhere stands in for what was not asked here.
 
         Raises:
             RangeUnsatisfiable: the file ends before.
         """
         # Others may have stored more since we looked, and something may have been brought from elsewhere.
-        for is_again, is_imported in ((False, False), (True, False), (True, True)):
+        tries = ((False, False), (True, False), (True, True))
+        for is_again, is_imported in tries if takes_imported else tries[:2]:
             known = await self._list(file_hash, again=is_again)
             more = await self._list_folder(file_hash, is_imported=True) if is_imported else None
-            ends = [one.end for one in (known, more) if one is not None and one.end is not None]
-            if ends and asked.start >= min(ends):
+            end = known.end if known.end is not None or more is None else more.end
+            if end is not None and asked.start >= end:
                 raise RangeUnsatisfiable(f"file {format_hash(file_hash)} ends before {asked.start}")
-            wanted = ByteRange(asked.start, min([asked.end, *ends]))
+            wanted = ByteRange(asked.start, asked.end if end is None else min(asked.end, end))
             parts = await self._load(file_hash, known, more, wanted)
             if (found := await _join(parts, wanted)) is not None:
-                return found
+                return found._replace(is_imported=is_imported)
         return None
 
     async def _load(
@@ -164,8 +173,8 @@ class PlanArchive:
         known = self._known.get(file_hash)
         if known is None or again:
             found = await self._list_folder(file_hash)
-            for one in known.ranges if known is not None else ():
-                found.add(one)  # it may not be written yet
+            if known is not None:  # it may not be written yet
+                found = found._replace(ranges=sorted({*found.ranges, *known.ranges}))
             ends = [one.end for one in (known, found) if one is not None and one.end is not None]
             known = found._replace(end=min(ends, default=None))
         self._remember(file_hash, known)

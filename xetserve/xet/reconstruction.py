@@ -86,11 +86,13 @@ class Reconstruction(NamedTuple):
 
     offset_into_first_range: decoded bytes of the first term that lie before the asked start. It
         may span many chunks.
+    is_imported: whether an archive says so, or a part of it, and not the CAS: it may be wrong.
     """
 
     offset_into_first_range: int
     terms: tuple[Term, ...]
     fetch_info: dict[bytes, tuple[FetchInfo, ...]]
+    is_imported: bool = False
 
     @property
     def decoded_size(self) -> int:
