@@ -98,3 +98,27 @@ def test_everything_that_matters_is_on_the_dashboard() -> None:
         "xetserve_request_duration_seconds_sum", "xetserve_request_duration_seconds_count",
         "process_start_time_seconds", "xetserve_loop_lag_seconds_sum",
     }  # fmt: skip
+
+
+# The chapter
+
+
+CHAPTER = (Path(xetserve.ops.__file__).parents[1] / "docs" / "monitoring.md").read_text("utf-8")
+
+
+def test_the_chapter_names_every_metric() -> None:
+    whole: set[str] = set()
+    shortened: set[str] = set()
+    for row in re.findall(r"^\| (`(?:xetserve|process)_.*?) \| ", CHAPTER, re.MULTILINE):
+        names = re.findall(r"`((?:xetserve|process)_\w+)", row)
+        whole.update(names)
+        starts = {name[: at.start()] for name in names for at in re.finditer("_", name)}
+        shortened |= {start + end for start in starts for end in re.findall(r"`…(\w+)", row)}
+    there = {each.name for each in REGISTRY.instruments}
+    assert whole <= there
+    assert there <= whole | shortened
+
+
+def test_the_chapter_names_every_alert() -> None:
+    named = re.findall(r"^\| `(Xetserve\w+)` \|", CHAPTER, re.MULTILINE)
+    assert named == [rule["alert"] for rule in load_rules()]
