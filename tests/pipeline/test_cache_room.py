@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,11 @@ from tests.pipeline.cache_site import (
 from tests.pipeline.filled import files, fill, make_store
 from xetserve.errors import ConfigError
 from xetserve.pipeline import cache_room
-from xetserve.pipeline.cache_entry import parse_entry_name
+from xetserve.pipeline.cache_entry import EntryKey, parse_entry_name
+from xetserve.pipeline.cache_list import make_xorb_path
 from xetserve.pipeline.cache_room import Room
 from xetserve.pipeline.cache_store import prepare_folder
-from xetserve.xet.reconstruction import ChunkRange
+from xetserve.xet.reconstruction import ByteRange, ChunkRange
 
 
 def make_room(folder: Path, max_size: int = HUGE) -> Room:
@@ -285,3 +287,57 @@ async def test_files_of_ours_are_regular_ones(tmp_path: Path, name: str, odd: st
         with pytest.raises(ConfigError, match="usage is not a regular file"):
             prepare_folder(tmp_path)
     assert theirs.read_bytes() == b"theirs"
+
+
+async def test_files_of_other_users_in_tmp_push_nothing_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with a hole costs nobody anything, and says that it is as large as one likes."""
+    paths = await fill_by_times(tmp_path)
+    with (tmp_path / "tmp/theirs").open("wb") as file:
+        file.truncate(HUGE)
+    monkeypatch.setattr(os, "geteuid", lambda: paths[0].stat().st_uid + 1)
+    room = make_room(tmp_path, 1 << 30)
+    assert room.sweep(1000) == 0
+    assert set(paths) <= set(files(tmp_path))
+    assert room.get_usage() == sum(path.stat().st_size for path in paths)
+    assert (tmp_path / "tmp/theirs").exists()
+
+
+@pytest.mark.parametrize("way", ["entry", "shelf", "beside"])
+@pytest.mark.parametrize("is_late", [False, True], ids=["before", "at the last moment"])
+async def test_a_file_that_was_replaced_in_tmp_is_not_put_in_place(
+    tmp_path: Path, way: str, is_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_folder(tmp_path)
+    store = make_store(tmp_path)
+    temporary = store.create(100)
+    assert temporary is not None
+
+    def replace() -> None:
+        Path(temporary.path).unlink()
+        Path(temporary.path).write_bytes(b"forged".ljust(100))
+
+    rename = os.rename
+
+    def rename_late(source: str, target: str) -> None:
+        replace()
+        rename(source, target)
+
+    if is_late:
+        monkeypatch.setattr(os, "rename", rename_late)
+    else:
+        replace()
+    key = EntryKey(XORB.xorb_hash, ChunkRange(0, 1), ByteRange(0, 100))
+    for folder in (make_xorb_path(tmp_path, XORB.xorb_hash), tmp_path / "plain/ab"):
+        os.makedirs(folder)
+    put = {
+        "entry": partial(store.publish, temporary, key),
+        "shelf": partial(store.place, temporary, "plain", f"sha256-{'ab' * 32}"),
+        "beside": partial(store.place_beside, temporary, str(tmp_path / "meta/x")),
+    }
+    with pytest.raises(OSError, match="somebody has replaced a file in tmp"):
+        put[way]()
+    store.discard(temporary)
+    os.close(temporary.fd)
+    assert [path for path in files(tmp_path) if path.name != "usage"] == []

@@ -218,12 +218,17 @@ class Room:
         return count
 
     def _remove_leftovers(self) -> int:
-        """Remove temporary files that nobody writes any more; gives the bytes of the others."""
+        """Remove temporary files that nobody writes any more; gives the bytes of the others.
+
+        Files of other users are not ours: they must not push out what is.
+        """
         total = 0
         for item in scan(self._folder / "tmp"):
             stored = look_at(item)
             if stored is None:
                 pass_over(item.path, "not a regular file")
+            elif not _is_own(stored.path):
+                pass_over(stored.path, "another user's file")
             elif not _remove_unless_locked(stored.path):
                 total += stored.size
         return total
@@ -246,6 +251,12 @@ def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
         while size - heap[0][1].size >= excess:
             size -= heapq.heappop(heap)[1].size
     return [stored for _, stored in heap]
+
+
+def _is_own(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.stat(path, follow_symlinks=False).st_uid == os.geteuid()
+    return True  # it has gone
 
 
 def _remove_unless_locked(path: str) -> bool:

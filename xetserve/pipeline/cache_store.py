@@ -14,6 +14,7 @@ ends, so a file that can be locked is what a crash has left.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -295,10 +296,10 @@ class CacheStore:
         folder = self._get_folder(key.xorb_hash)
         target = f"{folder}/{make_entry_name(key.chunks, os.urandom(8), standing)}"
         try:
-            os.rename(temporary.path, target)
+            _rename(temporary, target)
         except FileNotFoundError:  # no folder yet
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            os.rename(temporary.path, target)
+            _rename(temporary, target)
         for old, chunks in stored:
             may_go = is_own or Standing.of(old.path) is Standing.IMPORTED
             if may_go and key.chunks.contains(chunks):
@@ -317,10 +318,10 @@ class CacheStore:
             with contextlib.suppress(FileNotFoundError):
                 replaced = os.stat(target, follow_symlinks=False).st_size
             try:
-                os.rename(temporary.path, target)
+                _rename(temporary, target)
             except FileNotFoundError:  # no folder yet
                 os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-                os.rename(temporary.path, target)
+                _rename(temporary, target)
         if replaced:
             self.room.give_back(replaced)
 
@@ -333,7 +334,7 @@ class CacheStore:
         for number in range(CREATE_TRIES):
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
             try:
-                os.rename(temporary.path, target)
+                _rename(temporary, target)
                 break
             except FileNotFoundError:  # somebody has removed the folder, which was empty
                 if number + 1 == CREATE_TRIES:
@@ -374,6 +375,26 @@ def open_entry(path: str, flags: int = os.O_RDONLY) -> int:
         return open_regular(path, flags)
     except FileNotFoundError:
         return open_regular(Standing.PROVEN.rename(path), flags)
+
+
+def _rename(temporary: Temporary, target: str) -> None:
+    """Put the very file that we have written at a path: whoever may write to tmp may put another in its place.
+
+    Raises:
+        OSError: that has happened, or the disk fails.
+    """
+    _check_same(temporary.fd, temporary.path)
+    os.rename(temporary.path, target)
+    try:
+        _check_same(temporary.fd, target)
+    except OSError:
+        os.unlink(target)
+        raise
+
+
+def _check_same(fd: int, path: str) -> None:
+    if not os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+        raise OSError(errno.ESTALE, "somebody has replaced a file in tmp")
 
 
 def _find_longest(
