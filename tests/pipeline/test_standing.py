@@ -18,6 +18,8 @@ from tests.pipeline.test_proof import damaged
 from tests.pipeline.test_reader import make_table, read_all
 from tests.pipeline.test_tickets import open_reader
 from xetserve.errors import IntegrityError, XetserveError
+from xetserve.lru import LruDict
+from xetserve.pipeline import cache
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache_archive import Importer, write_archive
 from xetserve.pipeline.cache_check import Checker, Report, count_contents
@@ -83,6 +85,19 @@ async def test_entries_from_before_are_marked_when_they_are_read(tmp_path: Path)
                 assert await process.read(start, min(SIZE, start + 50_000))
         assert cas.fetched == []
         assert standings(tmp_path) == {Standing.PROVEN}
+
+
+async def test_it_is_remembered_of_few_entries_how_much_is_proven(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ranges are stored of files that nobody reads to their end."""
+    monkeypatch.setattr(site.cache, "_coverages", LruDict(max_num=3, max_cost=10))
+    for chunk in range(1, 8):
+        await site.fill(chunk, chunk + 1)
+    assert len(site.cache._coverages) == 3
+    await site.fill(10, 18)
+    assert len(site.cache._coverages) == 3  # of 10 chunks
+    assert cache.MAX_COVERAGES * 8192 > cache.MAX_COVERED
 
 
 async def test_nothing_wrong_is_marked(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from xetserve.errors import FormatError, UpstreamError
+from xetserve.lru import LruDict
 from xetserve.metrics import (
     CACHE_BYTES,
     CACHE_DAMAGED,
@@ -53,6 +53,7 @@ SCRATCH_SIZE: Final = 256 * 1024  # bytes
 DISK_TIMEOUT: Final = 2.0  # seconds; a disk that needs longer is worse than none
 PAUSE: Final = 30.0  # seconds without the cache after such a wait
 MAX_COVERAGES: Final = 1024  # entries of which it is remembered how much is proven
+MAX_COVERED: Final = 2**22  # chunks of them: about 4 MB
 SWEEP_INTERVAL: Final = 600.0  # seconds
 CATCH_UP_INTERVAL: Final = 0.01  # seconds
 CLOSE_TIMEOUT: Final = 5.0  # seconds for what is being written when the process ends
@@ -79,7 +80,10 @@ class DiskCache:
         self._executor = ThreadPoolExecutor(MAX_THREADS, "cache")
         self.desk = Desk(self._store, self._executor)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._coverages: OrderedDict[str, Coverage] = OrderedDict()  # by path
+        # By path.
+        self._coverages: LruDict[str, Coverage] = LruDict(
+            max_num=MAX_COVERAGES, max_cost=MAX_COVERED
+        )
         self._removals: dict[bytes, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._resume_time = 0.0  # monotonic; the disk is left alone until then
@@ -276,7 +280,7 @@ class DiskCache:
 
         def on_placed(path: str) -> None:
             if Standing.of(path) is not Standing.PROVEN:
-                self._coverages[path] = coverage
+                self._coverages.put(path, coverage, key.num_chunks)
                 coverage.settle(path)
 
         return Tee(self.desk, key, coverage, on_placed)
@@ -289,9 +293,8 @@ class DiskCache:
         coverage = self._coverages.get(path)
         if coverage is None:
             key = segment.entry.key
-            coverage = self._coverages[path] = Coverage(key.xorb_hash, key.chunks, self._mark, path)
-            if len(self._coverages) > MAX_COVERAGES:
-                self._coverages.popitem(last=False)
+            coverage = Coverage(key.xorb_hash, key.chunks, self._mark, path)
+            self._coverages.put(path, coverage, key.num_chunks)
         return coverage
 
     def _mark(self, path: str) -> None:
@@ -303,7 +306,7 @@ class DiskCache:
             except OSError as exc:
                 self.desk.warn("cache: cannot rename: %s", exc.strerror or exc)
 
-        self._coverages.pop(path, None)
+        self._coverages.pop(path)
         self.spawn(mark())
 
     def note_failure(self, segment: Segment, error: Exception) -> None:
