@@ -331,7 +331,7 @@ async def test_a_file_that_was_replaced_in_tmp_is_not_put_in_place(
     key = EntryKey(XORB.xorb_hash, ChunkRange(0, 1), ByteRange(0, 100))
     for folder in (make_xorb_path(tmp_path, XORB.xorb_hash), tmp_path / "plain/ab"):
         os.makedirs(folder)
-    put = {
+    put: dict[str, Callable[[], object]] = {
         "entry": partial(store.publish, temporary, key),
         "shelf": partial(store.place, temporary, "plain", f"sha256-{'ab' * 32}"),
         "beside": partial(store.place_beside, temporary, str(tmp_path / "meta/x")),
