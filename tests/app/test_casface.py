@@ -518,17 +518,37 @@ def batch_of(*names: str) -> bytes:
     return json.dumps([{"prefix": "default", "hash": name} for name in names]).encode()
 
 
+def tell_part(world: World, name: str, first: int) -> None:
+    """Have the CAS say that a file is made of the last chunks of the xorb; for a world that runs."""
+    chunks = ChunkRange(first, 8)
+    info = FetchInfo(chunks, XORB.byte_range(chunks), f"{world.data.base}/xorb?{SIGNATURE}")
+    term = Term(XORB.xorb_hash, chunks, 50_000 * (8 - first))
+    part = Reconstruction(0, (term,), {XORB.xorb_hash: (info,)})
+    answer_except(world, name, http_answer(200, json.dumps(to_v2(part)).encode()))
+
+
+async def test_files_that_share_chunks_are_not_told_of_together() -> None:
+    """One URL could hold the chunks against one of them only."""
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        token = await get_token(client)
+        status, _, body = await post_batch(client, batch_of(NAME, "7" * 64), token)
+        assert status == 400
+        assert "one file at a time" in json.loads(body)["error"]
+
+
 async def test_several_files_in_one_answer() -> None:
     world = make_world()
     other = "7" * 64
     async with world.run(mode=IN_NATIVE) as client:
+        tell_part(world, other, 4)
         token = await get_token(client)
         status, headers, body = await post_batch(client, batch_of(NAME, other, NAME), token)
         assert (status, headers["cache-control"]) == (200, "no-store")
         value = json.loads(body)
         assert set(value) == {"files", "fetch_info"}
         assert set(value["files"]) == {NAME, other}
-        ((info,),) = value["fetch_info"].values()  # both have the same chunks
+        ((info, _),) = value["fetch_info"].values()  # both are of the same xorb
         assert SIGNATURE.encode() not in body
         assert info["url"].startswith("http://files.test/xorbs/")
         asked = [request.path.rpartition("/")[2] for request in world.cas.requests]
@@ -616,6 +636,8 @@ async def test_an_answer_that_would_be_too_large(
     world = make_world()
     names = ["1" * 64, "2" * 64, "3" * 64]
     async with world.run(mode=IN_NATIVE) as client:
+        for first, other in enumerate(names, 1):
+            tell_part(world, other, first)
         token = await get_token(client)
         assert (await post_batch(client, batch_of(*names[:2]), token))[0] == 200
         status, _, body = await post_batch(client, batch_of(*names), token)

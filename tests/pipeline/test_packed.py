@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.fakes import FakeAccess, FakeCas, FakeFile
+from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from tests.peers import until
 from tests.pipeline.test_reader import (
     assert_released,
@@ -19,10 +19,11 @@ from tests.pipeline.test_reader import (
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired, XetserveError
 from xetserve.metrics import INTEGRITY_FAILURES
 from xetserve.pipeline.budget import ByteBudget
-from xetserve.pipeline.packed import PackedReader
+from xetserve.pipeline.packed import PLACES_AT_ONCE, PackedReader
 from xetserve.pipeline.reader import FileReader
+from xetserve.xet.compression import Scheme
 from xetserve.xet.grants import Grant, GrantedRange, Granter, open_grant
-from xetserve.xet.reconstruction import ByteRange, FetchInfo
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
 from xetserve.xet.sealing import Sealer
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 
@@ -365,3 +366,43 @@ async def test_memory_is_bounded_however_large_the_range() -> None:
     assert grant.ranges[0].byte_range.size > 5 << 20
     assert peak < 2 << 20
     side.assert_released()
+
+
+ZEROS = FakeXorb.make([bytes(10_000), b"x" * 5000], [Scheme.NONE])
+
+
+async def test_a_file_of_one_chunk_thousands_of_times_is_proven() -> None:
+    side = Side(FakeFile([(ZEROS, ChunkRange(0, 1))] * 3000))
+    (grant,) = await side.grant()
+    assert (await side.read(grant)).is_verified
+    side.assert_released()
+
+
+async def test_a_wrong_byte_in_a_file_of_one_chunk_never_comes_to_its_end() -> None:
+    side = Side(FakeFile([(ZEROS, ChunkRange(0, 1))] * 3000))
+    (grant,) = await side.grant()
+    side.cas.on_data = lambda number, info, data: (data[:-1] + b"\1", None)
+    with pytest.raises(IntegrityError, match="not file"):
+        await drain(side.open(grant))
+    side.assert_released()
+
+
+async def test_a_chunk_in_many_places_is_looked_at_in_many_turns() -> None:
+    side = Side(FakeFile([(ZEROS, ChunkRange(0, 1))] * 5000))
+    grants = await side.grant()
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    await side.read(grants[0])
+    few = turns
+    side = Side(FakeFile([(ZEROS, ChunkRange(0, 1))] * (5000 + 20 * PLACES_AT_ONCE)))
+    grants, turns = await side.grant(), 0
+    await side.read(grants[0])
+    counting.cancel()
+    assert turns >= few + 20

@@ -14,14 +14,18 @@ from xetserve.xet import grants
 from xetserve.xet.grants import (
     DIGEST_SIZE,
     MAX_GRANT_SIZE,
+    MAX_PLACES,
     MAX_USES,
     PURPOSE,
     SEALED_SLICE,
+    FindHashes,
     Grant,
+    GrantedRange,
     Granter,
     TermUse,
-    make_digest,
+    TooManyUses,
     open_grant,
+    prove_uses,
     seal_grant,
 )
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
@@ -113,13 +117,87 @@ def test_many_ranges_get_several_urls_of_bearable_length() -> None:
         assert read(info.url).find(info.byte_range) is not None
 
 
-def test_too_many_uses_of_one_range_are_not_all_named() -> None:
+def test_more_uses_of_one_range_than_a_url_can_name_are_refused() -> None:
+    """They would leave the file without proof."""
     plan = Plan()
     plan.add(X, 0)
-    for number in range(50_000):
+    for number in range(2000):
         plan.use(X, number % 9, number % 9 + 1, number * number % 65_521)
+    with pytest.raises(TooManyUses, match="HF_HUB_DISABLE_XET"):
+        plan.rewrite()
+
+
+def test_more_places_than_can_be_looked_at_are_refused() -> None:
+    plan = Plan()
+    plan.add(X, 0)
+    for _ in range(MAX_PLACES // 8 + 1):
+        plan.use(X, 0, 8, 100)
+    with pytest.raises(TooManyUses):
+        plan.rewrite()
+
+
+def test_terms_that_are_alike_are_named_together() -> None:
+    """A file of zeros is one chunk, and thousands of terms."""
+    plan = Plan()
+    plan.add(X, 0)
+    for _ in range(20_000):
+        plan.use(X, 3, 4, 65_536)
+    plan.use(X, 0, 2, 500)
+    plan.use(X, 3, 4, 65_536)
     (info,) = plan.rewrite().fetch_info[X]
-    assert 300 < len(read(info.url).ranges[0].uses) < 50_000
+    assert len(info.url) < 500
+    rest, zeros = read(info.url).ranges[0].uses
+    assert rest == TermUse(ChunkRange(0, 2), 20_000 * 65_536, 500)
+    assert zeros == TermUse(ChunkRange(3, 4), 0, 65_536, (65_536, 19_999, 66_036, 1))
+    positions = [*range(0, 20_000 * 65_536, 65_536), 20_000 * 65_536 + 500]
+    assert list(zeros.iter_positions()) == positions
+    assert (zeros.num_terms, zeros.num_places) == (20_001, 20_001)
+
+
+def name(plan: Plan, hashes: dict[int, bytes]) -> GrantedRange:
+    """What the grant of a proven file's only range says; hashes: of its chunks, by their places."""
+
+    def find(file_hash: bytes, position: int, size: int) -> bytes | None:
+        found = [hashes[at] for at in sorted(hashes) if position <= at < position + size]
+        return b"".join(found)
+
+    answer = Reconstruction(0, tuple(plan.terms), {x: tuple(i) for x, i in plan.infos.items()})
+    granter = Granter(SEALER, BASE, issued=1.0, expires=2.0, instance="a", find_hashes=find)
+    given = granter.rewrite(answer, 0, FILE, 12_345, has_single_ranges=False)
+    ((info,),) = given.fetch_info.values()
+    return read(info.url).ranges[0]
+
+
+def test_of_a_proven_file_one_place_of_each_chunk_is_named_and_nothing_refused() -> None:
+    plan = Plan()
+    plan.add(X, 0)
+    hashes, position = {}, 0
+    for number in range(3000):
+        chunk = number * number % 9
+        plan.use(X, chunk, chunk + 1, 10 + chunk)
+        hashes[position] = bytes([chunk]) * 32
+        position += 10 + chunk
+    granted = name(plan, hashes)
+    assert [use.chunks.start for use in granted.uses] == [0, 1, 4, 7]
+    expected = blake3(b"".join(bytes([chunk]) * 32 for chunk in (0, 1, 4, 7)))
+    assert granted.digest == expected.hexdigest(DIGEST_SIZE)
+
+
+@pytest.mark.parametrize("wrong", [0, 10, 20, 40])
+def test_a_chunk_that_is_not_the_same_at_all_its_places_proves_nothing(wrong: int) -> None:
+    plan = Plan()
+    plan.add(X, 0)
+    plan.use(X, 0, 1, 10)
+    plan.use(X, 0, 1, 10)
+    plan.use(X, 0, 3, 30)
+    hashes = {0: b"0" * 32, 10: b"0" * 32, 20: b"0" * 32, 30: b"1" * 32, 40: b"2" * 32}
+    assert name(plan, hashes).digest
+    plan.use(X, 2, 3, 10)
+    hashes[50] = b"2" * 32
+    assert name(plan, hashes).digest
+    granted = name(plan, {**hashes, wrong: b"x" * 32})
+    assert granted.digest == ""
+    assert sum(use.num_terms for use in granted.uses) == 4
 
 
 def test_a_url_that_cannot_be_carried_is_an_error() -> None:
@@ -154,10 +232,16 @@ def test_a_proven_file_has_digests_of_its_ranges() -> None:
         assert use.decoded_size == size
         return b"".join(hashes[chunk] for chunk in range(*use.chunks))
 
+    def make_digest(find: FindHashes) -> str:
+        steps = prove_uses(FILE, uses, find)
+        with pytest.raises(StopIteration) as done:
+            next(steps)
+        return done.value.value.digest  # type: ignore[no-any-return]
+
     expected = blake3(b"".join(hashes[chunk] for chunk in (0, 1, 2, 3, 4, 7)))
-    assert make_digest(FILE, uses, find) == expected.hexdigest(DIGEST_SIZE)
-    assert make_digest(FILE, uses, lambda _, position, size: None if position == 900 else b"") == ""
-    assert make_digest(FILE, uses, lambda _, position, size: bytes(32)) == ""
+    assert make_digest(find) == expected.hexdigest(DIGEST_SIZE)
+    assert make_digest(lambda _, position, size: None if position == 900 else b"") == ""
+    assert make_digest(lambda _, position, size: bytes(32)) == ""
 
 
 def test_a_grant_is_not_printed() -> None:
@@ -174,7 +258,7 @@ SEALED = [
     1.5,
     2.0,
     "instance",
-    [[0, 5, 0, 900, [[0, 5, 7, 300]], "digest"]],
+    [[0, 5, 0, 900, [[0, 5, 7, 300, 400, 2, 500, 1]], "digest"]],
 ]
 
 
@@ -203,7 +287,7 @@ def test_urls_are_sealed_in_steps_of_some_work(monkeypatch: pytest.MonkeyPatch) 
         for start in range(10 * number, 10 * number + 9):
             for _ in range(10):
                 plan.use(X, start, start + 1, 5)
-    for _ in range(20_000):
+    for _ in range(10_000):
         plan.use(X, 0, 5, 7)
     plan.add(Y, 0, "http://data.test/other")
     steps = [0]
@@ -223,4 +307,5 @@ def test_urls_are_sealed_in_steps_of_some_work(monkeypatch: pytest.MonkeyPatch) 
     # All ranges are there, and those with few terms have them all.
     given = granter.rewrite(answer, 0, FILE, 1, has_single_ranges=False)
     assert [info[:2] for info in given.fetch_info[X]] == [info[:2] for info in plan.infos[X]]
-    assert len(read(given.fetch_info[X][-1].url).ranges[-1].uses) == 90
+    uses = read(given.fetch_info[X][-1].url).ranges[-1].uses
+    assert sum(use.num_terms for use in uses) == 90

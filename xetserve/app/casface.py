@@ -40,10 +40,10 @@ from xetserve.upstream.planroom import PlanRoom, estimate_size
 from xetserve.upstream.readtokens import CasToken, make_cas_token, parse_cas_token
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.batch import merge_fetch_infos
-from xetserve.xet.grants import Granter, find_uses
+from xetserve.xet.grants import Granter, Named, Names, TooManyUses
 from xetserve.xet.hashes import parse_hash
 from xetserve.xet.planwriter import write_batch, write_plan
-from xetserve.xet.reconstruction import ByteRange, Reconstruction
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.sealing import Sealer
 
 GRANT_SECONDS: Final = 900.0  # that a data URL is good for
@@ -57,6 +57,7 @@ _PATH: Final = re.compile(
     r"|/(?:v1/)?(reconstructions)"
 )
 _RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
+_SHARED: Final = "two of the files have chunks in common, and one URL can hold them against one file only: ask for one file at a time"
 _NO_STORE: Final = (("Cache-Control", "no-store"), ("Vary", "Authorization"))
 
 
@@ -170,7 +171,7 @@ class CasFace:
         """Ask the CAS how a range of a file is built, and give its answer with our URLs.
 
         Raises:
-            RequestError: 400, 401, 413, 416.
+            RequestError: 400, 401, 413, 416, 422.
             UpstreamError: as the CAS says.
         """
         file_hash, access = _parse_name(name), self._open_token(request)
@@ -185,20 +186,21 @@ class CasFace:
             end = asked.start + answer.decoded_size
             size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
             await self._fetches.recall_ledger(file_hash)
-            infos = self._make_granter(request).make_infos(
-                answer,
-                await run_slices(find_uses(answer, asked.start)),
-                file_hash,
-                size,
-                has_single_ranges=version == 1,
+            granter = self._make_granter(request)
+            names = await _find_names(granter, answer, asked.start, file_hash, size)
+            infos = granter.make_infos(
+                answer, names, file_hash, size, has_single_ranges=version == 1
             )
             return await self._send([answer], write_plan(answer, version, infos))
 
     async def _reconstruct_several(self, request: Request) -> Response:
-        """Tell how whole files are built. Of chunks that several files have, the first one gets the URL.
+        """Tell how whole files are built.
+
+        Of a range that several files have, the first one gets the URL. It speaks for the others only where all are proven, and
+        alike; else they have to be asked for one by one.
 
         Raises:
-            RequestError: 400, 401, 413.
+            RequestError: 400, 401, 413, 422.
             UpstreamError: as the CAS says of any of them.
         """
         access = self._open_token(request)
@@ -206,11 +208,16 @@ class CasFace:
         async with head_timeout(self._up.limits):
             answers = await fetch_batch(self._up.cas, access, hashes)
             granter = self._make_granter(request)
+            named: dict[tuple[bytes, ChunkRange], Named] = {}
             infos = []
             for file_hash, answer in answers.items():
                 size = answer.decoded_size
                 self._sizes.note(file_hash, size)
-                steps = granter.iter_rewrite(answer, 0, file_hash, size, has_single_ranges=True)
+                names = await _find_names(granter, answer, 0, file_hash, size)
+                for (xorb_hash, info), new in names.items():
+                    if not named.setdefault((xorb_hash, info.chunks), new).is_good_for(new):
+                        raise RequestError(400, _SHARED)
+                steps = granter.iter_infos(answer, names, file_hash, size, has_single_ranges=True)
                 infos.append((await run_slices(steps)).fetch_info)
             terms = {file_hash: answer.terms for file_hash, answer in answers.items()}
             fetch_info = merge_fetch_infos(infos)
@@ -283,6 +290,20 @@ class CasFace:
         if time.time() >= token.expires:
             raise RequestError(401, "the access token has expired", [CHALLENGE])
         return SealedAccess(token)
+
+
+async def _find_names(
+    granter: Granter, answer: Reconstruction, start: int, file_hash: bytes, size: int
+) -> Names:
+    """Find what the grants will name; see Granter.iter_names.
+
+    Raises:
+        RequestError: 422, the file is not proven, and cannot be by grants.
+    """
+    try:
+        return await run_slices(granter.iter_names(answer, start, file_hash, size))
+    except TooManyUses as exc:
+        raise RequestError(422, str(exc)) from None
 
 
 def _parse_name(name: str) -> bytes:

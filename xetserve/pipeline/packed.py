@@ -13,9 +13,11 @@ All this holds only where all parts of the file pass. What another instance has 
 against the list if it is proven here, too, or else against the digest in the grant (PackedReader.can_prove).
 """
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
+from typing import Final
 
 from blake3 import blake3
 
@@ -33,6 +35,8 @@ from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import make_chunk_header
 
+PLACES_AT_ONCE: Final = 1000  # of one chunk; some milliseconds
+
 
 class _Places:
     """Where in the file the chunks of a range are, going through them in order.
@@ -45,11 +49,18 @@ class _Places:
         self._coming = list(reversed(uses))
         self._open: list[tuple[TermUse, int]] = []  # and the decoded bytes of it that have passed
 
-    def find(self, chunk: int) -> list[int]:
-        """Give the positions of the next chunk, in bytes."""
+    def find(self, chunk: int) -> Iterator[int]:
+        """Iterate over the positions of the next chunk, in bytes."""
         while self._coming and self._coming[-1].chunks.start == chunk:
             self._open.append((self._coming.pop(), 0))
-        return [use.position + done for use, done in self._open]
+        for use, done in self._open:
+            for position in use.iter_positions():
+                yield position + done
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the chunk that was looked for last has places."""
+        return bool(self._open)
 
     def pass_by(self, chunk: int, size: int) -> None:
         """Go on behind a chunk of size decoded bytes.
@@ -221,14 +232,14 @@ class PackedReader:
 
     async def _verify(self, ticket: Ticket, chunk: int) -> None:
         """Hash a chunk that is here, and hold it against the file; one that is damaged is fetched again a few times."""
-        places = self._places.find(chunk)
         num_rejects = 0
         while True:
             try:
                 size, chunk_hash = _hash_chunk(ticket, chunk)
-                if not any(self._proof.contradicts(at, size, chunk_hash) for at in places):
-                    break
-                raise IntegrityError(f"chunk {chunk} is not the file's")
+                async for at in self._iter_places(chunk):
+                    if self._proof.contradicts(at, size, chunk_hash):
+                        raise IntegrityError(f"chunk {chunk} is not the file's")
+                break
             except (FormatError, IntegrityError) as exc:
                 if num_rejects == MAX_REJECTS:
                     raise
@@ -236,15 +247,21 @@ class PackedReader:
                 self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
                 ticket.fetch.reject(chunk, exc)
             await self._patience.wait(ticket.fetch.wait(chunk))
-        if places:
-            self._digest.update(chunk_hash)
-        self._places.pass_by(chunk, size)
         self._proof.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
-        for at in places:
+        async for at in self._iter_places(chunk):
             self._proof.add(at, size, chunk_hash)
-        if places:
+        if self._places.is_used:
+            self._digest.update(chunk_hash)
             self._proof.add_origin(ticket.fetch.get_origin(chunk), chunk)
+        self._places.pass_by(chunk, size)
         self._proof.check_doubt()
+
+    async def _iter_places(self, chunk: int) -> AsyncIterator[int]:
+        """Iterate over the places of a chunk in the file; of many, others have their turn in between."""
+        for number, at in enumerate(self._places.find(chunk), 1):
+            yield at
+            if number % PLACES_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
 
 def _hash_chunk(ticket: Ticket, chunk: int) -> tuple[int, bytes]:
