@@ -166,7 +166,11 @@ class TestStreams:
         with pytest.raises(FormatError):
             StreamDecoder("br")
 
-    @pytest.mark.parametrize("data", [b"", b"nonsense of some length", gzip.compress(b"x")[:-1]])
+    @pytest.mark.parametrize(
+        "data",
+        [b"", b"nonsense of some length", gzip.compress(b"x")[:-1]],
+        ids=["empty", "nonsense", "cut"],
+    )
     def test_damage(self, data: bytes) -> None:
         with pytest.raises(FormatError):
             decode_stream("gzip", data, 5)
