@@ -159,7 +159,7 @@ STRANGE_GRANTS = Counter(
     "xetserve_strange_grants_total",
     "Data requests refused because the URL was another instance's, which had not proven the file.",
 )
-READERS = Gauge(REGISTRY, "xetserve_readers", "Answers that are being rebuilt from Xet data.")
+READERS = Gauge(REGISTRY, "xetserve_readers", "Answers that are being made of file data.")
 WINDOWS = Gauge(REGISTRY, "xetserve_windows", "Windows of files that are planned and not finished.")
 FETCHES = Gauge(
     REGISTRY, "xetserve_fetches", "Xorb ranges that are being fetched, or kept for followers."

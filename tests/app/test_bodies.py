@@ -9,10 +9,17 @@ from typing import Self
 import pytest
 
 from tests.peers import turn
-from xetserve.app.bodies import ContentDigest, plain_blocks, start_body
+from xetserve.app.bodies import (
+    LEAST_BUFFER_SIZE,
+    PLAIN_BUFFER_SIZE,
+    ContentDigest,
+    plain_blocks,
+    start_body,
+)
 from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
 from xetserve.http.messages import Block
 from xetserve.net.url import parse_url
+from xetserve.pipeline.budget import READER_COST, ByteBudget
 from xetserve.upstream.hub import FileEntry
 
 CONTENT = bytes(range(256)) * 4096  # four receive buffers
@@ -110,7 +117,7 @@ class Source:
 
 
 async def read(source: Source, digest: ContentDigest | None, into: bytearray) -> None:
-    async for block in plain_blocks(source, source, digest, 1.0):
+    async for block in plain_blocks(source, source, digest, 1.0, ByteBudget(8 * PLAIN_BUFFER_SIZE)):
         into += b"".join(block)  # at once: the buffer is used again
 
 
@@ -156,10 +163,26 @@ class TestPlainBlocks:
 
     async def test_a_body_that_is_closed_early_leaves_its_context(self) -> None:
         source = Source(CONTENT)
-        body = await start_body(plain_blocks(source, source, None, 1.0))
+        body = await start_body(plain_blocks(source, source, None, 1.0, ByteBudget(0)))
         await anext(body)
         await body.aclose()
         assert source.num_exits == 1
+
+    async def test_buffers_count_against_the_budget_and_are_small_when_it_is_full(self) -> None:
+        budget = ByteBudget(16 * PLAIN_BUFFER_SIZE)
+        bodies = []
+        for _ in range(20):
+            source = Source(CONTENT)
+            bodies.append(await start_body(plain_blocks(source, source, None, 1.0, budget)))
+        sizes = [sum(map(len, body.first)) for body in bodies]
+        assert sizes[0] == PLAIN_BUFFER_SIZE
+        assert sizes[-1] == LEAST_BUFFER_SIZE
+        least = 2 * LEAST_BUFFER_SIZE + READER_COST
+        assert 2 * sum(sizes) <= budget.held <= budget.limit + len(bodies) * least
+        assert budget.num_readers == len(bodies)
+        for body in bodies:
+            await body.aclose()
+        assert (budget.held, budget.num_readers) == (0, 0)
 
 
 class TestContentDigests:

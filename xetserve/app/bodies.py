@@ -1,15 +1,17 @@
 """Bodies: started before the head is sent, so that a failure still has a status."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Final, Protocol
 
 from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
 from xetserve.http.messages import Block
+from xetserve.pipeline.budget import ByteBudget
 from xetserve.upstream.hub import FileEntry
 
-PLAIN_BUFFER_SIZE = 256 * 1024
+PLAIN_BUFFER_SIZE: Final = 256 * 1024  # bytes of each of the two that a plain file passes through
+LEAST_BUFFER_SIZE: Final = 32 * 1024  # bytes of each where the budget has no room for these
 
 
 class StartedBody:
@@ -105,28 +107,45 @@ async def plain_blocks(
     source: PlainSource,
     digest: "ContentDigest | None",
     timeout: float,
+    budget: ByteBudget,
 ) -> AsyncGenerator[Block, None]:
     """Pass a body on, a block behind, so that the last one leaves only if the digest is right.
 
     Args:
         opened: the entered context that source came from; left when the body ends or is closed.
         digest: what the whole content must hash to; None for a part of it.
+        budget: what the buffers count against.
     """
     try:
-        filled, free = bytearray(PLAIN_BUFFER_SIZE), bytearray(PLAIN_BUFFER_SIZE)
-        count = await _receive(source, filled, timeout)
-        if not count and digest is not None:
-            digest.check()
-        while count:
-            if digest is not None:
-                digest.update(memoryview(filled)[:count])
-            following = await _receive(source, free, timeout)
-            if not following and digest is not None:
+        with _lend_buffers(budget) as (filled, free):
+            count = await _receive(source, filled, timeout)
+            if not count and digest is not None:
                 digest.check()
-            yield [memoryview(filled)[:count]]
-            filled, free, count = free, filled, following
+            while count:
+                if digest is not None:
+                    digest.update(memoryview(filled)[:count])
+                following = await _receive(source, free, timeout)
+                if not following and digest is not None:
+                    digest.check()
+                yield [memoryview(filled)[:count]]
+                filled, free, count = free, filled, following
     finally:
         await opened.__aexit__(None, None, None)
+
+
+@contextmanager
+def _lend_buffers(budget: ByteBudget) -> Iterator[tuple[bytearray, bytearray]]:
+    """Lend two buffers of a size, a small one where others hold what there is."""
+    budget.open_reader()
+    size = PLAIN_BUFFER_SIZE
+    if 2 * size > budget.share or not budget.try_take(2 * size):
+        size = LEAST_BUFFER_SIZE
+        budget.take(2 * size)
+    try:
+        yield bytearray(size), bytearray(size)
+    finally:
+        budget.give(2 * size)
+        budget.close_reader()
 
 
 async def _receive(source: PlainSource, buffer: bytearray, timeout: float) -> int:

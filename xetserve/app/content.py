@@ -11,6 +11,7 @@ from xetserve.app.plainsource import PlainReader
 from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Block, Record
 from xetserve.http.ranges import Span, parse_content_range
+from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.plain import PlainShelf
 from xetserve.pipeline.plain_file import PlainKey
 from xetserve.pipeline.reader import FileReader
@@ -109,6 +110,7 @@ class PlainContent:
     Args:
         shelf: where such files are stored.
         record: of the request that it is read for.
+        budget: what the bytes that are held count against.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class PlainContent:
         gap_timeout: float,
         shelf: PlainShelf | None,
         record: Record,
+        budget: ByteBudget,
     ) -> None:
         self._hub = hub
         self._entry = entry
@@ -126,6 +129,7 @@ class PlainContent:
         self._gap_timeout = gap_timeout
         self._shelf = shelf
         self._record = record
+        self._budget = budget
 
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
@@ -141,7 +145,7 @@ class PlainContent:
         reader = PlainReader(self._hub, self._entry, self._token, stored, wanted.end, self._record)
         # Of a large one, not all has been compared with the hash yet; and the Hub may have to go on.
         digest = ContentDigest.of(self._entry) if span is None else None
-        blocks = plain_blocks(reader, reader, digest, self._gap_timeout)
+        blocks = plain_blocks(reader, reader, digest, self._gap_timeout, self._budget)
         length = wanted.size
         self._record.cache_hits = (self._record.cache_hits or 0) + 1
         self._record.cache_bytes = (self._record.cache_bytes or 0) + length
@@ -155,7 +159,7 @@ class PlainContent:
         is_part = source.status == 206
         digest = None if is_part else ContentDigest.of(self._entry)
         # From here on the body owns the connection, and leaves it on every way out.
-        blocks = plain_blocks(opened, source, digest, self._gap_timeout)
+        blocks = plain_blocks(opened, source, digest, self._gap_timeout, self._budget)
         length = source.content_length
         coding = source.headers.get("content-encoding", "identity")
         expected = span.size if is_part and span is not None else self._entry.size

@@ -219,7 +219,7 @@ class FileService:
     ) -> Content:
         if entry.file_hash is None:
             gap_timeout, shelf = self._up.limits.gap_timeout, self._up.plain_shelf
-            return PlainContent(hub, entry, token, gap_timeout, shelf, record)
+            return PlainContent(hub, entry, token, gap_timeout, shelf, record, self._up.budget)
         access = ReadAccess(
             hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True
         )
