@@ -24,9 +24,10 @@ Serve the files of a Xet-backed Hub (Hugging Face) to plain HTTP clients: rebuil
 verified chunk by chunk, streamed in bounded memory.
 
   xetserve                              serve on port 8080
-  curl -H "Authorization: Bearer hf_..." http://localhost:8080/download/OWNER/REPO/PATH -o FILE
+  curl -f http://localhost:8080/OWNER/REPO/resolve/main/PATH -o FILE
 
-Without a command, `serve` is meant. `xetserve help` lists the chapters of the documentation.
+A private file needs -H "Authorization: Bearer hf_...". Without a command, `serve` is meant.
+`xetserve help` lists the chapters of the documentation.
 """
 SETTINGS_HELP = """\
 Every setting can be given as a flag, as an environment variable (in brackets) or in the TOML file that

@@ -175,6 +175,7 @@ def _tell(url: str, write: Callable[[str], object]) -> None:
     write(
         f"""
 try:
+  curl -f {url}/{REPO}/resolve/main/{FILE} -o {FILE}
   curl -f -H "Authorization: Bearer {TOKEN}" {url}/download/{REPO}/{FILE} -o {FILE}
   curl -f -H "Authorization: Bearer {TOKEN}" -OJ "{url}/download/{REPO}/tokens%20with%20spaces.bin"
   curl -I -H "Authorization: Bearer {TOKEN}" {url}/download/{REPO}/config.json

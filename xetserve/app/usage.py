@@ -22,7 +22,11 @@ PROMISE: Final = (
 )
 EXAMPLES: Final = (
     Example(
-        "Download a file",
+        "Download a file: the Hub's own URL with this host",
+        "curl -f {base}/OWNER/REPO/resolve/main/model.gguf -o model.gguf",
+    ),
+    Example(
+        "A private or gated file; /download also confirms the verification in a trailer",
         'curl -f -H "Authorization: Bearer $HF_TOKEN" \\\n'
         "     {base}/download/OWNER/REPO/model.gguf -o model.gguf",
     ),
@@ -44,6 +48,7 @@ EXAMPLES: Final = (
     Example("With the Hub's own clients", "HF_ENDPOINT={base} hf download OWNER/REPO"),
 )
 ENDPOINTS: Final = (
+    ("/{owner}/{repo}/resolve/{revision}/{path}", "a file, as at the Hub"),
     ("/download/{owner}/{repo}/{path}", "a file; ?revision=, ?type=model|dataset|space"),
     ("/download-hash/{hash}", "a file by its Xet hash; ?repo=, ?type=, ?revision="),
     ("/health, /healthz", "is the server up"),
