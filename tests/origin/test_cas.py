@@ -2,6 +2,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -10,6 +11,7 @@ import pytest
 
 from tests.origin.client import BASE, Answer, Client, XorbFile, large, list_files
 from tests.origin.conftest import Clock
+from xetserve.origin import cas
 from xetserve.origin.app import Origin
 from xetserve.xet.hashes import MerkleTree, format_hash, hash_chunk, hash_range, parse_hash
 from xetserve.xet.reconstruction import (
@@ -379,6 +381,30 @@ async def test_a_bad_shard_is_refused_and_leaves_nothing_behind(
     assert answer.status == 400
     assert reason in answer.json()["error"]
     assert list_files(client.origin.library.root) == before
+
+
+async def test_few_bytes_of_a_shard_name_many_chunks(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are hashed beside the loop, and only so many."""
+    token = await client.get_cas_token(scope="write")
+    await client.ask("POST", f"/v1/xorbs/default/{FILE.xorb_name}", FILE.xorb, token=token)
+    threads: set[int] = set()
+    add = cas._add_leaves
+
+    def note(*args: object) -> bytes:
+        threads.add(threading.get_ident())
+        return add(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cas, "_add_leaves", note)
+    monkeypatch.setattr(cas, "CHUNKS_AT_ONCE", 2)
+    assert (await client.ask("POST", "/v2/shards", FILE.shard, token=token)).status == 200
+    assert threads
+    assert threading.get_ident() not in threads
+    monkeypatch.setattr(cas, "MAX_SHARD_CHUNKS", 5)
+    shard = make_shard([BAD, BAD], [])
+    answer = await client.ask("POST", "/v2/shards", shard, token=token)
+    assert (answer.status, "more than 5 chunks" in answer.json()["error"]) == (400, True)
 
 
 async def test_a_bad_xorb_is_refused_and_leaves_nothing_behind(client: Client) -> None:

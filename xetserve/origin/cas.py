@@ -33,6 +33,8 @@ from xetserve.xet.shard import MAX_SHARD_SIZE, Shard, ShardFile, ShardXorb, pars
 from xetserve.xet.xorb import MAX_XORB_SIZE
 
 NDJSON: Final = "application/x-ndjson"
+MAX_SHARD_CHUNKS: Final = 2**25  # of all files of a shard: two terabytes
+CHUNKS_AT_ONCE: Final = 4096  # that are hashed in one turn of the loop
 
 
 class CasApi:
@@ -209,6 +211,8 @@ class CasApi:
             raise FormatError("shard with several empty files")
         if not all(xorb.chunks for xorb in shard.xorbs):
             raise FormatError("shard with a xorb without chunks")
+        if await asyncio.to_thread(_count_chunks, shard) > MAX_SHARD_CHUNKS:
+            raise FormatError(f"shard with files of more than {MAX_SHARD_CHUNKS} chunks")
         for xorb in shard.xorbs:
             await self._check_xorb(xorb)
             await asyncio.sleep(0)
@@ -245,16 +249,18 @@ class CasApi:
                 f"a file names chunk {term.chunks.end - 1} of xorb {name}, "
                 f"which has {index.num_chunks}"
             )
-        leaves = list(index.leaves(term.chunks))
-        if hash_range(chunk_hash for chunk_hash, _ in leaves) != range_hash:
-            raise FormatError(f"a verification hash over chunks of xorb {name} is wrong")
         if index.decoded_size(term.chunks) != term.decoded_size:
             raise FormatError(
                 f"a term over xorb {name} has {index.decoded_size(term.chunks)} bytes, "
                 f"not {term.decoded_size}"
             )
-        for chunk_hash, size in leaves:
-            tree.add(chunk_hash, size)
+        leaves = list(index.leaves(term.chunks))
+        if len(leaves) <= CHUNKS_AT_ONCE:
+            actual = _add_leaves(tree, leaves)
+        else:  # few bytes of a shard name them all
+            actual = await asyncio.to_thread(_add_leaves, tree, leaves)
+        if actual != range_hash:
+            raise FormatError(f"a verification hash over chunks of xorb {name} is wrong")
 
     def _register(self, repo: Repo, records: Sequence[FileRecord]) -> bool:
         """Store files; True: at least one of them is new."""
@@ -264,6 +270,18 @@ class CasApi:
             if record.sha256 is not None:
                 repo.add_upload(record.sha256, record.file_hash)
         return is_new
+
+
+def _count_chunks(shard: Shard) -> int:
+    """Count the chunks of all files."""
+    return sum(term.chunks.end - term.chunks.start for file in shard.files for term in file.terms)
+
+
+def _add_leaves(tree: MerkleTree, leaves: Sequence[tuple[bytes, int]]) -> bytes:
+    """Add chunks to a file's tree; gives the verification hash over them."""
+    for chunk_hash, size in leaves:
+        tree.add(chunk_hash, size)
+    return hash_range(chunk_hash for chunk_hash, _ in leaves)
 
 
 def _parse_name(name: str) -> bytes:
