@@ -11,7 +11,14 @@ import pytest
 from blake3 import blake3
 
 from xetserve.metrics import METADATA_DAMAGED
-from xetserve.upstream.metastore import BLOCK, LEFTOVER_AGE, MetaFolder, MetaStore, Stored
+from xetserve.upstream.metastore import (
+    BLOCK,
+    LEFTOVER_AGE,
+    WAIT_COST,
+    MetaFolder,
+    MetaStore,
+    Stored,
+)
 
 NAME = "anonymous/ab/cd"
 
@@ -235,7 +242,7 @@ def test_what_is_first_and_what_needs_another(folder: MetaFolder) -> None:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[MetaStore]:
-    made = MetaStore(tmp_path, max_size=100 * BLOCK, max_pending=10_000)
+    made = MetaStore(tmp_path, max_size=100 * BLOCK, max_pending=50_000)
     yield made
     await made.aclose()
 
@@ -260,12 +267,32 @@ class TestStore:
 
     async def test_what_waits_is_bounded(self, store: MetaStore) -> None:
         for number in range(20):
-            store.write(f"s/{number}", Stored(1.0, bytes(1000)))
+            store.write(f"s/{number}", Stored(1.0, bytes(6000)))
         await store.settle()
         assert 5 < len(await store.list("s")) < 10
         store.write("s/later", Stored(1.0, bytes(1000)))
         await store.settle()
         assert await store.read("s/later") is not None
+
+    async def test_what_is_to_be_removed_counts_and_refusals_have_room_left(
+        self, store: MetaStore
+    ) -> None:
+        size = 0
+        for number in range(10_000):
+            store.remove(f"scope/ab/{number}")
+            store.remove("scope/ab/again")
+            size = max(size, len(store._tasks))
+        assert size * WAIT_COST <= 2 * store._max_pending
+        assert not store.write("scope/ab/x", Stored(1.0, b""))
+        await store.settle()
+        while store.write("scope/ab/x", Stored(1.0, bytes(1000))):
+            pass
+        assert store.write("scope/ab/y", Stored(2.0, b""), is_refusal=True)
+        store.remove("scope/ab/x")
+        await store.settle()
+        assert await store.read("scope/ab/x") is None
+        assert await store.read("scope/ab/y") == Stored(2.0, b"")
+        assert store._pending == 0
 
     async def test_a_disk_that_fails_has_nothing(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

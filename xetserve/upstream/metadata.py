@@ -430,7 +430,7 @@ class MetadataCache:
                 self.store.remove(self._path(question))
             note = make_refusal(question)
             path, stored = self._path(note), Stored(said, b"", note.describe(self._realm))
-            self.store.write(path, stored, only_with=path, lead=MARK_LEAD)
+            self.store.write(path, stored, only_with=path, lead=MARK_LEAD, is_refusal=True)
 
     def _keep_refusal(self, question: Question, error: UpstreamError) -> None:
         now = self.clock()

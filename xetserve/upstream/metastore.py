@@ -43,7 +43,6 @@ OLD_MAGIC: Final = b"xsmeta1\n"
 CHECK_SIZE: Final = 16  # bytes
 _TIME: Final = struct.Struct("<d")
 _FIELDS: Final = struct.Struct("<dI")
-_HEAD_SIZE: Final = len(MAGIC) + CHECK_SIZE + _FIELDS.size
 MAX_FILE_SIZE: Final = 16 * 1024 * 1024  # bytes; nothing here is larger
 BLOCK: Final = 4096  # bytes that even the smallest file takes
 SWEEP_PART: Final = 8  # a full folder is emptied by an eighth, so that sweeping stays rare
@@ -53,6 +52,7 @@ IMPORTED: Final = "imported"
 WRITE_TRIES: Final = 3  # others remove a folder that is empty
 TOUCH_AGE: Final = 3600.0  # seconds after which a use is noted again
 MINOR_AGE: Final = 30 * 86400.0  # seconds that what is minor is older than it is
+WAIT_COST: Final = 1024  # bytes of memory for what waits to be written or removed, beside its texts
 READ_TIMEOUT: Final = 2.0  # seconds; a disk that needs longer is worse than none
 CLOSE_TIMEOUT: Final = 5.0  # seconds for what is being written when the process ends
 
@@ -167,12 +167,13 @@ class MetaFolder:
             return
         if self._size is None or self._size + size > self._max_size:
             self._sweep(size)
-        used = time.time() + (-MINOR_AGE if is_minor else lead)
+        lead = -MINOR_AGE if is_minor else lead
+        used = time.time() + lead if lead else None
         num_folders = self._put(self._locate(path), data, used)
         self._size = (self._size or 0) + size + num_folders * BLOCK
 
-    def _put(self, target: Path, data: bytes, used: float) -> int:
-        """Write a file; gives the number of folders that were made for it."""
+    def _put(self, target: Path, data: bytes, used: float | None) -> int:
+        """Write a file, used last in Unix seconds, or now; gives the number of folders that were made for it."""
         temporary = target.parent / f".{os.urandom(12).hex()}"
         num_folders = 0
         for number in range(WRITE_TRIES):
@@ -186,7 +187,8 @@ class MetaFolder:
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
-            os.utime(temporary, (used, used))
+            if used is not None:
+                os.utime(temporary, (used, used))
             os.rename(temporary, target)
         except OSError:
             with contextlib.suppress(OSError):
@@ -355,12 +357,16 @@ class MetaStore:
         is_first: bool = False,
         only_with: str | None = None,
         lead: float = 0.0,
+        is_refusal: bool = False,
     ) -> bool:
-        """Store something soon; see MetaFolder. False: too much is waiting, it will not be stored."""
-        size = len(stored.body) + len(stored.about) + _HEAD_SIZE
-        if self._is_closed or self._pending + size > self._max_pending:
+        """Store something soon; see MetaFolder. False: too much is waiting, it will not be stored.
+
+        Args:
+            is_refusal: it takes something back, and has room of its own where others have none.
+        """
+        size = WAIT_COST + len(path) + len(stored.body) + len(stored.about)
+        if not self._has_room(size, is_refusal=is_refusal):
             return False
-        self._pending += size
         work = partial(
             self._folder.write,
             path,
@@ -377,14 +383,21 @@ class MetaStore:
 
     def remove(self, path: str) -> None:
         """Remove something soon."""
-        if not self._is_closed:
-            self._waiting[path] = None
-            self._submit(path, None, partial(self._folder.remove, path), 0)
+        size = WAIT_COST + len(path)
+        if self._waiting.get(path, self) is None or not self._has_room(size, is_refusal=True):
+            return
+        self._waiting[path] = None
+        self._submit(path, None, partial(self._folder.remove, path), size)
+
+    def _has_room(self, size: int, *, is_refusal: bool) -> bool:
+        limit = self._max_pending * (2 if is_refusal else 1)
+        return not self._is_closed and self._pending + size <= limit
 
     def _submit(
         self, path: str, stored: Stored | None, work: Callable[[], None], size: int
     ) -> None:
         loop = asyncio.get_running_loop()
+        self._pending += size
 
         async def wait() -> None:
             try:
