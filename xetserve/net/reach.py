@@ -18,12 +18,17 @@ Network = IPv4Network | IPv6Network
 
 
 class Kind(Enum):
-    """What an address leads to. RESERVED: nothing that a URL could mean."""
+    """What an address leads to. RESERVED: nothing that a URL could mean.
+
+    BENCHMARK: nothing either (RFC 2544), but there are proxies that have every name lead there, to
+    themselves, and find the real address by it.
+    """
 
     PUBLIC = "public"
     PRIVATE = "private"
     LOOPBACK = "loopback"
     LINK_LOCAL = "link-local"
+    BENCHMARK = "benchmark"
     RESERVED = "reserved"
 
 
@@ -34,7 +39,8 @@ _KINDS: Final[tuple[tuple[Network, Kind], ...]] = tuple(
         (Kind.LOOPBACK, "127.0.0.0/8 ::1/128"),
         (Kind.LINK_LOCAL, "169.254.0.0/16 fe80::/10"),
         (Kind.PRIVATE, "10.0.0.0/8 100.64.0.0/10 172.16.0.0/12 192.168.0.0/16 fc00::/7"),
-        (Kind.RESERVED, "0.0.0.0/8 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 198.18.0.0/15"),
+        (Kind.BENCHMARK, "198.18.0.0/15"),
+        (Kind.RESERVED, "0.0.0.0/8 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24"),
         (Kind.RESERVED, "198.51.100.0/24 203.0.113.0/24"),
         (Kind.RESERVED, "224.0.0.0/3 2001::/23 2001:db8::/32 3fff::/20"),
         (Kind.PUBLIC, "0.0.0.0/0 2000::/3"),
@@ -65,6 +71,7 @@ _NEIGHBOURS: Final = {
     Kind.PRIVATE: {Kind.PRIVATE},
     Kind.LOOPBACK: {Kind.PRIVATE, Kind.LOOPBACK},
     Kind.LINK_LOCAL: {Kind.PRIVATE, Kind.LINK_LOCAL},
+    Kind.BENCHMARK: {Kind.BENCHMARK},
 }
 
 
@@ -74,7 +81,8 @@ class Reach:
     Args:
         hub: the Hub's origin, which is always allowed.
         networks: what is allowed besides public addresses. None: where the Hub's own address is
-            private, other private ones; where it is loopback or link-local, those as well.
+            private, other private ones; where it is loopback or link-local, those as well; where a
+            proxy has made it up, others that it does.
             A metadata service has to be listed by its own address.
     """
 
