@@ -135,6 +135,23 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(hub.targets) == 4  # the first one was forgotten
 
 
+async def test_pages_that_lead_in_a_circle_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "MAX_PAGES", 7)
+    hub = Hub([1], [])
+
+    def lead_back(request: Received) -> Answer:
+        number = "cursor=1" not in request.target
+        link = f'Link: <{hub.peer.base}{TREE}&cursor={int(number)}>; rel="next"'
+        return http_answer(200, make_page([1]), link)
+
+    hub.peer = ScriptedPeer(answering(lead_back))
+    async with hub.peer:
+        assert await hub.find(2) == [None]
+        assert len(hub.targets) == 7
+        assert await hub.find(2) == [None]
+        assert len(hub.targets) == 7
+
+
 async def test_failures_are_not_kept_and_cost_the_next_look_up_nothing() -> None:
     hub = Hub([1])
     async with hub.peer:

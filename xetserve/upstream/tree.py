@@ -22,6 +22,7 @@ from xetserve.lru import LruDict
 from xetserve.upstream.hub import HubClient, RepoRef
 
 MAX_FILES: Final = 20_000  # of one listing; a longer one is not read to its end
+MAX_PAGES: Final = 1000  # of one listing, with a thousand entries each
 MAX_MEMORY: Final = 8 * 1024 * 1024  # bytes, of all listings together
 LISTING_COST: Final = 1500  # bytes of memory of a listing without files
 FILE_COST: Final = 250  # and of a file, beside its path
@@ -47,6 +48,7 @@ class _Listing:
 
     target: str | None
     expires: float
+    num_pages: int = 0
     cost: int = LISTING_COST
     paths: dict[bytes, str] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -124,7 +126,10 @@ class LargeFiles:
             raise UpstreamRefused("the Hub's listing goes on elsewhere")
         listing.paths.update(found)
         listing.cost += sum(FILE_COST + len(path) for path in found.values())
-        listing.target = following if len(listing.paths) < MAX_FILES else None
+        listing.num_pages += 1
+        # Pages without large files have to end, too: they might lead back to one before.
+        is_short = len(listing.paths) < MAX_FILES and listing.num_pages < MAX_PAGES
+        listing.target = following if is_short else None
         if listing.expires >= self._clock():
             self._listings.put(key, listing, listing.cost)
 
