@@ -27,7 +27,7 @@ from tests.pipeline.cache_site import (
     wait_until,
 )
 from xetserve.errors import ConfigError, UpstreamError, UrlExpired
-from xetserve.pipeline import cache, cache_tee
+from xetserve.pipeline import cache, cache_store, cache_tee
 from xetserve.pipeline.cache_room import Room
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
 from xetserve.xet.compression import Scheme
@@ -42,6 +42,17 @@ async def test_what_was_read_once_comes_from_disk(site: Site, counts: Callable[[
     assert await site.read(0, 40) == site.expected(0, 40)
     assert site.num_fetched == 0
     assert counts() == (1, 1, 0, 0)
+
+
+async def test_a_xorb_has_only_so_many_entries(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for chunks of it looks at all of them."""
+    monkeypatch.setattr(cache_store, "MAX_XORB_ENTRIES", 3)
+    for chunk in range(0, 12, 2):
+        await site.fill(chunk, chunk + 1)
+    assert len(site.entries()) == 3
+    assert site.temporaries() == []
+    await site.fill(0, 12)
+    assert len(site.entries()) == 1
 
 
 @pytest.mark.parametrize("piece", [1, 9000, 1 << 20], ids=["bytes", "small reads", "large reads"])

@@ -103,6 +103,15 @@ async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Pat
     assert dict(members(export(there)))[META] == make_said(META, 5.0)
 
 
+def test_a_xorb_has_only_so_many_entries(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = export(folder)
+    monkeypatch.setattr(cache_archive, "MAX_XORB_ENTRIES", 0)
+    with pytest.raises(ArchiveError, match="more than 0 entries of one xorb"):
+        take_in(data, tmp_path / "there")
+
+
 def test_answers_come_only_if_they_are_wanted(folder: Path, tmp_path: Path) -> None:
     there = tmp_path / "there"
     counted = take_in(export(folder), there, max_answers=0)

@@ -47,7 +47,7 @@ from xetserve.pipeline.cache_list import (
 )
 from xetserve.pipeline.cache_room import HYSTERESIS
 from xetserve.pipeline.cache_select import Selection
-from xetserve.pipeline.cache_store import CacheStore, Temporary
+from xetserve.pipeline.cache_store import MAX_XORB_ENTRIES, CacheStore, Temporary
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.plain_file import MAX_SMALL_SIZE, PlainKey, check_plain
@@ -408,8 +408,11 @@ class Importer:
             raise FormatError("a range without chunks")
         _check_size(member, min(MAX_ENTRY_SIZE, store.max_entry_size))
         folder = make_xorb_path(store.folder, xorb_hash)
-        if any(found.contains(chunks) for _, found in list_entries(folder)):
+        present = list_entries(folder)
+        if any(found.contains(chunks) for _, found in present):
             return False
+        if len(present) >= MAX_XORB_ENTRIES:
+            raise FormatError(f"more than {MAX_XORB_ENTRIES} entries of one xorb")
         with _Incoming(store, member.size) as incoming:
             fd = incoming.temporary.fd
             self._copy(archive, member, incoming.temporary)

@@ -45,6 +45,7 @@ from xetserve.xet.reconstruction import ChunkRange
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
 MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
 CREATE_TRIES: Final = 5
+MAX_XORB_ENTRIES: Final = 8192  # of one xorb: whoever looks for chunks of it looks at all
 
 
 class Segment(NamedTuple):
@@ -276,7 +277,7 @@ class CacheStore:
     def publish(
         self, temporary: Temporary, key: EntryKey, standing: Standing = Standing.UNPROVEN
     ) -> str | None:
-        """Put a complete file in place; what it contains as well goes, and so does it if others contain it.
+        """Put a complete file in place; what it contains as well goes, and so does it if others contain it, or are too many.
 
         Those that are imported do not count as others, unless it is, too.
 
@@ -287,6 +288,9 @@ class CacheStore:
             OSError: the disk fails.
         """
         stored = list_entries(self._get_folder(key.xorb_hash))
+        if sum(not key.chunks.contains(chunks) for _, chunks in stored) >= MAX_XORB_ENTRIES:
+            self.discard(temporary)
+            return None
         is_own = standing is not Standing.IMPORTED
         for old, chunks in stored:
             counts = not is_own or Standing.of(old.path) is not Standing.IMPORTED
