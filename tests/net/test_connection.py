@@ -12,6 +12,7 @@ from tests.peers import PATIENCE, RawClient, connected, gather_answers, serving,
 from xetserve.errors import BrokenStream, IntegrityError, RequestError, UpstreamError
 from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Block, Handler, Request, Response, json_response
+from xetserve.http.protocol import NeedData, ServerProtocol
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.turns import MAX_PLACES
 
@@ -284,6 +285,40 @@ class TestRequestBodies:
             _, _, after = await client.read_answer()
         taken = int(before) if is_read else int(after) - int(before)
         assert taken >= num_pieces // CHUNKS_PER_TURN
+
+    @pytest.mark.parametrize("is_read", [True, False])
+    async def test_of_bodies_that_come_at_once_so_many_pieces_are_read_in_a_turn(
+        self, monkeypatch: pytest.MonkeyPatch, is_read: bool
+    ) -> None:
+        seen: Counter[int] = Counter()
+        next_body_data = ServerProtocol.next_body_data
+
+        def count(protocol: ServerProtocol) -> bytes | NeedData:
+            seen[turns.count] += 1
+            return next_body_data(protocol)
+
+        async def handle(request: Request) -> Response:
+            if is_read:
+                await request.body.read(BIG)
+            return Response(200)
+
+        monkeypatch.setattr(ServerProtocol, "next_body_data", count)
+        num_clients = 3 * MAX_PLACES
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        async with (
+            counted_turns() as turns,
+            serving(handle) as listener,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            clients = [
+                await stack.enter_async_context(connected(listener.port))
+                for _ in range(num_clients)
+            ]
+            for client in clients:
+                await client.send(head + b"1\r\nx\r\n" * 5 * CHUNKS_PER_TURN + b"0\r\n\r\n")
+            for client in clients:
+                assert (await client.read_answer())[0] == 200
+        assert max(seen.values()) <= MAX_PLACES
 
     async def test_one_too_long_to_pass_over_costs_the_connection(self) -> None:
         async with serving(ignore) as listener, connected(listener.port) as client:

@@ -276,7 +276,11 @@ class ClientConnection:
             RequestError: malformed framing, or the client sends too slowly.
         """
         protocol = self._protocol
-        while (piece := protocol.next_body_data()) is not NeedData.END:
+        while protocol.has_body:
+            await self._turns.take(self._line, begins=False)
+            piece = protocol.next_body_data()
+            if piece is NeedData.END:
+                return
             if isinstance(piece, bytes):
                 self._patience.note(len(piece))
                 yield piece
