@@ -79,7 +79,7 @@ def test_a_bad_certificate_changes_nothing(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_settings_that_can_change() -> None:
-    """What the README says. A new setting has to be put on one side on purpose."""
+    """What the configuration chapter says. A new setting has to be put on one side on purpose."""
     live = {
         setting.name
         for section, fields in SECTIONS.items()

@@ -91,7 +91,7 @@ def make_versions(cache: Path, python: str) -> list[str]:
 
 
 def install(tree: Path, wheels: Path) -> None:
-    """Install the project, as README tells it."""
+    """Install the project, as the operations chapter says."""
     shutil.copytree(wheels, tree / "wheels")
     run("chroot", tree, "python3", "-m", "venv", "/opt/xetserve")
     pip = ("/opt/xetserve/bin/pip", "--quiet", "--disable-pip-version-check", "install")
