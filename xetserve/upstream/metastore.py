@@ -177,7 +177,7 @@ class MetaFolder:
         temporary = target.parent / f".{os.urandom(12).hex()}"
         num_folders = 0
         for number in range(WRITE_TRIES):
-            num_folders += _make_folders(target.parent)
+            num_folders += make_folders(target.parent)
             try:
                 fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 break
@@ -432,14 +432,14 @@ def _make_check(path: str, rest: bytes) -> bytes:
     return blake3(path.encode() + b"\0" + rest).digest(CHECK_SIZE)
 
 
-def _make_folders(folder: Path) -> int:
+def make_folders(folder: Path) -> int:
     """Make a folder and those above it, for nobody else; gives how many. mkdir's mode is for the last one only."""
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         return 0
     except FileNotFoundError:
-        return _make_folders(folder.parent) + _make_folders(folder)
+        return make_folders(folder.parent) + make_folders(folder)
     return 1
 
 
