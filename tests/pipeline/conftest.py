@@ -7,6 +7,13 @@ import pytest
 
 from tests.pipeline.cache_site import Counts, Site, make_site
 from xetserve import metrics
+from xetserve.pipeline import cache_list
+
+
+@pytest.fixture(autouse=True)
+def _bytes_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files cost what they have, not whole blocks: sizes here are small."""
+    monkeypatch.setattr(cache_list, "BLOCK", 1)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,11 @@ from tests.pipeline.cache_site import (
 )
 from tests.pipeline.filled import files, fill, make_store
 from xetserve.errors import ConfigError
-from xetserve.pipeline import cache_room
+from xetserve.pipeline import cache_list, cache_room
 from xetserve.pipeline.cache_entry import EntryKey, parse_entry_name
 from xetserve.pipeline.cache_list import make_xorb_path
 from xetserve.pipeline.cache_room import Room
-from xetserve.pipeline.cache_store import prepare_folder
+from xetserve.pipeline.cache_store import Temporary, prepare_folder
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 
 
@@ -94,6 +95,62 @@ async def test_a_full_disk_is_left_alone(
         free[0] = 100
         await site.cache.desk.sweep()
         assert site.entries() == []
+
+
+def test_folders_are_for_nobody_else(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    prepare_folder(folder)
+    store = make_store(folder)
+    key = EntryKey(XORB.xorb_hash, ChunkRange(0, 1), ByteRange(0, 1))
+    puts: tuple[Callable[[Temporary], object], ...] = (
+        lambda temporary: store.publish(temporary, key),
+        lambda temporary: store.place(temporary, "plain", f"sha256-{'ab' * 32}"),
+        lambda temporary: store.place_beside(temporary, str(folder / "meta/imported/ab/x")),
+    )
+    before = os.umask(0o022)
+    try:
+        for put in puts:
+            temporary = store.create(1)
+            assert temporary is not None
+            put(temporary)
+            os.close(temporary.fd)
+    finally:
+        os.umask(before)
+    found = [path for path in folder.rglob("*") if path.is_dir()]
+    assert len(found) == 8
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o700}
+
+
+def test_small_files_cost_whole_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_list, "BLOCK", 4096)
+    prepare_folder(tmp_path)
+    store = make_store(tmp_path, 10 * 4096)
+    for number in range(20):
+        temporary = store.create(1)
+        if temporary is None:
+            store.room.sweep(1)
+            temporary = store.create(1)
+        assert temporary is not None
+        store.write(temporary, b"x")
+        store.place(temporary, "plain", f"sha256-{number:064x}")
+        os.close(temporary.fd)
+        kept = len(list(tmp_path.glob("plain/*/*")))
+        assert (kept <= 10, store.room.get_usage()) == (True, kept * 4096)
+    assert store.room.evict(size=3 * 4096).num == kept - 3
+    assert store.room.get_usage() == 3 * 4096
+
+
+async def test_a_file_system_without_files_to_spare_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill_by_times(tmp_path)
+    room = Room(tmp_path, max_size=HUGE, min_free=1)
+    values = list(os.statvfs(tmp_path))
+    values[7] = 999  # f_favail
+    assert room.take(1)
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(values))
+    assert not room.take(1)
+    assert room.sweep() > 0
 
 
 async def test_what_comes_and_goes_is_accounted_for(site: Site) -> None:

@@ -122,6 +122,7 @@ def _tell_stats(options: argparse.Namespace, store: CacheStore) -> int:
         }
         for name, tally in kinds.items():
             value = asdict(tally)
+            del value["cost"]
             value["files"], value["bytes"] = value.pop("num"), value.pop("size")
             document[name] = value
         _print_json(document)

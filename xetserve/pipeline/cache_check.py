@@ -45,10 +45,14 @@ Leaf = tuple[bytes, int]  # a chunk's hash, and its decoded size in bytes
 
 @dataclass(slots=True)
 class Tally:
-    """Files of one kind, and their bytes; when they were used last, in seconds since the epoch."""
+    """Files of one kind, and their bytes; when they were used last, in seconds since the epoch.
+
+    cost: bytes in whole blocks.
+    """
 
     num: int = 0
     size: int = 0
+    cost: int = 0
     oldest: float | None = None
     newest: float | None = None
 
@@ -56,6 +60,7 @@ class Tally:
         """Count a file."""
         self.num += 1
         self.size += stored.size
+        self.cost += stored.cost
         self.oldest = stored.used if self.oldest is None else min(self.oldest, stored.used)
         self.newest = stored.used if self.newest is None else max(self.newest, stored.used)
 
@@ -78,7 +83,7 @@ class Contents:
     @property
     def size(self) -> int:
         """Bytes that count for the quota."""
-        return self.entries.size + self.ledgers.size + self.plain.size + self.writing.size
+        return self.entries.cost + self.ledgers.cost + self.plain.cost + self.writing.cost
 
 
 def count_contents(folder: Path) -> Contents:

@@ -29,6 +29,7 @@ SHELVES: Final = {
     PLAIN: _CONTENT_NAME,
     LARGE: _CONTENT_NAME,
 }
+BLOCK: Final = 4096  # bytes that even the smallest file takes
 _HEX: Final = frozenset("0123456789abcdef")
 
 
@@ -43,9 +44,19 @@ class Stored(NamedTuple):
     used: float
 
     @property
+    def cost(self) -> int:
+        """Bytes that it takes on disk, about: whole blocks."""
+        return get_cost(self.size)
+
+    @property
     def name(self) -> str:
         """The last part of its path."""
         return self.path.rpartition("/")[2]
+
+
+def get_cost(size: int) -> int:
+    """Return the bytes that a file of so many takes on disk, about: whole blocks."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def make_shelf_path(folder: Path, shelf: str, name: str) -> str:

@@ -1,6 +1,6 @@
 """Room in the folder of the cache: the bytes that are used, and what goes when they are too many. Blocks; for threads.
 
-    DIR/usage        bytes of all files, those in tmp included; a guess that sweeping corrects
+    DIR/usage        bytes of all files in whole blocks, those in tmp included; a guess that sweeping corrects
     DIR/sweep.lock   held by whoever sweeps
 
 Whoever is about to write takes room first, and gives it back when nothing came of it. The least recently used files go first,
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from xetserve.pipeline.cache_entry import is_unproven
-from xetserve.pipeline.cache_list import Stored, iter_stored, look_at
+from xetserve.pipeline.cache_list import Stored, get_cost, iter_stored, look_at
 from xetserve.upstream.openfile import open_regular, pass_over, scan
 
 HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
+MIN_FREE_FILES: Final = 1000  # inodes of the file system that are left to others
 EVICTION_ROUNDS: Final = 8  # walks over the folder, where files cannot be removed
 LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
 
@@ -57,7 +58,8 @@ class Room:
         Raises:
             OSError: the disk fails.
         """
-        return self.get_free() - size >= self._min_free and self._add(size, limit=self.max_size)
+        cost = get_cost(size)
+        return self.get_free() - cost >= self._min_free and self._add(cost, limit=self.max_size)
 
     def give_back(self, size: int) -> None:
         """Account for bytes that have gone.
@@ -65,7 +67,7 @@ class Room:
         Raises:
             OSError: the disk fails.
         """
-        self._add(-size)
+        self._add(-get_cost(size))
 
     def remove(self, path: str) -> int:
         """Remove a file; gives 1, or 0 where somebody else has done it or the disk refuses."""
@@ -78,12 +80,14 @@ class Room:
         return 0
 
     def get_free(self) -> int:
-        """Give the bytes that the file system has left.
+        """Give the bytes that the file system has left; none, if it can hardly have more files.
 
         Raises:
             OSError: the disk fails.
         """
         stat = os.statvfs(self._folder)
+        if stat.f_files and stat.f_favail < MIN_FREE_FILES:
+            return 0
         return stat.f_bavail * stat.f_frsize
 
     def get_usage(self) -> int:
@@ -167,6 +171,7 @@ class Room:
             os.close(fd)
 
     def _sweep(self, need: int) -> int:
+        need = get_cost(need)
         before = self.get_usage()
         total = self._remove_leftovers() + self._count()
         with self._lock_usage() as fd:
@@ -195,7 +200,7 @@ class Room:
                 if os.path.lexists(one.path):
                     refused.add(one.path)
                 else:
-                    excess -= one.size
+                    excess -= one.cost
             if len(refused) == num_refused:
                 break
         return count
@@ -203,7 +208,7 @@ class Room:
     def _count(self) -> int:
         size = num_unproven = 0
         for stored in iter_stored(self._folder):
-            size += stored.size
+            size += stored.cost
             num_unproven += is_unproven(stored.path)
         self.num_unproven = num_unproven
         return size
@@ -230,7 +235,7 @@ class Room:
             elif not _is_own(stored.path):
                 pass_over(stored.path, "another user's file")
             elif not _remove_unless_locked(stored.path):
-                total += stored.size
+                total += stored.cost
         return total
 
 
@@ -247,9 +252,9 @@ def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
         if size >= excess and -heap[0][0] <= stored.used:
             continue
         heapq.heappush(heap, (-stored.used, stored))
-        size += stored.size
-        while size - heap[0][1].size >= excess:
-            size -= heapq.heappop(heap)[1].size
+        size += stored.cost
+        while size - heap[0][1].cost >= excess:
+            size -= heapq.heappop(heap)[1].cost
     return [stored for _, stored in heap]
 
 

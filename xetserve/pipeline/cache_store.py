@@ -39,6 +39,7 @@ from xetserve.pipeline.cache_list import (
     make_xorb_path,
 )
 from xetserve.pipeline.cache_room import Room
+from xetserve.upstream.metastore import make_folders
 from xetserve.upstream.openfile import open_regular
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -302,7 +303,7 @@ class CacheStore:
         try:
             _rename(temporary, target)
         except FileNotFoundError:  # no folder yet
-            os.makedirs(folder, mode=0o700, exist_ok=True)
+            make_folders(Path(folder))
             _rename(temporary, target)
         for old, chunks in stored:
             may_go = is_own or Standing.of(old.path) is Standing.IMPORTED
@@ -324,7 +325,7 @@ class CacheStore:
             try:
                 _rename(temporary, target)
             except FileNotFoundError:  # no folder yet
-                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                make_folders(Path(target).parent)
                 _rename(temporary, target)
         if replaced:
             self.room.give_back(replaced)
@@ -336,7 +337,7 @@ class CacheStore:
             OSError: the disk fails.
         """
         for number in range(CREATE_TRIES):
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            make_folders(Path(target).parent)
             try:
                 _rename(temporary, target)
                 break
