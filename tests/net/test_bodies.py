@@ -10,7 +10,7 @@ from tests.peers import RawClient, connected, serving, turn, until
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response
 from xetserve.metrics import REQUESTS_REFUSED
-from xetserve.net.bodies import BodyBudget, BodyLease
+from xetserve.net.bodies import SLOW_RATE, BodyBudget, BodyLease
 
 HOUR = 3600.0
 HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"
@@ -18,9 +18,11 @@ POST = HEAD + b"Content-Length: %d\r\n\r\n"
 
 
 @contextlib.asynccontextmanager
-async def taking(budget: BodyBudget, size: int) -> AsyncIterator["asyncio.Task[None]"]:
+async def taking(
+    budget: BodyBudget, size: int, client: str = ""
+) -> AsyncIterator["asyncio.Task[None]"]:
     """Somebody who wants room, in a task that has begun."""
-    task = asyncio.ensure_future(budget.take(size))
+    task = asyncio.ensure_future(budget.take(size, client))
     await turn()
     try:
         yield task
@@ -152,10 +154,27 @@ async def test_without_room_in_time_it_is_503_and_says_when_to_come_again() -> N
     assert budget.held == 100
 
 
+async def test_clients_get_room_in_rotation() -> None:
+    budget = BodyBudget(100)
+    await budget.take(100)
+    async with (
+        taking(budget, 50, "many") as first,
+        taking(budget, 50, "many") as second,
+        taking(budget, 50, "one") as other,
+    ):
+        budget.give(50)
+        await first
+        budget.give(50)
+        await other
+        assert not second.done()
+        budget.give(50)
+        await second
+
+
 async def test_while_others_wait_the_slowest_body_is_refused() -> None:
     budget = BodyBudget(100, wait=HOUR, stall=0.01)
-    slow = asyncio.ensure_future(read_slowly(BodyLease(budget), 50, 1))
-    fast = asyncio.ensure_future(read_slowly(BodyLease(budget), 50, 1000))
+    slow = asyncio.ensure_future(read_slowly(BodyLease(budget), 50, 100 * SLOW_RATE))
+    fast = asyncio.ensure_future(read_slowly(BodyLease(budget), 50, 1000 * SLOW_RATE))
     await turn(2)
     async with taking(budget, 10) as task:
         await task
@@ -166,6 +185,38 @@ async def test_while_others_wait_the_slowest_body_is_refused() -> None:
     fast.cancel()
     await asyncio.wait((fast,))
     assert budget.held == 10
+
+
+async def test_while_others_wait_all_bodies_are_refused_that_hardly_come() -> None:
+    budget = BodyBudget(100, wait=HOUR, stall=0.01)
+    idle = [asyncio.ensure_future(read_slowly(BodyLease(budget), 20, 0)) for _ in range(4)]
+    fast = asyncio.ensure_future(read_slowly(BodyLease(budget), 20, 1000 * SLOW_RATE))
+    await turn(2)
+    async with taking(budget, 80) as task:
+        await task
+    assert budget.held == 100
+    for each in idle:
+        with pytest.raises(RequestError):
+            await each
+    assert not fast.done()
+    fast.cancel()
+    await asyncio.wait((fast,))
+
+
+async def test_a_body_that_has_just_begun_is_not_a_slow_one() -> None:
+    budget = BodyBudget(100, wait=HOUR, stall=HOUR)
+    old = asyncio.ensure_future(read_slowly(BodyLease(budget), 50, 100_000 * SLOW_RATE))
+    new = asyncio.ensure_future(read_slowly(BodyLease(budget), 50, 0))
+    await turn(2)
+    async with taking(budget, 10):
+        budget.refuse_slow(HOUR / 2 + asyncio.get_running_loop().time())
+        await turn(2)
+        assert (old.done(), new.done()) == (False, False)
+        budget.refuse_slow(2 * HOUR + asyncio.get_running_loop().time())
+        await turn(2)
+        assert (old.done(), new.done()) == (False, True)
+    old.cancel()
+    await asyncio.wait((old, new))
 
 
 class TestConnections:

@@ -1,11 +1,11 @@
 """How many bytes of request bodies a process holds at once, from all clients together.
 
-A body takes what it may come to hold before it is read, first come, first served, so that none ever waits half read for
-room that other half-read ones have. What it did not need is given back when it is complete, the rest when nobody needs
+A body takes what it may come to hold before it is read, so that none ever waits half read for room that other half-read
+ones have. Clients have their turns in rotation, and what comes first of one goes first. What it did not need is given back when it is complete, the rest when nobody needs
 it any more: what is passed on to the Hub is held until the Hub answers.
 
 A client could take room and then send as little as min_body_rate allows. So, if nothing becomes free for STALL seconds
-while bodies wait, the slowest of those that are being read is refused in their favour.
+while bodies wait, those that came at less than SLOW_RATE for as long are refused in their favour, or else the slowest.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from xetserve.metrics import REQUESTS_REFUSED
 DEFAULT_LIMIT: Final = 32 * 1024 * 1024  # bytes
 WAIT: Final = 5.0  # seconds for room; clients give up after 10
 STALL: Final = 0.5  # seconds
+SLOW_RATE: Final = 16 * 1024  # bytes a second
 
 
 class BodyBudget:
@@ -39,15 +40,17 @@ class BodyBudget:
         self.wait = wait
         self.receiving: set[BodyLease] = set()  # those that are being read
         self._stall = stall
-        self._waiting: OrderedDict[asyncio.Future[None], int] = OrderedDict()  # sizes
+        # By client, whoever has its turn first: the sizes that wait.
+        self._waiting: OrderedDict[str, OrderedDict[asyncio.Future[None], int]] = OrderedDict()
         self._num_given = 0  # times that something has become free
         self._watch: asyncio.TimerHandle | None = None  # while bodies wait
 
     def __repr__(self) -> str:
-        return f"<BodyBudget {self.held} of {self.limit}, {len(self._waiting)} waiting>"
+        num_waiting = sum(map(len, self._waiting.values()))
+        return f"<BodyBudget {self.held} of {self.limit}, {num_waiting} waiting>"
 
-    async def take(self, size: int) -> None:
-        """Hold size bytes more, once there is room for them.
+    async def take(self, size: int, client: str = "") -> None:
+        """Hold size bytes more of a client's, once there is room for them.
 
         Cancellation: they are not held.
         """
@@ -56,13 +59,13 @@ class BodyBudget:
             return
         loop = asyncio.get_running_loop()
         granted = loop.create_future()
-        self._waiting[granted] = size
+        self._waiting.setdefault(client, OrderedDict())[granted] = size
         if self._watch is None:
             self._watch = loop.call_later(self._stall, self._on_stall, self._num_given)
         try:
             await granted
         except asyncio.CancelledError:
-            if self._waiting.pop(granted, None) is not None:
+            if self._leave(client, granted):
                 self._grant()
             else:
                 self.give(size)
@@ -77,10 +80,13 @@ class BodyBudget:
 
     def _grant(self) -> None:
         while self._waiting:
-            granted, size = next(iter(self._waiting.items()))
+            client, line = next(iter(self._waiting.items()))
+            granted, size = next(iter(line.items()))
             if self.held + size > self.limit:
                 break
-            del self._waiting[granted]
+            self._leave(client, granted)
+            if line:
+                self._waiting.move_to_end(client)
             self.held += size
             if not granted.done():  # it is being cancelled, and gives the room back
                 granted.set_result(None)
@@ -88,12 +94,33 @@ class BodyBudget:
             self._watch.cancel()
             self._watch = None
 
+    def _leave(self, client: str, granted: asyncio.Future[None]) -> bool:
+        """Take somebody out of its line; False: it was not there any more."""
+        line = self._waiting.get(client)
+        if line is None or line.pop(granted, None) is None:
+            return False
+        if not line:
+            del self._waiting[client]
+        return True
+
     def _on_stall(self, num_given: int) -> None:
         loop = asyncio.get_running_loop()
-        if num_given == self._num_given and self.receiving:
-            now = loop.time()
-            min(self.receiving, key=lambda lease: lease.measure_rate(now)).refuse()
+        if num_given == self._num_given:
+            self.refuse_slow(loop.time())
         self._watch = loop.call_later(self._stall, self._on_stall, self._num_given)
+
+    def refuse_slow(self, now: float) -> None:
+        """Refuse bodies that keep others waiting: all that hardly come, or else the slowest one."""
+        rates = {
+            lease: lease.measure_rate(now)
+            for lease in self.receiving
+            if lease.measure_age(now) >= self._stall
+        }
+        if rates:
+            least = min(rates.values())
+            for lease, rate in rates.items():
+                if rate <= max(least, SLOW_RATE):
+                    lease.refuse()
 
 
 class BodyLease:
@@ -101,6 +128,7 @@ class BodyLease:
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
+        self.client = ""  # whose it is
         self._size = 0
         self._started = 0.0
         self._patience: asyncio.Timeout | None = (
@@ -123,7 +151,7 @@ class BodyLease:
         budget = self._budget
         try:
             async with asyncio.timeout(budget.wait):
-                await budget.take(size)
+                await budget.take(size, self.client)
         except TimeoutError:
             raise _no_room("the server holds as many bytes of requests as it may") from None
         self._size = size
@@ -147,7 +175,11 @@ class BodyLease:
 
     def measure_rate(self, now: float) -> float:
         """Return the bytes a second that the body has come at."""
-        return self.received / max(now - self._started, 0.001)
+        return self.received / max(self.measure_age(now), 0.001)
+
+    def measure_age(self, now: float) -> float:
+        """Return the seconds since the reading of the body began."""
+        return now - self._started
 
     def refuse(self) -> None:
         """End the reading of the body."""

@@ -253,6 +253,7 @@ class ClientConnection:
         if self._forwarding is not None:
             self._forwarding.apply(request)
         request.client = client_key((request.peer,)) if request.peer else ""
+        self._lease.client = request.client
         request.body = _ConnectionBody(self, self._lease)
         return request
 
