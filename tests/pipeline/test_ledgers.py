@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pipeline.test_ledger import CHUNKS, FILE_HASH, SIZE, Chunk, note_each, prove
+from xetserve.pipeline import ledger as ledger_module
 from xetserve.pipeline import ledger_news as news_module
 from xetserve.pipeline import ledgers as ledgers_module
-from xetserve.pipeline.ledger import Ledger
+from xetserve.pipeline.ledger import CHUNK_COST, Ledger
 from xetserve.pipeline.ledger_file import ChunkList
 from xetserve.pipeline.ledger_news import PLACE_SIZE, LedgerNews
 from xetserve.pipeline.ledger_notes import Note, NotePad
@@ -277,17 +278,23 @@ def test_who_gives_a_wrong_chunk_of_a_proven_file_away_is_seen(workers: Workers)
         assert not ledgers.was_cut_since(FILE_HASH, time.monotonic())
 
 
-def test_what_is_lost_is_not_proven_and_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that does not listen for long misses what others tell. Nothing wrong comes of that."""
+def test_what_is_missed_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that does not listen for long misses what others tell, and so does one that begins late: both know."""
     small = ring_size(3000)
     monkeypatch.setattr(news_module, "NOTES_SIZE", small)
     workers = Workers()
     for at in range(0, 190, 10):
         workers.see(0, CHUNKS[at : at + 10])
     ledger = workers.see(1, CHUNKS[190:])
+    before = time.monotonic()
+    assert not workers.all[1].was_lost_since(FILE_HASH, before)
     workers.look(1)
     assert not ledger.can_be_proven(SIZE)
     assert ledger.generation == 0
+    workers.all[2] = workers.start(2)
+    for ledgers, is_lost in zip(workers.all, (False, True, True), strict=True):
+        assert ledgers.was_lost_since(FILE_HASH, before) is is_lost
+        assert not ledgers.was_lost_since(FILE_HASH, time.monotonic())
     for at in range(0, 190, 10):
         workers.see(0, CHUNKS[at : at + 10])
         workers.look(1)
@@ -390,6 +397,48 @@ def test_what_is_forgotten_of_files_that_are_not_proven_is_not_gone_on_with(
         assert not ledgers.was_cut_since(b"1" * 32, before)
         assert not ledgers.is_suspect(b"1" * 32, time.monotonic())  # nothing is known to be wrong
     assert second.get(b"0" * 32).has_chunks
+
+
+def test_more_losses_than_are_remembered_are_of_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers_module, "MAX_CUTS", 2)
+    ledgers, before = Ledgers(), time.monotonic()
+    for number in range(3):
+        assert not ledgers.was_cut_since(b"y" * 32, before)
+        ledgers.note_cut(b"%d" % number * 32, time.monotonic())
+    assert ledgers.was_cut_since(b"y" * 32, before)
+    assert not ledgers.was_cut_since(b"y" * 32, time.monotonic())
+    assert not ledgers.was_cut(b"y" * 32, time.monotonic())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_chunks_of_a_huge_file_that_are_not_remembered_are_lost(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first chunk somebody begins anew; the others before those that are known are not looked at."""
+    monkeypatch.setattr(ledger_module, "MAX_FILE_MEMORY", 100 * CHUNK_COST)
+    ledgers, before = Ledgers(), time.monotonic()
+    ledger = ledgers.get(FILE_HASH)
+    for chunk in CHUNKS[:150]:
+        ledger.note(*chunk)
+    ledgers.trim(FILE_HASH)
+    assert not ledgers.was_lost_since(FILE_HASH, before)
+    ledger.note(*CHUNKS[first])
+    ledgers.trim(FILE_HASH)
+    assert ledgers.was_lost_since(FILE_HASH, before)
+    assert not ledgers.was_lost_since(FILE_HASH, time.monotonic())
+    assert ledgers.find(FILE_HASH) is ledger
+
+
+def test_what_is_known_of_a_file_that_is_too_large_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "MAX_FILE_MEMORY", 100 * CHUNK_COST)
+    ledgers, before = Ledgers(), time.monotonic()
+    ledger = ledgers.get(FILE_HASH)
+    for chunk in CHUNKS[1:]:
+        ledger.note(*chunk)
+    assert ledger.is_full
+    ledgers.trim(FILE_HASH)
+    assert ledgers.was_lost_since(FILE_HASH, before)
+    assert ledgers.find(FILE_HASH) is None  # whoever begins anew is luckier
 
 
 @pytest.mark.parametrize("is_right", [True, False])

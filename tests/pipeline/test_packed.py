@@ -16,7 +16,7 @@ from tests.pipeline.test_reader import (
     read_all,
     simple_file,
 )
-from xetserve.errors import IntegrityError, UpstreamError, UrlExpired, XetserveError
+from xetserve.errors import IntegrityError, UpstreamBusy, UpstreamError, UrlExpired, XetserveError
 from xetserve.metrics import INTEGRITY_FAILURES
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.packed import PLACES_AT_ONCE, PackedReader
@@ -49,7 +49,7 @@ class Side:
         granter = Granter(
             SEALER,
             "",
-            issued=time.time(),
+            issued=time.monotonic(),
             expires=0.0,
             instance="a",
             find_hashes=self.table.ledgers.find_hashes,
@@ -406,3 +406,23 @@ async def test_a_chunk_in_many_places_is_looked_at_in_many_turns() -> None:
     await side.read(grants[0])
     counting.cancel()
     assert turns >= few + 20
+
+
+async def test_the_end_does_not_come_once_the_other_parts_are_forgotten() -> None:
+    """They are forgotten while the last one is on its way, so nobody could refuse it in the beginning."""
+    side = Side()
+    side.cas.on_data = Damage(3)
+    first, second = await side.grant(0, SIZE // 2), await side.grant(SIZE // 2)
+    await drain(side.open(first[0]))  # wrong, but nobody can know
+    last = side.open(second[0])
+    ledgers = side.table.ledgers
+    blocks = last.blocks()
+    begun = ledgers.find(FILE.file_hash)
+    assert begun is not None
+    begun.forget()  # as of a file that is too large
+    begun.has_lost = True
+    with pytest.raises(UpstreamBusy, match="had to go"):
+        async for _ in blocks:
+            pass
+    assert not last.is_verified
+    side.assert_released()

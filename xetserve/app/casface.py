@@ -24,7 +24,7 @@ from xetserve.app.files import Upstreams, head_timeout
 from xetserve.app.responses import CHALLENGE
 from xetserve.app.router import check_method
 from xetserve.app.sizes import FileSizes
-from xetserve.app.xorbdata import XorbData
+from xetserve.app.xorbdata import GRANT_SECONDS, XorbData
 from xetserve.errors import (
     RangeUnsatisfiable,
     RequestError,
@@ -46,7 +46,6 @@ from xetserve.xet.planwriter import write_batch, write_plan
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.sealing import Sealer
 
-GRANT_SECONDS: Final = 900.0  # that a data URL is good for
 MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most
 HELD_SIZE: Final = 64 * 1024  # bytes; a smaller answer is sent as a whole, with its length
 MAX_TELEMETRY_SIZE: Final = 256 * 1024  # bytes
@@ -245,12 +244,11 @@ class CasFace:
         return Response(200, [("Content-Type", "application/json"), *_NO_STORE], body)
 
     def _make_granter(self, request: Request) -> Granter:
-        now = time.time()
         return Granter(
             self._sealer,
             request.base_url,
-            issued=now,
-            expires=now + GRANT_SECONDS,
+            issued=time.monotonic(),
+            expires=time.time() + GRANT_SECONDS,
             instance=self._instance,
             find_hashes=self._fetches.ledgers.find_hashes,
         )

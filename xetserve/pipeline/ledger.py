@@ -79,6 +79,8 @@ class Ledger:
     is_proven: whether they make the file hash; then they never change.
     is_kept: whether they are stored as well, or about to be.
     is_told: whether other workers have them.
+    has_lost: whether some chunks that were seen are not remembered, or were not compared with those that are, and nobody has
+        been told. Who counts on all chunks being looked at must not come to an end.
     generation: how often all was forgotten.
     epoch: changes whenever chunks are no longer remembered that were, unless all are proven then.
     sources: where its chunks came from, by xorb: from the first of them to the last.
@@ -92,6 +94,7 @@ class Ledger:
         self.is_proven = False
         self.is_kept = False
         self.is_told = False
+        self.has_lost = False
         self.generation = 0
         self.epoch = 0
         self._origins = Origins()  # of chunks that were noted since the epoch began
@@ -134,6 +137,7 @@ class Ledger:
         if self.is_proven or self._is_full:
             return
         if position < self._base:
+            self.has_lost = True
             if position:
                 return
             self.epoch += 1
@@ -211,7 +215,7 @@ class Ledger:
         if not count:
             self.forget()
             self.sources.clear()
-            self._is_full = True
+            self._is_full = self.has_lost = True
             return
         run = self._runs[0]
         run.start = self._base = run.starts[count] if count < len(run.starts) else run.end

@@ -31,7 +31,7 @@ from xetserve.pipeline.ring import RingReader, RingWriter, ring_size
 logger = logging.getLogger(__name__)
 
 MARKS_SIZE: Final = ring_size(1000 * (16 + MARK_SIZE + 4))
-NOTES_SIZE: Final = ring_size(2 << 20)  # some 50,000 chunks: seconds of what a worker can send
+NOTES_SIZE: Final = ring_size(4 << 20)  # some 100,000 chunks: seconds of what a worker can send
 LISTS_SIZE: Final = ring_size(8 << 20)  # some 200,000 chunks; the longest list that is kept fits
 PLACE_SIZE: Final = MARKS_SIZE + NOTES_SIZE + LISTS_SIZE  # bytes of a worker's place
 MAX_LISTS: Final = 8192  # that are found again
@@ -52,6 +52,11 @@ class LedgerNews:
         self._own_lists = RingWriter(lists[own])
         self._list_readers = [RingReader(memory) for memory in lists]
         self._lists: OrderedDict[bytes, tuple[RingReader, int]] = OrderedDict()
+
+    @property
+    def num_missed(self) -> int:
+        """How often marks or notes had gone before we heard them."""
+        return self._marks.num_missed + self._notes.num_missed
 
     def tell_mark(self, mark: Mark) -> None:
         """Say what became of a file."""
@@ -121,13 +126,17 @@ class _Told:
     def __init__(self, memories: Sequence[memoryview], own: int) -> None:
         self.own = RingWriter(memories[own])
         self._others = [RingReader(memory) for at, memory in enumerate(memories) if at != own]
-        self._readers = [RingReader(memories[own]), *self._others]
+        self._all = self._readers = [RingReader(memories[own]), *self._others]
 
     def hear(self) -> Iterator[memoryview]:
         readers, self._readers = self._readers, self._others
         for reader in readers:
             for record in reader.read():
                 yield record.data
+
+    @property
+    def num_missed(self) -> int:
+        return sum(reader.num_lost for reader in self._all)
 
 
 def _divide(place: memoryview) -> tuple[memoryview, memoryview, memoryview]:

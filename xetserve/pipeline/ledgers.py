@@ -26,18 +26,30 @@ MAX_CUTS: Final = 1000  # files
 
 
 class _Times:
-    """When something happened last to each of some files, ns of CLOCK_MONOTONIC; those to which it did long ago are forgotten."""
+    """When something happened last to each of some files, ns of CLOCK_MONOTONIC; those to which it did long ago are forgotten.
+
+    all_at: when it may have happened to any file whatsoever; -1: never.
+    """
 
     def __init__(self) -> None:
-        self._times: LruDict[bytes, int] = LruDict(max_num=MAX_CUTS)
+        self._times: LruDict[bytes, int] = LruDict()
+        self.all_at = -1
 
     def note(self, file_hash: bytes, at: int) -> None:
         self._times.put(file_hash, max(at, self.get(file_hash)))
+        while len(self._times) > MAX_CUTS and (first := self._times.peek_first()) is not None:
+            self._times.pop(first[0])
+            self.all_at = max(self.all_at, first[1])
 
     def get(self, file_hash: bytes) -> int:
         """Give the time; -1: it did not happen."""
         when = self._times.peek(file_hash)
         return -1 if when is None else when
+
+    def is_since(self, file_hash: bytes, since: float) -> bool:
+        """Tell whether it may have happened to a file after a time, in seconds."""
+        when = max(self.get(file_hash), self.all_at)
+        return when >= 0 and when >= int(since * 1e9)
 
 
 class Ledgers:
@@ -59,6 +71,7 @@ class Ledgers:
         self._forgotten = _Times()
         self._lost = _Times()
         self._watched: set[bytes] = set()
+        self._num_missed = 0  # of what others have told, see LedgerNews
         self.hear()
 
     @property
@@ -97,14 +110,15 @@ class Ledgers:
     def was_cut_since(self, file_hash: bytes, since: float) -> bool:
         """Tell whether a file was cut after a time, of the clock that note_cut was told."""
         self._hear_marks()
-        when = self._cuts.get(file_hash)
-        return when >= 0 and when >= int(since * 1e9)
+        return self._cuts.is_since(file_hash, since)
 
     def was_lost_since(self, file_hash: bytes, since: float) -> bool:
-        """Tell whether what was known of a file had to go, for want of memory, after such a time."""
+        """Tell whether what was known of a file had to go, for want of memory, after such a time.
+
+        So it is if others have told more than is kept for us: nobody knows of which files.
+        """
         self._hear_marks()
-        when = self._lost.get(file_hash)
-        return when >= 0 and when >= int(since * 1e9)
+        return self._lost.is_since(file_hash, since)
 
     def is_suspect(self, file_hash: bytes, now: float) -> bool:
         """Tell whether a part of a file may be wanted to complete what is wrong.
@@ -133,6 +147,11 @@ class Ledgers:
         ledger = self.find(file_hash)
         if ledger is not None:
             self._put(ledger)
+            if ledger.has_lost:
+                ledger.has_lost = False
+                self._mark(file_hash, time.monotonic_ns(), MarkKind.LOST)
+            if ledger.is_full:
+                self._begun.pop(file_hash)  # who begins anew may be luckier
         while self.nbytes > self._max_memory:
             for ledgers in (self._proven, self._begun):
                 first = ledgers.peek_first()
@@ -185,6 +204,13 @@ class Ledgers:
             if ledger.is_proven:
                 self._correct(ledger, note)
             self.trim(note.file_hash)
+        self._note_missed()
+
+    def _note_missed(self) -> None:
+        """Take in that others have told more than we have heard: what it was is lost."""
+        if self._news is not None and self._news.num_missed > self._num_missed:
+            self._num_missed = self._news.num_missed
+            self._lost.all_at = time.monotonic_ns()
 
     def _correct(self, ledger: Ledger, note: Note) -> None:
         """Have the other know the list of a proven file, and all of them if it has given a wrong chunk away."""
@@ -241,3 +267,4 @@ class Ledgers:
             if mark.kind is not MarkKind.FORGOTTEN or ledger is None or ledger.is_proven:
                 continue
             ledger.forget()
+        self._note_missed()

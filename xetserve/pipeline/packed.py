@@ -103,7 +103,11 @@ class PackedReader:
         self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
         self._places = _Places(granted.uses)
         self._proof = Proof(
-            table.ledgers, grant.file_hash, is_whole=False, shelf=table.ledger_shelf
+            table.ledgers,
+            grant.file_hash,
+            is_whole=False,
+            shelf=table.ledger_shelf,
+            since=grant.issued,
         )
         self._pacer = Pacer()
         self._patience = Patience(gap_timeout, self._pacer)
@@ -123,6 +127,7 @@ class PackedReader:
         if self._proof.is_proven:
             return True
         self._expected_digest = self._granted.digest
+        self._proof.since = None  # whatever becomes of the other parts
         return bool(self._expected_digest)
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
@@ -132,6 +137,7 @@ class PackedReader:
             UrlExpired: no URL that is known works.
             UpstreamError: the data host fails for good.
             IntegrityError: the data is not what was promised.
+            UpstreamBusy: nobody can tell whether the file is right with it; see Proof.finish.
         """
         check_fetch_range(self._info)
         table, budget = self._table, self._table.budget

@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import Final
 
-from xetserve.errors import IntegrityError
+from xetserve.errors import IntegrityError, UpstreamBusy
 from xetserve.pipeline.ledger import Ledger, extend_range
 from xetserve.pipeline.ledger_notes import NotePad
 from xetserve.pipeline.ledger_shelf import LedgerShelf
@@ -27,6 +27,8 @@ class Proof:
     Args:
         is_whole: whether the response is the whole file.
         shelf: where proven ledgers are stored.
+        since: seconds, of a steady clock; the ledger has to know all that was read of the file from then on. None: it may be
+            that other parts were never seen here.
 
     is_verified: whether all that was read belongs to the file, as far as finish has been told.
     chunks: what was to be read, by xorb: from the first of its chunks to the last.
@@ -39,6 +41,7 @@ class Proof:
         *,
         is_whole: bool,
         shelf: LedgerShelf | None = None,
+        since: float | None = None,
     ) -> None:
         self.is_verified = False
         self.chunks: dict[bytes, ChunkRange] = {}
@@ -52,6 +55,7 @@ class Proof:
         self._end = 0  # of what was added last
         self._pad = NotePad(file_hash) if ledgers.is_shared else None  # for the other workers
         self._shelf = shelf
+        self.since = since
 
     async def prepare(self) -> None:
         """Look whether the file was proven before; to be called before anything is added."""
@@ -149,6 +153,7 @@ class Proof:
 
         Raises:
             IntegrityError: what was read is not the file, or together with other parts is not.
+            UpstreamBusy: other parts would have had to be remembered, and were not.
         """
         self._tell()
         if self._tree is not None:
@@ -162,12 +167,26 @@ class Proof:
             await self._prove(size)
             self.check_doubt()
             self.is_verified = self._ledger.is_proven
+            self._check_lost()
         self._keep()
 
     def _keep(self) -> None:
         self._ledgers.tell_proven(self._ledger)
         if self._shelf is not None:
             self._shelf.keep(self._ledger)
+
+    def _check_lost(self) -> None:
+        """Stop who may be about to complete what nobody can judge any more.
+
+        Raises:
+            UpstreamBusy: what was known of the file had to go.
+        """
+        if self.is_verified or self.since is None:
+            return
+        ledgers, file_hash = self._ledgers, self._ledger.file_hash
+        ledgers.trim(file_hash)
+        if self._ledger.is_full or ledgers.was_lost_since(file_hash, self.since):
+            raise UpstreamBusy("what was known of the file had to go before all of it was read")
 
     def _judge_whole(self, tree: MerkleTree) -> None:
         ledger = self._ledger

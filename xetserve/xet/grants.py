@@ -105,7 +105,8 @@ class Grant(NamedTuple):
 
     file_hash, file_size: of the file that it is for, in bytes.
     url: the upstream's data URL, which signs the ranges.
-    issued, expires: Unix seconds.
+    issued: seconds of the steady clock of the machine, for the instance that made it: the other one may be set meanwhile.
+    expires: Unix seconds.
     instance: a name of the server that made it, from its start on.
     """
 
@@ -276,7 +277,7 @@ class Granter:
 
     Args:
         base_url: what they begin with, without a slash at the end.
-        issued, expires: Unix seconds.
+        issued, expires: see Grant.
         instance: see Grant.
         find_hashes: see prove_uses.
     """
