@@ -11,6 +11,7 @@ import pytest
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
 from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.fetch import WOKEN_AT_ONCE
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.source import CasSource
 from xetserve.pipeline.tickets import FetchTable
@@ -280,3 +281,32 @@ def test_chunk_generator_makes_what_the_tests_rely_on() -> None:
     chunks: Sequence[bytes] = make_chunks(9)
     assert len(chunks) == 9
     assert all(chunks)
+
+
+async def test_those_who_wait_for_the_same_chunk_go_on_a_few_at_a_time() -> None:
+    """All of a thousand in one turn of the loop would hold up everybody else."""
+    cas, budget = FakeCas(simple_file(1)), ByteBudget(1 << 27)
+    table = make_table(cas, budget)
+    num_done = 0
+
+    async def read() -> None:
+        nonlocal num_done
+        size = len(cas.file.content)
+        reader = FileReader(table, FakeAccess(), cas.file.file_hash, size=size, gap_timeout=5.0)
+        async with aclosing(reader.blocks()) as blocks:
+            await anext(blocks)
+            num_done += 1
+            async for _ in blocks:
+                pass
+
+    tasks = [asyncio.ensure_future(read()) for _ in range(100)]
+    counts = []
+    while not all(task.done() for task in tasks):
+        before = num_done
+        await asyncio.sleep(0)
+        counts.append(num_done - before)
+    assert sum(counts) == 100
+    assert len(cas.fetched) == 1
+    assert max(counts) <= WOKEN_AT_ONCE
+    await asyncio.gather(*tasks)
+    assert_released(cas, budget)

@@ -13,6 +13,7 @@ record is given room for it.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -40,6 +41,7 @@ from xetserve.xet.xorb import (
 logger = logging.getLogger(__name__)
 
 MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
+WOKEN_AT_ONCE: Final = 16  # of those that wait for a chunk, in one turn of the event loop
 MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
 
 
@@ -106,10 +108,11 @@ class Fetch:
         self._rejected: set[int] = set()  # chunks that arrived damaged
         self._was_stored = False  # whether what came last came from a store
         self._waiters: set[asyncio.Future[None]] = set()
+        self._waking: deque[asyncio.Future[None]] = deque()  # whose chunk is here, or who must look
         self._holding = Holding(
             budget,
             self.size,
-            is_hurried=lambda: bool(self._waiters),
+            is_hurried=lambda: bool(self._waiters or self._waking),
             on_freed=self._tell_users,
         )
         self._task: asyncio.Task[None] | None = None
@@ -503,8 +506,18 @@ class Fetch:
             user.on_change()
 
     def _wake_waiters(self) -> None:
-        for waiter in self._waiters:
-            _wake(waiter)
+        """Have those who wait look again, a few at a time: all of a thousand would hold up everybody else."""
+        is_waking = bool(self._waking)
+        self._waking += self._waiters
+        self._waiters.clear()
+        if not is_waking:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        for _ in range(min(WOKEN_AT_ONCE, len(self._waking))):
+            _wake(self._waking.popleft())
+        if self._waking:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
 
 def _size_of_record(view: memoryview, position: int, filled: int) -> int:
