@@ -1,6 +1,8 @@
 """Looking at all of a cache: what is right stays, what is damaged is found, whatever it is."""
 
+import os
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from tests.pipeline.filled import MARK, META, files, fill, is_served, make_said,
 from tests.pipeline.test_ledger_shelf import FILE
 from xetserve.pipeline.cache_check import Checker, Report, count_contents
 from xetserve.pipeline.cache_entry import EntryKey, Indexer, Standing, make_entry_name
+from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 from xetserve.xet.xorb import pack_chunk
@@ -133,3 +136,33 @@ async def test_what_goes_meanwhile_is_no_damage(folder: Path) -> None:
     assert report.damaged == {}
     assert names
     assert not first.exists()
+
+
+def test_no_more_is_read_of_an_entry_than_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name can promise an index of gigabytes."""
+    folder = tmp_path / "ab" / ("ab" * 32)
+    folder.mkdir(parents=True)
+    entry = folder / f"0-999999999-{'0' * 16}.xc"
+    entry.write_bytes(bytes(500))
+    sizes: list[int] = []
+    pread = os.pread
+
+    def note(fd: int, size: int, at: int) -> bytes:
+        sizes.append(size)
+        return pread(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", note)
+    store = make_store(tmp_path)
+    assert list(Checker(store, removes=False).run().damaged.values()) == [
+        "500 bytes, fewer than its index has"
+    ]
+    key = EntryKey(bytes.fromhex("ab" * 32), ChunkRange(0, 5), ByteRange(0, 100))
+    prepare_folder(tmp_path)
+    tracemalloc.start()
+    assert store.find(key) == (None, 1)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    assert max(sizes) <= 500
+    assert not entry.exists()

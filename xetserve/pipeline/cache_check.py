@@ -117,7 +117,9 @@ def read_index(fd: int, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
         FormatError: it is damaged, or the entry of something else.
     """
     size, wanted = os.fstat(fd).st_size, index_size(chunks)
-    return parse_index(os.pread(fd, wanted, max(0, size - wanted)), xorb_hash, chunks, size)
+    if wanted > size:  # a name can say anything, and a read takes memory for all that it asks for
+        raise FormatError(f"{size} bytes, fewer than its index has")
+    return parse_index(os.pread(fd, wanted, size - wanted), xorb_hash, chunks, size)
 
 
 def check_entry(

@@ -221,8 +221,10 @@ class CacheStore:
                     raise FormatError("it was cut")
                 return index
         size = index_size(chunks)
+        if size > stored.size:
+            raise FormatError(f"{stored.size} bytes, fewer than its index has")
         with open(open_entry(stored.path), "rb", buffering=0) as file:
-            file.seek(max(0, stored.size - size))
+            file.seek(stored.size - size)
             index = parse_index(file.read(size) or b"", xorb_hash, chunks, stored.size)
         with self._lock:
             if stored.path not in self._indexes:
