@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from tests.app.test_application import (
     CAS_TOKEN,
     CONTENT,
+    FILE,
     NAME,
     SEALER,
     SIGNATURE,
@@ -454,6 +455,37 @@ async def test_what_was_known_of_a_file_may_be_lost_while_it_is_downloaded() -> 
         assert (await get_data(client, unproven))[0] == 409
         data["body"] = XORB.records[1] + XORB.records[0] + b"".join(XORB.records[2:])
         assert (await get_data(client, proven))[0] == 502
+
+
+@pytest.mark.parametrize("what", ["cut", "lost"])
+async def test_whoever_has_the_beginning_of_a_wrong_file_is_not_told_the_rest(what: str) -> None:
+    """All that was granted before may have been read before: no old URL would be refused."""
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        old = await get_token(client)
+        url, text, expires, issued = SEALER.unseal("token", old)  # type: ignore[misc]
+        assert 0 <= time.time() - issued < 100
+        now = time.monotonic()
+        if what == "cut":
+            world.ledgers.note_cut(FILE.file_hash, now)
+        else:
+            world.ledgers._lost.note(FILE.file_hash, int(now * 1e9))
+        target, rest = f"/v2/reconstructions/{NAME}", "Range: bytes=50000-399999"
+        assert (await ask(client, target, rest, token=old))[0] == 409
+        for when in (
+            issued - 1000,
+            issued + 3000,
+            0,
+        ):  # long before, by a clock that was set back, unknown
+            token = SEALER.seal("token", [url, text, expires, when])
+            found, _, body = await ask(client, target, rest, token=token)
+            assert (found, b"start again" in body) == (409, True), when
+            # From the beginning on, everything is looked at.
+            assert (await ask(client, target, token=token))[0] == 200
+        cut = int((now - 3000) * 1e9)
+        world.ledgers._cuts._times.put(FILE.file_hash, cut)
+        world.ledgers._lost._times.put(FILE.file_hash, cut)
+        assert (await ask(client, target, rest, token=old))[0] == 200
 
 
 async def test_a_url_is_good_for_a_while() -> None:

@@ -46,6 +46,7 @@ from xetserve.xet.planwriter import write_batch, write_plan
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.sealing import Sealer
 
+CLOCK_SKEW: Final = 60.0  # seconds between the clocks of two instances, at most
 MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most
 HELD_SIZE: Final = 64 * 1024  # bytes; a smaller answer is sent as a whole, with its length
 MAX_TELEMETRY_SIZE: Final = 256 * 1024  # bytes
@@ -61,10 +62,15 @@ _NO_STORE: Final = (("Cache-Control", "no-store"), ("Vary", "Authorization"))
 
 
 class SealedAccess:
-    """The right that a client has brought with its token; only the client can renew it."""
+    """The right that a client has brought with its token; only the client can renew it.
 
-    def __init__(self, token: CasToken) -> None:
+    Args:
+        issued: when it was given out, Unix seconds.
+    """
+
+    def __init__(self, token: CasToken, issued: float) -> None:
         self._token = token
+        self.issued = issued
 
     async def get_token(self) -> CasToken:
         """Give the token."""
@@ -121,7 +127,7 @@ class CasFace:
             await answer.body.aclose()
             raise UpstreamRefused("the answer with the CAS token is too long to be passed on")
         token = parse_cas_token(answer.body if isinstance(answer.body, bytes) else b"")
-        sealed = self._sealer.seal(_PURPOSE, list(token))
+        sealed = self._sealer.seal(_PURPOSE, [*token, time.time()])
         if len(sealed) > MAX_SEALED_SIZE:
             raise UpstreamRefused("the CAS token is too long to be passed on")
         expires = int(token.expires)
@@ -170,7 +176,7 @@ class CasFace:
         """Ask the CAS how a range of a file is built, and give its answer with our URLs.
 
         Raises:
-            RequestError: 400, 401, 413, 416, 422.
+            RequestError: 400, 401, 409, 413, 416, 422.
             UpstreamError: as the CAS says.
         """
         file_hash, access = _parse_name(name), self._open_token(request)
@@ -185,6 +191,8 @@ class CasFace:
             end = asked.start + answer.decoded_size
             size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
             await self._fetches.recall_ledger(file_hash)
+            if asked.start:
+                self._check_going_on(file_hash, access)
             granter = self._make_granter(request)
             names = await _find_names(granter, answer, asked.start, file_hash, size)
             infos = granter.make_infos(
@@ -253,6 +261,29 @@ class CasFace:
             find_hashes=self._fetches.ledgers.find_hashes,
         )
 
+    def _check_going_on(self, file_hash: bytes, access: SealedAccess) -> None:
+        """Look whether what a client has of a file may be wrong, and it asks for more.
+
+        Nothing tells when it has begun but its token. It may come from another instance, whose clock is another.
+
+        Raises:
+            RequestError: 409, what it has may be wrong, or nobody can tell any more.
+        """
+        ledgers, age = self._fetches.ledgers, time.time() - access.issued
+        since = time.monotonic() - age - CLOCK_SKEW
+        if age < -CLOCK_SKEW:  # a clock was set back
+            since = 0.0
+        if ledgers.was_cut_since(file_hash, since):
+            raise RequestError(
+                409, "the file turned out to be damaged: start again with a new token"
+            )
+        ledger = ledgers.find(file_hash)
+        is_proven = ledger is not None and ledger.is_proven
+        if not is_proven and ledgers.was_lost_since(file_hash, since):
+            raise RequestError(
+                409, "what was known of the file had to go: start again with a new token"
+            )
+
     async def _find_size(self, access: Access, file_hash: bytes, end: int, *, is_last: bool) -> int:
         """Give the size of a file; it tells when all of its chunks have been seen.
 
@@ -282,12 +313,13 @@ class CasFace:
         assert text is not None
         request.record.token = fingerprint(text)
         value = self._sealer.unseal(_PURPOSE, text)
+        *value, issued = value if isinstance(value, list) and len(value) == 4 else (value, 0)
         token = make_cas_token(value)
-        if token is None:
+        if token is None or not isinstance(issued, int | float):
             raise RequestError(401, "the access token is not one of this server's", [CHALLENGE])
         if time.time() >= token.expires:
             raise RequestError(401, "the access token has expired", [CHALLENGE])
-        return SealedAccess(token)
+        return SealedAccess(token, issued)
 
 
 async def _find_names(
