@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from xetserve.xet.reconstruction import ChunkRange
 
-MAX_RUNS: Final = 4096  # that are remembered of one file; beyond them, entries stay unproven
+MAX_RUNS: Final = 16_384  # that are remembered of one file, some 3 MB, 1 TB of whole xorbs; beyond them, entries stay unproven
 
 
 class Origin(Protocol):
