@@ -346,7 +346,7 @@ FIELDS = [(name, start) for name, (_, _, starts) in READERS.items() for start in
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     counted = Steps()
-    count_patterns(monkeypatch, counted)
+    count_patterns(monkeypatch, counted, ROOMS)
     return counted
 
 
