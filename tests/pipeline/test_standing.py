@@ -3,6 +3,7 @@
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ from xetserve.pipeline import cache
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache_archive import Importer, write_archive
 from xetserve.pipeline.cache_check import Checker, Report, count_contents
-from xetserve.pipeline.cache_entry import EntryKey, Indexer, Standing, make_entry_name
+from xetserve.pipeline.cache_entry import (
+    EntryKey,
+    Indexer,
+    Standing,
+    make_entry_name,
+    parse_entry_name,
+)
 from xetserve.pipeline.cache_list import iter_xorbs, list_entries
 from xetserve.pipeline.cache_marks import Coverage
 from xetserve.pipeline.cache_store import prepare_folder
@@ -197,6 +204,53 @@ def test_an_entry_is_proven_once_all_of_it_is(first: int, parts: list[tuple[int,
         coverage.note_proven(ChunkRange(start, end))
         seen |= set(range(start, end))
     assert marked == ["path"] * (seen >= set(range(first, 9)))
+
+
+OVERLAPPING = [(0, 9), (6, 12), (8, 15)]
+
+
+@pytest.mark.parametrize("wrong", [None, 6, 13], ids=["right", "in two", "in one"])
+async def test_what_is_proven_in_another_entry_is_not_read_twice(
+    site: Site, wrong: int | None
+) -> None:
+    """Each chunk counts where it was read, and its record for all entries that have the same."""
+    for start, end in OVERLAPPING:
+        await site.fill(start, end)
+    paths = {parse_entry_name(path.name): path for path in site.entries()}
+    if wrong is not None:
+        with paths[ChunkRange(6, 12) if wrong == 6 else ChunkRange(8, 15)].open("r+b") as file:
+            file.write(bytes([1]))
+    coverages = {
+        each: site.cache._coverages.peek(str(path))
+        for path in paths.values()
+        if (each := parse_entry_name(path.name))
+    }
+    for entry, read in (((0, 9), (0, 9)), ((6, 12), (9, 12)), ((8, 15), (12, 15))):
+        coverage = coverages[ChunkRange(*entry)]
+        assert coverage is not None
+        coverage.note_proven(ChunkRange(*read))
+    await site.cache.settle()
+    marked = {
+        parse_entry_name(path.name)
+        for path in site.entries()
+        if Standing.of(path.name) is Standing.PROVEN
+    }
+    expected = {None: OVERLAPPING, 6: [(0, 9)], 13: [(0, 9), (6, 12)]}[wrong]
+    assert marked == {ChunkRange(*each) for each in expected}
+
+
+@given(st.sets(st.integers(0, 9)))
+def test_gaps(proven: set[int]) -> None:
+    parts: list[Coverage] = []
+    coverage = Coverage(XORB.xorb_hash, ChunkRange(5, 15), lambda _: None, "path", parts.append)
+    for chunk in proven:
+        coverage.note_proven(ChunkRange(5 + chunk, 6 + chunk))
+    gaps = coverage.find_gaps()
+    assert [chunk for gap in gaps for chunk in range(*gap)] == [
+        chunk for chunk in range(5, 15) if chunk - 5 not in proven
+    ]
+    assert all(one.end < other.start for one, other in pairwise(gaps))
+    assert parts == [coverage] * min(len(proven), 9)
 
 
 async def test_an_entry_may_be_marked_while_it_is_read(site: Site) -> None:

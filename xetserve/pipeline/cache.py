@@ -84,6 +84,8 @@ class DiskCache:
         self._coverages: LruDict[str, Coverage] = LruDict(
             max_num=MAX_COVERAGES, max_cost=MAX_COVERED
         )
+        self._partly_proven: dict[bytes, dict[str, Coverage]] = {}  # by xorb and path
+        self._marking: set[asyncio.Task[None]] = set()
         self._removals: dict[bytes, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._resume_time = 0.0  # monotonic; the disk is left alone until then
@@ -276,7 +278,7 @@ class DiskCache:
 
     def make_tee(self, key: EntryKey) -> Tee:
         """Begin to store what passes."""
-        coverage = Coverage(key.xorb_hash, key.chunks, self._mark)
+        coverage = Coverage(key.xorb_hash, key.chunks, self._mark, on_part=self._note_part)
 
         def on_placed(path: str) -> None:
             if Standing.of(path) is not Standing.PROVEN:
@@ -293,7 +295,7 @@ class DiskCache:
         coverage = self._coverages.get(path)
         if coverage is None:
             key = segment.entry.key
-            coverage = Coverage(key.xorb_hash, key.chunks, self._mark, path)
+            coverage = Coverage(key.xorb_hash, key.chunks, self._mark, path, self._note_part)
             self._coverages.put(path, coverage, key.num_chunks)
         return coverage
 
@@ -307,7 +309,35 @@ class DiskCache:
                 self.desk.warn("cache: cannot rename: %s", exc.strerror or exc)
 
         self._coverages.pop(path)
-        self.spawn(mark())
+        task = self.spawn(mark())
+        self._marking.add(task)
+        task.add_done_callback(self._marking.discard)
+
+    def _note_part(self, coverage: Coverage) -> None:
+        """Have the rest of an entry compared with other entries.
+
+        Entries overlap where fetch ranges do. A chunk that is in two of them is read from one, so that
+        the proof of the file speaks for one of them alone: of 0-9 and 6-12, for 9-12 of the second.
+        But the records of 6-9 are the same in both, and those of the first are proven.
+        """
+        path = coverage.path
+        assert path is not None
+        if coverage.xorb_hash not in self._partly_proven:
+            self._partly_proven[coverage.xorb_hash] = {}
+            self.spawn(self._fill_gaps(coverage.xorb_hash))
+        self._partly_proven[coverage.xorb_hash][path] = coverage
+
+    async def _fill_gaps(self, xorb_hash: bytes) -> None:
+        await asyncio.sleep(0)  # all that a proof speaks for is told of in one turn
+        partly_proven = self._partly_proven.pop(xorb_hash)
+        if self._marking:
+            await asyncio.wait(self._marking)
+        gaps = {path: each.find_gaps() for path, each in partly_proven.items()}
+        try:
+            for path in await self.desk.run(self._store.prove_gaps, xorb_hash, gaps):
+                self._coverages.pop(path)
+        except OSError as exc:
+            self.desk.warn("cache: cannot read: %s", exc.strerror or exc)
 
     def note_failure(self, segment: Segment, error: Exception) -> None:
         """Take note that an entry could not be read."""

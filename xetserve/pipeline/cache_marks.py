@@ -14,6 +14,7 @@ class Coverage:
 
     Args:
         on_proven: told the path once all chunks are proven and the entry is on disk.
+        on_part: told of itself when some of them are, on disk.
         path: of the entry; None: it is being written.
     """
 
@@ -23,16 +24,28 @@ class Coverage:
         chunks: ChunkRange,
         on_proven: Callable[[str], object],
         path: str | None = None,
+        on_part: Callable[["Coverage"], object] = lambda _: None,
     ) -> None:
         self._xorb_hash = xorb_hash
         self._chunks = chunks
         self._on_proven = on_proven
+        self._on_part = on_part
         self._path = path
         self._flags = bytearray(chunks.end - chunks.start)
         self._num_left = len(self._flags)
         # Of a part no hash is known; whether it begins a whole xorb shows when all have come.
         self._tree = None if chunks.start else MerkleTree()
         self._early: dict[int, tuple[bytes, int]] = {}  # hashes and sizes that do not follow yet
+
+    @property
+    def xorb_hash(self) -> bytes:
+        """The xorb that the entry is of."""
+        return self._xorb_hash
+
+    @property
+    def path(self) -> str | None:
+        """Where the entry is; None: it is being written."""
+        return self._path
 
     @property
     def is_proven(self) -> bool:
@@ -61,11 +74,23 @@ class Coverage:
             return
         self._flags[first:end] = b"\1" * (end - first)
         self._num_left -= num_new
-        if not self._num_left and self._path is not None:
-            self._on_proven(self._path)
+        if self._path is not None:
+            self.settle(self._path)
 
     def settle(self, path: str) -> None:
         """Take in that the entry has been written."""
         self._path = path
         if self.is_proven:
             self._on_proven(path)
+        elif self._num_left < len(self._flags):
+            self._on_part(self)
+
+    def find_gaps(self) -> list[ChunkRange]:
+        """Return the chunks that are not proven, in order."""
+        gaps = []
+        end = 0
+        while (start := self._flags.find(0, end)) >= 0:
+            end = self._flags.find(1, start)
+            end = len(self._flags) if end < 0 else end
+            gaps.append(ChunkRange(self._chunks.start + start, self._chunks.start + end))
+        return gaps

@@ -20,6 +20,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -46,6 +47,7 @@ from xetserve.xet.reconstruction import ChunkRange
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
 MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
 CREATE_TRIES: Final = 5
+COMPARED_AT_ONCE: Final = 1024 * 1024  # bytes
 MAX_XORB_ENTRIES: Final = 8192  # of one xorb: whoever looks for chunks of it looks at all
 
 
@@ -199,6 +201,78 @@ class CacheStore:
         """
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, Standing.PROVEN.rename(path))
+
+    def prove_gaps(self, xorb_hash: bytes, gaps: dict[str, list[ChunkRange]]) -> list[str]:
+        """Mark entries of which other entries prove what is not proven otherwise.
+
+        Args:
+            gaps: path of an entry -> the chunks that nothing else proves.
+
+        Returns:
+            the paths that the entries had which are marked now.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        proven: list[str] = []
+        left = dict(gaps)
+        while True:  # what has been marked may prove another one
+            found = [path for path in left if self._has_proven_copies(xorb_hash, path, left[path])]
+            for path in found:
+                del left[path]
+                self.mark_proven(path)
+            proven += found
+            if not found or not left:
+                return proven
+
+    def _has_proven_copies(self, xorb_hash: bytes, path: str, gaps: list[ChunkRange]) -> bool:
+        """Compare records of an entry with those of proven ones, byte for byte; False: not all are there, or the same."""
+        entries = list_entries(self._get_folder(xorb_hash))
+        own = next((entry for entry in entries if entry[0].path == path), None)
+        others = [entry for entry in entries if Standing.of(entry[0].path) is Standing.PROVEN]
+        copies: list[tuple[Stored, ChunkRange, ChunkRange]] = []
+        for gap in gaps:
+            chunk = gap.start
+            while chunk < gap.end:
+                stored, chunks = _find_longest(others, chunk)
+                if stored is None:
+                    return False
+                copies.append((stored, chunks, ChunkRange(chunk, min(gap.end, chunks.end))))
+                chunk = chunks.end
+        if own is None:
+            return False
+        try:
+            return all(
+                self._has_same_records(xorb_hash, own, (stored, chunks), wanted)
+                for stored, chunks, wanted in copies
+            )
+        except (FormatError, FileNotFoundError):
+            return False
+
+    def _has_same_records(
+        self,
+        xorb_hash: bytes,
+        one: tuple[Stored, ChunkRange],
+        other: tuple[Stored, ChunkRange],
+        wanted: ChunkRange,
+    ) -> bool:
+        indexes = [self._get_index(stored, xorb_hash, chunks) for stored, chunks in (one, other)]
+        spans = [(each.offset_of(wanted.start), each.offset_of(wanted.end)) for each in indexes]
+        if spans[0][1] - spans[0][0] != spans[1][1] - spans[1][0]:
+            return False
+        left = spans[0][1] - spans[0][0]
+        with ExitStack() as stack:
+            files = []
+            for (stored, _), (start, _) in zip((one, other), spans, strict=True):
+                file = stack.enter_context(open(open_entry(stored.path), "rb", buffering=0))
+                file.seek(start)
+                files.append(file)
+            while left:
+                data, copy = (file.read(min(left, COMPARED_AT_ONCE)) for file in files)
+                if not data or data != copy:
+                    return False
+                left -= len(data)
+        return True
 
     def remove_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
         """Remove all entries that hold any of these chunks; gives their number."""
