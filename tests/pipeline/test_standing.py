@@ -18,8 +18,8 @@ from tests.pipeline.test_ledger_shelf import FILE, SIZE, entries, ledgers, runni
 from tests.pipeline.test_proof import damaged
 from tests.pipeline.test_reader import make_table, read_all
 from tests.pipeline.test_tickets import open_reader
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import IntegrityError, XetserveError
-from xetserve.lru import LruDict
 from xetserve.pipeline import cache
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache_archive import Importer, write_archive

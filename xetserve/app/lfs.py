@@ -15,6 +15,7 @@ from xetserve.app.hubpaths import ObjectPath, parse_lfs_path
 from xetserve.app.objects import ObjectService, is_sha256
 from xetserve.app.responses import from_error
 from xetserve.app.router import check_method, check_revision
+from xetserve.base.json_text import parse_json
 from xetserve.errors import (
     FormatError,
     RequestError,
@@ -24,7 +25,6 @@ from xetserve.errors import (
 )
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Headers, Request, Response, json_response
-from xetserve.jsontext import parse_json
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.exchange import make_url, read_document
 from xetserve.upstream.hub import FileEntry, HubClient, RepoRef

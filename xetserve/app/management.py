@@ -14,10 +14,10 @@ from typing import Any, Final
 from xetserve.app.auth import unauthorized
 from xetserve.app.commands import Commands
 from xetserve.app.router import KINDS, check_method
+from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Request, Response
-from xetserve.jsontext import parse_json
 from xetserve.upstream.hub import RepoRef
 
 MAX_BODY_SIZE: Final = 4 * 1024  # bytes; a name has at most 193 characters

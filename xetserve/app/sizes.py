@@ -2,8 +2,8 @@
 
 from typing import Final
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import RangeUnsatisfiable
-from xetserve.lru import LruDict
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.cas import Access
 from xetserve.xet.reconstruction import ByteRange

@@ -12,9 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from xetserve.base.regular_files import open_regular
 from xetserve.commands.progress import format_size
 from xetserve.config import Config
-from xetserve.upstream.openfile import open_regular
 
 STEP_TIMEOUT: Final = 10.0  # seconds for each step over the network
 MIN_FILES: Final = 256

@@ -11,9 +11,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, get_type_hints
 
+from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError, XetserveError
 from xetserve.http.messages import Response, error_response
-from xetserve.jsontext import parse_json
 from xetserve.xet.compression import Scheme, encode_payload
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ByteRange

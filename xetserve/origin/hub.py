@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
+from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError
 from xetserve.http.messages import Request, Response, json_response
-from xetserve.jsontext import parse_json
 from xetserve.origin.auth import hub_error
 from xetserve.origin.faults import Misbehaviour
 from xetserve.origin.gitids import make_pointer

@@ -15,9 +15,9 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, Final
 from urllib.parse import quote
 
+from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
 from xetserve.http.messages import Request, Response, json_response
-from xetserve.jsontext import parse_json
 from xetserve.origin.auth import Gatekeeper, hub_error
 from xetserve.origin.hub import find_commit, is_true, read_json
 from xetserve.origin.library import (

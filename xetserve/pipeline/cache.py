@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamError
-from xetserve.lru import LruDict
 from xetserve.metrics import (
     CACHE_BYTES,
     CACHE_DAMAGED,

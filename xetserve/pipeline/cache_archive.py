@@ -28,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, BinaryIO, Final, NamedTuple, Self
 
+from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError, XetserveError
 from xetserve.pipeline.cache_check import check_entry, is_whole_xorb, read_index
 from xetserve.pipeline.cache_entry import EntryKey, Standing, is_unproven
@@ -55,7 +56,6 @@ from xetserve.upstream.brought import Unwanted, check_answer, make_mark
 from xetserve.upstream.metadata import REFUSAL, Subject
 from xetserve.upstream.metastore import BLOCK, IMPORTED, round_up, unpack_file
 from xetserve.upstream.metastore import Stored as Remembered
-from xetserve.upstream.openfile import open_regular
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import MAX_XORB_SIZE

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache_entry import (
     EntryIndex,
@@ -33,7 +34,6 @@ from xetserve.pipeline.cache_list import (
 from xetserve.pipeline.cache_store import CacheStore
 from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.plain_file import PlainKey, check_plain
-from xetserve.upstream.openfile import open_regular
 from xetserve.xet.hashes import MerkleTree, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import iter_records

@@ -12,9 +12,9 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Final, NamedTuple
 
+from xetserve.base.regular_files import is_folder, pass_over, scan
 from xetserve.pipeline.cache_entry import parse_entry_name
 from xetserve.upstream.metastore import IMPORTED
-from xetserve.upstream.openfile import is_folder, pass_over, scan
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 

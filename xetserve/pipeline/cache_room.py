@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from xetserve.base.regular_files import open_regular, pass_over, scan
 from xetserve.pipeline.cache_entry import is_unproven
 from xetserve.pipeline.cache_list import Stored, get_cost, iter_stored, look_at
-from xetserve.upstream.openfile import open_regular, pass_over, scan
 
 HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
 MIN_FREE_FILES: Final = 1000  # inodes of the file system that are left to others

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from xetserve.base.regular_files import open_regular, pass_over
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, XetserveError
 from xetserve.pipeline.cache_list import (
     LEDGERS,
@@ -25,7 +26,6 @@ from xetserve.upstream.entry import FileEntry, RepoRef
 from xetserve.upstream.files import COMMIT, unpack_entry
 from xetserve.upstream.metadata import Subject, read_stored
 from xetserve.upstream.metastore import MAX_FILE_SIZE, Stored, unpack_file
-from xetserve.upstream.openfile import open_regular, pass_over
 from xetserve.upstream.plans import make_plan_folder, parse_plan_name
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, parse_reconstruction

@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from xetserve.base.regular_files import open_regular
 from xetserve.errors import ConfigError, FormatError
 from xetserve.pipeline.cache_entry import (
     EntryIndex,
@@ -41,7 +42,6 @@ from xetserve.pipeline.cache_list import (
 )
 from xetserve.pipeline.cache_room import Room
 from xetserve.upstream.metastore import make_folders
-from xetserve.upstream.openfile import open_regular
 from xetserve.xet.reconstruction import ChunkRange
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again

@@ -10,13 +10,13 @@ import os
 import time
 from typing import Final
 
+from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError
 from xetserve.metrics import CACHE_DAMAGED
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.cache_list import LEDGERS, make_shelf_path
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY, Ledger
 from xetserve.pipeline.ledger_file import ChunkList, ledger_file_size, pack_ledger, parse_ledger
-from xetserve.upstream.openfile import open_regular
 from xetserve.xet.hashes import format_hash
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from xetserve.lru import LruDict
+from xetserve.base.lru_dict import LruDict
 from xetserve.pipeline.ledger import Ledger
 from xetserve.pipeline.ledger_news import LedgerNews
 from xetserve.pipeline.ledger_notes import Mark, MarkKind, Note

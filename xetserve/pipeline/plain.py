@@ -15,6 +15,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
+from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.metrics import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
 from xetserve.pipeline.cache import DISK_TIMEOUT, DiskCache
@@ -26,7 +27,6 @@ from xetserve.pipeline.plain_file import (
     check_trailer,
     read_block,
 )
-from xetserve.upstream.openfile import open_regular
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
+from xetserve.base.json_text import parse_json
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Headers
-from xetserve.jsontext import parse_json
-from xetserve.lru import LruDict
 from xetserve.net.client import ClientResponse
 from xetserve.upstream.entry import RepoRef
 from xetserve.upstream.exchange import naming_errors

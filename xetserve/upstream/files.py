@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
+from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing
-from xetserve.jsontext import parse_json
 from xetserve.net.url import Origin, Url
 from xetserve.upstream.entry import FileEntry, RepoRef
 from xetserve.upstream.metadata import Answer, Question, Verdict

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import (
     RangeUnsatisfiable,
     UpstreamDenied,
@@ -19,7 +20,6 @@ from xetserve.errors import (
     UpstreamOffline,
     UrlExpired,
 )
-from xetserve.lru import LruDict
 from xetserve.metrics import METADATA_STALE
 from xetserve.upstream.cas import Access
 from xetserve.upstream.metadata import STALE_PATIENCE, Answer, MetadataCache, Question

@@ -25,6 +25,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import (
     UpstreamBusy,
     UpstreamDenied,
@@ -32,7 +33,6 @@ from xetserve.errors import (
     UpstreamMissing,
     UpstreamOffline,
 )
-from xetserve.lru import LruDict
 from xetserve.metrics import METADATA_HITS, METADATA_MISSES, METADATA_STALE
 from xetserve.upstream.flights import Flights
 from xetserve.upstream.metastore import MetaStore, Stored

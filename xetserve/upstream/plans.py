@@ -13,8 +13,8 @@ import re
 from bisect import bisect_left, insort
 from typing import Final, NamedTuple
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, RangeUnsatisfiable
-from xetserve.lru import LruDict
 from xetserve.upstream.metastore import MetaStore, Stored
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash

@@ -9,10 +9,10 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
+from xetserve.base.json_text import parse_json
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.encoding import ACCEPT_ENCODING
-from xetserve.jsontext import parse_json
-from xetserve.lru import LruDict
 from xetserve.net.url import Url
 from xetserve.upstream.entry import RepoRef
 from xetserve.upstream.exchange import make_url, read_document, retrying

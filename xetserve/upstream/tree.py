@@ -15,10 +15,10 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
+from xetserve.base.json_text import parse_json
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamError, UpstreamRefused
 from xetserve.http.forwarding import find_link, move_url
-from xetserve.jsontext import parse_json
-from xetserve.lru import LruDict
 from xetserve.upstream.hub import HubClient, RepoRef
 
 MAX_FILES: Final = 20_000  # of one listing; a longer one is not read to its end

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import UpstreamBusy, UpstreamError
-from xetserve.lru import LruDict
 
 MAX_PAUSE: Final = 60.0  # seconds that a 429 counts for, whatever it says
 MAX_TROUBLES: Final = 10_000  # of each kind, remembered

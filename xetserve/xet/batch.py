@@ -9,8 +9,8 @@ Source: hub-docs xet/api.md; xet-core cas_types, BatchQueryReconstructionRespons
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError
-from xetserve.jsontext import parse_json
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import FetchInfo, Reconstruction, Term, to_v1
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from xetserve.base.json_text import MAX_DEPTH, parse_json
 from xetserve.errors import FormatError
-from xetserve.jsontext import MAX_DEPTH, parse_json
 
 
 @pytest.mark.parametrize(

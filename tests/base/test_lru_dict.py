@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xetserve.lru import LruDict
+from xetserve.base.lru_dict import LruDict
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.upstream import openfile
-from xetserve.upstream.openfile import NotRegular, open_regular, pass_over
+from xetserve.base import regular_files
+from xetserve.base.regular_files import NotRegular, open_regular, pass_over
 
 
 def make_link(path: Path) -> None:
@@ -65,4 +65,4 @@ def test_what_is_passed_over_is_logged_once(
         "a: Permission denied",
         "b: odd",
     ]
-    assert len(openfile._logged) <= openfile.MAX_LOGGED
+    assert len(regular_files._logged) <= regular_files.MAX_LOGGED

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from xetserve.lru import LruDict
+from xetserve.base.lru_dict import LruDict
 
 logger = logging.getLogger(__name__)
 
