@@ -8,11 +8,11 @@ import pytest
 
 from tests.peers import Certificates, make_certificates
 from xetserve import endpoints
+from xetserve.config.load import load_config
 from xetserve.endpoints import Endpoints, check_idle_exit, open_endpoints
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Headers, Request
 from xetserve.ops.inherit import Inherited
-from xetserve.sources import load_config
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from xetserve.commands.help import add_flags_of_help, run_help
 from xetserve.commands.origin import add_flags_of_origin, run_origin
 from xetserve.commands.pull import add_flags_of_pull, run_pull
 from xetserve.commands.serve import run_serve
+from xetserve.config.load import add_flags, load_config
 from xetserve.errors import ConfigError
 from xetserve.ops.logs import set_up_logging
-from xetserve.sources import add_flags, load_config
 
 DESCRIPTION = """\
 Serve the files of a Xet-backed Hub (Hugging Face) to plain HTTP clients: rebuilt from the CAS,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xetserve.app.redirect import Redirect
-from xetserve.config import Config
+from xetserve.config.parsers import OFF
+from xetserve.config.schema import Config
 from xetserve.errors import ConfigError
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.entrance import Endpoint
@@ -15,7 +16,6 @@ from xetserve.net.listener import bind_sockets
 from xetserve.net.tls import VERSIONS, ServerTls
 from xetserve.net.unixsocket import UnixSocket, bind_unix_socket
 from xetserve.ops.inherit import take_sockets
-from xetserve.values import OFF
 
 REDIRECT_NAME = "redirect"  # of an inherited socket: it is for redirects
 

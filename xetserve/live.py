@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-from xetserve.config import SECTIONS, Config
+from xetserve.config.schema import SECTIONS, Config
 from xetserve.errors import ConfigError
 from xetserve.net.tls import ServerTls
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xetserve.commands.findings import Level, check_ca, check_cache, check_clock, check_files
-from xetserve.config import CacheConfig, Config
+from xetserve.config.schema import CacheConfig, Config
 
 NOBODY = 65534
 

@@ -18,7 +18,7 @@ from tests.e2e.dataset import MIB
 from tests.e2e.hub import start_origin
 from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
-from xetserve.config import MemoryConfig
+from xetserve.config.schema import MemoryConfig
 from xetserve.net.connect import ProxyRules
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets

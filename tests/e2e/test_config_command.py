@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clean_environment
-from xetserve.template import make_markdown
+from xetserve.config.template import make_markdown
 
 SECRET = "a secret of very many different letters"
 

@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import need_program
 from tests.e2e.dataset import MIB
-from xetserve.config import SECTIONS
+from xetserve.config.load import load_config
+from xetserve.config.parsers import parse_size
+from xetserve.config.schema import SECTIONS
 from xetserve.ops.workers import STOP_GRACE
-from xetserve.sources import load_config
-from xetserve.values import parse_size
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE = "xetserve.service"

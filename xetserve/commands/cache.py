@@ -14,14 +14,14 @@ from xetserve import __version__
 from xetserve.commands.progress import Progress, format_seconds, format_size, show
 from xetserve.commands.targets import parse_target
 from xetserve.commands.upstreams import DISK_FACTOR
-from xetserve.config import Config
+from xetserve.config.load import add_flags
+from xetserve.config.parsers import parse_age, parse_size
+from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.pipeline.cache_archive import Counted, Importer, write_archive
 from xetserve.pipeline.cache_check import Checker, Tally, count_contents
 from xetserve.pipeline.cache_select import Chosen, Selection, Wanted, select_repos
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
-from xetserve.sources import add_flags
-from xetserve.values import parse_age, parse_size
 
 STREAM = "-"
 

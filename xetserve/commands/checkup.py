@@ -22,7 +22,7 @@ from xetserve.commands.findings import (
 )
 from xetserve.commands.progress import show
 from xetserve.commands.upstreams import make_reach
-from xetserve.config import Config
+from xetserve.config.schema import Config
 from xetserve.errors import BrokenStream, XetserveError
 from xetserve.net.connect import Proxy, ProxyRules
 from xetserve.net.pool import ConnectionPool

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xetserve.config import find_conflicts
-from xetserve.errors import ConfigError
-from xetserve.sources import Loaded, add_flags, load_all, read_secrets
-from xetserve.template import (
+from xetserve.config.load import Loaded, add_flags, load_all, read_secrets
+from xetserve.config.schema import find_conflicts
+from xetserve.config.template import (
     format_effective,
     iter_effective,
     make_env_template,
     make_markdown,
     make_toml_template,
 )
+from xetserve.errors import ConfigError
 
 
 def add_flags_of_config(parser: argparse.ArgumentParser) -> None:

@@ -3,13 +3,13 @@
 import argparse
 import sys
 
-from xetserve.config import Config
+from xetserve.config.load import add_flags
+from xetserve.config.parsers import OFF
+from xetserve.config.schema import Config
 from xetserve.demo import DemoFailed
 from xetserve.demo import run_demo as run
 from xetserve.errors import ConfigError
 from xetserve.ops.lifecycle import run_loop
-from xetserve.sources import add_flags
-from xetserve.values import OFF
 
 
 def add_flags_of_demo(parser: argparse.ArgumentParser) -> None:

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from xetserve.config.parsers import parse_count, parse_seconds
+from xetserve.config.template import make_env_template, make_toml_template
 from xetserve.deploy.containers import ENGINES, ContainerTarget, Shape, find_engine
 from xetserve.deploy.machine import DeployError, Machine, RealMachine
 from xetserve.deploy.package import read_package
 from xetserve.deploy.steps import Plan, carry_out
 from xetserve.deploy.systemd import SystemdTarget, find_systemd
 from xetserve.errors import ConfigError
-from xetserve.template import make_env_template, make_toml_template
-from xetserve.values import parse_count, parse_seconds
 
 TARGETS: Final = ("systemd", *ENGINES)
 DEFAULT_LINES: Final = "100"

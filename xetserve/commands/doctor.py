@@ -15,11 +15,11 @@ from xetserve.commands.checkup import Checkup
 from xetserve.commands.filecheck import Target
 from xetserve.commands.findings import Finding, Level, check_cache, check_files
 from xetserve.commands.pull import read_token
-from xetserve.config import Config, find_conflicts
+from xetserve.config.load import add_flags
+from xetserve.config.schema import Config, find_conflicts
 from xetserve.errors import ConfigError, RequestError
 from xetserve.ops.lifecycle import run_loop
 from xetserve.ops.logs import mask_secrets
-from xetserve.sources import add_flags
 
 TIME_LIMIT: Final = 90.0  # seconds for all of it
 

@@ -19,7 +19,7 @@ from xetserve.commands.findings import (
 from xetserve.commands.listing import Asker, close_body
 from xetserve.commands.progress import format_size, show
 from xetserve.commands.upstreams import make_application, open_upstreams
-from xetserve.config import Config
+from xetserve.config.schema import Config
 from xetserve.errors import UpstreamDenied, UpstreamError, XetserveError
 from xetserve.pipeline.source import CasSource
 from xetserve.upstream.hub import FileEntry, HubClient, ReadAccess, RepoRef

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from xetserve.base.regular_files import open_regular
 from xetserve.commands.progress import format_size
-from xetserve.config import Config
+from xetserve.config.schema import Config
 
 STEP_TIMEOUT: Final = 10.0  # seconds for each step over the network
 MIN_FILES: Final = 256

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from xetserve.config.load import suggest
 from xetserve.errors import ConfigError
-from xetserve.sources import suggest
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 _INDENT: Final = 18  # columns for the name of a chapter

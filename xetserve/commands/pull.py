@@ -19,14 +19,14 @@ from xetserve.commands.progress import Progress, format_seconds, format_size
 from xetserve.commands.puller import Puller, Summary
 from xetserve.commands.targets import parse_target
 from xetserve.commands.upstreams import make_application, open_upstreams
-from xetserve.config import Config
+from xetserve.config.load import add_flags
+from xetserve.config.parsers import parse_count
+from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.pipeline.plain_file import PlainKey
-from xetserve.sources import add_flags
 from xetserve.upstream.hub import RepoRef
-from xetserve.values import parse_count
 
 DEFAULT_JOBS: Final = 4
 _TOKEN: Final = re.compile(r"[!-~]+")

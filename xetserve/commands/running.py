@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from xetserve import __version__
 from xetserve.app.readiness import Readiness
 from xetserve.app.watch import count_answer
-from xetserve.config import Config, LimitsConfig, ProxiesConfig
+from xetserve.config.schema import Config, LimitsConfig, ProxiesConfig
 from xetserve.endpoints import Endpoints, check_idle_exit
 from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.heads import RequestLimits

@@ -22,7 +22,8 @@ from xetserve.app.turns import TakingTurns
 from xetserve.app.watch import Watch
 from xetserve.commands.running import run_handler
 from xetserve.commands.upstreams import Opened, make_application, open_upstreams
-from xetserve.config import Config, check_together
+from xetserve.config.load import load_config, read_secrets
+from xetserve.config.schema import Config, check_together
 from xetserve.endpoints import open_endpoints
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler
@@ -39,7 +40,6 @@ from xetserve.ops.pulse import OwnProcess, beat
 from xetserve.pipeline import ledger_news
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.pipeline.ledger_news import LedgerNews
-from xetserve.sources import load_config, read_secrets
 from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
 
 

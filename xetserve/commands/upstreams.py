@@ -9,7 +9,7 @@ from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.app.status import StatusService
 from xetserve.app.xetmode import XetMode
-from xetserve.config import Config, HubConfig
+from xetserve.config.schema import Config, HubConfig
 from xetserve.http.cors import CorsPolicy
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.connect import ProxyRules

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.config import Config
-from xetserve.credentials import read_secret_file
+from xetserve.config.credentials import read_secret_file
+from xetserve.config.load import load_config
+from xetserve.config.schema import Config
 from xetserve.errors import ConfigError
-from xetserve.sources import load_config
 
 SECRET = "thirty-two or more characters, in fact"
 

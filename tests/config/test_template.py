@@ -10,10 +10,9 @@ import pytest
 
 import xetserve
 from xetserve.commands.config import read_env_file
-from xetserve.config import SECTIONS, Config
-from xetserve.errors import ConfigError
-from xetserve.sources import flag_of, load_all
-from xetserve.template import (
+from xetserve.config.load import flag_of, load_all
+from xetserve.config.schema import SECTIONS, Config
+from xetserve.config.template import (
     format_effective,
     format_toml,
     format_value,
@@ -21,8 +20,9 @@ from xetserve.template import (
     make_markdown,
     make_toml_template,
 )
+from xetserve.errors import ConfigError
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 CHAPTER = Path(xetserve.__file__).parent / "docs" / "configuration.md"
 SETTINGS = [
     pytest.param(section, setting, id=f"{section}.{setting.name}")

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xetserve.config import SECTIONS, Config, check_together
-from xetserve.errors import ConfigError
-from xetserve.sources import add_flags, load_config, read_secrets
-from xetserve.values import (
+from xetserve.config.load import add_flags, load_config, read_secrets
+from xetserve.config.parsers import (
     parse_access_log,
     parse_age,
     parse_audience,
@@ -47,6 +45,8 @@ from xetserve.values import (
     parse_workers,
     parse_xet_mode,
 )
+from xetserve.config.schema import SECTIONS, Config, check_together
+from xetserve.errors import ConfigError
 
 MIB = 1024 * 1024
 

@@ -13,10 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from xetserve.config import SECTIONS, Config
-from xetserve.credentials import find_credentials, read_credential, read_secret_file
+from xetserve.config.credentials import find_credentials, read_credential, read_secret_file
+from xetserve.config.parsers import parse_bool, parse_file, parse_password
+from xetserve.config.schema import SECTIONS, Config
 from xetserve.errors import ConfigError
-from xetserve.values import parse_bool, parse_file, parse_password
 
 PREFIX: Final = "XETSERVE_"
 CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"

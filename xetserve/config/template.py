@@ -1,6 +1,6 @@
 """Settings as text: templates (TOML, environment), tables (Markdown), and the effective settings.
 
-All of it is made from the declarations in config.py.
+All of it is made from the declarations in schema.py.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from xetserve import __version__
-from xetserve.config import SECTIONS
-from xetserve.sources import DEFAULT, Loaded, flag_of
-from xetserve.values import parse_size
+from xetserve.config.load import DEFAULT, Loaded, flag_of
+from xetserve.config.parsers import parse_size
+from xetserve.config.schema import SECTIONS
 
 WIDTH: Final = 110
 MASK: Final = "***"

@@ -1,7 +1,7 @@
 """Settings: one frozen dataclass a section.
 
 Every setting is declared once, with its environment variables, its parser and its help text. The
-command line, the environment and the file (sources.py), the templates and the tables of the
+command line, the environment and the file (load.py), the templates and the tables of the
 documentation (template.py) are made from these declarations. Nothing is guessed: an unknown key or
 a bad value stops the start with a sentence that names it. The first line of a section's docstring
 is printed above its table in the documentation.
@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from xetserve.errors import ConfigError
-from xetserve.values import (
+from xetserve.config.parsers import (
     MIN_BODY_BUDGET,
     MIN_BUDGET,
     OFF,
@@ -49,6 +48,7 @@ from xetserve.values import (
     parse_workers,
     parse_xet_mode,
 )
+from xetserve.errors import ConfigError
 
 
 def _setting(

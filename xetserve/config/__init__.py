@@ -1,0 +1,1 @@
+"""Settings: their declarations, their text forms, and where their values come from."""
