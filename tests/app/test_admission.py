@@ -10,7 +10,7 @@ import pytest
 from xetserve.app.admission import Admission, AdmissionLimits
 from xetserve.errors import RequestError
 from xetserve.http.messages import Block, Headers, Request, Response
-from xetserve.metrics import REQUESTS_REFUSED
+from xetserve.metrics.catalogue import REQUESTS_REFUSED
 
 RATE = AdmissionLimits(burst=1)
 

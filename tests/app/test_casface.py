@@ -29,7 +29,7 @@ from xetserve.app import batches
 from xetserve.app.passthrough import HELD_SIZE
 from xetserve.app.xetmode import AUTO, NATIVE, XetMode
 from xetserve.http.messages import Headers, Request
-from xetserve.metrics import INTEGRITY_FAILURES, STRANGE_GRANTS
+from xetserve.metrics.catalogue import INTEGRITY_FAILURES, STRANGE_GRANTS
 from xetserve.net.bodies import BodyLease
 from xetserve.net.url import parse_url
 from xetserve.upstream.planroom import TERM_COST

@@ -10,7 +10,7 @@ from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.app.xetmode import XetMode
 from xetserve.http.messages import Headers, Request
-from xetserve.metrics import ROUTES
+from xetserve.metrics.catalogue import ROUTES
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas import CasClient

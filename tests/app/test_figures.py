@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from xetserve import metrics
 from xetserve.app.figures import HISTORY, PLACE_SIZE, Figures
 from xetserve.app.page import format_size, format_time, make_page
 from xetserve.app.streams import Stage, StreamTable
-from xetserve.instruments import CELLS_SIZE
+from xetserve.metrics import catalogue as metrics
+from xetserve.metrics.instruments import CELLS_SIZE
 
 
 class Workers:

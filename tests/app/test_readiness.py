@@ -7,7 +7,7 @@ import pytest
 from xetserve.app import readiness as module
 from xetserve.app.readiness import FRESH, REACHABLE, RESULT_TIME, Readiness
 from xetserve.errors import UpstreamError
-from xetserve.metrics import UPSTREAM_LAST_ANSWER
+from xetserve.metrics.catalogue import UPSTREAM_LAST_ANSWER
 
 
 class Stage:

@@ -15,7 +15,7 @@ from xetserve.app.status import StatusService, wants_html
 from xetserve.app.streams import StreamTable
 from xetserve.errors import RequestError
 from xetserve.http.messages import Headers, Request, Response
-from xetserve.instruments import CELLS_SIZE
+from xetserve.metrics.instruments import CELLS_SIZE
 
 TOKEN = "the operator's own token"
 HTML = ("Accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")

@@ -7,7 +7,7 @@ import pytest
 from xetserve.app.streams import STREAMS_SIZE, Stage, StreamReader, StreamTable
 from xetserve.app.watch import Watch, count_answer
 from xetserve.http.messages import Block, Record, Request, Response
-from xetserve.metrics import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
+from xetserve.metrics.catalogue import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
 
 Answer = Callable[[Request], Awaitable[Response]]
 

@@ -15,7 +15,7 @@ from xetserve.commands.progress import Progress
 from xetserve.commands.puller import MAX_TRIES, Puller, Summary
 from xetserve.errors import UpstreamError
 from xetserve.http.messages import Block, Request, Response, error_response
-from xetserve.metrics import CACHE_ABANDONED
+from xetserve.metrics.catalogue import CACHE_ABANDONED
 from xetserve.pipeline.cache import DiskCache
 from xetserve.upstream.hub import RepoRef
 

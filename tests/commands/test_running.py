@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xetserve.commands.running import make_figures
-from xetserve.instruments import CELLS_SIZE
-from xetserve.metrics import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES
+from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES
+from xetserve.metrics.instruments import CELLS_SIZE
 from xetserve.ops.board import Board
 
 

@@ -20,7 +20,7 @@ from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serv
 from tests.e2e.raw import until
 from tests.e2e.test_downloads import file_url
 from tests.e2e.test_workers import worker_pids
-from xetserve.metrics import ROUTES
+from xetserve.metrics.catalogue import ROUTES
 
 NAMES = ("big.bin", "random.bin", "config.json", "big-edited.bin")
 OPERATOR = "operator-token-0123"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.peers import PATIENCE, turn, until
-from xetserve.metrics import ACCEPT_PAUSES
+from xetserve.metrics.catalogue import ACCEPT_PAUSES
 from xetserve.net import accept
 from xetserve.net.accept import Acceptor
 from xetserve.net.listener import bind_sockets

@@ -9,7 +9,7 @@ import pytest
 from tests.peers import RawClient, connected, serving, turn, until
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response
-from xetserve.metrics import REQUESTS_REFUSED
+from xetserve.metrics.catalogue import REQUESTS_REFUSED
 from xetserve.net.bodies import SLOW_RATE, BodyBudget, BodyLease
 
 HOUR = 3600.0

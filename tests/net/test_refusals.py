@@ -8,7 +8,7 @@ import pytest
 
 from tests.peers import PATIENCE, RawClient, connected, serving, until
 from xetserve.http.messages import Request, Response
-from xetserve.metrics import CONNECTIONS_REFUSED
+from xetserve.metrics.catalogue import CONNECTIONS_REFUSED
 from xetserve.net import refusals
 from xetserve.net.connection import ConnectionLimits
 

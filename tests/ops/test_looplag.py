@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.peers import PATIENCE
-from xetserve.metrics import LOOP_LAG, LOOP_LAG_MAX, REGISTRY
+from xetserve.metrics.catalogue import LOOP_LAG, LOOP_LAG_MAX, REGISTRY
 from xetserve.ops.looplag import MAX_FRAMES, LoopWatch, describe, watching_loop
 
 SECRET = "hf_of_somebody"

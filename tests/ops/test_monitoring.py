@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import xetserve.ops
-from xetserve.instruments import Histogram
-from xetserve.metrics import REGISTRY
+from xetserve.metrics.catalogue import REGISTRY
+from xetserve.metrics.instruments import Histogram
 
 FOLDER = Path(xetserve.ops.__file__).parent / "monitoring"
 LABELS = {

@@ -7,7 +7,7 @@ import resource
 import time
 
 from xetserve import __version__
-from xetserve.metrics import (
+from xetserve.metrics.catalogue import (
     BUILD_INFO,
     CPU_SECONDS,
     MAX_FILES,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.cache_site import Counts, Site, make_site
-from xetserve import metrics
+from xetserve.metrics import catalogue as metrics
 from xetserve.pipeline import cache_list
 
 

@@ -17,7 +17,7 @@ from tests.pipeline.test_reader import (
     simple_file,
 )
 from xetserve.errors import IntegrityError, UpstreamBusy, UpstreamError, UrlExpired, XetserveError
-from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.metrics.catalogue import INTEGRITY_FAILURES
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.packed import PLACES_AT_ONCE, PackedReader
 from xetserve.pipeline.reader import FileReader

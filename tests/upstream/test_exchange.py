@@ -30,7 +30,7 @@ from xetserve.errors import (
 )
 from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Headers
-from xetserve.metrics import UPSTREAM_RETRIES
+from xetserve.metrics.catalogue import UPSTREAM_RETRIES
 from xetserve.net.client import TAKES_PER_TURN
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import parse_url

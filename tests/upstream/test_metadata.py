@@ -18,7 +18,7 @@ from xetserve.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from xetserve.metrics import METADATA_STALE
+from xetserve.metrics.catalogue import METADATA_STALE
 from xetserve.upstream.metadata import (
     MAX_NAME_SIZE,
     PERMISSIONS,

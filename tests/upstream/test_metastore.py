@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from xetserve.metrics import METADATA_DAMAGED
+from xetserve.metrics.catalogue import METADATA_DAMAGED
 from xetserve.upstream.metastore import (
     BLOCK,
     LEFTOVER_AGE,

@@ -6,7 +6,7 @@ import pytest
 
 from tests.peers import PATIENCE, ScriptedPeer, answering, http_answer, open_pool
 from xetserve.errors import UpstreamRefused
-from xetserve.metrics import UPSTREAM_RETRIES
+from xetserve.metrics.catalogue import UPSTREAM_RETRIES
 from xetserve.net.reach import Reach
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient, ReadAccess, RepoRef

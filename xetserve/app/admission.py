@@ -16,7 +16,7 @@ from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.rates import Bucket, BucketTable
 from xetserve.errors import RequestError
 from xetserve.http.messages import Block, Handler, Request, Response, error_response
-from xetserve.metrics import REQUESTS_REFUSED
+from xetserve.metrics.catalogue import REQUESTS_REFUSED
 
 TICK: Final = 0.001  # seconds; what is owed for less is not waited for
 MAX_KEYS: Final = 10_000  # tokens, and addresses, that are remembered; some hundred bytes each

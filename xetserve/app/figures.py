@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from xetserve import __version__, metrics
+from xetserve import __version__
 from xetserve.app.streams import STREAMS_SIZE, StreamReader, StreamState
-from xetserve.instruments import CELLS_SIZE, CellReader, Family, Instrument, Reading
+from xetserve.metrics import catalogue as metrics
+from xetserve.metrics.instruments import CELLS_SIZE, CellReader, Family, Instrument, Reading
 
 PLACE_SIZE: Final = CELLS_SIZE + STREAMS_SIZE  # bytes that a worker needs: cells, then streams
 HISTORY: Final = 306  # samples, one a second

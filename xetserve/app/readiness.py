@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from xetserve.errors import UpstreamError
-from xetserve.metrics import DRAINING, UPSTREAM_LAST_ANSWER
+from xetserve.metrics.catalogue import DRAINING, UPSTREAM_LAST_ANSWER
 
 logger = logging.getLogger(__name__)
 

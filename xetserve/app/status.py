@@ -14,7 +14,7 @@ from xetserve.app.usage import make_usage_text
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS, add_vary
 from xetserve.http.messages import Headers, Request, Response, json_response
-from xetserve.http.prometheus import CONTENT_TYPE, format_families
+from xetserve.metrics.exposition import CONTENT_TYPE, format_families
 
 # What is true now says nothing of later. Without a word, caches may guess, or answer while we do not (RFC 9111, 4.2).
 _NOT_STORED: Final = ("Cache-Control", "no-store")

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from xetserve.app.streams import Stage, Stream, StreamTable
 from xetserve.http.messages import Block, Handler, Request, Response
-from xetserve.metrics import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
+from xetserve.metrics.catalogue import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
 
 _STATUSES = frozenset(int(status) for status in HTTPStatus)
 

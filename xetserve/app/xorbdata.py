@@ -28,7 +28,7 @@ from xetserve.errors import RequestError, UrlExpired
 from xetserve.http.messages import Record, Request, Response
 from xetserve.http.multipart import ByteRanges
 from xetserve.http.ranges import Span, format_content_range
-from xetserve.metrics import STRANGE_GRANTS
+from xetserve.metrics.catalogue import STRANGE_GRANTS
 from xetserve.pipeline.packed import PackedReader
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.tickets import FetchTable

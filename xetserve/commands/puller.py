@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from xetserve.commands.listing import Asker, Refused, RemoteFile, close_body
 from xetserve.commands.progress import Progress, format_size, show
 from xetserve.errors import IntegrityError, UpstreamError, XetserveError
-from xetserve.metrics import CACHE_ABANDONED, CACHE_EVICTIONS
+from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS
 from xetserve.pipeline.cache import DiskCache
 
 logger = logging.getLogger(__name__)

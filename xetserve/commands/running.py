@@ -16,9 +16,9 @@ from xetserve.endpoints import Endpoints, check_idle_exit
 from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Handler, Request
-from xetserve.instruments import CELLS_SIZE, CellReader
 from xetserve.live import Live
-from xetserve.metrics import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER_RESTARTS
+from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER_RESTARTS
+from xetserve.metrics.instruments import CELLS_SIZE, CellReader
 from xetserve.net.bodies import BodyBudget
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, ProxyPolicy

@@ -27,9 +27,15 @@ from xetserve.config.schema import Config, check_together
 from xetserve.endpoints import open_endpoints
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler
-from xetserve.instruments import CELLS_SIZE
 from xetserve.live import Live
-from xetserve.metrics import BUDGET_HELD, BUDGET_LIMIT, FETCHES, READERS, UPSTREAM_CONNECTIONS
+from xetserve.metrics.catalogue import (
+    BUDGET_HELD,
+    BUDGET_LIMIT,
+    FETCHES,
+    READERS,
+    UPSTREAM_CONNECTIONS,
+)
+from xetserve.metrics.instruments import CELLS_SIZE
 from xetserve.net.turns import Turns
 from xetserve.ops.board import Board
 from xetserve.ops.cores import count_cores

@@ -21,7 +21,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from xetserve.metrics import ACCEPT_PAUSES
+from xetserve.metrics.catalogue import ACCEPT_PAUSES
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from xetserve.errors import RequestError
-from xetserve.metrics import REQUESTS_REFUSED
+from xetserve.metrics.catalogue import REQUESTS_REFUSED
 
 DEFAULT_LIMIT: Final = 32 * 1024 * 1024  # bytes
 WAIT: Final = 5.0  # seconds for room; clients give up after 10

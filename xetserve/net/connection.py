@@ -20,7 +20,7 @@ from xetserve.http.forwarded import Forwarding
 from xetserve.http.heads import RequestLimits
 from xetserve.http.messages import Block, Buffer, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
-from xetserve.metrics import CLIENT_TIMEOUTS, SENT_BYTES
+from xetserve.metrics.catalogue import CLIENT_TIMEOUTS, SENT_BYTES
 from xetserve.net.bodies import BodyBudget, BodyLease
 from xetserve.net.census import client_key
 from xetserve.net.dates import http_date

@@ -10,7 +10,7 @@ from socket import socket
 
 from xetserve.errors import BrokenStream
 from xetserve.http.messages import Handler
-from xetserve.metrics import ENTRIES_FAILED
+from xetserve.metrics.catalogue import ENTRIES_FAILED
 from xetserve.net.proxyproto import BadProxyHeader, parse_header
 from xetserve.net.stream import ByteStream
 from xetserve.net.tls import ServerTls

@@ -13,7 +13,7 @@ from typing import Any
 from xetserve.errors import BrokenStream
 from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.messages import Handler
-from xetserve.metrics import CONNECTIONS, ENTRIES_FAILED
+from xetserve.metrics.catalogue import CONNECTIONS, ENTRIES_FAILED
 from xetserve.net.accept import Acceptor
 from xetserve.net.bodies import BodyBudget
 from xetserve.net.census import Census, client_key

@@ -11,7 +11,7 @@ import socket
 from typing import Final
 
 from xetserve.http.messages import error_response
-from xetserve.metrics import CONNECTIONS_REFUSED
+from xetserve.metrics.catalogue import CONNECTIONS_REFUSED
 from xetserve.net.dates import http_date
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from types import FrameType
 from typing import Final
 
-from xetserve.metrics import LOOP_LAG, LOOP_LAG_MAX
+from xetserve.metrics.catalogue import LOOP_LAG, LOOP_LAG_MAX
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from xetserve import __version__
-from xetserve.metrics import (
+from xetserve.metrics.catalogue import (
     BUILD_INFO,
     CPU_SECONDS,
     MAX_FILES,

@@ -9,7 +9,7 @@ import mmap
 from collections.abc import Callable
 from typing import Final
 
-from xetserve.metrics import BUDGET_REFUSALS
+from xetserve.metrics.catalogue import BUDGET_REFUSALS
 
 SLAB_SIZE: Final = 1024 * 1024
 SMALL_SLAB_SIZE: Final = 256 * 1024

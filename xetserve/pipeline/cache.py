@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamError
-from xetserve.metrics import (
+from xetserve.metrics.catalogue import (
     CACHE_BYTES,
     CACHE_DAMAGED,
     CACHE_HITS,

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import aiofiles.os
 
 from xetserve.errors import FormatError
-from xetserve.metrics import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
+from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
 from xetserve.pipeline.cache_entry import EntryKey, Indexer, Standing
 from xetserve.pipeline.cache_marks import Coverage
 from xetserve.pipeline.cache_store import CacheStore, Temporary

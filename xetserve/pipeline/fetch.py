@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
-from xetserve.metrics import EXPIRED_URLS, UPSTREAM_RETRIES
+from xetserve.metrics.catalogue import EXPIRED_URLS, UPSTREAM_RETRIES
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.holding import Holding
 from xetserve.pipeline.origins import Origin

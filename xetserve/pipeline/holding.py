@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from xetserve.metrics import FETCH_WAITS
+from xetserve.metrics.catalogue import FETCH_WAITS
 from xetserve.pipeline.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
 from xetserve.pipeline.slabs import ReceiveSlab
 

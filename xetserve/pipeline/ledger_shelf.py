@@ -12,7 +12,7 @@ from typing import Final
 
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError
-from xetserve.metrics import CACHE_DAMAGED
+from xetserve.metrics.catalogue import CACHE_DAMAGED
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.cache_list import LEDGERS, make_shelf_path
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY, Ledger

@@ -22,7 +22,7 @@ from typing import Final
 from blake3 import blake3
 
 from xetserve.errors import FormatError, IntegrityError, UrlExpired
-from xetserve.metrics import INTEGRITY_FAILURES
+from xetserve.metrics.catalogue import INTEGRITY_FAILURES
 from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.patience import Patience
 from xetserve.pipeline.plan import Step, check_fetch_range

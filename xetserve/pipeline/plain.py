@@ -17,7 +17,7 @@ from typing import Self
 
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError, UpstreamError
-from xetserve.metrics import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
+from xetserve.metrics.catalogue import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
 from xetserve.pipeline.cache import DISK_TIMEOUT, DiskCache
 from xetserve.pipeline.cache_store import TOUCH_AGE, Temporary
 from xetserve.pipeline.plain_file import (

@@ -21,7 +21,7 @@ from xetserve.errors import (
     IntegrityError,
     UpstreamOffline,
 )
-from xetserve.metrics import INTEGRITY_FAILURES, WINDOWS
+from xetserve.metrics.catalogue import INTEGRITY_FAILURES, WINDOWS
 from xetserve.pipeline.blocks import Block
 from xetserve.pipeline.kept import KeptChunk, KeptChunks
 from xetserve.pipeline.pacing import Pacer

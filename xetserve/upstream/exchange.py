@@ -19,7 +19,7 @@ from xetserve.errors import (
 )
 from xetserve.http.encoding import ACCEPT_ENCODING, decode_pieces
 from xetserve.http.messages import Headers
-from xetserve.metrics import (
+from xetserve.metrics.catalogue import (
     UPSTREAM_BYTES,
     UPSTREAM_FAILURES,
     UPSTREAM_LAST_ANSWER,

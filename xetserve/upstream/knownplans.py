@@ -20,7 +20,7 @@ from xetserve.errors import (
     UpstreamOffline,
     UrlExpired,
 )
-from xetserve.metrics import METADATA_STALE
+from xetserve.metrics.catalogue import METADATA_STALE
 from xetserve.upstream.cas import Access
 from xetserve.upstream.metadata import STALE_PATIENCE, Answer, MetadataCache, Question
 from xetserve.upstream.plans import STORED_URL, PlanArchive, pack_plan

@@ -33,7 +33,7 @@ from xetserve.errors import (
     UpstreamMissing,
     UpstreamOffline,
 )
-from xetserve.metrics import METADATA_HITS, METADATA_MISSES, METADATA_STALE
+from xetserve.metrics.catalogue import METADATA_HITS, METADATA_MISSES, METADATA_STALE
 from xetserve.upstream.flights import Flights
 from xetserve.upstream.metastore import MetaStore, Stored
 from xetserve.upstream.scopes import ANONYMOUS

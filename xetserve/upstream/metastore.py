@@ -33,7 +33,7 @@ from typing import Final, NamedTuple, TypeVar
 from blake3 import blake3
 
 from xetserve.base.regular_files import is_folder, open_regular, scan
-from xetserve.metrics import METADATA_DAMAGED
+from xetserve.metrics.catalogue import METADATA_DAMAGED
 from xetserve.upstream.scopes import ANONYMOUS
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from xetserve.instruments import Counter, Gauge, Histogram, Registry
+from xetserve.metrics.instruments import Counter, Gauge, Histogram, Registry
 
 REGISTRY: Final = Registry()
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from xetserve.http.prometheus import format_families
-from xetserve.instruments import (
+from xetserve.metrics.exposition import format_families
+from xetserve.metrics.instruments import (
     CELLS_SIZE,
     CellReader,
     Counter,

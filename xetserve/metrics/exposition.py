@@ -6,7 +6,7 @@ Source: Prometheus, "Exposition formats", text format 0.0.4.
 from collections.abc import Iterable
 from typing import Final
 
-from xetserve.instruments import Family, Sample
+from xetserve.metrics.instruments import Family, Sample
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

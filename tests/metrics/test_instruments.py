@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xetserve.instruments import (
+from xetserve.metrics.instruments import (
     CELLS_SIZE,
     CellReader,
     Counter,

@@ -1,0 +1,1 @@
+"""Metrics: counters in shared memory, their catalogue and their text form."""
