@@ -23,6 +23,9 @@ from tests.steps import (
     make_attacks,
 )
 from xetserve.app.auth import get_token
+from xetserve.app.hub.json_entry_filter import EntryFilter
+from xetserve.app.hub.json_filter import MemberFilter
+from xetserve.app.hub.json_join import ArrayJoiner
 from xetserve.app.hubface import cannot_page
 from xetserve.app.hubpaths import (
     check_api_path,
@@ -43,22 +46,11 @@ from xetserve.errors import RequestError, UpstreamBusy, XetserveError
 from xetserve.http.conditions import Validators, allows_range, check_conditions
 from xetserve.http.cors import add_vary
 from xetserve.http.encoding import StreamDecoder
-from xetserve.http.entryfilter import EntryFilter
-from xetserve.http.forwarded import FORWARDED, X_FORWARDED, Forwarding, TrustedProxies
-from xetserve.http.forwarding import (
-    extend_agent,
-    extend_via,
-    find_link,
-    has_passed,
-    select_answer_fields,
-    select_request_fields,
-)
-from xetserve.http.heads import HeadReader, RequestLimits
-from xetserve.http.jsonfilter import MemberFilter
-from xetserve.http.jsonjoin import ArrayJoiner
+from xetserve.http.head import HeadReader, RequestLimits
 from xetserve.http.messages import Headers, Request
 from xetserve.http.negotiation import choose_coding
 from xetserve.http.protocol import NeedData, ServerProtocol
+from xetserve.http.proxy_headers import FORWARDED, X_FORWARDED, Forwarding, TrustedProxies
 from xetserve.http.ranges import (
     UnsatisfiableRange,
     is_from_start,
@@ -66,7 +58,15 @@ from xetserve.http.ranges import (
     parse_content_range,
     parse_ranges,
 )
-from xetserve.http.response_heads import ResponseHeadReader
+from xetserve.http.relay import (
+    extend_agent,
+    extend_via,
+    find_link,
+    has_passed,
+    select_answer_fields,
+    select_request_fields,
+)
+from xetserve.http.response_head import ResponseHeadReader
 from xetserve.net.connection import _find_request_id
 from xetserve.net.url import parse_url
 from xetserve.ops.access import escape, mask_target

@@ -16,7 +16,7 @@ from tests.app.test_commands import send
 from tests.peers import Answer, Received, http_answer
 from xetserve.app.lfs import MAX_OBJECTS, MEDIA_TYPE, read_batch
 from xetserve.errors import RequestError
-from xetserve.http.requests import MAX_HOST_SIZE
+from xetserve.http.request import MAX_HOST_SIZE
 
 SHA = hashlib.sha256(CONTENT).hexdigest()
 SMALL = b"only in the past"

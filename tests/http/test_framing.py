@@ -10,7 +10,7 @@ from xetserve.http.framing import (
     Framing,
     LengthFraming,
 )
-from xetserve.http.heads import RequestLimits
+from xetserve.http.head import RequestLimits
 
 SMALL = RequestLimits(max_fields=3, max_trailer_size=40)
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xetserve.errors import RequestError
-from xetserve.http.heads import RequestLimits
+from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Block, Buffer, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from xetserve.errors import RequestError
-from xetserve.http.heads import RequestLimits
+from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Block, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 

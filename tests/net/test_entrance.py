@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.peers import PATIENCE, Certificates, RawClient, connected, serving, until
-from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.messages import Request, Response, json_response
+from xetserve.http.proxy_headers import Forwarding, TrustedProxies
 from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import ProxyPolicy
 from xetserve.net.tls import ServerTls

@@ -10,8 +10,8 @@ from xetserve.app.hubpaths import KINDS_BY_PLURAL
 from xetserve.app.passthrough import make_answer_fields
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError
-from xetserve.http.forwarding import move_url, select_request_fields
 from xetserve.http.messages import Request, Response
+from xetserve.http.relay import move_url, select_request_fields
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.exchange import read_document
 from xetserve.upstream.hub import HubClient

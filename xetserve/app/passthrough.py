@@ -6,20 +6,20 @@ from typing import Final, Protocol
 
 from xetserve.app.bodies import hold_body, no_blocks, start_body
 from xetserve.app.files import STALE_FIELD, head_timeout
+from xetserve.app.hub.json_entry_filter import EntryFilter
+from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hubpaths import find_kept_question, is_lasting_question
 from xetserve.app.pieces import HubAnswer, Page, Pieces, join_pages, make_blocks, read_pieces
 from xetserve.errors import UpstreamRefused
 from xetserve.http.conditions import Validators, Verdict, check_conditions
 from xetserve.http.cors import add_vary
-from xetserve.http.entryfilter import EntryFilter
-from xetserve.http.forwarding import (
+from xetserve.http.messages import Block, Headers, Request, Response
+from xetserve.http.relay import (
     find_link,
     move_url,
     select_answer_fields,
     select_request_fields,
 )
-from xetserve.http.jsonfilter import MemberFilter
-from xetserve.http.messages import Block, Headers, Request, Response
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.apianswers import (
     ApiAnswers,

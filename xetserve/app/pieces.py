@@ -5,13 +5,13 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Final, NamedTuple, Protocol
 
 from xetserve.app.bodies import PlainSource
+from xetserve.app.hub.json_entry_filter import EntryFilter
+from xetserve.app.hub.json_filter import MemberFilter
+from xetserve.app.hub.json_join import ArrayJoiner
 from xetserve.errors import BrokenStream, FormatError, UpstreamError, UpstreamTimeout
 from xetserve.http.encoding import StreamDecoder
-from xetserve.http.entryfilter import EntryFilter
-from xetserve.http.forwarding import find_link
-from xetserve.http.jsonfilter import MemberFilter
-from xetserve.http.jsonjoin import ArrayJoiner
 from xetserve.http.messages import Block, Headers
+from xetserve.http.relay import find_link
 from xetserve.upstream.turns import Turns
 
 MAX_PAGES: Final = 1000  # of a list that is joined: a million entries

@@ -13,9 +13,9 @@ from xetserve.app.readiness import Readiness
 from xetserve.app.watch import count_answer
 from xetserve.config.schema import Config, LimitsConfig, ProxiesConfig
 from xetserve.endpoints import Endpoints, check_idle_exit
-from xetserve.http.forwarded import Forwarding, TrustedProxies
-from xetserve.http.heads import RequestLimits
+from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Handler, Request
+from xetserve.http.proxy_headers import Forwarding, TrustedProxies
 from xetserve.live import Live
 from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER_RESTARTS
 from xetserve.metrics.instruments import CELLS_SIZE, CellReader

@@ -8,7 +8,7 @@ import re
 from typing import Final, Protocol
 
 from xetserve.errors import RequestError
-from xetserve.http.heads import RequestLimits, parse_field_line
+from xetserve.http.head import RequestLimits, parse_field_line
 
 MAX_CHUNK_LINE_SIZE: Final = 256  # bytes of a chunk's size and extensions
 MAX_EXTENSIONS_SIZE: Final = 16 * 1024  # bytes of all the extensions of a body

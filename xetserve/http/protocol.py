@@ -25,9 +25,9 @@ import h11
 
 from xetserve.errors import RequestError
 from xetserve.http.framing import Framing
-from xetserve.http.heads import HeadReader, RequestLimits
+from xetserve.http.head import HeadReader, RequestLimits
 from xetserve.http.messages import Block, Buffer, Request, Response
-from xetserve.http.requests import find_framing, read_request
+from xetserve.http.request import find_framing, read_request
 
 
 class State(Enum):

@@ -12,9 +12,9 @@ import h11
 
 from xetserve.errors import BrokenStream, RequestError, UpstreamTooLarge
 from xetserve.http.framing import ChunkedFraming
-from xetserve.http.heads import RequestLimits
+from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Headers
-from xetserve.http.response_heads import MAX_RESPONSE_FIELDS, ResponseHeadReader
+from xetserve.http.response_head import MAX_RESPONSE_FIELDS, ResponseHeadReader
 from xetserve.net.stream import ByteStream
 from xetserve.net.url import Url
 

@@ -16,10 +16,10 @@ from typing import Final, cast
 import h11
 
 from xetserve.errors import BrokenStream, RequestError
-from xetserve.http.forwarded import Forwarding
-from xetserve.http.heads import RequestLimits
+from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Block, Buffer, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
+from xetserve.http.proxy_headers import Forwarding
 from xetserve.metrics.catalogue import CLIENT_TIMEOUTS, SENT_BYTES
 from xetserve.net.bodies import BodyBudget, BodyLease
 from xetserve.net.census import client_key

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from xetserve.errors import BrokenStream
-from xetserve.http.forwarded import Forwarding, TrustedProxies
 from xetserve.http.messages import Handler
+from xetserve.http.proxy_headers import Forwarding, TrustedProxies
 from xetserve.metrics.catalogue import CONNECTIONS, ENTRIES_FAILED
 from xetserve.net.accept import Acceptor
 from xetserve.net.bodies import BodyBudget

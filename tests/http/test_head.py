@@ -1,7 +1,7 @@
 import pytest
 
 from xetserve.errors import RequestError
-from xetserve.http.heads import (
+from xetserve.http.head import (
     MAX_EMPTY_LINES,
     MAX_METHOD_SIZE,
     Head,

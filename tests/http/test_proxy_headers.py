@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xetserve.http.forwarded import (
+from xetserve.http.messages import Headers, Request
+from xetserve.http.proxy_headers import (
     FORWARDED,
     MAX_HOPS,
     X_FORWARDED,
@@ -12,7 +13,6 @@ from xetserve.http.forwarded import (
     TrustedProxies,
     normalize_address,
 )
-from xetserve.http.messages import Headers, Request
 
 TRUSTED = "10.0.0.0/8,2001:db8:1::/48,unix"
 PROXY = "10.0.0.1"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xetserve.http.jsonfilter import MAX_MATCH, MemberFilter
+from xetserve.app.hub.json_filter import MAX_MATCH, MemberFilter
 
 NAMES = ("xetHash", "xetEnabled")
 HASH = "0123456789abcdef" * 4

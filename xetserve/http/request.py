@@ -7,7 +7,7 @@ from typing import Final
 
 from xetserve.errors import RequestError
 from xetserve.http.framing import ChunkedFraming, Framing, LengthFraming
-from xetserve.http.heads import Head, RequestLimits
+from xetserve.http.head import Head, RequestLimits
 from xetserve.http.messages import Headers, Request
 
 MAX_HOST_SIZE: Final = 255  # characters without the port: as many as DNS has (RFC 3986, 3.2.2)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.http.test_jsonfilter import DOCUMENTS, HASH, NAMES, without
-from xetserve.http.entryfilter import MAX_ENTRY, EntryFilter
+from tests.app.hub.test_json_filter import DOCUMENTS, HASH, NAMES, without
+from xetserve.app.hub.json_entry_filter import MAX_ENTRY, EntryFilter
 
 LIMIT = 1000
 

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from xetserve.errors import RequestError
 from xetserve.http.framing import ChunkedFraming, LengthFraming
-from xetserve.http.heads import Head, RequestLimits
+from xetserve.http.head import Head, RequestLimits
 from xetserve.http.messages import Request
-from xetserve.http.requests import MAX_HOST_SIZE, find_framing, normalize_target, read_request
+from xetserve.http.request import MAX_HOST_SIZE, find_framing, normalize_target, read_request
 
 HOST = ("host", "h")
 

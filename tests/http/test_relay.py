@@ -2,7 +2,8 @@
 
 import pytest
 
-from xetserve.http.forwarding import (
+from xetserve.http.messages import Headers
+from xetserve.http.relay import (
     MAX_AGENT_SIZE,
     extend_agent,
     extend_via,
@@ -11,7 +12,6 @@ from xetserve.http.forwarding import (
     select_answer_fields,
     select_request_fields,
 )
-from xetserve.http.messages import Headers
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ipaddress import (
 from typing import Final
 
 from xetserve.http.messages import Headers, Request
-from xetserve.http.requests import is_host
+from xetserve.http.request import is_host
 
 UNIX: Final = "unix"
 FORWARDED: Final = "forwarded"

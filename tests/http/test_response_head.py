@@ -1,7 +1,7 @@
 import pytest
 
 from xetserve.errors import BrokenStream
-from xetserve.http.response_heads import MAX_RESPONSE_FIELDS, ResponseHeadReader
+from xetserve.http.response_head import MAX_RESPONSE_FIELDS, ResponseHeadReader
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from xetserve.errors import BrokenStream, RequestError
-from xetserve.http.heads import parse_field_line
+from xetserve.http.head import parse_field_line
 
 MAX_RESPONSE_FIELDS: Final = 256  # lines of fields in a head, and in the trailers
 

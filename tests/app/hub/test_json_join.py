@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xetserve.app.hub.json_join import MAX_HELD, ArrayJoiner
 from xetserve.errors import FormatError
-from xetserve.http.jsonjoin import MAX_HELD, ArrayJoiner
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.sampled_from('[],{}" \\]ü'), max_size=5),

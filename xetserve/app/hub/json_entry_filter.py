@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from xetserve.http.jsonfilter import MemberFilter
+from xetserve.app.hub.json_filter import MemberFilter
 
 MAX_ENTRY: Final = 64 * 1024  # bytes that are held
 
