@@ -15,15 +15,15 @@ from types import TracebackType
 from typing import Self
 
 from xetserve.http.messages import Handler
-from xetserve.net.bodies import BodyBudget
+from xetserve.net.address_policy import Reach
+from xetserve.net.body_budget import BodyBudget
 from xetserve.net.connect import ProxyRules
-from xetserve.net.connection import ConnectionLimits, OnAnswer
-from xetserve.net.entrance import Endpoint
 from xetserve.net.listener import Listener, ProxyPolicy, bind_sockets
+from xetserve.net.loop_turns import Turns
 from xetserve.net.pool import ConnectionPool
-from xetserve.net.reach import Reach
+from xetserve.net.preamble import Endpoint
+from xetserve.net.server_connection import ConnectionLimits, OnAnswer
 from xetserve.net.tls import ServerTls
-from xetserve.net.turns import Turns
 from xetserve.net.url import Url, parse_url
 
 PATIENCE = 10.0  # seconds after which a test that waits for its peer has failed

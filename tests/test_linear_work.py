@@ -67,7 +67,7 @@ from xetserve.http.relay import (
     select_request_fields,
 )
 from xetserve.http.response_head import ResponseHeadReader
-from xetserve.net.connection import _find_request_id
+from xetserve.net.server_connection import _find_request_id
 from xetserve.net.url import parse_url
 from xetserve.ops.access import escape, mask_target
 from xetserve.ops.logs import mask_secrets

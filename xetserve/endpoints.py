@@ -11,10 +11,10 @@ from xetserve.config.parsers import OFF
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError
 from xetserve.http.hosts import HostPolicy
-from xetserve.net.entrance import Endpoint
 from xetserve.net.listener import bind_sockets
+from xetserve.net.preamble import Endpoint
 from xetserve.net.tls import VERSIONS, ServerTls
-from xetserve.net.unixsocket import UnixSocket, bind_unix_socket
+from xetserve.net.unix_socket import UnixSocket, bind_unix_socket
 from xetserve.ops.inherit import take_sockets
 
 REDIRECT_NAME = "redirect"  # of an inherited socket: it is for redirects

@@ -28,7 +28,7 @@ from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.app.xetmode import XetMode
 from xetserve.http.hosts import HostPolicy
-from xetserve.net.bodies import BodyBudget
+from xetserve.net.body_budget import BodyBudget
 from xetserve.net.pool import ConnectionPool
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits

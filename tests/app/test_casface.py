@@ -30,7 +30,7 @@ from xetserve.app.passthrough import HELD_SIZE
 from xetserve.app.xetmode import AUTO, NATIVE, XetMode
 from xetserve.http.messages import Headers, Request
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES, STRANGE_GRANTS
-from xetserve.net.bodies import BodyLease
+from xetserve.net.body_budget import BodyLease
 from xetserve.net.url import parse_url
 from xetserve.upstream.planroom import TERM_COST
 from xetserve.upstream.readtokens import make_cas_token

@@ -20,9 +20,9 @@ from xetserve.app.application import Application
 from xetserve.app.files import Upstreams
 from xetserve.config.schema import MemoryConfig
 from xetserve.net.connect import ProxyRules
-from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.server_connection import ConnectionLimits
 from xetserve.net.tls import make_client_context
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits

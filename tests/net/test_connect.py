@@ -25,9 +25,9 @@ from tests.peers import (
     turn,
 )
 from xetserve.errors import BrokenStream, UpstreamRefused
-from xetserve.net.client import ClientConnection
+from xetserve.net.address_policy import Reach
+from xetserve.net.client_connection import ClientConnection
 from xetserve.net.connect import Proxy, ProxyRules, open_connection
-from xetserve.net.reach import Reach
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import Origin, Url, parse_url
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.peers import PATIENCE, connected, serving, turn, until
 from xetserve.http.messages import Request, Response
-from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
+from xetserve.net.server_connection import ConnectionLimits
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 

@@ -10,7 +10,7 @@ from tests.peers import PATIENCE, RawClient, connected, serving, until
 from xetserve.http.messages import Request, Response
 from xetserve.metrics.catalogue import CONNECTIONS_REFUSED
 from xetserve.net import refusals
-from xetserve.net.connection import ConnectionLimits
+from xetserve.net.server_connection import ConnectionLimits
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 ONE = ConnectionLimits(max_connections=1, linger_timeout=0.2)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.peers import PATIENCE, connected, until
 from xetserve.http.messages import Request, Response
-from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import Listener, bind_sockets
+from xetserve.net.server_connection import ConnectionLimits
 from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY, raise_file_limit, serve_until_signal
 from xetserve.ops.watch import Watch
 

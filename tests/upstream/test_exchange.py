@@ -31,7 +31,7 @@ from xetserve.errors import (
 from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Headers
 from xetserve.metrics.catalogue import UPSTREAM_RETRIES
-from xetserve.net.client import TAKES_PER_TURN
+from xetserve.net.client_connection import TAKES_PER_TURN
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import parse_url
 from xetserve.upstream.exchange import (

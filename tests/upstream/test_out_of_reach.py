@@ -7,7 +7,7 @@ import pytest
 from tests.peers import PATIENCE, ScriptedPeer, answering, http_answer, open_pool
 from xetserve.errors import UpstreamRefused
 from xetserve.metrics.catalogue import UPSTREAM_RETRIES
-from xetserve.net.reach import Reach
+from xetserve.net.address_policy import Reach
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy

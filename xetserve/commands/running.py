@@ -19,10 +19,10 @@ from xetserve.http.proxy_headers import Forwarding, TrustedProxies
 from xetserve.live import Live
 from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER_RESTARTS
 from xetserve.metrics.instruments import CELLS_SIZE, CellReader
-from xetserve.net.bodies import BodyBudget
-from xetserve.net.connection import ConnectionLimits
+from xetserve.net.body_budget import BodyBudget
 from xetserve.net.listener import Listener, ProxyPolicy
-from xetserve.net.turns import Turns
+from xetserve.net.loop_turns import Turns
+from xetserve.net.server_connection import ConnectionLimits
 from xetserve.ops.access import AccessLog, make_access_log
 from xetserve.ops.board import Board
 from xetserve.ops.files import share_files

@@ -36,7 +36,7 @@ from xetserve.metrics.catalogue import (
     UPSTREAM_CONNECTIONS,
 )
 from xetserve.metrics.instruments import CELLS_SIZE
-from xetserve.net.turns import Turns
+from xetserve.net.loop_turns import Turns
 from xetserve.ops.board import Board
 from xetserve.ops.cores import count_cores
 from xetserve.ops.files import share_files

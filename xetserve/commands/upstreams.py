@@ -12,9 +12,9 @@ from xetserve.app.xetmode import XetMode
 from xetserve.config.schema import Config, HubConfig
 from xetserve.http.cors import CorsPolicy
 from xetserve.http.hosts import HostPolicy
+from xetserve.net.address_policy import Reach
 from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
-from xetserve.net.reach import Reach
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
 from xetserve.pipeline.budget import ByteBudget

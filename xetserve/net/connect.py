@@ -15,8 +15,8 @@ from urllib.request import getproxies_environment, proxy_bypass
 import h11
 
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamRefused
-from xetserve.net.client import ClientConnection, read_head
-from xetserve.net.reach import Reach, find_literal
+from xetserve.net.address_policy import Reach, find_literal
+from xetserve.net.client_connection import ClientConnection, read_head
 from xetserve.net.stream import ByteStream
 from xetserve.net.url import Origin
 

@@ -15,14 +15,14 @@ from xetserve.http.messages import Handler
 from xetserve.http.proxy_headers import Forwarding, TrustedProxies
 from xetserve.metrics.catalogue import CONNECTIONS, ENTRIES_FAILED
 from xetserve.net.accept import Acceptor
-from xetserve.net.bodies import BodyBudget
-from xetserve.net.census import Census, client_key
-from xetserve.net.connection import ClientConnection, ConnectionLimits, OnAnswer
-from xetserve.net.entrance import Endpoint, read_proxy_header, start_tls
+from xetserve.net.body_budget import BodyBudget
+from xetserve.net.connection_count import Census, client_key
+from xetserve.net.loop_turns import Turns
+from xetserve.net.preamble import Endpoint, read_proxy_header, start_tls
 from xetserve.net.refusals import Refusals
+from xetserve.net.server_connection import ClientConnection, ConnectionLimits, OnAnswer
 from xetserve.net.stream import ByteStream
-from xetserve.net.tlsstream import Stream
-from xetserve.net.turns import Turns
+from xetserve.net.tls_stream import Stream
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamOffline
-from xetserve.net.client import ClientConnection, ClientResponse
+from xetserve.net.address_policy import Reach
+from xetserve.net.client_connection import ClientConnection, ClientResponse
 from xetserve.net.connect import ProxyRules, open_connection
-from xetserve.net.reach import Reach
 from xetserve.net.url import Origin, Url
 
 logger = logging.getLogger(__name__)

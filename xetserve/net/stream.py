@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from xetserve.errors import BrokenStream
-from xetserve.net.pace import RateFloor
+from xetserve.net.min_rate import RateFloor
 
 Buffer = bytes | bytearray | memoryview
 

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-from xetserve.net.entrance import Endpoint
 from xetserve.net.listener import Listener
+from xetserve.net.preamble import Endpoint
 from xetserve.ops.watch import Watch
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Headers
-from xetserve.net.client import ClientResponse
+from xetserve.net.client_connection import ClientResponse
 from xetserve.upstream.entry import RepoRef
 from xetserve.upstream.exchange import naming_errors
 from xetserve.upstream.files import ABSENT_CODES

@@ -21,7 +21,7 @@ from xetserve.errors import (
     UrlExpired,
 )
 from xetserve.http.ranges import Span, parse_content_range
-from xetserve.net.client import ClientResponse
+from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.upstream.exchange import (
     JSON_HEADERS,

@@ -26,7 +26,7 @@ from xetserve.metrics.catalogue import (
     UPSTREAM_REQUESTS,
     UPSTREAM_RETRIES,
 )
-from xetserve.net.client import ClientResponse
+from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Url, parse_url
 from xetserve.upstream.retry import RetryPolicy, RetryState

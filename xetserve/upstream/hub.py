@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
-from xetserve.net.client import ClientResponse
+from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.upstream.apianswers import find_commit
 from xetserve.upstream.entry import FileEntry, RepoRef

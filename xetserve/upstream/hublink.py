@@ -12,7 +12,7 @@ from xetserve.errors import UpstreamError, UpstreamRefused
 from xetserve.http.encoding import ACCEPT_ENCODING
 from xetserve.http.messages import Headers
 from xetserve.http.relay import extend_agent, extend_via, has_passed
-from xetserve.net.client import ClientResponse
+from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Origin, Url, parse_url
 from xetserve.upstream.entry import FileEntry, hub_error, make_entry

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from xetserve.errors import BrokenStream
-from xetserve.net.pace import RateFloor
+from xetserve.net.min_rate import RateFloor
 from xetserve.net.stream import RECEIVE_LIMIT, Buffer, ByteStream
 
 SEND_SIZE: Final = 128 * 1024  # bytes of records that are made before they are sent

@@ -11,10 +11,10 @@ from socket import socket
 from xetserve.errors import BrokenStream
 from xetserve.http.messages import Handler
 from xetserve.metrics.catalogue import ENTRIES_FAILED
-from xetserve.net.proxyproto import BadProxyHeader, parse_header
+from xetserve.net.proxy_protocol import BadProxyHeader, parse_header
 from xetserve.net.stream import ByteStream
 from xetserve.net.tls import ServerTls
-from xetserve.net.tlsstream import HANDSHAKE, TlsStream
+from xetserve.net.tls_stream import HANDSHAKE, TlsStream
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xetserve.net.proxyproto import (
+from xetserve.net.proxy_protocol import (
     V1_SIZE,
     V2_SIZE,
     BadProxyHeader,

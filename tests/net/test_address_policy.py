@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xetserve.net.reach import Kind, Reach, find_kind, find_literal, unwrap
+from xetserve.net.address_policy import Kind, Reach, find_kind, find_literal, unwrap
 from xetserve.net.url import parse_url
 
 

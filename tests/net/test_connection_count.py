@@ -2,7 +2,7 @@
 
 import pytest
 
-from xetserve.net.census import Census, client_key
+from xetserve.net.connection_count import Census, client_key
 
 
 @pytest.mark.parametrize(

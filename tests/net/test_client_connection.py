@@ -8,7 +8,7 @@ import pytest
 
 from tests.peers import PATIENCE, STALL, Answer, ScriptedPeer, Wire, answering, http_answer, turn
 from xetserve.errors import BrokenStream, UpstreamError
-from xetserve.net.client import ClientConnection, ClientResponse
+from xetserve.net.client_connection import ClientConnection, ClientResponse
 from xetserve.net.stream import ByteStream
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

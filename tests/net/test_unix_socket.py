@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.net.unixsocket import UnixSocket, bind_unix_socket
+from xetserve.net.unix_socket import UnixSocket, bind_unix_socket
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.peers import turn
-from xetserve.net.turns import MAX_PLACES, TARGET, Turns
+from xetserve.net.loop_turns import MAX_PLACES, TARGET, Turns
 
 
 class Clock:

@@ -13,8 +13,8 @@ from xetserve.errors import BrokenStream, IntegrityError, RequestError, Upstream
 from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Block, Handler, Request, Response, json_response
 from xetserve.http.protocol import NeedData, ServerProtocol
-from xetserve.net.connection import ConnectionLimits
-from xetserve.net.turns import MAX_PLACES
+from xetserve.net.loop_turns import MAX_PLACES
+from xetserve.net.server_connection import ConnectionLimits
 
 BIG = 16 * 1024 * 1024  # more than the kernel's buffers take
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -10,9 +10,9 @@ import pytest
 
 from tests.peers import PATIENCE, Certificates, RawClient, connected, serving, turn, until
 from xetserve.http.messages import Block, Request, Response
-from xetserve.net.connection import ConnectionLimits
+from xetserve.net.loop_turns import Turns
+from xetserve.net.server_connection import ConnectionLimits
 from xetserve.net.tls import VERSIONS, ServerTls
-from xetserve.net.turns import Turns
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"

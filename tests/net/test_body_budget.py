@@ -10,7 +10,7 @@ from tests.peers import RawClient, connected, serving, turn, until
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response
 from xetserve.metrics.catalogue import REQUESTS_REFUSED
-from xetserve.net.bodies import SLOW_RATE, BodyBudget, BodyLease
+from xetserve.net.body_budget import SLOW_RATE, BodyBudget, BodyLease
 
 HOUR = 3600.0
 HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n"

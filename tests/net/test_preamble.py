@@ -10,8 +10,8 @@ import pytest
 from tests.peers import PATIENCE, Certificates, RawClient, connected, serving, until
 from xetserve.http.messages import Request, Response, json_response
 from xetserve.http.proxy_headers import Forwarding, TrustedProxies
-from xetserve.net.connection import ConnectionLimits
 from xetserve.net.listener import ProxyPolicy
+from xetserve.net.server_connection import ConnectionLimits
 from xetserve.net.tls import ServerTls
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"

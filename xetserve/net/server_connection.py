@@ -21,12 +21,12 @@ from xetserve.http.messages import Block, Buffer, Handler, Request, Response, er
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.http.proxy_headers import Forwarding
 from xetserve.metrics.catalogue import CLIENT_TIMEOUTS, SENT_BYTES
-from xetserve.net.bodies import BodyBudget, BodyLease
-from xetserve.net.census import client_key
+from xetserve.net.body_budget import BodyBudget, BodyLease
+from xetserve.net.connection_count import client_key
 from xetserve.net.dates import http_date
-from xetserve.net.pace import BodyPatience, RateFloor
-from xetserve.net.tlsstream import Stream, TlsStream
-from xetserve.net.turns import Turns
+from xetserve.net.loop_turns import Turns
+from xetserve.net.min_rate import BodyPatience, RateFloor
+from xetserve.net.tls_stream import Stream, TlsStream
 
 logger = logging.getLogger(__name__)
 

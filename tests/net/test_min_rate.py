@@ -2,7 +2,7 @@
 
 import pytest
 
-from xetserve.net.pace import BodyPatience, RateFloor
+from xetserve.net.min_rate import BodyPatience, RateFloor
 
 
 @pytest.mark.parametrize(
