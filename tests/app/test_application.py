@@ -38,7 +38,7 @@ from xetserve.upstream.metadata import MetadataCache
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2
-from xetserve.xet.sealing import KEY_SIZE, Sealer
+from xetserve.xet.signing import KEY_SIZE, Sealer
 
 POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
 XORB = FakeXorb.make([bytes([n]) * 50_000 for n in range(8)])

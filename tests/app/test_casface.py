@@ -34,8 +34,8 @@ from xetserve.net.body_budget import BodyLease
 from xetserve.net.url import parse_url
 from xetserve.upstream.planroom import TERM_COST
 from xetserve.upstream.readtokens import make_cas_token
-from xetserve.xet import grants
-from xetserve.xet.grants import Grant, GrantedRange, open_grant, seal_grant
+from xetserve.xet import data_urls
+from xetserve.xet.data_urls import Grant, GrantedRange, open_grant, seal_grant
 from xetserve.xet.reconstruction import (
     MAX_RANGES,
     ByteRange,
@@ -45,7 +45,7 @@ from xetserve.xet.reconstruction import (
     Term,
     to_v2,
 )
-from xetserve.xet.sealing import Sealer
+from xetserve.xet.signing import Sealer
 
 IN_NATIVE = XetMode(NATIVE)
 PACKED = b"".join(XORB.records)
@@ -298,7 +298,7 @@ async def test_a_large_answer_is_made_as_it_is_read_and_counts_meanwhile(
         sealed += 1
         return seal_grant(sealer, grant)
 
-    monkeypatch.setattr(grants, "seal_grant", count)
+    monkeypatch.setattr(data_urls, "seal_grant", count)
     world = make_world()
     world.answers["cas"] = make_many(num_ranges)
     target = f"/v2/reconstructions/{NAME}"

@@ -16,7 +16,7 @@ from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas import CasClient
 from xetserve.upstream.hub import HubClient
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.xet.sealing import KEY_SIZE, Sealer
+from xetserve.xet.signing import KEY_SIZE, Sealer
 
 SEALER = Sealer(bytes(KEY_SIZE))
 CHAPTER = Path(__file__).parents[2] / "xetserve" / "docs" / "endpoints.md"

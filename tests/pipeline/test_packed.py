@@ -22,9 +22,9 @@ from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.packed import PLACES_AT_ONCE, PackedReader
 from xetserve.pipeline.reader import FileReader
 from xetserve.xet.compression import Scheme
-from xetserve.xet.grants import Grant, GrantedRange, Granter, open_grant
+from xetserve.xet.data_urls import Grant, GrantedRange, Granter, open_grant
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
-from xetserve.xet.sealing import Sealer
+from xetserve.xet.signing import Sealer
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 
 SEALER = Sealer(b"k" * 32)

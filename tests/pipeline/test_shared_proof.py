@@ -22,7 +22,7 @@ from xetserve.pipeline.ledger_news import PLACE_SIZE, LedgerNews
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.tickets import FetchTable
 from xetserve.xet.compression import Buffer
-from xetserve.xet.grants import Grant
+from xetserve.xet.data_urls import Grant
 
 CONTENT = FILE.content
 

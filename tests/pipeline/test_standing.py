@@ -36,7 +36,7 @@ from xetserve.pipeline.cache_marks import Coverage
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.pipeline.packed import PackedReader
 from xetserve.xet.compression import Scheme
-from xetserve.xet.grants import Grant, GrantedRange, TermUse
+from xetserve.xet.data_urls import Grant, GrantedRange, TermUse
 from xetserve.xet.hashes import hash_chunk
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import parse_chunk_header

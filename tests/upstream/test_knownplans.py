@@ -33,7 +33,7 @@ from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.upstream.scopes import ANONYMOUS, get_scope
 from xetserve.upstream.troubles import DOWN_TIME
-from xetserve.xet.joining import Part, join_parts
+from xetserve.xet.merge import Part, join_parts
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 SOURCE = random.Random(4)

@@ -16,7 +16,7 @@ from xetserve.http.cors import METHODS, CorsPolicy
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Request, Response
 from xetserve.pipeline.tickets import FetchTable
-from xetserve.xet.sealing import Sealer
+from xetserve.xet.signing import Sealer
 
 
 class Application:

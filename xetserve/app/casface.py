@@ -40,11 +40,11 @@ from xetserve.upstream.planroom import PlanRoom, estimate_size
 from xetserve.upstream.readtokens import CasToken, make_cas_token, parse_cas_token
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.batch import merge_fetch_infos
-from xetserve.xet.grants import Granter, Named, Names, TooManyUses
+from xetserve.xet.data_urls import Granter, Named, Names, TooManyUses
 from xetserve.xet.hashes import parse_hash
-from xetserve.xet.planwriter import write_batch, write_plan
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
-from xetserve.xet.sealing import Sealer
+from xetserve.xet.reconstruction_writer import write_batch, write_plan
+from xetserve.xet.signing import Sealer
 
 CLOCK_SKEW: Final = 60.0  # seconds between the clocks of two instances, at most
 MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most

@@ -32,9 +32,9 @@ from xetserve.metrics.catalogue import STRANGE_GRANTS
 from xetserve.pipeline.packed import PackedReader
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.tickets import FetchTable
-from xetserve.xet.grants import Grant, open_grant
+from xetserve.xet.data_urls import Grant, open_grant
 from xetserve.xet.reconstruction import ByteRange
-from xetserve.xet.sealing import Sealer
+from xetserve.xet.signing import Sealer
 
 logger = logging.getLogger(__name__)
 

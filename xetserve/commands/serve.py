@@ -46,7 +46,7 @@ from xetserve.ops.pulse import OwnProcess, beat
 from xetserve.pipeline import ledger_news
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.pipeline.ledger_news import LedgerNews
-from xetserve.xet.sealing import KEY_SIZE, Sealer, derive_key
+from xetserve.xet.signing import KEY_SIZE, Sealer, derive_key
 
 
 def run_serve(options: argparse.Namespace, config: Config) -> int:

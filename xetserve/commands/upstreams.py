@@ -31,7 +31,7 @@ from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
 from xetserve.upstream.metastore import MetaStore
 from xetserve.upstream.planroom import FREE_READ_SIZE, PlanRoom
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.xet.sealing import Sealer
+from xetserve.xet.signing import Sealer
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds
 DISK_FACTOR: Final = 16  # bytes of answers in the cache's folder for one in memory

@@ -31,7 +31,7 @@ from xetserve.pipeline.reader import MAX_REJECTS
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
 from xetserve.xet.compression import Buffer
-from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
+from xetserve.xet.data_urls import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import make_chunk_header
 

@@ -18,9 +18,9 @@ from xetserve.errors import FormatError, RangeUnsatisfiable
 from xetserve.upstream.metastore import MetaStore, Stored
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash
-from xetserve.xet.joining import Part, join_parts
-from xetserve.xet.planwriter import PIECE_SIZE, write_plan
+from xetserve.xet.merge import Part, join_parts
 from xetserve.xet.reconstruction import ByteRange, Reconstruction, iter_reconstruction
+from xetserve.xet.reconstruction_writer import PIECE_SIZE, write_plan
 
 STORED_URL: Final = "http://stored.invalid/"
 MAX_STORED_SIZE: Final = 4 * 1024 * 1024  # bytes of one answer

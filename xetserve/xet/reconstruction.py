@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from xetserve.errors import FormatError
 from xetserve.xet.hashes import format_hash, parse_hash
-from xetserve.xet.jsonwalk import Cursor
+from xetserve.xet.json_stream import Cursor
 from xetserve.xet.shapes import check_integer, check_list, check_text, check_url
 
 MAX_TERM_SIZE: Final = 2**32 - 1

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from xetserve.xet.batch import make_batch_answer
-from xetserve.xet.planwriter import PIECE_SIZE, write_batch, write_plan
 from xetserve.xet.reconstruction import (
     ByteRange,
     ChunkRange,
@@ -15,6 +14,7 @@ from xetserve.xet.reconstruction import (
     to_v1,
     to_v2,
 )
+from xetserve.xet.reconstruction_writer import PIECE_SIZE, write_batch, write_plan
 
 
 def make_plan(num_terms: int, num_xorbs: int, num_ranges: int) -> Reconstruction:

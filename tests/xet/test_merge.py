@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
-from xetserve.xet.joining import Part, join_parts
+from xetserve.xet.merge import Part, join_parts
 from xetserve.xet.reconstruction import (
     ByteRange,
     ChunkRange,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from tests.sealed import changed
 from xetserve.errors import FormatError
 from xetserve.net.url import parse_url
-from xetserve.xet import grants
-from xetserve.xet.grants import (
+from xetserve.xet import data_urls
+from xetserve.xet.data_urls import (
     DIGEST_SIZE,
     MAX_GRANT_SIZE,
     MAX_PLACES,
@@ -29,7 +29,7 @@ from xetserve.xet.grants import (
     seal_grant,
 )
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
-from xetserve.xet.sealing import Sealer
+from xetserve.xet.signing import Sealer
 
 SEALER = Sealer(b"k" * 32)
 X, Y, FILE = b"x" * 32, b"y" * 32, b"f" * 32
@@ -296,7 +296,7 @@ def test_urls_are_sealed_in_steps_of_some_work(monkeypatch: pytest.MonkeyPatch) 
         steps[-1] += sum(1 + len(each.uses) for each in grant.ranges)
         return seal_grant(sealer, grant)
 
-    monkeypatch.setattr(grants, "seal_grant", seal)
+    monkeypatch.setattr(data_urls, "seal_grant", seal)
     answer = Reconstruction(0, tuple(plan.terms), {x: tuple(i) for x, i in plan.infos.items()})
     granter = Granter(SEALER, BASE, issued=1.0, expires=2.0, instance="a")
     reading = granter.iter_rewrite(answer, 0, FILE, 1, has_single_ranges=False)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.sealed import JSON
 from xetserve.errors import FormatError
-from xetserve.xet import jsonwalk
-from xetserve.xet.jsonwalk import MAX_VALUE_SIZE, Cursor
+from xetserve.xet import json_stream
+from xetserve.xet.json_stream import MAX_VALUE_SIZE, Cursor
 
 
 def walk(text: bytes) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def test_a_text_is_what_it_is_at_once(value: Any, indent: int | None, size: int)
     text = json.dumps(value, indent=indent).encode()
     assert repr(walk(text)) == repr(value)  # NaN is not equal to itself
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonwalk, "MAX_VALUE_SIZE", size)
+        patch.setattr(json_stream, "MAX_VALUE_SIZE", size)
         with suppress(FormatError):  # it has larger values
             assert repr(walk(text)) == repr(value)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xetserve.xet.sealing import KEY_SIZE, MAX_VALUE_SIZE, Sealer, derive_key
+from xetserve.xet.signing import KEY_SIZE, MAX_VALUE_SIZE, Sealer, derive_key
 
 SEALER = Sealer(b"k" * KEY_SIZE)
 VALUES = st.recursive(

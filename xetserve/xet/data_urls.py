@@ -34,8 +34,8 @@ from xetserve.xet.reconstruction import (
     FetchInfo,
     Reconstruction,
 )
-from xetserve.xet.sealing import Sealer
 from xetserve.xet.shapes import check_integer, check_list, check_text, check_time, check_url
+from xetserve.xet.signing import Sealer
 
 PURPOSE: Final = "data"
 DIGEST_SIZE: Final = 16  # bytes
