@@ -71,9 +71,9 @@ from xetserve.net.server_connection import _find_request_id
 from xetserve.net.url import parse_url
 from xetserve.ops.access import escape, mask_target
 from xetserve.ops.logs import mask_secrets
-from xetserve.upstream.entry import hub_error, make_entry
-from xetserve.upstream.exchange import parse_retry_after
-from xetserve.upstream.troubles import Troubles
+from xetserve.upstream.answers.backoff import Troubles
+from xetserve.upstream.hub.entry import hub_error, make_entry
+from xetserve.upstream.requests import parse_retry_after
 
 ROOT = Path(__file__).parents[1] / "xetserve"
 ROOMS = ("http", "net", "app", "upstream", "ops")

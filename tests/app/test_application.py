@@ -32,9 +32,9 @@ from xetserve.net.body_budget import BodyBudget
 from xetserve.net.pool import ConnectionPool
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.cas import CasClient
-from xetserve.upstream.hub import HubClient
-from xetserve.upstream.metadata import MetadataCache
+from xetserve.upstream.answers.cache import MetadataCache
+from xetserve.upstream.cas.client import CasClient
+from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo, Reconstruction, Term, to_v2

@@ -20,7 +20,7 @@ from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, Upstrea
 from xetserve.http.messages import Block
 from xetserve.net.url import parse_url
 from xetserve.pipeline.budget import READER_COST, ByteBudget
-from xetserve.upstream.hub import FileEntry
+from xetserve.upstream.hub.client import FileEntry
 
 CONTENT = bytes(range(256)) * 4096  # four receive buffers
 ENTRY = FileEntry(None, None, None, None, None, None, None, None, parse_url("http://hub.test/"))

@@ -32,8 +32,8 @@ from xetserve.http.messages import Headers, Request
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES, STRANGE_GRANTS
 from xetserve.net.body_budget import BodyLease
 from xetserve.net.url import parse_url
-from xetserve.upstream.planroom import TERM_COST
-from xetserve.upstream.readtokens import make_cas_token
+from xetserve.upstream.cas.reconstruction_budget import TERM_COST
+from xetserve.upstream.hub.read_tokens import make_cas_token
 from xetserve.xet import data_urls
 from xetserve.xet.data_urls import Grant, GrantedRange, open_grant, seal_grant
 from xetserve.xet.reconstruction import (

@@ -13,8 +13,8 @@ from xetserve.http.messages import Headers, Request
 from xetserve.metrics.catalogue import ROUTES
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.cas import CasClient
-from xetserve.upstream.hub import HubClient
+from xetserve.upstream.cas.client import CasClient
+from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.signing import KEY_SIZE, Sealer
 

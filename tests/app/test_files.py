@@ -40,8 +40,8 @@ from xetserve.errors import (
 from xetserve.http.messages import Headers, Request, Response
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.cas import Access, CasClient
-from xetserve.upstream.hub import HubClient
+from xetserve.upstream.cas.client import Access, CasClient
+from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction

@@ -13,7 +13,7 @@ from xetserve.app.hubpaths import (
     parse_resolve_path,
 )
 from xetserve.errors import RequestError
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 COMMIT = "c" * 40
 KINDS = {"/api/models": "model", "/api/datasets": "dataset", "/api/spaces": "space"}

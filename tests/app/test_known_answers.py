@@ -11,12 +11,12 @@ from tests.peers import Answer, RawClient, Received, http_answer
 from xetserve.app.files import STALE_FIELD
 from xetserve.app.passthrough import HELD_SIZE
 from xetserve.net.url import parse_url
-from xetserve.upstream.apianswers import MAX_ANSWER_SIZE
-from xetserve.upstream.entry import FileEntry, RepoRef
-from xetserve.upstream.files import make_file_question, pack_entry
-from xetserve.upstream.metadata import Answer as KeptAnswer
-from xetserve.upstream.metadata import MetadataCache, MetadataPolicy, Question
-from xetserve.upstream.scopes import get_scope
+from xetserve.upstream.answers.cache import Answer as KeptAnswer
+from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy, Question
+from xetserve.upstream.answers.scope import get_scope
+from xetserve.upstream.hub.cached_api import MAX_ANSWER_SIZE
+from xetserve.upstream.hub.cached_entries import make_file_question, pack_entry
+from xetserve.upstream.hub.entry import FileEntry, RepoRef
 
 JSON = "Content-Type: application/json; charset=utf-8"
 COMMIT = "c" * 40

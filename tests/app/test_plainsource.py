@@ -12,7 +12,7 @@ from xetserve.app.plainsource import PlainReader
 from xetserve.errors import UpstreamError, UpstreamOffline
 from xetserve.http.messages import Headers, Record
 from xetserve.pipeline.plain import LostError, StoredPlain
-from xetserve.upstream.hub import FileEntry, HubClient
+from xetserve.upstream.hub.client import FileEntry, HubClient
 
 CONTENT = bytes(range(256)) * 4000
 END = 900_000

@@ -13,7 +13,7 @@ from xetserve.app.router import (
 )
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from xetserve.commands.listing import Asker, Refused, RemoteFile, is_wanted
 from xetserve.errors import UpstreamError
 from xetserve.http.messages import Request, Response, error_response
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 COMMIT = "c" * 40
 REPO = RepoRef("dataset", "o/n")

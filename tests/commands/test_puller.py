@@ -17,7 +17,7 @@ from xetserve.errors import UpstreamError
 from xetserve.http.messages import Block, Request, Response, error_response
 from xetserve.metrics.catalogue import CACHE_ABANDONED
 from xetserve.pipeline.cache import DiskCache
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 COMMIT = "c" * 40
 CONTENT = b"content " * 1000

@@ -4,7 +4,7 @@ import pytest
 
 from xetserve.commands.targets import parse_target
 from xetserve.errors import ConfigError
-from xetserve.upstream.entry import RepoRef
+from xetserve.upstream.hub.entry import RepoRef
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from xetserve.net.server_connection import ConnectionLimits
 from xetserve.net.tls import make_client_context
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.cas import CasClient
-from xetserve.upstream.hub import HubClient
+from xetserve.upstream.cas.client import CasClient
+from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 
 NUM_SLOW_CLIENTS = 20

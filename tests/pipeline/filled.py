@@ -11,9 +11,9 @@ from xetserve.pipeline.cache_check import Checker
 from xetserve.pipeline.cache_store import CacheStore
 from xetserve.pipeline.plain import PlainShelf
 from xetserve.pipeline.plain_file import PlainKey
-from xetserve.upstream.brought import make_mark
-from xetserve.upstream.metadata import Question, make_path
-from xetserve.upstream.metastore import Stored, pack_file
+from xetserve.upstream.answers.cache import Question, make_path
+from xetserve.upstream.answers.store import Stored, pack_file
+from xetserve.upstream.imported_answers import make_mark
 
 TEXT: Final = b'{"model_type": "test"}\n' * 1000
 TEXT_KEY: Final = PlainKey("sha256", hashlib.sha256(TEXT).hexdigest(), len(TEXT))

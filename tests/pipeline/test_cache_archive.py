@@ -36,12 +36,12 @@ from xetserve.pipeline.cache_archive import ArchiveError, Counted, Importer, wri
 from xetserve.pipeline.cache_room import Room
 from xetserve.pipeline.cache_select import Selection
 from xetserve.pipeline.cache_store import CacheStore, prepare_folder
-from xetserve.upstream.brought import make_mark
-from xetserve.upstream.entry import FileEntry
-from xetserve.upstream.files import pack_entry, pack_missing
-from xetserve.upstream.metadata import Question, make_path
-from xetserve.upstream.metastore import BLOCK, IMPORTED, Stored, pack_file
-from xetserve.upstream.scopes import ANONYMOUS
+from xetserve.upstream.answers.cache import Question, make_path
+from xetserve.upstream.answers.scope import ANONYMOUS
+from xetserve.upstream.answers.store import BLOCK, IMPORTED, Stored, pack_file
+from xetserve.upstream.hub.cached_entries import pack_entry, pack_missing
+from xetserve.upstream.hub.entry import FileEntry
+from xetserve.upstream.imported_answers import make_mark
 
 LEFT_OUT: list[str] = []  # answers that the last imports did not take, and why
 BROUGHT = META.replace("meta/", f"meta/{IMPORTED}/")

@@ -20,11 +20,11 @@ from xetserve.pipeline.cache_select import (
     merge_spans,
     select_repos,
 )
-from xetserve.upstream.entry import FileEntry, RepoRef
-from xetserve.upstream.files import make_file_question, pack_entry
-from xetserve.upstream.metadata import MetadataCache, MetadataPolicy, Question
-from xetserve.upstream.metastore import MetaStore
-from xetserve.upstream.plans import PlanArchive
+from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy, Question
+from xetserve.upstream.answers.store import MetaStore
+from xetserve.upstream.cas.reconstruction_archive import PlanArchive
+from xetserve.upstream.hub.cached_entries import make_file_question, pack_entry
+from xetserve.upstream.hub.entry import FileEntry, RepoRef
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 

@@ -18,7 +18,7 @@ from xetserve.pipeline import plain, plain_file
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.plain import LostError, PlainShelf
 from xetserve.pipeline.plain_file import BLOCK_SIZE, PlainKey
-from xetserve.upstream.hub import FileEntry
+from xetserve.upstream.hub.client import FileEntry
 
 CONTENT = random.Random(7).randbytes(3_000_000)
 PIECE = 250_000

@@ -21,7 +21,7 @@ from xetserve.pipeline import repeats as repeats_module
 from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.plan import WindowPlan
 from xetserve.pipeline.reader import FileReader
-from xetserve.upstream.cas import Access
+from xetserve.upstream.cas.client import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, Term
 
 MIB = 1024 * 1024

@@ -8,8 +8,8 @@ from tests.peers import PATIENCE, ScriptedPeer, answering, http_answer, open_poo
 from xetserve.errors import UpstreamRefused
 from xetserve.metrics.catalogue import UPSTREAM_RETRIES
 from xetserve.net.address_policy import Reach
-from xetserve.upstream.cas import CasClient
-from xetserve.upstream.hub import HubClient, ReadAccess, RepoRef
+from xetserve.upstream.cas.client import CasClient
+from xetserve.upstream.hub.client import HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
 

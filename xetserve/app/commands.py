@@ -13,8 +13,8 @@ from xetserve.errors import FormatError
 from xetserve.http.messages import Request, Response
 from xetserve.http.relay import move_url, select_request_fields
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.exchange import read_document
-from xetserve.upstream.hub import HubClient
+from xetserve.upstream.hub.client import HubClient
+from xetserve.upstream.requests import read_document
 
 MAX_COMMAND_SIZE: Final = 64 * 1024  # bytes of a request's body
 _MAX_ANSWER_SIZE: Final = 256 * 1024

@@ -17,8 +17,8 @@ from xetserve.pipeline.plain_file import PlainKey
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable
-from xetserve.upstream.cas import Access
-from xetserve.upstream.hub import FileEntry, HubClient
+from xetserve.upstream.cas.client import Access
+from xetserve.upstream.hub.client import FileEntry, HubClient
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange
 

@@ -26,8 +26,8 @@ from xetserve.pipeline.plain import PlainShelf
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
 from xetserve.pipeline.tickets import FetchTable
-from xetserve.upstream.cas import Access
-from xetserve.upstream.hub import FileEntry, HubClient, ReadAccess, RepoRef
+from xetserve.upstream.cas.client import Access
+from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import parse_hash
 

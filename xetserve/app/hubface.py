@@ -28,7 +28,7 @@ from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS, add_vary
 from xetserve.http.messages import Headers, Request, Response
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.hub import HubClient
+from xetserve.upstream.hub.client import HubClient
 
 # Files of strangers, served from our host: nothing may run in a browser.
 _INERT: Final = (

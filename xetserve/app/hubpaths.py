@@ -11,7 +11,7 @@ from xetserve.app.router import (
     parse_hub_repo,
 )
 from xetserve.errors import RequestError
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 _PREFIXES: Final = {"datasets": "dataset", "spaces": "space"}
 KINDS_BY_PLURAL: Final = {"models": "model", **_PREFIXES}

@@ -26,8 +26,8 @@ from xetserve.errors import (
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Headers, Request, Response, json_response
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.exchange import make_url, read_document
-from xetserve.upstream.hub import FileEntry, HubClient, RepoRef
+from xetserve.upstream.hub.client import FileEntry, HubClient, RepoRef
+from xetserve.upstream.requests import make_url, read_document
 
 MAX_OBJECTS: Final = 1000  # of a batch; git-lfs asks for 100
 MEDIA_TYPE: Final = "application/vnd.git-lfs+json"

@@ -18,7 +18,7 @@ from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Request, Response
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 MAX_BODY_SIZE: Final = 4 * 1024  # bytes; a name has at most 193 characters
 ACCOUNT: Final = "/api/account"

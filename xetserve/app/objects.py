@@ -12,8 +12,8 @@ from xetserve.errors import UpstreamMissing, UpstreamRefused
 from xetserve.http.messages import Request, Response
 from xetserve.http.ranges import parse_content_range
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.hub import FileEntry, HubClient, RepoRef
-from xetserve.upstream.tree import LargeFiles
+from xetserve.upstream.hub.client import FileEntry, HubClient, RepoRef
+from xetserve.upstream.hub.listing import LargeFiles
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 

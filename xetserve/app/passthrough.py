@@ -21,15 +21,15 @@ from xetserve.http.relay import (
     select_request_fields,
 )
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.apianswers import (
+from xetserve.upstream.answers.scope import get_scope
+from xetserve.upstream.hub.cached_api import (
     ApiAnswers,
     NotKept,
     Opened,
     make_question,
     select_kept_fields,
 )
-from xetserve.upstream.hub import HubClient
-from xetserve.upstream.scopes import get_scope
+from xetserve.upstream.hub.client import HubClient
 
 MAX_QUESTION_SIZE: Final = 1024 * 1024  # bytes of a request body: a list of some ten thousand paths
 HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length

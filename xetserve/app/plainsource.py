@@ -10,7 +10,7 @@ from xetserve.http.messages import Headers, Record
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.pipeline.cache import DISK_TIMEOUT
 from xetserve.pipeline.plain import LostError, StoredPlain
-from xetserve.upstream.hub import FileEntry, HubClient
+from xetserve.upstream.hub.client import FileEntry, HubClient
 from xetserve.xet.reconstruction import ByteRange
 
 logger = logging.getLogger(__name__)

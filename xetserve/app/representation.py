@@ -9,7 +9,7 @@ from urllib.parse import quote
 from xetserve.http.conditions import Validators, is_etag
 from xetserve.http.dates import format_http_date, parse_http_date
 from xetserve.http.digests import format_repr_digest
-from xetserve.upstream.hub import FileEntry
+from xetserve.upstream.hub.client import FileEntry
 from xetserve.xet.hashes import format_hash
 
 OCTETS: Final = "application/octet-stream"

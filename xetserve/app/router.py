@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN: Final = re.compile(r"[!-$&-.0-~]*")  # ASCII that stands for itself

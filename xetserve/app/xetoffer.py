@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from xetserve.app.representation import Fields, Representation
 from xetserve.http.messages import Request, Response, json_response
-from xetserve.upstream.hub import FileEntry, RepoRef
+from xetserve.upstream.hub.client import FileEntry, RepoRef
 from xetserve.xet.hashes import format_hash
 
 # Clients that would rather hear of the file than have it, huggingface.js among them, accept this.

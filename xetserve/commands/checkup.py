@@ -28,7 +28,7 @@ from xetserve.net.connect import Proxy, ProxyRules
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
-from xetserve.upstream.exchange import JSON_HEADERS
+from xetserve.upstream.requests import JSON_HEADERS
 
 
 class Checkup:

@@ -22,7 +22,7 @@ from xetserve.commands.upstreams import make_application, open_upstreams
 from xetserve.config.schema import Config
 from xetserve.errors import UpstreamDenied, UpstreamError, XetserveError
 from xetserve.pipeline.source import CasSource
-from xetserve.upstream.hub import FileEntry, HubClient, ReadAccess, RepoRef
+from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
 MAX_DOCUMENT_SIZE: Final = 4 * 1024 * 1024

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from xetserve.errors import UpstreamError, XetserveError
 from xetserve.http.messages import Handler, Headers, Request, Response
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 MAX_PAGE_SIZE: Final = 64 * 1024 * 1024  # bytes of one answer
 MAX_PAGES: Final = 10_000

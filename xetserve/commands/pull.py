@@ -26,7 +26,7 @@ from xetserve.errors import ConfigError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
 from xetserve.pipeline.cache_store import prepare_folder
 from xetserve.pipeline.plain_file import PlainKey
-from xetserve.upstream.hub import RepoRef
+from xetserve.upstream.hub.client import RepoRef
 
 DEFAULT_JOBS: Final = 4
 _TOKEN: Final = re.compile(r"[!-~]+")

@@ -4,7 +4,7 @@ from typing import Final
 
 from xetserve.app.router import check_revision, parse_hub_repo
 from xetserve.errors import ConfigError, RequestError
-from xetserve.upstream.entry import RepoRef
+from xetserve.upstream.hub.entry import RepoRef
 
 _PREFIXES: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 

@@ -24,12 +24,12 @@ from xetserve.pipeline.ledger_shelf import LedgerShelf
 from xetserve.pipeline.plain import PlainShelf
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
-from xetserve.upstream.cas import CasClient
-from xetserve.upstream.hub import HubClient
-from xetserve.upstream.knownplans import KnownPlans
-from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
-from xetserve.upstream.metastore import MetaStore
-from xetserve.upstream.planroom import FREE_READ_SIZE, PlanRoom
+from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy
+from xetserve.upstream.answers.store import MetaStore
+from xetserve.upstream.cas.cached_reconstructions import KnownPlans
+from xetserve.upstream.cas.client import CasClient
+from xetserve.upstream.cas.reconstruction_budget import FREE_READ_SIZE, PlanRoom
+from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.signing import Sealer
 

@@ -11,7 +11,7 @@ and a counter, never a client's problem.
 
 Entries know xorbs and chunks; no token, URL or path of a repository is ever among them. Beside them, in the same folder and
 under the same quota, lie proven ledgers (ledger_shelf.py) and files that are not Xet (plain.py). What the Hub said of
-repositories is in a folder of its own (upstream/metastore.py).
+repositories is in a folder of its own (upstream/answers/store.py).
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from xetserve.pipeline.cache_store import CacheStore, Found, Segment, prepare_fo
 from xetserve.pipeline.cache_tee import MAX_BLOCKS, Desk, Tee
 from xetserve.pipeline.origins import Origin
 from xetserve.pipeline.source import CasSource, DataResponse
-from xetserve.upstream.cas import Access
+from xetserve.upstream.cas.client import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 logger = logging.getLogger(__name__)

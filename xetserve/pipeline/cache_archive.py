@@ -52,10 +52,10 @@ from xetserve.pipeline.cache_store import MAX_XORB_ENTRIES, CacheStore, Temporar
 from xetserve.pipeline.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.ledger_file import parse_ledger
 from xetserve.pipeline.plain_file import MAX_SMALL_SIZE, PlainKey, check_plain
-from xetserve.upstream.brought import Unwanted, check_answer, make_mark
-from xetserve.upstream.metadata import REFUSAL, Subject
-from xetserve.upstream.metastore import BLOCK, IMPORTED, round_up, unpack_file
-from xetserve.upstream.metastore import Stored as Remembered
+from xetserve.upstream.answers.cache import REFUSAL, Subject
+from xetserve.upstream.answers.store import BLOCK, IMPORTED, round_up, unpack_file
+from xetserve.upstream.answers.store import Stored as Remembered
+from xetserve.upstream.imported_answers import Unwanted, check_answer, make_mark
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import MAX_XORB_SIZE

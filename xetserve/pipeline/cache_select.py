@@ -21,12 +21,12 @@ from xetserve.pipeline.cache_list import (
     make_xorb_path,
 )
 from xetserve.pipeline.plain_file import PlainKey
-from xetserve.upstream.apianswers import list_commit_targets, read_commit
-from xetserve.upstream.entry import FileEntry, RepoRef
-from xetserve.upstream.files import COMMIT, unpack_entry
-from xetserve.upstream.metadata import Subject, read_stored
-from xetserve.upstream.metastore import MAX_FILE_SIZE, Stored, unpack_file
-from xetserve.upstream.plans import make_plan_folder, parse_plan_name
+from xetserve.upstream.answers.cache import Subject, read_stored
+from xetserve.upstream.answers.store import MAX_FILE_SIZE, Stored, unpack_file
+from xetserve.upstream.cas.reconstruction_archive import make_plan_folder, parse_plan_name
+from xetserve.upstream.hub.cached_api import list_commit_targets, read_commit
+from xetserve.upstream.hub.cached_entries import COMMIT, unpack_entry
+from xetserve.upstream.hub.entry import FileEntry, RepoRef
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, parse_reconstruction
 

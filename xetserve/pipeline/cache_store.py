@@ -41,7 +41,7 @@ from xetserve.pipeline.cache_list import (
     make_xorb_path,
 )
 from xetserve.pipeline.cache_room import Room
-from xetserve.upstream.metastore import make_folders
+from xetserve.upstream.answers.store import make_folders
 from xetserve.xet.reconstruction import ChunkRange
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again

@@ -24,7 +24,7 @@ from blake3 import blake3
 
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache_list import LARGE, PLAIN, make_shelf_path
-from xetserve.upstream.entry import FileEntry
+from xetserve.upstream.hub.entry import FileEntry
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -24,7 +24,7 @@ from xetserve.pipeline.pacing import Pacer
 from xetserve.pipeline.plan import WindowPlan, make_kept_plan, make_plan
 from xetserve.pipeline.repeats import HORIZON, SURVEY_SIZE
 from xetserve.pipeline.tickets import FileTraffic
-from xetserve.upstream.planroom import estimate_size
+from xetserve.upstream.cas.reconstruction_budget import estimate_size
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
 logger = logging.getLogger(__name__)

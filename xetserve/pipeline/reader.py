@@ -32,7 +32,7 @@ from xetserve.pipeline.proof import Proof
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
 from xetserve.pipeline.windows import Window
-from xetserve.upstream.cas import Access
+from xetserve.upstream.cas.client import Access
 from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.xorb import make_raw_record

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from xetserve.pipeline.origins import Origin
-from xetserve.upstream.cas import Access
+from xetserve.upstream.cas.client import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 

@@ -19,7 +19,7 @@ from xetserve.base.json_text import parse_json
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamError, UpstreamRefused
 from xetserve.http.relay import find_link, move_url
-from xetserve.upstream.hub import HubClient, RepoRef
+from xetserve.upstream.hub.client import HubClient, RepoRef
 
 MAX_FILES: Final = 20_000  # of one listing; a longer one is not read to its end
 MAX_PAGES: Final = 1000  # of one listing, with a thousand entries each

@@ -24,15 +24,20 @@ from xetserve.pipeline.budget import ByteBudget
 from xetserve.pipeline.cache import DiskCache
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.tickets import FetchTable
-from xetserve.upstream import plans
-from xetserve.upstream.knownplans import KnownPlans
-from xetserve.upstream.metadata import MetadataCache, MetadataPolicy
-from xetserve.upstream.metastore import IMPORTED, MetaStore, Stored, pack_file, unpack_file
-from xetserve.upstream.plans import STORED_URL, _without_urls, make_plan_folder, pack_plan
-from xetserve.upstream.readtokens import CasToken
+from xetserve.upstream.answers.backoff import DOWN_TIME
+from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy
+from xetserve.upstream.answers.scope import ANONYMOUS, get_scope
+from xetserve.upstream.answers.store import IMPORTED, MetaStore, Stored, pack_file, unpack_file
+from xetserve.upstream.cas import reconstruction_archive
+from xetserve.upstream.cas.cached_reconstructions import KnownPlans
+from xetserve.upstream.cas.reconstruction_archive import (
+    STORED_URL,
+    _without_urls,
+    make_plan_folder,
+    pack_plan,
+)
+from xetserve.upstream.hub.read_tokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.upstream.scopes import ANONYMOUS, get_scope
-from xetserve.upstream.troubles import DOWN_TIME
 from xetserve.xet.merge import Part, join_parts
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
@@ -127,8 +132,8 @@ async def test_many_terms_are_joined_beside_the_loop(
         threads.append(threading.get_ident())
         return join_parts(parts, asked)
 
-    monkeypatch.setattr(plans, "join_parts", join)
-    monkeypatch.setattr(plans, "MAX_TERMS_AT_ONCE", 0)
+    monkeypatch.setattr(reconstruction_archive, "join_parts", join)
+    monkeypatch.setattr(reconstruction_archive, "MAX_TERMS_AT_ONCE", 0)
     await world.restart(is_offline=True)
     assert without_urls(await world.ask()) == without_urls(expected)
     assert threads
@@ -151,7 +156,7 @@ class TestFresh:
     ) -> None:
         expected = await world.ask()
         await world.restart()
-        monkeypatch.setattr(plans, "MAX_STORED_SIZE", 100)
+        monkeypatch.setattr(reconstruction_archive, "MAX_STORED_SIZE", 100)
         found = await asyncio.gather(*(world.ask() for _ in range(3)))
         assert [without_urls(answer) for answer in found] == [without_urls(expected)] * 3
         assert len(world.cas.asked) == 4  # each for itself

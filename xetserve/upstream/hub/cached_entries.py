@@ -9,8 +9,8 @@ from typing import Any, Final
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing
 from xetserve.net.url import Origin, Url
-from xetserve.upstream.entry import FileEntry, RepoRef
-from xetserve.upstream.metadata import Answer, Question, Verdict
+from xetserve.upstream.answers.cache import Answer, Question, Verdict
+from xetserve.upstream.hub.entry import FileEntry, RepoRef
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Of a 404: the repository may be read, but has no such thing. Any other is as good as a refusal.

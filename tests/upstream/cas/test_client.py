@@ -29,8 +29,8 @@ from xetserve.errors import (
     UpstreamTimeout,
     UrlExpired,
 )
-from xetserve.upstream.cas import CasClient
-from xetserve.upstream.hub import CasToken
+from xetserve.upstream.cas.client import CasClient
+from xetserve.upstream.hub.client import CasToken
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (

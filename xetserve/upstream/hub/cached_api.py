@@ -13,10 +13,10 @@ from xetserve.errors import FormatError, UpstreamError
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Headers
 from xetserve.net.client_connection import ClientResponse
-from xetserve.upstream.entry import RepoRef
-from xetserve.upstream.exchange import naming_errors
-from xetserve.upstream.files import ABSENT_CODES
-from xetserve.upstream.metadata import Answer, MetadataCache, Question, Renew, Verdict
+from xetserve.upstream.answers.cache import Answer, MetadataCache, Question, Renew, Verdict
+from xetserve.upstream.hub.cached_entries import ABSENT_CODES
+from xetserve.upstream.hub.entry import RepoRef
+from xetserve.upstream.requests import naming_errors
 from xetserve.upstream.turns import Turns
 
 MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger is passed on and not kept

@@ -3,7 +3,7 @@
 import pytest
 
 from xetserve.errors import UpstreamBusy
-from xetserve.upstream.troubles import DOWN_TIME, MAX_PAUSE, Troubles
+from xetserve.upstream.answers.backoff import DOWN_TIME, MAX_PAUSE, Troubles
 
 
 class Bench:

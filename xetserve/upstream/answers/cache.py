@@ -34,10 +34,10 @@ from xetserve.errors import (
     UpstreamOffline,
 )
 from xetserve.metrics.catalogue import METADATA_HITS, METADATA_MISSES, METADATA_STALE
-from xetserve.upstream.flights import Flights
-from xetserve.upstream.metastore import MetaStore, Stored
-from xetserve.upstream.scopes import ANONYMOUS
-from xetserve.upstream.troubles import Troubles
+from xetserve.upstream.answers.backoff import Troubles
+from xetserve.upstream.answers.scope import ANONYMOUS
+from xetserve.upstream.answers.singleflight import Flights
+from xetserve.upstream.answers.store import MetaStore, Stored
 
 ENTRY_COST: Final = 700  # bytes of memory beside the texts of question and answer
 STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer would do
@@ -72,7 +72,7 @@ class MetadataPolicy:
 class Question(NamedTuple):
     """A question to an upstream.
 
-    scope: in whose name, see scopes.py. kind: what sort of answer. repo: the repository that it is about; "": none.
+    scope: in whose name, see scope.py. kind: what sort of answer. repo: the repository that it is about; "": none.
     """
 
     scope: str

@@ -6,7 +6,7 @@ import pytest
 
 from tests.peers import turn, until
 from xetserve.errors import UpstreamError
-from xetserve.upstream.flights import AT_ONCE, Flights
+from xetserve.upstream.answers.singleflight import AT_ONCE, Flights
 
 
 class Oracle:

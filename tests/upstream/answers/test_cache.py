@@ -19,7 +19,8 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.metrics.catalogue import METADATA_STALE
-from xetserve.upstream.metadata import (
+from xetserve.upstream.answers.backoff import DOWN_TIME, MAX_PAUSE
+from xetserve.upstream.answers.cache import (
     MAX_NAME_SIZE,
     PERMISSIONS,
     Answer,
@@ -28,9 +29,8 @@ from xetserve.upstream.metadata import (
     Question,
     Verdict,
 )
-from xetserve.upstream.metastore import IMPORTED, MetaStore
-from xetserve.upstream.scopes import ANONYMOUS, get_scope
-from xetserve.upstream.troubles import DOWN_TIME, MAX_PAUSE
+from xetserve.upstream.answers.scope import ANONYMOUS, get_scope
+from xetserve.upstream.answers.store import IMPORTED, MetaStore
 
 MINE, OTHERS = get_scope("hf_mine"), get_scope("hf_others")
 FILE = Question(MINE, "file", "model/o/n", "main\0a")
@@ -304,7 +304,7 @@ class TestStale:
         await bench.cache.aclose()
 
     async def test_what_hangs_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("xetserve.upstream.metadata.STALE_PATIENCE", 0.01)
+        monkeypatch.setattr("xetserve.upstream.answers.cache.STALE_PATIENCE", 0.01)
         bench = Bench(ttl=30, stale_for=100)
         await bench.get(Upstream(b"old"))
         bench.now += 31
@@ -644,7 +644,7 @@ class TestMemory:
     async def test_a_refusal_looks_at_its_own_repository_only(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("xetserve.upstream.metadata.MAX_REFUSALS", 10)
+        monkeypatch.setattr("xetserve.upstream.answers.cache.MAX_REFUSALS", 10)
         bench = Bench(ttl=30)
         for number in range(200):
             await bench.get(Upstream(b"yes"), FILE._replace(repo=f"model/o/{number}"))

@@ -23,7 +23,9 @@ from xetserve.errors import (
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
-from xetserve.upstream.exchange import (
+from xetserve.upstream.cas.reconstruction_budget import JSON_COST, Holding, PlanRoom
+from xetserve.upstream.hub.read_tokens import CasToken
+from xetserve.upstream.requests import (
     JSON_HEADERS,
     USER_AGENT,
     error_for_status,
@@ -33,8 +35,6 @@ from xetserve.upstream.exchange import (
     retrying,
     send_request,
 )
-from xetserve.upstream.planroom import JSON_COST, Holding, PlanRoom
-from xetserve.upstream.readtokens import CasToken
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash

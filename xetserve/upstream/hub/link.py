@@ -15,8 +15,8 @@ from xetserve.http.relay import extend_agent, extend_via, has_passed
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Origin, Url, parse_url
-from xetserve.upstream.entry import FileEntry, hub_error, make_entry
-from xetserve.upstream.exchange import (
+from xetserve.upstream.hub.entry import FileEntry, hub_error, make_entry
+from xetserve.upstream.requests import (
     USER_AGENT,
     error_for_status,
     join_url,

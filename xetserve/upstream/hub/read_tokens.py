@@ -14,10 +14,10 @@ from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.encoding import ACCEPT_ENCODING
 from xetserve.net.url import Url
-from xetserve.upstream.entry import RepoRef
-from xetserve.upstream.exchange import make_url, read_document, retrying
-from xetserve.upstream.flights import Flights
-from xetserve.upstream.hublink import HubLink
+from xetserve.upstream.answers.singleflight import Flights
+from xetserve.upstream.hub.entry import RepoRef
+from xetserve.upstream.hub.link import HubLink
+from xetserve.upstream.requests import make_url, read_document, retrying
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.shapes import check_time, check_url
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
 from xetserve.net.url import Url
-from xetserve.upstream.exchange import error_for_status
+from xetserve.upstream.requests import error_for_status
 from xetserve.xet.hashes import parse_hash
 
 _LINK: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?([^",;]+)"?')

@@ -6,8 +6,8 @@ import pytest
 
 from xetserve.errors import UpstreamMissing
 from xetserve.net.url import Url, parse_url
-from xetserve.upstream.entry import FileEntry
-from xetserve.upstream.files import is_lasting, pack_entry, pack_missing
+from xetserve.upstream.hub.cached_entries import is_lasting, pack_entry, pack_missing
+from xetserve.upstream.hub.entry import FileEntry
 
 COMMIT = "c" * 40
 ENTRY = FileEntry(

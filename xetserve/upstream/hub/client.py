@@ -15,10 +15,10 @@ from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
-from xetserve.upstream.apianswers import find_commit
-from xetserve.upstream.entry import FileEntry, RepoRef
-from xetserve.upstream.exchange import retrying
-from xetserve.upstream.files import (
+from xetserve.upstream.answers.cache import Answer, MetadataCache, Question, Verdict
+from xetserve.upstream.answers.scope import get_scope
+from xetserve.upstream.hub.cached_api import find_commit
+from xetserve.upstream.hub.cached_entries import (
     ABSENT_CODES,
     is_lasting,
     make_file_question,
@@ -26,11 +26,11 @@ from xetserve.upstream.files import (
     pack_missing,
     unpack_entry,
 )
-from xetserve.upstream.hublink import HubLink
-from xetserve.upstream.metadata import Answer, MetadataCache, Question, Verdict
-from xetserve.upstream.readtokens import CasToken, ReadTokens, choose_token_url
+from xetserve.upstream.hub.entry import FileEntry, RepoRef
+from xetserve.upstream.hub.link import HubLink
+from xetserve.upstream.hub.read_tokens import CasToken, ReadTokens, choose_token_url
+from xetserve.upstream.requests import retrying
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.upstream.scopes import get_scope
 
 __all__ = ["CasToken", "FileEntry", "HubClient", "ReadAccess", "RepoRef"]
 

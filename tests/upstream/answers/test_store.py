@@ -11,7 +11,7 @@ import pytest
 from blake3 import blake3
 
 from xetserve.metrics.catalogue import METADATA_DAMAGED
-from xetserve.upstream.metastore import (
+from xetserve.upstream.answers.store import (
     BLOCK,
     LEFTOVER_AGE,
     WAIT_COST,

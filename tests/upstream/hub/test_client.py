@@ -28,7 +28,7 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.net.pool import ConnectionPool
-from xetserve.upstream.hub import CasToken, FileEntry, HubClient, ReadAccess, RepoRef
+from xetserve.upstream.hub.client import CasToken, FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 

@@ -9,10 +9,7 @@ from typing import Final
 
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing
 from xetserve.net.url import Origin, parse_url
-from xetserve.upstream.apianswers import unpack_api
-from xetserve.upstream.files import unpack_entry
-from xetserve.upstream.hublink import PUBLIC_HUB
-from xetserve.upstream.metadata import (
+from xetserve.upstream.answers.cache import (
     MAX_SKEW,
     PERMISSIONS,
     REFUSAL,
@@ -23,9 +20,17 @@ from xetserve.upstream.metadata import (
     make_refusal,
     read_stored,
 )
-from xetserve.upstream.metastore import PLANS, Stored, pack_file
-from xetserve.upstream.plans import STORED_URL, make_plan_folder, parse_end_name, parse_plan_name
-from xetserve.upstream.scopes import ANONYMOUS
+from xetserve.upstream.answers.scope import ANONYMOUS
+from xetserve.upstream.answers.store import PLANS, Stored, pack_file
+from xetserve.upstream.cas.reconstruction_archive import (
+    STORED_URL,
+    make_plan_folder,
+    parse_end_name,
+    parse_plan_name,
+)
+from xetserve.upstream.hub.cached_api import unpack_api
+from xetserve.upstream.hub.cached_entries import unpack_entry
+from xetserve.upstream.hub.link import PUBLIC_HUB
 from xetserve.xet.hashes import parse_hash
 from xetserve.xet.reconstruction import parse_reconstruction
 

@@ -1,7 +1,7 @@
 """Reconstructions that are kept: equal questions are asked once, and what was learned serves when the CAS cannot be asked.
 
 Fresh answers, with the URLs that they sign, are kept in memory for the token that asked, like anything else that is said to a
-token (metadata.py). How a file is built is archived (plans.py), and beside it is kept, for each token and repository, when
+token (upstream/answers/cache.py). How a file is built is archived (reconstruction_archive.py), and beside it is kept, for each token and repository, when
 the CAS last agreed to show that token the file. Without that note nothing from the archive is given.
 """
 
@@ -21,11 +21,11 @@ from xetserve.errors import (
     UrlExpired,
 )
 from xetserve.metrics.catalogue import METADATA_STALE
-from xetserve.upstream.cas import Access
-from xetserve.upstream.metadata import STALE_PATIENCE, Answer, MetadataCache, Question
-from xetserve.upstream.plans import STORED_URL, PlanArchive, pack_plan
+from xetserve.upstream.answers.backoff import Troubles
+from xetserve.upstream.answers.cache import STALE_PATIENCE, Answer, MetadataCache, Question
+from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.reconstruction_archive import STORED_URL, PlanArchive, pack_plan
 from xetserve.upstream.slices import run_slices
-from xetserve.upstream.troubles import Troubles
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (
     ByteRange,
@@ -43,7 +43,7 @@ NOTE_PAUSE: Final = 10.0  # seconds after which it is noted again that a token m
 class ScopedAccess(Access, Protocol):
     """Access of which it is known whose it is: without that nothing is kept.
 
-    scope: see scopes.py. repo_name: the repository that it is for.
+    scope: see upstream/answers/scope.py. repo_name: the repository that it is for.
     """
 
     scope: str

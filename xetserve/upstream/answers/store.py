@@ -1,7 +1,7 @@
 """Metadata on disk, beside the disk cache: small files, complete or not there.
 
-    DIR/{scope}/{2 hex}/{64 hex}            what the Hub said to a token, see metadata.py
-    DIR/plans/{2 hex}/{64 hex}/{range}      how a range of a file is built, see plans.py
+    DIR/{scope}/{2 hex}/{64 hex}            what the Hub said to a token, see cache.py
+    DIR/plans/{2 hex}/{64 hex}/{range}      how a range of a file is built, see upstream/cas/reconstruction_archive.py
     DIR/imported/...                        the same, brought from elsewhere
     DIR/**/.{random}                        being written
 
@@ -34,7 +34,7 @@ from blake3 import blake3
 
 from xetserve.base.regular_files import is_folder, open_regular, scan
 from xetserve.metrics.catalogue import METADATA_DAMAGED
-from xetserve.upstream.scopes import ANONYMOUS
+from xetserve.upstream.answers.scope import ANONYMOUS
 
 logger = logging.getLogger(__name__)
 

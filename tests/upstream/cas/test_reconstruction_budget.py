@@ -7,12 +7,18 @@ from collections.abc import Generator
 import pytest
 
 from tests.peers import PATIENCE, Received, ScriptedPeer, answering, http_answer, open_pool, until
-from tests.upstream.test_cas import HASH, PLAN, POLICY, Access
+from tests.upstream.cas.test_client import HASH, PLAN, POLICY, Access
 from xetserve.errors import UpstreamBusy, UpstreamTooLarge
 from xetserve.pipeline.budget import ByteBudget
-from xetserve.upstream import cas as cas_module
-from xetserve.upstream.cas import CasClient
-from xetserve.upstream.planroom import FREE_READ_SIZE, FREE_SIZE, JSON_COST, PlanRoom, estimate_size
+from xetserve.upstream.cas import client as cas_module
+from xetserve.upstream.cas.client import CasClient
+from xetserve.upstream.cas.reconstruction_budget import (
+    FREE_READ_SIZE,
+    FREE_SIZE,
+    JSON_COST,
+    PlanRoom,
+    estimate_size,
+)
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.reconstruction import MAX_TERMS, ByteRange, Reconstruction, to_v2
 

@@ -17,10 +17,10 @@ from tests.peers import (
     until,
 )
 from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing, UpstreamRefused
-from xetserve.upstream import tree
-from xetserve.upstream.hub import HubClient, RepoRef
+from xetserve.upstream.hub import listing as listing_module
+from xetserve.upstream.hub.client import HubClient, RepoRef
+from xetserve.upstream.hub.listing import LIFETIME, LargeFiles
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.upstream.tree import LIFETIME, LargeFiles
 
 POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
 REPO = RepoRef("dataset", "o/n")
@@ -124,8 +124,8 @@ async def test_it_is_listed_anew_after_a_while_or_when_told() -> None:
 
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MAX_FILES", 4)
-    monkeypatch.setattr(tree, "MAX_MEMORY", 2000)
+    monkeypatch.setattr(listing_module, "MAX_FILES", 4)
+    monkeypatch.setattr(listing_module, "MAX_MEMORY", 2000)
     hub = Hub([1, 2], [3, 4], [5])
     async with hub.peer:
         assert await hub.find(5) == [None]  # too long a listing is not read to its end
@@ -136,7 +136,7 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_pages_that_lead_in_a_circle_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MAX_PAGES", 7)
+    monkeypatch.setattr(listing_module, "MAX_PAGES", 7)
     hub = Hub([1], [])
 
     def lead_back(request: Received) -> Answer:
@@ -166,7 +166,7 @@ async def test_failures_are_not_kept_and_cost_the_next_look_up_nothing() -> None
 
 
 async def test_empty_listings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MAX_MEMORY", 20 * tree.LISTING_COST)
+    monkeypatch.setattr(listing_module, "MAX_MEMORY", 20 * listing_module.LISTING_COST)
     hub = Hub([])
     async with hub.peer:
         for number in range(100):

@@ -34,7 +34,7 @@ from xetserve.metrics.catalogue import UPSTREAM_RETRIES
 from xetserve.net.client_connection import TAKES_PER_TURN
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import parse_url
-from xetserve.upstream.exchange import (
+from xetserve.upstream.requests import (
     error_for_status,
     join_url,
     make_url,

@@ -1,0 +1,1 @@
+"""The CAS: reconstructions and data URLs."""

@@ -1,0 +1,1 @@
+"""The Hub: files, listings, tokens and API answers."""
