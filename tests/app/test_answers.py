@@ -20,8 +20,8 @@ from xetserve.app.representation import Representation
 from xetserve.errors import IntegrityError
 from xetserve.http.messages import Headers, Record, Request, Response
 from xetserve.http.ranges import MAX_SPANS, parse_content_range
-from xetserve.pipeline.budget import ByteBudget
-from xetserve.pipeline.tickets import FetchTable
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ChunkRange

@@ -30,7 +30,7 @@ from xetserve.app.xetmode import XetMode
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.body_budget import BodyBudget
 from xetserve.net.pool import ConnectionPool
-from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.answers.cache import MetadataCache
 from xetserve.upstream.cas.client import CasClient

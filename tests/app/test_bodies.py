@@ -19,7 +19,7 @@ from xetserve.app.bodies import (
 from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
 from xetserve.http.messages import Block
 from xetserve.net.url import parse_url
-from xetserve.pipeline.budget import READER_COST, ByteBudget
+from xetserve.pipeline.flow.budget import READER_COST, ByteBudget
 from xetserve.upstream.hub.client import FileEntry
 
 CONTENT = bytes(range(256)) * 4096  # four receive buffers

@@ -11,7 +11,7 @@ from xetserve.app.files import Upstreams
 from xetserve.app.xetmode import XetMode
 from xetserve.http.messages import Headers, Request
 from xetserve.metrics.catalogue import ROUTES
-from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas.client import CasClient
 from xetserve.upstream.hub.client import HubClient

@@ -38,7 +38,7 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.http.messages import Headers, Request, Response
-from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas.client import Access, CasClient
 from xetserve.upstream.hub.client import HubClient

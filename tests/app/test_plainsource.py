@@ -11,7 +11,7 @@ from tests.fakes import FakeResponse
 from xetserve.app.plainsource import PlainReader
 from xetserve.errors import UpstreamError, UpstreamOffline
 from xetserve.http.messages import Headers, Record
-from xetserve.pipeline.plain import LostError, StoredPlain
+from xetserve.pipeline.cache.blobs import LostError, StoredPlain
 from xetserve.upstream.hub.client import FileEntry, HubClient
 
 CONTENT = bytes(range(256)) * 4000

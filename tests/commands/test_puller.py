@@ -16,7 +16,7 @@ from xetserve.commands.puller import MAX_TRIES, Puller, Summary
 from xetserve.errors import UpstreamError
 from xetserve.http.messages import Block, Request, Response, error_response
 from xetserve.metrics.catalogue import CACHE_ABANDONED
-from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.upstream.hub.client import RepoRef
 
 COMMIT = "c" * 40

@@ -14,7 +14,7 @@ from tests.e2e.conftest import TOKEN, Site
 from tests.e2e.test_cache import download, entries
 from tests.e2e.test_downloads import file_url
 from tests.e2e.test_pull import check_without_data, pull, serve, summary_of
-from xetserve.pipeline.cache_entry import Indexer, index_size, parse_entry_name, parse_index
+from xetserve.pipeline.cache.entry import Indexer, index_size, parse_entry_name, parse_index
 from xetserve.xet.compression import Scheme
 from xetserve.xet.hashes import parse_hash
 from xetserve.xet.xorb import iter_records, make_chunk_header

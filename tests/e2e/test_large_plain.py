@@ -21,7 +21,7 @@ from tests.e2e.dataset import MIB
 from tests.e2e.raw import until
 from tests.e2e.test_cache_command import told
 from tests.e2e.test_offline import ask, run_command
-from xetserve.pipeline.plain_file import BLOCK_SIZE, MAX_SMALL_SIZE
+from xetserve.pipeline.cache.blob_file import BLOCK_SIZE, MAX_SMALL_SIZE
 
 REPO = "tester/large-plain"
 NAME = "weights.bin"

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.cache_site import Counts, Site, make_site
+from tests.pipeline.cache.cache_site import Counts, Site, make_site
 from xetserve.metrics import catalogue as metrics
-from xetserve.pipeline import cache_list
+from xetserve.pipeline.cache import layout
 
 
 @pytest.fixture(autouse=True)
 def _bytes_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files cost what they have, not whole blocks: sizes here are small."""
-    monkeypatch.setattr(cache_list, "BLOCK", 1)
+    monkeypatch.setattr(layout, "BLOCK", 1)
 
 
 @pytest.fixture

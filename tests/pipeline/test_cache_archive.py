@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.filled import (
+from tests.pipeline.cache.filled import (
     HUB,
     MARK,
     META,
@@ -32,10 +32,10 @@ from tests.pipeline.filled import (
 from xetserve.errors import UpstreamMissing
 from xetserve.net.url import parse_url
 from xetserve.pipeline import cache_archive
+from xetserve.pipeline.cache.quota import Room
+from xetserve.pipeline.cache.store import CacheStore, prepare_folder
 from xetserve.pipeline.cache_archive import ArchiveError, Counted, Importer, write_archive
-from xetserve.pipeline.cache_room import Room
 from xetserve.pipeline.cache_select import Selection
-from xetserve.pipeline.cache_store import CacheStore, prepare_folder
 from xetserve.upstream.answers.cache import Question, make_path
 from xetserve.upstream.answers.scope import ANONYMOUS
 from xetserve.upstream.answers.store import BLOCK, IMPORTED, Stored, pack_file

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import FakeAccess, FakeCas
-from tests.pipeline.filled import MARK, META, TEXT, TEXT_KEY, fill, tree_of
+from tests.pipeline.cache.filled import MARK, META, TEXT, TEXT_KEY, fill, tree_of
 from tests.pipeline.test_cache_archive import export, take_in
-from tests.pipeline.test_ledger_shelf import CONTENT, FILE
+from tests.pipeline.verify.test_ledger_store import CONTENT, FILE
 from xetserve.net.url import Origin, Url
 from xetserve.pipeline.cache_select import (
     NotKnown,

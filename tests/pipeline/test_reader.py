@@ -10,11 +10,11 @@ import pytest
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
-from xetserve.pipeline.budget import ByteBudget
-from xetserve.pipeline.fetch import WOKEN_AT_ONCE
+from xetserve.pipeline.fetch.fetch import WOKEN_AT_ONCE
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.source import CasSource
-from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term

@@ -15,7 +15,7 @@ from xetserve.errors import RequestError, XetserveError
 from xetserve.http.cors import METHODS, CorsPolicy
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Request, Response
-from xetserve.pipeline.tickets import FetchTable
+from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.xet.signing import Sealer
 
 

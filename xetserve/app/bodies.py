@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
 from xetserve.http.messages import Block
-from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.upstream.hub.client import FileEntry
 
 PLAIN_BUFFER_SIZE: Final = 256 * 1024  # bytes of each of the two that a plain file passes through

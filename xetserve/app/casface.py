@@ -34,7 +34,7 @@ from xetserve.errors import (
 )
 from xetserve.http.messages import Block, Headers, Request, Response, json_response
 from xetserve.http.ranges import format_unsatisfied_range
-from xetserve.pipeline.tickets import FetchTable
+from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.upstream.cas.client import Access
 from xetserve.upstream.cas.reconstruction_budget import PlanRoom, estimate_size
 from xetserve.upstream.hub.read_tokens import CasToken, make_cas_token, parse_cas_token

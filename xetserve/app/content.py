@@ -11,12 +11,12 @@ from xetserve.app.plainsource import PlainReader
 from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Block, Record
 from xetserve.http.ranges import Span, parse_content_range
-from xetserve.pipeline.budget import ByteBudget
-from xetserve.pipeline.plain import PlainShelf
-from xetserve.pipeline.plain_file import PlainKey
+from xetserve.pipeline.cache.blob_file import PlainKey
+from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.source import Tally
-from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.cas.client import Access
 from xetserve.upstream.hub.client import FileEntry, HubClient
 from xetserve.xet.hashes import format_hash

@@ -19,13 +19,13 @@ from xetserve.app.xetoffer import answer_file_info, offer_xet, wants_file_info
 from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response
-from xetserve.pipeline.budget import ByteBudget
-from xetserve.pipeline.ledger_news import LedgerNews
-from xetserve.pipeline.ledger_shelf import LedgerShelf
-from xetserve.pipeline.plain import PlainShelf
+from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
-from xetserve.pipeline.tickets import FetchTable
+from xetserve.pipeline.verify.ledger_store import LedgerShelf
+from xetserve.pipeline.verify.worker_bus import LedgerNews
 from xetserve.upstream.cas.client import Access
 from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy

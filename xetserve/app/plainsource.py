@@ -8,8 +8,8 @@ from typing import Final, Protocol, Self
 from xetserve.errors import UpstreamError, UpstreamRefused
 from xetserve.http.messages import Headers, Record
 from xetserve.http.ranges import Span, parse_content_range
-from xetserve.pipeline.cache import DISK_TIMEOUT
-from xetserve.pipeline.plain import LostError, StoredPlain
+from xetserve.pipeline.cache.blobs import LostError, StoredPlain
+from xetserve.pipeline.cache.disk_cache import DISK_TIMEOUT
 from xetserve.upstream.hub.client import FileEntry, HubClient
 from xetserve.xet.reconstruction import ByteRange
 

@@ -29,9 +29,9 @@ from xetserve.http.messages import Record, Request, Response
 from xetserve.http.multipart import ByteRanges
 from xetserve.http.ranges import Span, format_content_range
 from xetserve.metrics.catalogue import STRANGE_GRANTS
-from xetserve.pipeline.packed import PackedReader
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.pipeline.tickets import FetchTable
 from xetserve.xet.data_urls import Grant, open_grant
 from xetserve.xet.reconstruction import ByteRange
 from xetserve.xet.signing import Sealer

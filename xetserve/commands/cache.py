@@ -18,10 +18,10 @@ from xetserve.config.load import add_flags
 from xetserve.config.parsers import parse_age, parse_size
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
+from xetserve.pipeline.cache.store import CacheStore, prepare_folder
 from xetserve.pipeline.cache_archive import Counted, Importer, write_archive
 from xetserve.pipeline.cache_check import Checker, Tally, count_contents
 from xetserve.pipeline.cache_select import Chosen, Selection, Wanted, select_repos
-from xetserve.pipeline.cache_store import CacheStore, prepare_folder
 
 STREAM = "-"
 

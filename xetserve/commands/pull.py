@@ -24,8 +24,8 @@ from xetserve.config.parsers import parse_count
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
-from xetserve.pipeline.cache_store import prepare_folder
-from xetserve.pipeline.plain_file import PlainKey
+from xetserve.pipeline.cache.blob_file import PlainKey
+from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.upstream.hub.client import RepoRef
 
 DEFAULT_JOBS: Final = 4

@@ -17,7 +17,7 @@ from xetserve.commands.listing import Asker, Refused, RemoteFile, close_body
 from xetserve.commands.progress import Progress, format_size, show
 from xetserve.errors import IntegrityError, UpstreamError, XetserveError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS
-from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.cache.disk_cache import DiskCache
 
 logger = logging.getLogger(__name__)
 

@@ -43,9 +43,9 @@ from xetserve.ops.files import share_files
 from xetserve.ops.heap import find_heap, keep_trimmed
 from xetserve.ops.lifecycle import raise_file_limit
 from xetserve.ops.pulse import OwnProcess, beat
-from xetserve.pipeline import ledger_news
-from xetserve.pipeline.cache_store import prepare_folder
-from xetserve.pipeline.ledger_news import LedgerNews
+from xetserve.pipeline.cache.store import prepare_folder
+from xetserve.pipeline.verify import worker_bus
+from xetserve.pipeline.verify.worker_bus import LedgerNews
 from xetserve.xet.signing import KEY_SIZE, Sealer, derive_key
 
 
@@ -69,7 +69,7 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
     instance = f"xetserve-{secrets.token_hex(6)}"
     board = Board(num_workers, PLACE_SIZE)
-    ledgers = Board(num_workers, ledger_news.PLACE_SIZE) if num_workers > 1 else None
+    ledgers = Board(num_workers, worker_bus.PLACE_SIZE) if num_workers > 1 else None
     turns = Turns()
     making = _application(
         live,

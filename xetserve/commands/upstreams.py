@@ -17,13 +17,13 @@ from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
-from xetserve.pipeline.budget import ByteBudget
-from xetserve.pipeline.cache import DiskCache
-from xetserve.pipeline.ledger_news import LedgerNews
-from xetserve.pipeline.ledger_shelf import LedgerShelf
-from xetserve.pipeline.plain import PlainShelf
+from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.cache.disk_cache import DiskCache
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
+from xetserve.pipeline.verify.ledger_store import LedgerShelf
+from xetserve.pipeline.verify.worker_bus import LedgerNews
 from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy
 from xetserve.upstream.answers.store import MetaStore
 from xetserve.upstream.cas.cached_reconstructions import KnownPlans

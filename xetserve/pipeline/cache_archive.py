@@ -4,7 +4,7 @@
     xorbs/{64 hex: xorb hash}/{start}-{end}.xc  entries
     ledgers/{64 hex: file hash}.xl              ledgers of proven files
     plain/{git or sha256}-{hex}                 files that are not Xet
-    large/{git or sha256}-{hex}                 large ones, with checks, see plain_file.py
+    large/{git or sha256}-{hex}                 large ones, with checks, see pipeline/cache/blob_file.py
     meta/...                                    what is remembered of the Hub's answers
     end.json                                    how much there was: without it, the stream was cut
 
@@ -30,9 +30,9 @@ from typing import IO, BinaryIO, Final, NamedTuple, Self
 
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError, XetserveError
-from xetserve.pipeline.cache_check import check_entry, is_whole_xorb, read_index
-from xetserve.pipeline.cache_entry import EntryKey, Standing, is_unproven
-from xetserve.pipeline.cache_list import (
+from xetserve.pipeline.cache.blob_file import MAX_SMALL_SIZE, PlainKey, check_plain
+from xetserve.pipeline.cache.entry import EntryKey, Standing, is_unproven
+from xetserve.pipeline.cache.layout import (
     LARGE,
     META,
     PLAIN,
@@ -46,12 +46,12 @@ from xetserve.pipeline.cache_list import (
     make_shelf_path,
     make_xorb_path,
 )
-from xetserve.pipeline.cache_room import HYSTERESIS
+from xetserve.pipeline.cache.quota import HYSTERESIS
+from xetserve.pipeline.cache.store import MAX_XORB_ENTRIES, CacheStore, Temporary
+from xetserve.pipeline.cache_check import check_entry, is_whole_xorb, read_index
 from xetserve.pipeline.cache_select import Selection
-from xetserve.pipeline.cache_store import MAX_XORB_ENTRIES, CacheStore, Temporary
-from xetserve.pipeline.ledger import MAX_FILE_MEMORY
-from xetserve.pipeline.ledger_file import parse_ledger
-from xetserve.pipeline.plain_file import MAX_SMALL_SIZE, PlainKey, check_plain
+from xetserve.pipeline.verify.ledger import MAX_FILE_MEMORY
+from xetserve.pipeline.verify.ledger_file import parse_ledger
 from xetserve.upstream.answers.cache import REFUSAL, Subject
 from xetserve.upstream.answers.store import BLOCK, IMPORTED, round_up, unpack_file
 from xetserve.upstream.answers.store import Stored as Remembered

@@ -13,14 +13,15 @@ from typing import Final
 
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError
-from xetserve.pipeline.cache_entry import (
+from xetserve.pipeline.cache.blob_file import PlainKey, check_plain
+from xetserve.pipeline.cache.entry import (
     EntryIndex,
     Standing,
     index_size,
     is_unproven,
     parse_index,
 )
-from xetserve.pipeline.cache_list import (
+from xetserve.pipeline.cache.layout import (
     LARGE,
     LEDGERS,
     META,
@@ -31,9 +32,8 @@ from xetserve.pipeline.cache_list import (
     iter_xorbs,
     list_entries,
 )
-from xetserve.pipeline.cache_store import CacheStore
-from xetserve.pipeline.ledger_file import parse_ledger
-from xetserve.pipeline.plain_file import PlainKey, check_plain
+from xetserve.pipeline.cache.store import CacheStore
+from xetserve.pipeline.verify.ledger_file import parse_ledger
 from xetserve.xet.hashes import MerkleTree, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import iter_records

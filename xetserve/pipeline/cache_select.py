@@ -13,14 +13,14 @@ from typing import NamedTuple, TypeVar
 
 from xetserve.base.regular_files import open_regular, pass_over
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, XetserveError
-from xetserve.pipeline.cache_list import (
+from xetserve.pipeline.cache.blob_file import PlainKey
+from xetserve.pipeline.cache.layout import (
     LEDGERS,
     META,
     iter_answers,
     list_entries,
     make_xorb_path,
 )
-from xetserve.pipeline.plain_file import PlainKey
 from xetserve.upstream.answers.cache import Subject, read_stored
 from xetserve.upstream.answers.store import MAX_FILE_SIZE, Stored, unpack_file
 from xetserve.upstream.cas.reconstruction_archive import make_plan_folder, parse_plan_name

@@ -5,7 +5,7 @@ lets fetches go on and windows be planned. Nobody asks, nothing moves.
 
 Verified means: every chunk's record is well-formed and decodes to its promised size; every term has its
 promised size; and on a whole-file read the hashes of all chunks fold to the file hash before the last block is given
-out. A part of a file proves nothing by itself; the file's ledger (ledger.py) does, once it is complete.
+out. A part of a file proves nothing by itself; the file's ledger (pipeline/verify/ledger.py) does, once it is complete.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from xetserve.errors import (
 )
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES, WINDOWS
 from xetserve.pipeline.blocks import Block
-from xetserve.pipeline.kept import KeptChunk, KeptChunks
-from xetserve.pipeline.pacing import Pacer
-from xetserve.pipeline.patience import Patience
-from xetserve.pipeline.plan import MAX_PIECES, WindowPlan
-from xetserve.pipeline.planner import Planner
-from xetserve.pipeline.proof import Proof
+from xetserve.pipeline.fetch.table import FetchTable, FileTraffic, Ticket
+from xetserve.pipeline.flow.pacing import Pacer
+from xetserve.pipeline.flow.stall_deadline import Patience
+from xetserve.pipeline.plan.kept_chunks import KeptChunk, KeptChunks
+from xetserve.pipeline.plan.planner import Planner
+from xetserve.pipeline.plan.window_plan import MAX_PIECES, WindowPlan
 from xetserve.pipeline.source import Tally
-from xetserve.pipeline.tickets import FetchTable, FileTraffic, Ticket
+from xetserve.pipeline.verify.verifier import Proof
 from xetserve.pipeline.windows import Window
 from xetserve.upstream.cas.client import Access
 from xetserve.xet.compression import Buffer

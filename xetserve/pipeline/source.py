@@ -4,7 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from xetserve.pipeline.origins import Origin
+from xetserve.pipeline.provenance import Origin
 from xetserve.upstream.cas.client import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 

@@ -20,10 +20,10 @@ from xetserve.errors import (
     UpstreamOffline,
     UrlExpired,
 )
-from xetserve.pipeline.budget import ByteBudget
-from xetserve.pipeline.cache import DiskCache
+from xetserve.pipeline.cache.disk_cache import DiskCache
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
-from xetserve.pipeline.tickets import FetchTable
 from xetserve.upstream.answers.backoff import DOWN_TIME
 from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy
 from xetserve.upstream.answers.scope import ANONYMOUS, get_scope

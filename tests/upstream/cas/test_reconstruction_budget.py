@@ -9,7 +9,7 @@ import pytest
 from tests.peers import PATIENCE, Received, ScriptedPeer, answering, http_answer, open_pool, until
 from tests.upstream.cas.test_client import HASH, PLAN, POLICY, Access
 from xetserve.errors import UpstreamBusy, UpstreamTooLarge
-from xetserve.pipeline.budget import ByteBudget
+from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.upstream.cas import client as cas_module
 from xetserve.upstream.cas.client import CasClient
 from xetserve.upstream.cas.reconstruction_budget import (

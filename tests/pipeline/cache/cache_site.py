@@ -1,0 +1,110 @@
+"""A disk cache around a CAS in memory, for the tests of what it is made of."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.fakes import FakeCas, FakeFile, FakeXorb
+from xetserve.pipeline.cache.disk_cache import DiskCache
+from xetserve.xet.compression import Scheme
+from xetserve.xet.reconstruction import ChunkRange, FetchInfo
+
+SCHEMES = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
+HUGE = 1 << 40
+
+
+def make_xorb(count: int = 40, seed: int = 1, size: int = 20_000) -> FakeXorb:
+    source = random.Random(seed)
+    return FakeXorb.make(
+        [source.randbytes(source.randrange(1, size)) for _ in range(count)], SCHEMES
+    )
+
+
+XORB = make_xorb()
+LARGE = make_xorb(60, 2, 130_000)  # several blocks
+SMALL = make_xorb(12, 3, 400)
+
+
+@dataclass
+class Site:
+    """A cache in a folder and the CAS behind it."""
+
+    cache: DiskCache
+    cas: FakeCas
+    folder: Path
+    xorb: FakeXorb
+
+    def info(self, start: int, end: int) -> FetchInfo:
+        chunks = ChunkRange(start, end)
+        name = self.xorb.xorb_hash.hex()[:8]
+        return FetchInfo(chunks, self.xorb.byte_range(chunks), f"http://data.test/1/{name}/{start}")
+
+    def expected(self, start: int, end: int) -> bytes:
+        return b"".join(self.xorb.records[start:end])
+
+    async def read(self, start: int, end: int, *, piece: int = 1 << 20, upto: int = HUGE) -> bytes:
+        """Read a range as a fetch does; leave after upto bytes."""
+        got = bytearray()
+        buffer = memoryview(bytearray(piece))
+        async with self.cache.open_data(self.xorb.xorb_hash, self.info(start, end)) as response:
+            while len(got) < upto and (count := await response.receive_into(buffer, 1.0)):
+                got += buffer[:count]
+        return bytes(got)
+
+    async def fill(self, start: int, end: int) -> None:
+        """Have a range stored."""
+        assert await self.read(start, end) == self.expected(start, end)
+        await self.cache.settle()
+        self.cas.fetched.clear()
+
+    @property
+    def num_fetched(self) -> int:
+        return len(self.cas.fetched)
+
+    def entries(self) -> list[Path]:
+        return sorted(self.folder.glob("??/*/*.xc"))
+
+    def temporaries(self) -> list[Path]:
+        return list((self.folder / "tmp").iterdir())
+
+
+async def start_swept(cache: DiskCache) -> None:
+    """Start a cache; what it counts does not change by itself afterwards."""
+    await cache.start()
+    await asyncio.sleep(0)  # its first sweep begins, which may count twice what comes meanwhile
+    await cache.desk.sweep()  # after that one
+
+
+@asynccontextmanager
+async def make_site(
+    folder: Path, xorb: FakeXorb = XORB, *, max_size: int = HUGE, min_free: int = 0
+) -> AsyncIterator[Site]:
+    cas = FakeCas(FakeFile([(xorb, ChunkRange(0, len(xorb.records)))]), piece=100_000)
+    cache = DiskCache(cas, folder, max_size=max_size, min_free=min_free)
+    await start_swept(cache)
+    try:
+        yield Site(cache, cas, folder, xorb)
+    finally:
+        await cache.aclose()
+        assert cache.desk.num_blocks == cache.desk.num_held == len(cache.desk.tees) == 0
+        assert cas.num_open == 0
+
+
+class Counts(NamedTuple):
+    """What the counters have counted since the test began."""
+
+    hits: float
+    misses: float
+    damaged: float
+    evictions: float
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    """Wait for what a thread does in its own time."""
+    while not is_true():
+        os.sched_yield()

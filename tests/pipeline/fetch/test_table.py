@@ -1,0 +1,190 @@
+"""Responses that want the same range at the same time share a fetch."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
+from tests.pipeline.test_reader import (
+    ALL_SCHEMES,
+    assert_released,
+    fragmented_file,
+    make_chunks,
+    make_table,
+    read_all,
+    simple_file,
+)
+from xetserve.errors import UrlExpired
+from xetserve.pipeline.fetch import table as table_module
+from xetserve.pipeline.fetch.table import FetchTable, FileTraffic
+from xetserve.pipeline.flow import pacing
+from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.reader import FileReader
+from xetserve.xet.reconstruction import ChunkRange, FetchInfo
+
+
+def open_reader(
+    table: FetchTable, file: FakeFile, start: int = 0, end: int | None = None
+) -> FileReader:
+    size, access = len(file.content), FakeAccess()
+    return FileReader(
+        table, access, file.file_hash, start=start, end=end, size=size, gap_timeout=5.0
+    )
+
+
+def large_file() -> FakeFile:
+    xorb = FakeXorb.make(make_chunks(400), ALL_SCHEMES)
+    return FakeFile([(xorb, ChunkRange(0, 400))])
+
+
+@pytest.mark.parametrize("limit", [1 << 27, 0], ids=["budget", "no budget"])
+@pytest.mark.parametrize("file", [large_file(), fragmented_file()], ids=["simple", "fragmented"])
+async def test_readers_at_the_same_time_fetch_once(
+    file: FakeFile, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Windows grow with the pace, which is the machine's; of a fragmented file larger ones cost fewer bytes.
+    monkeypatch.setattr(pacing, "MAX_WINDOW", pacing.MIN_WINDOW)
+    monkeypatch.setattr(pacing, "MAX_SHARED_WINDOW", pacing.MIN_WINDOW)
+    alone = FakeCas(file)
+    await read_all(open_reader(make_table(alone, ByteBudget(limit)), file))
+    cas, budget = FakeCas(file), ByteBudget(limit)
+    table = make_table(cas, budget)
+    results = await asyncio.gather(*(read_all(open_reader(table, file)) for _ in range(16)))
+    assert all(result == file.content for result in results)
+    fetched, once = (
+        sum(info.byte_range.size for info in source.fetched) for source in (cas, alone)
+    )
+    assert fetched <= 1.05 * once
+    assert_released(cas, budget)
+
+
+class FinishedFetch:
+    """A small fetch that nobody uses any more."""
+
+    is_used = is_closed = False
+    is_complete = True
+    granted = 1
+    xorb_hash = bytes(32)
+
+    def __init__(self, number: int) -> None:
+        self.chunks = ChunkRange(number, number + 1)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class FinishedTicket:
+    """The ticket for it."""
+
+    def __init__(self, number: int) -> None:
+        self.fetch = FinishedFetch(number)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+async def test_few_fetches_are_kept_for_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small they are: whenever a window is done, all of them are looked at."""
+    monkeypatch.setattr(table_module, "MAX_SHELVED", 3)
+    table = make_table(FakeCas(simple_file()), ByteBudget(1 << 27))
+    traffic = FileTraffic()
+    traffic.add_reader(0)
+    closed = [FinishedTicket(number) for number in range(10)]
+    for number, ticket in enumerate(closed, 1):
+        table.close_tickets([ticket], traffic, number)  # type: ignore[list-item]
+        assert len(table._shelf) == min(number, 3)
+    assert [ticket.fetch.is_closed for ticket in closed] == [True] * 7 + [False] * 3
+
+
+async def test_one_that_does_not_read_holds_nobody_up() -> None:
+    file = large_file()
+    cas, budget = FakeCas(file, piece=50_000), ByteBudget(1 << 27)
+    table = make_table(cas, budget)
+    async with aclosing(open_reader(table, file).blocks()) as idle:
+        await anext(idle)
+        assert await read_all(open_reader(table, file)) == file.content
+        # Later, what it holds is still good.
+        rest = bytearray()
+        async for block in idle:
+            rest += b"".join(block)
+        assert file.content.endswith(bytes(rest))
+    assert_released(cas, budget)
+
+
+async def test_the_first_may_leave_and_the_others_go_on() -> None:
+    file = large_file()
+    for num_blocks in range(1, 5):
+        cas, budget = FakeCas(file, piece=50_000), ByteBudget(1 << 27)
+        table = make_table(cas, budget)
+        first = open_reader(table, file).blocks()
+        await anext(first)
+        other = asyncio.ensure_future(read_all(open_reader(table, file)))
+        for _ in range(num_blocks):
+            await asyncio.sleep(0)
+            await anext(first)
+        await first.aclose()
+        assert await other == file.content
+        assert_released(cas, budget)
+
+
+async def test_an_expired_url_is_renewed_by_whoever_is_left() -> None:
+    file = simple_file()
+
+    def expire(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        if number <= 2:
+            raise UrlExpired("403")
+        return data, None
+
+    cas, budget = FakeCas(file, on_data=expire), ByteBudget(1 << 27)
+    table = make_table(cas, budget)
+    results = await asyncio.gather(*(read_all(open_reader(table, file)) for _ in range(4)))
+    assert all(result == file.content for result in results)
+    assert_released(cas, budget)
+
+
+async def test_a_damaged_chunk_is_fetched_again_for_all() -> None:
+    file = simple_file()
+    at = file.runs[0][0].byte_range(ChunkRange(0, 7)).end + 30  # inside an LZ4 frame
+
+    def damage(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        start = at - info.byte_range.start
+        if number <= 2 and 0 <= start < len(data):
+            return data[:start] + bytes(10) + data[start + 10 :], None
+        return data, None
+
+    cas, budget = FakeCas(file, on_data=damage), ByteBudget(1 << 27)
+    table = make_table(cas, budget)
+    results = await asyncio.gather(*(read_all(open_reader(table, file)) for _ in range(4)))
+    assert all(result == file.content for result in results)
+    assert_released(cas, budget)
+
+
+async def test_a_range_that_was_partly_used_up_is_not_joined() -> None:
+    file = large_file()
+    cas, budget = FakeCas(file), ByteBudget(1 << 27)
+    table = make_table(cas, budget)
+    async with aclosing(open_reader(table, file).blocks()) as ahead:
+        for _ in range(4):
+            await anext(ahead)
+        assert await read_all(open_reader(table, file)) == file.content
+    assert_released(cas, budget)
+
+
+async def test_those_that_are_kept_are_looked_at_once_for_a_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = make_table(FakeCas(simple_file()), ByteBudget(1 << 27))
+    looks = 0
+
+    class Traffic(FileTraffic):
+        def is_followed(self, position: int) -> bool:
+            nonlocal looks
+            looks += 1
+            return super().is_followed(position)
+
+    traffic = Traffic()
+    traffic.add_reader(0)
+    closed = [FinishedTicket(number) for number in range(200)]
+    table.close_tickets(closed, traffic, 1)  # type: ignore[arg-type]
+    assert looks == 400  # whether to keep each, and then whether it is still wanted

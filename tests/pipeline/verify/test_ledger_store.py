@@ -1,0 +1,195 @@
+"""Ledgers beside the cache: proven once, known to whoever reads the file later."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import FakeAccess, FakeCas
+from tests.pipeline.cache.cache_site import start_swept
+from tests.pipeline.fetch.test_table import open_reader
+from tests.pipeline.test_reader import POLICY, read_all, simple_file
+from tests.pipeline.verify.test_verifier import damaged
+from xetserve.errors import IntegrityError
+from xetserve.pipeline.cache.disk_cache import DiskCache
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.verify.ledger_file import parse_ledger
+from xetserve.pipeline.verify.ledger_store import LedgerShelf
+from xetserve.xet.compression import Buffer
+from xetserve.xet.reconstruction import FetchInfo
+from xetserve.xet.xorb import CHUNK_HEADER_SIZE
+
+FILE = simple_file(60)
+CONTENT = FILE.content
+SIZE = len(CONTENT)
+
+
+class Process:
+    """What one process has in memory, over the folder that all share."""
+
+    def __init__(self, cache: DiskCache, table: FetchTable) -> None:
+        self.cache = cache
+        self.table = table
+
+    async def read(self, start: int = 0, end: int | None = None) -> bool:
+        """Read a part; tells whether it was verified."""
+        reader = open_reader(self.table, FILE, start, end)
+        assert await read_all(reader) == CONTENT[start : SIZE if end is None else end]
+        return reader.is_verified
+
+
+@asynccontextmanager
+async def running(folder: Path, cas: FakeCas | None = None) -> AsyncIterator[Process]:
+    cache = DiskCache(cas or FakeCas(FILE), folder, max_size=1 << 40, min_free=0)
+    await start_swept(cache)
+    table = FetchTable(
+        cache,
+        ByteBudget(1 << 27),
+        policy=POLICY,
+        stall_timeout=1.0,
+        ledger_shelf=LedgerShelf(cache),
+    )
+    try:
+        yield Process(cache, table)
+        await cache.settle()
+    finally:
+        await cache.aclose()
+
+
+def ledgers(folder: Path) -> list[Path]:
+    return list(folder.glob("ledgers/*/*"))
+
+
+def entries(folder: Path) -> list[Path]:
+    return list(folder.glob("??/*/*.xc"))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of what is kept."""
+    return sum(path.stat().st_size for path in entries(folder) + ledgers(folder))
+
+
+@pytest.mark.parametrize("parts", [1, 3], ids=["whole", "in parts"])
+async def test_a_file_that_was_proven_is_known_after_a_restart(tmp_path: Path, parts: int) -> None:
+    async with running(tmp_path) as process:
+        step = -(-SIZE // parts)
+        for start in range(0, SIZE, step):
+            await process.read(start, min(SIZE, start + step))
+    assert len(ledgers(tmp_path)) == 1
+    async with running(tmp_path) as process:
+        assert await process.read(SIZE // 2, SIZE // 2 + 10)
+        assert process.cache.desk.store.room.get_usage() == size_of(tmp_path)
+
+
+async def test_parts_alone_leave_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as process:
+        assert not await process.read(SIZE // 3, SIZE)
+    assert ledgers(tmp_path) == []
+
+
+async def test_another_process_knows_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as one, running(tmp_path) as other:
+        assert not await one.read(0, SIZE // 2)
+        assert await other.read()
+        await other.cache.settle()
+        # What this one has noted itself was compared with nothing, and does not stand in the way.
+        assert await one.read(100, 200)
+
+
+@pytest.mark.parametrize("is_right", [True, False], ids=["right", "wrong"])
+async def test_a_reader_that_began_before_is_held_against_what_came_later(
+    tmp_path: Path, is_right: bool
+) -> None:
+    cas = FakeCas(FILE) if is_right else damaged()
+    async with running(tmp_path / "other") as other, running(tmp_path / "one", cas) as one:
+        early = FileReader(
+            one.table, FakeAccess(), FILE.file_hash, start=9, size=SIZE, gap_timeout=5.0
+        )
+        blocks = early.blocks()
+        got = bytearray().join(await anext(blocks))
+        assert await other.read()
+        await other.cache.settle()
+        (path,) = ledgers(tmp_path / "other")
+        chunks = parse_ledger(path.read_bytes(), FILE.file_hash)
+        one.table.ledgers.get(FILE.file_hash).adopt(chunks)
+        if is_right:
+            await drain(blocks, got)
+            assert got == CONTENT[9:]
+            assert early.is_verified
+        else:
+            with pytest.raises(IntegrityError):
+                await drain(blocks, got)
+            assert len(got) < len(CONTENT) - 9
+
+
+async def drain(blocks: AsyncGenerator[list[Buffer], None], into: bytearray) -> None:
+    async with aclosing(blocks):
+        async for block in blocks:
+            into += b"".join(block)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "large", "folder"])
+async def test_a_damaged_one_is_none(tmp_path: Path, how: str) -> None:
+    async with running(tmp_path) as process:
+        await process.read()
+    (path,) = ledgers(tmp_path)
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 1
+    elif how == "cut":
+        del data[-1]
+    elif how == "empty":
+        data.clear()
+    elif how == "large":
+        data += bytes(10_000_000)
+    path.write_bytes(data)
+    if how == "folder":
+        path.unlink()
+        path.mkdir()
+    async with running(tmp_path) as process:
+        assert not await process.read(5, 10)
+        if how != "folder":
+            assert ledgers(tmp_path) == []
+            assert await process.read()
+            await process.cache.settle()
+            assert await process.read(5, 10)
+
+
+async def test_what_comes_wrong_is_seen_in_the_part_that_has_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as process:
+        await process.read()
+    for entry in entries(tmp_path):
+        entry.unlink()
+
+    def damage(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        at = CHUNK_HEADER_SIZE + 3
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], None
+
+    async with running(tmp_path, FakeCas(FILE, on_data=damage)) as process:
+        with pytest.raises(IntegrityError, match="chunk 0 is not the file's"):
+            await process.read(0, 10)
+    assert len(ledgers(tmp_path)) == 1  # it was right
+
+
+async def test_a_full_cache_keeps_its_quota(tmp_path: Path) -> None:
+    async with running(tmp_path) as process:
+        process.cache.desk.store.room.max_size = 1000
+        assert await process.read()
+    assert ledgers(tmp_path) == []
+
+
+async def test_a_disk_that_refuses_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as process:
+
+        def refuse(*arguments: object) -> None:
+            raise PermissionError(13, "no")
+
+        monkeypatch.setattr(process.cache.desk.store, "place", refuse)
+        assert await process.read()
+    assert ledgers(tmp_path) == []
+    assert list((tmp_path / "tmp").iterdir()) == []

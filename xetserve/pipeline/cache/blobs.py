@@ -1,0 +1,304 @@
+"""Files that are not Xet, beside the cache: small git files mostly, without which a model is of no use, and old large ones.
+
+They lie there under the hash that the Hub names them by, which is asked for in every request: what the Hub does not let a
+client read now is not looked for. A small file is compared with its hash before a byte of it is given out, a large one block by
+block with what was taken when all of it had its hash (blob_file.py). A damaged one is as
+good as none, and so is one that the disk does not give in time.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+from xetserve.base.regular_files import open_regular
+from xetserve.errors import FormatError, UpstreamError
+from xetserve.metrics.catalogue import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
+from xetserve.pipeline.cache.blob_file import (
+    CheckWriter,
+    PlainKey,
+    check_plain,
+    check_trailer,
+    read_block,
+)
+from xetserve.pipeline.cache.disk_cache import DISK_TIMEOUT, DiskCache
+from xetserve.pipeline.cache.store import TOUCH_AGE, Temporary
+
+logger = logging.getLogger(__name__)
+
+Buffer = bytes | bytearray | memoryview
+
+
+class LostError(UpstreamError):
+    """A stored file cannot be read any further."""
+
+
+class StoredPlain:
+    """An open file, and the part of it that is wanted. A context manager: leaving it closes the file.
+
+    position: of the next byte.
+    """
+
+    def __init__(self, shelf: "PlainShelf", key: PlainKey, fd: int, start: int, end: int) -> None:
+        self.position = start
+        self._shelf = shelf
+        self._key = key
+        self._fd = fd
+        self._end = end
+        self._reading: asyncio.Future[bytes] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._reading is None or self._reading.done():
+            self._close()
+        else:  # its descriptor must not be another's as long as a thread may use it
+            self._reading.add_done_callback(lambda _: self._close())
+
+    def _close(self) -> None:
+        os.close(self._fd)
+
+    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
+        """Receive into view; 0 at the end.
+
+        Raises:
+            LostError: the disk fails or hangs, or what it gives is damaged.
+        """
+        count = min(len(view), self._end - self.position)
+        if not count:
+            return 0
+        cache = self._shelf.cache
+        loop = asyncio.get_running_loop()
+        self._reading = reading = loop.run_in_executor(cache.desk.executor, self._read, count)
+        try:
+            async with asyncio.timeout(timeout):
+                data = await asyncio.shield(reading)
+        except FormatError as exc:
+            await self._shelf.condemn(self._key, exc)
+            raise LostError(f"a stored file is {exc}") from exc
+        except OSError as exc:
+            if isinstance(exc, TimeoutError):
+                cache.rest()
+                raise LostError("the disk of a stored file does not answer") from exc
+            raise LostError(f"a stored file cannot be read: {exc.strerror}") from exc
+        if not data:
+            raise LostError("a stored file was cut while it was read")
+        view[: len(data)] = data
+        self.position += len(data)
+        CACHE_BYTES.add(amount=len(data))
+        return len(data)
+
+    def _read(self, count: int) -> bytes:
+        """Read so many bytes, or as many as one block has; for a thread."""
+        if self._key.is_large:
+            return read_block(self._fd, self._key, self.position)[:count]
+        return os.pread(self._fd, count, self.position)
+
+
+class PlainShelf:
+    """The plain files that the folder of a cache holds."""
+
+    def __init__(self, cache: DiskCache) -> None:
+        self.cache = cache
+        self._store = cache.desk.store
+
+    def can_keep(self, size: int) -> bool:
+        """Tell whether a file of so many bytes is kept at all."""
+        return PlainKey("", "", size).stored_size <= self._store.max_entry_size
+
+    async def has(self, key: PlainKey) -> bool:
+        """Tell whether a file is stored, without a look at its content."""
+        try:
+            path = key.get_path(self._store.folder)
+            return await self.cache.desk.run(os.path.getsize, path) == key.stored_size
+        except (OSError, ValueError):
+            return False
+
+    async def open(self, key: PlainKey, start: int, end: int) -> StoredPlain | None:
+        """Open bytes [start, end) of a file; None: it is not here.
+
+        A small one was compared with its key then.
+        """
+        if not self.can_keep(key.size) or self.cache.is_resting:
+            return None
+        loop = asyncio.get_running_loop()
+        opening = loop.run_in_executor(self.cache.desk.executor, self._open, key)
+        fd = None
+        try:
+            async with asyncio.timeout(DISK_TIMEOUT):
+                fd = await asyncio.shield(opening)
+        except TimeoutError:
+            opening.add_done_callback(_close_late)
+            self.cache.rest()
+        except OSError as exc:
+            self.cache.desk.warn("cache: cannot read: %s", exc.strerror or exc)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_late)
+            raise
+        if fd is None:
+            CACHE_MISSES.add()
+            return None
+        CACHE_HITS.add()
+        return StoredPlain(self, key, fd, start, end)
+
+    def _open(self, key: PlainKey) -> int | None:
+        """For a thread."""
+        path = key.get_path(self._store.folder)
+        try:
+            fd = open_regular(path)
+        except FileNotFoundError:
+            return None
+        try:
+            if key.is_large:
+                check_trailer(fd, key)
+            else:
+                check_plain(fd, key)
+            if abs(time.time() - os.fstat(fd).st_mtime) > TOUCH_AGE:
+                self._store.touch(path)
+        except FormatError as exc:
+            os.close(fd)
+            self._remove(key, exc)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    async def condemn(self, key: PlainKey, reason: Exception) -> None:
+        """Remove a file that turned out to be damaged."""
+        await self.cache.desk.run(self._remove, key, reason)
+
+    def _remove(self, key: PlainKey, reason: Exception) -> None:
+        logger.info("cache: %s: %s", key.name, reason)
+        CACHE_DAMAGED.add(amount=self._store.remove(key.get_path(self._store.folder)))
+
+    async def keep(
+        self, key: PlainKey, blocks: AsyncGenerator[Sequence[Buffer], None]
+    ) -> AsyncGenerator[Sequence[Buffer], None]:
+        """Pass the whole content on, and store it on the way.
+
+        Args:
+            blocks: the last of them comes only once all were compared with the key.
+        """
+        keeping = _Keeping(self.cache, key)
+        try:
+            async with aclosing(blocks):
+                async for block in blocks:
+                    await keeping.write(block)
+                    yield block
+                    await keeping.finish()  # what comes next may come into the same memory
+        finally:
+            keeping.close()
+
+
+class _Keeping:
+    """One file that is being stored. A disk that fails or hangs costs speed, never a download."""
+
+    def __init__(self, cache: DiskCache, key: PlainKey) -> None:
+        self._cache = cache
+        self._key = key
+        self._left = key.size  # bytes to come
+        self._temporary: Temporary | None = None
+        self._checks: CheckWriter | None = None  # of a large one
+        self._is_wanted = not cache.is_resting and key.size > 0
+        self._busy: asyncio.Future[None] | None = None  # in a thread
+
+    async def write(self, block: Sequence[Buffer]) -> None:
+        """Begin to write the next bytes; of the last ones, wait until the file is in place."""
+        if not self._is_wanted:
+            return
+        self._left -= sum(map(len, block))
+        try:
+            if self._temporary is None:
+                self._temporary = await self._create()
+            if self._temporary is None or self._left < 0:
+                self._is_wanted = False
+                return
+            loop = asyncio.get_running_loop()
+            executor = self._cache.desk.executor
+            self._busy = loop.run_in_executor(executor, self._write, self._temporary, block)
+        except OSError as exc:
+            self._give_up(exc)
+        if not self._left:
+            await self.finish()
+
+    async def finish(self) -> None:
+        """Wait until what was to be written is."""
+        if self._busy is None or not self._is_wanted:
+            return
+        try:
+            async with asyncio.timeout(DISK_TIMEOUT):
+                await asyncio.shield(self._busy)
+        except OSError as exc:
+            self._give_up(exc)
+
+    def _give_up(self, error: OSError) -> None:
+        self._is_wanted = False
+        if isinstance(error, TimeoutError):
+            self._cache.rest()
+        else:
+            self._cache.desk.warn("cache: cannot write: %s", error.strerror or error)
+
+    async def _create(self) -> Temporary | None:
+        """Open a file; None: there is no room."""
+        creating = self._cache.spawn(self._cache.desk.create(self._key.stored_size))
+        try:
+            async with asyncio.timeout(DISK_TIMEOUT):
+                return await asyncio.shield(creating)
+        except (TimeoutError, asyncio.CancelledError):
+            creating.add_done_callback(self._discard_late)
+            raise
+
+    def _discard_late(self, creating: asyncio.Task[Temporary | None]) -> None:
+        """Remove a file that came too late."""
+        if not creating.cancelled() and creating.exception() is None:
+            self._temporary = creating.result()
+            self._clear()
+
+    def _write(self, temporary: Temporary, block: Sequence[Buffer]) -> None:
+        """For a thread."""
+        store = self._cache.desk.store
+        if self._checks is None and self._key.is_large:
+            self._checks = CheckWriter(temporary.fd, self._key)
+        for part in block:
+            store.write(temporary, memoryview(part))
+            if self._checks is not None:
+                self._checks.feed(memoryview(part))
+        if not self._left:
+            store.place(temporary, self._key.shelf, self._key.name)
+
+    def close(self) -> None:
+        """End; what is not complete is removed."""
+        busy = self._busy
+        if busy is not None and not busy.done():
+            busy.add_done_callback(lambda _: self._clear())
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        temporary, self._temporary = self._temporary, None
+        if temporary is None:
+            return
+        executor, store = self._cache.desk.executor, self._cache.desk.store
+        busy = self._busy
+        if self._left or busy is None or busy.cancelled() or busy.exception() is not None:
+            executor.submit(store.discard, temporary)
+        executor.submit(os.close, temporary.fd)
+
+
+def _close_late(opening: "asyncio.Future[int | None]") -> None:
+    """Close a file that came too late."""
+    if not opening.cancelled() and opening.exception() is None:
+        fd = opening.result()
+        if fd is not None:
+            os.close(fd)

@@ -1,0 +1,171 @@
+"""What lies in the folder of the cache, file by file. Everything here blocks, and is for threads.
+
+Only what is surely ours is listed: the folder may have been one with other things in it. What cannot be looked at is passed
+over, and never ends a walk.
+"""
+
+import heapq
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from stat import S_ISREG
+from typing import Final, NamedTuple
+
+from xetserve.base.regular_files import is_folder, pass_over, scan
+from xetserve.pipeline.cache.entry import parse_entry_name
+from xetserve.upstream.answers.store import IMPORTED
+from xetserve.xet.hashes import format_hash, parse_hash
+from xetserve.xet.reconstruction import ChunkRange
+
+LEDGERS: Final = "ledgers"
+PLAIN: Final = "plain"
+LARGE: Final = "large"
+META: Final = "meta"  # what is remembered of the Hub's answers
+# Shelves: folders of files that are named by a hash, and the hash in their names.
+_CONTENT_NAME: Final = re.compile(r"(?:sha256-([0-9a-f]{64})|git-([0-9a-f]{40}))")
+SHELVES: Final = {
+    LEDGERS: re.compile(r"([0-9a-f]{64})\.xl"),
+    PLAIN: _CONTENT_NAME,
+    LARGE: _CONTENT_NAME,
+}
+BLOCK: Final = 4096  # bytes that even the smallest file takes
+_HEX: Final = frozenset("0123456789abcdef")
+
+
+class Stored(NamedTuple):
+    """A file of ours.
+
+    used: when it was used last, in seconds since the epoch.
+    """
+
+    path: str
+    size: int
+    used: float
+
+    @property
+    def cost(self) -> int:
+        """Bytes that it takes on disk, about: whole blocks."""
+        return get_cost(self.size)
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+
+def get_cost(size: int) -> int:
+    """Return the bytes that a file of so many takes on disk, about: whole blocks."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def make_shelf_path(folder: Path, shelf: str, name: str) -> str:
+    """Give where a file of a shelf lies.
+
+    Raises:
+        ValueError: nothing on this shelf is named so.
+    """
+    match = SHELVES[shelf].fullmatch(name)
+    if match is None:
+        raise ValueError(f"not a name in {shelf}")
+    digest = match[match.lastindex or 0]
+    return f"{folder}/{shelf}/{digest[:2]}/{name}"
+
+
+def make_xorb_path(folder: Path, xorb_hash: bytes) -> str:
+    """Give where the entries of a xorb lie."""
+    name = format_hash(xorb_hash)
+    return f"{folder}/{name[:2]}/{name}"
+
+
+def iter_xorbs(folder: Path) -> Iterator[tuple[bytes, str]]:
+    """Iterate over the xorbs that have a folder, in the order of their names: their hash, and the folder."""
+    for group in _list_folders(folder, 2):
+        for path in _list_folders(group, 64):
+            yield parse_hash(path.rpartition("/")[2]), path
+
+
+def list_entries(folder: str) -> list[tuple[Stored, ChunkRange]]:
+    """List the entries of one xorb, in no order."""
+    return [
+        (stored, chunks)
+        for stored in _list_files(folder)
+        if (chunks := parse_entry_name(stored.name)) is not None
+    ]
+
+
+def iter_shelf(folder: Path, shelf: str) -> Iterator[Stored]:
+    """Iterate over the files of a shelf, in the order of their names within folders that are in order."""
+    for group in _list_folders(folder / shelf, 2):
+        for stored in sorted(_list_files(group)):
+            if SHELVES[shelf].fullmatch(stored.name):
+                yield stored
+
+
+def iter_stored(folder: Path) -> Iterator[Stored]:
+    """Iterate over everything that is kept."""
+    for _, path in iter_xorbs(folder):
+        for stored, _ in list_entries(path):
+            yield stored
+    for shelf in SHELVES:
+        yield from iter_shelf(folder, shelf)
+
+
+def iter_tree(folder: Path) -> Iterator[Stored]:
+    """Iterate over all files in a folder and those below it, in order, but not over hidden ones."""
+    for item in sorted(scan(folder), key=lambda item: item.name):
+        if item.name.startswith("."):
+            continue
+        if is_folder(item):
+            yield from iter_tree(Path(item.path))
+        elif (stored := look_at(item)) is not None:
+            yield stored
+
+
+def iter_answers(folder: Path, under: str = "") -> Iterator[tuple[str, Stored]]:
+    """Iterate over the Hub's answers, those that were given here before those that were brought for the same question.
+
+    Args:
+        under: only those in this folder of them.
+
+    Gives paths as they are within the folder of answers, in the order of their parts.
+    """
+
+    def walk(root: Path) -> Iterator[tuple[list[str], Stored]]:
+        for stored in iter_tree(root / under if under else root):
+            yield stored.path[len(f"{root}/") :].split("/"), stored
+
+    own, brought = walk(folder / META), walk(folder / META / IMPORTED)
+    own = ((parts, stored) for parts, stored in own if parts[0] != IMPORTED)
+    last: list[str] = []
+    for parts, stored in heapq.merge(own, brought, key=lambda found: found[0]):
+        if parts != last:
+            yield "/".join(parts), stored
+        last = parts
+
+
+def look_at(item: os.DirEntry[str]) -> Stored | None:
+    """Return a regular file; None: it is something else, or has gone."""
+    try:
+        stat = item.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        pass_over(item.path, exc)
+        return None
+    if not S_ISREG(stat.st_mode):
+        return None
+    return Stored(item.path, stat.st_size, stat.st_mtime)
+
+
+def _list_files(folder: str) -> list[Stored]:
+    return [stored for item in scan(folder) if (stored := look_at(item)) is not None]
+
+
+def _list_folders(folder: str | Path, length: int) -> list[str]:
+    """List the folders in a folder whose names are so many hex digits, in order."""
+    return sorted(
+        item.path
+        for item in scan(folder)
+        if len(item.name) == length and not set(item.name) - _HEX and is_folder(item)
+    )

@@ -1,0 +1,236 @@
+"""Reading stored chunk records: a block at a time, and nothing that was not compared with its checks, unless whoever
+asks holds every chunk against a proven file.
+
+What the system has in its page cache is read at once, straight into the buffer of whoever wants it. For the rest
+a thread reads and checks a block while the one before is given out. Where many do so at once, the others read only
+what fits, or one record, so that a thousand slow clients do not hold a thousand blocks. Reading further ahead is left to
+the kernel, whose page cache is made for it.
+"""
+
+import asyncio
+import os
+from typing import Final, NamedTuple
+
+import aiofiles
+import aiofiles.os
+from aiofiles.threadpool.binary import AsyncFileIO
+
+from xetserve.errors import FormatError
+from xetserve.pipeline.cache.entry import EntryIndex
+from xetserve.pipeline.cache.store import Segment, open_entry
+from xetserve.pipeline.cache.write import BLOCK_SIZE, MAX_HELD, Desk
+
+# Read what needs no disk, or nothing (Linux 4.14); musl came to know it later.
+PAGE_CACHE_ONLY: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
+
+
+class _Block(NamedTuple):
+    """Records [first, last) on their way into a buffer.
+
+    is_held: whether the buffer counts as held.
+    """
+
+    buffer: bytearray
+    size: int
+    last: int
+    is_held: bool
+    loading: asyncio.Task[None]
+
+
+def _load(
+    fd: int, view: memoryview, entry: EntryIndex, first: int, last: int, checks: bool
+) -> None:
+    """Read records [first, last) into view, which has their size; for a thread."""
+    start = entry.offset_of(first)
+    filled = 0
+    while filled < len(view):
+        count = os.preadv(fd, [view[filled:]], start + filled)
+        if not count:
+            break
+        filled += count
+    if filled < len(view) or (checks and not entry.is_intact(view, first, last)):
+        raise _damaged(first, last)
+
+
+def _damaged(first: int, last: int) -> FormatError:
+    return FormatError(f"damaged in chunks {first} to {last}")
+
+
+_load_async = aiofiles.os.wrap(_load)
+
+
+class StoredBody:
+    """Packed records of a chunk range, from the entries that hold them.
+
+    Args:
+        checks: compare them with their checks; else whoever wants them has better ones.
+    """
+
+    def __init__(self, desk: Desk, segments: tuple[Segment, ...], *, checks: bool = True) -> None:
+        self._desk = desk
+        self._checks = checks
+        self._segments = segments
+        self._number = 0  # of the segment that is being read
+        self._chunk = segments[0].chunks.start  # the next one to load
+        self._block: _Block | None = None  # whose records are given out
+        self._rest = memoryview(b"")  # of it, not given out yet
+        self._next: _Block | None = None
+        self._file: AsyncFileIO | None = None
+        self._opening: asyncio.Task[None] | None = None
+
+    @property
+    def segment(self) -> Segment:
+        """The segment that is being read."""
+        return self._segments[self._number]
+
+    async def receive_into(self, view: memoryview, timeout: float) -> int:
+        """Receive into view; 0 at the end.
+
+        Args:
+            timeout: seconds that the disk may need.
+
+        Raises:
+            FormatError: the entry is damaged.
+            OSError: it is gone, or the disk fails; TimeoutError: or hangs.
+        """
+        if not self._rest:
+            self._let_go()
+            if self._next is None:
+                if self._file is None or self._chunk == self.segment.chunks.end:
+                    async with asyncio.timeout(timeout):
+                        if not await self._open_next():
+                            return 0
+                if count := self._receive_cached(view):
+                    await asyncio.sleep(
+                        0
+                    )  # others have their turn; what is here is to be used first
+                    return count
+                self._load_next(len(view))
+            async with asyncio.timeout(timeout):
+                await self._take_block()
+        count = min(len(view), len(self._rest))
+        view[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        if not self._rest:
+            self._let_go()
+        elif self._block is not None and not self._block.is_held:
+            rest = memoryview(bytes(self._rest))
+            self._let_go()
+            self._rest = rest
+        return count
+
+    def _receive_cached(self, view: memoryview) -> int:
+        """Receive whole records that need no disk, or the beginning of one; 0: a thread has to see to it.
+
+        Raises:
+            FormatError: the entry is damaged.
+        """
+        if PAGE_CACHE_ONLY is None or self._file is None:
+            return 0
+        entry, first = self.segment.entry, self._chunk
+        last = entry.find_last(first, self.segment.chunks.end, len(view))
+        start = entry.offset_of(first)
+        size = entry.offset_of(last) - start
+        fits = size <= len(view)
+        records = view[:size] if fits else memoryview(bytearray(size))
+        try:
+            count = os.preadv(self._file.fileno(), [records], start, PAGE_CACHE_ONLY)
+        except (
+            OSError
+        ):  # or a file system that cannot tell; if the disk fails, the thread will say so
+            return 0
+        if count < size:
+            return 0
+        if self._checks and not entry.is_intact(records, first, last):
+            raise _damaged(first, last)
+        self._chunk = last
+        if fits:
+            return size
+        view[:] = records[: len(view)]
+        self._rest = records[len(view) :]
+        return len(view)
+
+    async def _take_block(self) -> None:
+        """Have the records of the block that is being loaded to give out, and the next one loaded."""
+        block = self._next
+        assert block is not None
+        # Not into the caller's view: a thread would go on writing there after this was cancelled.
+        await asyncio.shield(block.loading)
+        self._block, self._next = block, None
+        self._rest = memoryview(block.buffer)[: block.size]
+        if block.is_held and self._chunk < self.segment.chunks.end and self._may_hold:
+            self._load_next(BLOCK_SIZE)
+
+    async def _open_next(self) -> bool:
+        """Have the file open that holds the next chunk; False: there is no next one."""
+        if self._chunk == self.segment.chunks.end:
+            if self._number + 1 == len(self._segments):
+                return False
+            await self._close_file()
+            self._number += 1
+        if self._file is None:
+            # It goes on when this is cancelled, and closing has to know.
+            self._opening = asyncio.ensure_future(self._open(self.segment))
+            await asyncio.shield(self._opening)
+        return True
+
+    async def _open(self, segment: Segment) -> None:
+        self._file = file = await aiofiles.open(
+            segment.path,
+            "rb",
+            buffering=0,
+            opener=open_entry,
+            executor=self._desk.executor,
+        )
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    @property
+    def _may_hold(self) -> bool:
+        return self._desk.num_held < MAX_HELD
+
+    def _load_next(self, size: int) -> None:
+        """Have a thread load a block of records, or what fits into size bytes if others hold many blocks."""
+        desk, file = self._desk, self._file
+        assert file is not None
+        is_held = self._may_hold
+        desk.num_held += is_held
+        segment, first = self.segment, self._chunk
+        entry = segment.entry
+        limit = BLOCK_SIZE if is_held else min(size, BLOCK_SIZE)
+        last = entry.find_last(first, segment.chunks.end, limit)
+        wanted = entry.offset_of(last) - entry.offset_of(first)
+        buffer = desk.take_block()
+        view = memoryview(buffer)[:wanted]
+        loading = asyncio.ensure_future(
+            _load_async(
+                file.fileno(), view, entry, first, last, self._checks, executor=desk.executor
+            )
+        )
+        self._chunk = last
+        self._next = _Block(buffer, wanted, last, is_held, loading)
+
+    def _let_go(self) -> None:
+        """Give the block back whose records were given out."""
+        block, self._block = self._block, None
+        self._rest = memoryview(b"")
+        if block is not None:
+            self._desk.num_held -= block.is_held
+            self._desk.give_block(block.buffer)
+
+    async def aclose(self) -> None:
+        """Close, once nobody reads the file any more: its descriptor would soon be another's."""
+        self._let_go()
+        await self._close_file()
+
+    async def _close_file(self) -> None:
+        block, self._next = self._next, None
+        if block is not None:
+            self._desk.num_held -= block.is_held
+            # Its buffer is lost if the thread is stuck: it may be writing there.
+            await asyncio.gather(block.loading, return_exceptions=True)
+            self._desk.give_block(block.buffer)
+        if self._opening is not None:
+            await asyncio.gather(self._opening, return_exceptions=True)
+        file, self._file = self._file, None
+        if file is not None:
+            await file.close()

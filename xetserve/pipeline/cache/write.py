@@ -1,0 +1,293 @@
+"""Writing what passes by into the cache, without ever holding it up.
+
+A tee is fed from the path of a download: it hashes, copies and returns. A task of its own writes. If that
+falls behind, if memory or room is short or the disk fails, the tee gives up, and the download never knows.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Final, TypeVar
+
+import aiofiles.os
+
+from xetserve.errors import FormatError
+from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
+from xetserve.pipeline.cache.coverage import Coverage
+from xetserve.pipeline.cache.entry import EntryKey, Indexer, Standing
+from xetserve.pipeline.cache.store import CacheStore, Temporary
+from xetserve.xet.hashes import format_hash
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE: Final = 1024 * 1024  # bytes a write; smaller ones cost more than they save
+MAX_BLOCKS: Final = 32  # of the whole process
+MAX_TEE_BLOCKS: Final = 12  # of one tee: a fetch may bring 1 MiB with every turn of the loop
+MAX_FREE_BLOCKS: Final = 4
+MAX_HELD: Final = 16  # blocks of readers; those beyond it read with more calls
+MAX_TEES: Final = 64  # each has a file open
+LOG_PAUSE: Final = 60.0  # seconds between two warnings about the same thing
+
+T = TypeVar("T")
+
+_writev = aiofiles.os.wrap(os.writev)
+
+
+class Desk:
+    """What all tees of a process share: threads, memory, open files, and one at a time who makes room.
+
+    Args:
+        executor: its threads do all that blocks.
+    """
+
+    def __init__(self, store: CacheStore, executor: Executor) -> None:
+        self.store = store
+        self.executor = executor
+        self.num_blocks = 0
+        self.tees: set[Tee] = set()
+        self.num_held = 0  # blocks that readers hold from one call to the next
+        self._free: list[bytearray] = []
+        self._sweeping = asyncio.Lock()
+        self._last_warning = -LOG_PAUSE
+
+    def take_block(self) -> bytearray:
+        """Give a buffer of BLOCK_SIZE bytes with any content; a new one costs 256 page faults."""
+        return self._free.pop() if self._free else bytearray(BLOCK_SIZE)
+
+    def give_block(self, block: bytearray) -> None:
+        """Take back a buffer that nobody uses any more, threads included."""
+        if len(block) == BLOCK_SIZE and len(self._free) < MAX_FREE_BLOCKS:
+            self._free.append(block)
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function of the store in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.executor, partial(function, *args))
+
+    async def create(self, size: int) -> Temporary | None:
+        """Open a file for an entry of size bytes; evicts others for it where that is needed.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        temporary = await self.run(self.store.create, size)
+        if temporary is not None:
+            return temporary
+        async with self._sweeping:
+            temporary = await self.run(self.store.create, size)
+            if temporary is None:
+                await self.sweep_now(size)
+                temporary = await self.run(self.store.create, size)
+            return temporary
+
+    async def sweep(self) -> None:
+        """Remove what has no owner, and what is too much.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        async with self._sweeping:
+            await self.sweep_now(0)
+
+    async def sweep_now(self, need: int) -> None:
+        """Make room for need bytes; the caller takes care that nobody else does."""
+        evicted = await self.run(self.store.room.sweep, need)
+        CACHE_EVICTIONS.add(amount=evicted)
+        logger.debug("cache: swept, %d entries evicted", evicted)
+
+    def warn(self, message: str, *args: object) -> None:
+        """Log a failure of the disk; not every one, for they come in swarms."""
+        now = time.monotonic()
+        if now - self._last_warning >= LOG_PAUSE:
+            self._last_warning = now
+            logger.warning(message, *args)
+        else:
+            logger.debug(message, *args)
+
+
+class Tee:
+    """Takes the bytes of one fetch range while they pass by; close it when they end.
+
+    Args:
+        on_placed: told the path of the entry once it is in place.
+        coverage: what is proven of these bytes.
+
+    task: writes; it ends by itself once the tee was closed or abandoned.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        key: EntryKey,
+        coverage: Coverage,
+        on_placed: Callable[[str], object],
+    ) -> None:
+        self.key = key
+        self.coverage = coverage
+        self._on_placed = on_placed
+        self._desk = desk
+        self._indexer = Indexer(key)
+        self._waiting: list[tuple[bytearray, int]] = []  # full blocks, and the bytes in them
+        self._num_blocks = 0
+        self._block = bytearray()
+        self._filled = 0
+        self._is_closed = False  # nothing more will come
+        self._is_wanted = True
+        self._wake: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        if key.file_size > desk.store.max_entry_size:
+            self.abandon("too large")
+        elif len(desk.tees) >= MAX_TEES:
+            self.abandon("too many")
+        else:
+            desk.tees.add(self)
+            self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def __repr__(self) -> str:
+        state = "wanted" if self._is_wanted else "abandoned"
+        return f"<Tee {format_hash(self.key.xorb_hash)[:8]} {self.key.chunks}, {state}>"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether what passes by is going to be stored."""
+        return self._is_wanted
+
+    @property
+    def num_waiting(self) -> int:
+        """Full blocks that are not being written yet."""
+        return len(self._waiting)
+
+    def feed(self, data: memoryview) -> None:
+        """Take the next bytes; never waits and never fails."""
+        if not self._is_wanted:
+            return
+        try:
+            self._indexer.feed(data)
+        except FormatError:
+            self.abandon("not what was planned")
+            return
+        # A copy: the buffer is the receiver's, who will use it for other bytes before these are written.
+        at = 0
+        while at < len(data):
+            if self._filled == len(self._block) and not self._next_block():
+                self.abandon("behind")
+                return
+            part = data[at : at + len(self._block) - self._filled]
+            self._block[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            at += len(part)
+        if self._filled == len(self._block):
+            self._hand_over()
+
+    def _next_block(self) -> bool:
+        """Start another block, if memory allows."""
+        self._hand_over()
+        desk = self._desk
+        if self._num_blocks >= MAX_TEE_BLOCKS or desk.num_blocks >= MAX_BLOCKS:
+            return False
+        desk.num_blocks += 1
+        self._num_blocks += 1
+        size = self.key.byte_range.size
+        self._block = bytearray(size) if size < BLOCK_SIZE else desk.take_block()
+        self._filled = 0
+        return True
+
+    def _hand_over(self) -> None:
+        if self._filled:
+            self._waiting.append((self._block, self._filled))
+            self._block, self._filled = bytearray(), 0
+            self._wake_writer()
+
+    def close(self) -> None:
+        """Tell that no more bytes come; what is complete is kept, anything else is not."""
+        if self._is_wanted and not self._is_closed and not self._indexer.is_complete:
+            self.abandon("cut short")
+        self._hand_over()
+        self._is_closed = True
+        self._wake_writer()
+
+    def abandon(self, cause: str) -> None:
+        """Keep nothing, whatever comes."""
+        if self._is_wanted:
+            self._is_wanted = False
+            CACHE_ABANDONED.add(cause)
+            logger.debug("cache: %r: %s", self, cause)
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # The writer.
+
+    async def _run(self) -> None:
+        try:
+            await self._write()
+        except OSError as exc:
+            self.abandon("disk")
+            self._desk.warn("cache: cannot write: %s", exc.strerror or exc)
+        finally:
+            self._is_wanted = False
+            self._waiting.clear()
+            self._block = bytearray()
+            self._desk.num_blocks -= self._num_blocks
+            self._num_blocks = 0
+            self._desk.tees.discard(self)
+
+    async def _write(self) -> None:
+        desk, store = self._desk, self._desk.store
+        temporary = await desk.create(self.key.file_size)
+        if temporary is None:
+            self.abandon("no room")
+            return
+        is_published = False
+        try:
+            while blocks := await self._next_blocks():
+                views = [memoryview(block)[:size] for block, size in blocks]
+                await self._write_all(temporary.fd, views)
+                self._num_blocks -= len(blocks)
+                desk.num_blocks -= len(blocks)
+                for block, _ in blocks:
+                    desk.give_block(block)
+            if self._is_wanted:
+                await self._write_all(temporary.fd, [memoryview(self._indexer.make_index().pack())])
+                is_proven = self.coverage.is_proven
+                standing = Standing.PROVEN if is_proven else Standing.UNPROVEN
+                path = await desk.run(store.publish, temporary, self.key, standing)
+                is_published = True
+                if path is not None:
+                    self._on_placed(path)
+                CACHE_STORED_BYTES.add(amount=self.key.byte_range.size)
+            desk.executor.submit(os.close, temporary.fd)
+        except OSError:
+            desk.executor.submit(os.close, temporary.fd)
+            raise
+        finally:
+            # Cancelled (the process ends): a thread may be writing still, and the descriptor stays open.
+            if not is_published:
+                desk.executor.submit(store.discard, temporary)
+
+    async def _next_blocks(self) -> list[tuple[bytearray, int]]:
+        """Wait for full blocks; none when there will be no more."""
+        while self._is_wanted:
+            if self._waiting:
+                blocks, self._waiting = self._waiting, []
+                return blocks
+            if self._is_closed:
+                return []
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        return []
+
+    async def _write_all(self, fd: int, views: list[memoryview]) -> None:
+        """Write all of the views, if possible in one call: a call may stop early."""
+        while views:
+            count = await _writev(fd, views, executor=self._desk.executor)
+            while views and count >= len(views[0]):
+                count -= len(views.pop(0))
+            if views:
+                views[0] = views[0][count:]

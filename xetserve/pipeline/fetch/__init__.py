@@ -1,0 +1,1 @@
+"""Fetches of xorb ranges, shared by the readers that want them."""

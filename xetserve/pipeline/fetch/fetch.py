@@ -1,0 +1,532 @@
+"""Fetching one range of a xorb: packed chunk records, as they arrive, until everybody has used them.
+
+Records are kept packed and decoded only when it is their turn: they are smaller so, and their size is known
+before they are fetched. They lie in slabs; a slab is given back once no record in it is needed.
+
+How much it may hold, and whether it receives at full speed or streams, is its Holding's to say (see leases.py).
+
+Several responses can use one fetch; each does through a Ticket (see table.py). What one of them has decoded and hashed the
+others take as it is. One that lags behind holds records back but never stops the others: whoever waits for the next
+record is given room for it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
+from xetserve.metrics.catalogue import EXPIRED_URLS, UPSTREAM_RETRIES
+from xetserve.pipeline.fetch.buffers import ArrivedChunk, ReceiveSlab
+from xetserve.pipeline.fetch.leases import Holding
+from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.flow.pacing import FarSide, Stopwatch
+from xetserve.pipeline.plan.window_plan import Step
+from xetserve.pipeline.provenance import Origin
+from xetserve.pipeline.source import CasSource, Tally
+from xetserve.upstream.retry import RetryPolicy, RetryState
+from xetserve.xet.compression import Buffer
+from xetserve.xet.hashes import format_hash, hash_chunk
+from xetserve.xet.reconstruction import FetchInfo
+from xetserve.xet.xorb import (
+    CHUNK_HEADER_SIZE,
+    ChunkHeader,
+    ChunkRecord,
+    RecordReader,
+    parse_chunk_header,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
+WOKEN_AT_ONCE: Final = 16  # of those that wait for a chunk, in one turn of the event loop
+MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
+
+
+class User(Protocol):
+    """Who uses a fetch."""
+
+    tally: Tally
+    is_packed: bool  # wants records as they are, decoded or not
+
+    async def refresh(self, stale: FetchInfo) -> FetchInfo:
+        """Give fetch info with a URL that is good, in place of one that has run out.
+
+        Raises:
+            UrlExpired: this user has none.
+        """
+        ...
+
+    def on_change(self) -> None:
+        """Hear that bytes were given back or that the fetch is complete."""
+        ...
+
+
+class Fetch:
+    """One fetch range while it is fetched and used.
+
+    Args:
+        step: which; its uses are not looked at, users bring their own.
+        stall_timeout: seconds without a byte after which a connection is given up.
+        is_awaited: tells whether others will come for what its users have used up.
+        far_side: is told how long things took.
+        is_proven: its users hold every chunk against the list of a proven file.
+        takes_imported: they end well only if all is proven; see CasSource.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        source: CasSource,
+        budget: ByteBudget,
+        *,
+        policy: RetryPolicy,
+        stall_timeout: float,
+        is_awaited: Callable[[], bool],
+        far_side: FarSide,
+        is_proven: bool = False,
+        takes_imported: bool = False,
+    ) -> None:
+        self.xorb_hash = step.xorb_hash
+        self.chunks = step.info.chunks
+        self.size = step.info.byte_range.size  # packed bytes
+        self._info = step.info
+        self._source = source
+        self._policy = policy
+        self._stall_timeout = stall_timeout
+        self._is_awaited = is_awaited
+        self._far_side = far_side
+        self.is_proven = is_proven
+        self._takes_imported = takes_imported
+        self._has_imported = False
+        self._users: list[User] = []
+        self._needed = [0] * (self.chunks.end - self.chunks.start)  # uses to come, by chunk
+        self._entries: dict[int, ArrivedChunk] = {}
+        self._next_chunk = self.chunks.start  # the first chunk that has never arrived
+        self._rejected: set[int] = set()  # chunks that arrived damaged
+        self._was_stored = False  # whether what came last came from a store
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._waking: deque[asyncio.Future[None]] = deque()  # whose chunk is here, or who must look
+        self._holding = Holding(
+            budget,
+            self.size,
+            is_hurried=lambda: bool(self._waiters or self._waking),
+            on_freed=self._tell_users,
+        )
+        self._task: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
+        self.is_closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Fetch {format_hash(self.xorb_hash)[:8]} at chunk {self._next_chunk} of "
+            f"{self.chunks.start}..{self.chunks.end}, {len(self._users)} users, "
+            f"{self._holding}>"
+        )
+
+    # Users come and go.
+
+    def can_serve(
+        self,
+        uses: tuple[int, ...],
+        *,
+        is_packed: bool = False,
+        is_proven: bool = False,
+        takes_imported: bool = False,
+    ) -> bool:
+        """Tell whether every chunk with uses is still here or to come.
+
+        Args:
+            is_packed: and is as it was packed.
+            is_proven, takes_imported: as for Fetch; whoever cannot say so needs what was looked over, or better data.
+        """
+        if self._has_imported and not takes_imported:
+            return False
+        if self.is_closed or self._error is not None or (self.is_proven and not is_proven):
+            return False
+        return all(
+            not count or chunk >= self._next_chunk or self._has_kept(chunk, is_packed=is_packed)
+            for chunk, count in enumerate(uses, self.chunks.start)
+        )
+
+    def _has_kept(self, chunk: int, *, is_packed: bool) -> bool:
+        entry = self._entries.get(chunk)
+        return entry is not None and not (is_packed and entry.slab is None)
+
+    def add_user(self, user: User, uses: tuple[int, ...], *, takes_imported: bool = False) -> None:
+        """Keep chunks for one more user, as often as it needs each of them."""
+        self._users.append(user)
+        self._takes_imported = self._takes_imported and takes_imported
+        for at, count in enumerate(uses):
+            self._needed[at] += count
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has users."""
+        return bool(self._users)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it has arrived."""
+        return self._task is not None and self._task.done() and self._error is None
+
+    def remove_user(self, user: User, uses: list[int]) -> None:
+        """Let a user go, with the uses that it will not make. Without users it should be closed."""
+        self._users.remove(user)
+        for chunk, count in enumerate(uses, self.chunks.start):
+            if count:
+                entry = self._entries.get(chunk)
+                if entry is not None and entry.slab is not None:
+                    entry.slab.is_lent = True
+                self._needed[chunk - self.chunks.start] -= count
+                if not (self._needed[chunk - self.chunks.start] or self._is_awaited()):
+                    self._drop(chunk)
+
+    def close(self) -> None:
+        """Stop, and give everything back at once."""
+        self.is_closed = True
+        if self._task is not None:
+            self._task.cancel()
+        self._entries.clear()
+        self._holding.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until its task has ended."""
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    # Starting.
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it has been started."""
+        return self._task is not None
+
+    @property
+    def num_left(self) -> int:
+        """Bytes that have not arrived."""
+        return self._holding.num_left
+
+    @property
+    def granted(self) -> int:
+        """Bytes of the budget that it has now."""
+        return self._holding.granted
+
+    def start(self, room: int, *, streams: bool = False, must: bool = False) -> bool:
+        """Start if all of the range fits into room bytes and into the budget.
+
+        Args:
+            streams: without room, start streaming, which takes less of the budget.
+            must: even if the budget has nothing left.
+        """
+        if self._task is not None:
+            return True
+        if not self._holding.reserve(room, streams=streams, must=must):
+            return False
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        return True
+
+    def fit(self, room: int) -> None:
+        """Let a running fetch receive at full speed if it fits into room bytes by now, or else stream."""
+        self._holding.fit(room, is_shared=len(self._users) > 1)
+
+    # Using.
+
+    def has(self, chunk: int) -> bool:
+        """Tell whether a chunk is here."""
+        return chunk in self._entries
+
+    async def wait(self, chunk: int) -> None:
+        """Wait for a chunk.
+
+        Raises:
+            UpstreamError: it cannot be had.
+            IntegrityError: the fetch range does not hold it.
+        """
+        while chunk not in self._entries:
+            if self._error is not None:
+                raise self._error
+            if self._task is None or self._task.done():
+                raise IntegrityError(f"chunk {chunk} is missing from its fetch range")
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            self._holding.hurry()
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def get_header(self, chunk: int) -> ChunkHeader:
+        """Give the header of a chunk that is here."""
+        return self._entries[chunk].record.header
+
+    def decode(self, chunk: int) -> Buffer:
+        """Give the decoded bytes of a chunk that is here.
+
+        A memoryview lies in a slab: it is good until the chunk is released. Other results stay.
+
+        Raises:
+            FormatError: the payload is damaged.
+        """
+        entry = self._entries[chunk]
+        if entry.decoded is not None:
+            return entry.decoded
+        data = entry.record.decode()
+        is_wanted_again = self._needed[chunk - self.chunks.start] > 1
+        if is_wanted_again and not isinstance(data, memoryview):
+            self._keep_decoded(entry, data)
+        return data
+
+    def _keep_decoded(self, entry: ArrivedChunk, data: Buffer) -> None:
+        if entry.slab is None or any(user.is_packed for user in self._users):
+            return
+        if not self._holding.try_keep_decoded(len(data), MAX_SHARED_DECODED):
+            return
+        entry.decoded = data
+        slab, entry.slab = entry.slab, None
+        self._holding.leave_slab(slab)
+
+    def copy_record(self, chunk: int) -> ChunkRecord | None:
+        """Give a copy of a chunk's record; None if it was decoded for several users, and the record is gone."""
+        entry = self._entries[chunk]
+        if entry.slab is None:
+            return None
+        return ChunkRecord(entry.record.header, memoryview(bytes(entry.record.payload)))
+
+    def get_record(self, chunk: int) -> ChunkRecord:
+        """Give a chunk's record, for a packed user; it lies in a slab, and is good until the chunk is released."""
+        return self._entries[chunk].record
+
+    def get_known_hash(self, chunk: int) -> bytes | None:
+        """Give the chunk hash if somebody has decoded and hashed the chunk already."""
+        return self._entries[chunk].chunk_hash
+
+    def get_hash(self, chunk: int, data: Buffer) -> bytes:
+        """Give the chunk hash of decoded bytes that decode gave."""
+        entry = self._entries[chunk]
+        if entry.chunk_hash is None:
+            entry.chunk_hash = hash_chunk(data)
+            if entry.origin is not None:
+                entry.origin.note_hash(chunk, len(data), entry.chunk_hash)
+        return entry.chunk_hash
+
+    def get_origin(self, chunk: int) -> Origin | None:
+        """Return the store's copy that a chunk which is here came from, or has gone to."""
+        return self._entries[chunk].origin
+
+    def release(self, start: int, end: int) -> None:
+        """Tell that chunks that follow each other were used once."""
+        needed, first = self._needed, self.chunks.start
+        unneeded = []
+        for chunk in range(start, end):
+            needed[chunk - first] -= 1
+            if not needed[chunk - first]:
+                unneeded.append(chunk)
+        if unneeded and not self._is_awaited():
+            for chunk in unneeded:
+                self._drop(chunk)
+
+    def _drop(self, chunk: int) -> None:
+        """Let a chunk go that nobody needs any more."""
+        entry = self._entries.pop(chunk, None)
+        if entry is None:
+            return  # it has not come yet, and will not be kept
+        self._let_go(entry)
+
+    def _let_go(self, entry: ArrivedChunk) -> None:
+        if entry.decoded is not None:
+            self._holding.drop_decoded(len(entry.decoded))
+        if entry.slab is not None:
+            self._holding.leave_slab(entry.slab)
+
+    def reject(self, chunk: int, error: FormatError | IntegrityError) -> None:
+        """Fetch a chunk again, whose payload does not decode, or to something else."""
+        if self._task is not None:
+            self._task.cancel()
+        self._holding.begin(self.size)
+        self._let_go(self._entries.pop(chunk))
+        self._rejected.add(chunk)
+        self._task = asyncio.get_running_loop().create_task(self._run(error))
+
+    # Fetching.
+
+    async def _run(self, error: UpstreamError | FormatError | IntegrityError | None = None) -> None:
+        """Fetch, again where it may help; error: what went wrong before this task."""
+        try:
+            await self._fetch_until_complete(error)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the users' to see
+            self._error = exc
+        self._wake_waiters()
+        self._tell_users()
+
+    async def _fetch_until_complete(
+        self, error: UpstreamError | FormatError | IntegrityError | None
+    ) -> None:
+        state = RetryState(self._policy, time.monotonic())
+        num_refreshes = 0
+        while True:
+            reached = self._next_chunk
+            if error is None:
+                try:
+                    return await self._attempt()
+                except (UpstreamError, FormatError) as exc:
+                    error = exc
+                    if self._was_stored and isinstance(exc, FormatError):
+                        self._source.forget(self.xorb_hash, self.chunks)
+            if self._next_chunk > reached:
+                state.note_progress(time.monotonic())
+                num_refreshes = 0
+            if isinstance(error, UrlExpired) and num_refreshes < MAX_REFRESHES:
+                num_refreshes += 1
+                EXPIRED_URLS.add()
+                self._info = await self._refresh(error)
+            else:
+                cause = error
+                if not isinstance(cause, UpstreamError):
+                    cause = UpstreamError(f"the data host sent damaged data: {cause}")
+                delay = state.next_delay(cause, time.monotonic())
+                if delay is None:
+                    raise cause
+                UPSTREAM_RETRIES.add("data", type(error).__name__)
+                logger.info("fetching chunk %d.. again: %s", self._next_chunk, error)
+                await asyncio.sleep(delay)
+            error = None
+
+    async def _refresh(self, error: UrlExpired) -> FetchInfo:
+        """Get a good URL from whichever user has one."""
+        for user in list(self._users):
+            try:
+                return await user.refresh(self._info)
+            except UrlExpired:
+                continue
+        raise error
+
+    async def _attempt(self) -> None:
+        """Read the range once from its start, keeping the chunks that have not arrived before."""
+        while not await self._try():
+            pass  # whoever came while it was opened needs better data
+
+    async def _try(self) -> bool:
+        """Do so; tells whether the data is good enough for all users, and does nothing if it is not."""
+        slab: ReceiveSlab | None = None
+        watch = Stopwatch(time.monotonic())
+        holding = self._holding
+        holding.begin(self._info.byte_range.size)
+        try:
+            async with self._source.open_data(
+                self.xorb_hash,
+                self._info,
+                is_proven=self.is_proven,
+                takes_imported=self._takes_imported,
+            ) as response:
+                if response.has_imported and not self._takes_imported:
+                    return False
+                self._has_imported |= response.has_imported
+                chunk = self._info.chunks.start
+                origin: Origin | None = None  # of the record that has begun
+                slab = await holding.open_slab(0)
+                reader = RecordReader()
+                filled = 0
+                while holding.num_left:
+                    needed = _size_of_record(slab.view, reader.position, filled)
+                    if reader.position + needed > len(slab.view) or filled == len(slab.view):
+                        old, start = slab, reader.position
+                        slab = await holding.open_slab(max(needed, filled - start))
+                        # The one copy of packed bytes: a record must not be cut by the end of a slab.
+                        rest = filled - start
+                        slab.view[:rest] = old.view[start:filled]
+                        reader.move_to(0)
+                        filled = rest
+                        holding.close_slab(old)
+                        del old  # this frame may wait for long
+                    has_begun = filled > reader.position
+                    count = await response.receive_into(
+                        slab.view[filled : filled + holding.num_left], self._stall_timeout
+                    )
+                    if not count:
+                        raise UpstreamError(f"the data host sent {holding.num_left} bytes too few")
+                    watch.note_bytes(count, time.monotonic())
+                    is_first = holding.num_left == self.size
+                    self._count_bytes(count, response.is_stored, is_first=is_first)
+                    filled += count
+                    holding.note_received(count, len(slab.view) - filled)
+                    records = list(reader.scan(slab.view, filled))
+                    last_origin, came_from = origin, response.origin
+                    # A record that came from two places is no proof of either.
+                    origin = came_from if not has_begun or last_origin is came_from else None
+                    for number, record in enumerate(records, chunk):
+                        self._take_record(number, record, slab, origin)
+                        origin = came_from
+                    if records:
+                        chunk += len(records)
+                        self._wake_waiters()
+                        del records, record  # this frame may wait for long, and slabs are reused
+                if not holding.was_paused:
+                    watch.tell(self._far_side, time.monotonic())
+                if reader.position != filled or chunk != self._info.chunks.end:
+                    raise FormatError(
+                        f"{chunk - self._info.chunks.start} chunks in a range, expected "
+                        f"{self._info.chunks.end - self._info.chunks.start}"
+                    )
+                # An answer of unknown length must end here, too.
+                if await response.receive_into(memoryview(bytearray(1)), self._stall_timeout):
+                    raise UpstreamError("the data host sent more than was asked for")
+                return True
+        finally:
+            if slab is not None:
+                holding.close_slab(slab)
+
+    def _count_bytes(self, count: int, is_stored: bool, *, is_first: bool) -> None:
+        """Count bytes that came, for the response that has wanted them longest."""
+        self._was_stored = is_stored
+        tally = self._users[0].tally if self._users else Tally()
+        if is_stored:
+            tally.cache_bytes += count
+            tally.cache_hits += is_first
+        else:
+            tally.upstream_bytes += count
+
+    def _take_record(
+        self, chunk: int, record: ChunkRecord, slab: ReceiveSlab, origin: Origin | None
+    ) -> None:
+        """Keep a chunk, if it is needed and was not here before."""
+        if chunk == self._next_chunk and chunk < self.chunks.end:
+            self._next_chunk += 1
+        elif chunk not in self._rejected:
+            return
+        self._rejected.discard(chunk)
+        if self._needed[chunk - self.chunks.start]:
+            slab.num_needed += 1
+            self._entries[chunk] = ArrivedChunk(record, slab, origin)
+
+    def _tell_users(self) -> None:
+        for user in self._users:
+            user.on_change()
+
+    def _wake_waiters(self) -> None:
+        """Have those who wait look again, a few at a time: all of a thousand would hold up everybody else."""
+        is_waking = bool(self._waking)
+        self._waking += self._waiters
+        self._waiters.clear()
+        if not is_waking:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        for _ in range(min(WOKEN_AT_ONCE, len(self._waking))):
+            _wake(self._waking.popleft())
+        if self._waking:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+
+
+def _size_of_record(view: memoryview, position: int, filled: int) -> int:
+    """Give the size of the record at position, or of its header as long as that is incomplete."""
+    if filled - position < CHUNK_HEADER_SIZE:
+        return CHUNK_HEADER_SIZE
+    return parse_chunk_header(view, position).record_size
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

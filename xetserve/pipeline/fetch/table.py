@@ -1,0 +1,293 @@
+"""Single flight: responses that want the same fetch range at the same time share one fetch.
+
+A response joins a fetch only through a plan that the CAS gave to its own token, and only as long as every chunk it needs is
+still there or to come. So that ranges are the same, responses for one file also agree on windows: whoever plans at a
+position where somebody else's window starts takes its end over.
+
+Responses for one file do not run in step. What the one in front has used up is kept for those that come close behind it,
+as long as the budget has room to spare.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Final
+
+from xetserve.pipeline.fetch.fetch import Fetch
+from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.flow.pacing import FarSide
+from xetserve.pipeline.plan.window_plan import Step
+from xetserve.pipeline.source import CasSource, Tally
+from xetserve.pipeline.verify.ledger import Ledger
+from xetserve.pipeline.verify.ledger_store import LedgerShelf
+from xetserve.pipeline.verify.ledgers import Ledgers
+from xetserve.pipeline.verify.verifier import recall
+from xetserve.pipeline.verify.worker_bus import LedgerNews
+from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.reconstruction import ChunkRange, FetchInfo
+
+CLOSE_BEHIND: Final = (
+    128 * 1024 * 1024
+)  # decoded bytes within which a follower is worth waiting for
+# One in so many parts of the budget: what may be kept for followers, and from where on nothing more is.
+SHELF_SHARE: Final = 2
+MAX_SHELVED: Final = 256  # fetches so kept; every window that is done looks at all of them
+
+Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
+
+
+class Ticket:
+    """One response's part in a fetch."""
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        step: Step,
+        refresh: Refresh,
+        on_change: Callable[[], None],
+        tally: Tally,
+        *,
+        is_packed: bool = False,
+        takes_imported: bool = False,
+    ) -> None:
+        self.fetch = fetch
+        self.tally = tally
+        self.is_packed = is_packed
+        self.on_change = on_change
+        self._refresh = refresh
+        self._uses = list(step.uses)
+        self._is_open = True
+        fetch.add_user(self, step.uses, takes_imported=takes_imported)
+
+    async def refresh(self, stale: FetchInfo) -> FetchInfo:
+        """Give fetch info with a URL that is good."""
+        return await self._refresh(stale)
+
+    def release(self, chunk: int) -> None:
+        """Tell that a chunk was used once."""
+        self.release_run(chunk, chunk + 1)
+
+    def release_run(self, start: int, end: int) -> None:
+        """Tell that chunks that follow each other were used once."""
+        first = self.fetch.chunks.start
+        for at in range(start - first, end - first):
+            self._uses[at] -= 1
+        self.fetch.release(start, end)
+
+    def close(self) -> None:
+        """Give back what this response has not used; a second call does nothing."""
+        if self._is_open:
+            self._is_open = False
+            self.fetch.remove_user(self, self._uses)
+
+
+class FileTraffic:
+    """Who reads one file, and where. Positions are decoded bytes.
+
+    A position is where a reader's current window starts; just before it, if the reader has no tickets for it yet.
+    """
+
+    def __init__(self) -> None:
+        self._positions: list[int] = []  # sorted
+        self._windows: dict[int, list[int]] = {}  # start of a window: asked ends
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody reads the file."""
+        return not self._positions
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether only one reads it."""
+        return len(self._positions) == 1
+
+    def add_reader(self, position: int) -> None:
+        """Tell that a reader has begun."""
+        insort(self._positions, position)
+
+    def remove_reader(self, position: int) -> None:
+        """Tell that the reader at a position has ended."""
+        del self._positions[bisect_left(self._positions, position)]
+
+    def move_reader(self, position: int, to: int) -> None:
+        """Tell that the reader at a position has gone on."""
+        self.remove_reader(position)
+        self.add_reader(to)
+
+    def is_followed(self, position: int) -> bool:
+        """Tell whether a reader comes close behind a window that starts at position."""
+        at = bisect_left(self._positions, position - CLOSE_BEHIND)
+        return at < len(self._positions) and self._positions[at] < position
+
+    def add_window(self, start: int, asked_end: int) -> None:
+        """Tell that a window is planned."""
+        self._windows.setdefault(start, []).append(asked_end)
+
+    def remove_window(self, start: int, asked_end: int) -> None:
+        """Tell that it is done."""
+        ends = self._windows[start]
+        ends.remove(asked_end)
+        if not ends:
+            del self._windows[start]
+
+    def find_window(self, start: int) -> int | None:
+        """Give the asked end of somebody's window that starts here."""
+        ends = self._windows.get(start)
+        return ends[-1] if ends else None
+
+
+class FetchTable:
+    """The fetches that are under way in this process, and those kept for followers.
+
+    Args:
+        stall_timeout: seconds without a byte after which a connection is given up.
+        ledger_shelf: where proven ledgers are stored.
+        ledger_news: from other workers, and to them.
+    """
+
+    def __init__(
+        self,
+        source: CasSource,
+        budget: ByteBudget,
+        *,
+        policy: RetryPolicy,
+        stall_timeout: float,
+        ledger_shelf: LedgerShelf | None = None,
+        ledger_news: LedgerNews | None = None,
+    ) -> None:
+        self.source = source
+        self.budget = budget
+        budget.reclaim = self._reclaim
+        self.far_side = FarSide()
+        self.ledgers = Ledgers(news=ledger_news)
+        self.ledger_shelf = ledger_shelf
+        self._policy = policy
+        self._stall_timeout = stall_timeout
+        self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}
+        self._shelf: dict[Fetch, tuple[FileTraffic, int]] = {}  # without users, oldest first
+        self._traffic: dict[bytes, FileTraffic] = {}
+
+    @property
+    def num_fetches(self) -> int:
+        """Fetches under way or kept."""
+        return len(self._fetches)
+
+    async def recall_ledger(self, file_hash: bytes) -> None:
+        """Have the ledger of a file at hand, if it is proven and known anywhere here."""
+        known = self.ledgers.find(file_hash)
+        ledger = known or Ledger(file_hash)
+        await recall(ledger, self.ledgers, self.ledger_shelf)
+        chunks = ledger.get_chunks()
+        if known is None and chunks is not None:
+            self.ledgers.get(file_hash).adopt(chunks)
+            self.ledgers.trim(file_hash)
+
+    def get_traffic(self, file_hash: bytes) -> FileTraffic:
+        """Give the traffic of a file; forget_traffic when its readers have ended."""
+        return self._traffic.setdefault(file_hash, FileTraffic())
+
+    def forget_traffic(self, file_hash: bytes) -> None:
+        """Forget a file that nobody reads any more."""
+        if self._traffic[file_hash].is_idle:
+            del self._traffic[file_hash]
+
+    def open_ticket(
+        self,
+        step: Step,
+        traffic: FileTraffic,
+        position: int,
+        refresh: Refresh,
+        on_change: Callable[[], None],
+        tally: Tally,
+        *,
+        is_packed: bool = False,
+        is_proven: bool = False,
+        takes_imported: bool = False,
+    ) -> Ticket:
+        """Join the fetch of a step's range, or make one; it is not started.
+
+        Args:
+            traffic, position: of the file, and where in it the window starts.
+            tally: of the response.
+            is_packed: it wants records as they are.
+            is_proven: of the file; every chunk will be held against its list.
+            takes_imported: the response ends well only if all of it is proven.
+        """
+        takes_imported = takes_imported or is_proven
+        join = partial(
+            Ticket,
+            step=step,
+            refresh=refresh,
+            on_change=on_change,
+            tally=tally,
+            is_packed=is_packed,
+            takes_imported=takes_imported,
+        )
+        key = (step.xorb_hash, step.info.chunks)
+        fetch = self._fetches.get(key)
+        if fetch is not None and fetch.can_serve(
+            step.uses, is_packed=is_packed, is_proven=is_proven, takes_imported=takes_imported
+        ):
+            self._shelf.pop(fetch, None)
+            return join(fetch)
+        if fetch is not None and not fetch.is_used:
+            self._drop(fetch)
+        fetch = Fetch(
+            step,
+            self.source,
+            self.budget,
+            policy=self._policy,
+            stall_timeout=self._stall_timeout,
+            is_awaited=lambda: self._is_awaited(traffic, position),
+            far_side=self.far_side,
+            is_proven=is_proven,
+            takes_imported=takes_imported,
+        )
+        self._fetches[key] = fetch
+        return join(fetch)
+
+    def close_tickets(self, tickets: Iterable[Ticket], traffic: FileTraffic, position: int) -> None:
+        """Close tickets of a window. Without other users their fetches are closed, too, or kept for followers."""
+        for ticket in tickets:
+            self._close_ticket(ticket, traffic, position)
+        self._tidy()
+
+    def _close_ticket(self, ticket: Ticket, traffic: FileTraffic, position: int) -> None:
+        ticket.close()
+        fetch = ticket.fetch
+        if fetch.is_used or fetch.is_closed or fetch in self._shelf:
+            return
+        if fetch.is_complete and self._is_awaited(traffic, position):
+            self._shelf[fetch] = (traffic, position)
+            if len(self._shelf) > MAX_SHELVED:
+                self._drop(next(iter(self._shelf)))
+        else:
+            self._drop(fetch)
+
+    def _is_awaited(self, traffic: FileTraffic, position: int) -> bool:
+        budget = self.budget
+        return budget.held <= budget.limit // SHELF_SHARE and traffic.is_followed(position)
+
+    def _tidy(self) -> None:
+        """Drop what no follower will come for, and the oldest of what is too much."""
+        for fetch, (traffic, position) in list(self._shelf.items()):
+            if not traffic.is_followed(position):
+                self._drop(fetch)
+        kept = sum(fetch.granted for fetch in self._shelf)
+        if kept > self.budget.limit // SHELF_SHARE:
+            self._reclaim(kept - self.budget.limit // SHELF_SHARE)
+
+    def _reclaim(self, size: int) -> None:
+        """Give back at least size bytes of what is kept, if there are so many."""
+        for fetch in list(self._shelf):
+            if size <= 0:
+                return
+            size -= fetch.granted
+            self._drop(fetch)
+
+    def _drop(self, fetch: Fetch) -> None:
+        self._shelf.pop(fetch, None)
+        key = (fetch.xorb_hash, fetch.chunks)
+        if self._fetches.get(key) is fetch:
+            del self._fetches[key]
+        fetch.close()

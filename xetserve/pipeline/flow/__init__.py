@@ -1,0 +1,1 @@
+"""How much may be held, how fast it goes, and how long to wait."""

@@ -1,0 +1,1 @@
+"""From the terms of a reconstruction to the fetches of a window."""

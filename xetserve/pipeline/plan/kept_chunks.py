@@ -1,0 +1,92 @@
+"""Packed chunks that one response keeps because its file comes back to them."""
+
+from typing import Final, NamedTuple
+
+from xetserve.errors import IntegrityError
+from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.plan.chunk_reuse import ChunkKey, Repeats
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import Reconstruction
+from xetserve.xet.xorb import ChunkRecord
+
+PROMISED: Final = 0.75  # share of the budget that all responses together may come to keep
+
+
+class KeptChunk(NamedTuple):
+    """A chunk's record, and the hash of what it decodes to."""
+
+    record: ChunkRecord
+    chunk_hash: bytes
+
+
+class KeptChunks:
+    """The chunks that a response keeps, as far as the budget goes.
+
+    repeats: what is to be kept; positions in it are decoded bytes.
+    cursor: up to here the file has been read, and the chunk there.
+    """
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self.repeats = Repeats()
+        self.cursor = (0, 0)
+        self._budget = budget
+        self._chunks: dict[ChunkKey, KeptChunk] = {}
+        self._promised = 0
+        self._plan_size = 0
+        self._is_closed = False
+
+    def learn(self, answer: Reconstruction, start: int, *, planned: int) -> None:
+        """Learn what lies ahead from a position on. See Repeats.add."""
+        budget = self._budget
+        if self._is_closed:
+            return
+        budget.promised -= self._promised
+        room = int(PROMISED * budget.limit) - budget.promised
+        room = max(0, min(room, budget.share))
+        self.repeats.add(answer, start, read=self.cursor, planned=planned, capacity=room)
+        self._promised = self.repeats.peak
+        budget.promised += self._promised
+
+    def get(self, key: ChunkKey) -> KeptChunk:
+        """Give a chunk that was to be kept.
+
+        Raises:
+            IntegrityError: it was not: the CAS has told different things at different times.
+        """
+        chunk = self._chunks.get(key)
+        if chunk is None:
+            raise IntegrityError(f"chunk {key[1]} of xorb {format_hash(key[0])} was not kept")
+        return chunk
+
+    def has(self, key: ChunkKey) -> bool:
+        """Tell whether a chunk is here."""
+        return key in self._chunks
+
+    def put(self, key: ChunkKey, chunk: KeptChunk) -> None:
+        """Keep a chunk; the record is our own copy."""
+        self._chunks[key] = chunk
+        self._budget.take(chunk.record.header.record_size)
+
+    def drop(self, key: ChunkKey) -> None:
+        """Keep a chunk no longer, if it was."""
+        chunk = self._chunks.pop(key, None)
+        if chunk is not None:
+            self._budget.give(chunk.record.header.record_size)
+
+    def hold_plan(self, size: int) -> bool:
+        """Hold bytes for a plan, in place of those that were held for one before; False: there is no room."""
+        self._budget.give(self._plan_size)
+        self._plan_size = 0
+        if size and (self._is_closed or not self._budget.try_take(size)):
+            return False
+        self._plan_size = size
+        return True
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._is_closed = True
+        self.hold_plan(0)
+        for key in list(self._chunks):
+            self.drop(key)
+        self._budget.promised -= self._promised
+        self._promised = 0

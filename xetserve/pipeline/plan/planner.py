@@ -1,0 +1,278 @@
+"""Planning windows ahead of a reader, with as many questions to the CAS under way as its pace asks for.
+
+A window that is asked for once the one before it is planned starts exactly where that one ends, at a chunk. When the CAS is
+too slow for that, windows are asked for in advance at round positions; the chunk that lies across such a
+position then comes with both windows, and the later one skips it.
+
+Beside the windows it asks what lies far ahead, for files that go back over the same chunks (chunk_reuse.py). Windows then end
+where kept chunks begin: a fetch range that the CAS made for both would have to be fetched whole. Where all chunks are
+kept, the CAS is not asked again.
+
+What an answer says about what lies behind its window is kept, if the budget has room, and the next window is planned from it: a
+CAS that looks only at where a range starts is not asked for the same terms again and again.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
+
+from xetserve.errors import IntegrityError, RangeUnsatisfiable, XetserveError
+from xetserve.pipeline.fetch.table import FileTraffic
+from xetserve.pipeline.flow.pacing import Pacer
+from xetserve.pipeline.plan.chunk_reuse import HORIZON, SURVEY_SIZE
+from xetserve.pipeline.plan.kept_chunks import KeptChunks
+from xetserve.pipeline.plan.window_plan import WindowPlan, make_kept_plan, make_plan
+from xetserve.upstream.cas.reconstruction_budget import estimate_size
+from xetserve.xet.reconstruction import ByteRange, Reconstruction
+
+logger = logging.getLogger(__name__)
+
+MAX_QUESTIONS: Final = 8  # to the CAS, under way for one reader
+MIN_SURVEYED: Final = 8 * 1024 * 1024  # decoded bytes to come; for fewer, windows see enough
+
+Ask = Callable[[ByteRange], Awaitable[Reconstruction]]
+
+
+class _Question(NamedTuple):
+    """What is asked about a window, or what needs no answer: task and plan, one of them None."""
+
+    asked: ByteRange
+    task: asyncio.Task[Reconstruction] | None
+    plan: WindowPlan | None
+
+    @property
+    def is_answered(self) -> bool:
+        return self.task is None or self.task.done()
+
+
+class _Rest(NamedTuple):
+    """What an answer says about the file from a position on.
+
+    place: in the file, decoded positions.
+    asked: the range that the CAS was asked for.
+    """
+
+    place: ByteRange
+    answer: Reconstruction
+    asked: ByteRange
+
+
+class Planner:
+    """Plans one range of one file. Positions are decoded bytes.
+
+    Args:
+        ask: asks the CAS about a range of the file.
+        end: where to stop; None: at the end of the file, wherever that is.
+        kept: learns what lies ahead.
+        wants_more: tells whether to plan further, given the bytes that are being asked for.
+        add_window: takes the next window.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        pacer: Pacer,
+        traffic: FileTraffic,
+        kept: KeptChunks,
+        *,
+        start: int,
+        end: int | None,
+        wants_more: Callable[[int], bool],
+        add_window: Callable[[WindowPlan], None],
+    ) -> None:
+        self._ask = ask
+        self._pacer = pacer
+        self._traffic = traffic
+        self._kept = kept
+        self._repeats = kept.repeats
+        self._start = start
+        self._position = start  # up to here all is planned
+        self._asked_end = start  # where the last window was asked to end; it may have ended later
+        self._end = end
+        self._wants_more = wants_more
+        self._add_window = add_window
+        self._questions: deque[_Question] = deque()
+        self._rest: _Rest | None = None
+        self._survey: asyncio.Task[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Look again whether more is wanted; called for every block, so it has to be cheap."""
+        if self._room is not None and not self._room.done() and self._wants_question():
+            self._room.set_result(None)
+
+    def _wants_question(self) -> bool:
+        """Tell whether to ask one more question. The first is always right, the others are guesses."""
+        depth = self._pacer.ahead_limit // self._pacer.window_size if self._rest is None else 1
+        if len(self._questions) >= max(1, min(depth, MAX_QUESTIONS)):
+            return False
+        return not self._is_at_end(self._planned) and self._wants_more(
+            sum(question.asked.size for question in self._questions)
+        )
+
+    @property
+    def _planned(self) -> int:
+        """The position up to which windows are planned or being planned."""
+        return self._questions[-1].asked.end if self._questions else self._position
+
+    async def run(self) -> None:
+        """Plan up to the end.
+
+        Raises:
+            UpstreamError: the CAS fails for good.
+            IntegrityError: its answers do not make the range.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                self._ask_ahead(loop)
+                while self._questions and self._questions[0].is_answered:
+                    if not self._take_answer(self._questions.popleft()):
+                        return
+                    self._ask_ahead(loop)
+                if not self._questions and self._is_at_end(self._position):
+                    return
+                self._look_further(loop)
+                self._room = loop.create_future()
+                waited: set[asyncio.Future[object]] = {self._room}  # type: ignore[arg-type]
+                if self._questions and self._questions[0].task is not None:
+                    waited.add(self._questions[0].task)  # type: ignore[arg-type]
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._drop_questions()
+            if self._survey is not None:
+                self._survey.cancel()
+
+    def _drop_questions(self) -> None:
+        for question in self._questions:
+            if question.task is not None:
+                question.task.cancel()
+        self._questions.clear()
+
+    def _is_at_end(self, position: int) -> bool:
+        return self._end is not None and position >= self._end
+
+    # Far ahead.
+
+    def _look_further(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ask what lies far ahead, once the first window is there and whenever the horizon comes near."""
+        start = self._repeats.known_end
+        if start is None:
+            start = self._position
+            if start == self._start or (self._end is not None and self._end - start < MIN_SURVEYED):
+                return
+        if self._survey is not None or self._is_at_end(start) or start >= self._position + HORIZON:
+            return
+        if self._repeats.is_full:
+            return
+        self._survey = loop.create_task(self._look_at(start))
+
+    async def _look_at(self, start: int) -> None:
+        end = start + SURVEY_SIZE if self._end is None else min(start + SURVEY_SIZE, self._end)
+        try:
+            answer = await self._ask(ByteRange(start, end))
+        except XetserveError as exc:
+            # The end of a file whose size is not known, or trouble: what is known so far has to do.
+            logger.debug("no survey from byte %d on: %s", start, exc)
+            return
+        self._kept.learn(answer, start, planned=self._planned)
+        if self._repeats.known_end == start:
+            return  # it would say nothing again
+        self._survey = None
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)  # to look even further
+
+    # Windows.
+
+    def _ask_ahead(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ask as many questions as the pace asks for."""
+        while self._wants_question():
+            start = self._planned if self._questions else self._choose_start()
+            if run := self._repeats.find_run(start, start + self._pacer.window_size):
+                plan = make_kept_plan(run, self._end)
+                self._questions.append(_Question(plan.file_range, None, plan))
+                continue
+            asked = self._choose_range(start)
+            task = loop.create_task(self._answer(asked))
+            # A guess past the end of the file fails, and nobody may ever look at it.
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._questions.append(_Question(asked, task, None))
+
+    async def _answer(self, asked: ByteRange) -> Reconstruction:
+        rest = self._rest
+        if rest is not None and rest.place.start == asked.start:
+            return rest.answer
+        return await self._ask(asked)
+
+    def _choose_start(self) -> int:
+        """Start where all is planned up to; or a little before, where somebody else's window starts."""
+        if self._traffic.find_window(self._position) is None and (
+            self._traffic.find_window(self._asked_end) is not None
+        ):
+            return self._asked_end
+        return self._position
+
+    def _choose_range(self, start: int) -> ByteRange:
+        """Choose a window: somebody else's, if that one is not too large for us, or one on a grid."""
+        size, end = self._pacer.window_size, self._end
+        known = self._traffic.find_window(start)
+        if known is not None and known - start <= 4 * size and (end is None or known <= end):
+            wanted = known
+        else:
+            wanted = (start // size + 1) * size
+            if end is not None and wanted + size // 4 >= end:
+                wanted = end
+        if self._rest is not None and self._rest.place.start == start:
+            wanted = min(wanted, self._rest.place.end)
+        return ByteRange(start, self._repeats.find_cut(ByteRange(start, wanted)))
+
+    def _take_answer(self, question: "_Question") -> bool:
+        """Add the window of an answer; False: the file has ended."""
+        asked = question.asked
+        if question.task is None:
+            assert question.plan is not None
+            if asked.start != self._position:
+                # The window before has reached further: a CAS that does not cut terms at chunks.
+                self._drop_questions()
+                return True
+            self._asked_end = self._position = asked.end
+            self._add_window(question.plan)
+            return True
+        try:
+            answer = question.task.result()
+        except RangeUnsatisfiable:
+            if self._end is None:
+                return False
+            raise IntegrityError(f"the file ends before byte {asked.start + 1}") from None
+        self._asked_end = asked.end
+        rest, self._rest = self._rest, None
+        plan = make_plan(
+            answer, asked, self._end, start=self._position, is_kept=self._repeats.is_kept
+        )
+        if rest is not None and rest.answer is answer:
+            plan = plan._replace(asked=rest.asked)
+        answer_end = asked.start + answer.decoded_size
+        if plan.file_range.size > 0:
+            self._position = plan.file_range.end
+            if not self._is_at_end(self._position):
+                self._repeats.split(self._position, plan.pieces[-1].chunks.end)
+            self._keep_rest(answer._replace(terms=answer.terms[plan.num_terms :]), plan, answer_end)
+            self._add_window(plan)
+        is_cut = answer_end < asked.end
+        return self._position < answer_end or not (self._end is None and is_cut)
+
+    def _keep_rest(self, answer: Reconstruction, plan: WindowPlan, end: int) -> None:
+        """Keep what an answer says about the file behind a window, and ask nothing else before it is used."""
+        position = plan.file_range.end
+        self._kept.hold_plan(0)
+        answer = answer._replace(offset_into_first_range=0)
+        if not answer.terms or self._is_at_end(position):
+            return
+        if position < plan.asked.end:
+            self._asked_end = position  # it was more than one window may have
+            self._drop_questions()
+        if self._kept.hold_plan(estimate_size(answer)):
+            self._rest = _Rest(ByteRange(position, end), answer, plan.asked)
+            self._drop_questions()

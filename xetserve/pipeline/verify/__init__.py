@@ -1,0 +1,1 @@
+"""Chunk hashes, ledgers, and proofs of whole files."""

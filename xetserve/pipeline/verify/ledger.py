@@ -1,0 +1,349 @@
+"""What is known of a file's chunks: their hashes, remembered as they are computed, whoever asked for the bytes.
+
+A part of a file proves nothing by itself, since reconstructions carry no chunk hashes. But parts add up: once the hashes of
+all chunks are known, their root has to be the file hash. From then on the list is proven, and every later part is
+compared with it, chunk by chunk. Of a file with more chunks than may be remembered, the first ones are folded into the root and
+forgotten: whoever reads it from its beginning on, in about that order, gets proof all the same, but no list is left.
+Pure: positions are decoded bytes in the file.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Final
+
+from xetserve.pipeline.provenance import Origins
+from xetserve.pipeline.verify.ledger_file import ChunkList
+from xetserve.pipeline.verify.worker_records import Note
+from xetserve.xet.hashes import HASH_SIZE, MerkleTree
+from xetserve.xet.reconstruction import ChunkRange
+
+CHUNK_COST: Final = HASH_SIZE + 8  # bytes of memory for a chunk that is known
+XORB_COST: Final = 250  # and for a xorb that chunks came from
+MAX_FILE_MEMORY: Final = 8 * 1024 * 1024  # bytes; 200,000 chunks, of about 13 GB
+FOLDED_AWAY: Final = 4096  # chunks that are forgotten at a time, at most
+
+
+class _Run:
+    """Chunks that follow each other."""
+
+    __slots__ = ("_next", "end", "hashes", "start", "starts")
+
+    def __init__(self, start: int) -> None:
+        self._next = 0  # the chunk that is looked for next, if they are read in order
+        self.start = start
+        self.end = start
+        self.starts: array[int] = array("Q")  # of the chunks
+        self.hashes = bytearray()
+
+    def append(self, size: int, chunk_hash: bytes) -> None:
+        self.starts.append(self.end)
+        self.hashes += chunk_hash
+        self.end += size
+
+    def extend(self, other: "_Run") -> None:
+        self.starts += other.starts
+        self.hashes += other.hashes
+        self.end = other.end
+
+    def is_part_of(self, chunks: ChunkList) -> bool:
+        """Tell whether these chunks are some of a file's, at their places."""
+        first = bisect_left(chunks.starts, self.start)
+        last = first + len(self.starts)
+        end = chunks.starts[last] if last < len(chunks.starts) else chunks.end
+        return (
+            self.end == end
+            and self.starts == chunks.starts[first:last]
+            and self.hashes == chunks.hashes[first * HASH_SIZE : last * HASH_SIZE]
+        )
+
+    def has(self, position: int, size: int, chunk_hash: bytes) -> bool:
+        """Tell whether the chunk that starts at a position is this one."""
+        starts, at = self.starts, self._next
+        if at >= len(starts) or starts[at] != position:
+            at = bisect_left(starts, position)
+            if at == len(starts) or starts[at] != position:
+                return False
+        self._next = at + 1
+        end = starts[at + 1] if at + 1 < len(starts) else self.end
+        return end - position == size and self.hashes.startswith(chunk_hash, at * HASH_SIZE)
+
+
+class Ledger:
+    """The chunks of one file.
+
+    Args:
+        on_clear: told when chunks turned out to be wrong, and all was forgotten.
+
+    is_proven: whether they make the file hash; then they never change.
+    is_kept: whether they are stored as well, or about to be.
+    is_told: whether other workers have them.
+    has_lost: whether some chunks that were seen are not remembered, or were not compared with those that are, and nobody has
+        been told. Who counts on all chunks being looked at must not come to an end.
+    generation: how often all was forgotten.
+    epoch: changes whenever chunks are no longer remembered that were, unless all are proven then.
+    sources: where its chunks came from, by xorb: from the first of them to the last.
+    """
+
+    def __init__(
+        self, file_hash: bytes, on_clear: Callable[[bytes], object] = lambda file_hash: None
+    ) -> None:
+        self.file_hash = file_hash
+        self._on_clear = on_clear
+        self.is_proven = False
+        self.is_kept = False
+        self.is_told = False
+        self.has_lost = False
+        self.generation = 0
+        self.epoch = 0
+        self._origins = Origins()  # of chunks that were noted since the epoch began
+        self.sources: dict[bytes, ChunkRange] = {}
+        self._runs: list[_Run] = []  # in order, with gaps between them
+        self._num_chunks = 0
+        self._is_full = False
+        self._tree = MerkleTree()  # of the first chunks, when they start at 0
+        self._num_folded = 0  # of those that are known
+        self._base = 0  # bytes up to here are in the tree, and their chunks forgotten
+
+    def __repr__(self) -> str:
+        state = "proven" if self.is_proven else f"{len(self._runs)} runs"
+        return f"<Ledger of {self._num_chunks} chunks, {state}>"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about."""
+        return 1000 + self._num_chunks * CHUNK_COST + len(self.sources) * XORB_COST
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether it knows of chunks."""
+        return bool(self._runs)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the file has more chunks than can be remembered, and nothing is."""
+        return self._is_full
+
+    def matches(self, position: int, size: int, chunk_hash: bytes) -> bool:
+        """Tell whether a proven list has this chunk at this position."""
+        return bool(self._runs) and self._runs[0].has(position, size, chunk_hash)
+
+    def note(self, position: int, size: int, chunk_hash: bytes) -> None:
+        """Remember a chunk, unless the list is proven.
+
+        If it is not what was seen there before, one of the two is wrong, and all is forgotten.
+        """
+        if self.is_proven or self._is_full:
+            return
+        if position < self._base:
+            self.has_lost = True
+            if position:
+                return
+            self.epoch += 1
+            self._restart()  # somebody begins anew, and counts on all chunks being looked at
+        at = len(self._runs) - 1
+        if at >= 0 and position == self._runs[at].end and self.nbytes < MAX_FILE_MEMORY:
+            self._runs[at].append(size, chunk_hash)
+            self._num_chunks += 1
+            return
+        if at < 0 or position != self._runs[at].end:  # mostly they come in order
+            at = bisect_right(self._runs, position, key=lambda run: run.start) - 1
+        if at >= 0 and position < self._runs[at].end:
+            if not self._runs[at].has(position, size, chunk_hash):
+                self.clear()
+            return
+        if at < 0 or position > self._runs[at].end:
+            at += 1
+            self._runs.insert(at, _Run(position))
+        run = self._runs[at]
+        run.append(size, chunk_hash)
+        self._num_chunks += 1
+        if at + 1 < len(self._runs) and run.end >= self._runs[at + 1].start:
+            if run.end > self._runs[at + 1].start:
+                self.clear()
+                return
+            run.extend(self._runs.pop(at + 1))
+        if self.nbytes > MAX_FILE_MEMORY:
+            self._shrink()
+
+    def note_all(self, note: Note) -> None:
+        """Remember chunks that somebody else has seen, as if they had been seen here."""
+        if self.is_proven or self._is_full or not note.sizes:
+            return
+        self.note_source(note.xorb_hash, note.chunks)
+        if self._append(note):
+            return
+        for position, size, chunk_hash in note.each():
+            self.note(position, size, chunk_hash)
+
+    def _append(self, note: Note) -> bool:
+        """Take chunks over at once that meet no others, but those that end where they begin."""
+        runs, start = self._runs, note.position
+        starts = array("Q", accumulate(note.sizes, initial=start))
+        end = starts.pop()
+        at = len(runs) - 1
+        if at >= 0 and start < runs[at].start:
+            at = bisect_right(runs, start, key=lambda run: run.start) - 1
+        if (
+            start < self._base
+            or (at >= 0 and start < runs[at].end)
+            or (at + 1 < len(runs) and end >= runs[at + 1].start)
+            or self.nbytes + len(starts) * CHUNK_COST >= MAX_FILE_MEMORY
+        ):
+            return False
+        if at < 0 or start > runs[at].end:
+            at += 1
+            runs.insert(at, _Run(start))
+        run = runs[at]
+        run.starts += starts
+        run.hashes += note.hashes
+        run.end = end
+        self._num_chunks += len(starts)
+        return True
+
+    def refutes(self, note: Note) -> bool:
+        """Tell whether the list is proven, and chunks that somebody else has seen are not the file's."""
+        return self.is_proven and not all(self.matches(*chunk) for chunk in note.each())
+
+    def _shrink(self) -> None:
+        """Forget some of the first chunks, once they are in the tree; or else everything."""
+        self.epoch += 1
+        self._origins.clear()
+        self.fold(FOLDED_AWAY)
+        count, self._num_folded = self._num_folded, 0
+        if not count:
+            self.forget()
+            self.sources.clear()
+            self._is_full = self.has_lost = True
+            return
+        run = self._runs[0]
+        run.start = self._base = run.starts[count] if count < len(run.starts) else run.end
+        del run.starts[:count]
+        del run.hashes[: count * HASH_SIZE]
+        self._num_chunks -= count
+
+    def note_source(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
+        """Remember where chunks come from, unless the list is proven."""
+        if not self.is_proven and not self._is_full:
+            extend_range(self.sources, xorb_hash, chunks)
+
+    def clear(self) -> None:
+        """Forget all chunks, since some are wrong, though not where they came from."""
+        self.forget()
+        self._on_clear(self.file_hash)
+
+    def forget(self) -> None:
+        """Forget all chunks, as clear does, without saying so."""
+        self.generation += 1
+        self.epoch += 1
+        self.is_proven = self.is_kept = self.is_told = False
+        self._restart()
+
+    def _restart(self) -> None:
+        self._origins.clear()
+        self._runs.clear()
+        self._num_chunks = 0
+        self._tree = MerkleTree()
+        self._num_folded = 0
+        self._base = 0
+
+    def get_chunks(self) -> ChunkList | None:
+        """Give the chunks of a proven list, which will not change; None: it is not proven."""
+        if not self.is_proven or len(self._runs) != 1:
+            return None
+        run = self._runs[0]
+        return ChunkList(run.starts, run.end, run.hashes)
+
+    def adopt(self, chunks: ChunkList) -> None:
+        """Take over all chunks of the file, proven elsewhere, unless the list is proven.
+
+        What was noted before is compared with it. If it is something else, it was wrong, see clear; what has been folded is
+        forgotten.
+        """
+        if self.is_proven:
+            return
+        if self._base:
+            self.forget()
+        elif not all(run.is_part_of(chunks) for run in self._runs):
+            self.clear()  # whoever was given some of it must not come to an end
+        self._origins.prove()
+        self._restart()
+        self.sources.clear()
+        run = _Run(0)
+        run.starts, run.end, run.hashes = chunks.starts, chunks.end, bytearray(chunks.hashes)
+        self._runs.append(run)
+        self._num_chunks = len(run.starts)
+        self.is_proven = self.is_kept = True
+
+    def find_hashes(self, position: int, size: int) -> bytes | None:
+        """Return the hashes of the chunks that make up a part of a proven file; None: none do, or it is not proven."""
+        chunks = self.get_chunks()
+        return None if chunks is None else chunks.find_hashes(position, size)
+
+    def is_complete(self, size: int) -> bool:
+        """Tell whether all chunks of a file of this size are known."""
+        return not self._base and self.can_be_proven(size)
+
+    def can_be_proven(self, size: int) -> bool:
+        """Tell whether all chunks of a file of this size are known, or were."""
+        runs = self._runs
+        return len(runs) == 1 and runs[0].start == self._base and runs[0].end == size
+
+    def fold(self, count: int) -> bool:
+        """Fold up to so many of the first chunks into the root; tells whether there are more."""
+        if self.is_proven or not self._runs or self._runs[0].start != self._base:
+            return False
+        run = self._runs[0]
+        end = min(len(run.starts), self._num_folded + count)
+        for at in range(self._num_folded, end):
+            chunk_end = run.starts[at + 1] if at + 1 < len(run.starts) else run.end
+            chunk_hash = bytes(run.hashes[at * HASH_SIZE : (at + 1) * HASH_SIZE])
+            self._tree.add(chunk_hash, chunk_end - run.starts[at])
+        self._num_folded = end
+        return end < len(run.starts)
+
+    def prove(self) -> bool:
+        """Compare the root of all chunks, folded, with the file hash; what is wrong is forgotten, and what is not all there."""
+        if self.is_proven:
+            return True
+        if self._tree.file_hash() != self.file_hash:
+            self.clear()
+            return False
+        self.sources.clear()
+        if self._base:
+            self.epoch += 1
+            self._restart()
+        else:
+            self.set_proven()
+        return True
+
+    def set_proven(self) -> None:
+        """Take in that all chunks, which are known, make the file."""
+        self.is_proven = True
+        self._origins.prove()
+
+    @property
+    def has_origins(self) -> bool:
+        """Whether a proof of the file would prove stored entries, too."""
+        return bool(self._origins)
+
+    def take_origins(self, origins: Origins, epoch: int) -> None:
+        """Take over where chunks came from that were noted since an epoch, and tell once they are proven.
+
+        Chunks that were not remembered, or not compared with those that are, prove nothing.
+        """
+        if epoch != self.epoch or self._is_full or self._base:
+            origins.clear()
+        elif self.is_proven:
+            origins.prove()
+        else:
+            self._origins.take(origins)
+
+
+def extend_range(ranges: dict[bytes, ChunkRange], xorb_hash: bytes, chunks: ChunkRange) -> None:
+    """Have the range of a xorb reach over some chunks."""
+    seen = ranges.get(xorb_hash)
+    if seen is not None:
+        chunks = ChunkRange(min(seen.start, chunks.start), max(seen.end, chunks.end))
+    ranges[xorb_hash] = chunks

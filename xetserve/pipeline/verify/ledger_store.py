@@ -1,0 +1,113 @@
+"""Proven ledgers on disk, beside the cache: what was proven once is known after a restart, and to other processes.
+
+A ledger is read in a thread when its file is first read, and proven again (ledger_file.py). One that is damaged, gone or slow
+to come is none; keeping one never holds anybody up.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from typing import Final
+
+from xetserve.base.regular_files import open_regular
+from xetserve.errors import FormatError
+from xetserve.metrics.catalogue import CACHE_DAMAGED
+from xetserve.pipeline.cache.disk_cache import DiskCache
+from xetserve.pipeline.cache.layout import LEDGERS, make_shelf_path
+from xetserve.pipeline.verify.ledger import MAX_FILE_MEMORY, Ledger
+from xetserve.pipeline.verify.ledger_file import (
+    ChunkList,
+    ledger_file_size,
+    pack_ledger,
+    parse_ledger,
+)
+from xetserve.xet.hashes import format_hash
+
+logger = logging.getLogger(__name__)
+
+LOAD_TIMEOUT: Final = 1.0  # seconds that a read waits for a ledger; it may come later
+
+
+class LedgerShelf:
+    """The ledgers that the folder of a cache holds."""
+
+    def __init__(self, cache: DiskCache) -> None:
+        self._cache = cache
+        self._store = cache.desk.store
+        self._loading: dict[bytes, asyncio.Task[ChunkList | None]] = {}
+
+    async def load(self, ledger: Ledger) -> None:
+        """Let a ledger have what is stored of its file; never fails, and does not wait for long."""
+        if ledger.is_proven or self._cache.is_resting:
+            return
+        file_hash = ledger.file_hash
+        loading = self._loading.get(file_hash)
+        if loading is None:
+            loading = self._cache.spawn(self._load(file_hash))
+            self._loading[file_hash] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(file_hash, None))
+        done, _ = await asyncio.wait((loading,), timeout=LOAD_TIMEOUT)
+        if done and not loading.cancelled() and (chunks := loading.result()) is not None:
+            ledger.adopt(chunks)
+
+    async def _load(self, file_hash: bytes) -> ChunkList | None:
+        try:
+            return await self._cache.desk.run(self._read, file_hash)
+        except OSError as exc:
+            self._cache.desk.warn("cache: cannot read: %s", exc.strerror or exc)
+            return None
+
+    def _read(self, file_hash: bytes) -> ChunkList | None:
+        """For a thread."""
+        path = self._get_path(file_hash)
+        try:
+            with open(open_regular(path), "rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size > MAX_FILE_MEMORY:
+                    raise FormatError("too large for a ledger")
+                data = file.read() or b""
+            # Sleeping lets the loop have its turn: folding is Python, and holds the interpreter.
+            chunks = parse_ledger(data, file_hash, lambda: time.sleep(0))
+        except FileNotFoundError:
+            return None
+        except FormatError as exc:
+            logger.info("cache: ledger of %s: %s", format_hash(file_hash), exc)
+            CACHE_DAMAGED.add(amount=self._store.remove(path))
+            return None
+        self._store.touch(path)
+        return chunks
+
+    def keep(self, ledger: Ledger) -> None:
+        """Store a proven ledger beside what else goes on, unless it is stored."""
+        if ledger.is_kept or not ledger.is_proven or self._cache.is_resting:
+            return
+        chunks = ledger.get_chunks()
+        if chunks is not None:
+            ledger.is_kept = True
+            self._cache.spawn(self._keep(ledger.file_hash, chunks))
+
+    async def _keep(self, file_hash: bytes, chunks: ChunkList) -> None:
+        desk = self._cache.desk
+        try:
+            if await desk.run(os.path.exists, self._get_path(file_hash)):
+                return
+            temporary = await desk.create(ledger_file_size(len(chunks.starts)))
+            if temporary is None:
+                return
+
+            def write() -> None:
+                try:
+                    self._store.write(temporary, pack_ledger(file_hash, chunks))
+                    self._store.place(temporary, LEDGERS, f"{format_hash(file_hash)}.xl")
+                except OSError:
+                    self._store.discard(temporary)
+                    raise
+                finally:
+                    os.close(temporary.fd)
+
+            await desk.run(write)
+        except OSError as exc:
+            desk.warn("cache: cannot write: %s", exc.strerror or exc)
+
+    def _get_path(self, file_hash: bytes) -> str:
+        return make_shelf_path(self._store.folder, LEDGERS, f"{format_hash(file_hash)}.xl")

@@ -1,0 +1,149 @@
+"""What the workers of a server tell each other of files: a place in shared memory for each, which it alone writes.
+
+A place has three rings (ring_log.py):
+
+    marks   files that were cut, and files of which all was forgotten
+    notes   chunks of files that are not proven (worker_records.py)
+    lists   the chunks of proven files (ledger_file.py)
+
+Nobody waits for anybody, and a worker that dies leaves what it has told. The one that takes its place hears all that the
+rings still hold, its predecessor's too. It takes memory as it is used: at most PLACE_SIZE a worker.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from xetserve.errors import FormatError
+from xetserve.pipeline.verify.ledger_file import (
+    ChunkList,
+    pack_ledger,
+    read_file_hash,
+    unpack_ledger,
+)
+from xetserve.pipeline.verify.ring_log import RingReader, RingWriter, ring_size
+from xetserve.pipeline.verify.worker_records import (
+    MARK_SIZE,
+    Mark,
+    Note,
+    pack_mark,
+    pack_note,
+    parse_mark,
+    parse_note,
+)
+
+logger = logging.getLogger(__name__)
+
+MARKS_SIZE: Final = ring_size(1000 * (16 + MARK_SIZE + 4))
+NOTES_SIZE: Final = ring_size(4 << 20)  # some 100,000 chunks: seconds of what a worker can send
+LISTS_SIZE: Final = ring_size(8 << 20)  # some 200,000 chunks; the longest list that is kept fits
+PLACE_SIZE: Final = MARKS_SIZE + NOTES_SIZE + LISTS_SIZE  # bytes of a worker's place
+MAX_LISTS: Final = 8192  # that are found again
+
+
+class LedgerNews:
+    """What one worker tells and hears.
+
+    Args:
+        places: PLACE_SIZE bytes for each worker, zeros in the beginning.
+        own: which of them is ours, counted from 0.
+    """
+
+    def __init__(self, places: Sequence[memoryview], own: int) -> None:
+        marks, notes, lists = zip(*map(_divide, places), strict=True)
+        self._marks = _Told(marks, own)
+        self._notes = _Told(notes, own)
+        self._own_lists = RingWriter(lists[own])
+        self._list_readers = [RingReader(memory) for memory in lists]
+        self._lists: OrderedDict[bytes, tuple[RingReader, int]] = OrderedDict()
+
+    @property
+    def num_missed(self) -> int:
+        """How often marks or notes had gone before we heard them."""
+        return self._marks.num_missed + self._notes.num_missed
+
+    def tell_mark(self, mark: Mark) -> None:
+        """Say what became of a file."""
+        self._marks.own.append(pack_mark(mark))
+
+    def tell_notes(self, notes: Iterable[Note]) -> None:
+        """Say what was seen of files."""
+        for note in notes:
+            self._notes.own.append(pack_note(note))
+
+    def hear_marks(self) -> Iterator[Mark]:
+        """Give what others have said and we have not heard; the first time also what our predecessor has."""
+        for data in self._marks.hear():
+            try:
+                yield parse_mark(data)
+            except FormatError as exc:
+                logger.error("shared ledgers: %s", exc)
+
+    def hear_notes(self) -> Iterator[Note]:
+        """The same of chunks that they have seen."""
+        for data in self._notes.hear():
+            try:
+                yield parse_note(data)
+            except FormatError as exc:
+                logger.error("shared ledgers: %s", exc)
+
+    def tell_list(self, file_hash: bytes, chunks: ChunkList) -> None:
+        """Let all have the list of a proven file; one that is too long is left out."""
+        self._own_lists.append(pack_ledger(file_hash, chunks))
+
+    def has_list(self, file_hash: bytes) -> bool:
+        """Tell whether the list of a proven file is to be had."""
+        return self._find(file_hash) is not None
+
+    def find_list(self, file_hash: bytes) -> ChunkList | None:
+        """Give the list of a proven file; None: nobody has told it of late."""
+        data = self._find(file_hash)
+        if data is None:
+            return None
+        try:
+            return unpack_ledger(bytes(data), file_hash)
+        except FormatError as exc:
+            logger.error("shared ledgers: %s", exc)
+            return None
+
+    def _find(self, file_hash: bytes) -> memoryview | None:
+        for reader in self._list_readers:
+            for record in reader.read():
+                found = read_file_hash(record.data)
+                self._lists[found] = (reader, record.position)
+                self._lists.move_to_end(found)
+        while len(self._lists) > MAX_LISTS:
+            self._lists.popitem(last=False)
+        if file_hash not in self._lists:
+            return None
+        reader, position = self._lists[file_hash]
+        found_record = reader.find(position)
+        if found_record is None:
+            del self._lists[file_hash]
+            return None
+        return found_record.data
+
+
+class _Told:
+    """Rings of one kind, of all workers: ours to write, the others' to read."""
+
+    def __init__(self, memories: Sequence[memoryview], own: int) -> None:
+        self.own = RingWriter(memories[own])
+        self._others = [RingReader(memory) for at, memory in enumerate(memories) if at != own]
+        self._all = self._readers = [RingReader(memories[own]), *self._others]
+
+    def hear(self) -> Iterator[memoryview]:
+        readers, self._readers = self._readers, self._others
+        for reader in readers:
+            for record in reader.read():
+                yield record.data
+
+    @property
+    def num_missed(self) -> int:
+        return sum(reader.num_lost for reader in self._all)
+
+
+def _divide(place: memoryview) -> tuple[memoryview, memoryview, memoryview]:
+    middle = MARKS_SIZE + NOTES_SIZE
+    return place[:MARKS_SIZE], place[MARKS_SIZE:middle], place[middle:PLACE_SIZE]
