@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from xetserve import __version__
+from xetserve.cachetools.archive import Counted, Importer, write_archive
+from xetserve.cachetools.select import Chosen, Selection, Wanted, select_repos
+from xetserve.cachetools.verify import Checker, Tally, count_contents
 from xetserve.commands.progress import Progress, format_seconds, format_size, show
 from xetserve.commands.targets import parse_target
 from xetserve.commands.upstreams import DISK_FACTOR
@@ -19,9 +22,6 @@ from xetserve.config.parsers import parse_age, parse_size
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
-from xetserve.pipeline.cache_archive import Counted, Importer, write_archive
-from xetserve.pipeline.cache_check import Checker, Tally, count_contents
-from xetserve.pipeline.cache_select import Chosen, Selection, Wanted, select_repos
 
 STREAM = "-"
 

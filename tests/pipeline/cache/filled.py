@@ -7,10 +7,10 @@ from typing import Final
 
 from tests.fakes import FakeCas
 from tests.pipeline.verify.test_ledger_store import FILE, running
+from xetserve.cachetools.verify import Checker
 from xetserve.pipeline.cache.blob_file import PlainKey
 from xetserve.pipeline.cache.blobs import PlainShelf
 from xetserve.pipeline.cache.store import CacheStore
-from xetserve.pipeline.cache_check import Checker
 from xetserve.upstream.answers.cache import Question, make_path
 from xetserve.upstream.answers.store import Stored, pack_file
 from xetserve.upstream.imported_answers import make_mark

@@ -19,6 +19,8 @@ from tests.pipeline.test_reader import make_table, read_all
 from tests.pipeline.verify.test_ledger_store import FILE, SIZE, entries, ledgers, running
 from tests.pipeline.verify.test_verifier import damaged
 from xetserve.base.lru_dict import LruDict
+from xetserve.cachetools.archive import Importer, write_archive
+from xetserve.cachetools.verify import Checker, Report, count_contents
 from xetserve.errors import IntegrityError, XetserveError
 from xetserve.pipeline.cache import disk_cache
 from xetserve.pipeline.cache.coverage import Coverage
@@ -31,8 +33,6 @@ from xetserve.pipeline.cache.entry import (
 )
 from xetserve.pipeline.cache.layout import iter_xorbs, list_entries
 from xetserve.pipeline.cache.store import prepare_folder
-from xetserve.pipeline.cache_archive import Importer, write_archive
-from xetserve.pipeline.cache_check import Checker, Report, count_contents
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.xet.compression import Scheme

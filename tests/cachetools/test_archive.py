@@ -29,13 +29,13 @@ from tests.pipeline.cache.filled import (
     tree_of,
     write_file,
 )
+from xetserve.cachetools import archive as archive_module
+from xetserve.cachetools.archive import ArchiveError, Counted, Importer, write_archive
+from xetserve.cachetools.select import Selection
 from xetserve.errors import UpstreamMissing
 from xetserve.net.url import parse_url
-from xetserve.pipeline import cache_archive
 from xetserve.pipeline.cache.quota import Room
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
-from xetserve.pipeline.cache_archive import ArchiveError, Counted, Importer, write_archive
-from xetserve.pipeline.cache_select import Selection
 from xetserve.upstream.answers.cache import Question, make_path
 from xetserve.upstream.answers.scope import ANONYMOUS
 from xetserve.upstream.answers.store import BLOCK, IMPORTED, Stored, pack_file
@@ -107,7 +107,7 @@ def test_a_xorb_has_only_so_many_entries(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = export(folder)
-    monkeypatch.setattr(cache_archive, "MAX_XORB_ENTRIES", 0)
+    monkeypatch.setattr(archive_module, "MAX_XORB_ENTRIES", 0)
     with pytest.raises(ArchiveError, match="more than 0 entries of one xorb"):
         take_in(data, tmp_path / "there")
 
@@ -447,19 +447,19 @@ def test_a_disk_that_is_full_is_named(
 def test_what_goes_while_it_is_written_is_left_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = cache_archive._iter_sources
+    listed = archive_module._iter_sources
     calls: list[int] = []
 
     def list_and_remove(
         store: CacheStore, selection: Selection | None
-    ) -> Iterator[cache_archive._Source]:
+    ) -> Iterator[archive_module._Source]:
         found = list(listed(store, selection))
         calls.append(len(found))
         if len(calls) == 2:
             os.unlink(found[0].stored.path)
         return iter(found)
 
-    monkeypatch.setattr(cache_archive, "_iter_sources", list_and_remove)
+    monkeypatch.setattr(archive_module, "_iter_sources", list_and_remove)
     data = export(folder)
     assert json.loads(members(data)[-1][1])["files"] == calls[0] - 1
 
@@ -473,12 +473,12 @@ def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     manifest = GOOD[1].replace(b'"files": 1', b'"files": 3000')
     data = pack([("manifest.json", manifest), *files, ("end.json", b'{"files": 3000}')])
     seen: list[int] = []
-    original = cache_archive._forget_members
+    original = archive_module._forget_members
 
     def forget(archive: tarfile.TarFile) -> None:
         seen.append(len(archive.members))  # type: ignore[attr-defined]
         original(archive)
 
-    monkeypatch.setattr(cache_archive, "_forget_members", forget)
+    monkeypatch.setattr(archive_module, "_forget_members", forget)
     assert take_in(data, tmp_path).num == 3000
     assert max(seen) <= 2

@@ -10,9 +10,9 @@ import pytest
 
 from tests.pipeline.cache.filled import MARK, META, files, fill, is_served, make_said, make_store
 from tests.pipeline.verify.test_ledger_store import FILE
+from xetserve.cachetools.verify import Checker, Report, count_contents
 from xetserve.pipeline.cache.entry import EntryKey, Indexer, Standing, make_entry_name
 from xetserve.pipeline.cache.store import prepare_folder
-from xetserve.pipeline.cache_check import Checker, Report, count_contents
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 from xetserve.xet.xorb import pack_chunk

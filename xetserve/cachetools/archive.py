@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import IO, BinaryIO, Final, NamedTuple, Self
 
 from xetserve.base.regular_files import open_regular
+from xetserve.cachetools.select import Selection
+from xetserve.cachetools.verify import check_entry, is_whole_xorb, read_index
 from xetserve.errors import FormatError, XetserveError
 from xetserve.pipeline.cache.blob_file import MAX_SMALL_SIZE, PlainKey, check_plain
 from xetserve.pipeline.cache.entry import EntryKey, Standing, is_unproven
@@ -48,8 +50,6 @@ from xetserve.pipeline.cache.layout import (
 )
 from xetserve.pipeline.cache.quota import HYSTERESIS
 from xetserve.pipeline.cache.store import MAX_XORB_ENTRIES, CacheStore, Temporary
-from xetserve.pipeline.cache_check import check_entry, is_whole_xorb, read_index
-from xetserve.pipeline.cache_select import Selection
 from xetserve.pipeline.verify.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.verify.ledger_file import parse_ledger
 from xetserve.upstream.answers.cache import REFUSAL, Subject

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.cachetools.test_archive import export, take_in
 from tests.fakes import FakeAccess, FakeCas
 from tests.pipeline.cache.filled import MARK, META, TEXT, TEXT_KEY, fill, tree_of
-from tests.pipeline.test_cache_archive import export, take_in
 from tests.pipeline.verify.test_ledger_store import CONTENT, FILE
-from xetserve.net.url import Origin, Url
-from xetserve.pipeline.cache_select import (
+from xetserve.cachetools.select import (
     NotKnown,
     Selection,
     Wanted,
@@ -20,6 +19,7 @@ from xetserve.pipeline.cache_select import (
     merge_spans,
     select_repos,
 )
+from xetserve.net.url import Origin, Url
 from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy, Question
 from xetserve.upstream.answers.store import MetaStore
 from xetserve.upstream.cas.reconstruction_archive import PlanArchive

@@ -1,0 +1,1 @@
+"""Offline work on a cache folder: verify, export, import."""
