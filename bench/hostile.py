@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from bench.badhub import BadHub
 from bench.processes import Child, start_xetserve
-from xetserve.app.passthrough import MAX_QUESTION_SIZE
+from xetserve.app.hub.passthrough import MAX_QUESTION_SIZE
 
 KIND_TIMEOUT: Final = 60.0  # seconds for all clients of a kind
 PROBE_PAUSE: Final = 0.05  # seconds between two questions of whether the server is there

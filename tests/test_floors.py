@@ -171,7 +171,7 @@ OFFENDERS = [
     ("xetserve.http.new", "from xetserve.xet.hashes import parse_hash", "may not know xet"),
     ("xetserve.xet", "from xetserve import http", "xet may not know http"),
     ("xetserve.net.new", "from xetserve.xet import xorb", "net may not know xet"),
-    ("xetserve.net.new", "from xetserve.app.router import Router", "net may not know app"),
+    ("xetserve.net.new", "from xetserve.app.routes import Router", "net may not know app"),
     ("xetserve.net.new", "from xetserve import errors, ops", "net may not know ops"),
     ("xetserve.upstream.new", "import xetserve.pipeline", "upstream may not know pipeline"),
     ("xetserve.pipeline.new", "import xetserve.http.messages as m", "may not know http"),
@@ -236,7 +236,7 @@ NEIGHBOURS = [
     ("xetserve.origin.new", "from xetserve.http.ranges import x\nfile = open('x')"),
     ("xetserve.ops.new", "import uvloop, signal\nfrom xetserve.net.listener import x"),
     ("xetserve.cli", "import xetserve.config.schema, xetserve.commands.serve, xetserve.ops.logs"),
-    ("xetserve.commands.new", "import xetserve.config.schema, xetserve.app.router, xetserve.net.listener"),
+    ("xetserve.commands.new", "import xetserve.config.schema, xetserve.app.routes, xetserve.net.listener"),
     ("xetserve.__main__", "from xetserve.cli import main"),
     ("xetserve.metrics.catalogue", "from xetserve.errors import XetserveError"),
 ]  # fmt: skip

@@ -23,11 +23,11 @@ from tests.steps import (
     make_attacks,
 )
 from xetserve.app.auth import get_token
+from xetserve.app.hub.api import cannot_page
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hub.json_join import ArrayJoiner
-from xetserve.app.hubface import cannot_page
-from xetserve.app.hubpaths import (
+from xetserve.app.hub.paths import (
     check_api_path,
     find_api_verb,
     find_kept_question,
@@ -38,10 +38,10 @@ from xetserve.app.hubpaths import (
     parse_registry_path,
     parse_resolve_path,
 )
-from xetserve.app.operator import Operator
-from xetserve.app.router import get_revision, split_path
-from xetserve.app.status import wants_html
-from xetserve.app.xetmode import AUTO, XetMode
+from xetserve.app.hub.xet_mode import AUTO, XetMode
+from xetserve.app.routes import get_revision, split_path
+from xetserve.app.status.operator import Operator
+from xetserve.app.status.service import wants_html
 from xetserve.errors import RequestError, UpstreamBusy, XetserveError
 from xetserve.http.conditions import Validators, allows_range, check_conditions
 from xetserve.http.cors import add_vary

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xetserve.app.redirect import Redirect
+from xetserve.app.middleware.https import Redirect
 from xetserve.config.parsers import OFF
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError

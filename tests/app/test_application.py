@@ -25,8 +25,8 @@ from tests.peers import (
     until,
 )
 from xetserve.app.application import Application
-from xetserve.app.files import Upstreams
-from xetserve.app.xetmode import XetMode
+from xetserve.app.download.service import Upstreams
+from xetserve.app.hub.xet_mode import XetMode
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.body_budget import BodyBudget
 from xetserve.net.pool import ConnectionPool

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tests.peers import PATIENCE, open_pool
 from xetserve.app.application import Application
-from xetserve.app.files import Upstreams
-from xetserve.app.xetmode import XetMode
+from xetserve.app.download.service import Upstreams
+from xetserve.app.hub.xet_mode import XetMode
 from xetserve.http.messages import Headers, Request
 from xetserve.metrics.catalogue import ROUTES
 from xetserve.pipeline.flow.budget import ByteBudget

@@ -17,7 +17,7 @@ from tests.e2e.conftest import TOKEN, Site, environment_without_home, serve_argu
 from tests.e2e.dataset import MIB
 from tests.e2e.hub import start_origin
 from xetserve.app.application import Application
-from xetserve.app.files import Upstreams
+from xetserve.app.download.service import Upstreams
 from xetserve.config.schema import MemoryConfig
 from xetserve.net.connect import ProxyRules
 from xetserve.net.listener import Listener, bind_sockets

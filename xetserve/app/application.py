@@ -3,14 +3,14 @@
 import secrets
 
 from xetserve.app.auth import fingerprint, get_token
-from xetserve.app.casface import CasFace
-from xetserve.app.documents import pack_document
-from xetserve.app.files import FileService, Upstreams
-from xetserve.app.hubface import HubFace
-from xetserve.app.responses import from_error
-from xetserve.app.router import check_method, split_path
-from xetserve.app.status import StatusService
-from xetserve.app.xetmode import XetMode
+from xetserve.app.download.service import FileService, Upstreams
+from xetserve.app.errors import from_error
+from xetserve.app.hub.api import HubFace
+from xetserve.app.hub.xet_mode import XetMode
+from xetserve.app.native.cas_api import CasFace
+from xetserve.app.routes import check_method, split_path
+from xetserve.app.status.service import StatusService
+from xetserve.app.text_compression import pack_document
 from xetserve.errors import RequestError, XetserveError
 from xetserve.http.cors import METHODS, CorsPolicy
 from xetserve.http.hosts import HostPolicy

@@ -6,7 +6,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from xetserve.app.responses import CHALLENGE
+from xetserve.app.errors import CHALLENGE
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from xetserve import __version__
-from xetserve.app.router import KINDS, check_revision, parse_repo
+from xetserve.app.routes import KINDS, check_revision, parse_repo
 from xetserve.commands.checkup import Checkup
 from xetserve.commands.filecheck import Target
 from xetserve.commands.findings import Finding, Level, check_cache, check_files

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from xetserve.app.router import KINDS
+from xetserve.app.routes import KINDS
 from xetserve.commands.listing import Asker, is_wanted
 from xetserve.commands.progress import Progress, format_seconds, format_size
 from xetserve.commands.puller import Puller, Summary

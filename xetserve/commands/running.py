@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from xetserve import __version__
-from xetserve.app.readiness import Readiness
-from xetserve.app.watch import count_answer
+from xetserve.app.middleware.accounting import count_answer
+from xetserve.app.status.readiness import Readiness
 from xetserve.config.schema import Config, LimitsConfig, ProxiesConfig
 from xetserve.endpoints import Endpoints, check_idle_exit
 from xetserve.http.head import RequestLimits

@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xetserve.app.admission import Admission, AdmissionLimits
 from xetserve.app.application import Application
-from xetserve.app.figures import PLACE_SIZE, Figures
-from xetserve.app.operator import Operator
-from xetserve.app.readiness import Readiness
-from xetserve.app.redirect import insist_on_https
-from xetserve.app.status import StatusService
-from xetserve.app.streams import StreamTable
-from xetserve.app.turns import TakingTurns
-from xetserve.app.watch import Watch
+from xetserve.app.middleware.accounting import Watch
+from xetserve.app.middleware.admission import Admission, AdmissionLimits
+from xetserve.app.middleware.https import insist_on_https
+from xetserve.app.middleware.loop_turns import TakingTurns
+from xetserve.app.status.active_streams import StreamTable
+from xetserve.app.status.operator import Operator
+from xetserve.app.status.readiness import Readiness
+from xetserve.app.status.service import StatusService
+from xetserve.app.status.snapshot import PLACE_SIZE, Figures
 from xetserve.commands.running import run_handler
 from xetserve.commands.upstreams import Opened, make_application, open_upstreams
 from xetserve.config.load import load_config, read_secrets

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from xetserve.app.application import Application
-from xetserve.app.files import Upstreams
-from xetserve.app.status import StatusService
-from xetserve.app.xetmode import XetMode
+from xetserve.app.download.service import Upstreams
+from xetserve.app.hub.xet_mode import XetMode
+from xetserve.app.status.service import StatusService
 from xetserve.config.schema import Config, HubConfig
 from xetserve.http.cors import CorsPolicy
 from xetserve.http.hosts import HostPolicy

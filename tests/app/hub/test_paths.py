@@ -1,0 +1,225 @@
+"""Paths of the Hub."""
+
+import pytest
+
+from xetserve.app.hub.paths import (
+    find_api_verb,
+    find_kept_question,
+    is_lasting_question,
+    is_raw_path,
+    is_resolve_path,
+    parse_lfs_path,
+    parse_registry_path,
+    parse_resolve_path,
+)
+from xetserve.errors import RequestError
+from xetserve.upstream.hub.client import RepoRef
+
+COMMIT = "c" * 40
+KINDS = {"/api/models": "model", "/api/datasets": "dataset", "/api/spaces": "space"}
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "repo", "revision", "file"),
+    [
+        ("/gpt2/resolve/main/config.json", "model", "gpt2", "main", "config.json"),
+        ("/o/n/resolve/main/a/b%20c.bin", "model", "o/n", "main", "a/b c.bin"),
+        ("/o/n/resolve/v1.0/%C3%BC+%2B%25.bin", "model", "o/n", "v1.0", "ü++%.bin"),
+        ("/datasets/squad/resolve/main/a", "dataset", "squad", "main", "a"),
+        ("/datasets/o/n/resolve/main/a", "dataset", "o/n", "main", "a"),
+        ("/spaces/o/n/resolve/main/app.py", "space", "o/n", "main", "app.py"),
+        ("/o/n/resolve/refs%2Fpr%2F1/a", "model", "o/n", "refs/pr/1", "a"),
+        ("/o/n/resolve/refs/pr/1/d/a", "model", "o/n", "refs/pr/1", "d/a"),
+        ("/o/n/resolve/refs/convert/parquet/a", "model", "o/n", "refs/convert/parquet", "a"),
+        ("/o/n/resolve/refs/a", "model", "o/n", "refs", "a"),
+        ("/o/n/resolve/feature%2Fone/a", "model", "o/n", "feature/one", "a"),
+        (f"/o/n/resolve/{COMMIT}/resolve/main/a", "model", "o/n", COMMIT, "resolve/main/a"),
+        ("/resolve/resolve/main/a", "model", "resolve", "main", "a"),
+        (f"/api/resolve-cache/models/gpt2/{COMMIT}/a/b", "model", "gpt2", COMMIT, "a/b"),
+        (f"/api/resolve-cache/models/o/n/{COMMIT}/a", "model", "o/n", COMMIT, "a"),
+        (f"/api/resolve-cache/datasets/o/n/{COMMIT}/a", "dataset", "o/n", COMMIT, "a"),
+        ("/api/resolve-cache/spaces/o/n/main/a", "space", "o/n", "main", "a"),
+    ],
+)
+def test_a_file_is_found(path: str, kind: str, repo: str, revision: str, file: str) -> None:
+    assert is_resolve_path(path)
+    assert parse_resolve_path(path) == ((kind, repo), revision, file)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "/health", "/o/n", "/o/n/resolve", "/o/n/resolve/main", "/o/n/blob/main/a",
+        "/download/o/resolve/main/a", "/a/b/c/resolve/main/a", "/api/models/o/n",
+        "/api/resolve-cache/models/o/n/main", "/api/resolve-cache/others/o/n/main/a",
+        "/api/resolve-cache", "//", "/resolve/main/a",
+    ],
+)  # fmt: skip
+def test_other_paths(path: str) -> None:
+    assert not is_resolve_path(path)
+    assert parse_resolve_path(path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/o/n/resolve/main/a%2Fb", 400),
+        ("/o/n/resolve/main/../a", 400),
+        ("/o/n/resolve/..%2F..%2Fapi/a", 400),
+        ("/o/n/resolve/a%2F..%2Fb/a", 400),
+        ("/o/n/resolve/%2Fmain/a", 400),
+        ("/o/n/resolve/main/a%0D%0A", 400),
+        ("/o/n/resolve/main%0D/a", 400),
+        ("/o/n/resolve/main/%", 400),
+        ("/o/n/resolve/main/a//b", 404),
+        ("/o/n/resolve/main/", 404),
+        ("/o%20o/n/resolve/main/a", 404),
+        ("/o/.n/resolve/main/a", 404),
+    ],
+)
+def test_what_could_be_no_file(path: str, status: int) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_resolve_path(path)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "repo", "name"),
+    [
+        ("/gpt2.git/info/lfs/objects/batch", "model", "gpt2", "batch"),
+        ("/o/n.x.git/info/lfs/objects/batch", "model", "o/n.x", "batch"),
+        ("/datasets/o/n.git/info/lfs/objects/00", "dataset", "o/n", "00"),
+        ("/spaces/n.git/info/lfs/objects/batch", "space", "n", "batch"),
+    ],
+)
+def test_an_lfs_path(path: str, kind: str, repo: str, name: str) -> None:
+    assert parse_lfs_path(path) == ((kind, repo), name)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/o/n/info/lfs/objects/batch", "/info/lfs/objects/batch", "/datasets/info/lfs/objects/batch",
+     "/o/n.git/info/lfs/locks", "/o/n.git/info/lfs/objects", "/"],
+)  # fmt: skip
+def test_no_lfs_path(path: str) -> None:
+    assert parse_lfs_path(path) is None
+
+
+def test_a_registry_path() -> None:
+    assert parse_registry_path("/v2/o/n/manifests/Q4") == ("manifests", (("model", "o/n"), "Q4"))
+    assert parse_registry_path("/v2/o/n/blobs/sha256%3A0") == (
+        "blobs",
+        (("model", "o/n"), "sha256:0"),
+    )
+    for path in (
+        "/v2/n/manifests/Q4",
+        "/v2/reconstructions/00",
+        "/v1/o/n/blobs/0",
+        "/v2/o/n/tags/0",
+    ):
+        assert parse_registry_path(path) is None
+
+
+NAMES = ["tree", "resolve", "raw", "xet-read-token", "revision", "paths-info", "refs", "commits"]
+VERBS = ["tree", "xet-read-token", "revision", "paths-info", "commits", "commit", "preupload"]
+
+
+@pytest.mark.parametrize("prefix", ["/api/models", "/api/datasets", "/api/spaces"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_name_is_taken_for_a_verb(prefix: str, name: str, verb: str) -> None:
+    for owner, revision in (("acme", "main"), ("acme", name), (name, "main"), (name, name)):
+        path = f"{prefix}/{owner}/{name}/{verb}/{revision}"
+        assert find_api_verb(path) == verb
+        assert find_kept_question(path) in (None, RepoRef(KINDS[prefix], f"{owner}/{name}"))
+    # Nor is an owner for a way to a file, which would be fetched, passed on and kept.
+    for owner in ("acme", name):
+        path = f"{prefix}/{owner}/{name}/{verb}/main/resolve/raw"
+        assert not is_resolve_path(path)
+        assert not is_raw_path(path)
+    path = f"{prefix}/acme/repo/tree/{name}/{name}/{verb}/main"
+    assert find_api_verb(path) == "tree"
+    for token in ("xet-read-token", "xet-write-token", "Xet-Read-Token"):
+        for path in (f"acme/{name}/{token}/main", f"{name}/{token}/main", f"acme/{token}/{name}"):
+            assert find_kept_question(f"{prefix}/{path}") is None
+
+
+@pytest.mark.parametrize("prefix", ["", "/datasets", "/spaces"])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_is_taken_for_a_way_to_a_file(prefix: str, name: str) -> None:
+    kind = KINDS[f"/api{prefix or '/models'}"]
+    branch = "main" if name == "refs" else name  # refs/x/y is one revision
+    for owner, revision in (("acme", "main"), ("acme", branch), (name, branch)):
+        repo = f"{owner}/{name}"
+        path = f"{prefix}/{repo}/resolve/{revision}/{name}/resolve/raw"
+        assert parse_resolve_path(path) == ((kind, repo), revision, f"{name}/resolve/raw")
+        path = f"{prefix}/{repo}/raw/{revision}/{name}"
+        assert (is_raw_path(path), parse_resolve_path(path)) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "verb"),
+    [
+        ("/api/models/o/n/tree/main", "tree"),
+        ("/api/models/gpt2/tree/main/d", "tree"),
+        ("/api/models/gpt2/paths-info/main", "paths-info"),
+        ("/api/models/o/n/paths-info/refs/pr/1", "paths-info"),
+        ("/api/models/o/tree/paths-info/main", "paths-info"),
+        ("/api/models/o/paths-info/discussions", "discussions"),
+        ("/api/models/gpt2/tree/xet-read-token", "tree"),
+        ("/api/models/o/n/xet-write-token/main", "xet-write-token"),
+        ("/api/models/o/n/XET-write-token/main/", "xet-write-token"),
+        ("/api/buckets/o/n/xet-write-token", "xet-write-token"),
+        ("/api/models/o/n/whatever/main", ""),
+        ("/api/models/o/n", ""),
+        ("/api/whoami-v2", ""),
+        ("/o/n/tree/main", ""),
+    ],
+)
+def test_what_is_asked_about_a_repository(path: str, verb: str) -> None:
+    assert find_api_verb(path) == verb
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/api/models", RepoRef("model", "")),
+        ("/api/models/o/n", RepoRef("model", "o/n")),
+        ("/api/datasets/squad", RepoRef("dataset", "squad")),
+        ("/api/models/gpt2/tree/main", RepoRef("model", "gpt2")),
+        ("/api/spaces/o/n/revision/refs%2Fpr%2F1", RepoRef("space", "o/n")),
+        ("/api/models/o/n/tree/main/a/b", RepoRef("model", "o/n")),
+        ("/api/models/o/n/xet-read-token/main", None),
+        ("/api/models/gpt2/xet-read-token/main", None),
+        ("/api/spaces/o/n/logs/run", None),
+        ("/api/models/o/n/auth-check", None),
+        ("/api/models/acme/tree/xet-read-token/main", None),
+        ("/api/models/acme/xet-read-token/tree/main", None),
+        ("/api/models/gpt2/refs", RepoRef("model", "gpt2")),
+        ("/api/models/o/n/refs", RepoRef("model", "o/n")),
+        ("/api/whoami-v2", None),
+        ("/api/others/o/n", None),
+        ("/o/n/resolve/main/a", None),
+    ],
+)
+def test_which_answers_may_be_kept(path: str, expected: RepoRef | None) -> None:
+    assert find_kept_question(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (f"/api/models/o/n/tree/{'c' * 40}?recursive=True", True),
+        (f"/api/models/o/n/tree/{'c' * 40}/folder", True),
+        (f"/api/models/o/n/tree/{'c' * 40}?expand=True", False),
+        (f"/api/models/o/n/tree/{'c' * 41}", False),
+        ("/api/models/o/n/tree/main", False),
+        (f"/api/models/o/n/revision/{'c' * 40}", False),
+        (f"/api/models/o/n/tree/main/tree/{'c' * 40}", False),
+        (f"/api/models/o/tree/tree/main/{'c' * 40}", False),
+        (f"/api/models/o/n/tree/{'c' * 40}?%65xpand=1", False),
+        (f"/api/models/o/n?x=/tree/{'c' * 40}", False),
+    ],
+)
+def test_which_never_change(target: str, expected: bool) -> None:
+    assert is_lasting_question(target) == expected

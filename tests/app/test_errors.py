@@ -1,0 +1,77 @@
+"""Which failure becomes which answer."""
+
+import json
+
+import pytest
+
+from xetserve.app.errors import CHALLENGE, from_error
+from xetserve.errors import (
+    BrokenStream,
+    ConfigError,
+    FormatError,
+    IntegrityError,
+    RangeUnsatisfiable,
+    RequestError,
+    UpstreamBusy,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamMissing,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UrlExpired,
+    XetserveError,
+)
+from xetserve.http.messages import Request
+
+REQUEST = Request("GET", "/download/o/n/a?x=secret", request_id="r1")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "headers"),
+    [
+        pytest.param(RequestError(400, "m"), 400, [], id="400"),
+        pytest.param(RequestError(405, "m", [("Allow", "GET")]), 405, [("Allow", "GET")], id="405"),
+        pytest.param(UpstreamError("m"), 502, [], id="502"),
+        pytest.param(UpstreamRefused("m"), 502, [], id="refused"),
+        pytest.param(UrlExpired("m"), 502, [], id="expired"),
+        pytest.param(RangeUnsatisfiable("m"), 502, [], id="416 is the upstream's trouble"),
+        pytest.param(UpstreamTimeout("m"), 504, [], id="504"),
+        pytest.param(UpstreamBusy("m"), 503, [], id="503"),
+        pytest.param(UpstreamBusy("m", retry_after=1.2), 503, [("Retry-After", "2")], id="later"),
+        pytest.param(
+            UpstreamBusy("m", status=429, headers=[("RateLimit", "r=0")]), 429,
+            [("RateLimit", "r=0")], id="429",
+        ),
+        pytest.param(UpstreamDenied("m", status=401), 401, [CHALLENGE], id="401"),
+        pytest.param(UpstreamDenied("m", status=403), 403, [], id="403"),
+        pytest.param(
+            UpstreamMissing("m", headers=[("X-Error-Code", "EntryNotFound")]), 404,
+            [("X-Error-Code", "EntryNotFound")], id="404",
+        ),
+        pytest.param(IntegrityError("m"), 502, [], id="integrity"),
+        pytest.param(FormatError("m"), 502, [], id="format"),
+    ],
+)  # fmt: skip
+def test_from_error(error: XetserveError, status: int, headers: list[tuple[str, str]]) -> None:
+    response = from_error(error, REQUEST)
+    assert response.status == status
+    assert response.headers == [("Content-Type", "application/json"), *headers]
+    assert isinstance(response.body, bytes)
+    assert json.loads(response.body)["error"].endswith("m")
+
+
+@pytest.mark.parametrize("error", [BrokenStream("x"), ConfigError("x"), XetserveError("x")])
+def test_what_is_no_clients_business_flies_on(error: XetserveError) -> None:
+    with pytest.raises(type(error)):
+        from_error(error, REQUEST)
+
+
+def test_neither_causes_nor_queries_show(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    error = UpstreamError("the data host answered 500")
+    error.__cause__ = ValueError("http://data.test/x?X-Sig=secret")
+    response = from_error(error, REQUEST)
+    assert isinstance(response.body, bytes)
+    assert b"secret" not in response.body
+    assert "secret" not in caplog.text
+    assert "r1" in caplog.text

@@ -1,0 +1,1 @@
+"""File downloads: conditions, ranges, representations and bodies."""

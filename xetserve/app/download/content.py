@@ -1,0 +1,210 @@
+"""The bytes of a file, whole or in part, from the CAS or from the Hub."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from xetserve.app.download.blob_reader import PlainReader
+from xetserve.app.download.body import (
+    ContentDigest,
+    StartedBody,
+    no_blocks,
+    plain_blocks,
+    start_body,
+)
+from xetserve.errors import IntegrityError, UpstreamRefused
+from xetserve.http.messages import Block, Record
+from xetserve.http.ranges import Span, parse_content_range
+from xetserve.pipeline.cache.blob_file import PlainKey
+from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.source import Tally
+from xetserve.upstream.cas.client import Access
+from xetserve.upstream.hub.client import FileEntry, HubClient
+from xetserve.xet.hashes import format_hash
+from xetserve.xet.reconstruction import ByteRange
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Bytes that have begun to come.
+
+    span: which part; None: the whole.
+    length: bytes in it, where known.
+    reader, file_hash: of a Xet file.
+    """
+
+    body: StartedBody
+    span: Span | None
+    length: int | None
+    reader: FileReader | None = None
+    file_hash: bytes | None = None
+
+    def get_verified_hash(self) -> str:
+        """Give the hash that the whole Xet file was found to have, once all of it has been given out.
+
+        Raises:
+            IntegrityError: it was not verified.
+        """
+        if self.reader is None or self.file_hash is None or not self.reader.is_verified:
+            raise IntegrityError("the file was not verified")
+        return format_hash(self.file_hash)
+
+
+class Content(Protocol):
+    """A file that can be read, in parts, as often as is needed."""
+
+    async def open(self, span: Span | None) -> Opened:
+        """Start reading a part, or the whole; what is given may be the whole all the same.
+
+        Raises:
+            UpstreamError, IntegrityError: it cannot be had.
+        """
+        ...
+
+
+class XetContent:
+    """A Xet file.
+
+    Args:
+        size: bytes, where known.
+        gap_timeout: seconds without a block.
+        record: of the request that it is read for.
+    """
+
+    def __init__(
+        self,
+        fetches: FetchTable,
+        access: Access,
+        file_hash: bytes,
+        size: int | None,
+        gap_timeout: float,
+        record: Record,
+    ) -> None:
+        self._fetches = fetches
+        self._access = access
+        self._file_hash = file_hash
+        self._size = size
+        self._gap_timeout = gap_timeout
+        self._record = record
+
+    async def open(self, span: Span | None) -> Opened:
+        """See Content."""
+        reader = FileReader(
+            self._fetches,
+            self._access,
+            self._file_hash,
+            start=span.start if span else 0,
+            end=span.end if span else None,
+            size=self._size,
+            gap_timeout=self._gap_timeout,
+        )
+        body = await start_body(reader.blocks(), partial(self._note, reader))
+        return Opened(body, span, span.size if span else self._size, reader, self._file_hash)
+
+    def _note(self, reader: FileReader) -> None:
+        note_source(self._record, reader.tally, is_verified=reader.is_verified)
+
+
+class PlainContent:
+    """A file that is not Xet. The Hub may give the whole where a part is asked for.
+
+    Args:
+        shelf: where such files are stored.
+        record: of the request that it is read for.
+        budget: what the bytes that are held count against.
+    """
+
+    def __init__(
+        self,
+        hub: HubClient,
+        entry: FileEntry,
+        token: str | None,
+        gap_timeout: float,
+        shelf: PlainShelf | None,
+        record: Record,
+        budget: ByteBudget,
+    ) -> None:
+        self._hub = hub
+        self._entry = entry
+        self._token = token
+        self._gap_timeout = gap_timeout
+        self._shelf = shelf
+        self._record = record
+        self._budget = budget
+
+    async def open(self, span: Span | None) -> Opened:
+        """See Content."""
+        key = PlainKey.of(self._entry)
+        if self._shelf is None or key is None or not self._shelf.can_keep(key.size):
+            return await self._open_hub(span, None)
+        if not key.size and key.make_hash().hexdigest() == key.digest:
+            return Opened(await start_body(no_blocks()), span, 0)
+        wanted = span or Span(0, key.size)
+        stored = await self._shelf.open(key, *wanted)
+        if stored is None:
+            return await self._open_hub(span, key)
+        reader = PlainReader(self._hub, self._entry, self._token, stored, wanted.end, self._record)
+        # Of a large one, not all has been compared with the hash yet; and the Hub may have to go on.
+        digest = ContentDigest.of(self._entry) if span is None else None
+        blocks = plain_blocks(reader, reader, digest, self._gap_timeout, self._budget)
+        length = wanted.size
+        self._record.cache_hits = (self._record.cache_hits or 0) + 1
+        self._record.cache_bytes = (self._record.cache_bytes or 0) + length
+        return Opened(await start_body(_condemning(blocks, self._shelf, key)), span, length)
+
+    async def _open_hub(self, span: Span | None, key: PlainKey | None) -> Opened:
+        """Open it on the Hub; the whole is stored under the key."""
+        wanted = None if span is None else ByteRange(*span).to_header()
+        opened = self._hub.open_plain(self._entry, self._token, wanted)
+        source = await opened.__aenter__()
+        is_part = source.status == 206
+        digest = None if is_part else ContentDigest.of(self._entry)
+        # From here on the body owns the connection, and leaves it on every way out.
+        blocks = plain_blocks(opened, source, digest, self._gap_timeout, self._budget)
+        length = source.content_length
+        coding = source.headers.get("content-encoding", "identity")
+        expected = span.size if is_part and span is not None else self._entry.size
+        if self._shelf is not None and key is not None and source.status == 200:
+            blocks = self._shelf.keep(key, blocks)
+        body = await start_body(blocks)
+        if (
+            coding != "identity"
+            or source.status == 416
+            or (is_part and not _is_range(source.headers.get("content-range"), span))
+            or (length is not None and expected is not None and length != expected)
+        ):
+            await body.aclose()
+            raise UpstreamRefused("the Hub sent something else than the file it described")
+        return Opened(body, span if is_part else None, expected if length is None else length)
+
+
+def note_source(record: Record, tally: Tally, *, is_verified: bool) -> None:
+    """Add what a part took to the record; several parts are verified if all are."""
+    record.upstream_bytes = (record.upstream_bytes or 0) + tally.upstream_bytes
+    record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes
+    record.cache_hits = (record.cache_hits or 0) + tally.cache_hits
+    record.is_verified = is_verified and record.is_verified is not False
+
+
+async def _condemning(
+    blocks: AsyncGenerator[Block, None], shelf: PlainShelf, key: PlainKey
+) -> AsyncGenerator[Block, None]:
+    """Pass blocks on; what is found to be damaged leaves the shelf."""
+    try:
+        async with aclosing(blocks):
+            async for block in blocks:
+                yield block
+    except IntegrityError as exc:
+        await shelf.condemn(key, exc)
+        raise
+
+
+def _is_range(content_range: str | None, span: Span | None) -> bool:
+    """Tell whether a 206 answer is for the part that was asked for."""
+    parsed = parse_content_range(content_range or "")
+    return parsed is not None and parsed[0] == span

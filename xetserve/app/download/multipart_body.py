@@ -1,0 +1,68 @@
+"""Several parts of a file in one body, read one after the other."""
+
+from xetserve.app.download.body import StartedBody
+from xetserve.app.download.content import Content
+from xetserve.errors import IntegrityError, UpstreamRefused
+from xetserve.http.messages import Block
+from xetserve.http.multipart import ByteRanges
+
+
+class MultipartBody:
+    """An iterator of blocks: every part with its head, and what closes the last one.
+
+    A class, not a generator: a generator that was never started would not close what it wraps.
+
+    Args:
+        first: the first part, begun already.
+    """
+
+    def __init__(self, frame: ByteRanges, content: Content, first: StartedBody) -> None:
+        self._frame = frame
+        self._content = content
+        self._part: StartedBody | None = first
+        self._number = 0
+        self._left = frame.spans[0].size
+        self._head = frame.make_part_head(0)
+
+    def __aiter__(self) -> "MultipartBody":
+        return self
+
+    async def __anext__(self) -> Block:
+        while True:
+            if self._part is None:
+                if self._number == len(self._frame.spans):
+                    raise StopAsyncIteration
+                await self._open_part()
+            assert self._part is not None
+            block = await anext(self._part, None)
+            if block is not None:
+                return self._frame_block(block)
+            if self._left:
+                raise IntegrityError(f"a part of the file is {self._left} bytes short")
+            await self._part.aclose()
+            self._part = None
+            self._number += 1
+            if self._number == len(self._frame.spans):
+                return [self._frame.make_tail()]
+
+    async def aclose(self) -> None:
+        """Release what the body holds."""
+        self._number = len(self._frame.spans)
+        if self._part is not None:
+            await self._part.aclose()
+
+    async def _open_part(self) -> None:
+        span = self._frame.spans[self._number]
+        opened = await self._content.open(span)
+        self._part = opened.body
+        self._left = span.size
+        self._head = self._frame.make_part_head(self._number)
+        if opened.span != span:
+            raise UpstreamRefused("the Hub gave a part of the file and then the whole")
+
+    def _frame_block(self, block: Block) -> Block:
+        self._left -= sum(map(len, block))
+        if self._left < 0:
+            raise IntegrityError("a part of the file is longer than it should be")
+        head, self._head = self._head, b""
+        return [head, *block] if head else block

@@ -1,0 +1,251 @@
+"""Files: /download by repository and path, /download-hash by Xet hash."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from xetserve.app.download.checksums import answer_checksum, wants_checksum
+from xetserve.app.download.content import Content, PlainContent, XetContent
+from xetserve.app.download.representation import Representation, describe_entry, describe_hash
+from xetserve.app.download.respond import FileAnswers, wants_part
+from xetserve.app.download.sizes import FileSizes
+from xetserve.app.download.xet_offer import answer_file_info, offer_xet, wants_file_info
+from xetserve.app.download.zstd_body import Compressors
+from xetserve.app.hub.paths import ResolvePath
+from xetserve.app.routes import get_revision, join_file_path, parse_repo
+from xetserve.errors import RequestError, UpstreamTimeout
+from xetserve.http.conditions import has_conditions
+from xetserve.http.messages import Record, Request, Response
+from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.pipeline.source import CasSource
+from xetserve.pipeline.verify.ledger_store import LedgerShelf
+from xetserve.pipeline.verify.worker_bus import LedgerNews
+from xetserve.upstream.cas.client import Access
+from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
+from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.hashes import parse_hash
+
+STALE_FIELD: Final = "X-Xetserve-Stale"  # seconds since the Hub said what is answered
+
+
+@dataclass(frozen=True, slots=True)
+class Upstreams:
+    """All that serving a file needs.
+
+    ledger_shelf, plain_shelf: of the disk cache, where there is one.
+    ledger_news: from other workers, where there are some.
+    """
+
+    hub: HubClient
+    cas: CasSource
+    budget: ByteBudget
+    limits: ReadLimits
+    policy: RetryPolicy
+    hash_repo: str
+    ledger_shelf: LedgerShelf | None = None
+    plain_shelf: PlainShelf | None = None
+    ledger_news: LedgerNews | None = None
+
+
+class FileService:
+    """Answers for files.
+
+    Args:
+        compression: code files with zstd for clients that ask for it.
+    """
+
+    def __init__(self, upstreams: Upstreams, *, compression: bool = True) -> None:
+        self._up = upstreams
+        self._fetches = FetchTable(
+            upstreams.cas,
+            upstreams.budget,
+            policy=upstreams.policy,
+            stall_timeout=upstreams.limits.stall_timeout,
+            ledger_shelf=upstreams.ledger_shelf,
+            ledger_news=upstreams.ledger_news,
+        )
+        self._sizes = FileSizes(upstreams.cas)
+        self._answers = FileAnswers(Compressors() if compression else None)
+        # Hub clients compare lengths, and resume what broke off: no codings, and a length wherever it is known.
+        self._hub_answers = FileAnswers(None, with_length=True)
+
+    @property
+    def fetches(self) -> FetchTable:
+        """What is being fetched, for others who serve the same data."""
+        return self._fetches
+
+    async def get_file(
+        self, request: Request, owner: str, name: str, path: list[str], token: str | None
+    ) -> Response:
+        """Answer GET and HEAD for a file of a repository.
+
+        Raises:
+            RequestError: the request names no file that could be.
+            UpstreamError, IntegrityError: it cannot be had.
+        """
+        repo = parse_repo(f"{owner}/{name}", request.query.get("type", "model"))
+        file_path = join_file_path(path)
+        revision = get_revision(request)
+        is_for_checksum = wants_checksum(request)
+        request.record.repo, request.record.file = repo.id, file_path
+        hub = self._up.hub.on_behalf(request.headers)
+        async with head_timeout(self._up.limits):
+            entry = await hub.resolve(repo, revision, file_path, token)
+            file = describe_entry(
+                entry, file_path, revision, is_public=token is None, now=time.time()
+            )
+            content = self._make_content(hub, entry, repo, revision, token, request.record)
+            if is_for_checksum:
+                return _mark_stale(await answer_checksum(file, content), entry)
+            return _mark_stale(await self._answer(self._answers, request, file, content), entry)
+
+    async def get_resolved(
+        self,
+        request: Request,
+        wanted: ResolvePath,
+        token: str | None,
+        *,
+        native_above: int | None,
+    ) -> Response:
+        """Answer GET and HEAD for a file as the Hub does, but from here: nobody is redirected.
+
+        Args:
+            native_above: bytes above which the client is told that a file is Xet; None: of no file.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: as get_file.
+        """
+        repo, revision, file_path = wanted
+        request.record.repo, request.record.file = repo.id, file_path
+        hub = self._up.hub.on_behalf(request.headers, names_agent=True)
+        async with head_timeout(self._up.limits):
+            entry = await hub.resolve(repo, revision, file_path, token)
+            is_native = native_above is not None and (entry.size or 0) > native_above
+            file = replace(
+                describe_entry(
+                    entry, file_path, revision, is_public=token is None, now=time.time()
+                ),
+                is_hub=True,
+                is_attached=request.query.get("download", "").lower() in ("1", "true"),
+                hides_xet=True,
+            )
+            if is_native and entry.file_hash is not None:
+                file = offer_xet(request, file, repo, entry, revision)
+                if wants_file_info(request):
+                    return answer_file_info(request, file, repo, entry, revision)
+            return await self.get_described(request, hub, entry, file, repo, revision, token)
+
+    async def get_described(
+        self,
+        request: Request,
+        hub: HubClient,
+        entry: FileEntry,
+        file: Representation,
+        repo: RepoRef,
+        revision: str,
+        token: str | None,
+    ) -> Response:
+        """Answer GET and HEAD for a file that was looked up and described, as the Hub does.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: as get_file.
+        """
+        content = self._make_content(hub, entry, repo, revision, token, request.record)
+        return _mark_stale(await self._answer(self._hub_answers, request, file, content), entry)
+
+    async def get_by_hash(self, request: Request, text: str, token: str | None) -> Response:
+        """Answer GET and HEAD for a file by its Xet hash. Of the whole, the size comes out while it is read.
+
+        Raises:
+            RequestError: 400, not a hash.
+            UpstreamError, IntegrityError: it cannot be had.
+        """
+        try:
+            file_hash = parse_hash(text.lower())
+        except ValueError as exc:
+            raise RequestError(400, str(exc)) from None
+        if wants_checksum(request):
+            raise RequestError(404, "the CAS names no sha256; ask for the file by its repository")
+        repo = parse_repo(
+            request.query.get("repo", self._up.hash_repo), request.query.get("type", "model")
+        )
+        request.record.file = text.lower()
+        hub = self._up.hub.on_behalf(request.headers)
+        access = ReadAccess(hub, repo, get_revision(request), token)
+        async with head_timeout(self._up.limits):
+            size = None
+            if request.method == "HEAD" or wants_part(request):
+                size = await self._sizes.get(access, file_hash)
+            elif has_conditions(request.headers):
+                await self._sizes.check_exists(access, file_hash)
+            file = describe_hash(file_hash, size, is_public=token is None)
+            content = self._make_xet_content(access, file_hash, size, request.record)
+            return await self._answer(self._answers, request, file, content)
+
+    async def _answer(
+        self, answers: FileAnswers, request: Request, file: Representation, content: Content
+    ) -> Response:
+        """Judge the conditions, then answer HEAD or GET."""
+        file = self._mark(file)
+        response = answers.check(request, file)
+        if response is not None:
+            return response
+        if request.method == "HEAD":
+            return answers.answer_head(request, file)
+        return await answers.answer_get(request, file, content)
+
+    def _mark(self, file: Representation) -> Representation:
+        """Say of a file that it was cut."""
+        if file.file_hash is None:
+            return file
+        ledgers, now = self._fetches.ledgers, time.monotonic()
+        was_cut = ledgers.was_cut(file.file_hash, now)
+        return replace(file, was_cut=was_cut, is_suspect=ledgers.is_suspect(file.file_hash, now))
+
+    def _make_content(
+        self,
+        hub: HubClient,
+        entry: FileEntry,
+        repo: RepoRef,
+        revision: str,
+        token: str | None,
+        record: Record,
+    ) -> Content:
+        if entry.file_hash is None:
+            gap_timeout, shelf = self._up.limits.gap_timeout, self._up.plain_shelf
+            return PlainContent(hub, entry, token, gap_timeout, shelf, record, self._up.budget)
+        access = ReadAccess(
+            hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True
+        )
+        return self._make_xet_content(access, entry.file_hash, entry.size, record)
+
+    def _make_xet_content(
+        self, access: Access, file_hash: bytes, size: int | None, record: Record
+    ) -> XetContent:
+        gap_timeout = self._up.limits.gap_timeout
+        return XetContent(self._fetches, access, file_hash, size, gap_timeout, record)
+
+
+def _mark_stale(response: Response, entry: FileEntry) -> Response:
+    """Say of an answer that the Hub could not be asked."""
+    if entry.stale_age is not None:
+        response.headers.append((STALE_FIELD, str(entry.stale_age)))
+    return response
+
+
+@asynccontextmanager
+async def head_timeout(limits: ReadLimits) -> AsyncIterator[None]:
+    """Bound all that comes before the head: clients give up on a server that says nothing for 10 s."""
+    try:
+        async with asyncio.timeout(limits.gap_timeout):
+            yield
+    except TimeoutError:
+        raise UpstreamTimeout(
+            f"the upstream has not answered within {limits.gap_timeout:g} seconds"
+        ) from None

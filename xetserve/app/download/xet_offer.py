@@ -1,0 +1,63 @@
+"""What tells a client of the Hub that a file is Xet, and leads it to token and reconstruction: both are here.
+
+Source: huggingface_hub utils/_xet.py; huggingface.js file-download-info.ts.
+"""
+
+from dataclasses import replace
+from typing import Final
+from urllib.parse import quote
+
+from xetserve.app.download.representation import Fields, Representation
+from xetserve.http.messages import Request, Response, json_response
+from xetserve.upstream.hub.client import FileEntry, RepoRef
+from xetserve.xet.hashes import format_hash
+
+# Clients that would rather hear of the file than have it, huggingface.js among them, accept this.
+FILE_INFO: Final = "application/vnd.xet-fileinfo+json"
+_OF_THE_FILE: Final = ("Content-Type", "Content-Disposition", "Accept-Ranges", "ETag", "Repr-Digest", "Last-Modified",
+                       "Cache-Control")  # fmt: skip
+
+
+def wants_file_info(request: Request) -> bool:
+    """Tell whether a client takes a description of a Xet file in place of the file."""
+    return FILE_INFO in (request.headers.get("accept") or "")
+
+
+def offer_xet(
+    request: Request, file: Representation, repo: RepoRef, entry: FileEntry, revision: str
+) -> Representation:
+    """Let the description of a Xet file say that it is one, and where it is to be had."""
+    if entry.file_hash is None:
+        return file
+    token_url, info_url = _make_urls(request, repo, entry, revision)
+    links = f'<{token_url}>; rel="xet-auth", <{info_url}>; rel="xet-reconstruction-info"'
+    fields = (("Link", links), ("X-Xet-Refresh-Route", token_url))
+    return replace(file, hides_xet=False, xet_fields=fields)
+
+
+def answer_file_info(
+    request: Request, file: Representation, repo: RepoRef, entry: FileEntry, revision: str
+) -> Response:
+    """Describe a Xet file in place of sending it."""
+    assert entry.file_hash is not None
+    token_url, info_url = _make_urls(request, repo, entry, revision)
+    value = {
+        "hash": format_hash(entry.file_hash),
+        "refreshUrl": token_url,
+        "reconstructionUrl": info_url,
+    }
+    fields: Fields = [field for field in file.make_fields() if field[0] not in _OF_THE_FILE]
+    response = json_response(200, value, [*fields, ("Cache-Control", "no-store")])
+    response.headers[0] = ("Content-Type", FILE_INFO)
+    return response
+
+
+def _make_urls(request: Request, repo: RepoRef, entry: FileEntry, revision: str) -> tuple[str, str]:
+    """Give where the token and the reconstruction are to be had; token URLs have to be absolute."""
+    assert entry.file_hash is not None
+    base = request.base_url
+    commit = quote(entry.commit or revision, safe="")
+    return (
+        f"{base}{repo.api_prefix}/xet-read-token/{commit}",
+        f"{base}/v1/reconstructions/{format_hash(entry.file_hash)}",
+    )

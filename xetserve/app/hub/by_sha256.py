@@ -1,0 +1,104 @@
+"""Files that are asked for by sha256. The Hub knows them by path: it is asked where they are, and whether they may be read."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+from xetserve.app.download.representation import describe_entry
+from xetserve.app.download.service import FileService, head_timeout
+from xetserve.errors import UpstreamMissing, UpstreamRefused
+from xetserve.http.messages import Request, Response
+from xetserve.http.ranges import parse_content_range
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.hub.client import FileEntry, HubClient, RepoRef
+from xetserve.upstream.hub.listing import LargeFiles
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def is_sha256(text: str) -> bool:
+    """Tell whether this is a sha256 in lower-case hex."""
+    return _SHA256.fullmatch(text) is not None
+
+
+class ObjectService:
+    """Answers for files by their sha256.
+
+    Args:
+        limits: gap_timeout bounds all that comes before the head.
+    """
+
+    def __init__(self, files: FileService, hub: HubClient, limits: ReadLimits) -> None:
+        self._files = files
+        self._hub = hub
+        self._limits = limits
+        self._large_files = LargeFiles()
+
+    async def get(
+        self,
+        request: Request,
+        repo: RepoRef,
+        revision: str,
+        digest: str,
+        token: str | None,
+        look_up: Callable[[HubClient], Awaitable[FileEntry]],
+    ) -> Response:
+        """Answer GET and HEAD for a file.
+
+        Args:
+            revision: where it is looked for.
+            digest: is_sha256.
+            look_up: asks the Hub for what is not in the revision; it comes as it is there, and is checked as a whole.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: it cannot be had.
+        """
+        hub = self._hub.on_behalf(request.headers, names_agent=True)
+        request.record.repo, request.record.file = repo.id, f"sha256:{digest}"
+        async with head_timeout(self._limits):
+            entry = await self._find(hub, repo, revision, digest, token)
+            if entry is None:
+                entry = await look_up(hub)
+                if entry.size is None:
+                    entry = replace(entry, size=await _measure(hub, entry, token))
+                entry = replace(entry, sha256=digest, etag=digest)
+            file = replace(
+                describe_entry(entry, digest, revision, is_public=token is None, now=time.time()),
+                is_fixed=True,
+                is_hub=True,
+                is_attached=True,
+                hides_xet=True,
+            )
+            return await self._files.get_described(request, hub, entry, file, repo, revision, token)
+
+    async def _find(
+        self, hub: HubClient, repo: RepoRef, revision: str, digest: str, token: str | None
+    ) -> FileEntry | None:
+        """Look a file up at its path; None: it has none."""
+        for _ in range(2):
+            try:
+                path = await self._large_files.find(hub, repo, revision, digest, token)
+                if path is None:
+                    return None
+                entry = await hub.resolve(repo, revision, path, token)
+            except UpstreamMissing as exc:
+                if exc.code not in ("RevisionNotFound", "EntryNotFound"):
+                    raise
+                entry = None
+            if entry is not None and entry.sha256 == digest:
+                return entry
+            # A push has come in between.
+            self._large_files.forget(repo, revision, token)
+        return None
+
+
+async def _measure(hub: HubClient, entry: FileEntry, token: str | None) -> int:
+    """Give the size of a file that the Hub's head does not tell."""
+    async with hub.open_plain(entry, token, "bytes=0-0") as answer:
+        found = parse_content_range(answer.headers.get("content-range") or "")
+        size = found[1] if found is not None else answer.content_length
+    if size is None:
+        raise UpstreamRefused("the Hub does not tell the size of a file")
+    return size

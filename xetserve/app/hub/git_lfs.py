@@ -1,0 +1,270 @@
+"""Git LFS, downloads: the Hub says what there is and who may read it, the bytes come from here.
+
+Source: git-lfs, docs/api/batch.md and docs/api/authentication.md.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from xetserve.app.auth import unauthorized
+from xetserve.app.download.service import head_timeout
+from xetserve.app.errors import from_error
+from xetserve.app.hub.by_sha256 import ObjectService, is_sha256
+from xetserve.app.hub.paths import ObjectPath, parse_lfs_path
+from xetserve.app.routes import check_method, check_revision
+from xetserve.base.json_text import parse_json
+from xetserve.errors import (
+    FormatError,
+    RequestError,
+    UpstreamError,
+    UpstreamMissing,
+    XetserveError,
+)
+from xetserve.http.cors import METHODS
+from xetserve.http.messages import Headers, Request, Response, json_response
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.hub.client import FileEntry, HubClient, RepoRef
+from xetserve.upstream.requests import make_url, read_document
+
+MAX_OBJECTS: Final = 1000  # of a batch; git-lfs asks for 100
+MEDIA_TYPE: Final = "application/vnd.git-lfs+json"
+_MAX_BATCH_SIZE: Final = 256 * 1024  # bytes; MAX_OBJECTS are 100 KB
+_MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; signed URLs are long
+MAX_LINKS_SIZE: Final = (
+    512 * 1024
+)  # characters of the URLs that we answer with; MAX_OBJECTS take half
+_MAX_SIZE: Final = 10**18
+_SIZE: Final = re.compile(r"[0-9]{1,18}")
+_FIELDS: Final = (
+    ("Content-Type", MEDIA_TYPE), ("Accept", MEDIA_TYPE), ("Accept-Encoding", "gzip"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a client wants to download. objects: (sha256 in hex, size in bytes). ref: as the client names it."""
+
+    objects: tuple[tuple[str, int], ...]
+    ref: str | None
+
+    @property
+    def revision(self) -> str:
+        """How the Hub calls the ref."""
+        return (self.ref or "main").removeprefix("refs/heads/").removeprefix("refs/tags/")
+
+    def to_json(self) -> bytes:
+        """Write the question that the Hub is asked."""
+        value: dict[str, Any] = {
+            "operation": "download",
+            "transfers": ["basic"],
+            "hash_algo": "sha256",
+            "objects": [{"oid": oid, "size": size} for oid, size in self.objects],
+        }
+        if self.ref is not None:
+            value["ref"] = {"name": self.ref}
+        return json.dumps(value).encode()
+
+
+class LfsApi:
+    """Answers /{id}.git/info/lfs/objects/batch and, for the URLs in its answers, .../objects/{sha256}."""
+
+    def __init__(self, hub: HubClient, objects: ObjectService, limits: ReadLimits) -> None:
+        self._hub = hub
+        self._objects = objects
+        self._limits = limits
+
+    def is_for(self, request: Request) -> bool:
+        """Tell whether a request is one of these."""
+        return parse_lfs_path(request.raw_path) is not None
+
+    async def answer(self, request: Request, token: str | None) -> Response:
+        """Answer a request.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: an object cannot be had.
+        """
+        wanted = parse_lfs_path(request.raw_path)
+        assert wanted is not None
+        if wanted.name != "batch":
+            return await self._get_object(request, wanted, token)
+        try:
+            check_method(request, ("POST", "OPTIONS"))
+            return await self._answer_batch(request, wanted.repo, token)
+        except XetserveError as exc:
+            return _make_error(exc, request)
+
+    async def _answer_batch(self, request: Request, repo: RepoRef, token: str | None) -> Response:
+        batch = read_batch(await request.body.read(_MAX_BATCH_SIZE))
+        base = f"{request.base_url}{repo.url_prefix}.git/info/lfs/objects"
+        links = [f"{base}/{oid}?{_make_query(batch, size)}" for oid, size in batch.objects]
+        if sum(map(len, links)) > MAX_LINKS_SIZE:
+            raise RequestError(413, "these are too many objects for one answer: ask for fewer")
+        hub = self._hub.on_behalf(request.headers, names_agent=True)
+        async with head_timeout(self._limits):
+            found = await self._ask(hub, repo, batch, token)
+        objects = [
+            _describe(oid, size, found.get(oid), link)
+            for (oid, size), link in zip(batch.objects, links, strict=True)
+        ]
+        answer = {"transfer": "basic", "hash_algo": "sha256", "objects": objects}
+        return _make_response(200, answer)
+
+    async def _ask(
+        self, hub: HubClient, repo: RepoRef, batch: Batch, token: str | None
+    ) -> dict[str, dict[str, Any]]:
+        """Ask the Hub for a batch; gives its objects by sha256.
+
+        Raises:
+            UpstreamError and its kinds, RequestError: the Hub does not tell.
+        """
+        target = f"{repo.url_prefix}.git/info/lfs/objects/batch"
+        async with hub.forward("POST", target, _FIELDS, token, batch.to_json()) as answer:
+            body = await read_document(
+                answer, "the Hub", _MAX_ANSWER_SIZE, self._limits.gap_timeout
+            )
+        try:
+            value = parse_json(body)
+        except FormatError:
+            value = None
+        if answer.status != 200:
+            raise _make_refusal(answer.status, answer.headers, value)
+        objects = value.get("objects") if isinstance(value, dict) else None
+        if not isinstance(objects, list):
+            raise UpstreamError("the Hub's answer to an LFS batch is not what it should be")
+        return {item["oid"]: item for item in objects if isinstance(item, dict) and "oid" in item}
+
+    async def _get_object(
+        self, request: Request, wanted: ObjectPath, token: str | None
+    ) -> Response:
+        """Answer GET and HEAD for an object."""
+        check_method(request, METHODS)
+        repo, digest = wanted
+        if not is_sha256(digest):
+            raise RequestError(404, "an LFS object is named by its sha256")
+        revision = check_revision(request.query.get("revision", "main"))
+        size = request.query.get("size", "")
+
+        async def look_up(hub: HubClient) -> FileEntry:
+            if not _SIZE.fullmatch(size):
+                raise RequestError(404, "this revision has no such object; its size is not known")
+            batch = Batch(((digest, int(size)),), None)
+            found = (await self._ask(hub, repo, batch, token)).get(digest) or {}
+            return _make_entry(digest, int(size), found)
+
+        return await self._objects.get(request, repo, revision, digest, token, look_up)
+
+
+def read_batch(body: bytes) -> Batch:
+    """Read a client's question.
+
+    Raises:
+        RequestError: 403 for uploads; 409, 413, 422: not one that can be answered.
+    """
+    try:
+        value = parse_json(body)
+    except FormatError:
+        raise RequestError(422, "the batch is not JSON") from None
+    if not isinstance(value, dict) or not isinstance(value.get("objects"), list):
+        raise RequestError(422, "a batch has an operation and objects")
+    if value.get("operation") == "upload":
+        raise RequestError(403, "this server is for downloads: push to the Hub itself")
+    if value.get("operation") != "download":
+        raise RequestError(422, "the operation must be download")
+    if value.get("hash_algo", "sha256") != "sha256":
+        raise RequestError(409, "objects are named by their sha256 here")
+    transfers = value.get("transfers") or ["basic"]
+    if not isinstance(transfers, list) or "basic" not in transfers:
+        raise RequestError(422, "the transfer must be basic")
+    if len(value["objects"]) > MAX_OBJECTS:
+        raise RequestError(413, f"a batch may have {MAX_OBJECTS} objects")
+    ref = value.get("ref")
+    name = ref.get("name") if isinstance(ref, dict) else None
+    if name is not None:
+        if not isinstance(name, str):
+            raise RequestError(422, "the name of a ref must be a string")
+        check_revision(name)
+    return Batch(tuple(map(_read_object, value["objects"])), name)
+
+
+def _read_object(item: object) -> tuple[str, int]:
+    oid, size = (item.get("oid"), item.get("size")) if isinstance(item, dict) else (None, None)
+    if not isinstance(oid, str) or not is_sha256(oid):
+        raise RequestError(422, "an object's oid must be a sha256 in hex")
+    if type(size) is not int or not 0 <= size <= _MAX_SIZE:
+        raise RequestError(422, "an object's size must be a number of bytes")
+    return oid, size
+
+
+def _make_query(batch: Batch, size: int) -> str:
+    """Write what is to be known of an object besides its name."""
+    if batch.revision == "main":
+        return f"size={size}"
+    return f"size={size}&revision={quote(batch.revision, safe='')}"
+
+
+def _describe(oid: str, size: int, found: dict[str, Any] | None, href: str) -> dict[str, Any]:
+    """Give an object as the answer has it. There is no token in it: clients send theirs to the same host."""
+    value: dict[str, Any] = {"oid": oid, "size": size}
+    error = (found or {}).get("error")
+    if isinstance(error, dict):
+        code = error.get("code")
+        message = str(error.get("message") or "the Hub has no such object")
+        return value | {"error": {"code": code if type(code) is int else 404, "message": message}}
+    if _find_action(found) is None:
+        return value | {"error": {"code": 404, "message": "the Hub has no such object"}}
+    return value | {"actions": {"download": {"href": href}}}
+
+
+def _find_action(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    actions = (found or {}).get("actions")
+    action = actions.get("download") if isinstance(actions, dict) else None
+    return action if isinstance(action, dict) and isinstance(action.get("href"), str) else None
+
+
+def _make_entry(digest: str, size: int, found: dict[str, Any]) -> FileEntry:
+    """Describe an object that is to be had where the Hub says."""
+    action = _find_action(found)
+    if action is None:
+        raise UpstreamMissing("the Hub has no such object")
+    return FileEntry(
+        size=size,
+        etag=digest,
+        sha256=digest,
+        commit=None,
+        last_modified=None,
+        content_type=None,
+        file_hash=None,
+        token_url=None,
+        url=make_url(action["href"], "the Hub's LFS URL"),
+    )
+
+
+def _make_refusal(status: int, headers: Headers, value: object) -> XetserveError:
+    """Give the Hub's refusal of a batch with its own words."""
+    said = value if isinstance(value, dict) else {}
+    message = headers.get("x-error-message") or said.get("message") or said.get("error")
+    text = str(message or f"the Hub answered {status}")
+    if status == 401:
+        return unauthorized(text)
+    if 400 <= status < 500:
+        return RequestError(status, text)
+    return UpstreamError(f"the Hub answered {status}")
+
+
+def _make_response(status: int, value: object) -> Response:
+    response = json_response(status, value)
+    response.headers = [("Content-Type", MEDIA_TYPE), ("Cache-Control", "no-store")]
+    return response
+
+
+def _make_error(error: XetserveError, request: Request) -> Response:
+    """Give a failure as LFS clients read it."""
+    plain = from_error(error, request)
+    response = _make_response(plain.status, {"message": str(error)})
+    response.headers += [field for field in plain.headers if field[0] != "Content-Type"]
+    if plain.status == 401:
+        response.headers.append(("LFS-Authenticate", 'Basic realm="xetserve"'))
+    return response

@@ -1,0 +1,113 @@
+"""Bodies of the Hub's API as they pass: decoded, pages joined, members left out."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Final, NamedTuple, Protocol
+
+from xetserve.app.download.body import PlainSource
+from xetserve.app.hub.json_entry_filter import EntryFilter
+from xetserve.app.hub.json_filter import MemberFilter
+from xetserve.app.hub.json_join import ArrayJoiner
+from xetserve.errors import BrokenStream, FormatError, UpstreamError, UpstreamTimeout
+from xetserve.http.encoding import StreamDecoder
+from xetserve.http.messages import Block, Headers
+from xetserve.http.relay import find_link
+from xetserve.upstream.turns import Turns
+
+MAX_PAGES: Final = 1000  # of a list that is joined: a million entries
+_BUFFER_SIZE: Final = 64 * 1024
+
+Pieces = AsyncGenerator[bytes, None]
+
+
+class HubAnswer(PlainSource, Protocol):
+    """An answer of the Hub's."""
+
+    status: int
+    headers: Headers
+
+
+class Page(NamedTuple):
+    """An answer that has begun to come.
+
+    opened: the entered context that source came from.
+    """
+
+    opened: AbstractAsyncContextManager[object]
+    source: HubAnswer
+
+    @property
+    def status(self) -> int:
+        """The answer's status."""
+        return self.source.status
+
+    @property
+    def headers(self) -> Headers:
+        """The answer's fields."""
+        return self.source.headers
+
+    @property
+    def following(self) -> str | None:
+        """The URL of the page behind this one."""
+        return find_link(", ".join(self.headers.get_all("link")), "next")
+
+
+async def read_pieces(page: Page, timeout: float) -> Pieces:
+    """Read a body, decoded; the page is left when it ends or is closed.
+
+    Args:
+        timeout: seconds without a byte.
+    """
+    try:
+        decoder = StreamDecoder(page.headers.get("content-encoding"))
+        buffer = bytearray(_BUFFER_SIZE)
+        turns = Turns()
+        while count := await page.source.receive_into(memoryview(buffer), timeout):
+            for piece in decoder.decode(bytes(memoryview(buffer)[:count])):
+                await turns.add(len(piece))
+                yield piece
+        decoder.finish()
+    except BrokenStream as exc:
+        raise UpstreamError(f"the Hub's answer broke off: {exc}") from exc
+    except TimeoutError as exc:
+        raise UpstreamTimeout("the Hub's answer stalled") from exc
+    except FormatError as exc:
+        raise UpstreamError(f"the Hub: {exc}") from exc
+    finally:
+        await page.opened.__aexit__(None, None, None)
+
+
+async def join_pages(
+    page: Page, timeout: float, open_page: Callable[[str], Awaitable[Page]]
+) -> Pieces:
+    """Read a list with all its pages as one array.
+
+    Args:
+        open_page: asks for the page at a URL.
+    """
+    joiner = ArrayJoiner()
+    for _ in range(MAX_PAGES):
+        async with aclosing(read_pieces(page, timeout)) as pieces:
+            try:
+                async for piece in pieces:
+                    yield joiner.feed(piece)
+                yield joiner.end_page()
+            except FormatError as exc:
+                raise UpstreamError(f"the Hub: {exc}") from exc
+        following = page.following
+        if following is None:
+            yield joiner.finish()
+            return
+        page = await open_page(following)
+    raise UpstreamError(f"the Hub's list has more than {MAX_PAGES} pages")
+
+
+async def make_blocks(
+    pieces: Pieces, members: MemberFilter | EntryFilter | None
+) -> AsyncGenerator[Block, None]:
+    """Make blocks of a body, without some members."""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield [piece if members is None else members.feed(piece)]
+        if members is not None:
+            yield [members.finish()]

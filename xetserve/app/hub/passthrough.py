@@ -1,0 +1,254 @@
+"""The Hub's API, passed on: questions to the Hub, answers to the client, made to look as if they were ours."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Final, Protocol
+
+from xetserve.app.download.body import hold_body, no_blocks, start_body
+from xetserve.app.download.service import STALE_FIELD, head_timeout
+from xetserve.app.hub.json_bodies import (
+    HubAnswer,
+    Page,
+    Pieces,
+    join_pages,
+    make_blocks,
+    read_pieces,
+)
+from xetserve.app.hub.json_entry_filter import EntryFilter
+from xetserve.app.hub.json_filter import MemberFilter
+from xetserve.app.hub.paths import find_kept_question, is_lasting_question
+from xetserve.errors import UpstreamRefused
+from xetserve.http.conditions import Validators, Verdict, check_conditions
+from xetserve.http.cors import add_vary
+from xetserve.http.messages import Block, Headers, Request, Response
+from xetserve.http.relay import (
+    find_link,
+    move_url,
+    select_answer_fields,
+    select_request_fields,
+)
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.answers.scope import get_scope
+from xetserve.upstream.hub.cached_api import (
+    ApiAnswers,
+    NotKept,
+    Opened,
+    make_question,
+    select_kept_fields,
+)
+from xetserve.upstream.hub.client import HubClient
+
+MAX_QUESTION_SIZE: Final = 1024 * 1024  # bytes of a request body: a list of some ten thousand paths
+HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length
+MAX_LENT: Final = (
+    32 * 1024 * 1024
+)  # bytes of kept answers that clients may be reading; beyond it, of none
+_BUFFER_SIZE: Final = 64 * 1024
+_XET_MEMBERS: Final = ("xetHash", "xetEnabled")
+
+
+class PassThrough:
+    """Passes requests on to the Hub.
+
+    Args:
+        limits: gap_timeout bounds the wait for the head, and for each piece of the body.
+    """
+
+    def __init__(self, hub: HubClient, limits: ReadLimits) -> None:
+        self._hub = hub
+        self._limits = limits
+        self._known: ApiAnswers | None = None
+        if hub.metadata is not None:
+            self._known = ApiAnswers(hub.metadata, timeout=limits.gap_timeout)
+        self._lent = 0  # bytes of kept answers that are being sent in pieces
+
+    async def answer(
+        self,
+        request: Request,
+        token: str | None,
+        *,
+        native_above: int | None,
+        joins_pages: bool = False,
+    ) -> Response:
+        """Give the Hub's answer.
+
+        Args:
+            native_above: members of JSON that tell of Xet are left out, except in entries of files larger than so many
+                bytes; None: everywhere.
+            joins_pages: a list comes as a whole.
+
+        Raises:
+            RequestError: 413.
+            UpstreamError: the Hub is in trouble.
+        """
+        body = await request.body.read(MAX_QUESTION_SIZE) if request.method == "POST" else b""
+        fields = [*select_request_fields(request.headers), ("Accept-Encoding", "gzip")]
+        hub = self._hub.on_behalf(request.headers, names_agent=True)
+        with suppress(NotKept):
+            return await self._answer_known(
+                request, hub, token, body, native_above=native_above, joins_pages=joins_pages
+            )
+        async with head_timeout(self._limits):
+            page = await _open(hub.forward(request.method, request.target, fields, token, body))
+            del body
+            request.body.release()
+            status, headers = page.status, _make_fields(hub, request, page)
+            if request.method == "HEAD" or status in (204, 304):
+                await page.opened.__aexit__(None, None, None)
+                # The length of what we would send is not known: that of the Hub's answer may be of a coded one.
+                return Response(status, headers, no_blocks())
+            members = _make_filter(page.headers, native_above)
+            if joins_pages and status == 200 and page.following is not None:
+                # What follows is of the first page alone.
+                headers = [field for field in headers if field[0] not in ("Link", "ETag")]
+                pieces = self._join(hub, page, fields, token)
+            else:
+                pieces = read_pieces(page, self._limits.gap_timeout)
+            return Response(
+                status, headers, await hold_body(make_blocks(pieces, members), HELD_SIZE)
+            )
+
+    async def _answer_known(
+        self,
+        request: Request,
+        hub: HubClient,
+        token: str | None,
+        body: bytes,
+        *,
+        native_above: int | None,
+        joins_pages: bool,
+    ) -> Response:
+        """Give an answer that is kept, now or since before.
+
+        Raises:
+            NotKept: answers to this are not kept, or this one is not.
+            UpstreamError: the Hub is in trouble.
+        """
+        repo = find_kept_question(request.raw_path)
+        if self._known is None or repo is None:
+            raise NotKept
+        fields = select_kept_fields(select_request_fields(request.headers))
+        if fields is None:
+            raise NotKept
+        method = "POST" if request.method == "POST" else "GET"
+
+        def ask(patient: bool) -> Opened:
+            sent = [*fields, ("Accept-Encoding", "gzip")]
+            return hub.forward(method, request.target, sent, token, body, patient=patient)
+
+        async def renew(data: bytes) -> float | None:
+            return (
+                await hub.find_grant(repo, token) if is_lasting_question(request.target) else None
+            )
+
+        question = make_question(get_scope(token), repo, method, request.target, fields, body)
+        async with head_timeout(self._limits):
+            known = await self._known.get(question, ask, renew)
+        request.body.release()
+        large = len(known.body) > HELD_SIZE
+        if large and self._lent > MAX_LENT and known.stale_age is None:
+            raise NotKept
+        if joins_pages and find_link(", ".join(known.headers.get_all("link")), "next") is not None:
+            raise NotKept
+        headers = _make_fields(hub, request, known)
+        if known.stale_age is not None:
+            headers.append((STALE_FIELD, str(known.stale_age)))
+        if known.status == 200 and _has_it(request, known.headers):
+            return Response(304, [field for field in headers if field[0] != "Content-Type"])
+        if request.method == "HEAD":
+            return Response(known.status, headers, no_blocks())
+        members = _make_filter(known.headers, native_above)
+        if large:
+            blocks = self._lend_blocks(known.body, members)
+            return Response(known.status, headers, await start_body(blocks))
+        content = bytes(known.body)
+        if members is not None:
+            content = members.feed(content) + members.finish()
+        return Response(known.status, headers, content)
+
+    async def _lend_blocks(
+        self, body: memoryview, members: MemberFilter | EntryFilter | None
+    ) -> AsyncGenerator[Block, None]:
+        """Send out of the cache's memory, which stays as long as this runs, and is counted."""
+        self._lent += len(body)
+        try:
+            for at in range(0, len(body), _BUFFER_SIZE):
+                piece = bytes(body[at : at + _BUFFER_SIZE])
+                yield [piece if members is None else members.feed(piece)]
+            if members is not None:
+                yield [members.finish()]
+        finally:
+            self._lent -= len(body)
+
+    def _join(
+        self, hub: HubClient, page: Page, fields: list[tuple[str, str]], token: str | None
+    ) -> Pieces:
+        """Join a list's pages; further ones are asked for as the first one was, but for its conditions."""
+        fields = [field for field in fields if not field[0].startswith("If-")]
+
+        async def open_page(url: str) -> Page:
+            target = move_url(url, hub.bases, "")
+            if not target.startswith("/"):
+                raise UpstreamRefused("the Hub's list goes on elsewhere")
+            async with head_timeout(self._limits):
+                following = await _open(hub.forward("GET", target, fields, token))
+            if following.status != 200:
+                await following.opened.__aexit__(None, None, None)
+                raise UpstreamRefused(
+                    f"the Hub answered {following.status} in the middle of a list"
+                )
+            return following
+
+        return join_pages(page, self._limits.gap_timeout, open_page)
+
+
+def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> list[tuple[str, str]]:
+    """Give the fields of an answer of the Hub's as they go to the client."""
+    fields = select_answer_fields(headers, hub.bases, request.base_url)
+    fields.append(hub.make_via(headers))
+    vary = [name.strip() for value in headers.get_all("vary") for name in value.split(",")]
+    fields = [field for field in fields if field[0] != "Vary"]
+    add_vary(fields, *vary, "Authorization")
+    return fields
+
+
+async def _open(opened: AbstractAsyncContextManager[HubAnswer]) -> Page:
+    """Wait for the head of an answer."""
+    return Page(opened, await opened.__aenter__())
+
+
+class _Answer(Protocol):
+    """The head of an answer of the Hub's, now or kept."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Headers: ...
+
+
+def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tuple[str, str]]:
+    """Give the fields of the answer; errors are not to be kept by anybody."""
+    fields = make_answer_fields(hub, request, answer.headers)
+    if answer.status >= 400:
+        fields = [field for field in fields if field[0] != "Cache-Control"]
+        fields.append(("Cache-Control", "no-store"))
+    return fields
+
+
+def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | EntryFilter | None:
+    """Give what takes the words of Xet out of an answer; None: they stay."""
+    if "json" not in (headers.get("content-type") or "").lower():
+        return None
+    if native_above is None:
+        return MemberFilter(_XET_MEMBERS)
+    return None if native_above < 0 else EntryFilter(_XET_MEMBERS, native_above)
+
+
+def _has_it(request: Request, headers: Headers) -> bool:
+    """Tell whether the client says that it has this answer."""
+    etag = headers.get("etag")
+    if etag is None or request.method == "POST":
+        return False
+    current = Validators((etag.removeprefix("W/"),), None)
+    return check_conditions(request.headers, current, 0.0)[0] is Verdict.NOT_MODIFIED

@@ -1,0 +1,109 @@
+"""Requests that change something on the Hub: small ones, each sent once."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from xetserve.app.download.service import head_timeout
+from xetserve.app.hub.passthrough import make_answer_fields
+from xetserve.app.hub.paths import KINDS_BY_PLURAL
+from xetserve.base.json_text import parse_json
+from xetserve.errors import FormatError
+from xetserve.http.messages import Request, Response
+from xetserve.http.relay import move_url, select_request_fields
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.upstream.hub.client import HubClient
+from xetserve.upstream.requests import read_document
+
+MAX_COMMAND_SIZE: Final = 64 * 1024  # bytes of a request's body
+_MAX_ANSWER_SIZE: Final = 256 * 1024
+_JSON: Final = (("Content-Type", "application/json"), ("Accept", "application/json"))
+_FIXED: Final = {
+    "/api/repos/create": "POST",
+    "/api/repos/delete": "DELETE",
+    "/api/repos/move": "POST",
+}
+_SETTINGS: Final = re.compile(
+    rf"/api/(?:{'|'.join(KINDS_BY_PLURAL)})/[^/]+(?:/[^/]+)?/settings", re.ASCII
+)
+
+
+def find_command_method(raw_path: str) -> str | None:
+    """Give the method of the command that a path of the Hub's API is for; None: it is for none that is passed on."""
+    return "PUT" if _SETTINGS.fullmatch(raw_path) else _FIXED.get(raw_path)
+
+
+class Commands:
+    """Sends commands to the Hub, in the client's name.
+
+    Args:
+        limits: gap_timeout bounds the wait for the answer.
+    """
+
+    def __init__(self, hub: HubClient, limits: ReadLimits) -> None:
+        self._hub = hub
+        self._limits = limits
+
+    async def pass_on(self, request: Request, token: str | None) -> Response:
+        """Send a client's command as it is.
+
+        Raises:
+            RequestError: 413.
+            UpstreamError: the Hub is in trouble.
+        """
+        body = await request.body.read(MAX_COMMAND_SIZE)
+        fields = select_request_fields(request.headers)
+        return await self._send(request, request.method, request.target, fields, token, body)
+
+    async def send(
+        self, request: Request, method: str, target: str, token: str, value: object = None
+    ) -> Response:
+        """Send a command of ours; the Hub's answer is the one to the request.
+
+        Args:
+            target: encoded.
+            value: for the JSON body; None: there is none.
+
+        Raises:
+            UpstreamError: the Hub is in trouble.
+        """
+        body = b"" if value is None else json.dumps(value).encode()
+        return await self._send(request, method, target, _JSON, token, body)
+
+    async def _send(
+        self,
+        request: Request,
+        method: str,
+        target: str,
+        fields: Sequence[tuple[str, str]],
+        token: str | None,
+        body: bytes,
+    ) -> Response:
+        hub = self._hub.on_behalf(request.headers, names_agent=True)
+        fields = (*fields, ("Accept-Encoding", "gzip"))
+        async with (
+            head_timeout(self._limits),
+            hub.forward(method, target, fields, token, body, once=method != "GET") as answer,
+        ):
+            headers = make_answer_fields(hub, request, answer.headers)
+            content = await read_document(
+                answer, "the Hub", _MAX_ANSWER_SIZE, self._limits.gap_timeout
+            )
+        # What became of a command is for nobody else, and not true for long.
+        headers = [field for field in headers if field[0] != "Cache-Control"]
+        headers.append(("Cache-Control", "no-store"))
+        if "json" in (answer.headers.get("content-type") or ""):
+            content = _move_member(content, hub.bases, request.base_url)
+        return Response(answer.status, headers, content)
+
+
+def _move_member(content: bytes, bases: Sequence[str], base_url: str) -> bytes:
+    """Let the "url" of a JSON object lead to us; clients read the repository's id from it."""
+    try:
+        value = parse_json(content)
+    except FormatError:
+        return content
+    if not isinstance(value, dict) or not isinstance(value.get("url"), str):
+        return content
+    return json.dumps(value | {"url": move_url(value["url"], bases, base_url)}).encode()

@@ -1,0 +1,1 @@
+"""What happens before a handler, and what is counted of its response."""

@@ -1,0 +1,109 @@
+"""A handler that counts what another one does, and shows the bodies that are under way."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+
+from xetserve.app.status.active_streams import Stage, Stream, StreamTable
+from xetserve.http.messages import Block, Handler, Request, Response
+from xetserve.metrics.catalogue import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
+
+_STATUSES = frozenset(int(status) for status in HTTPStatus)
+
+
+class Watch:
+    """Shows what passes.
+
+    Args:
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, handler: Handler, streams: StreamTable, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._handler = handler
+        self._streams = streams
+        self._clock = clock
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request."""
+        ACTIVE_REQUESTS.add()
+        try:
+            response = await self._handler(request)
+        except BaseException:
+            ACTIVE_REQUESTS.add(amount=-1)
+            raise
+        if isinstance(response.body, bytes):
+            ACTIVE_REQUESTS.add(amount=-1)
+        else:
+            response.body = _WatchedBody(response.body, request, response.length, self)
+        return response
+
+    def open(self, request: Request, size: int | None) -> Stream | None:
+        """Show a body that begins."""
+        record = request.record
+        parts = {
+            "route": record.route,
+            "repo": record.repo,
+            "file": record.file,
+            "client": request.peer,
+            "id": request.request_id,
+        }
+        text = {name: value for name, value in parts.items() if value}
+        return self._streams.open(text, size, self._clock())
+
+
+class _WatchedBody:
+    """A body that tells how far it is.
+
+    A class, not a generator: a generator that was never started would not close what it wraps.
+    """
+
+    def __init__(
+        self, body: AsyncIterator[Block], request: Request, size: int | None, watch: Watch
+    ) -> None:
+        self._body = body
+        self._request = request
+        self._size = size
+        self._watch = watch
+        self._stream: Stream | None = None
+        self._is_begun = False
+        self._is_closed = False
+
+    def __aiter__(self) -> "_WatchedBody":
+        return self
+
+    async def __anext__(self) -> Block:
+        if not self._is_begun:
+            self._is_begun = True
+            self._stream = self._watch.open(self._request, self._size)
+        stream = self._stream
+        if stream is None:
+            return await anext(self._body)
+        stream.note(self._request.record.sent, Stage.READING)  # the last block has left
+        block = await anext(self._body)
+        stream.note(self._request.record.sent, Stage.SENDING)
+        return block
+
+    async def aclose(self) -> None:
+        """Close the body; it is shown no more."""
+        if not self._is_closed:
+            self._is_closed = True
+            ACTIVE_REQUESTS.add(amount=-1)
+            if self._stream is not None:
+                self._stream.close()
+        close = getattr(self._body, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def count_answer(request: Request) -> None:
+    """Count a request that is answered, from its record."""
+    record = request.record
+    route, status = record.route, record.status
+    REQUESTS.add(route, str(status) if status in _STATUSES else f"{status // 100}xx")
+    if not record.is_complete:
+        CUT_REQUESTS.add(route)
+    if record.first_byte_time is not None:
+        FIRST_BYTE.observe(record.first_byte_time, route)
+    DURATION.observe(record.total_time, route)

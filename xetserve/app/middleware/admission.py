@@ -1,0 +1,195 @@
+"""Who is served now: a ceiling on requests under way, and rates for each token and each address.
+
+Requests beyond a limit are refused (503, 429) with the time to wait. Bytes are paced: a body's next block is asked
+for only once those before it are paid for, so that nothing is fetched or held meanwhile. Tokens are known here
+by their fingerprint only.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from xetserve.app.auth import fingerprint, get_token
+from xetserve.app.middleware.token_bucket import Bucket, BucketTable
+from xetserve.errors import RequestError
+from xetserve.http.messages import Block, Handler, Request, Response, error_response
+from xetserve.metrics.catalogue import REQUESTS_REFUSED
+
+TICK: Final = 0.001  # seconds; what is owed for less is not waited for
+MAX_KEYS: Final = 10_000  # tokens, and addresses, that are remembered; some hundred bytes each
+EXEMPT: Final = frozenset(
+    {"/health", "/healthz", "/ready", "/metrics", "/status"}
+)  # an operator wants to know more than ever
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """0 is no limit, everywhere.
+
+    max_active: requests under way at a time, as the operator wants it.
+    max_with_files: requests under way at a time, as the files allow that the process may open.
+    token_requests, address_requests: requests a second.
+    token_bytes, address_bytes: bytes of bodies a second.
+    burst: seconds' worth of a rate that may be used up at once.
+    """
+
+    max_active: int = 0
+    max_with_files: int = 0
+    token_requests: float = 0.0
+    address_requests: float = 0.0
+    token_bytes: float = 0.0
+    address_bytes: float = 0.0
+    burst: float = 10.0
+
+
+class Admission:
+    """A handler that lets through to another one what the limits allow.
+
+    Args:
+        clock: seconds, monotonic.
+        sleep: waits for some seconds of that clock.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: AdmissionLimits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._handler = handler
+        self._sleep = sleep
+        self._clock = clock
+        self._limits: AdmissionLimits | None = None
+        self.num_active = 0
+        self.configure(limits)
+
+    def configure(self, limits: AdmissionLimits) -> None:
+        """Change the limits. Buckets are full again then; bodies under way are paid for as they began."""
+        if limits == self._limits:
+            return
+
+        def make_table(rate: float) -> BucketTable | None:
+            return BucketTable(rate, limits.burst, MAX_KEYS) if rate else None
+
+        self._limits = limits
+        self._max_active = limits.max_active
+        self._max_with_files = limits.max_with_files
+        self._requests = (make_table(limits.token_requests), make_table(limits.address_requests))
+        self._bytes = (make_table(limits.token_bytes), make_table(limits.address_bytes))
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request, or refuse it."""
+        if request.raw_path in EXEMPT:
+            return await self._handler(request)
+        if self._max_active and self.num_active >= self._max_active:
+            return _refuse("active", 503, "the server has as many requests as it may have", 1)
+        if self._max_with_files and self.num_active >= self._max_with_files:
+            return _refuse("files", 503, "the server has no files left for another request", 1)
+        keys = _keys(request)
+        now = self._clock()
+        buckets = _buckets(self._requests, keys, now)
+        wait = max((bucket.wait_time(1, now) for bucket in buckets), default=0.0)
+        if wait > 0:
+            return _refuse("rate", 429, "too many requests from this client", wait)
+        for bucket in buckets:
+            bucket.take(1, now)
+        paying = _buckets(self._bytes, keys, now)
+        self.num_active += 1
+        try:
+            response = await self._handler(request)
+        except BaseException:
+            self.num_active -= 1
+            raise
+        if isinstance(response.body, bytes):
+            self.num_active -= 1
+            for bucket in paying:
+                bucket.take(len(response.body), now)
+        else:
+            response.body = _AdmittedBody(response.body, self, paying)
+        return response
+
+    async def pay(self, buckets: list[Bucket]) -> None:
+        """Wait until nothing is owed. Others may take from the same buckets meanwhile."""
+        while True:
+            now = self._clock()
+            wait = max((bucket.wait_time(0, now) for bucket in buckets), default=0.0)
+            if wait < TICK:
+                return
+            await self._sleep(wait)
+
+    def charge(self, buckets: list[Bucket], size: int) -> None:
+        """Take a block's bytes from the buckets."""
+        now = self._clock()
+        for bucket in buckets:
+            bucket.take(size, now)
+
+    def leave(self) -> None:
+        """A request is over."""
+        self.num_active -= 1
+
+
+class _AdmittedBody:
+    """A body whose blocks are paid for, and that tells when it is closed.
+
+    A class, not a generator: a generator that was never started would not close what it wraps.
+    """
+
+    def __init__(
+        self,
+        body: AsyncIterator[Block],
+        admission: Admission,
+        buckets: list[Bucket],
+    ) -> None:
+        self._body = body
+        self._admission = admission
+        self._buckets = buckets
+        self._is_closed = False
+
+    def __aiter__(self) -> "_AdmittedBody":
+        return self
+
+    async def __anext__(self) -> Block:
+        if not self._buckets:
+            return await anext(self._body)
+        await self._admission.pay(self._buckets)
+        block = await anext(self._body)
+        self._admission.charge(self._buckets, sum(map(len, block)))
+        return block
+
+    async def aclose(self) -> None:
+        """Close the body; it counts no more."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._admission.leave()
+        close = getattr(self._body, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _keys(request: Request) -> tuple[str | None, str | None]:
+    """Give what the request's token and its address are known by."""
+    try:
+        token = get_token(request, required=False)
+    except RequestError:  # the handler will say so
+        token = None
+    return None if token is None else fingerprint(token, 16), request.client or None
+
+
+def _buckets(
+    tables: tuple[BucketTable | None, ...], keys: tuple[str | None, ...], now: float
+) -> list[Bucket]:
+    return [
+        table.get(key, now)
+        for table, key in zip(tables, keys, strict=True)
+        if table is not None and key is not None
+    ]
+
+
+def _refuse(limit: str, status: int, message: str, wait: float) -> Response:
+    REQUESTS_REFUSED.add(limit)
+    return error_response(status, message, [("Retry-After", str(max(1, math.ceil(wait))))])

@@ -1,0 +1,107 @@
+"""What is served without TLS beside a server that has it: the way to https, and answers to ACME challenges (RFC 8555, 8.3)."""
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from xetserve.app.routes import check_method
+from xetserve.errors import RequestError
+from xetserve.http.hosts import HostPolicy
+from xetserve.http.messages import Handler, Request, Response, error_response
+
+MAX_CHALLENGE: Final = 64 * 1024  # bytes
+_FOLDER: Final = (".well-known", "acme-challenge")
+_PREFIX: Final = f"/{'/'.join(_FOLDER)}/"
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_PORT: Final = re.compile(r":[0-9]*$")
+
+
+class Redirect:
+    """A handler that sends everybody to https, but for the certificate authority.
+
+    Args:
+        port: where https is spoken.
+        webroot: folder with .well-known/acme-challenge, where an ACME client such as certbot puts its answers.
+        hosts: which names requests may be for.
+    """
+
+    def __init__(
+        self, port: int, webroot: Path | None = None, hosts: HostPolicy | None = None
+    ) -> None:
+        self._hosts = hosts or HostPolicy()
+        self._port = "" if port == 443 else f":{port}"
+        self._webroot = webroot
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request."""
+        try:
+            if self._webroot is not None and request.raw_path.startswith(_PREFIX):
+                check_method(request)
+                return await self._get_challenge(self._webroot, request)
+            self._hosts.check(request)
+            return self._redirect(request)
+        except RequestError as exc:
+            return error_response(exc.status, str(exc), exc.headers)
+
+    def _redirect(self, request: Request) -> Response:
+        host = _PORT.sub("", request.headers.get("host") or "")
+        if not host:
+            raise RequestError(400, "without a Host field it is not known where to go")
+        if not request.target.startswith("/"):  # OPTIONS *
+            raise RequestError(404, "this is served by https only")
+        # 308: the method stays (RFC 9110, 15.4.9). Nothing is remembered that could be wrong tomorrow.
+        location = f"https://{host}{self._port}{request.target}"
+        return Response(308, [("Location", location), ("Cache-Control", "no-store")])
+
+    async def _get_challenge(self, webroot: Path, request: Request) -> Response:
+        token = request.raw_path.removeprefix(_PREFIX)
+        if not _TOKEN.fullmatch(token):
+            raise RequestError(404, "this is no challenge")
+        content = await asyncio.to_thread(_read_file, webroot, (*_FOLDER, token))
+        if content is None:
+            raise RequestError(404, "this challenge is not known")
+        return Response(
+            200, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")], content
+        )
+
+
+def _read_file(root: Path, parts: tuple[str, ...]) -> bytes | None:
+    """Read a regular file below a folder, following no links from there on; None: there is none, or it is too large."""
+    follow = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        with ExitStack() as opened:
+            at = os.open(root, follow | os.O_DIRECTORY)
+            opened.callback(os.close, at)
+            for index, part in enumerate(parts):
+                is_folder = index < len(parts) - 1
+                flags = follow | os.O_NOFOLLOW | (os.O_DIRECTORY if is_folder else 0)
+                at = os.open(part, flags, dir_fd=at)
+                opened.callback(os.close, at)
+            found = os.fstat(at)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_CHALLENGE:
+                return None
+            content = os.read(at, MAX_CHALLENGE + 1)
+    except OSError:
+        return None
+    return content if len(content) <= MAX_CHALLENGE else None
+
+
+def insist_on_https(handler: Handler, max_age: Callable[[], int]) -> Handler:
+    """Give a handler that tells those who use https to go on using it (RFC 6797, 7.2).
+
+    Args:
+        max_age: gives for how many seconds; 0: say nothing.
+    """
+
+    async def handle(request: Request) -> Response:
+        response = await handler(request)
+        if request.secure and (seconds := max_age()):
+            response.headers.append(("Strict-Transport-Security", f"max-age={seconds}"))
+        return response
+
+    return handle

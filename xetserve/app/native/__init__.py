@@ -1,0 +1,1 @@
+"""Native Xet: reconstructions and xorb data."""

@@ -1,0 +1,379 @@
+"""The CAS as native Xet clients know it, with us in its place.
+
+    GET  /v1|/v2/reconstructions/{file hash}, and without a version as hf-xet 1.2 asks
+    POST /v1/reconstructions, GET with ?file_id=...  several files, see batch.py
+    HEAD /v1/files/{file hash}
+    POST /v1/telemetry
+    GET  /xorbs/{xorb hash}?file=...&grant=... see xorb_data.py
+
+A client's access token is one that we have sealed: the CAS behind us and the token for it. That CAS is asked every time
+with that token, so it alone decides who may read what; of its answer only the data URLs are replaced.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
+from typing import Final
+
+from xetserve.app.auth import fingerprint, get_token
+from xetserve.app.download.body import StartedBody, hold_body, no_blocks
+from xetserve.app.download.service import Upstreams, head_timeout
+from xetserve.app.download.sizes import FileSizes
+from xetserve.app.errors import CHALLENGE
+from xetserve.app.native.batch import fetch_batch, read_batch
+from xetserve.app.native.xorb_data import GRANT_SECONDS, XorbData
+from xetserve.app.routes import check_method
+from xetserve.errors import (
+    RangeUnsatisfiable,
+    RequestError,
+    UpstreamDenied,
+    UpstreamRefused,
+    UpstreamTooLarge,
+)
+from xetserve.http.messages import Block, Headers, Request, Response, json_response
+from xetserve.http.ranges import format_unsatisfied_range
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.reconstruction_budget import PlanRoom, estimate_size
+from xetserve.upstream.hub.read_tokens import CasToken, make_cas_token, parse_cas_token
+from xetserve.upstream.slices import run_slices
+from xetserve.xet.batch import merge_fetch_infos
+from xetserve.xet.data_urls import Granter, Named, Names, TooManyUses
+from xetserve.xet.hashes import parse_hash
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
+from xetserve.xet.reconstruction_writer import write_batch, write_plan
+from xetserve.xet.signing import Sealer
+
+CLOCK_SKEW: Final = 60.0  # seconds between the clocks of two instances, at most
+MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most
+HELD_SIZE: Final = 64 * 1024  # bytes; a smaller answer is sent as a whole, with its length
+MAX_TELEMETRY_SIZE: Final = 256 * 1024  # bytes
+_PURPOSE: Final = "token"
+_NO_END: Final = 2**53  # bytes; the CAS gives what there is
+_PATH: Final = re.compile(
+    r"/(?:v([12])/)?(reconstructions)/([^/]+)|/v1/(files)/([^/]+)|/v1/(telemetry)|/(xorbs)/([^/]+)"
+    r"|/(?:v1/)?(reconstructions)"
+)
+_RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
+_SHARED: Final = "two of the files have chunks in common, and one URL can hold them against one file only: ask for one file at a time"
+_NO_STORE: Final = (("Cache-Control", "no-store"), ("Vary", "Authorization"))
+
+
+class SealedAccess:
+    """The right that a client has brought with its token; only the client can renew it.
+
+    Args:
+        issued: when it was given out, Unix seconds.
+    """
+
+    def __init__(self, token: CasToken, issued: float) -> None:
+        self._token = token
+        self.issued = issued
+
+    async def get_token(self) -> CasToken:
+        """Give the token."""
+        return self._token
+
+    async def renew_token(self) -> CasToken:
+        """Say that there is no other.
+
+        Raises:
+            UpstreamDenied: always, 401.
+        """
+        raise UpstreamDenied("the CAS refused the token", status=401)
+
+
+class CasFace:
+    """Answers what native clients ask a CAS.
+
+    Args:
+        instance: a name of this server, the same for all its workers, and another one after each start.
+    """
+
+    def __init__(
+        self, upstreams: Upstreams, fetches: FetchTable, sealer: Sealer, instance: str
+    ) -> None:
+        self._up = upstreams
+        self._fetches = fetches
+        self._instance = instance
+        self._sealer = sealer
+        self._sizes = FileSizes(upstreams.cas)
+        self._room = PlanRoom(upstreams.budget)
+        self._data = XorbData(fetches, sealer, upstreams.limits, instance)
+
+    def is_for(self, request: Request) -> bool:
+        """Tell whether a request is for a CAS."""
+        return _PATH.fullmatch(request.raw_path) is not None
+
+    def name_route(self, request: Request) -> str:
+        """Give what a request for a CAS is counted as."""
+        return "xorb" if request.raw_path.startswith("/xorbs/") else "reconstruction"
+
+    async def make_token_answer(self, answer: Response, base_url: str) -> Response:
+        """Make the Hub's token answer one that leads to us.
+
+        Args:
+            answer: the Hub's.
+            base_url: how the client reaches us.
+
+        Raises:
+            UpstreamError: it is not what it should be.
+        """
+        if answer.status >= 300:
+            return answer
+        if isinstance(answer.body, StartedBody):  # as it is, it would lead past us
+            await answer.body.aclose()
+            raise UpstreamRefused("the answer with the CAS token is too long to be passed on")
+        token = parse_cas_token(answer.body if isinstance(answer.body, bytes) else b"")
+        sealed = self._sealer.seal(_PURPOSE, [*token, time.time()])
+        if len(sealed) > MAX_SEALED_SIZE:
+            raise UpstreamRefused("the CAS token is too long to be passed on")
+        expires = int(token.expires)
+        fields = [
+            ("X-Xet-Cas-Url", base_url),
+            ("X-Xet-Access-Token", sealed),
+            ("X-Xet-Token-Expiration", str(expires)),
+        ]
+        value = {"casUrl": base_url, "accessToken": sealed, "exp": expires}
+        return json_response(200, value, [*fields, *_NO_STORE])
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: it cannot be answered.
+        """
+        match = _PATH.fullmatch(request.raw_path)
+        assert match is not None
+        version, reconstructions, name, files, file_name, telemetry, _, xorb_name, batch = (
+            match.groups()
+        )
+        if reconstructions:
+            check_method(request, ("GET", "OPTIONS"))
+            return await self._reconstruct(request, name, int(version or 1))
+        if batch:
+            check_method(request, ("GET", "POST", "OPTIONS"))
+            return await self._reconstruct_several(request)
+        if files:
+            check_method(request, ("HEAD", "OPTIONS"))
+            return await self._head_file(request, file_name)
+        if telemetry:
+            check_method(request, ("POST", "OPTIONS"))
+            await _discard(request, MAX_TELEMETRY_SIZE)
+            return Response(204)
+        check_method(request, ("GET", "HEAD", "OPTIONS"))
+        return await self._data.answer(request, xorb_name)
+
+    async def _head_file(self, request: Request, name: str) -> Response:
+        file_hash, access = _parse_name(name), self._open_token(request)
+        async with head_timeout(self._up.limits):
+            size = await self._sizes.get(access, file_hash)
+        return Response(200, list(_NO_STORE), no_blocks(), size)
+
+    async def _reconstruct(self, request: Request, name: str, version: int) -> Response:
+        """Ask the CAS how a range of a file is built, and give its answer with our URLs.
+
+        Raises:
+            RequestError: 400, 401, 409, 413, 416, 422.
+            UpstreamError: as the CAS says.
+        """
+        file_hash, access = _parse_name(name), self._open_token(request)
+        asked = _parse_range(request.headers.get("range"))
+        async with head_timeout(self._up.limits):
+            try:
+                answer = await self._up.cas.fetch_reconstruction(access, file_hash, asked)
+            except RangeUnsatisfiable:
+                raise self._unsatisfiable(file_hash) from None
+            except UpstreamTooLarge as exc:  # a short answer would be a short file to clients
+                raise RequestError(413, str(exc)) from None
+            end = asked.start + answer.decoded_size
+            size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
+            await self._fetches.recall_ledger(file_hash)
+            if asked.start:
+                self._check_going_on(file_hash, access)
+            granter = self._make_granter(request)
+            names = await _find_names(granter, answer, asked.start, file_hash, size)
+            infos = granter.make_infos(
+                answer, names, file_hash, size, has_single_ranges=version == 1
+            )
+            return await self._send([answer], write_plan(answer, version, infos))
+
+    async def _reconstruct_several(self, request: Request) -> Response:
+        """Tell how whole files are built.
+
+        Of a range that several files have, the first one gets the URL. It speaks for the others only where all are proven, and
+        alike; else they have to be asked for one by one.
+
+        Raises:
+            RequestError: 400, 401, 413, 422.
+            UpstreamError: as the CAS says of any of them.
+        """
+        access = self._open_token(request)
+        hashes = await read_batch(request)
+        async with head_timeout(self._up.limits):
+            answers = await fetch_batch(self._up.cas, access, hashes)
+            granter = self._make_granter(request)
+            named: dict[tuple[bytes, ChunkRange], Named] = {}
+            infos = []
+            for file_hash, answer in answers.items():
+                size = answer.decoded_size
+                self._sizes.note(file_hash, size)
+                names = await _find_names(granter, answer, 0, file_hash, size)
+                for (xorb_hash, info), new in names.items():
+                    if not named.setdefault((xorb_hash, info.chunks), new).is_good_for(new):
+                        raise RequestError(400, _SHARED)
+                steps = granter.iter_infos(answer, names, file_hash, size, has_single_ranges=True)
+                infos.append((await run_slices(steps)).fetch_info)
+            terms = {file_hash: answer.terms for file_hash, answer in answers.items()}
+            fetch_info = merge_fetch_infos(infos)
+            held = [*answers.values(), Reconstruction(0, (), fetch_info)]
+            return await self._send(held, write_batch(terms, fetch_info))
+
+    async def _send(self, held: list[Reconstruction], pieces: Iterator[bytes]) -> Response:
+        """Answer with a document that is written as the client reads it.
+
+        What it is made of counts against the memory budget until then.
+
+        Raises:
+            UpstreamBusy: there is no room for it.
+        """
+
+        async def write() -> AsyncGenerator[Block, None]:
+            with self._room.hold() as holding:
+                for answer in held:
+                    holding.grow(estimate_size(answer))
+                for piece in pieces:
+                    yield [piece]
+                    await asyncio.sleep(0)
+
+        body = await hold_body(write(), HELD_SIZE)
+        return Response(200, [("Content-Type", "application/json"), *_NO_STORE], body)
+
+    def _make_granter(self, request: Request) -> Granter:
+        return Granter(
+            self._sealer,
+            request.base_url,
+            issued=time.monotonic(),
+            expires=time.time() + GRANT_SECONDS,
+            instance=self._instance,
+            find_hashes=self._fetches.ledgers.find_hashes,
+        )
+
+    def _check_going_on(self, file_hash: bytes, access: SealedAccess) -> None:
+        """Look whether what a client has of a file may be wrong, and it asks for more.
+
+        Nothing tells when it has begun but its token. It may come from another instance, whose clock is another.
+
+        Raises:
+            RequestError: 409, what it has may be wrong, or nobody can tell any more.
+        """
+        ledgers, age = self._fetches.ledgers, time.time() - access.issued
+        since = time.monotonic() - age - CLOCK_SKEW
+        if age < -CLOCK_SKEW:  # a clock was set back
+            since = 0.0
+        if ledgers.was_cut_since(file_hash, since):
+            raise RequestError(
+                409, "the file turned out to be damaged: start again with a new token"
+            )
+        ledger = ledgers.find(file_hash)
+        is_proven = ledger is not None and ledger.is_proven
+        if not is_proven and ledgers.was_lost_since(file_hash, since):
+            raise RequestError(
+                409, "what was known of the file had to go: start again with a new token"
+            )
+
+    async def _find_size(self, access: Access, file_hash: bytes, end: int, *, is_last: bool) -> int:
+        """Give the size of a file; it tells when all of its chunks have been seen.
+
+        Args:
+            end: byte up to which the file is known to reach.
+            is_last: the file ends there.
+        """
+        size = end if is_last else self._sizes.find(file_hash)
+        if size is None:
+            return await self._sizes.measure(access, file_hash, end)
+        self._sizes.note(file_hash, size)
+        return size
+
+    def _unsatisfiable(self, file_hash: bytes) -> RequestError:
+        """Return the 416 for a range that the CAS refused: only its word allows to name the size."""
+        size = self._sizes.find(file_hash)
+        field = [] if size is None else [("Content-Range", format_unsatisfied_range(size))]
+        return RequestError(416, "the file has no such bytes", field)
+
+    def _open_token(self, request: Request) -> SealedAccess:
+        """Give what a client's token is a seal on.
+
+        Raises:
+            RequestError: 401, it is not ours, or has run out.
+        """
+        text = get_token(request, required=True, max_size=MAX_SEALED_SIZE)
+        assert text is not None
+        request.record.token = fingerprint(text)
+        value = self._sealer.unseal(_PURPOSE, text)
+        *value, issued = value if isinstance(value, list) and len(value) == 4 else (value, 0)
+        token = make_cas_token(value)
+        if token is None or not isinstance(issued, int | float):
+            raise RequestError(401, "the access token is not one of this server's", [CHALLENGE])
+        if time.time() >= token.expires:
+            raise RequestError(401, "the access token has expired", [CHALLENGE])
+        return SealedAccess(token, issued)
+
+
+async def _find_names(
+    granter: Granter, answer: Reconstruction, start: int, file_hash: bytes, size: int
+) -> Names:
+    """Find what the grants will name; see Granter.iter_names.
+
+    Raises:
+        RequestError: 422, the file is not proven, and cannot be by grants.
+    """
+    try:
+        return await run_slices(granter.iter_names(answer, start, file_hash, size))
+    except TooManyUses as exc:
+        raise RequestError(422, str(exc)) from None
+
+
+def _parse_name(name: str) -> bytes:
+    try:
+        return parse_hash(name)
+    except ValueError as exc:
+        raise RequestError(400, str(exc)) from None
+
+
+def _parse_range(value: str | None) -> ByteRange:
+    """Read the Range of a question: positions in the file.
+
+    Raises:
+        RequestError: 416, malformed, or of another form than clients use. It says nothing of the
+            file: the CAS has not been asked whether this client may know of it.
+    """
+    if value is None:
+        return ByteRange(0, _NO_END)
+    match = _RANGE.fullmatch(value.strip())
+    start, last = (int(match[1]), int(match[2] or _NO_END - 1)) if match else (1, 0)
+    if start > last:
+        raise RequestError(416, "the Range must be bytes=FIRST-LAST")
+    return ByteRange(start, last + 1)
+
+
+async def _discard(request: Request, limit: int) -> None:
+    """Read a body that is nobody's business, and hold none of it.
+
+    Raises:
+        RequestError: 413, it is larger than limit bytes.
+    """
+    async for piece in request.body:
+        limit -= len(piece)
+        if limit < 0:
+            raise RequestError(413, f"telemetry is taken up to {MAX_TELEMETRY_SIZE} bytes")
+
+
+def ask_for_token(request: Request) -> Request:
+    """Give the request to the Hub for a token: whole, whatever version the client has, with a body even for HEAD."""
+    fields = (
+        (name, value) for name, value in request.headers if not name.lower().startswith("if-")
+    )
+    return replace(request, method="GET", headers=Headers(fields))

@@ -1,0 +1,176 @@
+"""Xorb data behind URLs of our own, as object stores serve it: whoever has a good URL may read its ranges, without a token.
+
+A request has to name a Range: one of those that the URL grants, exactly, or several of them in
+order, which are answered with multipart/byteranges. Clients ask so, and again so where a transfer
+has broken off. A part of a range would cost upstream as much as all of it, whatever the client
+takes. Anything else is 403, as is a URL that has expired, here or upstream: clients then ask for
+the reconstruction again.
+
+Clients of native data do not check it, so what cannot be proven must not come to its end: a file as a whole is held together only by the
+instance that has granted all its parts. A URL of another instance (one that is gone, was started again, or should not have been passed
+over by a balancer) is refused with 409, which makes clients begin anew, unless the file was proven where the URL was signed: then
+all other parts were held against it, too. That it is proven here would not be enough.
+"""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from xetserve.app.download.body import no_blocks, start_body
+from xetserve.app.download.content import Opened, note_source
+from xetserve.app.download.multipart_body import MultipartBody
+from xetserve.app.download.service import head_timeout
+from xetserve.errors import RequestError, UrlExpired
+from xetserve.http.messages import Record, Request, Response
+from xetserve.http.multipart import ByteRanges
+from xetserve.http.ranges import Span, format_content_range
+from xetserve.metrics.catalogue import STRANGE_GRANTS
+from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.packed_reader import PackedReader
+from xetserve.pipeline.reader import ReadLimits
+from xetserve.xet.data_urls import Grant, open_grant
+from xetserve.xet.reconstruction import ByteRange
+from xetserve.xet.signing import Sealer
+
+logger = logging.getLogger(__name__)
+
+GRANT_SECONDS: Final = 900.0  # that a data URL is good for
+WARNING_PAUSE: Final = 60.0  # seconds between two warnings of the same
+OCTETS: Final = "application/octet-stream"
+_RANGES: Final = re.compile(r"bytes=\d{1,10}-\d{1,10}(?:, ?\d{1,10}-\d{1,10})*", re.ASCII)
+
+
+class XorbData:
+    """Serves ranges of xorbs, packed.
+
+    Args:
+        instance: see Grant.
+    """
+
+    def __init__(
+        self, fetches: FetchTable, sealer: Sealer, limits: ReadLimits, instance: str
+    ) -> None:
+        self._fetches = fetches
+        self._sealer = sealer
+        self._instance = instance
+        self._limits = limits
+        self._last_warning = -WARNING_PAUSE
+
+    async def answer(self, request: Request, name: str) -> Response:
+        """GET and HEAD /xorbs/{xorb hash}?file=...&grant=...
+
+        Raises:
+            RequestError: 403; 409, the file was damaged.
+            UpstreamError, IntegrityError: the data cannot be had.
+        """
+        text = request.query.get("grant", "")
+        grant = open_grant(self._sealer, text)
+        file_name = request.query.get("file")
+        if grant is None and text:
+            raise RequestError(409, "the URL was not signed here since the last start: start again")
+        if grant is None or name != grant.name or file_name not in (None, grant.file_name):
+            raise RequestError(403, "the URL's signature is wrong")
+        request.record.file = f"xorb {name}"
+        is_strange = grant.instance != self._instance
+        if is_strange and not grant.is_of_proven_file:
+            # First of all: whoever is told to ask anew goes on with parts that nobody holds against these.
+            raise self._refuse_strange()
+        if time.time() >= grant.expires:
+            raise RequestError(403, "the URL has expired")
+        fields = [
+            ("Accept-Ranges", "bytes"),
+            ("ETag", f'"{name}"'),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        if request.method == "HEAD":  # Range is for GET only (RFC 9110, 14.2)
+            return Response(200, [("Content-Type", OCTETS), *fields], no_blocks())
+        ledgers, issued = self._fetches.ledgers, grant.issued
+        if is_strange:  # by another machine's steady clock
+            issued = time.monotonic() - (time.time() - (grant.expires - GRANT_SECONDS))
+        if ledgers.was_cut_since(grant.file_hash, issued):
+            # What the client has of the file may be what is wrong: it must not come to an end.
+            raise RequestError(409, "the file turned out to be damaged: start again")
+        if not grant.is_of_proven_file and ledgers.was_lost_since(grant.file_hash, issued):
+            raise RequestError(409, "what was known of the file had to go: start again")
+        spans = _check_ranges(request.headers.get("range"), grant)
+        content = _PackedRanges(self._fetches, grant, self._limits.gap_timeout, request.record)
+        if is_strange or grant.is_of_proven_file:
+            content.refuse = self._refuse_strange
+        async with head_timeout(self._limits):
+            try:
+                opened = await content.open(spans[0])
+            except UrlExpired as exc:
+                raise RequestError(403, str(exc)) from None
+        if len(spans) == 1:
+            fields.append(("Content-Range", format_content_range(spans[0], None)))
+            fields.append(("Content-Type", OCTETS))
+            return Response(206, fields, opened.body, spans[0].size)
+        frame = ByteRanges(spans, None, OCTETS, secrets.token_hex(16))
+        fields.append(("Content-Type", frame.content_type))
+        return Response(206, fields, MultipartBody(frame, content, opened.body), frame.length)
+
+    def _refuse_strange(self) -> RequestError:
+        """Return the refusal of another instance's URL; count it, and warn once a minute at most."""
+        STRANGE_GRANTS.add()
+        now = time.monotonic()
+        if now - self._last_warning >= WARNING_PAUSE:
+            self._last_warning = now
+            logger.warning(
+                "native: refused a data URL of another instance, which had not proven the file. After a restart this is over "
+                "soon; else the balancer spreads the data of a file, and has to hash /xorbs/ by the parameter `file`, as "
+                "scale/haproxy.cfg and scale/nginx.conf do"
+            )
+        return RequestError(409, "only the server that signed the URL can prove it: start again")
+
+
+class _PackedRanges:
+    """The ranges of a grant, as a Content.
+
+    refuse: makes the refusal of what cannot be proven by itself; None: all of the file passes here.
+    """
+
+    def __init__(
+        self, fetches: FetchTable, grant: Grant, gap_timeout: float, record: Record
+    ) -> None:
+        self.refuse: Callable[[], RequestError] | None = None
+        self._fetches = fetches
+        self._grant = grant
+        self._gap_timeout = gap_timeout
+        self._record = record
+
+    async def open(self, span: Span | None) -> Opened:
+        """See Content."""
+        assert span is not None
+        granted = self._grant.find(ByteRange(*span))
+        assert granted is not None
+        reader = PackedReader(self._fetches, self._grant, granted, gap_timeout=self._gap_timeout)
+        if self.refuse is not None and not await reader.can_prove():
+            raise self.refuse()
+        body = await start_body(reader.blocks(), partial(self._note, reader))
+        return Opened(body, span, span.size)
+
+    def _note(self, reader: PackedReader) -> None:
+        note_source(self._record, reader.tally, is_verified=reader.is_verified)
+
+
+def _check_ranges(header: str | None, grant: Grant) -> list[Span]:
+    """Give the ranges that are asked for.
+
+    Raises:
+        RequestError: 403, there are none, or others than the URL grants.
+    """
+    text = header or ""
+    if not _RANGES.fullmatch(text):
+        raise RequestError(403, "a data URL needs a Range header")
+    pairs = (part.split("-") for part in text.removeprefix("bytes=").split(","))
+    spans = [Span(int(first), int(last) + 1) for first, last in pairs]
+    signed = iter(grant.ranges)
+    is_granted = all(any(each.byte_range == ByteRange(*span) for each in signed) for span in spans)
+    if not is_granted:
+        raise RequestError(403, "the range is not one that the URL grants")
+    return spans

@@ -1,0 +1,143 @@
+"""What tells of the server itself: /, /health, /ready, /metrics, /status, and the form on the page."""
+
+import re
+from typing import Final
+
+from xetserve import __version__
+from xetserve.app.routes import check_method
+from xetserve.app.status.operator import Operator
+from xetserve.app.status.page import make_page
+from xetserve.app.status.page_assets import POLICY
+from xetserve.app.status.readiness import Readiness
+from xetserve.app.status.snapshot import PLACE_SIZE, Figures
+from xetserve.app.status.usage import make_usage_text
+from xetserve.errors import RequestError
+from xetserve.http.cors import METHODS, add_vary
+from xetserve.http.messages import Headers, Request, Response, json_response
+from xetserve.metrics.exposition import CONTENT_TYPE, format_families
+
+# What is true now says nothing of later. Without a word, caches may guess, or answer while we do not (RFC 9111, 4.2).
+_NOT_STORED: Final = ("Cache-Control", "no-store")
+_NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
+_HTML: Final = re.compile(
+    r"[ \t]*+text/html[ \t]*+(?:;[ \t]*+(?!q=0(?:\.0*)?[ \t]*(?:;|$))[^,]*)?", re.IGNORECASE
+)
+
+ROUTES: Final = {
+    "/": "page",
+    "/health": "health",
+    "/healthz": "health",
+    "/ready": "ready",
+    "/metrics": "metrics",
+    "/status": "status",
+    "/operator": "operator",
+}
+
+
+class StatusService:
+    """Answers what is asked about the server.
+
+    Args:
+        figures: of all workers.
+        audience: who may see figures: public, token (the operator) or off.
+    """
+
+    def __init__(
+        self,
+        figures: Figures | None = None,
+        operator: Operator | None = None,
+        readiness: Readiness | None = None,
+        audience: str = "public",
+    ) -> None:
+        self._figures = figures or Figures([memoryview(bytearray(PLACE_SIZE))])
+        self._operator = operator or Operator()
+        self._readiness = readiness or Readiness()
+        self.audience = audience
+
+    def is_for(self, request: Request) -> bool:
+        """Tell whether a request is about the server."""
+        return request.raw_path in ROUTES
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request.
+
+        Raises:
+            RequestError: 401, 404, 405, 413.
+        """
+        route = request.record.route = ROUTES[request.raw_path]
+        if route == "operator":
+            check_method(request, ("POST", "OPTIONS"))
+            response = await self._operator.log_in(request)
+            return response or await self._get_page(request, was_refused=True)
+        check_method(request, METHODS)
+        if route == "health":
+            return get_health()
+        if route == "ready":
+            return await get_ready(self._readiness)
+        if route == "page":
+            return await self._get_root(request)
+        if self.audience == "off":
+            raise RequestError(404, "this server keeps its figures to itself")
+        if self.audience == "token":
+            self._operator.insist(request)
+        await self._figures.refresh()
+        if route == "metrics":
+            text = format_families(self._figures.collect())
+            return Response(200, [("Content-Type", CONTENT_TYPE), _NOT_STORED], text.encode())
+        with_names = self._operator.is_operator(request)
+        return json_response(200, self._figures.describe(with_names=with_names), [_NOT_STORED])
+
+    async def _get_root(self, request: Request) -> Response:
+        if wants_html(request.headers):
+            return await self._get_page(request)
+        headers = [("Content-Type", "text/plain; charset=utf-8"), _NOT_STORED, _NOSNIFF]
+        add_vary(headers, "Accept")
+        return Response(200, headers, make_usage_text(request.base_url).encode())
+
+    async def _get_page(self, request: Request, *, was_refused: bool = False) -> Response:
+        is_operator = self._operator.is_operator(request)
+        may_see = self.audience == "public" or (self.audience == "token" and is_operator)
+        figures = None
+        if may_see:
+            await self._figures.refresh()
+            figures = self._figures.describe(with_names=is_operator)
+        page = make_page(
+            request.base_url,
+            figures,
+            self._figures.rates(),
+            is_operator=is_operator,
+            may_log_in=bool(self._operator.token) and self.audience != "off",
+            was_refused=was_refused,
+        )
+        headers = [
+            ("Content-Type", "text/html; charset=utf-8"),
+            _NOT_STORED,
+            ("Content-Security-Policy", POLICY),
+            ("Referrer-Policy", "no-referrer"),
+            _NOSNIFF,
+        ]
+        add_vary(headers, "Accept", "Cookie", "Authorization")
+        return Response(403 if was_refused else 200, headers, page.encode(errors="replace"))
+
+
+def get_health() -> Response:
+    """Say that the process answers."""
+    return json_response(200, {"status": "ok", "version": __version__}, [_NOT_STORED])
+
+
+async def get_ready(readiness: Readiness) -> Response:
+    """Say whether a load balancer should send clients here: 200, or 503 and why not."""
+    if readiness.is_draining:
+        return json_response(503, {"status": "draining"}, [("Retry-After", "1"), _NOT_STORED])
+    obstacle = await readiness.find_obstacle()
+    if obstacle is not None:
+        value = {"status": "unready", "cause": obstacle.cause, "error": obstacle.reason}
+        return json_response(503, value, [("Retry-After", "5"), _NOT_STORED])
+    return json_response(200, {"status": "ready"}, [_NOT_STORED])
+
+
+def wants_html(headers: Headers) -> bool:
+    """Tell whether a client asks for HTML by name, as browsers do; curl takes anything, and gets text."""
+    return any(
+        _HTML.fullmatch(item) for value in headers.get_all("accept") for item in value.split(",")
+    )
