@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from xetserve import __version__
 from xetserve.commands.cache import add_flags_of_cache, run_cache
 from xetserve.commands.config import add_flags_of_config, run_config
-from xetserve.commands.demo import add_flags_of_demo, run_demo
+from xetserve.commands.demo.command import add_flags_of_demo, run_demo
 from xetserve.commands.deploy import add_flags_of_deploy, run_deploy
-from xetserve.commands.doctor import add_flags_of_doctor, run_doctor
+from xetserve.commands.doctor.command import add_flags_of_doctor, run_doctor
 from xetserve.commands.help import add_flags_of_help, run_help
 from xetserve.commands.origin import add_flags_of_origin, run_origin
-from xetserve.commands.pull import add_flags_of_pull, run_pull
-from xetserve.commands.serve import run_serve
+from xetserve.commands.pull.command import add_flags_of_pull, run_pull
+from xetserve.commands.serve.command import run_serve
 from xetserve.config.load import add_flags, load_config
 from xetserve.errors import ConfigError
 from xetserve.ops.logs import set_up_logging

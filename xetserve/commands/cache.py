@@ -14,9 +14,9 @@ from xetserve import __version__
 from xetserve.cachetools.archive import Counted, Importer, write_archive
 from xetserve.cachetools.select import Chosen, Selection, Wanted, select_repos
 from xetserve.cachetools.verify import Checker, Tally, count_contents
-from xetserve.commands.progress import Progress, format_seconds, format_size, show
-from xetserve.commands.targets import parse_target
-from xetserve.commands.upstreams import DISK_FACTOR
+from xetserve.commands.pull.progress import Progress, format_seconds, format_size, show
+from xetserve.commands.pull.repo_argument import parse_target
+from xetserve.commands.serve.wiring import DISK_FACTOR
 from xetserve.config.load import add_flags
 from xetserve.config.parsers import parse_age, parse_size
 from xetserve.config.schema import Config

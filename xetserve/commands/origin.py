@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from xetserve.commands.running import run_handler
+from xetserve.commands.serve.endpoints import open_endpoints
+from xetserve.commands.serve.process import run_handler
+from xetserve.commands.serve.reload import Live
 from xetserve.config.load import add_flags, load_config
 from xetserve.config.schema import Config, check_together
-from xetserve.endpoints import open_endpoints
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
-from xetserve.live import Live
 from xetserve.origin.app import Origin
 from xetserve.xet.shard import MAX_SHARD_SIZE
 

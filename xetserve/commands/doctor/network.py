@@ -9,8 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from xetserve.commands.filecheck import MAX_DOCUMENT_SIZE, FileCheck, Target
-from xetserve.commands.findings import (
+from xetserve.commands.doctor.findings import (
     STEP_TIMEOUT,
     Finding,
     Level,
@@ -20,8 +19,9 @@ from xetserve.commands.findings import (
     say_error,
     say_time,
 )
-from xetserve.commands.progress import show
-from xetserve.commands.upstreams import make_reach
+from xetserve.commands.doctor.trial_download import MAX_DOCUMENT_SIZE, FileCheck, Target
+from xetserve.commands.pull.progress import show
+from xetserve.commands.serve.wiring import make_reach
 from xetserve.config.schema import Config
 from xetserve.errors import BrokenStream, XetserveError
 from xetserve.net.connect import Proxy, ProxyRules

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.commands.findings import Level, check_ca, check_cache, check_clock, check_files
+from xetserve.commands.doctor.findings import Level, check_ca, check_cache, check_clock, check_files
 from xetserve.config.schema import CacheConfig, Config
 
 NOBODY = 65534

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from xetserve.app.routes import KINDS
-from xetserve.commands.listing import Asker, is_wanted
-from xetserve.commands.progress import Progress, format_seconds, format_size
-from xetserve.commands.puller import Puller, Summary
-from xetserve.commands.targets import parse_target
-from xetserve.commands.upstreams import make_application, open_upstreams
+from xetserve.commands.pull.listing import Asker, is_wanted
+from xetserve.commands.pull.progress import Progress, format_seconds, format_size
+from xetserve.commands.pull.puller import Puller, Summary
+from xetserve.commands.pull.repo_argument import parse_target
+from xetserve.commands.serve.wiring import make_application, open_upstreams
 from xetserve.config.load import add_flags
 from xetserve.config.parsers import parse_count
 from xetserve.config.schema import Config

@@ -11,12 +11,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from xetserve import __version__
 from xetserve.app.middleware.accounting import count_answer
 from xetserve.app.status.readiness import Readiness
+from xetserve.commands.serve.endpoints import Endpoints, check_idle_exit
+from xetserve.commands.serve.reload import Live
 from xetserve.config.schema import Config, LimitsConfig, ProxiesConfig
-from xetserve.endpoints import Endpoints, check_idle_exit
 from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Handler, Request
 from xetserve.http.proxy_headers import Forwarding, TrustedProxies
-from xetserve.live import Live
 from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER_RESTARTS
 from xetserve.metrics.instruments import CELLS_SIZE, CellReader
 from xetserve.net.body_budget import BodyBudget

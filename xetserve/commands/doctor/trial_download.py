@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
-from xetserve.commands.findings import (
+from xetserve.commands.doctor.findings import (
     STEP_TIMEOUT,
     Finding,
     Level,
@@ -16,9 +16,9 @@ from xetserve.commands.findings import (
     say_error,
     say_time,
 )
-from xetserve.commands.listing import Asker, close_body
-from xetserve.commands.progress import format_size, show
-from xetserve.commands.upstreams import make_application, open_upstreams
+from xetserve.commands.pull.listing import Asker, close_body
+from xetserve.commands.pull.progress import format_size, show
+from xetserve.commands.serve.wiring import make_application, open_upstreams
 from xetserve.config.schema import Config
 from xetserve.errors import UpstreamDenied, UpstreamError, XetserveError
 from xetserve.pipeline.source import CasSource

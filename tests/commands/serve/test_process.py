@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xetserve.commands.running import make_figures
+from xetserve.commands.serve.process import make_figures
 from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES
 from xetserve.metrics.instruments import CELLS_SIZE
 from xetserve.ops.board import Board

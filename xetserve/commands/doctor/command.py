@@ -11,10 +11,10 @@ from typing import Final
 
 from xetserve import __version__
 from xetserve.app.routes import KINDS, check_revision, parse_repo
-from xetserve.commands.checkup import Checkup
-from xetserve.commands.filecheck import Target
-from xetserve.commands.findings import Finding, Level, check_cache, check_files
-from xetserve.commands.pull import read_token
+from xetserve.commands.doctor.findings import Finding, Level, check_cache, check_files
+from xetserve.commands.doctor.network import Checkup
+from xetserve.commands.doctor.trial_download import Target
+from xetserve.commands.pull.command import read_token
 from xetserve.config.load import add_flags
 from xetserve.config.schema import Config, find_conflicts
 from xetserve.errors import ConfigError, RequestError

@@ -3,11 +3,11 @@
 import argparse
 import sys
 
+from xetserve.commands.demo.site import DemoFailed
+from xetserve.commands.demo.site import run_demo as run
 from xetserve.config.load import add_flags
 from xetserve.config.parsers import OFF
 from xetserve.config.schema import Config
-from xetserve.demo import DemoFailed
-from xetserve.demo import run_demo as run
 from xetserve.errors import ConfigError
 from xetserve.ops.lifecycle import run_loop
 

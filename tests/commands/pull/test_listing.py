@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from xetserve.commands.listing import Asker, Refused, RemoteFile, is_wanted
+from xetserve.commands.pull.listing import Asker, Refused, RemoteFile, is_wanted
 from xetserve.errors import UpstreamError
 from xetserve.http.messages import Request, Response, error_response
 from xetserve.upstream.hub.client import RepoRef

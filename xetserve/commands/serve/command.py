@@ -20,14 +20,14 @@ from xetserve.app.status.operator import Operator
 from xetserve.app.status.readiness import Readiness
 from xetserve.app.status.service import StatusService
 from xetserve.app.status.snapshot import PLACE_SIZE, Figures
-from xetserve.commands.running import run_handler
-from xetserve.commands.upstreams import Opened, make_application, open_upstreams
+from xetserve.commands.serve.endpoints import open_endpoints
+from xetserve.commands.serve.process import run_handler
+from xetserve.commands.serve.reload import Live
+from xetserve.commands.serve.wiring import Opened, make_application, open_upstreams
 from xetserve.config.load import load_config, read_secrets
 from xetserve.config.schema import Config, check_together
-from xetserve.endpoints import open_endpoints
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler
-from xetserve.live import Live
 from xetserve.metrics.catalogue import (
     BUDGET_HELD,
     BUDGET_LIMIT,

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from xetserve.commands.listing import Asker, Refused, RemoteFile, close_body
-from xetserve.commands.progress import Progress, format_size, show
+from xetserve.commands.pull.listing import Asker, Refused, RemoteFile, close_body
+from xetserve.commands.pull.progress import Progress, format_size, show
 from xetserve.errors import IntegrityError, UpstreamError, XetserveError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS
 from xetserve.pipeline.cache.disk_cache import DiskCache

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.peers import Certificates, make_certificates
-from xetserve import endpoints
+from xetserve.commands.serve import endpoints
+from xetserve.commands.serve.endpoints import Endpoints, check_idle_exit, open_endpoints
 from xetserve.config.load import load_config
-from xetserve.endpoints import Endpoints, check_idle_exit, open_endpoints
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Headers, Request
 from xetserve.ops.inherit import Inherited

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from xetserve.commands.progress import Progress, format_seconds, format_size, show
+from xetserve.commands.pull.progress import Progress, format_seconds, format_size, show
 
 
 class Screen(io.StringIO):

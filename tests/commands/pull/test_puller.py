@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_progress import Screen
+from tests.commands.pull.test_progress import Screen
 from tests.fakes import FakeCas, FakeFile
-from xetserve.commands import puller as puller_module
-from xetserve.commands.listing import Asker, RemoteFile
-from xetserve.commands.progress import Progress
-from xetserve.commands.puller import MAX_TRIES, Puller, Summary
+from xetserve.commands.pull import puller as puller_module
+from xetserve.commands.pull.listing import Asker, RemoteFile
+from xetserve.commands.pull.progress import Progress
+from xetserve.commands.pull.puller import MAX_TRIES, Puller, Summary
 from xetserve.errors import UpstreamError
 from xetserve.http.messages import Block, Request, Response, error_response
 from xetserve.metrics.catalogue import CACHE_ABANDONED

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xetserve.commands.targets import parse_target
+from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.errors import ConfigError
 from xetserve.upstream.hub.entry import RepoRef
 

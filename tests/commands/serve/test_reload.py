@@ -5,10 +5,10 @@ import logging
 
 import pytest
 
+from xetserve.commands.serve.reload import Live, is_live
 from xetserve.config.load import load_config
 from xetserve.config.schema import SECTIONS, Config
 from xetserve.errors import ConfigError
-from xetserve.live import Live, is_live
 
 
 class Source:
