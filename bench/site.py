@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from bench.data import KINDS, edit, iter_fragmented, write_file
 from bench.processes import BenchError, Child, clean_environment, start_xetserve
-from xetserve.origin.xorbs import parse_index
+from xetserve.origin.store.xorbs import parse_index
 
 REPO: Final = "bench/files"
 TOKEN: Final = "hf_bench"

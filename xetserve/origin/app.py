@@ -20,15 +20,17 @@ from urllib.parse import unquote
 
 from xetserve.errors import FormatError, IntegrityError, RequestError
 from xetserve.http.messages import Request, Response, error_response, json_response
-from xetserve.origin.auth import Gatekeeper
-from xetserve.origin.cas import CasApi
-from xetserve.origin.data import DataApi
+from xetserve.origin.api.auth import Gatekeeper
+from xetserve.origin.api.cas import CasApi
+from xetserve.origin.api.data import DataApi
+from xetserve.origin.api.hub import HubApi, read_json
+from xetserve.origin.api.management import ManagementApi
+from xetserve.origin.api.ollama import OllamaApi
+from xetserve.origin.api.resolve import ResolveApi
+from xetserve.origin.api.uploads import UploadApi
 from xetserve.origin.faults import Misbehaviour, parse_faults
-from xetserve.origin.hub import HubApi, read_json
-from xetserve.origin.library import Library
-from xetserve.origin.management import ManagementApi
-from xetserve.origin.ollama import OllamaApi
-from xetserve.origin.repos import (
+from xetserve.origin.store.library import Library
+from xetserve.origin.store.repos import (
     DATASET,
     MODEL,
     REPO_TYPES_BY_PLURAL,
@@ -36,9 +38,7 @@ from xetserve.origin.repos import (
     Repo,
     RepoType,
 )
-from xetserve.origin.resolve import ResolveApi
-from xetserve.origin.signing import Signer
-from xetserve.origin.uploads import UploadApi
+from xetserve.origin.store.signing import Signer
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,12 @@
 import pytest
 
-from xetserve.origin.gitids import GitObject, hash_commit, hash_object, hash_trees, make_pointer
+from xetserve.origin.store.git_ids import (
+    GitObject,
+    hash_commit,
+    hash_object,
+    hash_trees,
+    make_pointer,
+)
 
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 EMPTY_BLOB = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"

@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl, urlencode
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError
 from xetserve.http.messages import Request, Response, json_response
-from xetserve.origin.auth import hub_error
+from xetserve.origin.api.auth import hub_error
 from xetserve.origin.faults import Misbehaviour
-from xetserve.origin.gitids import make_pointer
-from xetserve.origin.repos import Commit, Entry, Repo, is_valid_ref_name
-from xetserve.origin.signing import Grant, Signer
+from xetserve.origin.store.git_ids import make_pointer
+from xetserve.origin.store.repos import Commit, Entry, Repo, is_valid_ref_name
+from xetserve.origin.store.signing import Grant, Signer
 from xetserve.xet.hashes import format_hash
 
 MAX_PAGE_SIZE: Final = 1000  # entries of a tree listing, as on the Hub

@@ -19,7 +19,7 @@ from typing import Final
 import aiofiles
 
 from xetserve.errors import FormatError, IntegrityError
-from xetserve.origin.storage import (
+from xetserve.origin.store.blobs import (
     LruCache,
     TemporaryFiles,
     make_private_folder,

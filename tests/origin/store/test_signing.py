@@ -4,8 +4,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from tests.origin.conftest import Clock
-from xetserve.origin.signing import Grant, Signer, format_ranges, load_secret, split_ranges
-from xetserve.origin.storage import TemporaryFiles
+from xetserve.origin.store.blobs import TemporaryFiles
+from xetserve.origin.store.signing import Grant, Signer, format_ranges, load_secret, split_ranges
 from xetserve.xet.hashes import parse_hash
 from xetserve.xet.reconstruction import ByteRange
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.origin.repos import (
+from xetserve.origin.store.blobs import TemporaryFiles
+from xetserve.origin.store.repos import (
     DATASET,
     MODEL,
     Commit,
@@ -15,7 +16,6 @@ from xetserve.origin.repos import (
     is_valid_path,
     is_valid_ref_name,
 )
-from xetserve.origin.storage import TemporaryFiles
 
 INFO = CommitInfo("title", "message", "me")
 OID = "ce013625030ba8dba906f756967f9e9ca394464a"

@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.origin.client import XorbFile
-from tests.origin.test_xorbs import pieces
+from tests.origin.store.test_xorbs import pieces
 from xetserve.errors import IntegrityError
 from xetserve.http.ranges import Span
-from xetserve.origin.files import (
+from xetserve.origin.store.blobs import TemporaryFiles
+from xetserve.origin.store.files import (
     FileRecord,
     FileStore,
     find_whole_terms,
     make_file_record,
     merge_ranges,
 )
-from xetserve.origin.storage import TemporaryFiles
-from xetserve.origin.xorbs import XorbStore
+from xetserve.origin.store.xorbs import XorbStore
 from xetserve.xet.compression import Scheme
 from xetserve.xet.hashes import MerkleTree, hash_chunk
 from xetserve.xet.reconstruction import ChunkRange, Term

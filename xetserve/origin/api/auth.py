@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from xetserve.errors import RequestError
 from xetserve.http.messages import Headers
-from xetserve.origin.repos import Repo, RepoStore, RepoType
+from xetserve.origin.store.repos import Repo, RepoStore, RepoType
 
 ANYBODY: Final = "user"  # the name of whoever asks an open origin
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.origin.client import XorbFile, list_files
 from xetserve.errors import FormatError, IntegrityError
-from xetserve.origin.storage import TemporaryFiles
-from xetserve.origin.xorbs import (
+from xetserve.origin.store.blobs import TemporaryFiles
+from xetserve.origin.store.xorbs import (
     XorbIndex,
     XorbScanner,
     XorbStore,
@@ -23,7 +23,7 @@ from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 from xetserve.xet.xorb import MAX_XORB_SIZE, pack_chunk
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/xorbs.json").read_text())
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "data/xorbs.json").read_text())
 OFFICIAL: list[dict[str, Any]] = VECTORS["xorbs_from_official_client"]["cases"]
 
 FILE = XorbFile([b"first chunk", b"second, longer chunk" * 40, b"3"])
@@ -108,14 +108,14 @@ def test_a_xorb_that_is_too_large_is_refused() -> None:
 
 
 def test_a_xorb_of_too_many_chunks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xetserve.origin.xorbs.MAX_CHUNKS", 3)
+    monkeypatch.setattr("xetserve.origin.store.xorbs.MAX_CHUNKS", 3)
     scan(FILE.xorb, 100)
     with pytest.raises(FormatError, match="more than 3 chunks"):
         scan(FILE.xorb + pack_chunk(b"4", Scheme.NONE), 100)
 
 
 def test_a_footer_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xetserve.origin.xorbs.MAX_UPLOAD_SIZE", len(FILE.xorb) + 50)
+    monkeypatch.setattr("xetserve.origin.store.xorbs.MAX_UPLOAD_SIZE", len(FILE.xorb) + 50)
     scan(FILE.xorb + b"XETBLOB\x01" + bytes(42), 10)
     with pytest.raises(FormatError, match="xorb of more than"):
         scan(FILE.xorb + b"XETBLOB\x01" + bytes(43), 10)

@@ -19,8 +19,8 @@ from typing import Final
 
 from xetserve.errors import FormatError, IntegrityError
 from xetserve.http.ranges import Span
-from xetserve.origin.storage import LruCache, TemporaryFiles, make_private_folder
-from xetserve.origin.xorbs import BLOCK_SIZE, XorbStore
+from xetserve.origin.store.blobs import LruCache, TemporaryFiles, make_private_folder
+from xetserve.origin.store.xorbs import BLOCK_SIZE, XorbStore
 from xetserve.xet.hashes import format_hash, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Term
 from xetserve.xet.xorb import ChunkRecord, RecordReader

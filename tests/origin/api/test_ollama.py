@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.origin.client import Client, XorbFile, large
+from xetserve.origin.api.ollama import MANIFEST, MODEL_LAYER
 from xetserve.origin.app import Origin
-from xetserve.origin.ollama import MANIFEST, MODEL_LAYER
 
 SMALL = XorbFile([b"GGUF" + b"\0" * 1000])
 LARGE = XorbFile([b"GGUF" + b"\1" * 3000, b"\2" * 500])

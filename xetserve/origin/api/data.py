@@ -16,8 +16,8 @@ from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response
 from xetserve.http.ranges import Span, format_content_range, format_unsatisfied_range
 from xetserve.origin.faults import Misbehaviour, make_swapped_record, overwrite
-from xetserve.origin.signing import Signer, format_ranges
-from xetserve.origin.xorbs import XorbIndex, XorbStore
+from xetserve.origin.store.signing import Signer, format_ranges
+from xetserve.origin.store.xorbs import XorbIndex, XorbStore
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 from xetserve.xet.xorb import iter_records

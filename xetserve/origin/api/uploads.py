@@ -18,9 +18,9 @@ from urllib.parse import quote
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
 from xetserve.http.messages import Request, Response, json_response
-from xetserve.origin.auth import Gatekeeper, hub_error
-from xetserve.origin.hub import find_commit, is_true, read_json
-from xetserve.origin.library import (
+from xetserve.origin.api.auth import Gatekeeper, hub_error
+from xetserve.origin.api.hub import find_commit, is_true, read_json
+from xetserve.origin.store.library import (
     AddFile,
     Change,
     DeleteFile,
@@ -28,8 +28,8 @@ from xetserve.origin.library import (
     Library,
     StagedBlob,
 )
-from xetserve.origin.modes import SAMPLE_SIZE, is_large_file
-from xetserve.origin.repos import (
+from xetserve.origin.store.modes import SAMPLE_SIZE, is_large_file
+from xetserve.origin.store.repos import (
     Commit,
     CommitInfo,
     Entry,
@@ -37,7 +37,7 @@ from xetserve.origin.repos import (
     RepoType,
     is_valid_path,
 )
-from xetserve.origin.signing import Signer
+from xetserve.origin.store.signing import Signer
 
 MAX_LINE_SIZE: Final = (
     64 * 1024 * 1024

@@ -7,9 +7,9 @@ import pytest
 
 from tests.origin.client import BASE, Client, XorbFile, plain
 from tests.origin.conftest import Clock
+from xetserve.origin.api.resolve import make_disposition
 from xetserve.origin.app import Origin
-from xetserve.origin.gitids import hash_object
-from xetserve.origin.resolve import make_disposition
+from xetserve.origin.store.git_ids import hash_object
 
 FILE = XorbFile([bytes(range(256)) * 4, b"\1" * 5000, b"end"])
 CONTENT = FILE.content

@@ -12,9 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from xetserve.origin.files import FileRecord, FileStore, make_file_record
-from xetserve.origin.storage import open_private
-from xetserve.origin.xorbs import XorbIndex, XorbScanner, XorbStore, gather_blocks
+from xetserve.origin.store.blobs import open_private
+from xetserve.origin.store.files import FileRecord, FileStore, make_file_record
+from xetserve.origin.store.xorbs import XorbIndex, XorbScanner, XorbStore, gather_blocks
 from xetserve.xet.chunking import Chunker, pack_smallest
 from xetserve.xet.hashes import MerkleTree, hash_chunk
 from xetserve.xet.reconstruction import ChunkRange, Term

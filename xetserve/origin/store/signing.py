@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from xetserve.origin.storage import TemporaryFiles, open_private
+from xetserve.origin.store.blobs import TemporaryFiles, open_private
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange
 

@@ -11,10 +11,10 @@ import pytest
 from tests.origin.client import list_files
 from xetserve.errors import ConfigError, IntegrityError
 from xetserve.http.ranges import Span
-from xetserve.origin.gitids import hash_object
-from xetserve.origin.ingest import Ingest
-from xetserve.origin.library import Library
-from xetserve.origin.repos import DATASET, MODEL, Commit, Entry
+from xetserve.origin.store.git_ids import hash_object
+from xetserve.origin.store.ingest import Ingest
+from xetserve.origin.store.library import Library
+from xetserve.origin.store.repos import DATASET, MODEL, Commit, Entry
 from xetserve.xet.xorb import iter_records
 
 source = random.Random(3)
@@ -179,7 +179,7 @@ async def test_many_files_share_a_xorb(library: Library) -> None:
 async def test_a_full_xorb_is_followed_by_another(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xetserve.origin.ingest.MAX_XORB_CHUNKS", 2)
+    monkeypatch.setattr("xetserve.origin.store.ingest.MAX_XORB_CHUNKS", 2)
     ingest = Ingest(library.xorbs, library.files)
     file = await ingest.add_file(pieces(NOISE))
     await ingest.publish()

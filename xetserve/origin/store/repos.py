@@ -23,8 +23,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from xetserve.origin.gitids import GitObject, hash_commit, hash_trees
-from xetserve.origin.storage import LruCache, TemporaryFiles, make_private_folder
+from xetserve.origin.store.blobs import LruCache, TemporaryFiles, make_private_folder
+from xetserve.origin.store.git_ids import GitObject, hash_commit, hash_trees
 from xetserve.xet.hashes import format_hash, parse_hash
 
 MAX_CACHED_COMMITS: Final = 16

@@ -9,7 +9,7 @@ import pytest
 from tests.origin.client import BASE, Answer, Client, XorbFile, large, plain
 from tests.origin.conftest import Clock
 from xetserve.origin.app import Origin
-from xetserve.origin.gitids import hash_object
+from xetserve.origin.store.git_ids import hash_object
 
 FILE = XorbFile([b"\0" * 1000, b"\1" * 500])
 REPO = "/api/models/me/repo"

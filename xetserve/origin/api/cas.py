@@ -14,13 +14,13 @@ from typing import Final
 from xetserve.errors import FormatError, RequestError
 from xetserve.http.messages import Request, Response, json_response
 from xetserve.http.ranges import Span, UnsatisfiableRange, format_unsatisfied_range, parse_range
-from xetserve.origin.auth import get_bearer
+from xetserve.origin.api.auth import get_bearer
 from xetserve.origin.faults import Misbehaviour
-from xetserve.origin.files import FileRecord, find_whole_terms, make_file_record
-from xetserve.origin.library import Library
-from xetserve.origin.repos import REPO_TYPES, Repo
-from xetserve.origin.signing import Signer, split_ranges
-from xetserve.origin.xorbs import MAX_UPLOAD_SIZE
+from xetserve.origin.store.files import FileRecord, find_whole_terms, make_file_record
+from xetserve.origin.store.library import Library
+from xetserve.origin.store.repos import REPO_TYPES, Repo
+from xetserve.origin.store.signing import Signer, split_ranges
+from xetserve.origin.store.xorbs import MAX_UPLOAD_SIZE
 from xetserve.xet.batch import (
     MAX_BATCH_SIZE,
     make_batch_answer,

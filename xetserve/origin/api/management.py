@@ -6,9 +6,9 @@ Source: huggingface_hub hf_api.py.
 from typing import Any, Final
 
 from xetserve.http.messages import Request, Response, json_response
-from xetserve.origin.auth import Gatekeeper, hub_error
-from xetserve.origin.hub import describe_repo, find_commit, format_time, read_json, take_page
-from xetserve.origin.repos import REPO_TYPES, Repo, RepoStore, RepoType, is_valid_id
+from xetserve.origin.api.auth import Gatekeeper, hub_error
+from xetserve.origin.api.hub import describe_repo, find_commit, format_time, read_json, take_page
+from xetserve.origin.store.repos import REPO_TYPES, Repo, RepoStore, RepoType, is_valid_id
 
 _VISIBILITIES: Final = {"public": False, "private": True}
 

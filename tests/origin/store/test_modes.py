@@ -1,6 +1,6 @@
 import pytest
 
-from xetserve.origin.modes import MAX_PLAIN_SIZE, SAMPLE_SIZE, is_large_file
+from xetserve.origin.store.modes import MAX_PLAIN_SIZE, SAMPLE_SIZE, is_large_file
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import Final
 
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response
-from xetserve.origin.hub import find_commit
-from xetserve.origin.repos import Commit, Entry, Repo
-from xetserve.origin.resolve import ResolveApi
+from xetserve.origin.api.hub import find_commit
+from xetserve.origin.api.resolve import ResolveApi
+from xetserve.origin.store.repos import Commit, Entry, Repo
 
 MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG: Final = "application/vnd.docker.container.image.v1+json"

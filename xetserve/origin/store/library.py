@@ -12,11 +12,18 @@ import aiofiles
 
 from xetserve.errors import ConfigError, IntegrityError, RequestError
 from xetserve.http.ranges import Span
-from xetserve.origin.files import FileStore
-from xetserve.origin.gitids import hash_object, make_pointer
-from xetserve.origin.ingest import Ingest
-from xetserve.origin.modes import MAX_PLAIN_SIZE, SAMPLE_SIZE, is_large_file
-from xetserve.origin.repos import (
+from xetserve.origin.store.blobs import (
+    TemporaryFiles,
+    make_folder,
+    make_private_folder,
+    open_private,
+    publish,
+)
+from xetserve.origin.store.files import FileStore
+from xetserve.origin.store.git_ids import hash_object, make_pointer
+from xetserve.origin.store.ingest import Ingest
+from xetserve.origin.store.modes import MAX_PLAIN_SIZE, SAMPLE_SIZE, is_large_file
+from xetserve.origin.store.repos import (
     REPO_TYPES,
     Commit,
     CommitInfo,
@@ -25,15 +32,8 @@ from xetserve.origin.repos import (
     RepoStore,
     is_valid_path,
 )
-from xetserve.origin.signing import load_secret
-from xetserve.origin.storage import (
-    TemporaryFiles,
-    make_folder,
-    make_private_folder,
-    open_private,
-    publish,
-)
-from xetserve.origin.xorbs import BLOCK_SIZE, XorbStore
+from xetserve.origin.store.signing import load_secret
+from xetserve.origin.store.xorbs import BLOCK_SIZE, XorbStore
 
 MAIN: Final = "refs/heads/main"
 _LEFT_OUT: Final = (".git", ".cache")  # folders that an import does not take in

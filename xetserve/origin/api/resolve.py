@@ -20,13 +20,13 @@ from xetserve.http.ranges import (
     format_unsatisfied_range,
     parse_range,
 )
-from xetserve.origin.auth import hub_error
+from xetserve.origin.api.auth import hub_error
+from xetserve.origin.api.hub import find_commit, is_true
 from xetserve.origin.faults import Misbehaviour
-from xetserve.origin.gitids import make_pointer
-from xetserve.origin.hub import find_commit, is_true
-from xetserve.origin.library import Library
-from xetserve.origin.repos import Entry, Repo, RepoType
-from xetserve.origin.signing import Signer
+from xetserve.origin.store.git_ids import make_pointer
+from xetserve.origin.store.library import Library
+from xetserve.origin.store.repos import Entry, Repo, RepoType
+from xetserve.origin.store.signing import Signer
 from xetserve.xet.hashes import format_hash
 
 OCTETS: Final = "application/octet-stream"

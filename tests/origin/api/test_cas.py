@@ -11,7 +11,7 @@ import pytest
 
 from tests.origin.client import BASE, Answer, Client, XorbFile, large, list_files
 from tests.origin.conftest import Clock
-from xetserve.origin import cas
+from xetserve.origin.api import cas
 from xetserve.origin.app import Origin
 from xetserve.xet.hashes import MerkleTree, format_hash, hash_chunk, hash_range, parse_hash
 from xetserve.xet.reconstruction import (
@@ -24,7 +24,7 @@ from xetserve.xet.reconstruction import (
 from xetserve.xet.shard import ShardChunk, ShardFile, ShardXorb, make_shard
 from xetserve.xet.xorb import iter_records
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 EXAMPLE: dict[str, Any] = json.loads((DATA / "reconstruction.json").read_text())["reconstruction"]
 OFFICIAL: list[dict[str, Any]] = json.loads((DATA / "xorbs.json").read_text())[
     "xorbs_from_official_client"

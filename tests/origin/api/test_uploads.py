@@ -70,7 +70,7 @@ async def test_json_of_another_shape_is_no_error_of_ours(
 async def test_lines_of_a_commit_are_counted_with_or_without_content(
     client: Client, line: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xetserve.origin.uploads.MAX_LINES", 100)
+    monkeypatch.setattr("xetserve.origin.api.uploads.MAX_LINES", 100)
     answer = await client.ask("POST", f"{REPO}/commit/main", line * 101)
     assert (answer.status, "100 lines" in answer.json()["error"]) == (413, True)
 

@@ -1,0 +1,1 @@
+"""The origin's folder: xorbs, files, repositories."""
