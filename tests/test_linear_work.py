@@ -69,7 +69,7 @@ from xetserve.http.relay import (
 from xetserve.http.response_head import ResponseHeadReader
 from xetserve.net.server_connection import _find_request_id
 from xetserve.net.url import parse_url
-from xetserve.ops.access import escape, mask_target
+from xetserve.ops.access_log import escape, mask_target
 from xetserve.ops.logs import mask_secrets
 from xetserve.upstream.answers.backoff import Troubles
 from xetserve.upstream.hub.entry import hub_error, make_entry

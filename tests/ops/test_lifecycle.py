@@ -15,7 +15,7 @@ from xetserve.http.messages import Request, Response
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.server_connection import ConnectionLimits
 from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY, raise_file_limit, serve_until_signal
-from xetserve.ops.watch import Watch
+from xetserve.ops.watchdog import Watch
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 

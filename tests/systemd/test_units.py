@@ -14,7 +14,7 @@ from tests.e2e.dataset import MIB
 from xetserve.config.load import load_config
 from xetserve.config.parsers import parse_size
 from xetserve.config.schema import SECTIONS
-from xetserve.ops.workers import STOP_GRACE
+from xetserve.ops.supervisor import STOP_GRACE
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE = "xetserve.service"

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from xetserve.net.listener import Listener
 from xetserve.net.preamble import Endpoint
-from xetserve.ops.watch import Watch
+from xetserve.ops.watchdog import Watch
 
 logger = logging.getLogger(__name__)
 

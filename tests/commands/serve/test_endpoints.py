@@ -12,7 +12,7 @@ from xetserve.commands.serve.endpoints import Endpoints, check_idle_exit, open_e
 from xetserve.config.load import load_config
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Headers, Request
-from xetserve.ops.inherit import Inherited
+from xetserve.ops.socket_activation import Inherited
 
 
 @pytest.fixture(scope="module")

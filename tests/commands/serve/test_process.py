@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from xetserve.commands.serve.process import make_figures
 from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES
 from xetserve.metrics.instruments import CELLS_SIZE
-from xetserve.ops.board import Board
+from xetserve.ops.shared_memory import Board
 
 
 @contextmanager

@@ -37,12 +37,12 @@ from xetserve.metrics.catalogue import (
 )
 from xetserve.metrics.instruments import CELLS_SIZE
 from xetserve.net.loop_turns import Turns
-from xetserve.ops.board import Board
-from xetserve.ops.cores import count_cores
-from xetserve.ops.files import share_files
-from xetserve.ops.heap import find_heap, keep_trimmed
+from xetserve.ops.cpu_count import count_cores
+from xetserve.ops.file_limits import share_files
 from xetserve.ops.lifecycle import raise_file_limit
-from xetserve.ops.pulse import OwnProcess, beat
+from xetserve.ops.malloc_trim import find_heap, keep_trimmed
+from xetserve.ops.process_stats import OwnProcess, beat
+from xetserve.ops.shared_memory import Board
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.pipeline.verify import worker_bus
 from xetserve.pipeline.verify.worker_bus import LedgerNews

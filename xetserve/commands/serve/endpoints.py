@@ -15,7 +15,7 @@ from xetserve.net.listener import bind_sockets
 from xetserve.net.preamble import Endpoint
 from xetserve.net.tls import VERSIONS, ServerTls
 from xetserve.net.unix_socket import UnixSocket, bind_unix_socket
-from xetserve.ops.inherit import take_sockets
+from xetserve.ops.socket_activation import take_sockets
 
 REDIRECT_NAME = "redirect"  # of an inherited socket: it is for redirects
 

@@ -23,15 +23,15 @@ from xetserve.net.body_budget import BodyBudget
 from xetserve.net.listener import Listener, ProxyPolicy
 from xetserve.net.loop_turns import Turns
 from xetserve.net.server_connection import ConnectionLimits
-from xetserve.ops.access import AccessLog, make_access_log
-from xetserve.ops.board import Board
-from xetserve.ops.files import share_files
+from xetserve.ops.access_log import AccessLog, make_access_log
+from xetserve.ops.file_limits import share_files
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_log_level
-from xetserve.ops.looplag import watching_loop
-from xetserve.ops.notify import take_notifier
-from xetserve.ops.watch import Figures, Watch
-from xetserve.ops.workers import Supervisor
+from xetserve.ops.loop_lag import watching_loop
+from xetserve.ops.sd_notify import take_notifier
+from xetserve.ops.shared_memory import Board
+from xetserve.ops.supervisor import Supervisor
+from xetserve.ops.watchdog import Figures, Watch
 
 logger = logging.getLogger("xetserve")
 

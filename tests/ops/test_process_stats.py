@@ -16,7 +16,7 @@ from xetserve.metrics.catalogue import (
     START_TIME,
     WORKERS,
 )
-from xetserve.ops.pulse import OwnProcess, beat
+from xetserve.ops.process_stats import OwnProcess, beat
 
 
 def test_a_process_tells_of_its_memory_time_and_files() -> None:

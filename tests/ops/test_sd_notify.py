@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.ops.notify import MAX_OWED, MAX_STATUS, Notifier, take_notifier
+from xetserve.ops.sd_notify import MAX_OWED, MAX_STATUS, Notifier, take_notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -179,7 +179,7 @@ def test_the_watchdog(make: Make, usec: str, pid: str, watchdog: float | None) -
 def test_what_we_start_is_not_told_of_it(manager: socket.socket) -> None:
     script = (
         "import os, subprocess, sys\n"
-        "from xetserve.ops.notify import take_notifier\n"
+        "from xetserve.ops.sd_notify import take_notifier\n"
         "take_notifier(os.environ).ready()\n"
         "sys.exit(subprocess.run(['env']).returncode)"
     )

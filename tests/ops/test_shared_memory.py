@@ -3,7 +3,7 @@
 import os
 import signal
 
-from xetserve.ops.board import Board
+from xetserve.ops.shared_memory import Board
 
 
 def in_child(work: object) -> int:

@@ -34,7 +34,7 @@ from typing import Final, NoReturn
 from xetserve.errors import ConfigError
 from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY
 from xetserve.ops.logs import label_process
-from xetserve.ops.watch import START_PATIENCE, Watch
+from xetserve.ops.watchdog import START_PATIENCE, Watch
 
 logger = logging.getLogger(__name__)
 

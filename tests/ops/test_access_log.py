@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xetserve.http.messages import Headers, Record, Request
 from xetserve.ops import logs
-from xetserve.ops.access import JsonLog, TextLog, escape, make_access_log, mask_target
+from xetserve.ops.access_log import JsonLog, TextLog, escape, make_access_log, mask_target
 from xetserve.ops.logs import label_process
 
 SECRET = "S3CR3T"
@@ -152,7 +152,7 @@ def test_no_client_can_forge_a_line(method: str, target: str, agent: str) -> Non
     )
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xetserve.ops.access._write", lines.append)
+        patch.setattr("xetserve.ops.access_log._write", lines.append)
         TextLog().write(request)
         JsonLog().write(request)
     text, encoded = lines

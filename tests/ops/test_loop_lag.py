@@ -12,7 +12,7 @@ import pytest
 
 from tests.peers import PATIENCE
 from xetserve.metrics.catalogue import LOOP_LAG, LOOP_LAG_MAX, REGISTRY
-from xetserve.ops.looplag import MAX_FRAMES, LoopWatch, describe, watching_loop
+from xetserve.ops.loop_lag import MAX_FRAMES, LoopWatch, describe, watching_loop
 
 SECRET = "hf_of_somebody"
 
@@ -53,7 +53,7 @@ class Counted(LoopWatch):
 @pytest.fixture
 def seen() -> Iterator[Seen]:
     handler = Seen()
-    logger = logging.getLogger("xetserve.ops.looplag")
+    logger = logging.getLogger("xetserve.ops.loop_lag")
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)

@@ -5,8 +5,8 @@ import platform
 
 import pytest
 
-from xetserve.ops import heap as heap_module
-from xetserve.ops.heap import MIN_FREE, MIN_READERS, find_heap, keep_trimmed
+from xetserve.ops import malloc_trim as heap_module
+from xetserve.ops.malloc_trim import MIN_FREE, MIN_READERS, find_heap, keep_trimmed
 
 
 class FakeHeap:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.ops.workers import MAX_DELAY, restart_delay
+from xetserve.ops.supervisor import MAX_DELAY, restart_delay
 
 PATIENCE = 30.0  # seconds
 
@@ -20,7 +20,7 @@ PATIENCE = 30.0  # seconds
 PRELUDE = """
 import os, signal, socket, sys, time
 from xetserve.errors import ConfigError
-from xetserve.ops import workers
+from xetserve.ops import supervisor as supervisor_module
 from xetserve.ops.logs import set_up_logging
 from xetserve.net.listener import bind_sockets
 
@@ -38,7 +38,7 @@ def obey(channel):
     return 0
 
 def run(work, num_workers=3, drain_timeout=30.0, watch=None):
-    supervisor = workers.Supervisor(
+    supervisor = supervisor_module.Supervisor(
         num_workers, sockets, work, drain_timeout=drain_timeout, on_ready=lambda: say("ready"), watch=watch
     )
     sys.exit(supervisor.run())
@@ -181,15 +181,15 @@ run(work, 2)
 
 
 CRASHING = """
-workers.FIRST_DELAY, workers.MAX_DELAY = 0.01, 0.05
+supervisor_module.FIRST_DELAY, supervisor_module.MAX_DELAY = 0.01, 0.05
 
-class Counting(workers.Supervisor):
+class Counting(supervisor_module.Supervisor):
     num_starts = 0
     def _start(self, worker):
         Counting.num_starts += 1
         super()._start(worker)
 
-workers.Supervisor = Counting
+supervisor_module.Supervisor = Counting
 
 def work(channel):
     if Counting.num_starts > 6:
@@ -295,7 +295,7 @@ run(work, 2)
 
 
 IDLE = """
-from xetserve.ops.watch import Watch
+from xetserve.ops.watchdog import Watch
 watch = Watch(2, idle_exit=0.05)
 def say_that(is_idle):
     watch.vitals.write(time.monotonic() - 1 if is_idle else None)
@@ -373,7 +373,7 @@ run(work, 2, watch=watch)
 def test_a_worker_that_does_not_end_is_killed(supervise: Supervise) -> None:
     supervised = supervise(
         """
-workers.STOP_GRACE = 0.05
+supervisor_module.STOP_GRACE = 0.05
 def work(channel):
     channel.send(b"r")
     while True:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
-from xetserve.ops.notify import Notifier
-from xetserve.ops.vitals import Vitals
+from xetserve.ops.heartbeats import Vitals
+from xetserve.ops.sd_notify import Notifier
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from xetserve.errors import ConfigError
-from xetserve.ops.files import MAX_PASSING, RESERVED, share_files
+from xetserve.ops.file_limits import MAX_PASSING, RESERVED, share_files
 
 
 @pytest.mark.parametrize(

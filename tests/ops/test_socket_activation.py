@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from xetserve.errors import ConfigError
-from xetserve.ops.inherit import take_sockets
+from xetserve.ops.socket_activation import take_sockets
 
 
 @pytest.fixture

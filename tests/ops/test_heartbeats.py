@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from xetserve.ops.vitals import Vitals
+from xetserve.ops.heartbeats import Vitals
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.peers import PATIENCE
-from xetserve.ops.notify import Notifier
-from xetserve.ops.watch import LOOK_INTERVAL, Figures, Watch
+from xetserve.ops.sd_notify import Notifier
+from xetserve.ops.watchdog import LOOK_INTERVAL, Figures, Watch
 
 
 class Clients:

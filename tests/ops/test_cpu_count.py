@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from xetserve.ops import cores
-from xetserve.ops.cores import count_cores
+from xetserve.ops import cpu_count
+from xetserve.ops.cpu_count import count_cores
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_cores_are_those_that_may_be_used(
     for folder, quota in quotas.items():
         (tmp_path / "top" / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / "top" / folder / "cpu.max").write_text(f"{quota}\n")
-    monkeypatch.setattr(cores, "OWN_CGROUP", tmp_path / "own")
-    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "top")
+    monkeypatch.setattr(cpu_count, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(cpu_count, "CGROUPS", tmp_path / "top")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert count_cores() == expected
 
