@@ -80,9 +80,9 @@ ROOMS = ("http", "net", "app", "upstream", "ops")
 METHODS = ("match", "fullmatch", "search", "findall", "finditer", "sub", "subn", "split")
 # Where re is called otherwise than to compile a pattern of a module, and why that is linear.
 ELSEWHERE = {
-    "http/jsonfilter.py": "what may follow a brace or a comma is bounded; tested below",
-    "http/forwarded.py": "two characters a match, of a value that was matched already",
-    "ops/inherit.py": "a number of the service manager's",
+    "app/hub/json_filter.py": "what may follow a brace or a comma is bounded; tested below",
+    "http/proxy_headers.py": "two characters a match, of a value that was matched already",
+    "ops/socket_activation.py": "a number of the service manager's",
 }
 SIZES = (32, 64, 128)  # repetitions, for a pattern
 SIZES_READ = (16, 32, 64)  # and for a reader
@@ -90,8 +90,8 @@ SIZES_READ = (16, 32, 64)  # and for a reader
 
 def iter_modules() -> Iterator[tuple[str, ast.Module]]:
     for room in ROOMS:
-        for path in sorted((ROOT / room).glob("*.py")):
-            yield f"{room}/{path.name}", ast.parse(path.read_text())
+        for path in sorted((ROOT / room).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
 
 
 def find_methods() -> dict[str, set[str]]:
@@ -117,7 +117,7 @@ def collect_patterns() -> dict[str, tuple[re.Pattern[Any], set[str]]]:
                     uses = methods.get(attribute) or methods.get(attribute.lower()[1:-1])
                     found[f"{name}:{attribute}:{number}"] = each, uses or {"finditer"}
     names = re.compile(MemberFilter(("xetHash", "xetEnabled"))._pattern.pattern)
-    found["http/jsonfilter.py:_pattern"] = names, {"finditer"}
+    found["app/hub/json_filter.py:_pattern"] = names, {"finditer"}
     return found
 
 

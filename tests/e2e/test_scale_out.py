@@ -26,7 +26,7 @@ from tests.e2e.raw import until
 from tests.e2e.test_tls import answer_of, certificates  # noqa: F401 - a fixture
 from tests.peers import Certificates
 
-CONFIGURATIONS = Path(xetserve.__file__).parent / "scale"
+CONFIGURATIONS = Path(xetserve.__file__).parent / "share/scale"
 PROXY = "127.0.0.1"
 CLIENT = "127.0.0.5"
 REPO = "tester/fleet"

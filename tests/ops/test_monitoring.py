@@ -12,7 +12,7 @@ import xetserve.ops
 from xetserve.metrics.catalogue import REGISTRY
 from xetserve.metrics.instruments import Histogram
 
-FOLDER = Path(xetserve.ops.__file__).parent / "monitoring"
+FOLDER = Path(xetserve.ops.__file__).parents[1] / "share/monitoring"
 LABELS = {
     name + suffix: {*each.labels, *(["le"] if suffix == "_bucket" else [])}
     for each in REGISTRY.instruments
