@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from xetserve.errors import RequestError
@@ -17,6 +17,14 @@ _REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")  # \u
 _MAX_PATH_SIZE: Final = 4096  # bytes, encoded; servers take URLs of 8 KiB
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 KINDS: Final = ("model", "dataset", "space")
+
+
+class ResolvePath(NamedTuple):
+    """A file of a repository; revision and path decoded."""
+
+    repo: RepoRef
+    revision: str
+    path: str
 
 
 def split_path(raw_path: str) -> list[str]:

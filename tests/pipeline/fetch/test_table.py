@@ -17,9 +17,10 @@ from tests.pipeline.test_reader import (
 )
 from xetserve.errors import UrlExpired
 from xetserve.pipeline.fetch import table as table_module
-from xetserve.pipeline.fetch.table import FetchTable, FileTraffic
+from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow import pacing
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.reader import FileReader
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 

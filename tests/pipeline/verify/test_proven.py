@@ -10,8 +10,8 @@ from tests.pipeline.test_reader import ALL_SCHEMES, make_chunks, make_table, rea
 from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.pipeline.cache.entry import EntryIndex
 from xetserve.pipeline.fetch.fetch import Fetch
-from xetserve.pipeline.fetch.table import FileTraffic
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import FarSide, Pacer
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.source import Tally

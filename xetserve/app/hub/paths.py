@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
 from xetserve.app.routes import (
+    ResolvePath,
     check_revision,
     decode_segment,
     join_file_path,
@@ -30,14 +31,6 @@ _FILE_VERBS: Final = ("resolve", "raw")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Questions whose answers are kept: what clients ask before they download. Never tokens, logs, events, settings.
 _KEPT_VERBS: Final = ("", "revision", "tree", "paths-info", "refs", "commits")
-
-
-class ResolvePath(NamedTuple):
-    """A file of a repository; revision and path decoded."""
-
-    repo: RepoRef
-    revision: str
-    path: str
 
 
 def is_resolve_path(raw_path: str) -> bool:

@@ -8,13 +8,13 @@ Responses for one file do not run in step. What the one in front has used up is 
 as long as the budget has room to spare.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
 from xetserve.pipeline.fetch.fetch import Fetch
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import FarSide
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.source import CasSource, Tally
@@ -26,9 +26,6 @@ from xetserve.pipeline.verify.worker_bus import LedgerNews
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 
-CLOSE_BEHIND: Final = (
-    128 * 1024 * 1024
-)  # decoded bytes within which a follower is worth waiting for
 # One in so many parts of the budget: what may be kept for followers, and from where on nothing more is.
 SHELF_SHARE: Final = 2
 MAX_SHELVED: Final = 256  # fetches so kept; every window that is done looks at all of them
@@ -79,61 +76,6 @@ class Ticket:
         if self._is_open:
             self._is_open = False
             self.fetch.remove_user(self, self._uses)
-
-
-class FileTraffic:
-    """Who reads one file, and where. Positions are decoded bytes.
-
-    A position is where a reader's current window starts; just before it, if the reader has no tickets for it yet.
-    """
-
-    def __init__(self) -> None:
-        self._positions: list[int] = []  # sorted
-        self._windows: dict[int, list[int]] = {}  # start of a window: asked ends
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody reads the file."""
-        return not self._positions
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether only one reads it."""
-        return len(self._positions) == 1
-
-    def add_reader(self, position: int) -> None:
-        """Tell that a reader has begun."""
-        insort(self._positions, position)
-
-    def remove_reader(self, position: int) -> None:
-        """Tell that the reader at a position has ended."""
-        del self._positions[bisect_left(self._positions, position)]
-
-    def move_reader(self, position: int, to: int) -> None:
-        """Tell that the reader at a position has gone on."""
-        self.remove_reader(position)
-        self.add_reader(to)
-
-    def is_followed(self, position: int) -> bool:
-        """Tell whether a reader comes close behind a window that starts at position."""
-        at = bisect_left(self._positions, position - CLOSE_BEHIND)
-        return at < len(self._positions) and self._positions[at] < position
-
-    def add_window(self, start: int, asked_end: int) -> None:
-        """Tell that a window is planned."""
-        self._windows.setdefault(start, []).append(asked_end)
-
-    def remove_window(self, start: int, asked_end: int) -> None:
-        """Tell that it is done."""
-        ends = self._windows[start]
-        ends.remove(asked_end)
-        if not ends:
-            del self._windows[start]
-
-    def find_window(self, start: int) -> int | None:
-        """Give the asked end of somebody's window that starts here."""
-        ends = self._windows.get(start)
-        return ends[-1] if ends else None
 
 
 class FetchTable:

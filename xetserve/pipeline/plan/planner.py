@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from xetserve.errors import IntegrityError, RangeUnsatisfiable, XetserveError
-from xetserve.pipeline.fetch.table import FileTraffic
+from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import Pacer
 from xetserve.pipeline.plan.chunk_reuse import HORIZON, SURVEY_SIZE
 from xetserve.pipeline.plan.kept_chunks import KeptChunks
