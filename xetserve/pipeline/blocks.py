@@ -1,6 +1,6 @@
 """What leaves in one write, and the chunks that it was made of."""
 
-from xetserve.pipeline.fetch.table import Ticket
+from xetserve.pipeline.fetch.leases import Ticket
 from xetserve.xet.compression import Buffer
 
 

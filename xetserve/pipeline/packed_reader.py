@@ -23,7 +23,8 @@ from blake3 import blake3
 
 from xetserve.errors import FormatError, IntegrityError, UrlExpired
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES
-from xetserve.pipeline.fetch.table import FetchTable, Ticket
+from xetserve.pipeline.fetch.leases import Ticket
+from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import Pacer
 from xetserve.pipeline.flow.stall_deadline import Patience

@@ -23,7 +23,8 @@ from xetserve.errors import (
 )
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES, WINDOWS
 from xetserve.pipeline.blocks import Block
-from xetserve.pipeline.fetch.table import FetchTable, Ticket
+from xetserve.pipeline.fetch.leases import Ticket
+from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import Pacer
 from xetserve.pipeline.flow.stall_deadline import Patience

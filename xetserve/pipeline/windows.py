@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from xetserve.errors import UpstreamError
-from xetserve.pipeline.fetch.table import Ticket
+from xetserve.pipeline.fetch.leases import Ticket
 from xetserve.pipeline.plan.window_plan import Step, WindowPlan
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, FetchInfo, Reconstruction

@@ -3,7 +3,7 @@
 Records are kept packed and decoded only when it is their turn: they are smaller so, and their size is known
 before they are fetched. They lie in slabs; a slab is given back once no record in it is needed.
 
-How much it may hold, and whether it receives at full speed or streams, is its Holding's to say (see leases.py).
+How much it may hold, and whether it receives at full speed or streams, is for HeldBuffers to say (see held_buffers.py).
 
 Several responses can use one fetch; each does through a Ticket (see table.py). What one of them has decoded and hashed the
 others take as it is. One that lags behind holds records back but never stops the others: whoever waits for the next
@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics.catalogue import EXPIRED_URLS, UPSTREAM_RETRIES
 from xetserve.pipeline.fetch.buffers import ArrivedChunk, ReceiveSlab
-from xetserve.pipeline.fetch.leases import Holding
+from xetserve.pipeline.fetch.held_buffers import Holding
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.pacing import FarSide, Stopwatch
 from xetserve.pipeline.plan.window_plan import Step

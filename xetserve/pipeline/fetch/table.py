@@ -8,11 +8,12 @@ Responses for one file do not run in step. What the one in front has used up is 
 as long as the budget has room to spare.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
 from xetserve.pipeline.fetch.fetch import Fetch
+from xetserve.pipeline.fetch.leases import Refresh, Ticket
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import FarSide
@@ -24,58 +25,11 @@ from xetserve.pipeline.verify.ledgers import Ledgers
 from xetserve.pipeline.verify.verifier import recall
 from xetserve.pipeline.verify.worker_bus import LedgerNews
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.xet.reconstruction import ChunkRange, FetchInfo
+from xetserve.xet.reconstruction import ChunkRange
 
 # One in so many parts of the budget: what may be kept for followers, and from where on nothing more is.
 SHELF_SHARE: Final = 2
 MAX_SHELVED: Final = 256  # fetches so kept; every window that is done looks at all of them
-
-Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
-
-
-class Ticket:
-    """One response's part in a fetch."""
-
-    def __init__(
-        self,
-        fetch: Fetch,
-        step: Step,
-        refresh: Refresh,
-        on_change: Callable[[], None],
-        tally: Tally,
-        *,
-        is_packed: bool = False,
-        takes_imported: bool = False,
-    ) -> None:
-        self.fetch = fetch
-        self.tally = tally
-        self.is_packed = is_packed
-        self.on_change = on_change
-        self._refresh = refresh
-        self._uses = list(step.uses)
-        self._is_open = True
-        fetch.add_user(self, step.uses, takes_imported=takes_imported)
-
-    async def refresh(self, stale: FetchInfo) -> FetchInfo:
-        """Give fetch info with a URL that is good."""
-        return await self._refresh(stale)
-
-    def release(self, chunk: int) -> None:
-        """Tell that a chunk was used once."""
-        self.release_run(chunk, chunk + 1)
-
-    def release_run(self, start: int, end: int) -> None:
-        """Tell that chunks that follow each other were used once."""
-        first = self.fetch.chunks.start
-        for at in range(start - first, end - first):
-            self._uses[at] -= 1
-        self.fetch.release(start, end)
-
-    def close(self) -> None:
-        """Give back what this response has not used; a second call does nothing."""
-        if self._is_open:
-            self._is_open = False
-            self.fetch.remove_user(self, self._uses)
 
 
 class FetchTable:

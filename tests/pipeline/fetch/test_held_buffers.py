@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from xetserve.pipeline.fetch.buffers import ReceiveSlab
-from xetserve.pipeline.fetch.leases import STREAM_GRANT, TIGHT_GRANT, Holding
+from xetserve.pipeline.fetch.held_buffers import STREAM_GRANT, TIGHT_GRANT, Holding
 from xetserve.pipeline.flow.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
 
 SIZE = 16 * SLAB_SIZE
