@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from xetserve.http.messages import Handler
-from xetserve.net.address_policy import Reach
+from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.body_budget import BodyBudget
 from xetserve.net.connect import ProxyRules
 from xetserve.net.listener import Listener, ProxyPolicy, bind_sockets
@@ -310,7 +310,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def open_pool(reach: Reach | None = None) -> AsyncIterator[ConnectionPool]:
+async def open_pool(reach: AddressPolicy | None = None) -> AsyncIterator[ConnectionPool]:
     """A pool that uses no proxy and trusts no CA; every connection has come back in the end."""
     pool = ConnectionPool(
         tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),

@@ -71,7 +71,7 @@ from xetserve.net.server_connection import _find_request_id
 from xetserve.net.url import parse_url
 from xetserve.ops.access_log import escape, mask_target
 from xetserve.ops.logs import mask_secrets
-from xetserve.upstream.answers.backoff import Troubles
+from xetserve.upstream.answers.backoff import Backoff
 from xetserve.upstream.hub.entry import hub_error, make_entry
 from xetserve.upstream.requests import parse_retry_after
 
@@ -255,7 +255,7 @@ def read_answer_head(value: str, field: str) -> None:
     parse_retry_after(headers.get("retry-after"))
     parse_content_range(headers.get("content-range") or "")
     busy = UpstreamBusy("busy", status=429, retry_after=None, headers=list(headers))
-    Troubles(1.0, lambda: 0.0).note_busy("scope", "kind", busy)
+    Backoff(1.0, lambda: 0.0).note_busy("scope", "kind", busy)
     vary: list[tuple[str, str]] = []
     add_vary(vary, *(part.strip() for part in (headers.get("vary") or "").split(",")))
     add_vary(vary, *(part.strip() for part in (headers.get("vary") or "").split(",")))

@@ -32,7 +32,7 @@ from xetserve.net.body_budget import BodyBudget
 from xetserve.net.pool import ConnectionPool
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.answers.cache import MetadataCache
+from xetserve.upstream.answers.cache import AnswerCache
 from xetserve.upstream.cas.client import CasClient
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
@@ -61,7 +61,7 @@ class World:
     data: ScriptedPeer = field(init=False)
     budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 24))
     bodies: BodyBudget = field(default_factory=BodyBudget)
-    metadata: MetadataCache | None = None
+    metadata: AnswerCache | None = None
     port: int = 0
 
     def __post_init__(self) -> None:

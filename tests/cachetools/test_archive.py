@@ -34,7 +34,7 @@ from xetserve.cachetools.archive import ArchiveError, Counted, Importer, write_a
 from xetserve.cachetools.select import Selection
 from xetserve.errors import UpstreamMissing
 from xetserve.net.url import parse_url
-from xetserve.pipeline.cache.quota import Room
+from xetserve.pipeline.cache.quota import Quota
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
 from xetserve.upstream.answers.cache import Question, make_path
 from xetserve.upstream.answers.scope import ANONYMOUS
@@ -439,7 +439,7 @@ def test_what_was_here_before_makes_room(packed: bytes, tmp_path: Path) -> None:
 def test_a_disk_that_is_full_is_named(
     packed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Room, "get_free", lambda self: -1)
+    monkeypatch.setattr(Quota, "get_free", lambda self: -1)
     with pytest.raises(ArchiveError, match="no room"):
         take_in(packed, tmp_path)
 

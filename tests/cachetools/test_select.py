@@ -20,9 +20,9 @@ from xetserve.cachetools.select import (
     select_repos,
 )
 from xetserve.net.url import Origin, Url
-from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy, Question
-from xetserve.upstream.answers.store import MetaStore
-from xetserve.upstream.cas.reconstruction_archive import PlanArchive
+from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy, Question
+from xetserve.upstream.answers.store import AnswerStore
+from xetserve.upstream.cas.reconstruction_archive import ReconstructionArchive
 from xetserve.upstream.hub.cached_entries import make_file_question, pack_entry
 from xetserve.upstream.hub.entry import FileEntry, RepoRef
 from xetserve.xet.hashes import format_hash
@@ -66,9 +66,9 @@ async def folder(tmp_path: Path) -> Path:
     """A cache with a Xet file and another one, and how the first is built, but no repository."""
     folder = tmp_path / "cache"
     await fill(folder)
-    store = MetaStore(folder / "meta", max_size=1 << 30, max_pending=1 << 30)
+    store = AnswerStore(folder / "meta", max_size=1 << 30, max_pending=1 << 30)
     whole = ByteRange(0, len(CONTENT))
-    await PlanArchive(store).add(
+    await ReconstructionArchive(store).add(
         FILE.file_hash,
         whole,
         await FakeCas(FILE).fetch_reconstruction(FakeAccess(), FILE.file_hash, whole),
@@ -87,8 +87,8 @@ async def say(
     realm: str = "http://hub",
 ) -> None:
     """Have the Hub say something of a file."""
-    store = MetaStore(folder / "meta", max_size=1 << 30, max_pending=1 << 30)
-    metadata = MetadataCache(MetadataPolicy(), store, realm)
+    store = AnswerStore(folder / "meta", max_size=1 << 30, max_pending=1 << 30)
+    metadata = AnswerCache(AnswerPolicy(), store, realm)
     answer = pack_entry(entry)._replace(said=said)
     metadata.put(make_file_question(scope, REPO, revision, path), answer)
     metadata.put(Question(scope, "plan", REPO.name, FILE_NAME), answer._replace(data=b""))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xetserve.net.address_policy import Kind, Reach, find_kind, find_literal, unwrap
+from xetserve.net.address_policy import AddressPolicy, Kind, find_kind, find_literal, unwrap
 from xetserve.net.url import parse_url
 
 
@@ -93,18 +93,18 @@ ALL = ("1.1.1.1", "10.0.0.1", "127.0.0.1", "169.254.7.7", "169.254.169.254", "fd
 async def test_what_is_allowed(
     hub: str, networks: tuple[str, ...] | None, allowed: set[str]
 ) -> None:
-    reach = Reach(parse_url(f"http://{hub}/").origin, networks)
+    reach = AddressPolicy(parse_url(f"http://{hub}/").origin, networks)
     assert {address for address in ALL if await reach.allows(address)} == allowed
 
 
 async def test_a_zone_changes_nothing() -> None:
-    reach = Reach(parse_url("http://127.0.0.1/").origin)
+    reach = AddressPolicy(parse_url("http://127.0.0.1/").origin)
     assert not await reach.allows("fe80::1%lo")
     assert await reach.allows("::1%lo")
 
 
 async def test_the_hub_itself_is_free_its_other_ports_are_not() -> None:
-    reach = Reach(parse_url("http://127.0.0.1:8000/").origin)
+    reach = AddressPolicy(parse_url("http://127.0.0.1:8000/").origin)
     assert reach.is_free(parse_url("http://127.0.0.1:8000/x").origin)
     assert not reach.is_free(parse_url("http://127.0.0.1:8001/x").origin)
 
@@ -130,7 +130,7 @@ async def test_what_the_name_of_the_hub_leads_to_counts(
 
     running: Callable[[], Any] = FakeLoop
     monkeypatch.setattr(asyncio, "get_running_loop", running)
-    reach = Reach(parse_url("https://hub.test/").origin)
+    reach = AddressPolicy(parse_url("https://hub.test/").origin)
     if isinstance(answer, OSError) and answer.errno != socket.EAI_NONAME:
         with pytest.raises(OSError, match="later"):
             await reach.allows("10.0.0.1")

@@ -25,7 +25,7 @@ from tests.peers import (
     turn,
 )
 from xetserve.errors import BrokenStream, UpstreamRefused
-from xetserve.net.address_policy import Reach
+from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection
 from xetserve.net.connect import Proxy, ProxyRules, open_connection
 from xetserve.net.tls import make_client_context
@@ -205,10 +205,10 @@ def fake_resolver(
     return loop
 
 
-PUBLIC_HUB = Reach(parse_url("https://203.0.113.1/").origin, ())
+PUBLIC_HUB = AddressPolicy(parse_url("https://203.0.113.1/").origin, ())
 
 
-async def ask_within(reach: Reach, url: Url, rules: ProxyRules = DIRECT) -> None:
+async def ask_within(reach: AddressPolicy, url: Url, rules: ProxyRules = DIRECT) -> None:
     connection = await open_connection(url.origin, rules, NO_TRUST, PATIENCE, reach)
     await leave(connection)
 
@@ -238,14 +238,14 @@ class TestReach:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         loop = fake_resolver(monkeypatch, ["10.0.0.1", "127.0.0.1", "::1", "192.168.0.1"])
-        reach = Reach(PUBLIC_HUB._hub, ("127.0.0.0/8",))
+        reach = AddressPolicy(PUBLIC_HUB._hub, ("127.0.0.0/8",))
         async with ScriptedPeer(answering(OK)) as peer:
             await ask_within(reach, parse_url(f"http://many.test:{peer.port}/"))
         assert loop.tried == ["127.0.0.1"]
 
     async def test_the_hub_is_reached_wherever_it_is(self) -> None:
         async with ScriptedPeer(answering(OK)) as peer:
-            await ask_within(Reach(peer.url().origin, ()), peer.url())
+            await ask_within(AddressPolicy(peer.url().origin, ()), peer.url())
 
     async def test_a_proxy_is_reached_wherever_it_is_and_judges_names(self) -> None:
         async with ScriptedPeer(answering(OK)) as proxy:

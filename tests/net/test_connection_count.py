@@ -2,7 +2,7 @@
 
 import pytest
 
-from xetserve.net.connection_count import Census, client_key
+from xetserve.net.connection_count import ConnectionCount, client_key
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_a_client_is_its_address(address: object, expected: str) -> None:
 
 
 def test_without_limits_there_is_always_room() -> None:
-    census = Census()
+    census = ConnectionCount()
     for _ in range(1000):
         census.add("a")
     assert census.find_excess("a") is None
@@ -30,7 +30,7 @@ def test_without_limits_there_is_always_room() -> None:
 
 
 def test_all_together_are_limited() -> None:
-    census = Census(max_connections=2)
+    census = ConnectionCount(max_connections=2)
     census.add("a")
     assert census.find_excess("b") is None
     census.add("b")
@@ -42,7 +42,7 @@ def test_all_together_are_limited() -> None:
 
 
 def test_one_client_is_limited_and_others_are_not() -> None:
-    census = Census(max_per_client=2)
+    census = ConnectionCount(max_per_client=2)
     census.add("a")
     census.add("a")
     excess = census.find_excess("a")
@@ -54,13 +54,13 @@ def test_one_client_is_limited_and_others_are_not() -> None:
 
 
 def test_unix_sockets_are_one_client_only_by_name() -> None:
-    census = Census(max_per_client=1)
+    census = ConnectionCount(max_per_client=1)
     census.add("")
     assert census.find_excess("") is None
 
 
 def test_clients_that_have_left_are_forgotten() -> None:
-    census = Census(max_per_client=1)
+    census = ConnectionCount(max_per_client=1)
     for number in range(100):
         census.add(str(number))
         census.remove(str(number))
@@ -68,7 +68,7 @@ def test_clients_that_have_left_are_forgotten() -> None:
 
 
 def test_limits_may_change_while_clients_are_there() -> None:
-    census = Census(max_connections=5, max_per_client=5)
+    census = ConnectionCount(max_connections=5, max_per_client=5)
     census.add("a")
     census.add("a")
     census.set_limits(2, 1)

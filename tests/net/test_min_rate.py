@@ -2,7 +2,7 @@
 
 import pytest
 
-from xetserve.net.min_rate import BodyPatience, RateFloor
+from xetserve.net.min_rate import BodyDeadline, RateFloor
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_rate_is_kept_or_not(waits: list[tuple[float, int]], expected: list[bo
     ],
 )
 def test_patience_with_a_body(rate: float, steps: list[tuple[float, int]], left: float) -> None:
-    patience = BodyPatience(30.0, rate)
+    patience = BodyDeadline(30.0, rate)
     for seconds, num_bytes in steps:
         patience.wait(seconds)
         patience.note(num_bytes)
@@ -43,6 +43,6 @@ def test_patience_with_a_body(rate: float, steps: list[tuple[float, int]], left:
 
 
 def test_patience_may_have_no_end() -> None:
-    patience = BodyPatience(0.0, 100.0)
+    patience = BodyDeadline(0.0, 100.0)
     patience.wait(1000.0)
     assert patience.left is None

@@ -5,25 +5,25 @@ import time
 
 import pytest
 
-from xetserve.ops.heartbeats import Vitals
+from xetserve.ops.heartbeats import Heartbeats
 
 
 @pytest.fixture
-def vitals() -> Vitals:
-    return Vitals(3)
+def vitals() -> Heartbeats:
+    return Heartbeats(3)
 
 
-def write(vitals: Vitals, place: int, idle_for: float | None) -> None:
+def write(vitals: Heartbeats, place: int, idle_for: float | None) -> None:
     vitals.own = place
     vitals.write(None if idle_for is None else time.monotonic() - idle_for)
 
 
-def test_nobody_is_there(vitals: Vitals) -> None:
+def test_nobody_is_there(vitals: Heartbeats) -> None:
     assert vitals.silence() == 0
     assert vitals.idle_time() == 0
 
 
-def test_all_have_to_be_idle(vitals: Vitals) -> None:
+def test_all_have_to_be_idle(vitals: Heartbeats) -> None:
     write(vitals, 0, 100.0)
     assert vitals.idle_time() >= 100
     write(vitals, 1, 50.0)
@@ -34,7 +34,7 @@ def test_all_have_to_be_idle(vitals: Vitals) -> None:
     assert vitals.idle_time() >= 100
 
 
-def test_one_that_begins_is_neither_silent_nor_idle_for_long(vitals: Vitals) -> None:
+def test_one_that_begins_is_neither_silent_nor_idle_for_long(vitals: Heartbeats) -> None:
     write(vitals, 0, 100.0)
     vitals.begin(1, patience=1000)
     assert vitals.idle_time() < 100
@@ -42,7 +42,7 @@ def test_one_that_begins_is_neither_silent_nor_idle_for_long(vitals: Vitals) -> 
     assert vitals.silence() < -900
 
 
-def test_the_one_counts_that_was_silent_for_longest(vitals: Vitals) -> None:
+def test_the_one_counts_that_was_silent_for_longest(vitals: Heartbeats) -> None:
     vitals.begin(0, patience=-10.0)
     vitals.begin(1, patience=-100.0)
     assert 100 <= vitals.silence() < 150
@@ -52,7 +52,7 @@ def test_the_one_counts_that_was_silent_for_longest(vitals: Vitals) -> None:
     assert 0 <= vitals.silence() < 10
 
 
-def test_another_process_sees_it(vitals: Vitals) -> None:
+def test_another_process_sees_it(vitals: Heartbeats) -> None:
     pid = os.fork()
     if pid == 0:
         try:

@@ -15,7 +15,7 @@ from xetserve.http.messages import Request, Response
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.server_connection import ConnectionLimits
 from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY, raise_file_limit, serve_until_signal
-from xetserve.ops.watchdog import Watch
+from xetserve.ops.watchdog import Watchdog
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -230,7 +230,7 @@ async def test_it_ends_when_nobody_is_connected_and_leaves_the_queue_to_others(
                 drain_delay=PATIENCE,
                 on_ready=served._on_ready,
                 on_drain=lambda: told.append("draining"),
-                watch=Watch(idle_exit=0.05),
+                watch=Watchdog(idle_exit=0.05),
             )
         )
         await served.is_ready.wait()
@@ -243,7 +243,7 @@ async def test_it_ends_when_nobody_is_connected_and_leaves_the_queue_to_others(
 
 
 async def test_while_somebody_is_connected_it_stays_and_sigterm_drains(served: Served) -> None:
-    watch = Watch(idle_exit=0.4)
+    watch = Watchdog(idle_exit=0.4)
     for sock in served.sockets:
         sock.listen()
     async with connected(served.port) as client:  # before it begins, as one who has it started
@@ -271,7 +271,7 @@ async def test_while_somebody_is_connected_it_stays_and_sigterm_drains(served: S
 
 
 async def test_a_first_signal_after_that_cuts_nobody(served: Served) -> None:
-    watch = Watch(idle_exit=1000.0)
+    watch = Watchdog(idle_exit=1000.0)
     task = asyncio.ensure_future(
         serve_until_signal(
             served.listener,

@@ -16,12 +16,12 @@ from xetserve.metrics.catalogue import (
     START_TIME,
     WORKERS,
 )
-from xetserve.ops.process_stats import OwnProcess, beat
+from xetserve.ops.process_stats import ProcessStats, beat
 
 
 def test_a_process_tells_of_its_memory_time_and_files() -> None:
     before = CPU_SECONDS.total
-    process = OwnProcess(1234.5)
+    process = ProcessStats(1234.5)
     process.sample()
     files = OPEN_FILES.get()
     pipe = os.pipe()
@@ -38,7 +38,7 @@ def test_a_process_tells_of_its_memory_time_and_files() -> None:
 
 
 def test_what_workers_share_is_nobodys_memory() -> None:
-    process = OwnProcess(1.0)
+    process = ProcessStats(1.0)
     process.sample()
     before = RESIDENT_MEMORY.get()
     with mmap.mmap(-1, 64 << 20) as shared:

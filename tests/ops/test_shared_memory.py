@@ -3,7 +3,7 @@
 import os
 import signal
 
-from xetserve.ops.shared_memory import Board
+from xetserve.ops.shared_memory import SharedMemory
 
 
 def in_child(work: object) -> int:
@@ -19,7 +19,7 @@ def in_child(work: object) -> int:
 
 
 def test_what_one_writes_others_see() -> None:
-    board = Board(3, 100)
+    board = SharedMemory(3, 100)
     assert [len(place) for place in board.places] == [100] * 3
 
     def work() -> None:
@@ -32,7 +32,7 @@ def test_what_one_writes_others_see() -> None:
 
 
 def test_who_takes_the_place_of_a_dead_one_finds_what_it_has_left() -> None:
-    board = Board(2, 64)
+    board = SharedMemory(2, 64)
 
     def work() -> None:
         board.take(0)[0] = 7

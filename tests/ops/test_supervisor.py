@@ -295,8 +295,8 @@ run(work, 2)
 
 
 IDLE = """
-from xetserve.ops.watchdog import Watch
-watch = Watch(2, idle_exit=0.05)
+from xetserve.ops.watchdog import Watchdog
+watch = Watchdog(2, idle_exit=0.05)
 def say_that(is_idle):
     watch.vitals.write(time.monotonic() - 1 if is_idle else None)
 """

@@ -14,7 +14,7 @@ import pytest
 
 from tests.peers import PATIENCE
 from xetserve.ops.sd_notify import Notifier
-from xetserve.ops.watchdog import LOOK_INTERVAL, Figures, Watch
+from xetserve.ops.watchdog import LOOK_INTERVAL, Figures, Watchdog
 
 
 class Clients:
@@ -40,10 +40,10 @@ class Manager:
         watchdog: float | None = None,
         idle_exit: float = 0.0,
         read_figures: Callable[[], Figures] = Figures,
-    ) -> Watch:
+    ) -> Watchdog:
         """Give a watch that tells this manager."""
         self._notifiers.append(Notifier(self.address, watchdog))
-        return Watch(num, self._notifiers[-1], idle_exit, read_figures)
+        return Watchdog(num, self._notifiers[-1], idle_exit, read_figures)
 
     def close(self) -> None:
         for notifier in self._notifiers:
@@ -74,7 +74,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 @contextlib.asynccontextmanager
 async def following(
-    watch: Watch, clients: Clients, on_idle: Callable[[], None] = lambda: None
+    watch: Watchdog, clients: Clients, on_idle: Callable[[], None] = lambda: None
 ) -> AsyncIterator[None]:
     task = asyncio.ensure_future(watch.follow(clients, on_idle))
     yield
@@ -97,7 +97,7 @@ def test_looks_are_often_enough(
 
 
 async def test_without_anything_to_look_for_nobody_looks() -> None:
-    watch = Watch()
+    watch = Watchdog()
     assert watch.interval is None
     await watch.follow(Clients(), lambda: pytest.fail("asked"))
     watch.ready()
@@ -177,7 +177,7 @@ async def test_it_is_said_once_that_nobody_is_connected(manager: Manager) -> Non
 )
 def test_while_it_is_wanted_it_stays(num: int, idle_for: float, is_alone: bool) -> None:
     clients = Clients(num, idle_for)
-    watch = Watch(2, idle_exit=500.0)
+    watch = Watchdog(2, idle_exit=500.0)
     if not is_alone:
         watch.vitals.own = 1
         watch.vitals.write(None)

@@ -7,7 +7,7 @@ import pytest
 from tests.peers import PATIENCE, ScriptedPeer, answering, http_answer, open_pool
 from xetserve.errors import UpstreamRefused
 from xetserve.metrics.catalogue import UPSTREAM_RETRIES
-from xetserve.net.address_policy import Reach
+from xetserve.net.address_policy import AddressPolicy
 from xetserve.upstream.cas.client import CasClient
 from xetserve.upstream.hub.client import HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy
@@ -27,7 +27,7 @@ async def test_an_address_inside_is_refused_at_once(way: str) -> None:
             answer = http_answer(200, json.dumps(document).encode())
         async with (
             ScriptedPeer(answering(answer)) as hub_peer,
-            open_pool(Reach(hub_peer.url().origin, ())) as pool,
+            open_pool(AddressPolicy(hub_peer.url().origin, ())) as pool,
         ):
             hub = HubClient(pool, hub_peer.base, timeout=PATIENCE, policy=POLICY)
             cas = CasClient(pool, timeout=PATIENCE, policy=POLICY)

@@ -5,9 +5,9 @@ import secrets
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.download.service import FileService, Upstreams
 from xetserve.app.errors import from_error
-from xetserve.app.hub.api import HubFace
+from xetserve.app.hub.api import HubService
 from xetserve.app.hub.xet_mode import XetMode
-from xetserve.app.native.cas_api import CasFace
+from xetserve.app.native.cas_api import CasService
 from xetserve.app.routes import check_method, split_path
 from xetserve.app.status.service import StatusService
 from xetserve.app.text_compression import pack_document
@@ -30,7 +30,7 @@ class Application:
         status: answers what is asked about the server itself.
         mode: who is told of Xet.
         sealer: seals what native clients bring back; needed unless the mode is plain.
-        instance: see CasFace; "": one is made up.
+        instance: see CasService; "": one is made up.
     """
 
     def __init__(
@@ -49,12 +49,14 @@ class Application:
         self._hub = upstreams.hub
         self._files = FileService(upstreams, compression=compression)
         mode = mode or XetMode()
-        self._cas_face: CasFace | None = None
+        self._cas_face: CasService | None = None
         if not mode.is_plain and sealer is not None:
-            self._cas_face = CasFace(
+            self._cas_face = CasService(
                 upstreams, self._files.fetches, sealer, instance or secrets.token_hex(6)
             )
-        self._hub_face = HubFace(self._files, upstreams.hub, upstreams.limits, mode, self._cas_face)
+        self._hub_face = HubService(
+            self._files, upstreams.hub, upstreams.limits, mode, self._cas_face
+        )
         self._status = status or StatusService()
         self._wants_token = not allow_anonymous
         self._compression = compression

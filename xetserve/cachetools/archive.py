@@ -32,7 +32,7 @@ from xetserve.base.regular_files import open_regular
 from xetserve.cachetools.select import Selection
 from xetserve.cachetools.verify import check_entry, is_whole_xorb, read_index
 from xetserve.errors import FormatError, XetserveError
-from xetserve.pipeline.cache.blob_file import MAX_SMALL_SIZE, PlainKey, check_plain
+from xetserve.pipeline.cache.blob_file import MAX_SMALL_SIZE, BlobKey, check_plain
 from xetserve.pipeline.cache.entry import EntryKey, Standing, is_unproven
 from xetserve.pipeline.cache.layout import (
     LARGE,
@@ -205,7 +205,7 @@ def _iter_meta(store: CacheStore) -> Iterator[_Source]:
 
 def _make_shelf_check(shelf: str, stored: Stored) -> Callable[[int], object]:
     if shelf in (PLAIN, LARGE):
-        return lambda fd: check_plain(fd, PlainKey.parse(shelf, stored.name, stored.size))
+        return lambda fd: check_plain(fd, BlobKey.parse(shelf, stored.name, stored.size))
     file_hash = parse_hash(stored.name.partition(".")[0])
     return lambda fd: parse_ledger(os.pread(fd, stored.size + 1, 0), file_hash)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from xetserve.base.regular_files import open_regular, pass_over
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, XetserveError
-from xetserve.pipeline.cache.blob_file import PlainKey
+from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.layout import (
     LEDGERS,
     META,
@@ -234,7 +234,7 @@ class _Chooser:
         """Add a file that is not Xet; gives what is not here."""
         if entry.size == 0:
             return None
-        key = PlainKey.of(entry)
+        key = BlobKey.of(entry)
         if key is None:
             return "the Hub names no hash of it"
         with suppress(OSError, ValueError):

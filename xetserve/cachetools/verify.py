@@ -13,7 +13,7 @@ from typing import Final
 
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError
-from xetserve.pipeline.cache.blob_file import PlainKey, check_plain
+from xetserve.pipeline.cache.blob_file import BlobKey, check_plain
 from xetserve.pipeline.cache.entry import (
     EntryIndex,
     Standing,
@@ -210,7 +210,7 @@ class Checker:
         for shelf in (PLAIN, LARGE):
 
             def check(fd: int, stored: Stored, shelf: str = shelf) -> object:
-                key = PlainKey.parse(shelf, stored.name, stored.size)
+                key = BlobKey.parse(shelf, stored.name, stored.size)
                 check_plain(fd, key, self._on_bytes)
                 return True
 

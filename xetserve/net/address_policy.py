@@ -75,7 +75,7 @@ _NEIGHBOURS: Final = {
 }
 
 
-class Reach:
+class AddressPolicy:
     """Decides which addresses may be connected to.
 
     Args:

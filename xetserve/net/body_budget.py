@@ -131,7 +131,7 @@ class BodyLease:
         self.client = ""  # whose it is
         self._size = 0
         self._started = 0.0
-        self._patience: asyncio.Timeout | None = (
+        self._stall_deadline: asyncio.Timeout | None = (
             None  # while it is read; it expires when it is refused
         )
         self.received = 0  # bytes; whoever reads the body says so
@@ -159,7 +159,7 @@ class BodyLease:
         self._started = asyncio.get_running_loop().time()
         budget.receiving.add(self)
         try:
-            async with asyncio.timeout(None) as self._patience:
+            async with asyncio.timeout(None) as self._stall_deadline:
                 yield
         except TimeoutError:
             self.release()
@@ -168,7 +168,7 @@ class BodyLease:
             self.release()
             raise
         finally:
-            self._patience = None
+            self._stall_deadline = None
             budget.receiving.discard(self)
         self._size = self.received
         budget.give(size - self._size)
@@ -183,8 +183,8 @@ class BodyLease:
 
     def refuse(self) -> None:
         """End the reading of the body."""
-        if self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(0.0)
+        if self._stall_deadline is not None and not self._stall_deadline.expired():
+            self._stall_deadline.reschedule(0.0)
 
     def release(self) -> None:
         """Hold nothing any more."""

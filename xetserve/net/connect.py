@@ -15,7 +15,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 import h11
 
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamRefused
-from xetserve.net.address_policy import Reach, find_literal
+from xetserve.net.address_policy import AddressPolicy, find_literal
 from xetserve.net.client_connection import ClientConnection, read_head
 from xetserve.net.stream import ByteStream
 from xetserve.net.url import Origin
@@ -71,7 +71,7 @@ async def open_connection(
     rules: ProxyRules,
     tls: ssl.SSLContext,
     timeout: float,
-    reach: Reach | None = None,
+    reach: AddressPolicy | None = None,
 ) -> ClientConnection:
     """Connect to an origin, through a proxy where the rules name one.
 
@@ -134,7 +134,7 @@ def _is_for_want_of_files(error: OSError) -> bool:
     return False
 
 
-async def _connect(host: str, port: int, timeout: float, reach: Reach | None) -> ByteStream:
+async def _connect(host: str, port: int, timeout: float, reach: AddressPolicy | None) -> ByteStream:
     """Try the host's addresses in order, IPv6 and IPv4 in turn, those out of reach left out."""
     loop = asyncio.get_running_loop()
     deadline = time.monotonic() + timeout

@@ -21,7 +21,7 @@ def client_key(address: Any) -> str:
     return f"{IPv6Address(int(six) >> 64 << 64)}/64"
 
 
-class Census:
+class ConnectionCount:
     """Counts connections, and tells when there are too many.
 
     Args:

@@ -16,11 +16,11 @@ from xetserve.http.proxy_headers import Forwarding, TrustedProxies
 from xetserve.metrics.catalogue import CONNECTIONS, ENTRIES_FAILED
 from xetserve.net.accept import Acceptor
 from xetserve.net.body_budget import BodyBudget
-from xetserve.net.connection_count import Census, client_key
+from xetserve.net.connection_count import ConnectionCount, client_key
 from xetserve.net.loop_turns import Turns
 from xetserve.net.preamble import Endpoint, read_proxy_header, start_tls
 from xetserve.net.refusals import Refusals
-from xetserve.net.server_connection import ClientConnection, ConnectionLimits, OnAnswer
+from xetserve.net.server_connection import ConnectionLimits, OnAnswer, ServerConnection
 from xetserve.net.stream import ByteStream
 from xetserve.net.tls_stream import Stream
 
@@ -53,7 +53,7 @@ class _Client:
     sock: socket.socket
     key: str
     entering: asyncio.Timeout | None = None
-    connection: ClientConnection | None = None
+    connection: ServerConnection | None = None
 
 
 class Listener:
@@ -86,7 +86,7 @@ class Listener:
         self._bodies = bodies or BodyBudget()
         self._turns = turns or Turns()
         self._acceptors: list[Acceptor] = []
-        self._census = Census(limits.max_connections, limits.max_connections_per_client)
+        self._census = ConnectionCount(limits.max_connections, limits.max_connections_per_client)
         self._refusals: Refusals | None = None
         self._clients: dict[asyncio.Task[None], _Client] = {}
         self._draining = False
@@ -187,7 +187,7 @@ class Listener:
         if entered is None:
             return
         stream, peer = entered
-        connection = ClientConnection(
+        connection = ServerConnection(
             stream,
             endpoint.handler or self._handler,
             self._limits,

@@ -27,7 +27,7 @@ class RateFloor:
         return is_enough
 
 
-class BodyPatience:
+class BodyDeadline:
     """How long a client may still take for the next data of a request's body.
 
     There are timeout seconds. Waiting uses them up, data earns them back at rate: whoever is faster than rate on the

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamOffline
-from xetserve.net.address_policy import Reach
+from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection, ClientResponse
 from xetserve.net.connect import ProxyRules, open_connection
 from xetserve.net.url import Origin, Url
@@ -38,7 +38,7 @@ class ConnectionPool:
         proxies: ProxyRules,
         connect_timeout: float,
         is_offline: bool = False,
-        reach: Reach | None = None,
+        reach: AddressPolicy | None = None,
     ) -> None:
         self._reach = reach
         self._is_offline = is_offline

@@ -25,7 +25,7 @@ from xetserve.net.body_budget import BodyBudget, BodyLease
 from xetserve.net.connection_count import client_key
 from xetserve.net.dates import http_date
 from xetserve.net.loop_turns import Turns
-from xetserve.net.min_rate import BodyPatience, RateFloor
+from xetserve.net.min_rate import BodyDeadline, RateFloor
 from xetserve.net.tls_stream import Stream, TlsStream
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class ConnectionLimits:
 class _ConnectionBody:
     """The body of the request that is being served, read from its connection."""
 
-    def __init__(self, connection: "ClientConnection", lease: BodyLease) -> None:
+    def __init__(self, connection: "ServerConnection", lease: BodyLease) -> None:
         self._connection = connection
         self._lease = lease
 
@@ -107,7 +107,7 @@ class _ConnectionBody:
         self._lease.release()
 
 
-class ClientConnection:
+class ServerConnection:
     """Serves one client until it leaves or has to be closed.
 
     Args:
@@ -145,7 +145,7 @@ class ClientConnection:
             self._floor = RateFloor(limits.min_write_rate, limits.write_window)
         self._num_requests = 0
         self._lease = BodyLease(bodies or BodyBudget())  # of the current request's body
-        self._patience: BodyPatience  # for the current request's body
+        self._stall_deadline: BodyDeadline  # for the current request's body
         self._draining = False
         self._idle: asyncio.Timeout | None = None  # while nothing of a request is here
 
@@ -246,7 +246,7 @@ class ClientConnection:
         if request is NeedData.END:
             return None
         self._num_requests += 1
-        self._patience = BodyPatience(self._limits.body_timeout, self._limits.min_body_rate)
+        self._stall_deadline = BodyDeadline(self._limits.body_timeout, self._limits.min_body_rate)
         request.request_id = _find_request_id(request)
         request.peer = self._peer
         request.secure = isinstance(self._stream, TlsStream)
@@ -283,7 +283,7 @@ class ClientConnection:
             if piece is NeedData.END:
                 return
             if isinstance(piece, bytes):
-                self._patience.note(len(piece))
+                self._stall_deadline.note(len(piece))
                 yield piece
                 # A fast client has the next one here already, and would have all turns of the loop.
                 await asyncio.sleep(0)
@@ -292,13 +292,13 @@ class ClientConnection:
                 await self._stream.send_all([protocol.send_continue()])
             started = self._loop.time()
             try:
-                protocol.receive_data(await self._stream.receive(self._patience.left))
+                protocol.receive_data(await self._stream.receive(self._stall_deadline.left))
             except TimeoutError:
                 CLIENT_TIMEOUTS.add("body")
                 protocol.close_after_response()
                 raise RequestError(408, "the request body did not arrive in time") from None
             finally:
-                self._patience.wait(self._loop.time() - started)
+                self._stall_deadline.wait(self._loop.time() - started)
 
     async def _call_handler(self, request: Request) -> Response:
         try:

@@ -19,7 +19,7 @@ from typing import Final
 _WORDS: Final = 3
 
 
-class Vitals:
+class Heartbeats:
     """The places of num_processes processes; made before they are forked.
 
     Attributes:

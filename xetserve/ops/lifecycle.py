@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from xetserve.net.listener import Listener
 from xetserve.net.preamble import Endpoint
-from xetserve.ops.watchdog import Watch
+from xetserve.ops.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ async def serve_until_signal(
     on_drain: Callable[[], None] | None = None,
     on_reload: Callable[[], object] | None = None,
     channel: socket.socket | None = None,
-    watch: Watch | None = None,
+    watch: Watchdog | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts what is left.
 

@@ -14,7 +14,7 @@ MIN_READERS: Final = 32  # with fewer there is little to gain
 MIN_FREE: Final = 8 * 1024 * 1024  # bytes; less is needed again before long
 
 
-class Heap(Protocol):
+class MallocTrimmer(Protocol):
     """The allocator of the process."""
 
     def count_free(self) -> int:
@@ -51,7 +51,7 @@ class _Glibc:
         self._trim(0)
 
 
-def find_heap() -> Heap | None:
+def find_heap() -> MallocTrimmer | None:
     """Give the process's heap, if it is of a kind that has to be told; None: it is not."""
     try:
         return _Glibc(ctypes.CDLL(None))
@@ -59,7 +59,7 @@ def find_heap() -> Heap | None:
         return None
 
 
-async def keep_trimmed(heap: Heap, count_readers: Callable[[], int]) -> None:
+async def keep_trimmed(heap: MallocTrimmer, count_readers: Callable[[], int]) -> None:
     """Trim now and then while many are served, and once they have gone; never returns."""
     was_many = False
     while True:

@@ -25,7 +25,7 @@ INTERVAL: Final = 1.0  # seconds
 Sampler = Callable[[], None]
 
 
-class OwnProcess:
+class ProcessStats:
     """Sets the gauges of this process.
 
     Args:

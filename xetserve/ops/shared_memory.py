@@ -13,7 +13,7 @@ from typing import Final
 _PLACE_HEADER: Final = 64  # bytes; the first eight: process id, 0: nobody was here yet
 
 
-class Board:
+class SharedMemory:
     """Places for num_places processes.
 
     Args:

@@ -34,7 +34,7 @@ from typing import Final, NoReturn
 from xetserve.errors import ConfigError
 from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY
 from xetserve.ops.logs import label_process
-from xetserve.ops.watchdog import START_PATIENCE, Watch
+from xetserve.ops.watchdog import START_PATIENCE, Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Supervisor:
         drain_timeout: float,
         on_ready: Callable[[], None],
         on_reload: Callable[[], bool] = lambda: True,
-        watch: Watch | None = None,
+        watch: Watchdog | None = None,
         on_start: Callable[[int], None] = lambda number: None,
     ) -> None:
         self._workers = [_Worker(number) for number in range(1, num_workers + 1)]
@@ -100,7 +100,7 @@ class Supervisor:
         self._drain_timeout = drain_timeout
         self._on_ready = on_ready
         self._on_reload = on_reload
-        self._watch = watch or Watch(num_workers)
+        self._watch = watch or Watchdog(num_workers)
         self._look_at: float | None = None  # once all were ready
         self._on_start = on_start
         self._has_begun = False  # one was ready at some time

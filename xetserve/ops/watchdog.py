@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
-from xetserve.ops.heartbeats import Vitals
+from xetserve.ops.heartbeats import Heartbeats
 from xetserve.ops.sd_notify import Notifier
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Occupied(Protocol):
         ...
 
 
-class Watch:
+class Watchdog:
     """Looks after num_processes processes.
 
     Args:
@@ -54,7 +54,7 @@ class Watch:
         idle_exit: float = 0.0,
         read_figures: Callable[[], Figures] = Figures,
     ) -> None:
-        self.vitals = Vitals(num_processes)
+        self.vitals = Heartbeats(num_processes)
         self._notifier = notifier or Notifier()
         self._idle_exit = idle_exit
         self._read_figures = read_figures

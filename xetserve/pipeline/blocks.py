@@ -1,6 +1,6 @@
 """What leaves in one write, and the chunks that it was made of."""
 
-from xetserve.pipeline.fetch.leases import Ticket
+from xetserve.pipeline.fetch.leases import Lease
 from xetserve.xet.compression import Buffer
 
 
@@ -20,19 +20,19 @@ class Block:
         self._lent: list[_Run] = []  # in the slabs until the block has left
 
     def add(
-        self, data: Buffer, size: int, ticket: Ticket | None, chunk: int, *, is_lent: bool
+        self, data: Buffer, size: int, lease: Lease | None, chunk: int, *, is_lent: bool
     ) -> None:
         """Add a chunk, or a part of one; is_lent: it lies in the fetch's slab."""
         self.buffers.append(data)
         self.size += size
         if not is_lent:
             self.decoded_size += size
-        if ticket is not None:
+        if lease is not None:
             runs = self._lent if is_lent else self._used
-            if runs and runs[-1].ticket is ticket and runs[-1].end == chunk:
+            if runs and runs[-1].lease is lease and runs[-1].end == chunk:
                 runs[-1].end += 1
             else:
-                runs.append(_Run(ticket, chunk))
+                runs.append(_Run(lease, chunk))
 
     def settle(self) -> None:
         """Release the packed chunks that the block does not need: it has them decoded."""
@@ -46,15 +46,15 @@ class Block:
 class _Run:
     """Chunks of one fetch that follow each other."""
 
-    __slots__ = ("end", "start", "ticket")
+    __slots__ = ("end", "lease", "start")
 
-    def __init__(self, ticket: Ticket, chunk: int) -> None:
-        self.ticket = ticket
+    def __init__(self, lease: Lease, chunk: int) -> None:
+        self.lease = lease
         self.start = chunk
         self.end = chunk + 1
 
 
 def _release(runs: list[_Run]) -> None:
     for run in runs:
-        run.ticket.release_run(run.start, run.end)
+        run.lease.release_run(run.start, run.end)
     runs.clear()

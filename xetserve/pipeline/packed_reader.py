@@ -23,15 +23,15 @@ from blake3 import blake3
 
 from xetserve.errors import FormatError, IntegrityError, UrlExpired
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES
-from xetserve.pipeline.fetch.leases import Ticket
+from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import Pacer
-from xetserve.pipeline.flow.stall_deadline import Patience
+from xetserve.pipeline.flow.stall_deadline import StallDeadline
 from xetserve.pipeline.plan.window_plan import Step, check_fetch_range
 from xetserve.pipeline.reader import MAX_REJECTS
 from xetserve.pipeline.source import Tally
-from xetserve.pipeline.verify.verifier import Proof
+from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.xet.compression import Buffer
 from xetserve.xet.data_urls import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
@@ -104,15 +104,15 @@ class PackedReader:
         self._granted = granted
         self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
         self._places = _Places(granted.uses)
-        self._proof = Proof(
+        self._verifier = Verifier(
             table.ledgers,
             grant.file_hash,
             is_whole=False,
-            shelf=table.ledger_shelf,
+            shelf=table.ledger_store,
             since=grant.issued,
         )
         self._pacer = Pacer()
-        self._patience = Patience(gap_timeout, self._pacer)
+        self._stall_deadline = StallDeadline(gap_timeout, self._pacer)
         self._digest = blake3()  # of the chunks that terms use
         self._expected_digest = ""  # where it is all that proves the range
         self._spare_url = False  # whether the fetch is another's, so that our URL was not tried
@@ -121,15 +121,15 @@ class PackedReader:
     @property
     def is_verified(self) -> bool:
         """Whether all that was read is the file's; known once the last block is given out."""
-        return self._proof.is_verified
+        return self._verifier.is_verified
 
     async def can_prove(self) -> bool:
         """Tell whether the range can be proven by itself, not only together with all others; from then on it has to be."""
-        await self._proof.prepare()
-        if self._proof.is_proven:
+        await self._verifier.prepare()
+        if self._verifier.is_proven:
             return True
         self._expected_digest = self._granted.digest
-        self._proof.since = None  # whatever becomes of the other parts
+        self._verifier.since = None  # whatever becomes of the other parts
         return bool(self._expected_digest)
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
@@ -139,17 +139,17 @@ class PackedReader:
             UrlExpired: no URL that is known works.
             UpstreamError: the data host fails for good.
             IntegrityError: the data is not what was promised.
-            UpstreamBusy: nobody can tell whether the file is right with it; see Proof.finish.
+            UpstreamBusy: nobody can tell whether the file is right with it; see Verifier.finish.
         """
         check_fetch_range(self._info)
         table, budget = self._table, self._table.budget
         budget.open_reader()
-        await self._proof.prepare()  # what may be taken from the cache depends on it
+        await self._verifier.prepare()  # what may be taken from the cache depends on it
         num_chunks = self._info.chunks.end - self._info.chunks.start
         step = Step(self._grant.xorb_hash, self._info, (1,) * num_chunks)
         # Nobody is known to follow: others who want the range share the fetch, or have a cache.
         traffic = FileTraffic()
-        ticket = table.open_ticket(
+        lease = table.open_lease(
             step,
             traffic,
             0,
@@ -157,33 +157,33 @@ class PackedReader:
             lambda: None,
             self.tally,
             is_packed=True,
-            takes_imported=self._proof.is_proven,
+            takes_imported=self._verifier.is_proven,
         )
-        self._spare_url = ticket.fetch.is_started
+        self._spare_url = lease.fetch.is_started
         last = time.monotonic()
-        self._patience.renew(last)
+        self._stall_deadline.renew(last)
         try:
-            ticket.fetch.start(self._room, must=True)
-            async with aclosing(self._read(ticket)) as blocks:
+            lease.fetch.start(self._room, must=True)
+            async with aclosing(self._read(lease)) as blocks:
                 async for block in blocks:
-                    await self._proof.pass_on(self._grant.file_size)
+                    await self._verifier.pass_on(self._grant.file_size)
                     before = time.monotonic()
                     yield block
                     now = time.monotonic()
                     self._pacer.note_block(sum(map(len, block)), now - before, now - last)
-                    self._patience.renew(now)
+                    self._stall_deadline.renew(now)
                     last = now
-                    ticket.fetch.fit(self._room)
+                    lease.fetch.fit(self._room)
         except (IntegrityError, FormatError):
             self._fail()
             raise
         finally:
-            self._proof.settle()
+            self._verifier.settle()
             budget.close_reader()
-            table.close_tickets([ticket], traffic, 0)
+            table.close_leases([lease], traffic, 0)
             table.ledgers.trim(self._grant.file_hash)
-            if ticket.fetch.is_closed:
-                await ticket.fetch.wait_closed()
+            if lease.fetch.is_closed:
+                await lease.fetch.wait_closed()
 
     @property
     def _room(self) -> int:
@@ -193,9 +193,9 @@ class PackedReader:
     def _fail(self) -> None:
         INTEGRITY_FAILURES.add()
         suspects = {self._grant.xorb_hash: self._info.chunks}
-        if self._proof.is_in_doubt or self._expected_digest:
+        if self._verifier.is_in_doubt or self._expected_digest:
             self._table.ledgers.note_cut(self._grant.file_hash, time.monotonic())
-            suspects = self._proof.fail()
+            suspects = self._verifier.fail()
         for xorb_hash, chunks in suspects.items():
             self._table.source.forget(xorb_hash, chunks)
 
@@ -206,8 +206,8 @@ class PackedReader:
         self._spare_url = False
         return self._info
 
-    async def _read(self, ticket: Ticket) -> AsyncGenerator[list[Buffer], None]:
-        fetch = ticket.fetch
+    async def _read(self, lease: Lease) -> AsyncGenerator[list[Buffer], None]:
+        fetch = lease.fetch
         position, end = self._info.byte_range
         block: list[Buffer] = []
         size = 0
@@ -217,9 +217,9 @@ class PackedReader:
                 if block:
                     yield block
                     block, size = [], 0
-                    _release(ticket, used)
-                await self._patience.wait(fetch.wait(chunk))
-            await self._verify(ticket, chunk)
+                    _release(lease, used)
+                await self._stall_deadline.wait(fetch.wait(chunk))
+            await self._verify(lease, chunk)
             record = fetch.get_record(chunk)
             position += record.header.record_size
             size += record.header.record_size
@@ -228,41 +228,41 @@ class PackedReader:
             if size >= self._pacer.block_size and position < end:
                 yield block
                 block, size = [], 0
-                _release(ticket, used)
+                _release(lease, used)
         if position != end:
             raise IntegrityError(f"a range ends at byte {position}, expected {end}")
         if self._expected_digest not in ("", self._digest.hexdigest(DIGEST_SIZE)):
             raise IntegrityError("the range is not the one that was granted")
         # Before the last bytes leave: what completes a wrong file must not look complete.
-        await self._proof.finish(self._grant.file_size)
+        await self._verifier.finish(self._grant.file_size)
         yield block
-        _release(ticket, used)
+        _release(lease, used)
 
-    async def _verify(self, ticket: Ticket, chunk: int) -> None:
+    async def _verify(self, lease: Lease, chunk: int) -> None:
         """Hash a chunk that is here, and hold it against the file; one that is damaged is fetched again a few times."""
         num_rejects = 0
         while True:
             try:
-                size, chunk_hash = _hash_chunk(ticket, chunk)
+                size, chunk_hash = _hash_chunk(lease, chunk)
                 async for at in self._iter_places(chunk):
-                    if self._proof.contradicts(at, size, chunk_hash):
+                    if self._verifier.contradicts(at, size, chunk_hash):
                         raise IntegrityError(f"chunk {chunk} is not the file's")
                 break
             except (FormatError, IntegrityError) as exc:
                 if num_rejects == MAX_REJECTS:
                     raise
                 num_rejects += 1
-                self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
-                ticket.fetch.reject(chunk, exc)
-            await self._patience.wait(ticket.fetch.wait(chunk))
-        self._proof.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
+                self._table.source.forget(lease.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
+                lease.fetch.reject(chunk, exc)
+            await self._stall_deadline.wait(lease.fetch.wait(chunk))
+        self._verifier.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
         async for at in self._iter_places(chunk):
-            self._proof.add(at, size, chunk_hash)
+            self._verifier.add(at, size, chunk_hash)
         if self._places.is_used:
             self._digest.update(chunk_hash)
-            self._proof.add_origin(ticket.fetch.get_origin(chunk), chunk)
+            self._verifier.add_origin(lease.fetch.get_origin(chunk), chunk)
         self._places.pass_by(chunk, size)
-        self._proof.check_doubt()
+        self._verifier.check_doubt()
 
     async def _iter_places(self, chunk: int) -> AsyncIterator[int]:
         """Iterate over the places of a chunk in the file; of many, others have their turn in between."""
@@ -272,20 +272,20 @@ class PackedReader:
                 await asyncio.sleep(0)
 
 
-def _hash_chunk(ticket: Ticket, chunk: int) -> tuple[int, bytes]:
+def _hash_chunk(lease: Lease, chunk: int) -> tuple[int, bytes]:
     """Give decoded size and hash of a chunk that is here; what others have decoded already is not decoded again.
 
     Raises:
         FormatError: the payload is damaged.
     """
-    fetch = ticket.fetch
+    fetch = lease.fetch
     known = fetch.get_known_hash(chunk)
     if known is None:
         known = fetch.get_hash(chunk, fetch.decode(chunk))
     return fetch.get_header(chunk).decoded_size, known
 
 
-def _release(ticket: Ticket, used: list[int]) -> None:
+def _release(lease: Lease, used: list[int]) -> None:
     for chunk in used:
-        ticket.release(chunk)
+        lease.release(chunk)
     used.clear()

@@ -11,7 +11,7 @@ from xetserve.xet.reconstruction import ChunkRange
 MAX_RUNS: Final = 16_384  # that are remembered of one file, some 3 MB, 1 TB of whole xorbs; beyond them, entries stay unproven
 
 
-class Origin(Protocol):
+class Provenance(Protocol):
     """A store's copy of some chunks of a xorb."""
 
     def note_hash(self, chunk: int, size: int, chunk_hash: bytes) -> None:
@@ -23,16 +23,16 @@ class Origin(Protocol):
         ...
 
 
-class Origins:
+class ProvenanceLog:
     """Chunks of one file that are not proven yet, by where they came from."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[Origin, ChunkRange]] = []
+        self._runs: list[tuple[Provenance, ChunkRange]] = []
 
     def __bool__(self) -> bool:
         return bool(self._runs)
 
-    def add(self, origin: Origin, chunk: int) -> None:
+    def add(self, origin: Provenance, chunk: int) -> None:
         """Note the next chunk."""
         if self._runs:
             last, chunks = self._runs[-1]
@@ -42,7 +42,7 @@ class Origins:
         if len(self._runs) < MAX_RUNS:
             self._runs.append((origin, ChunkRange(chunk, chunk + 1)))
 
-    def take(self, other: "Origins") -> None:
+    def take(self, other: "ProvenanceLog") -> None:
         """Take over all that another one has."""
         self._runs += other._runs[: MAX_RUNS - len(self._runs)]
         other.clear()

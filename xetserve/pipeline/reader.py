@@ -23,16 +23,16 @@ from xetserve.errors import (
 )
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES, WINDOWS
 from xetserve.pipeline.blocks import Block
-from xetserve.pipeline.fetch.leases import Ticket
+from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import Pacer
-from xetserve.pipeline.flow.stall_deadline import Patience
+from xetserve.pipeline.flow.stall_deadline import StallDeadline
 from xetserve.pipeline.plan.kept_chunks import KeptChunk, KeptChunks
 from xetserve.pipeline.plan.planner import Planner
 from xetserve.pipeline.plan.window_plan import MAX_PIECES, WindowPlan
 from xetserve.pipeline.source import Tally
-from xetserve.pipeline.verify.verifier import Proof
+from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.pipeline.windows import Window
 from xetserve.upstream.cas.client import Access
 from xetserve.xet.compression import Buffer
@@ -83,7 +83,7 @@ class FileReader:
         self._end = size if end is None else end
         self._is_whole = start == 0 and (end is None or end == size)
         self._pacer = Pacer()
-        self._patience = Patience(gap_timeout, self._pacer)
+        self._stall_deadline = StallDeadline(gap_timeout, self._pacer)
         self._windows: deque[Window] = deque()  # planned and not finished
         self._planner: Planner  # while blocks() runs
         self._planning: asyncio.Task[None]
@@ -95,8 +95,8 @@ class FileReader:
         self._size = size
         self.tally = Tally()
         self._kept = KeptChunks(table.budget)
-        self._proof = Proof(
-            table.ledgers, file_hash, is_whole=self._is_whole, shelf=table.ledger_shelf
+        self._verifier = Verifier(
+            table.ledgers, file_hash, is_whole=self._is_whole, shelf=table.ledger_store
         )
         self.packed_ratio: float | None = None  # of the first window, once it is planned
 
@@ -112,7 +112,7 @@ class FileReader:
         self._traffic = self._table.get_traffic(self._file_hash)
         self._traffic.add_reader(self._position)
         last = time.monotonic()
-        self._patience.renew(last)
+        self._stall_deadline.renew(last)
         self._planner = Planner(
             self._ask,
             self._pacer,
@@ -127,7 +127,7 @@ class FileReader:
             self._plan_windows(self._planner)
         )
         try:
-            await self._proof.prepare()  # while the first window is planned
+            await self._verifier.prepare()  # while the first window is planned
             self._prepared.set()
             while (window := await self._next_window()) is not None:
                 async with aclosing(self._read_window(window)) as blocks:
@@ -136,7 +136,7 @@ class FileReader:
                         if not block.size:
                             block.release()
                             continue
-                        await self._proof.pass_on(self._size)
+                        await self._verifier.pass_on(self._size)
                         before = time.monotonic()
                         budget.take(block.decoded_size)  # slabs count already
                         try:
@@ -146,7 +146,7 @@ class FileReader:
                         block.release()
                         now = time.monotonic()
                         self._pacer.note_block(block.size, now - before, now - last)
-                        self._patience.renew(now)
+                        self._stall_deadline.renew(now)
                         last = now
                         self._pump()
                 is_stored = self._table.source.keeps_data and self.tally.upstream_bytes > 0
@@ -162,23 +162,23 @@ class FileReader:
                 self._close_window(window)
                 self._pump()
             if self._is_whole and not self.is_verified:
-                await self._proof.finish(self._size)
+                await self._verifier.finish(self._size)
         except (IntegrityError, FormatError):
             INTEGRITY_FAILURES.add()
-            if self._proof.is_in_doubt:
+            if self._verifier.is_in_doubt:
                 self._table.ledgers.note_cut(self._file_hash, time.monotonic())
-            suspects = self._proof.fail()
+            suspects = self._verifier.fail()
             for xorb_hash, chunks in suspects.items():
                 self._table.source.forget(xorb_hash, chunks)
             raise
         finally:
-            self._proof.settle()
+            self._verifier.settle()
             # All is given back here and now; what is awaited afterwards is only that tasks have ended.
             budget.close_reader()
             self._traffic.remove_reader(self._position)
             planning.cancel()
             self._kept.close()
-            fetches = {ticket.fetch for window in self._windows for ticket in window.tickets}
+            fetches = {lease.fetch for window in self._windows for lease in window.leases}
             while self._windows:
                 self._close_window(self._windows.popleft())
             self._table.forget_traffic(self._file_hash)
@@ -196,9 +196,9 @@ class FileReader:
 
     def _close_window(self, window: Window) -> None:
         asked = window.plan.asked
-        self._table.close_tickets(window.tickets, self._traffic, asked.start)
+        self._table.close_leases(window.leases, self._traffic, asked.start)
         WINDOWS.add(amount=-1)
-        window.tickets.clear()  # they know the window: the cycle would keep buffers until it is collected
+        window.leases.clear()  # they know the window: the cycle would keep buffers until it is collected
         self._traffic.remove_window(asked.start, asked.end)
 
     # Reading.
@@ -206,7 +206,7 @@ class FileReader:
     @property
     def is_verified(self) -> bool:
         """Whether all that was read is the file's; known once the last block is given out."""
-        return self._proof.is_verified
+        return self._verifier.is_verified
 
     async def _next_window(self) -> Window | None:
         """Wait for the next window; None: there is none."""
@@ -221,7 +221,7 @@ class FileReader:
             if self._planning.done():
                 return
             self._change = asyncio.get_running_loop().create_future()
-            await self._patience.wait(self._change)
+            await self._stall_deadline.wait(self._change)
 
     async def _is_last(self, window: Window) -> bool:
         """Tell whether the file ends with this window."""
@@ -237,22 +237,22 @@ class FileReader:
         position = plan.file_range.start - skip
         block = Block()
         for piece in plan.pieces:
-            ticket = None if piece.step is None else window.tickets[piece.step]
+            lease = None if piece.step is None else window.leases[piece.step]
             total, last = 0, piece.chunks.end - 1
-            self._proof.note_chunks(piece.xorb_hash, piece.chunks)
+            self._verifier.note_chunks(piece.xorb_hash, piece.chunks)
             for chunk in range(piece.chunks.start, piece.chunks.end):
-                if ticket is not None and not ticket.fetch.has(chunk):
+                if lease is not None and not lease.fetch.has(chunk):
                     if block.size:
                         yield block
                         block = Block()
-                    await self._wait_for_chunk(ticket, chunk)
-                if ticket is None:
+                    await self._wait_for_chunk(lease, chunk)
+                if lease is None:
                     data, chunk_hash = self._take_kept(piece.xorb_hash, chunk, position)
                     length = len(data)
                 elif skip or not left:
-                    data, chunk_hash, length = await self._look_at(ticket, chunk, position, skip)
+                    data, chunk_hash, length = await self._look_at(lease, chunk, position, skip)
                 else:
-                    data, chunk_hash = await self._take(ticket, chunk, position)
+                    data, chunk_hash = await self._take(lease, chunk, position)
                     length = len(data)
                 start = position
                 position += length
@@ -263,18 +263,18 @@ class FileReader:
                     )
                 if not left or (skip and skip >= length):
                     skip -= min(skip, length)
-                    if ticket is not None:
-                        ticket.release(chunk)
+                    if lease is not None:
+                        lease.release(chunk)
                     continue
                 if self._is_whole and skip:
                     raise IntegrityError(f"a window starts {skip} bytes into a chunk")
-                self._note(piece.xorb_hash, chunk, start, data, chunk_hash, ticket)
+                self._note(piece.xorb_hash, chunk, start, data, chunk_hash, lease)
                 is_lent = isinstance(data, memoryview)
                 if skip or length > left:
                     data = memoryview(data)[skip : skip + left]
                     skip, length = 0, len(data)
                 left -= length
-                block.add(data, length, ticket, chunk, is_lent=is_lent)
+                block.add(data, length, lease, chunk, is_lent=is_lent)
                 if block.size >= self._pacer.block_size and left:
                     yield block
                     block = Block()
@@ -282,11 +282,11 @@ class FileReader:
             raise IntegrityError(f"a window is {left} bytes short")
         if await self._is_last(window):
             # Before the last bytes leave: a damaged file must not look complete.
-            await self._proof.finish(self._size)
+            await self._verifier.finish(self._size)
         yield block
 
     async def _look_at(
-        self, ticket: Ticket, chunk: int, position: int, skip: int
+        self, lease: Lease, chunk: int, position: int, skip: int
     ) -> tuple[Buffer, bytes, int]:
         """Give a chunk before or behind what is wanted, and its decoded size; its bytes only if some are wanted.
 
@@ -294,12 +294,12 @@ class FileReader:
             skip: decoded bytes before those that are wanted; 0: they are all behind us.
         """
         if (
-            not ticket.fetch.is_proven
+            not lease.fetch.is_proven
         ):  # so it was looked over, and its header is good without the payload
-            length = ticket.fetch.get_header(chunk).decoded_size
+            length = lease.fetch.get_header(chunk).decoded_size
             if not skip or skip >= length:
                 return b"", b"", length
-        data, chunk_hash = await self._take(ticket, chunk, position)
+        data, chunk_hash = await self._take(lease, chunk, position)
         return data, chunk_hash, len(data)
 
     def _take_kept(self, xorb_hash: bytes, chunk: int, position: int) -> tuple[Buffer, bytes]:
@@ -309,36 +309,36 @@ class FileReader:
             IntegrityError: it does not belong here.
         """
         record, chunk_hash = self._kept.get((xorb_hash, chunk))
-        if self._proof.contradicts(position, record.header.decoded_size, chunk_hash):
+        if self._verifier.contradicts(position, record.header.decoded_size, chunk_hash):
             raise IntegrityError(f"chunk {chunk} is not the file's at byte {position}")
         return record.decode(), chunk_hash
 
-    def _decode(self, ticket: Ticket, chunk: int, position: int) -> tuple[Buffer, bytes]:
+    def _decode(self, lease: Lease, chunk: int, position: int) -> tuple[Buffer, bytes]:
         """Decode and hash a chunk that is here.
 
         Raises:
             FormatError, IntegrityError: it is damaged.
         """
-        fetch = ticket.fetch
+        fetch = lease.fetch
         data = fetch.decode(chunk)
         chunk_hash = fetch.get_hash(chunk, data)
-        if self._proof.contradicts(position, len(data), chunk_hash):
+        if self._verifier.contradicts(position, len(data), chunk_hash):
             raise IntegrityError(f"chunk {chunk} is not the file's")
         return data, chunk_hash
 
-    async def _take(self, ticket: Ticket, chunk: int, position: int) -> tuple[Buffer, bytes]:
+    async def _take(self, lease: Lease, chunk: int, position: int) -> tuple[Buffer, bytes]:
         """Decode and hash a chunk that is here; one that is damaged is fetched again a few times."""
         num_rejects = 0
         while True:
             try:
-                return self._decode(ticket, chunk, position)
+                return self._decode(lease, chunk, position)
             except (FormatError, IntegrityError) as exc:
                 if num_rejects == MAX_REJECTS:
                     raise
                 num_rejects += 1
-                self._table.source.forget(ticket.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
-                ticket.fetch.reject(chunk, exc)
-            await self._patience.wait(ticket.fetch.wait(chunk))
+                self._table.source.forget(lease.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
+                lease.fetch.reject(chunk, exc)
+            await self._stall_deadline.wait(lease.fetch.wait(chunk))
 
     def _note(
         self,
@@ -347,17 +347,17 @@ class FileReader:
         position: int,
         data: Buffer,
         chunk_hash: bytes,
-        ticket: Ticket | None,
+        lease: Lease | None,
     ) -> None:
         """Take in a chunk that is the file's; keep it if the file comes back to it.
 
         Args:
-            ticket: of the fetch that it came from; None: it was kept before.
+            lease: of the fetch that it came from; None: it was kept before.
         """
         size = len(data)
-        self._proof.add(position, size, chunk_hash)
-        if ticket is not None:
-            self._proof.add_origin(ticket.fetch.get_origin(chunk), chunk)
+        self._verifier.add(position, size, chunk_hash)
+        if lease is not None:
+            self._verifier.add_origin(lease.fetch.get_origin(chunk), chunk)
         self._kept.cursor = (position + size, chunk + 1)
         repeats = self._kept.repeats
         if repeats.is_empty:
@@ -366,15 +366,15 @@ class FileReader:
         repeats.note_size(key, size)
         if not repeats.stays(key, position):
             self._kept.drop(key)
-        elif ticket is not None and not self._kept.has(key):
-            kept = ticket.fetch.copy_record(chunk) or make_raw_record(data)
+        elif lease is not None and not self._kept.has(key):
+            kept = lease.fetch.copy_record(chunk) or make_raw_record(data)
             self._kept.put(key, KeptChunk(kept, chunk_hash))
 
-    async def _wait_for_chunk(self, ticket: Ticket, chunk: int) -> None:
-        if not ticket.fetch.is_started:
-            ticket.fetch.start(self._pacer.hold_limit, streams=True, must=True)
+    async def _wait_for_chunk(self, lease: Lease, chunk: int) -> None:
+        if not lease.fetch.is_started:
+            lease.fetch.start(self._pacer.hold_limit, streams=True, must=True)
             self._pump()
-        await self._patience.wait(ticket.fetch.wait(chunk))
+        await self._stall_deadline.wait(lease.fetch.wait(chunk))
 
     # Looking ahead.
 
@@ -385,8 +385,8 @@ class FileReader:
         room = min(max(pacer.hold_limit, pacer.ahead_limit), self._table.budget.share)
         to_come = 0  # bytes, of those that are started
         for window in self._windows:
-            for ticket in window.tickets:
-                fetch = ticket.fetch
+            for lease in window.leases:
+                fetch = lease.fetch
                 if fetch.is_started:
                     fetch.fit(room)
                 elif not fetch.start(room, streams=to_come < pacer.early_limit):
@@ -414,7 +414,7 @@ class FileReader:
         source = self._table.source
         answer = await source.fetch_reconstruction(self._access, self._file_hash, asked)
         await self._prepared.wait()  # what may be taken from the cache depends on it
-        if answer.is_imported and not (self._is_whole or self._proof.is_proven):
+        if answer.is_imported and not (self._is_whole or self._verifier.is_proven):
             raise UpstreamOffline(
                 "this server is offline, and only an archive says how the file is built: a download of "
                 "the whole file would prove it"
@@ -427,15 +427,15 @@ class FileReader:
         window = Window(plan, self._ask)
         for number, step in enumerate(plan.steps):
             refresh = partial(window.refresh, number)
-            window.tickets.append(
-                self._table.open_ticket(
+            window.leases.append(
+                self._table.open_lease(
                     step,
                     self._traffic,
                     plan.asked.start,
                     refresh,
                     self._pump,
                     self.tally,
-                    is_proven=self._proof.is_proven,
+                    is_proven=self._verifier.is_proven,
                     takes_imported=self._is_whole,
                 )
             )

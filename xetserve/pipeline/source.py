@@ -4,7 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from xetserve.pipeline.provenance import Origin
+from xetserve.pipeline.provenance import Provenance
 from xetserve.upstream.cas.client import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
@@ -30,7 +30,7 @@ class DataResponse(Protocol):
         ...
 
     @property
-    def origin(self) -> Origin | None:
+    def origin(self) -> Provenance | None:
         """The store's copy that the bytes received last are from, or will be; None: there is none, or it is proven."""
         ...
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from xetserve.errors import UpstreamError
-from xetserve.pipeline.fetch.leases import Ticket
+from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.plan.window_plan import Step, WindowPlan
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, FetchInfo, Reconstruction
@@ -21,7 +21,7 @@ class Window:
         self, plan: WindowPlan, ask: Callable[[ByteRange], Awaitable[Reconstruction]]
     ) -> None:
         self.plan = plan
-        self.tickets: list[Ticket] = []
+        self.leases: list[Lease] = []
         self._ask = ask
         self._infos = [step.info for step in plan.steps]
         self._lock = asyncio.Lock()

@@ -8,10 +8,10 @@ from typing import cast
 import pytest
 
 from tests.fakes import FakeResponse
-from xetserve.app.download.blob_reader import PlainReader
+from xetserve.app.download.blob_reader import BlobReader
 from xetserve.errors import UpstreamError, UpstreamOffline
 from xetserve.http.messages import Headers, Record
-from xetserve.pipeline.cache.blobs import LostError, StoredPlain
+from xetserve.pipeline.cache.blobs import LostError, StoredBlob
 from xetserve.upstream.hub.client import FileEntry, HubClient
 
 CONTENT = bytes(range(256)) * 4000
@@ -76,11 +76,11 @@ async def read(hub: Hub, start: int, lost_at: int, record: Record | None = None)
     stored = Stored(start, lost_at)
     got = bytearray()
     buffer = memoryview(bytearray(70_000))
-    reader = PlainReader(
+    reader = BlobReader(
         cast(HubClient, hub),
         cast(FileEntry, None),
         "token",
-        cast(StoredPlain, stored),
+        cast(StoredBlob, stored),
         END,
         record or Record(),
     )

@@ -12,7 +12,7 @@ from xetserve.app.download.service import STALE_FIELD
 from xetserve.app.hub.passthrough import HELD_SIZE
 from xetserve.net.url import parse_url
 from xetserve.upstream.answers.cache import Answer as KeptAnswer
-from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy, Question
+from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy, Question
 from xetserve.upstream.answers.scope import get_scope
 from xetserve.upstream.hub.cached_api import MAX_ANSWER_SIZE
 from xetserve.upstream.hub.cached_entries import make_file_question, pack_entry
@@ -32,8 +32,8 @@ class Knowing(World):
     now = 1_000_000.0
 
     def keep(self, **policy: float | bool) -> "Knowing":
-        made = MetadataPolicy(**policy)  # type: ignore[arg-type]
-        self.metadata = MetadataCache(made, clock=lambda: self.now)
+        made = AnswerPolicy(**policy)  # type: ignore[arg-type]
+        self.metadata = AnswerCache(made, clock=lambda: self.now)
         return self
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from xetserve.app.middleware.accounting import Watch, count_answer
+from xetserve.app.middleware.accounting import Accounting, count_answer
 from xetserve.app.status.active_streams import STREAMS_SIZE, Stage, StreamReader, StreamTable
 from xetserve.http.messages import Block, Record, Request, Response
 from xetserve.metrics.catalogue import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
@@ -17,9 +17,9 @@ async def blocks() -> AsyncIterator[Block]:
     yield [b"three"]
 
 
-def make(answer: Answer) -> tuple[Watch, StreamReader]:
+def make(answer: Answer) -> tuple[Accounting, StreamReader]:
     buffer = memoryview(bytearray(STREAMS_SIZE))
-    return Watch(answer, StreamTable(buffer), lambda: 9.0), StreamReader(buffer)
+    return Accounting(answer, StreamTable(buffer), lambda: 9.0), StreamReader(buffer)
 
 
 async def stream(request: Request) -> Response:

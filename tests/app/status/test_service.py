@@ -12,7 +12,7 @@ from xetserve.app.status.active_streams import StreamTable
 from xetserve.app.status.operator import COOKIE, Operator
 from xetserve.app.status.readiness import Readiness
 from xetserve.app.status.service import StatusService, wants_html
-from xetserve.app.status.snapshot import PLACE_SIZE, Figures
+from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
 from xetserve.errors import RequestError
 from xetserve.http.messages import Headers, Request, Response
 from xetserve.metrics.instruments import CELLS_SIZE
@@ -28,7 +28,7 @@ def make_service(audience: str = "public", token: str = "operator-token-0123") -
     streams = StreamTable(place[CELLS_SIZE:])
     text = {"route": "download", "repo": "o/secret", "file": HOSTILE, "client": "192.0.2.7"}
     assert streams.open(text, 1000, 0.0) is not None
-    return StatusService(Figures([place]), Operator(token), Readiness(), audience)
+    return StatusService(Snapshot([place]), Operator(token), Readiness(), audience)
 
 
 async def get(

@@ -6,7 +6,7 @@ import pytest
 
 from xetserve.app.status.active_streams import Stage, StreamTable
 from xetserve.app.status.page import format_size, format_time, make_page
-from xetserve.app.status.snapshot import HISTORY, PLACE_SIZE, Figures
+from xetserve.app.status.snapshot import HISTORY, PLACE_SIZE, Snapshot
 from xetserve.metrics import catalogue as metrics
 from xetserve.metrics.instruments import CELLS_SIZE
 
@@ -19,7 +19,7 @@ class Workers:
         self.alive = [True, True]
         self.places = [memoryview(bytearray(PLACE_SIZE)) for _ in range(2)]
         self.tables = [StreamTable(place[CELLS_SIZE:]) for place in self.places]
-        self.figures = Figures(self.places, self.alive.__getitem__, lambda: self.now)
+        self.figures = Snapshot(self.places, self.alive.__getitem__, lambda: self.now)
 
     def be(self, number: int) -> None:
         """Count as this worker from now on."""

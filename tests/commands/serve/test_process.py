@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from xetserve.commands.serve.process import make_figures
 from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES
 from xetserve.metrics.instruments import CELLS_SIZE
-from xetserve.ops.shared_memory import Board
+from xetserve.ops.shared_memory import SharedMemory
 
 
 @contextmanager
-def worker(board: Board, number: int, num: int, size: int) -> Iterator[None]:
+def worker(board: SharedMemory, number: int, num: int, size: int) -> Iterator[None]:
     """A process that has counted so many connections, as many requests, and bytes; it lives until the end."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -37,7 +37,7 @@ def worker(board: Board, number: int, num: int, size: int) -> Iterator[None]:
 
 
 def test_figures_are_added_up_and_what_was_done_stays_done() -> None:
-    board = Board(3, CELLS_SIZE)
+    board = SharedMemory(3, CELLS_SIZE)
     read = make_figures(board)
     assert read() == (0, 0, 0)
     with worker(board, 2, 2, 2**50):

@@ -77,7 +77,7 @@ async def start_swept(cache: DiskCache) -> None:
     """Start a cache; what it counts does not change by itself afterwards."""
     await cache.start()
     await asyncio.sleep(0)  # its first sweep begins, which may count twice what comes meanwhile
-    await cache.desk.sweep()  # after that one
+    await cache.disk_workers.sweep()  # after that one
 
 
 @asynccontextmanager
@@ -91,7 +91,12 @@ async def make_site(
         yield Site(cache, cas, folder, xorb)
     finally:
         await cache.aclose()
-        assert cache.desk.num_blocks == cache.desk.num_held == len(cache.desk.tees) == 0
+        assert (
+            cache.disk_workers.num_blocks
+            == cache.disk_workers.num_held
+            == len(cache.disk_workers.tees)
+            == 0
+        )
         assert cas.num_open == 0
 
 

@@ -8,15 +8,15 @@ from typing import Final
 from tests.fakes import FakeCas
 from tests.pipeline.verify.test_ledger_store import FILE, running
 from xetserve.cachetools.verify import Checker
-from xetserve.pipeline.cache.blob_file import PlainKey
-from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.cache.blob_file import BlobKey
+from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.cache.store import CacheStore
 from xetserve.upstream.answers.cache import Question, make_path
 from xetserve.upstream.answers.store import Stored, pack_file
 from xetserve.upstream.imported_answers import make_mark
 
 TEXT: Final = b'{"model_type": "test"}\n' * 1000
-TEXT_KEY: Final = PlainKey("sha256", hashlib.sha256(TEXT).hexdigest(), len(TEXT))
+TEXT_KEY: Final = BlobKey("sha256", hashlib.sha256(TEXT).hexdigest(), len(TEXT))
 HUB: Final = "http://hub.example"
 QUESTION: Final = Question("0123abcd" * 4, "grant", "model/o/n", "")
 META: Final = "meta/" + make_path(QUESTION, HUB)
@@ -40,7 +40,7 @@ async def fill(folder: Path) -> None:
         async def blocks() -> AsyncGenerator[Sequence[bytes], None]:
             yield [TEXT]
 
-        async for _ in PlainShelf(process.cache).keep(TEXT_KEY, blocks()):
+        async for _ in BlobCache(process.cache).keep(TEXT_KEY, blocks()):
             pass
     # Windows may overlap what was there before; then a read does not see all of it. The xorb is here as a whole.
     assert Checker(make_store(folder), removes=True).run().unproven == []
@@ -59,7 +59,7 @@ async def is_served(folder: Path) -> bool:
     async with running(folder, cas) as process:
         assert await process.read(5, 10)  # verified: the ledger is there
         assert await process.read()
-        stored = await PlainShelf(process.cache).open(TEXT_KEY, 0, len(TEXT))
+        stored = await BlobCache(process.cache).open(TEXT_KEY, 0, len(TEXT))
         assert stored is not None
         async with stored:
             buffer = memoryview(bytearray(len(TEXT)))

@@ -15,15 +15,15 @@ from xetserve.pipeline.cache import blob_file
 from xetserve.pipeline.cache.blob_file import (
     BLOCK_SIZE,
     MAX_SMALL_SIZE,
+    BlobKey,
     CheckWriter,
-    PlainKey,
     check_plain,
     check_trailer,
     read_block,
 )
 
 CONTENT = random.Random(3).randbytes(2 * BLOCK_SIZE + 1000)
-KEY = PlainKey("sha256", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+KEY = BlobKey("sha256", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 sizes = st.integers(0, 3 * BLOCK_SIZE) | st.integers(0, 1 << 44)
 
 
@@ -31,21 +31,21 @@ sizes = st.integers(0, 3 * BLOCK_SIZE) | st.integers(0, 1 << 44)
 def test_names_are_read_again(size: int, kind: str) -> None:
     digest = "a" * (64 if kind == "sha256" else 40)
     for offset in (0, MAX_SMALL_SIZE):
-        key = PlainKey(kind, digest, offset + size)
-        assert PlainKey.parse(key.shelf, key.name, key.stored_size) == key
+        key = BlobKey(kind, digest, offset + size)
+        assert BlobKey.parse(key.shelf, key.name, key.stored_size) == key
 
 
 @given(sizes, st.sampled_from(["plain", "large"]))
 def test_sizes_that_none_has(size: int, shelf: str) -> None:
     try:
-        key = PlainKey.parse(shelf, KEY.name, size)
+        key = BlobKey.parse(shelf, KEY.name, size)
     except FormatError:
         return
     assert (key.shelf, key.stored_size) == (shelf, size)
 
 
 def test_a_few_sizes_that_none_has() -> None:
-    stored = PlainKey("git", "a" * 40, MAX_SMALL_SIZE + BLOCK_SIZE).stored_size
+    stored = BlobKey("git", "a" * 40, MAX_SMALL_SIZE + BLOCK_SIZE).stored_size
     for shelf, size in (
         ("plain", MAX_SMALL_SIZE + 1),
         ("large", 0),
@@ -54,7 +54,7 @@ def test_a_few_sizes_that_none_has() -> None:
         ("large", stored + 4),
     ):
         with pytest.raises(FormatError):
-            PlainKey.parse(shelf, KEY.name, size)
+            BlobKey.parse(shelf, KEY.name, size)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blob_file, "MAX_SMALL_SIZE", 1000)
 
 
-def write(path: Path, cuts: list[int], content: bytes = CONTENT, key: PlainKey = KEY) -> int:
+def write(path: Path, cuts: list[int], content: bytes = CONTENT, key: BlobKey = KEY) -> int:
     """Write a large file in pieces; gives it open."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     os.ftruncate(fd, key.stored_size)
@@ -107,7 +107,7 @@ def test_damage_is_found_by_block(small_limit: None, tmp_path: Path, at: int) ->
 
 @pytest.mark.parametrize("how", ["cut", "longer", "another", "unfinished", "trailer"])
 def test_what_is_not_a_complete_one(small_limit: None, tmp_path: Path, how: str) -> None:
-    key = PlainKey("sha256", "b" * 64, KEY.size) if how == "another" else KEY
+    key = BlobKey("sha256", "b" * 64, KEY.size) if how == "another" else KEY
     content = CONTENT[:-1] if how == "unfinished" else CONTENT
     fd = write(tmp_path / "file", [], content, key)
     size = os.fstat(fd).st_size

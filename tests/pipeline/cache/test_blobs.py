@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.fakes import FakeCas, FakeFile
 from tests.pipeline.cache.cache_site import start_swept
 from xetserve.pipeline.cache import blob_file, blobs
-from xetserve.pipeline.cache.blob_file import BLOCK_SIZE, PlainKey
-from xetserve.pipeline.cache.blobs import LostError, PlainShelf
+from xetserve.pipeline.cache.blob_file import BLOCK_SIZE, BlobKey
+from xetserve.pipeline.cache.blobs import BlobCache, LostError
 from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.upstream.hub.client import FileEntry
 
@@ -24,24 +24,24 @@ CONTENT = random.Random(7).randbytes(3_000_000)
 PIECE = 250_000
 
 
-def git_key(content: bytes) -> PlainKey:
+def git_key(content: bytes) -> BlobKey:
     digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    return PlainKey("git", digest, len(content))
+    return BlobKey("git", digest, len(content))
 
 
-def sha256_key(content: bytes) -> PlainKey:
-    return PlainKey("sha256", hashlib.sha256(content).hexdigest(), len(content))
+def sha256_key(content: bytes) -> BlobKey:
+    return BlobKey("sha256", hashlib.sha256(content).hexdigest(), len(content))
 
 
 KEYS = [git_key(CONTENT), sha256_key(CONTENT)]
 
 
 @asynccontextmanager
-async def shelf_in(folder: Path, max_size: int = 1 << 40) -> AsyncIterator[PlainShelf]:
+async def shelf_in(folder: Path, max_size: int = 1 << 40) -> AsyncIterator[BlobCache]:
     cache = DiskCache(FakeCas(FakeFile([])), folder, max_size=max_size, min_free=0)
     await start_swept(cache)
     try:
-        yield PlainShelf(cache)
+        yield BlobCache(cache)
     finally:
         await cache.aclose()
         num_open = len([fd for fd in os.listdir("/proc/self/fd") if points_into(fd, folder)])
@@ -64,7 +64,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture
-async def shelf(tmp_path: Path, kind: str) -> AsyncIterator[PlainShelf]:
+async def shelf(tmp_path: Path, kind: str) -> AsyncIterator[BlobCache]:
     async with shelf_in(tmp_path) as made:
         yield made
 
@@ -74,12 +74,12 @@ async def blocks_of(content: bytes) -> AsyncGenerator[Sequence[bytes], None]:
         yield [content[at : at + PIECE]]
 
 
-async def keep(shelf: PlainShelf, key: PlainKey, content: bytes = CONTENT) -> bytes:
+async def keep(shelf: BlobCache, key: BlobKey, content: bytes = CONTENT) -> bytes:
     got = [b"".join(block) async for block in shelf.keep(key, blocks_of(content))]
     return b"".join(got)
 
 
-async def read(shelf: PlainShelf, key: PlainKey, start: int = 0, end: int = -1) -> bytes | None:
+async def read(shelf: BlobCache, key: BlobKey, start: int = 0, end: int = -1) -> bytes | None:
     stored = await shelf.open(key, start, key.size if end < 0 else end)
     if stored is None:
         return None
@@ -97,7 +97,7 @@ def files(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("key", KEYS, ids=["git", "lfs"])
 async def test_what_was_read_once_is_here(
-    shelf: PlainShelf, tmp_path: Path, key: PlainKey, kind: str
+    shelf: BlobCache, tmp_path: Path, key: BlobKey, kind: str
 ) -> None:
     assert await read(shelf, key) is None
     assert await keep(shelf, key) == CONTENT
@@ -114,7 +114,7 @@ async def test_what_was_read_once_is_here(
 
 @pytest.mark.parametrize("how", ["flip", "cut", "grow", "empty"])
 async def test_a_damaged_one_is_not_here_any_more(
-    shelf: PlainShelf, tmp_path: Path, how: str
+    shelf: BlobCache, tmp_path: Path, how: str
 ) -> None:
     await keep(shelf, KEYS[0])
     assert await read(shelf, KEYS[0], 7, 9) == CONTENT[7:9]
@@ -136,14 +136,14 @@ async def test_a_damaged_one_is_not_here_any_more(
 
 
 @pytest.mark.parametrize("size", [1, PIECE, len(CONTENT) - 1])
-async def test_what_broke_off_is_not_kept(shelf: PlainShelf, tmp_path: Path, size: int) -> None:
+async def test_what_broke_off_is_not_kept(shelf: BlobCache, tmp_path: Path, size: int) -> None:
     assert await keep(shelf, KEYS[0], CONTENT[:size]) == CONTENT[:size]
     await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
     assert files(tmp_path) == []
     await asyncio.to_thread(wait_until_unused, shelf)
 
 
-async def test_a_body_that_was_left_is_not_kept(shelf: PlainShelf, tmp_path: Path) -> None:
+async def test_a_body_that_was_left_is_not_kept(shelf: BlobCache, tmp_path: Path) -> None:
     blocks = shelf.keep(KEYS[0], blocks_of(CONTENT))
     await anext(blocks)
     await blocks.aclose()
@@ -157,16 +157,16 @@ def wait_until_empty(folder: Path) -> None:
         os.sched_yield()
 
 
-def wait_until_unused(shelf: PlainShelf) -> None:
+def wait_until_unused(shelf: BlobCache) -> None:
     """Wait until nothing is accounted for: that follows the file's removal."""
     while shelf._store.room.get_usage():
         os.sched_yield()
 
 
-async def test_what_is_longer_than_it_says_is_not_kept(shelf: PlainShelf, tmp_path: Path) -> None:
+async def test_what_is_longer_than_it_says_is_not_kept(shelf: BlobCache, tmp_path: Path) -> None:
     assert await keep(shelf, KEYS[0], CONTENT + b"more") == CONTENT + b"more"
     assert await read(shelf, KEYS[0]) is not None  # all of it had come, and was compared, before
-    small = PlainKey("git", "a" * 40, 10)
+    small = BlobKey("git", "a" * 40, 10)
     assert await keep(shelf, small) == CONTENT
     assert await read(shelf, small) is None
 
@@ -206,7 +206,7 @@ async def test_damage_in_a_large_one_is_found_where_it_is(
         assert not await shelf.has(key)
 
 
-async def test_two_at_once(shelf: PlainShelf, tmp_path: Path) -> None:
+async def test_two_at_once(shelf: BlobCache, tmp_path: Path) -> None:
     one, other = await asyncio.gather(keep(shelf, KEYS[1]), keep(shelf, KEYS[1]))
     assert one == other == CONTENT
     assert await read(shelf, KEYS[1]) == CONTENT
@@ -234,7 +234,7 @@ async def test_the_quota_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["create", "write", "place"])
 async def test_a_disk_that_refuses_costs_nothing(
-    shelf: PlainShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    shelf: BlobCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError(13, "no")
@@ -246,7 +246,7 @@ async def test_a_disk_that_refuses_costs_nothing(
 
 
 async def test_a_disk_that_hangs_costs_little(
-    shelf: PlainShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: BlobCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await keep(shelf, KEYS[0])
     loop = asyncio.get_running_loop()
@@ -275,4 +275,4 @@ ENTRY = FileEntry(3, None, None, None, None, None, None, None, None)  # type: ig
 @given(st.text(max_size=50), st.none() | st.integers(0, 10))
 def test_an_etag_that_is_no_hash_names_nothing(etag: str, size: int | None) -> None:
     entry = FileEntry(size, etag, None, None, None, None, None, None, ENTRY.url)
-    assert PlainKey.of(entry) is None
+    assert BlobKey.of(entry) is None

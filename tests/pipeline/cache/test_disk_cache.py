@@ -29,7 +29,7 @@ from tests.pipeline.cache.cache_site import (
 from xetserve.errors import ConfigError, UpstreamError, UrlExpired
 from xetserve.pipeline.cache import disk_cache, store
 from xetserve.pipeline.cache import write as write_module
-from xetserve.pipeline.cache.quota import Room
+from xetserve.pipeline.cache.quota import Quota
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
 from xetserve.xet.compression import Scheme
 from xetserve.xet.hashes import format_hash
@@ -344,7 +344,7 @@ async def test_files_of_others_are_left_alone(site: Site, name: str) -> None:
     other = site.entries()[0].with_name(name)
     other.write_text("mine")
     assert await site.read(0, 40) == site.expected(0, 40)
-    await site.cache.desk.sweep_now(HUGE // 2)
+    await site.cache.disk_workers.sweep_now(HUGE // 2)
     assert other.exists()
 
 
@@ -389,7 +389,7 @@ async def test_a_disk_that_cannot_be_written_costs_no_download(
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [(CacheStore, "find"), (CacheStore, "create"), (CacheStore, "publish"), (Room, "sweep")],
+    [(CacheStore, "find"), (CacheStore, "create"), (CacheStore, "publish"), (Quota, "sweep")],
 )
 async def test_a_disk_that_refuses_costs_no_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, name: str
@@ -418,10 +418,10 @@ async def test_a_disk_that_is_behind_costs_no_download(
 
     async with make_site(tmp_path, LARGE) as site:
         monkeypatch.setattr(write_module, "_writev", hang)
-        monkeypatch.setattr(write_module, "MAX_TEE_BLOCKS", 2)
+        monkeypatch.setattr(write_module, "MAX_WRITER_BLOCKS", 2)
         assert await site.read(0, 60) == site.expected(0, 60)
         assert abandoned() == {"behind": 1}
-        assert site.cache.desk.num_blocks <= 2
+        assert site.cache.disk_workers.num_blocks <= 2
         hanging.set()
         await site.cache.settle()
         assert site.entries() == []
@@ -434,7 +434,7 @@ async def test_many_that_have_only_begun_keep_nobody_waiting(tmp_path: Path) -> 
             body = site.cache.open_data(LARGE.xorb_hash, site.info(start, start + 20))
             response = await stack.enter_async_context(body)
             await response.receive_into(buffer, 1.0)
-        assert site.cache.desk.num_blocks == 30
+        assert site.cache.disk_workers.num_blocks == 30
         async with asyncio.timeout(1.0):
             await site.cache.catch_up()
 
@@ -466,13 +466,13 @@ async def test_a_disk_that_hangs_is_left_alone_for_a_while(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await site.fill(0, 40)
-    find, asked = site.cache.desk.store.find, []
+    find, asked = site.cache.disk_workers.store.find, []
 
     async def time_out(function: Callable[..., object], *arguments: object) -> object:
         asked.append(function)
         raise TimeoutError
 
-    monkeypatch.setattr(site.cache.desk, "run", time_out)
+    monkeypatch.setattr(site.cache.disk_workers, "run", time_out)
     for _ in range(3):
         assert await site.read(0, 40) == site.expected(0, 40)
     assert asked == [find]
@@ -483,7 +483,7 @@ async def test_memory_that_is_short_costs_no_download(
 ) -> None:
     monkeypatch.setattr(write_module, "MAX_BLOCKS", 0)
     assert await site.read(0, 40) == site.expected(0, 40)
-    monkeypatch.setattr(write_module, "MAX_TEES", 0)
+    monkeypatch.setattr(write_module, "MAX_WRITERS", 0)
     assert await site.read(0, 40) == site.expected(0, 40)
     assert abandoned() == {"behind": 1, "too many": 1}
 
@@ -510,9 +510,9 @@ async def test_many_slow_readers_hold_few_blocks(tmp_path: Path) -> None:
                 group.create_task(read_a_little(buffer, waiting[-1]))
             for ready in waiting:
                 await ready.wait()
-            assert site.cache.desk.num_held <= write_module.MAX_HELD
+            assert site.cache.disk_workers.num_held <= write_module.MAX_HELD
             leave.set()
-        assert site.cache.desk.num_held == 0
+        assert site.cache.disk_workers.num_held == 0
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
@@ -533,7 +533,7 @@ async def test_cancelling_a_read_is_safe_at_any_point(tmp_path: Path) -> None:
             await asyncio.wait((task,))
             assert await site.read(0, 60) == site.expected(0, 60)
         await site.cache.settle()
-        assert (site.num_fetched, site.cache.desk.num_held) == (0, 0)
+        assert (site.num_fetched, site.cache.disk_workers.num_held) == (0, 0)
 
 
 async def test_cancelling_a_fetch_is_safe_at_any_point(tmp_path: Path) -> None:

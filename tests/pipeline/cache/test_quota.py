@@ -1,4 +1,4 @@
-"""Room in the cache: quota and free space are kept, the account is right, and crashes leave nothing for ever."""
+"""The quota of the cache: quota and free space are kept, the account is right, and crashes leave nothing for ever."""
 
 import asyncio
 import errno
@@ -27,13 +27,13 @@ from xetserve.pipeline.cache import layout
 from xetserve.pipeline.cache import quota as quota_module
 from xetserve.pipeline.cache.entry import EntryKey, parse_entry_name
 from xetserve.pipeline.cache.layout import make_xorb_path
-from xetserve.pipeline.cache.quota import Room
+from xetserve.pipeline.cache.quota import Quota
 from xetserve.pipeline.cache.store import Temporary, prepare_folder
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 
 
-def make_room(folder: Path, max_size: int = HUGE) -> Room:
-    return Room(folder, max_size=max_size, min_free=0)
+def make_room(folder: Path, max_size: int = HUGE) -> Quota:
+    return Quota(folder, max_size=max_size, min_free=0)
 
 
 async def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ async def test_a_full_disk_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abandoned: Callable[[], dict[str, float]]
 ) -> None:
     free = [1000]
-    monkeypatch.setattr(Room, "get_free", lambda self: free[0])
+    monkeypatch.setattr(Quota, "get_free", lambda self: free[0])
     async with make_site(tmp_path, min_free=900) as site:
         await site.read(0, 40)
         await site.cache.settle()
@@ -94,7 +94,7 @@ async def test_a_full_disk_is_left_alone(
         free[0] = HUGE
         await site.fill(0, 40)
         free[0] = 100
-        await site.cache.desk.sweep()
+        await site.cache.disk_workers.sweep()
         assert site.entries() == []
 
 
@@ -145,7 +145,7 @@ async def test_a_file_system_without_files_to_spare_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill_by_times(tmp_path)
-    room = Room(tmp_path, max_size=HUGE, min_free=1)
+    room = Quota(tmp_path, max_size=HUGE, min_free=1)
     values = list(os.statvfs(tmp_path))
     values[7] = 999  # f_favail
     assert room.take(1)

@@ -258,7 +258,7 @@ async def test_an_entry_may_be_marked_while_it_is_read(site: Site) -> None:
     (path,) = site.entries()
     buffer = memoryview(bytearray(1 << 20))
     async with site.cache.open_data(site.xorb.xorb_hash, site.info(0, 40)) as response:
-        store = site.cache.desk.store
+        store = site.cache.disk_workers.store
         store.mark_proven(str(path))
         count = await response.receive_into(buffer, 1.0)
         assert site.expected(0, 40).startswith(buffer[:count])

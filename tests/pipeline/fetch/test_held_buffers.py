@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from xetserve.pipeline.fetch.buffers import ReceiveSlab
-from xetserve.pipeline.fetch.held_buffers import STREAM_GRANT, TIGHT_GRANT, Holding
+from xetserve.pipeline.fetch.held_buffers import STREAM_GRANT, TIGHT_GRANT, HeldBuffers
 from xetserve.pipeline.flow.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
 
 SIZE = 16 * SLAB_SIZE
@@ -18,7 +18,7 @@ class Site:
         self.budget = ByteBudget(limit)
         self.is_hurried = False
         self.num_freed = 0
-        self.holding = Holding(
+        self.holding = HeldBuffers(
             self.budget, size, is_hurried=lambda: self.is_hurried, on_freed=self._count
         )
 

@@ -76,7 +76,7 @@ class FinishedFetch:
 
 
 class FinishedTicket:
-    """The ticket for it."""
+    """The lease for it."""
 
     def __init__(self, number: int) -> None:
         self.fetch = FinishedFetch(number)
@@ -92,10 +92,10 @@ async def test_few_fetches_are_kept_for_followers(monkeypatch: pytest.MonkeyPatc
     traffic = FileTraffic()
     traffic.add_reader(0)
     closed = [FinishedTicket(number) for number in range(10)]
-    for number, ticket in enumerate(closed, 1):
-        table.close_tickets([ticket], traffic, number)  # type: ignore[list-item]
+    for number, lease in enumerate(closed, 1):
+        table.close_leases([lease], traffic, number)  # type: ignore[list-item]
         assert len(table._shelf) == min(number, 3)
-    assert [ticket.fetch.is_closed for ticket in closed] == [True] * 7 + [False] * 3
+    assert [lease.fetch.is_closed for lease in closed] == [True] * 7 + [False] * 3
 
 
 async def test_one_that_does_not_read_holds_nobody_up() -> None:
@@ -187,5 +187,5 @@ async def test_those_that_are_kept_are_looked_at_once_for_a_window(
     traffic = Traffic()
     traffic.add_reader(0)
     closed = [FinishedTicket(number) for number in range(200)]
-    table.close_tickets(closed, traffic, 1)  # type: ignore[arg-type]
+    table.close_leases(closed, traffic, 1)  # type: ignore[arg-type]
     assert looks == 400  # whether to keep each, and then whether it is still wanted

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from xetserve.pipeline.plan import chunk_reuse as repeats_module
-from xetserve.pipeline.plan.chunk_reuse import MIN_RUN, Repeats
+from xetserve.pipeline.plan.chunk_reuse import MIN_RUN, ChunkReuse
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
 
 A, B = b"a" * 32, b"b" * 32
@@ -28,13 +28,13 @@ def answer_for(runs: list[Run], offset: int = 0) -> Reconstruction:
 
 def learn(
     *runs: Run, read: tuple[int, int] = (0, 0), planned: int = 0, capacity: int = BIG
-) -> Repeats:
-    repeats = Repeats()
+) -> ChunkReuse:
+    repeats = ChunkReuse()
     repeats.add(answer_for(list(runs)), 0, read=read, planned=planned, capacity=capacity)
     return repeats
 
 
-def is_kept(repeats: Repeats, run: Run, position: int) -> bool:
+def is_kept(repeats: ChunkReuse, run: Run, position: int) -> bool:
     chunks, end = ChunkRange(run[1], run[2]), position + run[2] - run[1]
     return repeats.is_kept(run[0], chunks, position * CHUNK, end * CHUNK)
 
@@ -89,7 +89,7 @@ def test_short_runs_are_left_in_their_window() -> None:
     infos: dict[bytes, tuple[FetchInfo, ...]] = {
         A: (FetchInfo(ChunkRange(0, 9), ByteRange(0, 9000), "http://data.test/"),)
     }
-    repeats = Repeats()
+    repeats = ChunkReuse()
     repeats.add(Reconstruction(0, terms, infos), 0, read=(0, 0), planned=0, capacity=BIG)
     assert repeats.is_kept(A, ChunkRange(2, 3), 9000, 10_000)
     assert repeats.find_cut(ByteRange(0, 10000)) == 10000
@@ -166,7 +166,7 @@ def test_a_term_is_split_where_chunks_that_were_read_begin_or_end() -> None:
 
 
 def test_an_answer_may_start_inside_a_term() -> None:
-    repeats = Repeats()
+    repeats = ChunkReuse()
     repeats.add(
         answer_for([(A, 0, 3), (A, 0, 3)], offset=CHUNK),
         5 * CHUNK,
@@ -182,7 +182,7 @@ def test_an_answer_may_start_inside_a_term() -> None:
 def test_a_chunk_that_is_kept_has_been_told_to_stay(seed: int) -> None:
     """Whatever is learnt when: reading in order, what is_kept promises is there, and no more than peak."""
     source = random.Random(seed)
-    repeats = Repeats()
+    repeats = ChunkReuse()
     here: set[tuple[bytes, int]] = set()
     runs: list[tuple[int, Run]] = []
     position = planned = 0

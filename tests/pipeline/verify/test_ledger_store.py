@@ -17,7 +17,7 @@ from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger_file import parse_ledger
-from xetserve.pipeline.verify.ledger_store import LedgerShelf
+from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import FetchInfo
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
@@ -50,7 +50,7 @@ async def running(folder: Path, cas: FakeCas | None = None) -> AsyncIterator[Pro
         ByteBudget(1 << 27),
         policy=POLICY,
         stall_timeout=1.0,
-        ledger_shelf=LedgerShelf(cache),
+        ledger_store=LedgerStore(cache),
     )
     try:
         yield Process(cache, table)
@@ -81,7 +81,7 @@ async def test_a_file_that_was_proven_is_known_after_a_restart(tmp_path: Path, p
     assert len(ledgers(tmp_path)) == 1
     async with running(tmp_path) as process:
         assert await process.read(SIZE // 2, SIZE // 2 + 10)
-        assert process.cache.desk.store.room.get_usage() == size_of(tmp_path)
+        assert process.cache.disk_workers.store.room.get_usage() == size_of(tmp_path)
 
 
 async def test_parts_alone_leave_nothing(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ async def test_what_comes_wrong_is_seen_in_the_part_that_has_it(tmp_path: Path) 
 
 async def test_a_full_cache_keeps_its_quota(tmp_path: Path) -> None:
     async with running(tmp_path) as process:
-        process.cache.desk.store.room.max_size = 1000
+        process.cache.disk_workers.store.room.max_size = 1000
         assert await process.read()
     assert ledgers(tmp_path) == []
 
@@ -189,7 +189,7 @@ async def test_a_disk_that_refuses_costs_nothing(
         def refuse(*arguments: object) -> None:
             raise PermissionError(13, "no")
 
-        monkeypatch.setattr(process.cache.desk.store, "place", refuse)
+        monkeypatch.setattr(process.cache.disk_workers.store, "place", refuse)
         assert await process.read()
     assert ledgers(tmp_path) == []
     assert list((tmp_path / "tmp").iterdir()) == []

@@ -17,7 +17,7 @@ from xetserve.pipeline.verify.ledger import CHUNK_COST, Ledger
 from xetserve.pipeline.verify.ledger_file import ChunkList
 from xetserve.pipeline.verify.ledgers import Ledgers
 from xetserve.pipeline.verify.ring_log import ring_size
-from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, LedgerNews
+from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, WorkerBus
 from xetserve.pipeline.verify.worker_records import Note, NotePad
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -34,7 +34,7 @@ class Workers:
 
     def start(self, number: int) -> Ledgers:
         """Have a worker begin, in a place where another may have been."""
-        return Ledgers(news=LedgerNews(self.places, number))
+        return Ledgers(worker_bus=WorkerBus(self.places, number))
 
     def see(self, number: int, chunks: Sequence[Chunk], noted: int | None = None) -> Ledger:
         """Have a worker note chunks and tell the others; gives its ledger."""
@@ -258,7 +258,7 @@ def test_a_list_that_was_forgotten_somewhere_is_told_again(workers: Workers) -> 
     starts = array("Q", range(0, 131072 * (room // 36), 131072))
     for ledger in rest:
         hashes = bytes(32 * len(starts))
-        workers.all[0]._news.tell_list(  # type: ignore[union-attr]
+        workers.all[0]._worker_bus.tell_list(  # type: ignore[union-attr]
             ledger.file_hash, ChunkList(starts, len(starts) * 131072, hashes)
         )
     workers.see(1, CHUNKS[:5])
@@ -303,7 +303,7 @@ def test_what_is_missed_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_bounded_whatever_others_tell() -> None:
     places = [memoryview(bytearray(PLACE_SIZE)) for _ in range(2)]
-    teller, hearer = LedgerNews(places, 0), Ledgers(30_000, LedgerNews(places, 1))
+    teller, hearer = WorkerBus(places, 0), Ledgers(30_000, WorkerBus(places, 1))
     chunk_list = [chunk for _, _, chunk in CHUNKS]
     for number in range(50):
         name = number.to_bytes(32, "big")

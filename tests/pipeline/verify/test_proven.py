@@ -80,7 +80,7 @@ def test_who_holds_nothing_against_a_list_shares_only_what_was_looked_over() -> 
 
     def open_fetch(*, is_proven: bool) -> Fetch:
         traffic = FileTraffic()
-        return table.open_ticket(
+        return table.open_lease(
             step, traffic, 0, refresh, lambda: None, Tally(), is_proven=is_proven
         ).fetch
 

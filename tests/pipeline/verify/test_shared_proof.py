@@ -20,7 +20,7 @@ from xetserve.errors import IntegrityError
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
-from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, LedgerNews
+from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, WorkerBus
 from xetserve.xet.compression import Buffer
 from xetserve.xet.data_urls import Grant
 
@@ -38,7 +38,7 @@ class Worker(Side):
             self.budget,
             policy=POLICY,
             stall_timeout=1.0,
-            ledger_news=LedgerNews(places, number),
+            worker_bus=WorkerBus(places, number),
         )
 
     def open_plain(self, start: int = 0, end: int | None = None) -> FileReader:

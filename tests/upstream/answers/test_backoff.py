@@ -3,15 +3,15 @@
 import pytest
 
 from xetserve.errors import UpstreamBusy
-from xetserve.upstream.answers.backoff import DOWN_TIME, MAX_PAUSE, Troubles
+from xetserve.upstream.answers.backoff import DOWN_TIME, MAX_PAUSE, Backoff
 
 
 class Bench:
-    """Troubles, and their clock."""
+    """Backoff, and their clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.troubles = Troubles(5.0, lambda: self.now)
+        self.troubles = Backoff(5.0, lambda: self.now)
 
 
 @pytest.fixture

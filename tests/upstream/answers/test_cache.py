@@ -24,13 +24,13 @@ from xetserve.upstream.answers.cache import (
     MAX_NAME_SIZE,
     PERMISSIONS,
     Answer,
-    MetadataCache,
-    MetadataPolicy,
+    AnswerCache,
+    AnswerPolicy,
     Question,
     Verdict,
 )
 from xetserve.upstream.answers.scope import ANONYMOUS, get_scope
-from xetserve.upstream.answers.store import IMPORTED, MetaStore
+from xetserve.upstream.answers.store import IMPORTED, AnswerStore
 
 MINE, OTHERS = get_scope("hf_mine"), get_scope("hf_others")
 FILE = Question(MINE, "file", "model/o/n", "main\0a")
@@ -67,16 +67,16 @@ class Bench:
         self.now = 1_000_000.0
         self.folder = folder
         self.realm = realm
-        self.policy = MetadataPolicy(**policy)  # type: ignore[arg-type]
+        self.policy = AnswerPolicy(**policy)  # type: ignore[arg-type]
         self.start()
 
     def start(self, **policy: float | bool) -> None:
         if policy:
-            self.policy = MetadataPolicy(**policy)  # type: ignore[arg-type]
+            self.policy = AnswerPolicy(**policy)  # type: ignore[arg-type]
         store = None
         if self.folder is not None:
-            store = MetaStore(self.folder, max_size=1 << 20, max_pending=1 << 20)
-        self.cache = MetadataCache(self.policy, store, self.realm, lambda: self.now)
+            store = AnswerStore(self.folder, max_size=1 << 20, max_pending=1 << 20)
+        self.cache = AnswerCache(self.policy, store, self.realm, lambda: self.now)
 
     async def restart(self, **policy: float | bool) -> None:
         await self.cache.aclose()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.peers import turn, until
 from xetserve.errors import UpstreamError
-from xetserve.upstream.answers.singleflight import AT_ONCE, Flights
+from xetserve.upstream.answers.singleflight import AT_ONCE, SingleFlight
 
 
 class Oracle:
@@ -32,7 +32,7 @@ class Oracle:
 
 
 async def test_equal_questions_are_one() -> None:
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     oracle = Oracle()
     tasks = [asyncio.ensure_future(flights.share("a", oracle.ask)) for _ in range(5)]
     await until(lambda: oracle.count == 1)
@@ -46,7 +46,7 @@ async def test_equal_questions_are_one() -> None:
 
 @pytest.mark.parametrize("error", [None, UpstreamError("no")], ids=["answer", "failure"])
 async def test_so_many_of_those_that_wait_go_on_in_a_turn(error: Exception | None) -> None:
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     oracle = Oracle()
     oracle.error = error
     tasks = [asyncio.ensure_future(flights.share("a", oracle.ask)) for _ in range(10 * AT_ONCE)]
@@ -63,7 +63,7 @@ async def test_so_many_of_those_that_wait_go_on_in_a_turn(error: Exception | Non
 
 
 async def test_a_failure_is_everybodys() -> None:
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     oracle = Oracle()
     oracle.error = UpstreamError("no")
     oracle.gate.set()
@@ -76,7 +76,7 @@ async def test_a_failure_is_everybodys() -> None:
 
 @pytest.mark.parametrize("leaving", [0, 1], ids=["the first", "a later one"])
 async def test_who_leaves_does_not_take_it_along(leaving: int) -> None:
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     oracle = Oracle()
     tasks = [asyncio.ensure_future(flights.share("a", oracle.ask)) for _ in range(2)]
     await until(lambda: oracle.count == 1)
@@ -89,7 +89,7 @@ async def test_who_leaves_does_not_take_it_along(leaving: int) -> None:
 
 
 async def test_the_last_one_takes_it_along() -> None:
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     oracle = Oracle()
     tasks = [asyncio.ensure_future(flights.share("a", oracle.ask)) for _ in range(2)]
     await until(lambda: oracle.count == 1)

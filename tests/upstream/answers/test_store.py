@@ -15,8 +15,8 @@ from xetserve.upstream.answers.store import (
     BLOCK,
     LEFTOVER_AGE,
     WAIT_COST,
-    MetaFolder,
-    MetaStore,
+    AnswerFolder,
+    AnswerStore,
     Stored,
 )
 
@@ -24,11 +24,11 @@ NAME = "anonymous/ab/cd"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> MetaFolder:
-    return MetaFolder(tmp_path / "meta", max_size=100 * BLOCK)
+def folder(tmp_path: Path) -> AnswerFolder:
+    return AnswerFolder(tmp_path / "meta", max_size=100 * BLOCK)
 
 
-def test_what_is_written_is_read(folder: MetaFolder, tmp_path: Path) -> None:
+def test_what_is_written_is_read(folder: AnswerFolder, tmp_path: Path) -> None:
     assert folder.read(NAME) is None
     folder.write(NAME, Stored(1.5, b"body"))
     assert folder.read(NAME) == Stored(1.5, b"body")
@@ -41,7 +41,7 @@ def test_what_is_written_is_read(folder: MetaFolder, tmp_path: Path) -> None:
     assert folder.read(NAME) is None
 
 
-def test_what_it_is_about_is_told(folder: MetaFolder, tmp_path: Path) -> None:
+def test_what_it_is_about_is_told(folder: AnswerFolder, tmp_path: Path) -> None:
     stored = Stored(1.5, b"body", "model/o/n\0größe\udcff")
     folder.write(NAME, stored)
     assert folder.read(NAME) == stored
@@ -51,7 +51,7 @@ def test_what_it_is_about_is_told(folder: MetaFolder, tmp_path: Path) -> None:
         assert folder.read(NAME) is None
 
 
-def test_what_was_written_before_is_read(folder: MetaFolder, tmp_path: Path) -> None:
+def test_what_was_written_before_is_read(folder: AnswerFolder, tmp_path: Path) -> None:
     folder.write(NAME, Stored(1.5, b"body"))
     rest = struct.pack("<d", 2.5) + b"said"
     (tmp_path / "meta" / NAME).write_bytes(b"xsmeta1\n" + make_check(NAME, rest) + rest)
@@ -62,7 +62,7 @@ def make_check(path: str, rest: bytes) -> bytes:
     return blake3(path.encode() + b"\0" + rest).digest(16)
 
 
-def test_nobody_else_may_look(folder: MetaFolder, tmp_path: Path) -> None:
+def test_nobody_else_may_look(folder: AnswerFolder, tmp_path: Path) -> None:
     folder.write(NAME, Stored(1.0, b"body"))
     found = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "meta").rglob("*")}
     assert set(found.values()) == {0o700, 0o600}
@@ -76,7 +76,7 @@ def test_nobody_else_may_look(folder: MetaFolder, tmp_path: Path) -> None:
      lambda data: data[:26] + bytes([data[26] ^ 1]) + data[27:]],
     ids=["cut", "longer", "empty", "no body", "body", "magic", "time"],
 )  # fmt: skip
-def test_what_is_damaged_is_a_miss(folder: MetaFolder, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_damaged_is_a_miss(folder: AnswerFolder, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     folder.write(NAME, Stored(1.0, b"body"))
     path = tmp_path / "meta" / NAME
     path.write_bytes(damage(path.read_bytes()))
@@ -86,7 +86,7 @@ def test_what_is_damaged_is_a_miss(folder: MetaFolder, tmp_path: Path, damage) -
     assert not path.exists()
 
 
-def test_an_answer_to_somebody_else_is_a_miss(folder: MetaFolder, tmp_path: Path) -> None:
+def test_an_answer_to_somebody_else_is_a_miss(folder: AnswerFolder, tmp_path: Path) -> None:
     folder.write(NAME, Stored(1.0, b"body"))
     other = tmp_path / "meta" / "0123" / "ab" / "cd"
     other.parent.mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_an_answer_to_somebody_else_is_a_miss(folder: MetaFolder, tmp_path: Path
 
 
 def test_what_is_minor_goes_first_and_what_is_used_last(tmp_path: Path) -> None:
-    folder = MetaFolder(tmp_path, max_size=20 * BLOCK)
+    folder = AnswerFolder(tmp_path, max_size=20 * BLOCK)
     past = time.time() - 7200
     for name in ("used", "unused"):
         folder.write(f"s/{name}", Stored(1.0, b""))
@@ -113,7 +113,7 @@ def test_what_is_minor_goes_first_and_what_is_used_last(tmp_path: Path) -> None:
 
 
 def test_what_was_written_longest_ago_goes_first(tmp_path: Path) -> None:
-    folder = MetaFolder(tmp_path, max_size=10 * BLOCK)
+    folder = AnswerFolder(tmp_path, max_size=10 * BLOCK)
     for number in range(25):
         folder.write(f"s/{number}", Stored(1.0, bytes(10)))
         os.utime(tmp_path / "s" / str(number), (number, number))
@@ -123,7 +123,7 @@ def test_what_was_written_longest_ago_goes_first(tmp_path: Path) -> None:
 
 
 def test_what_is_too_large_is_left_out(tmp_path: Path) -> None:
-    folder = MetaFolder(tmp_path, max_size=10 * BLOCK)
+    folder = AnswerFolder(tmp_path, max_size=10 * BLOCK)
     folder.write("s/a", Stored(1.0, bytes(6 * BLOCK)))
     assert folder.read("s/a") is None
 
@@ -135,7 +135,7 @@ def test_leftovers_of_a_crash_go(tmp_path: Path) -> None:
         path.write_bytes(b"")
     past = time.time() - LEFTOVER_AGE - 60
     os.utime(old, (past, past))
-    folder = MetaFolder(tmp_path, max_size=10 * BLOCK)
+    folder = AnswerFolder(tmp_path, max_size=10 * BLOCK)
     folder.write("s/a", Stored(1.0, b""))
     assert (old.exists(), new.exists()) == (False, True)
     assert folder.list("s") == ["a"]
@@ -144,7 +144,7 @@ def test_leftovers_of_a_crash_go(tmp_path: Path) -> None:
 # Shares of a full folder
 
 
-def fill_scope(folder: MetaFolder, scope: str, *numbers: int) -> None:
+def fill_scope(folder: AnswerFolder, scope: str, *numbers: int) -> None:
     for number in numbers:
         folder.write(f"{scope}/{number % 256:02x}/{number:064x}", Stored(1.0, bytes(3000)))
 
@@ -160,7 +160,7 @@ def measure(folder: Path) -> int:
 
 @pytest.mark.parametrize("flood", ["e" * 32, "anonymous", "plans", "imported"])
 def test_one_scope_does_not_push_out_the_others(tmp_path: Path, flood: str) -> None:
-    folder = MetaFolder(tmp_path, max_size=1000 * BLOCK)
+    folder = AnswerFolder(tmp_path, max_size=1000 * BLOCK)
     others = {"a" * 32, "b" * 32, "anonymous", "plans", "imported"} - {flood}
     for scope in others:
         fill_scope(folder, scope, *range(30))
@@ -173,7 +173,7 @@ def test_one_scope_does_not_push_out_the_others(tmp_path: Path, flood: str) -> N
 
 
 def test_many_scopes_share_what_tokens_have(tmp_path: Path) -> None:
-    folder = MetaFolder(tmp_path, max_size=600 * BLOCK)
+    folder = AnswerFolder(tmp_path, max_size=600 * BLOCK)
     fill_scope(folder, "anonymous", *range(60))
     for number in range(1500):
         fill_scope(folder, f"{number:032x}", number)
@@ -185,14 +185,14 @@ def test_many_scopes_share_what_tokens_have(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) < 300
 
 
-def test_removing_the_last_file_removes_its_folders(folder: MetaFolder, tmp_path: Path) -> None:
+def test_removing_the_last_file_removes_its_folders(folder: AnswerFolder, tmp_path: Path) -> None:
     folder.write(NAME, Stored(1.0, b""))
     folder.remove(NAME)
     assert list(tmp_path.rglob("*")) == [tmp_path / "meta"]
 
 
 def test_a_folder_that_somebody_removes_meanwhile_is_made_again(
-    folder: MetaFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: AnswerFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.write(NAME, Stored(1.0, b""))
     open_file, num_swept = os.open, 0
@@ -211,7 +211,7 @@ def test_a_folder_that_somebody_removes_meanwhile_is_made_again(
 
 
 def test_odd_things_do_not_end_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = MetaFolder(tmp_path, max_size=20 * BLOCK)
+    folder = AnswerFolder(tmp_path, max_size=20 * BLOCK)
     fill_scope(folder, "0", 1, 2)
     os.mkfifo(tmp_path / "0/fifo")
     (tmp_path / "0/link").symlink_to("nowhere")
@@ -231,7 +231,7 @@ def test_odd_things_do_not_end_a_sweep(tmp_path: Path, monkeypatch: pytest.Monke
     assert 5 < count_files(tmp_path, "0") <= 20
 
 
-def test_what_is_first_and_what_needs_another(folder: MetaFolder) -> None:
+def test_what_is_first_and_what_needs_another(folder: AnswerFolder) -> None:
     folder.write("s/a", Stored(1.0, b""), only_with="s/b")
     assert folder.read("s/a") is None
     folder.write("s/b", Stored(1.0, b""), is_first=True)
@@ -241,14 +241,14 @@ def test_what_is_first_and_what_needs_another(folder: MetaFolder) -> None:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[MetaStore]:
-    made = MetaStore(tmp_path, max_size=100 * BLOCK, max_pending=50_000)
+async def store(tmp_path: Path) -> AsyncIterator[AnswerStore]:
+    made = AnswerStore(tmp_path, max_size=100 * BLOCK, max_pending=50_000)
     yield made
     await made.aclose()
 
 
 class TestStore:
-    async def test_writes_keep_their_order(self, store: MetaStore) -> None:
+    async def test_writes_keep_their_order(self, store: AnswerStore) -> None:
         for number in range(20):
             store.write(NAME, Stored(float(number), b""))
             store.remove(NAME)
@@ -257,7 +257,7 @@ class TestStore:
         assert await store.read(NAME) == Stored(99.0, b"last")
         assert await store.list("anonymous/ab") == ["cd"]
 
-    async def test_what_waits_is_there_already(self, store: MetaStore) -> None:
+    async def test_what_waits_is_there_already(self, store: AnswerStore) -> None:
         store.write(NAME, Stored(1.0, b"body"))
         assert await store.read(NAME) == Stored(1.0, b"body")
         store.remove(NAME)
@@ -265,7 +265,7 @@ class TestStore:
         await store.settle()
         assert await store.read(NAME) is None
 
-    async def test_what_waits_is_bounded(self, store: MetaStore) -> None:
+    async def test_what_waits_is_bounded(self, store: AnswerStore) -> None:
         for number in range(20):
             store.write(f"s/{number}", Stored(1.0, bytes(6000)))
         await store.settle()
@@ -275,7 +275,7 @@ class TestStore:
         assert await store.read("s/later") is not None
 
     async def test_what_is_to_be_removed_counts_and_refusals_have_room_left(
-        self, store: MetaStore
+        self, store: AnswerStore
     ) -> None:
         size = 0
         for number in range(10_000):
@@ -298,7 +298,7 @@ class TestStore:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "file").write_text("")
-        store = MetaStore(tmp_path / "file", max_size=100 * BLOCK, max_pending=10_000)
+        store = AnswerStore(tmp_path / "file", max_size=100 * BLOCK, max_pending=10_000)
         store.write(NAME, Stored(1.0, b"body"))
         await store.settle()
         assert "cannot write" in caplog.text
@@ -306,7 +306,7 @@ class TestStore:
         assert await store.list("s") == []
         await store.aclose()
 
-    async def test_closing_finishes_what_waits(self, store: MetaStore, tmp_path: Path) -> None:
+    async def test_closing_finishes_what_waits(self, store: AnswerStore, tmp_path: Path) -> None:
         store.write(NAME, Stored(1.0, b"body"))
         await store.aclose()
         assert (tmp_path / NAME).exists()

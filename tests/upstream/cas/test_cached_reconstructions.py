@@ -25,11 +25,11 @@ from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.upstream.answers.backoff import DOWN_TIME
-from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy
+from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
 from xetserve.upstream.answers.scope import ANONYMOUS, get_scope
-from xetserve.upstream.answers.store import IMPORTED, MetaStore, Stored, pack_file, unpack_file
+from xetserve.upstream.answers.store import IMPORTED, AnswerStore, Stored, pack_file, unpack_file
 from xetserve.upstream.cas import reconstruction_archive
-from xetserve.upstream.cas.cached_reconstructions import KnownPlans
+from xetserve.upstream.cas.cached_reconstructions import CachedReconstructions
 from xetserve.upstream.cas.reconstruction_archive import (
     STORED_URL,
     _without_urls,
@@ -84,15 +84,15 @@ class World:
         self.cas = Cas(FILE)
         self.now = 1_000_000.0
         self._folder = folder
-        self._made: list[MetadataCache] = []
+        self._made: list[AnswerCache] = []
         self.start()
 
     def start(self, **policy: float | bool) -> None:
-        store = MetaStore(self._folder / "meta", max_size=1 << 24, max_pending=1 << 24)
-        policy_ = MetadataPolicy(**policy)  # type: ignore[arg-type]
-        self.metadata = MetadataCache(policy_, store, "", lambda: self.now)
+        store = AnswerStore(self._folder / "meta", max_size=1 << 24, max_pending=1 << 24)
+        policy_ = AnswerPolicy(**policy)  # type: ignore[arg-type]
+        self.metadata = AnswerCache(policy_, store, "", lambda: self.now)
         self._made.append(self.metadata)
-        self.plans = KnownPlans(self.cas, self.metadata)
+        self.plans = CachedReconstructions(self.cas, self.metadata)
 
     async def restart(self, **policy: float | bool) -> None:
         await self.metadata.aclose()

@@ -16,7 +16,7 @@ from xetserve.upstream.cas.reconstruction_budget import (
     FREE_READ_SIZE,
     FREE_SIZE,
     JSON_COST,
-    PlanRoom,
+    ReconstructionBudget,
     estimate_size,
 )
 from xetserve.upstream.slices import run_slices
@@ -35,7 +35,7 @@ def dump(plan: Reconstruction) -> bytes:
 
 def test_one_holder_may_always_go_on_others_if_there_is_room() -> None:
     budget = ByteBudget(FREE_SIZE)
-    room = PlanRoom(budget)
+    room = ReconstructionBudget(budget)
     with room.hold() as first, room.hold() as second, room.hold() as small:
         for _ in range(10):
             first.grow(FREE_SIZE)
@@ -54,7 +54,7 @@ def test_one_holder_may_always_go_on_others_if_there_is_room() -> None:
 
 
 def test_others_share_what_there_is() -> None:
-    room = PlanRoom(ByteBudget(10 * FREE_SIZE))
+    room = ReconstructionBudget(ByteBudget(10 * FREE_SIZE))
     with room.hold() as first, room.hold() as second:
         first.grow(5 * FREE_SIZE)
         second.grow(5 * FREE_SIZE)
@@ -68,7 +68,7 @@ async def test_windows_of_plain_reads_need_no_room() -> None:
     budget.take(1 << 20)
     plan = PLAN._replace(terms=PLAN.terms * 1600)
     async with open_pool() as pool, ScriptedPeer(answering(http_answer(200, dump(plan)))) as peer:
-        room = PlanRoom(budget, FREE_READ_SIZE)
+        room = ReconstructionBudget(budget, FREE_READ_SIZE)
         cas = CasClient(pool, timeout=PATIENCE, policy=POLICY, room=room)
         asked = [cas.fetch_reconstruction(Access(peer.base), HASH, ASKED) for _ in range(20)]
         assert await asyncio.gather(*asked) == [plan] * 20
@@ -110,7 +110,7 @@ async def test_a_large_answer_is_counted_while_it_is_read() -> None:
         return head + (body if gone.is_set() else body[:-1])
 
     async with open_pool() as pool, ScriptedPeer(answering(answer)) as peer:
-        cas = CasClient(pool, timeout=PATIENCE, policy=POLICY, room=PlanRoom(budget))
+        cas = CasClient(pool, timeout=PATIENCE, policy=POLICY, room=ReconstructionBudget(budget))
         held = len(body) * JSON_COST - FREE_SIZE
         first = asyncio.create_task(cas.fetch_reconstruction(Access(peer.base), HASH, ASKED))
         await until(lambda: budget.held >= held - JSON_COST)

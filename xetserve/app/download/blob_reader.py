@@ -8,7 +8,7 @@ from typing import Final, Protocol, Self
 from xetserve.errors import UpstreamError, UpstreamRefused
 from xetserve.http.messages import Headers, Record
 from xetserve.http.ranges import Span, parse_content_range
-from xetserve.pipeline.cache.blobs import LostError, StoredPlain
+from xetserve.pipeline.cache.blobs import LostError, StoredBlob
 from xetserve.pipeline.cache.disk_cache import DISK_TIMEOUT
 from xetserve.upstream.hub.client import FileEntry, HubClient
 from xetserve.xet.reconstruction import ByteRange
@@ -36,7 +36,7 @@ class HubAnswer(Protocol):
         ...
 
 
-class PlainReader:
+class BlobReader:
     """Reads bytes up to end of a stored file. A context manager: leaving it closes what is open.
 
     Args:
@@ -48,7 +48,7 @@ class PlainReader:
         hub: HubClient,
         entry: FileEntry,
         token: str | None,
-        stored: StoredPlain,
+        stored: StoredBlob,
         end: int,
         record: Record,
     ) -> None:

@@ -94,7 +94,7 @@ async def hold_body(blocks: AsyncGenerator[Block, None], limit: int) -> bytes | 
     return b"".join(held)
 
 
-class PlainSource(Protocol):
+class BlobSource(Protocol):
     """An upstream answer whose body is passed on; made in net, which app does not know."""
 
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
@@ -104,7 +104,7 @@ class PlainSource(Protocol):
 
 async def plain_blocks(
     opened: AbstractAsyncContextManager[object],
-    source: PlainSource,
+    source: BlobSource,
     digest: "ContentDigest | None",
     timeout: float,
     budget: ByteBudget,
@@ -148,7 +148,7 @@ def _lend_buffers(budget: ByteBudget) -> Iterator[tuple[bytearray, bytearray]]:
         budget.close_reader()
 
 
-async def _receive(source: PlainSource, buffer: bytearray, timeout: float) -> int:
+async def _receive(source: BlobSource, buffer: bytearray, timeout: float) -> int:
     try:
         return await source.receive_into(memoryview(buffer), timeout)
     except BrokenStream as exc:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from xetserve.app.download.blob_reader import PlainReader
+from xetserve.app.download.blob_reader import BlobReader
 from xetserve.app.download.body import (
     ContentDigest,
     StartedBody,
@@ -17,8 +17,8 @@ from xetserve.app.download.body import (
 from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Block, Record
 from xetserve.http.ranges import Span, parse_content_range
-from xetserve.pipeline.cache.blob_file import PlainKey
-from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.cache.blob_file import BlobKey
+from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
@@ -110,7 +110,7 @@ class XetContent:
         note_source(self._record, reader.tally, is_verified=reader.is_verified)
 
 
-class PlainContent:
+class BlobContent:
     """A file that is not Xet. The Hub may give the whole where a part is asked for.
 
     Args:
@@ -125,7 +125,7 @@ class PlainContent:
         entry: FileEntry,
         token: str | None,
         gap_timeout: float,
-        shelf: PlainShelf | None,
+        shelf: BlobCache | None,
         record: Record,
         budget: ByteBudget,
     ) -> None:
@@ -139,7 +139,7 @@ class PlainContent:
 
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
-        key = PlainKey.of(self._entry)
+        key = BlobKey.of(self._entry)
         if self._shelf is None or key is None or not self._shelf.can_keep(key.size):
             return await self._open_hub(span, None)
         if not key.size and key.make_hash().hexdigest() == key.digest:
@@ -148,7 +148,7 @@ class PlainContent:
         stored = await self._shelf.open(key, *wanted)
         if stored is None:
             return await self._open_hub(span, key)
-        reader = PlainReader(self._hub, self._entry, self._token, stored, wanted.end, self._record)
+        reader = BlobReader(self._hub, self._entry, self._token, stored, wanted.end, self._record)
         # Of a large one, not all has been compared with the hash yet; and the Hub may have to go on.
         digest = ContentDigest.of(self._entry) if span is None else None
         blocks = plain_blocks(reader, reader, digest, self._gap_timeout, self._budget)
@@ -157,7 +157,7 @@ class PlainContent:
         self._record.cache_bytes = (self._record.cache_bytes or 0) + length
         return Opened(await start_body(_condemning(blocks, self._shelf, key)), span, length)
 
-    async def _open_hub(self, span: Span | None, key: PlainKey | None) -> Opened:
+    async def _open_hub(self, span: Span | None, key: BlobKey | None) -> Opened:
         """Open it on the Hub; the whole is stored under the key."""
         wanted = None if span is None else ByteRange(*span).to_header()
         opened = self._hub.open_plain(self._entry, self._token, wanted)
@@ -192,7 +192,7 @@ def note_source(record: Record, tally: Tally, *, is_verified: bool) -> None:
 
 
 async def _condemning(
-    blocks: AsyncGenerator[Block, None], shelf: PlainShelf, key: PlainKey
+    blocks: AsyncGenerator[Block, None], shelf: BlobCache, key: BlobKey
 ) -> AsyncGenerator[Block, None]:
     """Pass blocks on; what is found to be damaged leaves the shelf."""
     try:

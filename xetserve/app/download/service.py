@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from xetserve.app.download.checksums import answer_checksum, wants_checksum
-from xetserve.app.download.content import Content, PlainContent, XetContent
+from xetserve.app.download.content import BlobContent, Content, XetContent
 from xetserve.app.download.representation import Representation, describe_entry, describe_hash
 from xetserve.app.download.respond import FileAnswers, wants_part
 from xetserve.app.download.sizes import FileSizes
@@ -18,13 +18,13 @@ from xetserve.app.routes import ResolvePath, get_revision, join_file_path, parse
 from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response
-from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
-from xetserve.pipeline.verify.ledger_store import LedgerShelf
-from xetserve.pipeline.verify.worker_bus import LedgerNews
+from xetserve.pipeline.verify.ledger_store import LedgerStore
+from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.cas.client import Access
 from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.upstream.retry import RetryPolicy
@@ -37,8 +37,8 @@ STALE_FIELD: Final = "X-Xetserve-Stale"  # seconds since the Hub said what is an
 class Upstreams:
     """All that serving a file needs.
 
-    ledger_shelf, plain_shelf: of the disk cache, where there is one.
-    ledger_news: from other workers, where there are some.
+    ledger_store, blob_cache: of the disk cache, where there is one.
+    worker_bus: from other workers, where there are some.
     """
 
     hub: HubClient
@@ -47,9 +47,9 @@ class Upstreams:
     limits: ReadLimits
     policy: RetryPolicy
     hash_repo: str
-    ledger_shelf: LedgerShelf | None = None
-    plain_shelf: PlainShelf | None = None
-    ledger_news: LedgerNews | None = None
+    ledger_store: LedgerStore | None = None
+    blob_cache: BlobCache | None = None
+    worker_bus: WorkerBus | None = None
 
 
 class FileService:
@@ -66,8 +66,8 @@ class FileService:
             upstreams.budget,
             policy=upstreams.policy,
             stall_timeout=upstreams.limits.stall_timeout,
-            ledger_shelf=upstreams.ledger_shelf,
-            ledger_news=upstreams.ledger_news,
+            ledger_store=upstreams.ledger_store,
+            worker_bus=upstreams.worker_bus,
         )
         self._sizes = FileSizes(upstreams.cas)
         self._answers = FileAnswers(Compressors() if compression else None)
@@ -217,8 +217,8 @@ class FileService:
         record: Record,
     ) -> Content:
         if entry.file_hash is None:
-            gap_timeout, shelf = self._up.limits.gap_timeout, self._up.plain_shelf
-            return PlainContent(hub, entry, token, gap_timeout, shelf, record, self._up.budget)
+            gap_timeout, shelf = self._up.limits.gap_timeout, self._up.blob_cache
+            return BlobContent(hub, entry, token, gap_timeout, shelf, record, self._up.budget)
         access = ReadAccess(
             hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True
         )

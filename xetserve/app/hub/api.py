@@ -9,7 +9,7 @@ from typing import Final
 from xetserve.app.download.service import FileService
 from xetserve.app.hub.by_sha256 import ObjectService
 from xetserve.app.hub.git_lfs import LfsApi
-from xetserve.app.hub.ollama import RegistryApi
+from xetserve.app.hub.ollama import OllamaService
 from xetserve.app.hub.passthrough import PassThrough
 from xetserve.app.hub.paths import (
     check_api_path,
@@ -22,7 +22,7 @@ from xetserve.app.hub.paths import (
 from xetserve.app.hub.repo_api import ManagementApi
 from xetserve.app.hub.writes import Commands, find_command_method
 from xetserve.app.hub.xet_mode import ALL_FILES, XetMode
-from xetserve.app.native.cas_api import CasFace, ask_for_token
+from xetserve.app.native.cas_api import CasService, ask_for_token
 from xetserve.app.routes import check_method
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS, add_vary
@@ -44,7 +44,7 @@ def cannot_page(headers: Headers) -> bool:
     return (headers.get("user-agent") or "").lower().startswith(_WITHOUT_PAGES)
 
 
-class HubFace:
+class HubService:
     """Answers the Hub's own URLs.
 
     Args:
@@ -58,7 +58,7 @@ class HubFace:
         hub: HubClient,
         limits: ReadLimits,
         mode: XetMode,
-        cas: CasFace | None,
+        cas: CasService | None,
     ) -> None:
         self._files = files
         self._api = PassThrough(hub, limits)
@@ -66,7 +66,7 @@ class HubFace:
         self._management = ManagementApi(self._commands)
         objects = ObjectService(files, hub, limits)
         self._lfs = LfsApi(hub, objects, limits)
-        self._registry = RegistryApi(self._api, objects)
+        self._registry = OllamaService(self._api, objects)
         self._mode = mode
         self._cas = cas
 

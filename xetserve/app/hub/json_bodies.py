@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Final, NamedTuple, Protocol
 
-from xetserve.app.download.body import PlainSource
+from xetserve.app.download.body import BlobSource
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hub.json_join import ArrayJoiner
@@ -20,7 +20,7 @@ _BUFFER_SIZE: Final = 64 * 1024
 Pieces = AsyncGenerator[bytes, None]
 
 
-class HubAnswer(PlainSource, Protocol):
+class HubAnswer(BlobSource, Protocol):
     """An answer of the Hub's."""
 
     status: int

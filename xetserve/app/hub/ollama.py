@@ -14,7 +14,7 @@ from xetserve.http.messages import Request, Response
 _ALGORITHM: Final = "sha256:"
 
 
-class RegistryApi:
+class OllamaService:
     """Answers /v2/{owner}/{name}/manifests/{tag} and /v2/{owner}/{name}/blobs/{digest}."""
 
     def __init__(self, api: PassThrough, objects: ObjectService) -> None:

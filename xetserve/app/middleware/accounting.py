@@ -11,7 +11,7 @@ from xetserve.metrics.catalogue import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, 
 _STATUSES = frozenset(int(status) for status in HTTPStatus)
 
 
-class Watch:
+class Accounting:
     """Shows what passes.
 
     Args:
@@ -36,7 +36,7 @@ class Watch:
         if isinstance(response.body, bytes):
             ACTIVE_REQUESTS.add(amount=-1)
         else:
-            response.body = _WatchedBody(response.body, request, response.length, self)
+            response.body = _AccountedBody(response.body, request, response.length, self)
         return response
 
     def open(self, request: Request, size: int | None) -> Stream | None:
@@ -53,14 +53,14 @@ class Watch:
         return self._streams.open(text, size, self._clock())
 
 
-class _WatchedBody:
+class _AccountedBody:
     """A body that tells how far it is.
 
     A class, not a generator: a generator that was never started would not close what it wraps.
     """
 
     def __init__(
-        self, body: AsyncIterator[Block], request: Request, size: int | None, watch: Watch
+        self, body: AsyncIterator[Block], request: Request, size: int | None, watch: Accounting
     ) -> None:
         self._body = body
         self._request = request
@@ -70,7 +70,7 @@ class _WatchedBody:
         self._is_begun = False
         self._is_closed = False
 
-    def __aiter__(self) -> "_WatchedBody":
+    def __aiter__(self) -> "_AccountedBody":
         return self
 
     async def __anext__(self) -> Block:

@@ -36,7 +36,7 @@ from xetserve.http.messages import Block, Headers, Request, Response, json_respo
 from xetserve.http.ranges import format_unsatisfied_range
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.upstream.cas.client import Access
-from xetserve.upstream.cas.reconstruction_budget import PlanRoom, estimate_size
+from xetserve.upstream.cas.reconstruction_budget import ReconstructionBudget, estimate_size
 from xetserve.upstream.hub.read_tokens import CasToken, make_cas_token, parse_cas_token
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.batch import merge_fetch_infos
@@ -85,7 +85,7 @@ class SealedAccess:
         raise UpstreamDenied("the CAS refused the token", status=401)
 
 
-class CasFace:
+class CasService:
     """Answers what native clients ask a CAS.
 
     Args:
@@ -100,7 +100,7 @@ class CasFace:
         self._instance = instance
         self._sealer = sealer
         self._sizes = FileSizes(upstreams.cas)
-        self._room = PlanRoom(upstreams.budget)
+        self._room = ReconstructionBudget(upstreams.budget)
         self._data = XorbData(fetches, sealer, upstreams.limits, instance)
 
     def is_for(self, request: Request) -> bool:

@@ -62,7 +62,7 @@ def make_page(
     """Make the page.
 
     Args:
-        figures: what Figures.describe gives; None: whoever asks may not see them.
+        figures: what Snapshot.describe gives; None: whoever asks may not see them.
         rates: bytes a second, sent and fetched, for the graph.
         may_log_in: there is an operator token.
         was_refused: it was not the one that was given.

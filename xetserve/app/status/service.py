@@ -9,7 +9,7 @@ from xetserve.app.status.operator import Operator
 from xetserve.app.status.page import make_page
 from xetserve.app.status.page_assets import POLICY
 from xetserve.app.status.readiness import Readiness
-from xetserve.app.status.snapshot import PLACE_SIZE, Figures
+from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
 from xetserve.app.status.usage import make_usage_text
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS, add_vary
@@ -44,12 +44,12 @@ class StatusService:
 
     def __init__(
         self,
-        figures: Figures | None = None,
+        figures: Snapshot | None = None,
         operator: Operator | None = None,
         readiness: Readiness | None = None,
         audience: str = "public",
     ) -> None:
-        self._figures = figures or Figures([memoryview(bytearray(PLACE_SIZE))])
+        self._figures = figures or Snapshot([memoryview(bytearray(PLACE_SIZE))])
         self._operator = operator or Operator()
         self._readiness = readiness or Readiness()
         self.audience = audience

@@ -26,7 +26,7 @@ class Sample(NamedTuple):
     streams: dict[tuple[int, int], int]
 
 
-class Figures:
+class Snapshot:
     """Reads what all workers have counted.
 
     Args:

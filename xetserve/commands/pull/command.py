@@ -24,7 +24,7 @@ from xetserve.config.parsers import parse_count
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
-from xetserve.pipeline.cache.blob_file import PlainKey
+from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.upstream.hub.client import RepoRef
 
@@ -126,7 +126,7 @@ async def _pull(
     instance = f"xetserve-{secrets.token_hex(6)}"
     async with open_upstreams(config, instance=instance) as (upstreams, cache, _):
         assert cache is not None
-        assert upstreams.plain_shelf is not None
+        assert upstreams.blob_cache is not None
         application = make_application(upstreams, config)
         asker = Asker(application.handle, repo, revision, token)
         try:
@@ -144,10 +144,10 @@ async def _pull(
             return 1
         size = sum(file.size for file in files)
         progress = Progress("files", len(files), size, sys.stderr)
-        shelf = upstreams.plain_shelf
+        shelf = upstreams.blob_cache
 
         async def is_kept(digest: str, size: int) -> bool:
-            return await shelf.has(PlainKey("sha256" if len(digest) == 64 else "git", digest, size))
+            return await shelf.has(BlobKey("sha256" if len(digest) == 64 else "git", digest, size))
 
         puller = Puller(asker, commit, cache, shelf.can_keep, is_kept, progress, num_jobs=num_jobs)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xetserve.app.application import Application
-from xetserve.app.middleware.accounting import Watch
+from xetserve.app.middleware.accounting import Accounting
 from xetserve.app.middleware.admission import Admission, AdmissionLimits
 from xetserve.app.middleware.https import insist_on_https
 from xetserve.app.middleware.loop_turns import TakingTurns
@@ -19,7 +19,7 @@ from xetserve.app.status.active_streams import StreamTable
 from xetserve.app.status.operator import Operator
 from xetserve.app.status.readiness import Readiness
 from xetserve.app.status.service import StatusService
-from xetserve.app.status.snapshot import PLACE_SIZE, Figures
+from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
 from xetserve.commands.serve.endpoints import open_endpoints
 from xetserve.commands.serve.process import run_handler
 from xetserve.commands.serve.reload import Live
@@ -41,11 +41,11 @@ from xetserve.ops.cpu_count import count_cores
 from xetserve.ops.file_limits import share_files
 from xetserve.ops.lifecycle import raise_file_limit
 from xetserve.ops.malloc_trim import find_heap, keep_trimmed
-from xetserve.ops.process_stats import OwnProcess, beat
-from xetserve.ops.shared_memory import Board
+from xetserve.ops.process_stats import ProcessStats, beat
+from xetserve.ops.shared_memory import SharedMemory
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.pipeline.verify import worker_bus
-from xetserve.pipeline.verify.worker_bus import LedgerNews
+from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.xet.signing import KEY_SIZE, Sealer, derive_key
 
 
@@ -68,8 +68,8 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     secret = config.hub.native_secret
     sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
     instance = f"xetserve-{secrets.token_hex(6)}"
-    board = Board(num_workers, PLACE_SIZE)
-    ledgers = Board(num_workers, worker_bus.PLACE_SIZE) if num_workers > 1 else None
+    board = SharedMemory(num_workers, PLACE_SIZE)
+    ledgers = SharedMemory(num_workers, worker_bus.PLACE_SIZE) if num_workers > 1 else None
     turns = Turns()
     making = _application(
         live,
@@ -89,8 +89,8 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
 async def _application(
     live: Live,
     readiness: Readiness,
-    board: Board,
-    ledgers: Board | None,
+    board: SharedMemory,
+    ledgers: SharedMemory | None,
     *,
     instance: str,
     num_workers: int,
@@ -99,10 +99,10 @@ async def _application(
 ) -> AsyncIterator[Handler]:
     """Build the application and what is under it; close it afterwards."""
     config = live.config
-    news = None if ledgers is None else LedgerNews(ledgers.places, board.number)
+    worker_bus = None if ledgers is None else WorkerBus(ledgers.places, board.number)
     async with (
         open_upstreams(
-            config, instance=instance, num_workers=num_workers, ledger_news=news
+            config, instance=instance, num_workers=num_workers, worker_bus=worker_bus
         ) as opened,
         AsyncExitStack() as stack,
     ):
@@ -110,7 +110,7 @@ async def _application(
             readiness.check_cache = opened.cache.check_writable
         if not config.hub.offline:
             readiness.probe_hub = opened.upstreams.hub.probe
-        figures = Figures(board.places, board.is_alive)
+        figures = Snapshot(board.places, board.is_alive)
         status = _make_status(live, figures, readiness)
         hosts = HostPolicy.parse(config.http.hosts)
         application = make_application(opened.upstreams, config, status, sealer, instance, hosts)
@@ -122,7 +122,7 @@ async def _application(
         live.on_change(lambda config: admission.configure(limits(config)))
         max_open = limits(config).max_with_files
         budget.has_files = lambda: pool.num_open + admission.num_active < max_open
-        watch = Watch(admission.handle, StreamTable(board.own[CELLS_SIZE:]))
+        watch = Accounting(admission.handle, StreamTable(board.own[CELLS_SIZE:]))
         look = _sample_into(figures, board, opened, application)
         heap = find_heap()
         _run_beside(stack, beat([look, figures.sample, application.fetches.ledgers.look_round]))
@@ -136,7 +136,7 @@ def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
     stack.callback(asyncio.create_task(work).cancel)
 
 
-def _make_status(live: Live, figures: Figures, readiness: Readiness) -> StatusService:
+def _make_status(live: Live, figures: Snapshot, readiness: Readiness) -> StatusService:
     """Make what answers questions about the server; who may ask can change."""
     operator = Operator()
     status = StatusService(figures, operator, readiness)
@@ -150,10 +150,10 @@ def _make_status(live: Live, figures: Figures, readiness: Readiness) -> StatusSe
 
 
 def _sample_into(
-    figures: Figures, board: Board, opened: Opened, application: Application
+    figures: Snapshot, board: SharedMemory, opened: Opened, application: Application
 ) -> Callable[[], None]:
     """Have the figures that are looked up, not counted, be there when somebody asks; gives what looks them up."""
-    process = OwnProcess(board.started)
+    process = ProcessStats(board.started)
     upstreams, cache, pool = opened
 
     def look() -> None:

@@ -29,9 +29,9 @@ from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signa
 from xetserve.ops.logs import set_log_level
 from xetserve.ops.loop_lag import watching_loop
 from xetserve.ops.sd_notify import take_notifier
-from xetserve.ops.shared_memory import Board
+from xetserve.ops.shared_memory import SharedMemory
 from xetserve.ops.supervisor import Supervisor
-from xetserve.ops.watchdog import Figures, Watch
+from xetserve.ops.watchdog import Figures, Watchdog
 
 logger = logging.getLogger("xetserve")
 
@@ -43,7 +43,7 @@ def run_handler(
     name: str,
     num_workers: int = 1,
     readiness: Readiness | None = None,
-    board: Board | None = None,
+    board: SharedMemory | None = None,
     *,
     body_budget: int | None = None,
     turns: Turns | None = None,
@@ -55,12 +55,12 @@ def run_handler(
         body_budget: bytes of request bodies that a process may hold; None: as the settings say.
         turns: of each worker's loop, where the handler takes places as well.
     """
-    board = board or Board(num_workers, CELLS_SIZE)
+    board = board or SharedMemory(num_workers, CELLS_SIZE)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
     server = live.config.server
     check_idle_exit(live.config, endpoints)
     notifier = take_notifier(os.environ)
-    watch = Watch(num_workers, notifier, server.idle_exit, make_figures(board))
+    watch = Watchdog(num_workers, notifier, server.idle_exit, make_figures(board))
     max_files = raise_file_limit()
     share_files(max_files, live.config.limits.max_connections)  # too few stop the start
     live.tls = endpoints.tls
@@ -143,7 +143,7 @@ def run_handler(
         endpoints.remove_files()
 
 
-def make_figures(board: Board) -> Callable[[], Figures]:
+def make_figures(board: SharedMemory) -> Callable[[], Figures]:
     """Give what reads from a board what the service manager is told; dead workers count for what they have done."""
     cells = [CellReader(place[:CELLS_SIZE]) for place in board.places]
 

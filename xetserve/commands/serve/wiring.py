@@ -12,23 +12,23 @@ from xetserve.app.status.service import StatusService
 from xetserve.config.schema import Config, HubConfig
 from xetserve.http.cors import CorsPolicy
 from xetserve.http.hosts import HostPolicy
-from xetserve.net.address_policy import Reach
+from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
-from xetserve.pipeline.cache.blobs import PlainShelf
+from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
-from xetserve.pipeline.verify.ledger_store import LedgerShelf
-from xetserve.pipeline.verify.worker_bus import LedgerNews
-from xetserve.upstream.answers.cache import MetadataCache, MetadataPolicy
-from xetserve.upstream.answers.store import MetaStore
-from xetserve.upstream.cas.cached_reconstructions import KnownPlans
+from xetserve.pipeline.verify.ledger_store import LedgerStore
+from xetserve.pipeline.verify.worker_bus import WorkerBus
+from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
+from xetserve.upstream.answers.store import AnswerStore
+from xetserve.upstream.cas.cached_reconstructions import CachedReconstructions
 from xetserve.upstream.cas.client import CasClient
-from xetserve.upstream.cas.reconstruction_budget import FREE_READ_SIZE, PlanRoom
+from xetserve.upstream.cas.reconstruction_budget import FREE_READ_SIZE, ReconstructionBudget
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.signing import Sealer
@@ -51,14 +51,14 @@ async def open_upstreams(
     *,
     instance: str,
     num_workers: int = 1,
-    ledger_news: LedgerNews | None = None,
+    worker_bus: WorkerBus | None = None,
 ) -> AsyncIterator[Opened]:
     """Build what serving a file needs, and the disk cache if there is to be one; close it afterwards.
 
     Args:
         instance: see HubClient.
         num_workers: of them all, who share what is on disk.
-        ledger_news: from the other workers.
+        worker_bus: from the other workers.
     """
     gap = config.hub.upstream_timeout
     limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
@@ -75,8 +75,8 @@ async def open_upstreams(
         pool, config.hub.hub_url, timeout=gap, policy=policy, instance=instance, metadata=metadata
     )
     budget = ByteBudget(config.memory.memory_budget)
-    room = PlanRoom(budget, FREE_READ_SIZE)
-    cas: CasSource = KnownPlans(
+    room = ReconstructionBudget(budget, FREE_READ_SIZE)
+    cas: CasSource = CachedReconstructions(
         CasClient(pool, timeout=limits.stall_timeout, policy=policy, room=room), metadata
     )
     cache: DiskCache | None = None
@@ -96,9 +96,9 @@ async def open_upstreams(
             limits=limits,
             policy=policy,
             hash_repo=config.hub.hash_repo,
-            ledger_shelf=None if cache is None else LedgerShelf(cache),
-            plain_shelf=None if cache is None else PlainShelf(cache),
-            ledger_news=ledger_news,
+            ledger_store=None if cache is None else LedgerStore(cache),
+            blob_cache=None if cache is None else BlobCache(cache),
+            worker_bus=worker_bus,
         )
         yield Opened(upstreams, cache, pool)
     finally:
@@ -108,18 +108,18 @@ async def open_upstreams(
         await pool.aclose()
 
 
-def make_reach(hub: HubConfig) -> Reach:
+def make_reach(hub: HubConfig) -> AddressPolicy:
     """Make what decides which addresses may be connected to."""
     named = {"auto": None, "public": ()}
     setting = hub.upstream_networks
     networks = named[setting] if setting in named else setting.split(",")
-    return Reach(parse_url(hub.hub_url).origin, networks)
+    return AddressPolicy(parse_url(hub.hub_url).origin, networks)
 
 
-def _make_metadata(config: Config, num_workers: int) -> MetadataCache:
+def _make_metadata(config: Config, num_workers: int) -> AnswerCache:
     """Make what remembers answers; beside the disk cache it does so from one start to the next."""
     settings = config.metadata
-    policy = MetadataPolicy(
+    policy = AnswerPolicy(
         ttl=settings.metadata_ttl,
         negative_ttl=settings.negative_ttl,
         stale_for=settings.stale_for,
@@ -128,12 +128,12 @@ def _make_metadata(config: Config, num_workers: int) -> MetadataCache:
     )
     store = None
     if config.cache.cache_dir:
-        store = MetaStore(
+        store = AnswerStore(
             Path(config.cache.cache_dir) / "meta",
             max_size=settings.metadata_size * num_workers * DISK_FACTOR,
             max_pending=settings.metadata_size,
         )
-    return MetadataCache(policy, store, realm=config.hub.hub_url)
+    return AnswerCache(policy, store, realm=config.hub.hub_url)
 
 
 def make_application(

@@ -38,7 +38,7 @@ _TRAILER_SIZE: Final = _NAME_CHECK_SIZE + len(MAGIC)
 _READ_SIZE: Final = 4 * BLOCK_SIZE
 
 
-class PlainKey(NamedTuple):
+class BlobKey(NamedTuple):
     """What a file is known by: "sha256", or "git" (the SHA-1 of a git blob), and hex digits; its size in bytes."""
 
     kind: str
@@ -46,7 +46,7 @@ class PlainKey(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, entry: FileEntry) -> "PlainKey | None":
+    def of(cls, entry: FileEntry) -> "BlobKey | None":
         """Make the key of an entry; None if the Hub names no hash of its content."""
         if entry.size is None:
             return None
@@ -58,7 +58,7 @@ class PlainKey(NamedTuple):
         return None
 
     @classmethod
-    def parse(cls, shelf: str, name: str, stored_size: int) -> "PlainKey":
+    def parse(cls, shelf: str, name: str, stored_size: int) -> "BlobKey":
         """Read the name that a file has on its shelf, and the size of all that is there.
 
         Raises:
@@ -111,7 +111,7 @@ class PlainKey(NamedTuple):
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
 
-def check_plain(fd: int, key: PlainKey, on_bytes: Callable[[int], object] = lambda _: None) -> None:
+def check_plain(fd: int, key: BlobKey, on_bytes: Callable[[int], object] = lambda _: None) -> None:
     """Compare all of an open file with its key.
 
     Args:
@@ -142,7 +142,7 @@ def check_plain(fd: int, key: PlainKey, on_bytes: Callable[[int], object] = lamb
 # Large ones.
 
 
-def check_trailer(fd: int, key: PlainKey) -> None:
+def check_trailer(fd: int, key: BlobKey) -> None:
     """See whether an open file is the large one of a key, without a look at its content.
 
     Raises:
@@ -155,7 +155,7 @@ def check_trailer(fd: int, key: PlainKey) -> None:
         raise FormatError(f"{size} bytes that are not {key.name}, complete")
 
 
-def read_block(fd: int, key: PlainKey, position: int) -> bytes:
+def read_block(fd: int, key: BlobKey, position: int) -> bytes:
     """Read from a position to the end of its block, which is compared with its check.
 
     Raises:
@@ -170,11 +170,11 @@ def read_block(fd: int, key: PlainKey, position: int) -> bytes:
     return data[position - start :] if position > start else data
 
 
-def _check_position(key: PlainKey, number: int) -> int:
+def _check_position(key: BlobKey, number: int) -> int:
     return key.size + number * _CHECK.size
 
 
-def _make_trailer(key: PlainKey) -> bytes:
+def _make_trailer(key: BlobKey) -> bytes:
     return blake3(f"{key.name} {key.size}".encode()).digest(_NAME_CHECK_SIZE) + MAGIC
 
 
@@ -185,7 +185,7 @@ class CheckWriter:
         fd: the file, which has its final size already. The content is written by others.
     """
 
-    def __init__(self, fd: int, key: PlainKey) -> None:
+    def __init__(self, fd: int, key: BlobKey) -> None:
         self._fd = fd
         self._key = key
         self._position = 0

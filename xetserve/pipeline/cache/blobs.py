@@ -19,8 +19,8 @@ from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.metrics.catalogue import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
 from xetserve.pipeline.cache.blob_file import (
+    BlobKey,
     CheckWriter,
-    PlainKey,
     check_plain,
     check_trailer,
     read_block,
@@ -37,13 +37,13 @@ class LostError(UpstreamError):
     """A stored file cannot be read any further."""
 
 
-class StoredPlain:
+class StoredBlob:
     """An open file, and the part of it that is wanted. A context manager: leaving it closes the file.
 
     position: of the next byte.
     """
 
-    def __init__(self, shelf: "PlainShelf", key: PlainKey, fd: int, start: int, end: int) -> None:
+    def __init__(self, shelf: "BlobCache", key: BlobKey, fd: int, start: int, end: int) -> None:
         self.position = start
         self._shelf = shelf
         self._key = key
@@ -79,7 +79,9 @@ class StoredPlain:
             return 0
         cache = self._shelf.cache
         loop = asyncio.get_running_loop()
-        self._reading = reading = loop.run_in_executor(cache.desk.executor, self._read, count)
+        self._reading = reading = loop.run_in_executor(
+            cache.disk_workers.executor, self._read, count
+        )
         try:
             async with asyncio.timeout(timeout):
                 data = await asyncio.shield(reading)
@@ -105,26 +107,26 @@ class StoredPlain:
         return os.pread(self._fd, count, self.position)
 
 
-class PlainShelf:
+class BlobCache:
     """The plain files that the folder of a cache holds."""
 
     def __init__(self, cache: DiskCache) -> None:
         self.cache = cache
-        self._store = cache.desk.store
+        self._store = cache.disk_workers.store
 
     def can_keep(self, size: int) -> bool:
         """Tell whether a file of so many bytes is kept at all."""
-        return PlainKey("", "", size).stored_size <= self._store.max_entry_size
+        return BlobKey("", "", size).stored_size <= self._store.max_entry_size
 
-    async def has(self, key: PlainKey) -> bool:
+    async def has(self, key: BlobKey) -> bool:
         """Tell whether a file is stored, without a look at its content."""
         try:
             path = key.get_path(self._store.folder)
-            return await self.cache.desk.run(os.path.getsize, path) == key.stored_size
+            return await self.cache.disk_workers.run(os.path.getsize, path) == key.stored_size
         except (OSError, ValueError):
             return False
 
-    async def open(self, key: PlainKey, start: int, end: int) -> StoredPlain | None:
+    async def open(self, key: BlobKey, start: int, end: int) -> StoredBlob | None:
         """Open bytes [start, end) of a file; None: it is not here.
 
         A small one was compared with its key then.
@@ -132,7 +134,7 @@ class PlainShelf:
         if not self.can_keep(key.size) or self.cache.is_resting:
             return None
         loop = asyncio.get_running_loop()
-        opening = loop.run_in_executor(self.cache.desk.executor, self._open, key)
+        opening = loop.run_in_executor(self.cache.disk_workers.executor, self._open, key)
         fd = None
         try:
             async with asyncio.timeout(DISK_TIMEOUT):
@@ -141,7 +143,7 @@ class PlainShelf:
             opening.add_done_callback(_close_late)
             self.cache.rest()
         except OSError as exc:
-            self.cache.desk.warn("cache: cannot read: %s", exc.strerror or exc)
+            self.cache.disk_workers.warn("cache: cannot read: %s", exc.strerror or exc)
         except asyncio.CancelledError:
             opening.add_done_callback(_close_late)
             raise
@@ -149,9 +151,9 @@ class PlainShelf:
             CACHE_MISSES.add()
             return None
         CACHE_HITS.add()
-        return StoredPlain(self, key, fd, start, end)
+        return StoredBlob(self, key, fd, start, end)
 
-    def _open(self, key: PlainKey) -> int | None:
+    def _open(self, key: BlobKey) -> int | None:
         """For a thread."""
         path = key.get_path(self._store.folder)
         try:
@@ -174,16 +176,16 @@ class PlainShelf:
             raise
         return fd
 
-    async def condemn(self, key: PlainKey, reason: Exception) -> None:
+    async def condemn(self, key: BlobKey, reason: Exception) -> None:
         """Remove a file that turned out to be damaged."""
-        await self.cache.desk.run(self._remove, key, reason)
+        await self.cache.disk_workers.run(self._remove, key, reason)
 
-    def _remove(self, key: PlainKey, reason: Exception) -> None:
+    def _remove(self, key: BlobKey, reason: Exception) -> None:
         logger.info("cache: %s: %s", key.name, reason)
         CACHE_DAMAGED.add(amount=self._store.remove(key.get_path(self._store.folder)))
 
     async def keep(
-        self, key: PlainKey, blocks: AsyncGenerator[Sequence[Buffer], None]
+        self, key: BlobKey, blocks: AsyncGenerator[Sequence[Buffer], None]
     ) -> AsyncGenerator[Sequence[Buffer], None]:
         """Pass the whole content on, and store it on the way.
 
@@ -204,7 +206,7 @@ class PlainShelf:
 class _Keeping:
     """One file that is being stored. A disk that fails or hangs costs speed, never a download."""
 
-    def __init__(self, cache: DiskCache, key: PlainKey) -> None:
+    def __init__(self, cache: DiskCache, key: BlobKey) -> None:
         self._cache = cache
         self._key = key
         self._left = key.size  # bytes to come
@@ -225,7 +227,7 @@ class _Keeping:
                 self._is_wanted = False
                 return
             loop = asyncio.get_running_loop()
-            executor = self._cache.desk.executor
+            executor = self._cache.disk_workers.executor
             self._busy = loop.run_in_executor(executor, self._write, self._temporary, block)
         except OSError as exc:
             self._give_up(exc)
@@ -247,11 +249,11 @@ class _Keeping:
         if isinstance(error, TimeoutError):
             self._cache.rest()
         else:
-            self._cache.desk.warn("cache: cannot write: %s", error.strerror or error)
+            self._cache.disk_workers.warn("cache: cannot write: %s", error.strerror or error)
 
     async def _create(self) -> Temporary | None:
         """Open a file; None: there is no room."""
-        creating = self._cache.spawn(self._cache.desk.create(self._key.stored_size))
+        creating = self._cache.spawn(self._cache.disk_workers.create(self._key.stored_size))
         try:
             async with asyncio.timeout(DISK_TIMEOUT):
                 return await asyncio.shield(creating)
@@ -267,7 +269,7 @@ class _Keeping:
 
     def _write(self, temporary: Temporary, block: Sequence[Buffer]) -> None:
         """For a thread."""
-        store = self._cache.desk.store
+        store = self._cache.disk_workers.store
         if self._checks is None and self._key.is_large:
             self._checks = CheckWriter(temporary.fd, self._key)
         for part in block:
@@ -289,7 +291,7 @@ class _Keeping:
         temporary, self._temporary = self._temporary, None
         if temporary is None:
             return
-        executor, store = self._cache.desk.executor, self._cache.desk.store
+        executor, store = self._cache.disk_workers.executor, self._cache.disk_workers.store
         busy = self._busy
         if self._left or busy is None or busy.cancelled() or busy.exception() is not None:
             executor.submit(store.discard, temporary)

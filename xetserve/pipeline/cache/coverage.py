@@ -10,7 +10,7 @@ from xetserve.xet.reconstruction import ChunkRange
 
 
 class Coverage:
-    """An Origin: one entry, on disk or on its way there.
+    """A Provenance: one entry, on disk or on its way there.
 
     Args:
         on_proven: told the path once all chunks are proven and the entry is on disk.
@@ -53,7 +53,7 @@ class Coverage:
         return not self._num_left
 
     def note_hash(self, chunk: int, size: int, chunk_hash: bytes) -> None:
-        """See Origin."""
+        """See Provenance."""
         tree = self._tree
         if tree is None:
             return
@@ -67,7 +67,7 @@ class Coverage:
                 self.note_proven(self._chunks)
 
     def note_proven(self, chunks: ChunkRange) -> None:
-        """See Origin."""
+        """See Provenance."""
         first, end = chunks.start - self._chunks.start, chunks.end - self._chunks.start
         num_new = self._flags.count(0, first, end)
         if not num_new:

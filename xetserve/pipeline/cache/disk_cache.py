@@ -40,8 +40,8 @@ from xetserve.pipeline.cache.coverage import Coverage
 from xetserve.pipeline.cache.entry import EntryKey, Standing
 from xetserve.pipeline.cache.read import StoredBody
 from xetserve.pipeline.cache.store import CacheStore, Found, Segment, prepare_folder
-from xetserve.pipeline.cache.write import MAX_BLOCKS, Desk, Tee
-from xetserve.pipeline.provenance import Origin
+from xetserve.pipeline.cache.write import MAX_BLOCKS, DiskWorkers, EntryWriter
+from xetserve.pipeline.provenance import Provenance
 from xetserve.pipeline.source import CasSource, DataResponse
 from xetserve.upstream.cas.client import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
@@ -78,7 +78,7 @@ class DiskCache:
         self._max_size = max_size
         self._store = CacheStore(folder, max_size=max_size, min_free=min_free)
         self._executor = ThreadPoolExecutor(MAX_THREADS, "cache")
-        self.desk = Desk(self._store, self._executor)
+        self.disk_workers = DiskWorkers(self._store, self._executor)
         self._tasks: set[asyncio.Task[Any]] = set()
         # By path.
         self._coverages: LruDict[str, Coverage] = LruDict(
@@ -96,18 +96,18 @@ class DiskCache:
         Raises:
             ConfigError: the folder cannot be used.
         """
-        await self.desk.run(prepare_folder, self._store.folder)
+        await self.disk_workers.run(prepare_folder, self._store.folder)
         CACHE_LIMIT.set(self._max_size)
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever())
 
     async def aclose(self) -> None:
         """Finish writing what is complete, within a few seconds."""
-        for tee in self.desk.tees:
+        for tee in self.disk_workers.tees:
             tee.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.settle()
-        tasks = self._tasks | {tee.task for tee in self.desk.tees if tee.task is not None}
+        tasks = self._tasks | {tee.task for tee in self.disk_workers.tees if tee.task is not None}
         if self._sweeper is not None:
             tasks.add(self._sweeper)
         for task in tasks:
@@ -121,7 +121,7 @@ class DiskCache:
 
     async def settle(self) -> None:
         """Wait until everything that was complete has been written."""
-        while tasks := self._tasks | {t.task for t in self.desk.tees if t.task is not None}:
+        while tasks := self._tasks | {t.task for t in self.disk_workers.tees if t.task is not None}:
             await asyncio.wait(tasks)
 
     async def catch_up(self) -> None:
@@ -130,8 +130,8 @@ class DiskCache:
         For those to whom that matters more than speed. Blocks that are not full do not count: only more data fills them.
         """
         deadline = time.monotonic() + DISK_TIMEOUT
-        while sum(tee.num_waiting for tee in self.desk.tees) > MAX_BLOCKS // 4:
-            tasks = [tee.task for tee in self.desk.tees if tee.task is not None]
+        while sum(tee.num_waiting for tee in self.disk_workers.tees) > MAX_BLOCKS // 4:
+            tasks = [tee.task for tee in self.disk_workers.tees if tee.task is not None]
             if not tasks or time.monotonic() > deadline:
                 return
             await asyncio.wait(tasks, timeout=CATCH_UP_INTERVAL)
@@ -139,10 +139,10 @@ class DiskCache:
     async def _sweep_forever(self) -> None:
         while True:
             try:
-                await self.desk.sweep()
+                await self.disk_workers.sweep()
                 CACHE_UNPROVEN.set(self._store.room.num_unproven)
             except OSError as exc:
-                self.desk.warn("cache: cannot sweep: %s", exc.strerror or exc)
+                self.disk_workers.warn("cache: cannot sweep: %s", exc.strerror or exc)
             await asyncio.sleep(SWEEP_INTERVAL)
 
     async def check_writable(self) -> None:
@@ -151,13 +151,13 @@ class DiskCache:
         Raises:
             OSError: it cannot.
         """
-        await self.desk.run(self._store.check_writable)
+        await self.disk_workers.run(self._store.check_writable)
         await self.measure()
 
     async def measure(self) -> None:
         """Tell how full it is; where that cannot be read, nothing new is told."""
         with contextlib.suppress(OSError):
-            CACHE_SIZE.set(await self.desk.run(self._store.room.get_usage))
+            CACHE_SIZE.set(await self.disk_workers.run(self._store.room.get_usage))
 
     # A CasSource.
 
@@ -201,12 +201,12 @@ class DiskCache:
                 removal = self._removals.get(key.xorb_hash)
                 if removal is not None:
                     await asyncio.wait((removal,))
-                found = await self.desk.run(self._store.find, key, takes_imported)
+                found = await self.disk_workers.run(self._store.find, key, takes_imported)
         except TimeoutError:
             self.rest()
             return None
         except OSError as exc:
-            self.desk.warn("cache: cannot read: %s", exc.strerror or exc)
+            self.disk_workers.warn("cache: cannot read: %s", exc.strerror or exc)
             return None
         if found.num_damaged:
             CACHE_DAMAGED.add(amount=found.num_damaged)
@@ -219,7 +219,7 @@ class DiskCache:
         """
         late = [
             tee
-            for tee in self.desk.tees
+            for tee in self.disk_workers.tees
             if tee.key.xorb_hash == xorb_hash
             and tee.key.chunks.start < chunks.end
             and chunks.start < tee.key.chunks.end
@@ -243,9 +243,9 @@ class DiskCache:
             if late:
                 await asyncio.wait(late)
             try:
-                CACHE_DAMAGED.add(amount=await self.desk.run(remove_now))
+                CACHE_DAMAGED.add(amount=await self.disk_workers.run(remove_now))
             except OSError as exc:
-                self.desk.warn("cache: cannot remove: %s", exc.strerror or exc)
+                self.disk_workers.warn("cache: cannot remove: %s", exc.strerror or exc)
             finally:
                 if self._removals.get(xorb_hash) is task:
                     del self._removals[xorb_hash]
@@ -268,7 +268,9 @@ class DiskCache:
     def rest(self) -> None:
         """Leave the disk alone for a while, because it hangs."""
         self._resume_time = time.monotonic() + PAUSE
-        self.desk.warn("cache: the disk does not answer; going without for %g seconds", PAUSE)
+        self.disk_workers.warn(
+            "cache: the disk does not answer; going without for %g seconds", PAUSE
+        )
 
     def open_inner(
         self, key: EntryKey, info: FetchInfo
@@ -276,7 +278,7 @@ class DiskCache:
         """Open the other source."""
         return self._inner.open_data(key.xorb_hash, info)
 
-    def make_tee(self, key: EntryKey) -> Tee:
+    def make_tee(self, key: EntryKey) -> EntryWriter:
         """Begin to store what passes."""
         coverage = Coverage(key.xorb_hash, key.chunks, self._mark, on_part=self._note_part)
 
@@ -285,7 +287,7 @@ class DiskCache:
                 self._coverages.put(path, coverage, key.num_chunks)
                 coverage.settle(path)
 
-        return Tee(self.desk, key, coverage, on_placed)
+        return EntryWriter(self.disk_workers, key, coverage, on_placed)
 
     def find_coverage(self, segment: Segment) -> Coverage | None:
         """Return how much of an entry is known to be proven; None: all of it is."""
@@ -304,9 +306,9 @@ class DiskCache:
 
         async def mark() -> None:
             try:
-                await self.desk.run(self._store.mark_proven, path)
+                await self.disk_workers.run(self._store.mark_proven, path)
             except OSError as exc:
-                self.desk.warn("cache: cannot rename: %s", exc.strerror or exc)
+                self.disk_workers.warn("cache: cannot rename: %s", exc.strerror or exc)
 
         self._coverages.pop(path)
         task = self.spawn(mark())
@@ -334,10 +336,10 @@ class DiskCache:
             await asyncio.wait(self._marking)
         gaps = {path: each.find_gaps() for path, each in partly_proven.items()}
         try:
-            for path in await self.desk.run(self._store.prove_gaps, xorb_hash, gaps):
+            for path in await self.disk_workers.run(self._store.prove_gaps, xorb_hash, gaps):
                 self._coverages.pop(path)
         except OSError as exc:
-            self.desk.warn("cache: cannot read: %s", exc.strerror or exc)
+            self.disk_workers.warn("cache: cannot read: %s", exc.strerror or exc)
 
     def note_failure(self, segment: Segment, error: Exception) -> None:
         """Take note that an entry could not be read."""
@@ -361,13 +363,13 @@ class _Body:
         self._stack = stack
         self._stored: StoredBody | None = None
         self._inner: DataResponse | None = None
-        self._tee: Tee | None = None
+        self._tee: EntryWriter | None = None
         self._given = 0  # bytes from disk
         self.has_imported = False
 
     def open_stored(self, segments: tuple[Segment, ...], *, checks: bool) -> None:
         """Begin with what is on disk."""
-        self._stored = StoredBody(self._cache.desk, segments, checks=checks)
+        self._stored = StoredBody(self._cache.disk_workers, segments, checks=checks)
 
     @property
     def is_stored(self) -> bool:
@@ -375,7 +377,7 @@ class _Body:
         return self._stored is not None
 
     @property
-    def origin(self) -> Origin | None:
+    def origin(self) -> Provenance | None:
         """See DataResponse."""
         if self._stored is not None:
             return self._cache.find_coverage(self._stored.segment)

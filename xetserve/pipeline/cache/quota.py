@@ -33,7 +33,7 @@ class Evicted(NamedTuple):
     size: int
 
 
-class Room:
+class Quota:
     """How much all files of a cache have, and may have; whichever processes write them.
 
     Args:

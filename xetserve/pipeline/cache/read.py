@@ -18,7 +18,7 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache.entry import EntryIndex
 from xetserve.pipeline.cache.store import Segment, open_entry
-from xetserve.pipeline.cache.write import BLOCK_SIZE, MAX_HELD, Desk
+from xetserve.pipeline.cache.write import BLOCK_SIZE, MAX_HELD, DiskWorkers
 
 # Read what needs no disk, or nothing (Linux 4.14); musl came to know it later.
 PAGE_CACHE_ONLY: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
@@ -66,8 +66,10 @@ class StoredBody:
         checks: compare them with their checks; else whoever wants them has better ones.
     """
 
-    def __init__(self, desk: Desk, segments: tuple[Segment, ...], *, checks: bool = True) -> None:
-        self._desk = desk
+    def __init__(
+        self, disk_workers: DiskWorkers, segments: tuple[Segment, ...], *, checks: bool = True
+    ) -> None:
+        self._disk_workers = disk_workers
         self._checks = checks
         self._segments = segments
         self._number = 0  # of the segment that is being read
@@ -180,30 +182,36 @@ class StoredBody:
             "rb",
             buffering=0,
             opener=open_entry,
-            executor=self._desk.executor,
+            executor=self._disk_workers.executor,
         )
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     @property
     def _may_hold(self) -> bool:
-        return self._desk.num_held < MAX_HELD
+        return self._disk_workers.num_held < MAX_HELD
 
     def _load_next(self, size: int) -> None:
         """Have a thread load a block of records, or what fits into size bytes if others hold many blocks."""
-        desk, file = self._desk, self._file
+        disk_workers, file = self._disk_workers, self._file
         assert file is not None
         is_held = self._may_hold
-        desk.num_held += is_held
+        disk_workers.num_held += is_held
         segment, first = self.segment, self._chunk
         entry = segment.entry
         limit = BLOCK_SIZE if is_held else min(size, BLOCK_SIZE)
         last = entry.find_last(first, segment.chunks.end, limit)
         wanted = entry.offset_of(last) - entry.offset_of(first)
-        buffer = desk.take_block()
+        buffer = disk_workers.take_block()
         view = memoryview(buffer)[:wanted]
         loading = asyncio.ensure_future(
             _load_async(
-                file.fileno(), view, entry, first, last, self._checks, executor=desk.executor
+                file.fileno(),
+                view,
+                entry,
+                first,
+                last,
+                self._checks,
+                executor=disk_workers.executor,
             )
         )
         self._chunk = last
@@ -214,8 +222,8 @@ class StoredBody:
         block, self._block = self._block, None
         self._rest = memoryview(b"")
         if block is not None:
-            self._desk.num_held -= block.is_held
-            self._desk.give_block(block.buffer)
+            self._disk_workers.num_held -= block.is_held
+            self._disk_workers.give_block(block.buffer)
 
     async def aclose(self) -> None:
         """Close, once nobody reads the file any more: its descriptor would soon be another's."""
@@ -225,10 +233,10 @@ class StoredBody:
     async def _close_file(self) -> None:
         block, self._next = self._next, None
         if block is not None:
-            self._desk.num_held -= block.is_held
+            self._disk_workers.num_held -= block.is_held
             # Its buffer is lost if the thread is stuck: it may be writing there.
             await asyncio.gather(block.loading, return_exceptions=True)
-            self._desk.give_block(block.buffer)
+            self._disk_workers.give_block(block.buffer)
         if self._opening is not None:
             await asyncio.gather(self._opening, return_exceptions=True)
         file, self._file = self._file, None

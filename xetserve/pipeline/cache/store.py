@@ -40,7 +40,7 @@ from xetserve.pipeline.cache.layout import (
     make_shelf_path,
     make_xorb_path,
 )
-from xetserve.pipeline.cache.quota import Room
+from xetserve.pipeline.cache.quota import Quota
 from xetserve.upstream.answers.store import make_folders
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -109,7 +109,7 @@ class CacheStore:
 
     def __init__(self, folder: Path, *, max_size: int, min_free: int) -> None:
         self.folder = folder
-        self.room = Room(folder, max_size=max_size, min_free=min_free)
+        self.room = Quota(folder, max_size=max_size, min_free=min_free)
         self.max_entry_size = max_size // 2  # bytes; a larger one would push out all others
         self._temporary = folder / "tmp"
         # By path. Those of files that others, or the room, have removed fall out in time.

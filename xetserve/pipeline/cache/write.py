@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 BLOCK_SIZE: Final = 1024 * 1024  # bytes a write; smaller ones cost more than they save
 MAX_BLOCKS: Final = 32  # of the whole process
-MAX_TEE_BLOCKS: Final = 12  # of one tee: a fetch may bring 1 MiB with every turn of the loop
+MAX_WRITER_BLOCKS: Final = 12  # of one tee: a fetch may bring 1 MiB with every turn of the loop
 MAX_FREE_BLOCKS: Final = 4
 MAX_HELD: Final = 16  # blocks of readers; those beyond it read with more calls
-MAX_TEES: Final = 64  # each has a file open
+MAX_WRITERS: Final = 64  # each has a file open
 LOG_PAUSE: Final = 60.0  # seconds between two warnings about the same thing
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _writev = aiofiles.os.wrap(os.writev)
 
 
-class Desk:
+class DiskWorkers:
     """What all tees of a process share: threads, memory, open files, and one at a time who makes room.
 
     Args:
@@ -48,7 +48,7 @@ class Desk:
         self.store = store
         self.executor = executor
         self.num_blocks = 0
-        self.tees: set[Tee] = set()
+        self.tees: set[EntryWriter] = set()
         self.num_held = 0  # blocks that readers hold from one call to the next
         self._free: list[bytearray] = []
         self._sweeping = asyncio.Lock()
@@ -109,7 +109,7 @@ class Desk:
             logger.debug(message, *args)
 
 
-class Tee:
+class EntryWriter:
     """Takes the bytes of one fetch range while they pass by; close it when they end.
 
     Args:
@@ -121,7 +121,7 @@ class Tee:
 
     def __init__(
         self,
-        desk: Desk,
+        disk_workers: DiskWorkers,
         key: EntryKey,
         coverage: Coverage,
         on_placed: Callable[[str], object],
@@ -129,7 +129,7 @@ class Tee:
         self.key = key
         self.coverage = coverage
         self._on_placed = on_placed
-        self._desk = desk
+        self._disk_workers = disk_workers
         self._indexer = Indexer(key)
         self._waiting: list[tuple[bytearray, int]] = []  # full blocks, and the bytes in them
         self._num_blocks = 0
@@ -139,17 +139,17 @@ class Tee:
         self._is_wanted = True
         self._wake: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
-        if key.file_size > desk.store.max_entry_size:
+        if key.file_size > disk_workers.store.max_entry_size:
             self.abandon("too large")
-        elif len(desk.tees) >= MAX_TEES:
+        elif len(disk_workers.tees) >= MAX_WRITERS:
             self.abandon("too many")
         else:
-            desk.tees.add(self)
+            disk_workers.tees.add(self)
             self.task = asyncio.get_running_loop().create_task(self._run())
 
     def __repr__(self) -> str:
         state = "wanted" if self._is_wanted else "abandoned"
-        return f"<Tee {format_hash(self.key.xorb_hash)[:8]} {self.key.chunks}, {state}>"
+        return f"<EntryWriter {format_hash(self.key.xorb_hash)[:8]} {self.key.chunks}, {state}>"
 
     @property
     def is_wanted(self) -> bool:
@@ -186,13 +186,13 @@ class Tee:
     def _next_block(self) -> bool:
         """Start another block, if memory allows."""
         self._hand_over()
-        desk = self._desk
-        if self._num_blocks >= MAX_TEE_BLOCKS or desk.num_blocks >= MAX_BLOCKS:
+        disk_workers = self._disk_workers
+        if self._num_blocks >= MAX_WRITER_BLOCKS or disk_workers.num_blocks >= MAX_BLOCKS:
             return False
-        desk.num_blocks += 1
+        disk_workers.num_blocks += 1
         self._num_blocks += 1
         size = self.key.byte_range.size
-        self._block = bytearray(size) if size < BLOCK_SIZE else desk.take_block()
+        self._block = bytearray(size) if size < BLOCK_SIZE else disk_workers.take_block()
         self._filled = 0
         return True
 
@@ -229,18 +229,18 @@ class Tee:
             await self._write()
         except OSError as exc:
             self.abandon("disk")
-            self._desk.warn("cache: cannot write: %s", exc.strerror or exc)
+            self._disk_workers.warn("cache: cannot write: %s", exc.strerror or exc)
         finally:
             self._is_wanted = False
             self._waiting.clear()
             self._block = bytearray()
-            self._desk.num_blocks -= self._num_blocks
+            self._disk_workers.num_blocks -= self._num_blocks
             self._num_blocks = 0
-            self._desk.tees.discard(self)
+            self._disk_workers.tees.discard(self)
 
     async def _write(self) -> None:
-        desk, store = self._desk, self._desk.store
-        temporary = await desk.create(self.key.file_size)
+        disk_workers, store = self._disk_workers, self._disk_workers.store
+        temporary = await disk_workers.create(self.key.file_size)
         if temporary is None:
             self.abandon("no room")
             return
@@ -250,26 +250,26 @@ class Tee:
                 views = [memoryview(block)[:size] for block, size in blocks]
                 await self._write_all(temporary.fd, views)
                 self._num_blocks -= len(blocks)
-                desk.num_blocks -= len(blocks)
+                disk_workers.num_blocks -= len(blocks)
                 for block, _ in blocks:
-                    desk.give_block(block)
+                    disk_workers.give_block(block)
             if self._is_wanted:
                 await self._write_all(temporary.fd, [memoryview(self._indexer.make_index().pack())])
                 is_proven = self.coverage.is_proven
                 standing = Standing.PROVEN if is_proven else Standing.UNPROVEN
-                path = await desk.run(store.publish, temporary, self.key, standing)
+                path = await disk_workers.run(store.publish, temporary, self.key, standing)
                 is_published = True
                 if path is not None:
                     self._on_placed(path)
                 CACHE_STORED_BYTES.add(amount=self.key.byte_range.size)
-            desk.executor.submit(os.close, temporary.fd)
+            disk_workers.executor.submit(os.close, temporary.fd)
         except OSError:
-            desk.executor.submit(os.close, temporary.fd)
+            disk_workers.executor.submit(os.close, temporary.fd)
             raise
         finally:
             # Cancelled (the process ends): a thread may be writing still, and the descriptor stays open.
             if not is_published:
-                desk.executor.submit(store.discard, temporary)
+                disk_workers.executor.submit(store.discard, temporary)
 
     async def _next_blocks(self) -> list[tuple[bytearray, int]]:
         """Wait for full blocks; none when there will be no more."""
@@ -286,7 +286,7 @@ class Tee:
     async def _write_all(self, fd: int, views: list[memoryview]) -> None:
         """Write all of the views, if possible in one call: a call may stop early."""
         while views:
-            count = await _writev(fd, views, executor=self._desk.executor)
+            count = await _writev(fd, views, executor=self._disk_workers.executor)
             while views and count >= len(views[0]):
                 count -= len(views.pop(0))
             if views:

@@ -1,7 +1,7 @@
 """The buffers that a fetch receives into, and the chunks that lie in them."""
 
 from xetserve.pipeline.flow.budget import Slab
-from xetserve.pipeline.provenance import Origin
+from xetserve.pipeline.provenance import Provenance
 from xetserve.xet.compression import Buffer
 from xetserve.xet.xorb import ChunkRecord
 
@@ -24,7 +24,7 @@ class ArrivedChunk:
 
     __slots__ = ("chunk_hash", "decoded", "origin", "record", "slab")
 
-    def __init__(self, record: ChunkRecord, slab: ReceiveSlab, origin: Origin | None) -> None:
+    def __init__(self, record: ChunkRecord, slab: ReceiveSlab, origin: Provenance | None) -> None:
         self.record = record
         self.origin = origin
         self.slab: ReceiveSlab | None = slab

@@ -5,7 +5,7 @@ before they are fetched. They lie in slabs; a slab is given back once no record 
 
 How much it may hold, and whether it receives at full speed or streams, is for HeldBuffers to say (see held_buffers.py).
 
-Several responses can use one fetch; each does through a Ticket (see table.py). What one of them has decoded and hashed the
+Several responses can use one fetch; each does through a Lease (see table.py). What one of them has decoded and hashed the
 others take as it is. One that lags behind holds records back but never stops the others: whoever waits for the next
 record is given room for it.
 """
@@ -20,11 +20,11 @@ from typing import Final, Protocol
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics.catalogue import EXPIRED_URLS, UPSTREAM_RETRIES
 from xetserve.pipeline.fetch.buffers import ArrivedChunk, ReceiveSlab
-from xetserve.pipeline.fetch.held_buffers import Holding
+from xetserve.pipeline.fetch.held_buffers import HeldBuffers
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.pacing import FarSide, Stopwatch
 from xetserve.pipeline.plan.window_plan import Step
-from xetserve.pipeline.provenance import Origin
+from xetserve.pipeline.provenance import Provenance
 from xetserve.pipeline.source import CasSource, Tally
 from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.xet.compression import Buffer
@@ -109,7 +109,7 @@ class Fetch:
         self._was_stored = False  # whether what came last came from a store
         self._waiters: set[asyncio.Future[None]] = set()
         self._waking: deque[asyncio.Future[None]] = deque()  # whose chunk is here, or who must look
-        self._holding = Holding(
+        self._held_buffers = HeldBuffers(
             budget,
             self.size,
             is_hurried=lambda: bool(self._waiters or self._waking),
@@ -123,7 +123,7 @@ class Fetch:
         return (
             f"<Fetch {format_hash(self.xorb_hash)[:8]} at chunk {self._next_chunk} of "
             f"{self.chunks.start}..{self.chunks.end}, {len(self._users)} users, "
-            f"{self._holding}>"
+            f"{self._held_buffers}>"
         )
 
     # Users come and go.
@@ -190,7 +190,7 @@ class Fetch:
         if self._task is not None:
             self._task.cancel()
         self._entries.clear()
-        self._holding.close()
+        self._held_buffers.close()
 
     async def wait_closed(self) -> None:
         """Wait until its task has ended."""
@@ -207,12 +207,12 @@ class Fetch:
     @property
     def num_left(self) -> int:
         """Bytes that have not arrived."""
-        return self._holding.num_left
+        return self._held_buffers.num_left
 
     @property
     def granted(self) -> int:
         """Bytes of the budget that it has now."""
-        return self._holding.granted
+        return self._held_buffers.granted
 
     def start(self, room: int, *, streams: bool = False, must: bool = False) -> bool:
         """Start if all of the range fits into room bytes and into the budget.
@@ -223,14 +223,14 @@ class Fetch:
         """
         if self._task is not None:
             return True
-        if not self._holding.reserve(room, streams=streams, must=must):
+        if not self._held_buffers.reserve(room, streams=streams, must=must):
             return False
         self._task = asyncio.get_running_loop().create_task(self._run())
         return True
 
     def fit(self, room: int) -> None:
         """Let a running fetch receive at full speed if it fits into room bytes by now, or else stream."""
-        self._holding.fit(room, is_shared=len(self._users) > 1)
+        self._held_buffers.fit(room, is_shared=len(self._users) > 1)
 
     # Using.
 
@@ -252,7 +252,7 @@ class Fetch:
                 raise IntegrityError(f"chunk {chunk} is missing from its fetch range")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
-            self._holding.hurry()
+            self._held_buffers.hurry()
             try:
                 await waiter
             finally:
@@ -282,11 +282,11 @@ class Fetch:
     def _keep_decoded(self, entry: ArrivedChunk, data: Buffer) -> None:
         if entry.slab is None or any(user.is_packed for user in self._users):
             return
-        if not self._holding.try_keep_decoded(len(data), MAX_SHARED_DECODED):
+        if not self._held_buffers.try_keep_decoded(len(data), MAX_SHARED_DECODED):
             return
         entry.decoded = data
         slab, entry.slab = entry.slab, None
-        self._holding.leave_slab(slab)
+        self._held_buffers.leave_slab(slab)
 
     def copy_record(self, chunk: int) -> ChunkRecord | None:
         """Give a copy of a chunk's record; None if it was decoded for several users, and the record is gone."""
@@ -312,7 +312,7 @@ class Fetch:
                 entry.origin.note_hash(chunk, len(data), entry.chunk_hash)
         return entry.chunk_hash
 
-    def get_origin(self, chunk: int) -> Origin | None:
+    def get_origin(self, chunk: int) -> Provenance | None:
         """Return the store's copy that a chunk which is here came from, or has gone to."""
         return self._entries[chunk].origin
 
@@ -337,15 +337,15 @@ class Fetch:
 
     def _let_go(self, entry: ArrivedChunk) -> None:
         if entry.decoded is not None:
-            self._holding.drop_decoded(len(entry.decoded))
+            self._held_buffers.drop_decoded(len(entry.decoded))
         if entry.slab is not None:
-            self._holding.leave_slab(entry.slab)
+            self._held_buffers.leave_slab(entry.slab)
 
     def reject(self, chunk: int, error: FormatError | IntegrityError) -> None:
         """Fetch a chunk again, whose payload does not decode, or to something else."""
         if self._task is not None:
             self._task.cancel()
-        self._holding.begin(self.size)
+        self._held_buffers.begin(self.size)
         self._let_go(self._entries.pop(chunk))
         self._rejected.add(chunk)
         self._task = asyncio.get_running_loop().create_task(self._run(error))
@@ -412,7 +412,7 @@ class Fetch:
         """Do so; tells whether the data is good enough for all users, and does nothing if it is not."""
         slab: ReceiveSlab | None = None
         watch = Stopwatch(time.monotonic())
-        holding = self._holding
+        holding = self._held_buffers
         holding.begin(self._info.byte_range.size)
         try:
             async with self._source.open_data(
@@ -425,7 +425,7 @@ class Fetch:
                     return False
                 self._has_imported |= response.has_imported
                 chunk = self._info.chunks.start
-                origin: Origin | None = None  # of the record that has begun
+                origin: Provenance | None = None  # of the record that has begun
                 slab = await holding.open_slab(0)
                 reader = RecordReader()
                 filled = 0
@@ -489,7 +489,7 @@ class Fetch:
             tally.upstream_bytes += count
 
     def _take_record(
-        self, chunk: int, record: ChunkRecord, slab: ReceiveSlab, origin: Origin | None
+        self, chunk: int, record: ChunkRecord, slab: ReceiveSlab, origin: Provenance | None
     ) -> None:
         """Keep a chunk, if it is needed and was not here before."""
         if chunk == self._next_chunk and chunk < self.chunks.end:

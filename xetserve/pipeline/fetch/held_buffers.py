@@ -17,7 +17,7 @@ STREAM_GRANT: Final = 2 * SLAB_SIZE  # bytes that a streaming fetch holds
 TIGHT_GRANT: Final = SMALL_SLAB_SIZE // 4  # and where there are hundreds: one record, mostly
 
 
-class Holding:
+class HeldBuffers:
     """The part of the budget that one fetch has. Sizes are bytes.
 
     Args:
@@ -54,7 +54,7 @@ class Holding:
         self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"<Holding {self._in_slabs} of {self.granted}>"
+        return f"<HeldBuffers {self._in_slabs} of {self.granted}>"
 
     # What is granted.
 

@@ -10,7 +10,7 @@ from xetserve.xet.reconstruction import FetchInfo
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
 
 
-class Ticket:
+class Lease:
     """One response's part in a fetch."""
 
     def __init__(

@@ -13,17 +13,17 @@ from functools import partial
 from typing import Final
 
 from xetserve.pipeline.fetch.fetch import Fetch
-from xetserve.pipeline.fetch.leases import Refresh, Ticket
+from xetserve.pipeline.fetch.leases import Lease, Refresh
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import FarSide
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.source import CasSource, Tally
 from xetserve.pipeline.verify.ledger import Ledger
-from xetserve.pipeline.verify.ledger_store import LedgerShelf
+from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.ledgers import Ledgers
 from xetserve.pipeline.verify.verifier import recall
-from xetserve.pipeline.verify.worker_bus import LedgerNews
+from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -37,8 +37,8 @@ class FetchTable:
 
     Args:
         stall_timeout: seconds without a byte after which a connection is given up.
-        ledger_shelf: where proven ledgers are stored.
-        ledger_news: from other workers, and to them.
+        ledger_store: where proven ledgers are stored.
+        worker_bus: from other workers, and to them.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class FetchTable:
         *,
         policy: RetryPolicy,
         stall_timeout: float,
-        ledger_shelf: LedgerShelf | None = None,
-        ledger_news: LedgerNews | None = None,
+        ledger_store: LedgerStore | None = None,
+        worker_bus: WorkerBus | None = None,
     ) -> None:
         self.source = source
         self.budget = budget
         budget.reclaim = self._reclaim
         self.far_side = FarSide()
-        self.ledgers = Ledgers(news=ledger_news)
-        self.ledger_shelf = ledger_shelf
+        self.ledgers = Ledgers(worker_bus=worker_bus)
+        self.ledger_store = ledger_store
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}
@@ -72,7 +72,7 @@ class FetchTable:
         """Have the ledger of a file at hand, if it is proven and known anywhere here."""
         known = self.ledgers.find(file_hash)
         ledger = known or Ledger(file_hash)
-        await recall(ledger, self.ledgers, self.ledger_shelf)
+        await recall(ledger, self.ledgers, self.ledger_store)
         chunks = ledger.get_chunks()
         if known is None and chunks is not None:
             self.ledgers.get(file_hash).adopt(chunks)
@@ -87,7 +87,7 @@ class FetchTable:
         if self._traffic[file_hash].is_idle:
             del self._traffic[file_hash]
 
-    def open_ticket(
+    def open_lease(
         self,
         step: Step,
         traffic: FileTraffic,
@@ -99,7 +99,7 @@ class FetchTable:
         is_packed: bool = False,
         is_proven: bool = False,
         takes_imported: bool = False,
-    ) -> Ticket:
+    ) -> Lease:
         """Join the fetch of a step's range, or make one; it is not started.
 
         Args:
@@ -111,7 +111,7 @@ class FetchTable:
         """
         takes_imported = takes_imported or is_proven
         join = partial(
-            Ticket,
+            Lease,
             step=step,
             refresh=refresh,
             on_change=on_change,
@@ -142,15 +142,15 @@ class FetchTable:
         self._fetches[key] = fetch
         return join(fetch)
 
-    def close_tickets(self, tickets: Iterable[Ticket], traffic: FileTraffic, position: int) -> None:
-        """Close tickets of a window. Without other users their fetches are closed, too, or kept for followers."""
-        for ticket in tickets:
-            self._close_ticket(ticket, traffic, position)
+    def close_leases(self, leases: Iterable[Lease], traffic: FileTraffic, position: int) -> None:
+        """Close leases of a window. Without other users their fetches are closed, too, or kept for followers."""
+        for lease in leases:
+            self._close_lease(lease, traffic, position)
         self._tidy()
 
-    def _close_ticket(self, ticket: Ticket, traffic: FileTraffic, position: int) -> None:
-        ticket.close()
-        fetch = ticket.fetch
+    def _close_lease(self, lease: Lease, traffic: FileTraffic, position: int) -> None:
+        lease.close()
+        fetch = lease.fetch
         if fetch.is_used or fetch.is_closed or fetch in self._shelf:
             return
         if fetch.is_complete and self._is_awaited(traffic, position):

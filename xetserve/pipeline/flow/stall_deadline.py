@@ -8,7 +8,7 @@ from xetserve.errors import UpstreamTimeout
 from xetserve.pipeline.flow.pacing import Pacer
 
 
-class Patience:
+class StallDeadline:
     """The patience of one response.
 
     Args:

@@ -57,7 +57,7 @@ class _Life:
         return number >= 0 and self.stays[number]
 
 
-class Repeats:
+class ChunkReuse:
     """What is known of a file's terms from a position on. Nothing at first, and then nothing stays.
 
     known_end: up to here the terms are known; None: none are.

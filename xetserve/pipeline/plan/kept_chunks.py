@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.plan.chunk_reuse import ChunkKey, Repeats
+from xetserve.pipeline.plan.chunk_reuse import ChunkKey, ChunkReuse
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import Reconstruction
 from xetserve.xet.xorb import ChunkRecord
@@ -27,7 +27,7 @@ class KeptChunks:
     """
 
     def __init__(self, budget: ByteBudget) -> None:
-        self.repeats = Repeats()
+        self.repeats = ChunkReuse()
         self.cursor = (0, 0)
         self._budget = budget
         self._chunks: dict[ChunkKey, KeptChunk] = {}
@@ -36,7 +36,7 @@ class KeptChunks:
         self._is_closed = False
 
     def learn(self, answer: Reconstruction, start: int, *, planned: int) -> None:
-        """Learn what lies ahead from a position on. See Repeats.add."""
+        """Learn what lies ahead from a position on. See ChunkReuse.add."""
         budget = self._budget
         if self._is_closed:
             return

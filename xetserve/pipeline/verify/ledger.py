@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Final
 
-from xetserve.pipeline.provenance import Origins
+from xetserve.pipeline.provenance import ProvenanceLog
 from xetserve.pipeline.verify.ledger_file import ChunkList
 from xetserve.pipeline.verify.worker_records import Note
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree
@@ -97,7 +97,7 @@ class Ledger:
         self.has_lost = False
         self.generation = 0
         self.epoch = 0
-        self._origins = Origins()  # of chunks that were noted since the epoch began
+        self._origins = ProvenanceLog()  # of chunks that were noted since the epoch began
         self.sources: dict[bytes, ChunkRange] = {}
         self._runs: list[_Run] = []  # in order, with gaps between them
         self._num_chunks = 0
@@ -328,7 +328,7 @@ class Ledger:
         """Whether a proof of the file would prove stored entries, too."""
         return bool(self._origins)
 
-    def take_origins(self, origins: Origins, epoch: int) -> None:
+    def take_origins(self, origins: ProvenanceLog, epoch: int) -> None:
         """Take over where chunks came from that were noted since an epoch, and tell once they are proven.
 
         Chunks that were not remembered, or not compared with those that are, prove nothing.

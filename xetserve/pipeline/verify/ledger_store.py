@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 LOAD_TIMEOUT: Final = 1.0  # seconds that a read waits for a ledger; it may come later
 
 
-class LedgerShelf:
+class LedgerStore:
     """The ledgers that the folder of a cache holds."""
 
     def __init__(self, cache: DiskCache) -> None:
         self._cache = cache
-        self._store = cache.desk.store
+        self._store = cache.disk_workers.store
         self._loading: dict[bytes, asyncio.Task[ChunkList | None]] = {}
 
     async def load(self, ledger: Ledger) -> None:
@@ -53,9 +53,9 @@ class LedgerShelf:
 
     async def _load(self, file_hash: bytes) -> ChunkList | None:
         try:
-            return await self._cache.desk.run(self._read, file_hash)
+            return await self._cache.disk_workers.run(self._read, file_hash)
         except OSError as exc:
-            self._cache.desk.warn("cache: cannot read: %s", exc.strerror or exc)
+            self._cache.disk_workers.warn("cache: cannot read: %s", exc.strerror or exc)
             return None
 
     def _read(self, file_hash: bytes) -> ChunkList | None:
@@ -87,11 +87,11 @@ class LedgerShelf:
             self._cache.spawn(self._keep(ledger.file_hash, chunks))
 
     async def _keep(self, file_hash: bytes, chunks: ChunkList) -> None:
-        desk = self._cache.desk
+        disk_workers = self._cache.disk_workers
         try:
-            if await desk.run(os.path.exists, self._get_path(file_hash)):
+            if await disk_workers.run(os.path.exists, self._get_path(file_hash)):
                 return
-            temporary = await desk.create(ledger_file_size(len(chunks.starts)))
+            temporary = await disk_workers.create(ledger_file_size(len(chunks.starts)))
             if temporary is None:
                 return
 
@@ -105,9 +105,9 @@ class LedgerShelf:
                 finally:
                     os.close(temporary.fd)
 
-            await desk.run(write)
+            await disk_workers.run(write)
         except OSError as exc:
-            desk.warn("cache: cannot write: %s", exc.strerror or exc)
+            disk_workers.warn("cache: cannot write: %s", exc.strerror or exc)
 
     def _get_path(self, file_hash: bytes) -> str:
         return make_shelf_path(self._store.folder, LEDGERS, f"{format_hash(file_hash)}.xl")

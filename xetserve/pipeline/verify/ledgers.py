@@ -15,7 +15,7 @@ from typing import Final
 
 from xetserve.base.lru_dict import LruDict
 from xetserve.pipeline.verify.ledger import Ledger
-from xetserve.pipeline.verify.worker_bus import LedgerNews
+from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.pipeline.verify.worker_records import Mark, MarkKind, Note
 
 MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
@@ -58,11 +58,11 @@ class Ledgers:
     And which files were cut of late because they were wrong: somebody has the beginning, and some of it may be wrong.
 
     Args:
-        news: from the other workers, and to them; None: there are none.
+        worker_bus: from the other workers, and to them; None: there are none.
     """
 
-    def __init__(self, max_memory: int = MAX_MEMORY, news: LedgerNews | None = None) -> None:
-        self._news = news
+    def __init__(self, max_memory: int = MAX_MEMORY, worker_bus: WorkerBus | None = None) -> None:
+        self._worker_bus = worker_bus
         self._max_memory = max_memory
         # Each with the memory that it took when it was looked at last.
         self._begun: LruDict[bytes, Ledger] = LruDict()
@@ -71,13 +71,13 @@ class Ledgers:
         self._forgotten = _Times()
         self._lost = _Times()
         self._watched: set[bytes] = set()
-        self._num_missed = 0  # of what others have told, see LedgerNews
+        self._num_missed = 0  # of what others have told, see WorkerBus
         self.hear()
 
     @property
     def is_shared(self) -> bool:
         """Whether there are other workers."""
-        return self._news is not None
+        return self._worker_bus is not None
 
     def get(self, file_hash: bytes) -> Ledger:
         """Give the ledger of a file, a new one if it has none."""
@@ -171,7 +171,7 @@ class Ledgers:
 
     def watch(self, ledger: Ledger) -> None:
         """Have a ledger hear when its file is proven by another worker, for what is stored here of it."""
-        if self._news is not None and ledger.has_origins:
+        if self._worker_bus is not None and ledger.has_origins:
             self._watched.add(ledger.file_hash)
 
     def look_round(self) -> None:
@@ -179,7 +179,11 @@ class Ledgers:
         self.hear()
         for file_hash in list(self._watched):
             ledger = self._begun.peek(file_hash)
-            if ledger is not None and self._news is not None and self._news.has_list(file_hash):
+            if (
+                ledger is not None
+                and self._worker_bus is not None
+                and self._worker_bus.has_list(file_hash)
+            ):
                 self.look_up(ledger)
             if ledger is None or ledger.is_proven or not ledger.has_origins:
                 self._watched.discard(file_hash)
@@ -188,15 +192,15 @@ class Ledgers:
 
     def tell(self, notes: Sequence[Note]) -> None:
         """Tell the others of chunks that were noted here, before the bytes leave."""
-        if self._news is not None:
-            self._news.tell_notes(notes)
+        if self._worker_bus is not None:
+            self._worker_bus.tell_notes(notes)
 
     def hear(self) -> None:
         """Take in what others have told. To be called now and then, or what they tell is lost."""
-        if self._news is None:
+        if self._worker_bus is None:
             return
         self._hear_marks()
-        for note in self._news.hear_notes():
+        for note in self._worker_bus.hear_notes():
             if note.noted <= self._forgotten.get(note.file_hash):
                 continue
             ledger = self.get(note.file_hash)
@@ -208,8 +212,8 @@ class Ledgers:
 
     def _note_missed(self) -> None:
         """Take in that others have told more than we have heard: what it was is lost."""
-        if self._news is not None and self._news.num_missed > self._num_missed:
-            self._num_missed = self._news.num_missed
+        if self._worker_bus is not None and self._worker_bus.num_missed > self._num_missed:
+            self._num_missed = self._worker_bus.num_missed
             self._lost.all_at = time.monotonic_ns()
 
     def _correct(self, ledger: Ledger, note: Note) -> None:
@@ -217,28 +221,33 @@ class Ledgers:
         if ledger.refutes(note):
             self._mark(ledger.file_hash, note.noted, MarkKind.CUT)
         ledger.is_told = (
-            ledger.is_told and self._news is not None and self._news.has_list(ledger.file_hash)
+            ledger.is_told
+            and self._worker_bus is not None
+            and self._worker_bus.has_list(ledger.file_hash)
         )
         self.tell_proven(ledger)
 
     def look_up(self, ledger: Ledger) -> None:
         """Let a ledger have all that is known of its file anywhere."""
-        if self._news is None:
+        if self._worker_bus is None:
             return
         # What was told before this is with the others before we look (schedule() has a full memory barrier): of two
         # that tell and then look, one sees both.
         os.sched_yield()
         self.hear()
-        if not ledger.is_proven and (chunks := self._news.find_list(ledger.file_hash)) is not None:
+        if (
+            not ledger.is_proven
+            and (chunks := self._worker_bus.find_list(ledger.file_hash)) is not None
+        ):
             ledger.adopt(chunks)
             ledger.is_told = True
 
     def tell_proven(self, ledger: Ledger) -> None:
         """Let the others have the list of a proven file."""
-        if self._news is None or ledger.is_told or (chunks := ledger.get_chunks()) is None:
+        if self._worker_bus is None or ledger.is_told or (chunks := ledger.get_chunks()) is None:
             return
         ledger.is_told = True
-        self._news.tell_list(ledger.file_hash, chunks)
+        self._worker_bus.tell_list(ledger.file_hash, chunks)
 
     def _on_clear(self, file_hash: bytes) -> None:
         self._mark(file_hash, time.monotonic_ns(), MarkKind.FORGOTTEN)
@@ -246,8 +255,8 @@ class Ledgers:
     def _mark(self, file_hash: bytes, at: int, kind: MarkKind) -> None:
         mark = Mark(file_hash, at, kind)
         self._take_in(mark)
-        if self._news is not None:
-            self._news.tell_mark(mark)
+        if self._worker_bus is not None:
+            self._worker_bus.tell_mark(mark)
 
     def _take_in(self, mark: Mark) -> None:
         if mark.kind is MarkKind.LOST:
@@ -259,9 +268,9 @@ class Ledgers:
             self._forgotten.note(mark.file_hash, mark.at)
 
     def _hear_marks(self) -> None:
-        if self._news is None:
+        if self._worker_bus is None:
             return
-        for mark in self._news.hear_marks():
+        for mark in self._worker_bus.hear_marks():
             self._take_in(mark)
             ledger = self._begun.peek(mark.file_hash)
             if mark.kind is not MarkKind.FORGOTTEN or ledger is None or ledger.is_proven:

@@ -1,4 +1,4 @@
-"""Holding what one response reads against what the file has to be.
+"""HeldBuffers what one response reads against what the file has to be.
 
 What is known to make the file hash, the ledger of a proven file, each chunk is held against at its place. Of a file that is
 not proven, a whole response is folded on the way, and its root is the file hash or the answer is cut. Parts are
@@ -10,9 +10,9 @@ import time
 from typing import Final
 
 from xetserve.errors import IntegrityError, UpstreamBusy
-from xetserve.pipeline.provenance import Origin, Origins
+from xetserve.pipeline.provenance import Provenance, ProvenanceLog
 from xetserve.pipeline.verify.ledger import Ledger, extend_range
-from xetserve.pipeline.verify.ledger_store import LedgerShelf
+from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.ledgers import Ledgers
 from xetserve.pipeline.verify.worker_records import NotePad
 from xetserve.xet.hashes import MerkleTree, format_hash
@@ -21,7 +21,7 @@ from xetserve.xet.reconstruction import ChunkRange
 FOLDED_AT_ONCE: Final = 4096  # chunks, of some milliseconds
 
 
-class Proof:
+class Verifier:
     """The proof of one response. Positions are decoded bytes in the file.
 
     Args:
@@ -40,7 +40,7 @@ class Proof:
         file_hash: bytes,
         *,
         is_whole: bool,
-        shelf: LedgerShelf | None = None,
+        shelf: LedgerStore | None = None,
         since: float | None = None,
     ) -> None:
         self.is_verified = False
@@ -49,7 +49,7 @@ class Proof:
         self._ledger = ledger = ledgers.get(file_hash)
         self._generation = ledger.generation
         self._epoch = ledger.epoch
-        self._origins = Origins()
+        self._origins = ProvenanceLog()
         self._is_whole = is_whole
         self._tree = MerkleTree() if is_whole and not ledger.is_proven else None
         self._end = 0  # of what was added last
@@ -108,7 +108,7 @@ class Proof:
                 self._pad.add(position, size, chunk_hash, time.monotonic_ns())
             self._ledger.note(position, size, chunk_hash)
 
-    def add_origin(self, origin: Origin | None, chunk: int) -> None:
+    def add_origin(self, origin: Provenance | None, chunk: int) -> None:
         """Take in the store's copy of the chunk that was added last, if there is one."""
         if origin is not None:
             self._origins.add(origin, chunk)
@@ -233,7 +233,7 @@ class Proof:
         return suspects
 
 
-async def recall(ledger: Ledger, ledgers: Ledgers, shelf: LedgerShelf | None) -> None:
+async def recall(ledger: Ledger, ledgers: Ledgers, shelf: LedgerStore | None) -> None:
     """Let a ledger have what other workers and the disk know of its file."""
     if not ledger.is_proven:
         ledgers.look_up(ledger)

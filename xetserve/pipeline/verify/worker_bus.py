@@ -42,7 +42,7 @@ PLACE_SIZE: Final = MARKS_SIZE + NOTES_SIZE + LISTS_SIZE  # bytes of a worker's 
 MAX_LISTS: Final = 8192  # that are found again
 
 
-class LedgerNews:
+class WorkerBus:
     """What one worker tells and hears.
 
     Args:

@@ -19,7 +19,7 @@ _Key = tuple[str, str]  # scope and kind
 _RESET: Final = re.compile(r";\s*t=(\d{1,6})\b")
 
 
-class Troubles:
+class Backoff:
     """Remembers trouble for as long as it counts.
 
     Args:

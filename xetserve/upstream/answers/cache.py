@@ -34,10 +34,10 @@ from xetserve.errors import (
     UpstreamOffline,
 )
 from xetserve.metrics.catalogue import METADATA_HITS, METADATA_MISSES, METADATA_STALE
-from xetserve.upstream.answers.backoff import Troubles
+from xetserve.upstream.answers.backoff import Backoff
 from xetserve.upstream.answers.scope import ANONYMOUS
-from xetserve.upstream.answers.singleflight import Flights
-from xetserve.upstream.answers.store import MetaStore, Stored
+from xetserve.upstream.answers.singleflight import SingleFlight
+from xetserve.upstream.answers.store import AnswerStore, Stored
 
 ENTRY_COST: Final = 700  # bytes of memory beside the texts of question and answer
 STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer would do
@@ -54,7 +54,7 @@ MAX_SKEW: Final = 5.0  # seconds; an answer from the future is of a clock that w
 
 
 @dataclass(frozen=True, slots=True)
-class MetadataPolicy:
+class AnswerPolicy:
     """How long what is believed. Times in seconds, 0: not at all.
 
     stale_for: oldest age of an answer that is given when the upstream is in trouble.
@@ -147,7 +147,7 @@ class _Kept(NamedTuple):
         return isinstance(self.answer, Answer) and self.answer.verdict is not Verdict.REFUSED
 
 
-class MetadataCache:
+class AnswerCache:
     """Keeps answers.
 
     Args:
@@ -157,8 +157,8 @@ class MetadataCache:
 
     def __init__(
         self,
-        policy: MetadataPolicy,
-        store: MetaStore | None = None,
+        policy: AnswerPolicy,
+        store: AnswerStore | None = None,
         realm: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -171,14 +171,14 @@ class MetadataCache:
         )
         # Those that were answered with yes, by scope and repository: a refusal drops them without a walk over others.
         self._by_repo: dict[tuple[str, str], dict[Question, None]] = {}
-        self._flights: Flights[Question, Answer] = Flights()
+        self._flights: SingleFlight[Question, Answer] = SingleFlight()
         self._refusals: LruDict[tuple[str, str], float] = LruDict(
             max_num=MAX_REFUSALS, max_cost=MAX_REFUSALS_SIZE
         )
         self._marks: LruDict[tuple[str, str], float] = LruDict(
             max_num=MAX_MARKS, max_cost=MAX_REFUSALS_SIZE
         )
-        self._troubles = Troubles(policy.negative_ttl, clock)
+        self._backoff = Backoff(policy.negative_ttl, clock)
 
     @property
     def size(self) -> int:
@@ -247,7 +247,7 @@ class MetadataCache:
         find_other: FindOther | None,
     ) -> Answer:
         old = await self.find_old(question, find_other) if self.policy.stale_for else None
-        trouble = self._troubles.find(question.scope, question.kind)
+        trouble = self._backoff.find(question.scope, question.kind)
         if trouble is not None and old is not None:
             return self._give_old(question, old)
         if isinstance(trouble, UpstreamBusy):
@@ -264,12 +264,12 @@ class MetadataCache:
             raise
         except (UpstreamError, TimeoutError) as exc:
             if isinstance(exc, UpstreamBusy) and exc.status == 429:
-                self._troubles.note_busy(question.scope, question.kind, exc)
+                self._backoff.note_busy(question.scope, question.kind, exc)
             if old is None or (isinstance(exc, UpstreamError) and not exc.retriable):
                 raise
-            self._troubles.note_down(question.scope, question.kind)
+            self._backoff.note_down(question.scope, question.kind)
             return self._give_old(question, old)
-        self._troubles.note_up(question.scope, question.kind)
+        self._backoff.note_up(question.scope, question.kind)
         # What it says was true when it was asked for, at least.
         return self.put(question, answer._replace(said=answer.said or asked))
 

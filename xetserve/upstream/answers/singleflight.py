@@ -17,7 +17,7 @@ class _Flight(Generic[T]):
         self.num_told = 0
 
 
-class Flights(Generic[K, T]):
+class SingleFlight(Generic[K, T]):
     """What is being asked now, by key."""
 
     def __init__(self) -> None:

@@ -97,7 +97,7 @@ def pack_file(path: str, stored: Stored) -> bytes:
     return MAGIC + _make_check(path, rest) + rest
 
 
-class MetaFolder:
+class AnswerFolder:
     """The folder. Everything here blocks, and is for threads.
 
     Args:
@@ -310,7 +310,7 @@ def _find_level(sizes: Iterable[int], total: int) -> int:
     return max(0, level)
 
 
-class MetaStore:
+class AnswerStore:
     """The folder, from the event loop: reads wait for a thread, writes are done later, one after the other.
 
     Args:
@@ -318,7 +318,7 @@ class MetaStore:
     """
 
     def __init__(self, folder: Path, *, max_size: int, max_pending: int) -> None:
-        self._folder = MetaFolder(folder, max_size=max_size)
+        self._folder = AnswerFolder(folder, max_size=max_size)
         self._reading = ThreadPoolExecutor(4, "metadata")
         self._writing = ThreadPoolExecutor(1, "metadata-write")  # one: writes stay in order
         self._max_pending = max_pending
@@ -359,7 +359,7 @@ class MetaStore:
         lead: float = 0.0,
         is_refusal: bool = False,
     ) -> bool:
-        """Store something soon; see MetaFolder. False: too much is waiting, it will not be stored.
+        """Store something soon; see AnswerFolder. False: too much is waiting, it will not be stored.
 
         Args:
             is_refusal: it takes something back, and has room of its own where others have none.

@@ -21,10 +21,14 @@ from xetserve.errors import (
     UrlExpired,
 )
 from xetserve.metrics.catalogue import METADATA_STALE
-from xetserve.upstream.answers.backoff import Troubles
-from xetserve.upstream.answers.cache import STALE_PATIENCE, Answer, MetadataCache, Question
+from xetserve.upstream.answers.backoff import Backoff
+from xetserve.upstream.answers.cache import STALE_PATIENCE, Answer, AnswerCache, Question
 from xetserve.upstream.cas.client import Access
-from xetserve.upstream.cas.reconstruction_archive import STORED_URL, PlanArchive, pack_plan
+from xetserve.upstream.cas.reconstruction_archive import (
+    STORED_URL,
+    ReconstructionArchive,
+    pack_plan,
+)
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (
@@ -93,22 +97,22 @@ class _TooLargeToKeep(Exception):
     """An answer that is given out, but not kept."""
 
 
-class KnownPlans:
+class CachedReconstructions:
     """A CAS that is asked only for what is not known."""
 
     keeps_data = False
 
-    def __init__(self, inner: Cas, metadata: MetadataCache) -> None:
+    def __init__(self, inner: Cas, metadata: AnswerCache) -> None:
         self._inner = inner
         self._metadata = metadata
         policy = metadata.policy
         # What it keeps is of no use without the CAS: its URLs run out.
         fresh = replace(policy, stale_for=0.0, is_offline=False, max_size=policy.max_size // 2)
-        self._fresh = MetadataCache(fresh, clock=metadata.clock)
-        self._archive = None if metadata.store is None else PlanArchive(metadata.store)
+        self._fresh = AnswerCache(fresh, clock=metadata.clock)
+        self._archive = None if metadata.store is None else ReconstructionArchive(metadata.store)
         self._noted: LruDict[Question, float] = LruDict(max_num=MAX_NOTES)
         self._epoch = 0  # what was asked in an earlier one has URLs that have run out
-        self._troubles = Troubles(policy.negative_ttl, metadata.clock)
+        self._backoff = Backoff(policy.negative_ttl, metadata.clock)
 
     async def fetch_reconstruction(
         self, access: Access, file_hash: bytes, byte_range: ByteRange
@@ -135,7 +139,7 @@ class KnownPlans:
                 pass
         if old is None:
             return await self._ask(access, grant, file_hash, byte_range)
-        if self._troubles.find(access.scope, "plan") is None:
+        if self._backoff.find(access.scope, "plan") is None:
             try:
                 async with asyncio.timeout(STALE_PATIENCE):
                     return await self._ask(access, grant, file_hash, byte_range)
@@ -144,7 +148,7 @@ class KnownPlans:
             except UpstreamError as exc:
                 if not exc.retriable:
                     raise
-            self._troubles.note_down(access.scope, "plan")
+            self._backoff.note_down(access.scope, "plan")
         METADATA_STALE.add("plan")
         if isinstance(old, RangeUnsatisfiable):
             raise old

@@ -23,7 +23,7 @@ from xetserve.errors import (
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
-from xetserve.upstream.cas.reconstruction_budget import JSON_COST, Holding, PlanRoom
+from xetserve.upstream.cas.reconstruction_budget import JSON_COST, HeldBuffers, ReconstructionBudget
 from xetserve.upstream.hub.read_tokens import CasToken
 from xetserve.upstream.requests import (
     JSON_HEADERS,
@@ -111,12 +111,12 @@ class CasClient:
         *,
         timeout: float,
         policy: RetryPolicy,
-        room: PlanRoom | None = None,
+        room: ReconstructionBudget | None = None,
     ) -> None:
         self._pool = pool
         self._timeout = timeout
         self._policy = policy
-        self._room = room or PlanRoom(_Unlimited())
+        self._room = room or ReconstructionBudget(_Unlimited())
         self._versions: dict[str, int] = {}  # by CAS URL: the API version that answered last
 
     async def fetch_reconstruction(
@@ -191,7 +191,7 @@ class CasClient:
             with self._room.hold() as holding:
                 return await self._read_answer(response, holding)
 
-    async def _read_answer(self, response: ClientResponse, holding: Holding) -> Reconstruction:
+    async def _read_answer(self, response: ClientResponse, holding: HeldBuffers) -> Reconstruction:
         count = response.meter
 
         def note(size: int) -> None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, RangeUnsatisfiable
-from xetserve.upstream.answers.store import MetaStore, Stored
+from xetserve.upstream.answers.store import AnswerStore, Stored
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.merge import Part, join_parts
@@ -79,10 +79,10 @@ class _Known(NamedTuple):
         return False
 
 
-class PlanArchive:
+class ReconstructionArchive:
     """How files are built, on disk: an answer of the CAS a file, without its URLs."""
 
-    def __init__(self, store: MetaStore) -> None:
+    def __init__(self, store: AnswerStore) -> None:
         self._store = store
         self._known: LruDict[bytes, _Known] = LruDict(max_cost=MAX_KNOWN)
 

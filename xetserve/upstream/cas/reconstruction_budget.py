@@ -39,10 +39,10 @@ class Budget(Protocol):
         ...
 
 
-class Holding:
+class HeldBuffers:
     """What one holder has taken. size: bytes, those that are free among them."""
 
-    def __init__(self, room: "PlanRoom") -> None:
+    def __init__(self, room: "ReconstructionBudget") -> None:
         self._room = room
         self._taken = 0
         self.size = 0
@@ -66,7 +66,7 @@ class Holding:
         self.size = self._taken = 0
 
 
-class PlanRoom:
+class ReconstructionBudget:
     """What all holders have taken.
 
     held: bytes. free_size: bytes that each holder has without asking.
@@ -78,16 +78,16 @@ class PlanRoom:
         self.held = 0
 
     @contextmanager
-    def hold(self) -> Iterator[Holding]:
+    def hold(self) -> Iterator[HeldBuffers]:
         """Hold bytes until the block is left."""
-        holding = Holding(self)
+        holding = HeldBuffers(self)
         try:
             yield holding
         finally:
             holding.release()
 
     def take(self, size: int, *, is_alone: bool) -> None:
-        """See Holding."""
+        """See HeldBuffers."""
         if is_alone:
             self._budget.take(size)
         elif not self._budget.try_take(size):
@@ -99,7 +99,7 @@ class PlanRoom:
         self.held += size
 
     def give(self, size: int) -> None:
-        """See Holding."""
+        """See HeldBuffers."""
         self._budget.give(size)
         self.held -= size
 

@@ -13,7 +13,7 @@ from xetserve.errors import FormatError, UpstreamError
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Headers
 from xetserve.net.client_connection import ClientResponse
-from xetserve.upstream.answers.cache import Answer, MetadataCache, Question, Renew, Verdict
+from xetserve.upstream.answers.cache import Answer, AnswerCache, Question, Renew, Verdict
 from xetserve.upstream.hub.cached_entries import ABSENT_CODES
 from xetserve.upstream.hub.entry import RepoRef
 from xetserve.upstream.requests import naming_errors
@@ -62,7 +62,7 @@ class ApiAnswers:
         timeout: seconds without a byte.
     """
 
-    def __init__(self, metadata: MetadataCache, *, timeout: float) -> None:
+    def __init__(self, metadata: AnswerCache, *, timeout: float) -> None:
         self._metadata = metadata
         self._timeout = timeout
         self._large: LruDict[Question, None] = LruDict(max_num=MAX_LARGE)
@@ -76,7 +76,7 @@ class ApiAnswers:
 
         Raises:
             NotKept: see there.
-            UpstreamError and its kinds: as MetadataCache.get.
+            UpstreamError and its kinds: as AnswerCache.get.
         """
         if not question.is_kept:
             raise NotKept
@@ -168,7 +168,7 @@ def select_kept_fields(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str
 
 
 async def find_commit(
-    metadata: MetadataCache, scope: str, repo: RepoRef, revision: str
+    metadata: AnswerCache, scope: str, repo: RepoRef, revision: str
 ) -> str | None:
     """Give the commit that a revision was, as far as is known without asking."""
     for target in list_commit_targets(repo, revision):

@@ -15,7 +15,7 @@ from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
-from xetserve.upstream.answers.cache import Answer, MetadataCache, Question, Verdict
+from xetserve.upstream.answers.cache import Answer, AnswerCache, Question, Verdict
 from xetserve.upstream.answers.scope import get_scope
 from xetserve.upstream.hub.cached_api import find_commit
 from xetserve.upstream.hub.cached_entries import (
@@ -53,7 +53,7 @@ class HubClient:
         timeout: float,
         policy: RetryPolicy,
         instance: str = "",
-        metadata: MetadataCache | None = None,
+        metadata: AnswerCache | None = None,
     ) -> None:
         self._link = HubLink(pool, hub_url, timeout=timeout, instance=instance)
         self._policy = policy
@@ -298,7 +298,7 @@ class ReadAccess:
     Args:
         is_granted: the Hub has just said that the client may read it.
 
-    scope, repo_name: whose right it is, and to what; see KnownPlans.
+    scope, repo_name: whose right it is, and to what; see CachedReconstructions.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.encoding import ACCEPT_ENCODING
 from xetserve.net.url import Url
-from xetserve.upstream.answers.singleflight import Flights
+from xetserve.upstream.answers.singleflight import SingleFlight
 from xetserve.upstream.hub.entry import RepoRef
 from xetserve.upstream.hub.link import HubLink
 from xetserve.upstream.requests import make_url, read_document, retrying
@@ -56,7 +56,7 @@ class ReadTokens:
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self._tokens: LruDict[_Key, _Given] = LruDict(max_num=MAX_TOKENS, max_cost=MAX_TOKENS_SIZE)
-        self._flights: Flights[_Key, CasToken] = Flights()
+        self._flights: SingleFlight[_Key, CasToken] = SingleFlight()
 
     async def get(
         self, link: HubLink, url: Url, token: str | None, max_age: float | None = None
