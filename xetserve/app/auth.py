@@ -22,7 +22,7 @@ def get_token(
     takes_basic: bool = False,
     max_size: int = MAX_TOKEN_SIZE,
 ) -> str | None:
-    """Give the request's bearer token; None when there is none and none is required.
+    """Return the request's bearer token; None when there is none and none is required.
 
     Args:
         takes_basic: the token may come as the password of Basic authentication (RFC 7617), as git sends it.
@@ -45,7 +45,7 @@ def get_token(
 
 
 def _read_basic(credentials: str) -> str:
-    """Give the Bearer value that stands for Basic credentials; "": they are none."""
+    """Return the Bearer value that stands for Basic credentials; "": they are none."""
     try:
         text = base64.b64decode(credentials.strip(), validate=True).decode("ascii")
     except ValueError:
@@ -54,7 +54,7 @@ def _read_basic(credentials: str) -> str:
 
 
 def fingerprint(token: str, length: int = 4) -> str:
-    """Give what stands for a token in logs and tables, in hex; nobody gets from it to the token.
+    """Return what stands for a token in logs and tables, in hex; nobody gets from it to the token.
 
     Args:
         length: bytes; 4 are enough for a person to tell tokens apart.

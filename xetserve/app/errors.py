@@ -20,7 +20,7 @@ CHALLENGE = ("WWW-Authenticate", 'Bearer realm="xetserve"')
 
 
 def from_error(error: XetserveError, request: Request) -> Response:
-    """Give the response for a failure that happened before a head was sent.
+    """Return the response for a failure that happened before a head was sent.
 
     Messages of ours hold no URL and no token. What the Hub says of its own errors is passed on, so that Hub
     clients recognise them.

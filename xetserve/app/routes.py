@@ -63,7 +63,7 @@ def decode_segment(raw: str, *, may_have_slash: bool = False) -> str:
 
 
 def join_file_path(segments: Sequence[str]) -> str:
-    """Give the path of a file in its repository.
+    """Return the path of a file in its repository.
 
     Raises:
         RequestError: 404, no file can be at an empty path or have an empty folder name. 414, the Hub could not be
@@ -114,7 +114,7 @@ def get_revision(request: Request) -> str:
 
 
 def check_revision(revision: str) -> str:
-    """Give a revision as it is.
+    """Return a revision as it is.
 
     Raises:
         RequestError: 400, not a name that git would allow.

@@ -68,7 +68,7 @@ def scan(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def is_folder(item: os.DirEntry[str]) -> bool:
-    """Tell whether this is a folder, and no link to one."""
+    """Return whether this is a folder, and no link to one."""
     with contextlib.suppress(OSError):
         return item.is_dir(follow_symlinks=False)
     return False

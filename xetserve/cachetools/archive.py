@@ -392,7 +392,7 @@ class Importer:
         raise FormatError("a cache holds nothing of that name")
 
     def _get_limit(self, shelf: str) -> int:
-        """Give the bytes that a file of a shelf may have."""
+        """Return the bytes that a file of a shelf may have."""
         limits = {PLAIN: MAX_SMALL_SIZE, LARGE: self._store.max_entry_size}
         return limits.get(shelf, MAX_FILE_MEMORY)
 

@@ -69,7 +69,7 @@ class Selection:
     chosen: list[Chosen] = field(default_factory=list)
 
     def has_entry(self, xorb_hash: bytes, chunks: ChunkRange) -> bool:
-        """Tell whether an entry has chunks that are needed."""
+        """Return whether an entry has chunks that are needed."""
         spans = self.spans.get(xorb_hash, [])
         at = bisect_right(spans, chunks.end - 1, key=lambda span: span.start) - 1
         return at >= 0 and spans[at].end > chunks.start
@@ -172,7 +172,7 @@ def _sort_in(known: _Known, name: str, subject: Subject, stored: Stored) -> None
 
 
 def _find_commit(known: _Known, wanted: Wanted) -> str | None:
-    """Give the commit that a revision was when it was last asked about."""
+    """Return the commit that a revision was when it was last asked about."""
     if COMMIT.fullmatch(wanted.revision):
         return wanted.revision
     targets = list_commit_targets(*wanted)
@@ -186,7 +186,7 @@ def _find_commit(known: _Known, wanted: Wanted) -> str | None:
 
 
 def _is_of(file: _File, revision: str, commit: str | None) -> bool:
-    """Tell whether an answer is about a revision; one by its name may be older than the commit that it is now."""
+    """Return whether an answer is about a revision; one by its name may be older than the commit that it is now."""
     if file.entry is None or file.entry.commit is None:
         return file.revision in (revision, commit)
     return file.entry.commit == commit
@@ -304,6 +304,6 @@ def merge_spans(spans: Iterable[S]) -> list[S]:
 
 
 def covers(merged: list[S], wanted: S) -> bool:
-    """Tell whether one of several merged ranges contains another one."""
+    """Return whether one of several merged ranges contains another one."""
     at = bisect_right(merged, wanted.start, key=lambda span: span.start) - 1
     return at >= 0 and merged[at].end >= wanted.end

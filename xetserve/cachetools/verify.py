@@ -305,7 +305,7 @@ class Checker:
 
 
 def is_whole_xorb(xorb_hash: bytes, chunks: ChunkRange, leaves: Sequence[Leaf]) -> bool:
-    """Tell whether the chunks of an entry are all of its xorb: then its hash has proven them."""
+    """Return whether the chunks of an entry are all of its xorb: then its hash has proven them."""
     if chunks.start:
         return False
     tree = MerkleTree()
@@ -315,7 +315,7 @@ def is_whole_xorb(xorb_hash: bytes, chunks: ChunkRange, leaves: Sequence[Leaf]) 
 
 
 def _make_root(known: dict[int, tuple[Leaf, Stored]]) -> bytes | None:
-    """Give the hash of a xorb with these chunks; None: some of them are missing."""
+    """Return the hash of a xorb with these chunks; None: some of them are missing."""
     tree = MerkleTree()
     for chunk in range(len(known)):
         if chunk not in known:

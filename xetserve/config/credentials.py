@@ -18,7 +18,7 @@ MAX_SECRET_SIZE: Final = 64 * 1024  # bytes
 
 
 def find_credentials(environ: Mapping[str, str]) -> dict[str, Path]:
-    """Give the files that we were handed, by the names of their settings.
+    """Return the files that we were handed, by the names of their settings.
 
     Raises:
         ConfigError: there is a folder, but it cannot be read.
@@ -34,7 +34,7 @@ def find_credentials(environ: Mapping[str, str]) -> dict[str, Path]:
 
 
 def read_credential(file: Path) -> str:
-    """Give the text of a credential.
+    """Return the text of a credential.
 
     Raises:
         ConfigError: it cannot be read, or is no text.

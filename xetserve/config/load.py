@@ -62,7 +62,7 @@ def add_flags(
 
 
 def flag_of(name: str) -> str:
-    """Give the flag of a setting."""
+    """Return the flag of a setting."""
     return "--" + name.replace("_", "-")
 
 

@@ -651,7 +651,7 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
     def for_worker(self, num_workers: int) -> "Config":
-        """Give the settings of one of num_workers processes.
+        """Return the settings of one of num_workers processes.
 
         It has its part of the memory budget, at least MIN_BUDGET, of the budget of request bodies, at least
         MIN_BODY_BUDGET, of what is kept of answers, and of the numbers of connections and requests, rounded up.

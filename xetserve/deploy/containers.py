@@ -218,7 +218,7 @@ class ContainerTarget:
         return state
 
     def log_command(self, *, follow: bool, lines: int) -> tuple[str, ...]:
-        """Give the command that prints the log."""
+        """Return the command that prints the log."""
         following = ("--follow",) if follow else ()
         return (self._engine, "logs", f"--tail={lines}", *following, self._shape.name)
 
@@ -238,7 +238,7 @@ class ContainerTarget:
         return steps
 
     def _get_image(self, package: Package | None) -> tuple[str, list[Step]]:
-        """Give the image, and the steps that get it where it is not there."""
+        """Return the image, and the steps that get it where it is not there."""
         if self._shape.image:
             image = self._shape.image
             if self._find_image(image) is not None:
@@ -263,7 +263,7 @@ class ContainerTarget:
         return image, [self._command("build", *flags, *network, str(source))]
 
     def _flags(self) -> tuple[str, ...]:
-        """Give what every container has: no rights, nothing to write to but its cache."""
+        """Return what every container has: no rights, nothing to write to but its cache."""
         shape = self._shape
         return (
             *("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
@@ -297,7 +297,7 @@ class ContainerTarget:
         return ("serve", "--config", "/etc/xetserve/xetserve.toml")
 
     def _make_spec(self, image: str, environment: bytes) -> str:
-        """Give a fingerprint of all that a container is made from: with another one it has to be made anew."""
+        """Return a fingerprint of all that a container is made from: with another one it has to be made anew."""
         parts = [
             image,
             *self._flags_of_service(),

@@ -36,19 +36,19 @@ class Machine(Protocol):
     """What deploying needs. Every method may raise DeployError."""
 
     def read(self, path: Path) -> bytes | None:
-        """Give the content of a file; None: it is not there."""
+        """Return the content of a file; None: it is not there."""
         ...
 
     def exists(self, path: Path) -> bool:
-        """Tell whether there is something, be it a link to nowhere."""
+        """Return whether there is something, be it a link to nowhere."""
         ...
 
     def read_link(self, path: Path) -> str | None:
-        """Give where a link points to; None: there is none."""
+        """Return where a link points to; None: there is none."""
         ...
 
     def list_folder(self, path: Path) -> list[str]:
-        """Give the names in a folder; none if there is no folder."""
+        """Return the names in a folder; none if there is no folder."""
         ...
 
     def write(self, path: Path, content: bytes, mode: int, group: str | None) -> None:
@@ -88,7 +88,7 @@ class RealMachine:
     """The one that we run on."""
 
     def read(self, path: Path) -> bytes | None:
-        """Give the content of a file; None: it is not there."""
+        """Return the content of a file; None: it is not there."""
         try:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -97,21 +97,21 @@ class RealMachine:
             raise DeployError(f"cannot read {path}: {exc.strerror}") from None
 
     def exists(self, path: Path) -> bool:
-        """Tell whether there is something, be it a link to nowhere."""
+        """Return whether there is something, be it a link to nowhere."""
         try:
             return os.path.lexists(path)
         except OSError as exc:
             raise DeployError(f"cannot look at {path}: {exc.strerror}") from None
 
     def read_link(self, path: Path) -> str | None:
-        """Give where a link points to; None: there is none."""
+        """Return where a link points to; None: there is none."""
         try:
             return str(path.readlink())
         except OSError:
             return None
 
     def list_folder(self, path: Path) -> list[str]:
-        """Give the names in a folder; none if there is no folder."""
+        """Return the names in a folder; none if there is no folder."""
         try:
             return sorted(os.listdir(path))
         except (FileNotFoundError, NotADirectoryError):

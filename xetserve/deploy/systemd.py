@@ -226,7 +226,7 @@ class SystemdTarget:
 
     @staticmethod
     def log_command(*, follow: bool, lines: int) -> tuple[str, ...]:
-        """Give the command that prints the log."""
+        """Return the command that prints the log."""
         following = ("--follow",) if follow else ()
         return ("journalctl", "--no-pager", f"--lines={lines}", *following, "--unit", SERVICE)
 

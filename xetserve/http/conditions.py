@@ -35,12 +35,12 @@ class Validators:
 
 
 def has_conditions(headers: Headers) -> bool:
-    """Tell whether a request has conditions that check_conditions judges."""
+    """Return whether a request has conditions that check_conditions judges."""
     return any(name in headers for name in _CONDITIONS)
 
 
 def is_etag(text: str) -> bool:
-    """Tell whether a text is an entity-tag, quotes included."""
+    """Return whether a text is an entity-tag, quotes included."""
     return _ETAG.fullmatch(text) is not None
 
 
@@ -81,7 +81,7 @@ def check_conditions(
 
 
 def allows_range(headers: Headers, etag: str | None, last_modified: int | None, now: float) -> bool:
-    """Tell whether If-Range, if there is one, lets a Range count (RFC 9110, 13.1.5).
+    """Return whether If-Range, if there is one, lets a Range count (RFC 9110, 13.1.5).
 
     Args:
         etag: of the bytes that the range would be of.
@@ -105,7 +105,7 @@ def _has_strong_match(value: str, etags: Sequence[str]) -> bool:
 
 
 def _find_weak_match(value: str, etags: Sequence[str]) -> str | None:
-    """Give the etag that is listed, W/ or not; "" if "*" matches what has none; None: no match."""
+    """Return the etag that is listed, W/ or not; "" if "*" matches what has none; None: no match."""
     if value.strip(" \t") == "*":
         return etags[0] if etags else ""
     listed = {tag.removeprefix("W/") for tag in parse_etags(value)}
@@ -113,13 +113,13 @@ def _find_weak_match(value: str, etags: Sequence[str]) -> str | None:
 
 
 def _join(headers: Headers, name: str) -> str | None:
-    """Give the lines of a list field as one; None: there is none."""
+    """Return the lines of a list field as one; None: there is none."""
     values = headers.get_all(name)
     return ", ".join(values) if values else None
 
 
 def _date(headers: Headers, name: str, now: float, default: int) -> int:
-    """Give a date; the default if there is none, or what is there is not exactly one: it is then ignored."""
+    """Return a date; the default if there is none, or what is there is not exactly one: it is then ignored."""
     values = headers.get_all(name)
     date = parse_http_date(values[0], now) if len(values) == 1 else None
     return default if date is None else date

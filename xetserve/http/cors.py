@@ -64,7 +64,7 @@ class CorsPolicy:
         return Response(204, headers)
 
     def _find_origin(self, request: Request) -> str | None:
-        """Give what Access-Control-Allow-Origin has to say; None: nothing."""
+        """Return what Access-Control-Allow-Origin has to say; None: nothing."""
         if "*" in self.origins:
             return "*"
         origin = request.headers.get("origin")

@@ -33,7 +33,7 @@ class Headers:
         return cls((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """Give the first value of a field."""
+        """Return the first value of a field."""
         wanted = name.lower()
         for field_name, value in self._fields:
             if field_name.lower() == wanted:

@@ -26,7 +26,7 @@ class ByteRanges:
         return f"multipart/byteranges; boundary={self.boundary}"
 
     def make_part_head(self, number: int) -> bytes:
-        """Give what precedes the bytes of a part."""
+        """Return what precedes the bytes of a part."""
         lines = (
             "" if number else None,
             f"--{self.boundary}",
@@ -38,7 +38,7 @@ class ByteRanges:
         return "\r\n".join(line for line in lines if line is not None).encode("latin-1")
 
     def make_tail(self) -> bytes:
-        """Give what follows the last part."""
+        """Return what follows the last part."""
         return f"\r\n--{self.boundary}--\r\n".encode("latin-1")
 
     @property

@@ -89,7 +89,7 @@ class ServerProtocol:
             self._is_ended = True
 
     def next_request(self) -> Request | NeedData:
-        """Give the next request's head, without a body.
+        """Return the next request's head, without a body.
 
         Raises:
             RequestError: malformed; the state is CLOSING and an error response may be sent.
@@ -120,7 +120,7 @@ class ServerProtocol:
         return request
 
     def next_body_data(self) -> bytes | NeedData:
-        """Give the next piece of the request's body; NeedData.END after the last.
+        """Return the next piece of the request's body; NeedData.END after the last.
 
         Raises:
             RequestError: malformed framing; the connection cannot be kept.

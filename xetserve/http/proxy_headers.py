@@ -60,7 +60,7 @@ class TrustedProxies:
         return self._unix or bool(self._networks)
 
     def __contains__(self, address: str) -> bool:
-        """Tell whether a peer is one of them; "" is a Unix socket's."""
+        """Return whether a peer is one of them; "" is a Unix socket's."""
         if not address:
             return self._unix
         parsed = _parse_address(address)
@@ -108,7 +108,7 @@ class Forwarding:
 
 
 def normalize_address(text: str) -> str:
-    """Give an address without port, brackets or zone, and an IPv4 one as such; "" for what is none."""
+    """Return an address without port, brackets or zone, and an IPv4 one as such; "" for what is none."""
     match = _NODE.fullmatch(text.strip(" \t"))
     if match is None:
         return ""
@@ -126,7 +126,7 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _read_x_forwarded(headers: Headers) -> list[_Hop]:
-    """Give the hops, the nearest first.
+    """Return the hops, the nearest first.
 
     X-Forwarded-Proto and -Host are often set by one of several proxies: where their lists are shorter, the last thing
     that was said counts.
@@ -143,14 +143,14 @@ def _read_x_forwarded(headers: Headers) -> list[_Hop]:
 
 
 def _list(headers: Headers, name: str) -> list[str]:
-    """Give the members of a list, the last first."""
+    """Return the members of a list, the last first."""
     values = ",".join(headers.get_all(name)).split(",")
     found = [value.strip(" \t") for value in values]
     return [value for value in reversed(found) if value][:MAX_HOPS]
 
 
 def _read_forwarded(headers: Headers) -> list[_Hop]:
-    """Give the hops, the nearest first; none when the field is malformed anywhere."""
+    """Return the hops, the nearest first; none when the field is malformed anywhere."""
     text = ",".join(headers.get_all("forwarded"))
     hops = []
     pairs: dict[str, str] = {}

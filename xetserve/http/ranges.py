@@ -75,24 +75,24 @@ def parse_range(value: str, size: int) -> Span | None:
 
 
 def is_from_start(value: str) -> bool:
-    """Tell whether a Range field asks for one part, from the first byte on."""
+    """Return whether a Range field asks for one part, from the first byte on."""
     return _FROM_START.fullmatch(value) is not None
 
 
 def is_resumption(value: str) -> bool:
-    """Tell whether a Range header asks for all from a later byte on, as whoever has the bytes before does."""
+    """Return whether a Range header asks for all from a later byte on, as whoever has the bytes before does."""
     return _RESUMPTION.fullmatch(value) is not None
 
 
 def _is_ordered(first: str, last: str) -> bool:
-    """Tell whether a range-spec is valid: not a mere dash, and not backwards."""
+    """Return whether a range-spec is valid: not a mere dash, and not backwards."""
     if first and last:
         return _to_int(first) <= _to_int(last)
     return bool(first or last)
 
 
 def _to_span(first: str, last: str, size: int) -> Span | None:
-    """Give the bytes that a valid range-spec means; None: there are none."""
+    """Return the bytes that a valid range-spec means; None: there are none."""
     if not first:
         start, end = max(0, size - _to_int(last)), size
     else:

@@ -33,12 +33,12 @@ _RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGN
 
 
 def extend_agent(own: str, headers: Headers) -> str:
-    """Give a User-Agent of ours with the client's behind it."""
+    """Return a User-Agent of ours with the client's behind it."""
     return f"{own} {(headers.get('user-agent') or '')[:MAX_AGENT_SIZE]}".strip()
 
 
 def extend_via(headers: Headers, name: str) -> str:
-    """Give the Via of a message that has come with these headers, and that `name` passes on."""
+    """Return the Via of a message that has come with these headers, and that `name` passes on."""
     return ", ".join([*headers.get_all("via"), f"1.1 {name}"])
 
 
@@ -53,14 +53,14 @@ def has_passed(headers: Headers, name: str) -> bool:
 
 
 def select_request_fields(headers: Headers) -> list[tuple[str, str]]:
-    """Give the fields of a client's request that go to the upstream as they are."""
+    """Return the fields of a client's request that go to the upstream as they are."""
     return [(name, value) for name in _REQUEST_FIELDS if (value := headers.get(name)) is not None]
 
 
 def select_answer_fields(
     headers: Headers, bases: Sequence[str], base_url: str
 ) -> list[tuple[str, str]]:
-    """Give the fields of an upstream's answer that go to the client, without a word of Xet.
+    """Return the fields of an upstream's answer that go to the client, without a word of Xet.
 
     Args:
         bases: what the upstream's URLs start with, without a slash at the end.
@@ -96,7 +96,7 @@ def rewrite_links(value: str, bases: Sequence[str], base_url: str) -> str:
 
 
 def find_link(value: str, relation: str) -> str | None:
-    """Give the URL of the first link with a relation, of a Link field."""
+    """Return the URL of the first link with a relation, of a Link field."""
     links = _LINK.findall(value)
     return next((url for url, parameters in links if relation in _find_relations(parameters)), None)
 

@@ -80,7 +80,7 @@ def _normalize_escape(match: re.Match[str]) -> str:
 
 
 def find_framing(request: Request, limits: RequestLimits) -> Framing:
-    """Tell how the request's body is framed.
+    """Return how the request's body is framed.
 
     Raises:
         RequestError: it is not certain how, or the coding is not known here.
@@ -111,7 +111,7 @@ def _add_path(rest: str, method: str) -> str:
 
 
 def is_host(text: str) -> bool:
-    """Tell whether a text is what a Host field may hold (RFC 9110, 7.2); it may be empty."""
+    """Return whether a text is what a Host field may hold (RFC 9110, 7.2); it may be empty."""
     match = _HOST.fullmatch(text)
     if match is None or int(match["port"] or 0) > 65535:
         return False

@@ -12,7 +12,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def format_families(families: Iterable[Family]) -> str:
-    """Give the text of /metrics."""
+    """Return the text of /metrics."""
     lines = []
     for family in families:
         help_text = family.help_text.replace("\\", "\\\\").replace("\n", "\\n")
@@ -33,6 +33,6 @@ def _escape(value: str) -> str:
 
 
 def _format_value(value: float) -> str:
-    """Give a number; whole ones without a point, whatever their size."""
+    """Return a number; whole ones without a point, whatever their size."""
     value = float(value)
     return str(int(value)) if value.is_integer() else repr(value)

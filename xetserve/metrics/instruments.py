@@ -64,7 +64,7 @@ class Cells:
             self._index[key] = start
 
     def find(self, key: Key, width: int) -> int:
-        """Give where the values of a key begin; they are made if they are not there yet."""
+        """Return where the values of a key begin; they are made if they are not there yet."""
         start = self._index.get(key)
         if start is None:
             start = self._index[key] = self._make(key, width)
@@ -90,7 +90,7 @@ class CellReader:
         self._places: dict[Key, tuple[int, int]] = {}
 
     def read(self) -> Reading:
-        """Give the values as they are now."""
+        """Return the values as they are now."""
         size = self._header[0]
         if size != self._size:
             self._places = _parse_keys(bytes(self._keys[:size]))
@@ -191,7 +191,7 @@ class Instrument:
         return place
 
     def merge(self, readings: Iterable[Reading]) -> dict[Labels, list[float]]:
-        """Give this instrument's values over several readings, by labels."""
+        """Return this instrument's values over several readings, by labels."""
         found: dict[Labels, list[Sequence[float]]] = {} if self.labels else {(): []}
         for reading in readings:
             for (name, labels), values in reading.items():
@@ -205,14 +205,14 @@ class Instrument:
         }
 
     def total_of(self, readings: Iterable[Reading]) -> float:
-        """Give the sum over all labels, and over several readings."""
+        """Return the sum over all labels, and over several readings."""
         return sum(values[0] for values in self.merge(readings).values())
 
     def _unite(self, column: tuple[float, ...]) -> float:
         return sum(column)
 
     def collect(self, readings: Iterable[Reading]) -> Family:
-        """Give what is shown."""
+        """Return what is shown."""
         samples = [
             sample
             for labels, values in self.merge(readings).items()
@@ -279,7 +279,7 @@ class Gauge(Instrument):
         self._values[self._find(label_values)] += amount
 
     def get(self, *label_values: str) -> float:
-        """Give this process's value."""
+        """Return this process's value."""
         return self._values[self._find(label_values)]
 
     def _unite(self, column: tuple[float, ...]) -> float:

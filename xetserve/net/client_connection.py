@@ -189,7 +189,7 @@ class ClientConnection:
         return count
 
     async def _next_unframed(self, timeout: float | None) -> bytes:
-        """Give the next body bytes of an answer whose length is not known; b"" at the end of the body."""
+        """Return the next body bytes of an answer whose length is not known; b"" at the end of the body."""
         framing = self._framing
         self._num_takes += 1
         if self._num_takes % TAKES_PER_TURN == 0:

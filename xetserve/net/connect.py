@@ -44,7 +44,7 @@ class ProxyRules:
         self._proxies = dict(getproxies_environment() if proxies is None else proxies)
 
     def find(self, origin: Origin) -> Proxy | None:
-        """Give the proxy for an origin; None: connect directly.
+        """Return the proxy for an origin; None: connect directly.
 
         Raises:
             BrokenStream: the proxy's URL is not one that can be used.
@@ -123,7 +123,7 @@ async def open_connection(
 
 
 def _is_for_want_of_files(error: OSError) -> bool:
-    """Tell whether a connection failed because this process, or this machine, has no more files."""
+    """Return whether a connection failed because this process, or this machine, has no more files."""
     if not isinstance(error, socket.gaierror):
         return error.errno in _NO_FILES
     # The resolver opens files of its own, and has no words for this.

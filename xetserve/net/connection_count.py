@@ -6,7 +6,7 @@ from typing import Any
 
 
 def client_key(address: Any) -> str:
-    """Give what stands for the client at a socket address; "" on a Unix socket.
+    """Return what stands for the client at a socket address; "" on a Unix socket.
 
     An IPv4 address stands for itself, an IPv6 address for its /64: one subscriber has at least that many.
     """
@@ -36,7 +36,7 @@ class ConnectionCount:
         self.num_connections = 0
 
     def find_excess(self, client: str) -> tuple[int, str] | None:
-        """Give the status and the reason for refusing one more connection; None: there is room."""
+        """Return the status and the reason for refusing one more connection; None: there is room."""
         if self._max_connections and self.num_connections >= self._max_connections:
             return 503, "the server has as many connections as it may have; come again later"
         return self.find_excess_of(client)

@@ -7,7 +7,7 @@ _cache: tuple[int, str] = (0, "")
 
 
 def http_date() -> str:
-    """Give the time now as HTTP writes it (RFC 9110, 5.6.7)."""
+    """Return the time now as HTTP writes it (RFC 9110, 5.6.7)."""
     global _cache
     now = int(time.time())
     if _cache[0] != now:

@@ -205,7 +205,7 @@ class Listener:
     async def _enter(
         self, endpoint: Endpoint, client: _Client, raw: ByteStream
     ) -> tuple[Stream, str] | None:
-        """Give the stream for a client's requests, and its address; None: it was not let in."""
+        """Return the stream for a client's requests, and its address; None: it was not let in."""
         if endpoint.tls is None and not self._proxies.needs_header:
             return raw, raw.peer
         try:
@@ -294,7 +294,7 @@ class Listener:
 
 
 def _host(address: Any) -> str:
-    """Give the host of a socket address; "" on a Unix socket."""
+    """Return the host of a socket address; "" on a Unix socket."""
     return str(address[0]) if isinstance(address, tuple) else ""
 
 

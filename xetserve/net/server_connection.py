@@ -216,7 +216,7 @@ class ServerConnection:
                 self._on_answer(request)
 
     async def _read_request(self) -> Request | None:
-        """Give the next request; None: the client has finished, or said nothing for too long."""
+        """Return the next request; None: the client has finished, or said nothing for too long."""
         protocol = self._protocol
         deadline: float | None = None  # for the whole head, however slowly it trickles in
         while (request := protocol.next_request()) is NeedData.MORE:
@@ -435,7 +435,7 @@ async def _close_body(response: Response) -> None:
 
 
 def _find_request_id(request: Request) -> str:
-    """Give the id that the request came with, if it is fit to be one, or a new one."""
+    """Return the id that the request came with, if it is fit to be one, or a new one."""
     values = request.headers.get_all("x-request-id")
     if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
         return values[0]

@@ -134,7 +134,7 @@ class ByteStream(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=1)
 
     async def receive(self, timeout: float | None = None) -> bytes:
-        """Give what has arrived, waiting for at least a byte; b"" when the peer has finished.
+        """Return what has arrived, waiting for at least a byte; b"" when the peer has finished.
 
         Raises:
             BrokenStream: the connection was reset.
@@ -179,7 +179,7 @@ class ByteStream(asyncio.BufferedProtocol):
         return self._filled
 
     def _can_read(self) -> bool:
-        """Tell whether more can come; False after an orderly end."""
+        """Return whether more can come; False after an orderly end."""
         if self._eof:
             return False
         if self._lost:

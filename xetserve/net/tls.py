@@ -125,7 +125,7 @@ class ServerTls:
 
 
 def _sign(path: Path) -> _Signature:
-    """Tell what a path leads to now, through any links."""
+    """Return what a path leads to now, through any links."""
     try:
         found = os.stat(path)
     except OSError:

@@ -73,7 +73,7 @@ class TlsStream:
         return self._stream.is_quiet and not (self._incoming.pending or self._tls.pending())
 
     async def receive(self, timeout: float | None = None) -> bytes:
-        """Give what has arrived, waiting for at least a byte; b"" when the peer has finished.
+        """Return what has arrived, waiting for at least a byte; b"" when the peer has finished.
 
         Raises:
             BrokenStream: the connection was reset, or what came is not TLS.

@@ -34,7 +34,7 @@ class AccessLog(Protocol):
 
 
 def make_access_log(form: str) -> AccessLog | None:
-    """Give the access log of a form: text, json; None for off."""
+    """Return the access log of a form: text, json; None for off."""
     if form == "off":
         return None
     return JsonLog() if form == "json" else TextLog()

@@ -60,5 +60,5 @@ def label_process(label: str) -> None:
 
 
 def get_label() -> str:
-    """Give the label of this process; "" where there is one process only."""
+    """Return the label of this process; "" where there is one process only."""
     return _label

@@ -52,7 +52,7 @@ class _Glibc:
 
 
 def find_heap() -> MallocTrimmer | None:
-    """Give the process's heap, if it is of a kind that has to be told; None: it is not."""
+    """Return the process's heap, if it is of a kind that has to be told; None: it is not."""
     try:
         return _Glibc(ctypes.CDLL(None))
     except (AttributeError, OSError):

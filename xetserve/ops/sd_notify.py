@@ -102,7 +102,7 @@ class Notifier:
 
 
 def take_notifier(environ: MutableMapping[str, str]) -> Notifier:
-    """Give the notifier that the environment tells of.
+    """Return the notifier that the environment tells of.
 
     The variables are removed: what we start has nothing to tell.
     """

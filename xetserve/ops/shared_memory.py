@@ -51,6 +51,6 @@ class SharedMemory:
         return self.places[self.number]
 
     def is_alive(self, number: int) -> bool:
-        """Tell whether the process at a place runs."""
+        """Return whether the process at a place runs."""
         pid = self._pids[number][0]
         return bool(pid) and Path(f"/proc/{pid}").exists()

@@ -352,7 +352,7 @@ def _kind_of(parts: list[str]) -> str:
 
 
 def _is_registry(parts: list[str]) -> bool:
-    """Tell whether a path is one of those that ollama asks for; the CAS has none like them."""
+    """Return whether a path is one of those that ollama asks for; the CAS has none like them."""
     return len(parts) == 5 and parts[0] == "v2" and parts[3] in ("manifests", "blobs")
 
 

@@ -180,7 +180,7 @@ class Misbehaviour:
         return self._count(name, limit)
 
     def flips(self, xorb_hash: bytes, ranges: Iterable[ByteRange]) -> bool:
-        """Tell whether an answer with these ranges is to have an inverted byte; one that could have it is counted."""
+        """Return whether an answer with these ranges is to have an inverted byte; one that could have it is counted."""
         flip = self.faults.flip_byte
         if flip is None or flip.xorb not in (None, format_hash(xorb_hash)):
             return False
@@ -189,7 +189,7 @@ class Misbehaviour:
         return flip.first is None or self._count("flip_byte", flip.first)
 
     def make_burst_response(self, kind: str) -> Response | None:
-        """Give the answer that replaces the real one, while a burst lasts."""
+        """Return the answer that replaces the real one, while a burst lasts."""
         burst: StatusBurst | None = getattr(self.faults, f"{kind}_status_burst", None)
         if burst is None or not self._count(f"{kind}_status_burst", burst.count):
             return None
@@ -210,7 +210,7 @@ class Misbehaviour:
             await asyncio.sleep(delay)
 
     def damages(self, xorb_hash: bytes) -> bool:
-        """Tell whether the bytes of this xorb are to be changed."""
+        """Return whether the bytes of this xorb are to be changed."""
         name = format_hash(xorb_hash)
         return any(
             fault is not None and fault.xorb in (None, name)

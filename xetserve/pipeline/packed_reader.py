@@ -124,7 +124,7 @@ class PackedReader:
         return self._verifier.is_verified
 
     async def can_prove(self) -> bool:
-        """Tell whether the range can be proven by itself, not only together with all others; from then on it has to be."""
+        """Return whether the range can be proven by itself, not only together with all others; from then on it has to be."""
         await self._verifier.prepare()
         if self._verifier.is_proven:
             return True
@@ -133,7 +133,7 @@ class PackedReader:
         return bool(self._expected_digest)
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
-        """Give the packed bytes, in blocks; a block's buffers are good until the next one is asked for.
+        """Yield the packed bytes, in blocks; a block's buffers are good until the next one is asked for.
 
         Raises:
             UrlExpired: no URL that is known works.
@@ -200,7 +200,7 @@ class PackedReader:
             self._table.source.forget(xorb_hash, chunks)
 
     async def _refresh(self, stale: FetchInfo) -> FetchInfo:
-        """Give our own URL, once, if it was not tried: only the client can get another."""
+        """Return our own URL, once, if it was not tried: only the client can get another."""
         if not self._spare_url or stale.url == self._info.url:
             raise UrlExpired("the data URL has expired")
         self._spare_url = False

@@ -101,7 +101,7 @@ class FileReader:
         self.packed_ratio: float | None = None  # of the first window, once it is planned
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
-        """Give the bytes, in blocks; a block's buffers are good until the next one is asked for.
+        """Yield the bytes, in blocks; a block's buffers are good until the next one is asked for.
 
         Raises:
             UpstreamError: the CAS or the data host fails for good.
@@ -224,14 +224,14 @@ class FileReader:
             await self._stall_deadline.wait(self._change)
 
     async def _is_last(self, window: Window) -> bool:
-        """Tell whether the file ends with this window."""
+        """Return whether the file ends with this window."""
         if self._end is not None:
             return window.plan.file_range.end == self._end
         await self._wait_for_windows(2)
         return len(self._windows) < 2
 
     async def _read_window(self, window: Window) -> AsyncGenerator[Block, None]:
-        """Give the window's bytes; whoever takes a block settles and releases it."""
+        """Yield the window's bytes; whoever takes a block settles and releases it."""
         plan = window.plan
         skip, left = plan.skip, plan.file_range.size
         position = plan.file_range.start - skip
@@ -288,7 +288,7 @@ class FileReader:
     async def _look_at(
         self, lease: Lease, chunk: int, position: int, skip: int
     ) -> tuple[Buffer, bytes, int]:
-        """Give a chunk before or behind what is wanted, and its decoded size; its bytes only if some are wanted.
+        """Return a chunk before or behind what is wanted, and its decoded size; its bytes only if some are wanted.
 
         Args:
             skip: decoded bytes before those that are wanted; 0: they are all behind us.
@@ -395,7 +395,7 @@ class FileReader:
                 to_come += fetch.num_left
 
     def _wants_more(self, asking: int) -> bool:
-        """Tell whether to plan further, when so many decoded bytes are being asked for."""
+        """Return whether to plan further, when so many decoded bytes are being asked for."""
         if len(self._windows) + bool(asking) < WINDOWS_AHEAD:
             return True
         if sum(len(window.plan.pieces) for window in self._windows) >= MAX_PIECES:

@@ -124,7 +124,7 @@ def _count_bytes(kind: str, count: int) -> None:
 
 
 def error_for_status(who: str, status: int, headers: Headers) -> UpstreamError:
-    """Give the error for an answer that is neither a success nor a fact the caller knows."""
+    """Return the error for an answer that is neither a success nor a fact the caller knows."""
     if status in (429, 503):
         return UpstreamBusy(
             f"{who} answered {status}",

@@ -38,7 +38,7 @@ class RetryState:
         self._deadline = now + self._policy.time_limit
 
     def next_delay(self, error: UpstreamError, now: float) -> float | None:
-        """Give the pause before the next try; None: give up.
+        """Return the pause before the next try; None: give up.
 
         A pause is drawn between half and all of its bound, so that clients which failed together do not come
         back together. What Retry-After asks for is kept, if it fits the time limit.

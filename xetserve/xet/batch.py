@@ -72,7 +72,7 @@ def merge_fetch_infos(all_infos: Iterable[FetchInfos]) -> dict[bytes, tuple[Fetc
 def make_batch_answer(
     files: Mapping[bytes, Sequence[Term]], fetch_info: Mapping[bytes, tuple[FetchInfo, ...]]
 ) -> dict[str, Any]:
-    """Give the JSON value of an answer.
+    """Return the JSON value of an answer.
 
     Args:
         files: file hash -> the terms of the whole file.

@@ -41,7 +41,7 @@ class Chunker:
         self._rest = bytes(view[end:])
 
     def finish(self) -> bytes:
-        """Give the last chunk: what is left, b"" when the stream ended on a cut."""
+        """Return the last chunk: what is left, b"" when the stream ended on a cut."""
         rest, self._rest = self._rest, b""
         return rest
 

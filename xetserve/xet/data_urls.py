@@ -199,7 +199,7 @@ def _read_chunks(first: Any, end: Any) -> ChunkRange:
 
 
 def seal_grant(sealer: Sealer, grant: Grant) -> str:
-    """Give what open_grant reads."""
+    """Return what open_grant reads."""
     ranges = [
         [
             *each.chunks,
@@ -222,7 +222,7 @@ class Named(NamedTuple):
     digest: str
 
     def is_good_for(self, other: "Named") -> bool:
-        """Tell whether what it names of the range proves it for what another file has of it, too."""
+        """Return whether what it names of the range proves it for what another file has of it, too."""
         chunks, others = ([use.chunks for use in each.uses] for each in (self, other))
         return self is other or (
             bool(self.digest) and (self.digest, chunks) == (other.digest, others)
@@ -457,7 +457,7 @@ class Granter:
             yield from self._make_urls(grant._replace(url=url), ranges)
 
     def _make_urls(self, grant: Grant, ranges: Sequence[GrantedRange]) -> Iterable[FetchInfo]:
-        """Give the ranges with URLs, as few as are not too long."""
+        """Yield the ranges with URLs, as few as are not too long."""
         text = seal_grant(self._sealer, grant._replace(ranges=tuple(ranges)))
         middle = len(ranges) // 2
         if len(text) > (MAX_SHARED_SIZE if middle else MAX_GRANT_SIZE):

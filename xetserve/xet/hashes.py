@@ -43,7 +43,7 @@ def parse_hash(text: str) -> bytes:
 
 
 def format_hash(raw: bytes) -> str:
-    """Give the string form of 32 raw bytes."""
+    """Return the string form of 32 raw bytes."""
     return _swap_groups(raw).hex()
 
 
@@ -65,12 +65,12 @@ def hash_node(children: Iterable[tuple[bytes, int]]) -> bytes:
 
 
 def hash_range(chunk_hashes: Iterable[bytes]) -> bytes:
-    """Give the verification hash of a term: proof, in a shard, that its uploader has the chunks."""
+    """Return the verification hash of a term: proof, in a shard, that its uploader has the chunks."""
     return blake3(b"".join(chunk_hashes), key=RANGE_KEY).digest()
 
 
 def is_group_end(raw: bytes) -> bool:
-    """Tell whether this hash may end a group of a Merkle level."""
+    """Return whether this hash may end a group of a Merkle level."""
     return raw[24] & 3 == 0  # the low byte of the last little-endian u64
 
 
@@ -110,7 +110,7 @@ class MerkleTree:
             level += 1
 
     def xorb_hash(self) -> bytes:
-        """Give the root over all leaves so far; 32 zero bytes when there are none.
+        """Return the root over all leaves so far; 32 zero bytes when there are none.
 
         The tree can go on growing afterwards.
         """
@@ -130,7 +130,7 @@ class MerkleTree:
         return rest._levels[level][0][0]
 
     def file_hash(self) -> bytes:
-        """Give the file hash: the root hashed with the zero salt.
+        """Return the file hash: the root hashed with the zero salt.
 
         A file without chunks has the zero hash, not a hash of it (official value).
         """

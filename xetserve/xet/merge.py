@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 def join_parts(parts: Sequence[Part], asked: ByteRange) -> Reconstruction | None:
-    """Give how a range is built; None: the parts do not cover it, or do not fit together.
+    """Return how a range is built; None: the parts do not cover it, or do not fit together.
 
     Small parts come before large ones: they are cut finer, and closer to what was fetched for them.
 
@@ -113,7 +113,7 @@ def _take(part: Part, position: int, end: int, last: Term | None) -> _Taken | No
 
 
 def _cut(term: Term, last: Term, left: int) -> Term | None:
-    """Give what is left of a term behind another one that ends in its middle."""
+    """Return what is left of a term behind another one that ends in its middle."""
     chunk = last.chunks.end
     if term.xorb_hash != last.xorb_hash or not term.chunks.start < chunk < term.chunks.end:
         return None

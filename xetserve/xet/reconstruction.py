@@ -41,7 +41,7 @@ class ChunkRange(NamedTuple):
     end: int
 
     def contains(self, other: "ChunkRange") -> bool:
-        """Tell whether all of other lies inside."""
+        """Return whether all of other lies inside."""
         return self.start <= other.start and other.end <= self.end
 
 
@@ -57,7 +57,7 @@ class ByteRange(NamedTuple):
         return self.end - self.start
 
     def to_header(self) -> str:
-        """Give the value of a Range header; its end is inclusive (RFC 9110, 14.1.2)."""
+        """Return the value of a Range header; its end is inclusive (RFC 9110, 14.1.2)."""
         return f"bytes={self.start}-{self.end - 1}"
 
 
@@ -100,13 +100,13 @@ class Reconstruction(NamedTuple):
         return sum(term.decoded_size for term in self.terms) - self.offset_into_first_range
 
     def _find_nearest(self, term: Term) -> FetchInfo | None:
-        """Give the last range that starts before the term, if it holds it: so it is unless ranges overlap."""
+        """Return the last range that starts before the term, if it holds it: so it is unless ranges overlap."""
         infos = self.fetch_info.get(term.xorb_hash, ())
         at = bisect_right(infos, term.chunks.start, key=_first_chunk) - 1
         return infos[at] if at >= 0 and infos[at].chunks.contains(term.chunks) else None
 
     def find_fetch_info(self, term: Term) -> FetchInfo:
-        """Give a fetch range that holds all of the term's chunks.
+        """Return a fetch range that holds all of the term's chunks.
 
         Raises:
             FormatError: there is none; two adjacent ranges do not count together.
@@ -290,7 +290,7 @@ def _byte_range(value: Any) -> ByteRange:
 
 
 def to_v1(answer: Reconstruction) -> dict[str, Any]:
-    """Give the v1 JSON value."""
+    """Return the v1 JSON value."""
     return {
         "offset_into_first_range": answer.offset_into_first_range,
         "terms": make_terms(answer.terms),
@@ -302,7 +302,7 @@ def to_v1(answer: Reconstruction) -> dict[str, Any]:
 
 
 def to_v2(answer: Reconstruction) -> dict[str, Any]:
-    """Give the v2 JSON value; neighbouring fetch ranges with the same URL share an entry."""
+    """Return the v2 JSON value; neighbouring fetch ranges with the same URL share an entry."""
     return {
         "offset_into_first_range": answer.offset_into_first_range,
         "terms": make_terms(answer.terms),

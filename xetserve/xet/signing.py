@@ -63,5 +63,5 @@ class Sealer:
 
 
 def derive_key(secret: str) -> bytes:
-    """Give the key that servers with the same secret have in common."""
+    """Return the key that servers with the same secret have in common."""
     return hmac.new(b"xetserve sealing key", secret.encode(), sha256).digest()

@@ -14,7 +14,7 @@ MAX_HASHED_SIZE: Final = 16 * 1024 * 1024  # bytes that are read for a checksum 
 
 
 def wants_checksum(request: Request) -> bool:
-    """Tell whether the checksum is asked for.
+    """Return whether the checksum is asked for.
 
     Raises:
         RequestError: 400, of a kind that there is none of.
@@ -26,7 +26,7 @@ def wants_checksum(request: Request) -> bool:
 
 
 async def answer_checksum(file: Representation, content: Content) -> Response:
-    """Give the checksum that the Hub names; that of a small plain file is made from its bytes.
+    """Return the checksum that the Hub names; that of a small plain file is made from its bytes.
 
     Raises:
         RequestError: 404, there is none to be had.

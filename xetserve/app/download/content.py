@@ -45,7 +45,7 @@ class Opened:
     file_hash: bytes | None = None
 
     def get_verified_hash(self) -> str:
-        """Give the hash that the whole Xet file was found to have, once all of it has been given out.
+        """Return the hash that the whole Xet file was found to have, once all of it has been given out.
 
         Raises:
             IntegrityError: it was not verified.
@@ -205,6 +205,6 @@ async def _condemning(
 
 
 def _is_range(content_range: str | None, span: Span | None) -> bool:
-    """Tell whether a 206 answer is for the part that was asked for."""
+    """Return whether a 206 answer is for the part that was asked for."""
     parsed = parse_content_range(content_range or "")
     return parsed is not None and parsed[0] == span

@@ -62,12 +62,12 @@ class Representation:
         return None if self.etag is None else f'{self.etag[:-1]}-zstd"'
 
     def get_validators(self, *, takes_zstd: bool) -> Validators:
-        """Give what conditions are compared with."""
+        """Return what conditions are compared with."""
         tags = (self.etag, self.zstd_etag if takes_zstd else None)
         return Validators(tuple(tag for tag in tags if tag is not None), self.last_modified)
 
     def make_cache_fields(self, etag: str | None) -> Fields:
-        """Give the fields that a 304 has in common with a 200 (RFC 9110, 15.4.5).
+        """Return the fields that a 304 has in common with a 200 (RFC 9110, 15.4.5).
 
         Shared caches keep an answer to a request with a token for nobody else (RFC 9111, 3.5), and "private" says
         it once more. A branch may move, and so may the right to read: its files are asked for again.
@@ -79,7 +79,7 @@ class Representation:
         return fields + [(key, value) for key, value in optional if value is not None]
 
     def make_fields(self) -> Fields:
-        """Give the fields of an answer with bytes of the file as it is."""
+        """Return the fields of an answer with bytes of the file as it is."""
         digest = None if self.sha256 is None else format_repr_digest(self.sha256)
         modified = None if self.last_modified is None else format_http_date(self.last_modified)
         is_inline = self.is_hub and not self.is_attached
@@ -103,7 +103,7 @@ class Representation:
         return [*fields, *self.xet_fields, *self.make_cache_fields(self.etag)]
 
     def make_zstd_fields(self) -> Fields:
-        """Give the fields of an answer with the file coded: ranges and digests are of other bytes."""
+        """Return the fields of an answer with the file coded: ranges and digests are of other bytes."""
         other = ("Accept-Ranges", "ETag", "Repr-Digest")
         fields = [field for field in self.make_fields() if field[0] not in other]
         fields += [("Content-Encoding", "zstd"), ("Accept-Ranges", "none")]

@@ -53,7 +53,7 @@ class FileAnswers:
         return None
 
     def answer_head(self, request: Request, file: Representation) -> Response:
-        """Give what a GET of the whole would give, without the body.
+        """Return what a GET of the whole would give, without the body.
 
         Only the data tells whether it would be coded. Where it might be, there is no Content-Length, which would have
         to be exact (RFC 9110, 8.6); X-Linked-Size has the size all the same.
@@ -64,7 +64,7 @@ class FileAnswers:
     async def answer_get(
         self, request: Request, file: Representation, content: Content
     ) -> Response:
-        """Give the whole, a part, or several parts.
+        """Return the whole, a part, or several parts.
 
         Raises:
             RequestError: 416, 409.
@@ -109,7 +109,7 @@ class FileAnswers:
         )
 
     def _takes_zstd(self, request: Request, file: Representation) -> bool:
-        """Tell whether the whole file may be coded for a client; one of HTTP/1.0 needs a length to see a failure."""
+        """Return whether the whole file may be coded for a client; one of HTTP/1.0 needs a length to see a failure."""
         return (
             self._compressors is not None
             and request.http_version != "1.0"
@@ -124,7 +124,7 @@ class FileAnswers:
 
 
 def wants_part(request: Request) -> bool:
-    """Tell whether a part may be asked for: Range is for GET only (RFC 9110, 14.2)."""
+    """Return whether a part may be asked for: Range is for GET only (RFC 9110, 14.2)."""
     return request.method == "GET" and "range" in request.headers
 
 
@@ -134,7 +134,7 @@ def _asks_from_start(request: Request) -> bool:
 
 
 def _select_spans(request: Request, file: Representation) -> list[Span] | None:
-    """Give the parts that are asked for; None: the whole.
+    """Return the parts that are asked for; None: the whole.
 
     Raises:
         RequestError: 416; 409, the client goes on with what may be wrong.

@@ -24,7 +24,7 @@ class FileSizes:
         self._known: LruDict[bytes, int] = LruDict(max_num=MAX_SIZES)
 
     def find(self, file_hash: bytes) -> int | None:
-        """Give the size of a file if it is remembered; that says nothing of who may read it."""
+        """Return the size of a file if it is remembered; that says nothing of who may read it."""
         return self._known.peek(file_hash)
 
     def note(self, file_hash: bytes, size: int) -> None:

@@ -19,7 +19,7 @@ _OF_THE_FILE: Final = ("Content-Type", "Content-Disposition", "Accept-Ranges", "
 
 
 def wants_file_info(request: Request) -> bool:
-    """Tell whether a client takes a description of a Xet file in place of the file."""
+    """Return whether a client takes a description of a Xet file in place of the file."""
     return FILE_INFO in (request.headers.get("accept") or "")
 
 
@@ -53,7 +53,7 @@ def answer_file_info(
 
 
 def _make_urls(request: Request, repo: RepoRef, entry: FileEntry, revision: str) -> tuple[str, str]:
-    """Give where the token and the reconstruction are to be had; token URLs have to be absolute."""
+    """Return where the token and the reconstruction are to be had; token URLs have to be absolute."""
     assert entry.file_hash is not None
     base = request.base_url
     commit = quote(entry.commit or revision, safe="")

@@ -40,7 +40,7 @@ _WITHOUT_PAGES: Final = ("llama-cpp", "llama.cpp")
 
 
 def cannot_page(headers: Headers) -> bool:
-    """Tell whether a client needs lists in one page."""
+    """Return whether a client needs lists in one page."""
     return (headers.get("user-agent") or "").lower().startswith(_WITHOUT_PAGES)
 
 
@@ -71,7 +71,7 @@ class HubService:
         self._cas = cas
 
     def is_for(self, request: Request) -> bool:
-        """Tell whether a request is for the Hub."""
+        """Return whether a request is for the Hub."""
         return (
             request.raw_path.startswith("/api/")
             or is_resolve_path(request.raw_path)
@@ -81,7 +81,7 @@ class HubService:
         )
 
     def name_route(self, request: Request) -> str:
-        """Give what a request that is for the Hub is counted as."""
+        """Return what a request that is for the Hub is counted as."""
         path = request.raw_path
         if is_resolve_path(path):
             return "resolve"
@@ -95,7 +95,7 @@ class HubService:
         return "manage" if is_command else "api"
 
     def takes_basic(self, request: Request) -> bool:
-        """Tell whether the client may have its token in Basic authentication, as git does."""
+        """Return whether the client may have its token in Basic authentication, as git does."""
         return self._lfs.is_for(request)
 
     async def answer(self, request: Request, token: str | None) -> Response:

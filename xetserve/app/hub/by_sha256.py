@@ -19,7 +19,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def is_sha256(text: str) -> bool:
-    """Tell whether this is a sha256 in lower-case hex."""
+    """Return whether this is a sha256 in lower-case hex."""
     return _SHA256.fullmatch(text) is not None
 
 
@@ -95,7 +95,7 @@ class ObjectService:
 
 
 async def _measure(hub: HubClient, entry: FileEntry, token: str | None) -> int:
-    """Give the size of a file that the Hub's head does not tell."""
+    """Return the size of a file that the Hub's head does not tell."""
     async with hub.open_plain(entry, token, "bytes=0-0") as answer:
         found = parse_content_range(answer.headers.get("content-range") or "")
         size = found[1] if found is not None else answer.content_length

@@ -77,7 +77,7 @@ class LfsApi:
         self._limits = limits
 
     def is_for(self, request: Request) -> bool:
-        """Tell whether a request is one of these."""
+        """Return whether a request is one of these."""
         return parse_lfs_path(request.raw_path) is not None
 
     async def answer(self, request: Request, token: str | None) -> Response:
@@ -206,7 +206,7 @@ def _make_query(batch: Batch, size: int) -> str:
 
 
 def _describe(oid: str, size: int, found: dict[str, Any] | None, href: str) -> dict[str, Any]:
-    """Give an object as the answer has it. There is no token in it: clients send theirs to the same host."""
+    """Return an object as the answer has it. There is no token in it: clients send theirs to the same host."""
     value: dict[str, Any] = {"oid": oid, "size": size}
     error = (found or {}).get("error")
     if isinstance(error, dict):
@@ -243,7 +243,7 @@ def _make_entry(digest: str, size: int, found: dict[str, Any]) -> FileEntry:
 
 
 def _make_refusal(status: int, headers: Headers, value: object) -> XetserveError:
-    """Give the Hub's refusal of a batch with its own words."""
+    """Return the Hub's refusal of a batch with its own words."""
     said = value if isinstance(value, dict) else {}
     message = headers.get("x-error-message") or said.get("message") or said.get("error")
     text = str(message or f"the Hub answered {status}")
@@ -261,7 +261,7 @@ def _make_response(status: int, value: object) -> Response:
 
 
 def _make_error(error: XetserveError, request: Request) -> Response:
-    """Give a failure as LFS clients read it."""
+    """Return a failure as LFS clients read it."""
     plain = from_error(error, request)
     response = _make_response(plain.status, {"message": str(error)})
     response.headers += [field for field in plain.headers if field[0] != "Content-Type"]

@@ -53,7 +53,7 @@ class EntryFilter:
         return self._scan()
 
     def finish(self) -> bytes:
-        """Give the rest, once all has been taken in."""
+        """Return the rest, once all has been taken in."""
         rest = self._give_up() if self._all is None else b""
         assert self._all is not None
         return rest + self._all.finish()

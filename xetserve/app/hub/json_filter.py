@@ -44,11 +44,11 @@ class MemberFilter:
         return self._take(len(self._held) - MAX_MATCH)
 
     def finish(self) -> bytes:
-        """Give the rest, once all has been taken in."""
+        """Return the rest, once all has been taken in."""
         return self._take(len(self._held))
 
     def _take(self, limit: int) -> bytes:
-        """Give what lies before limit, and the match that goes beyond it."""
+        """Return what lies before limit, and the match that goes beyond it."""
         if limit <= 0:
             return b""
         parts: list[bytes | bytearray] = []

@@ -60,7 +60,7 @@ class ArrayJoiner:
         return rest
 
     def finish(self) -> bytes:
-        """Give the end of the whole."""
+        """Return the end of the whole."""
         lead, self._lead = self._lead, b""
         return lead + b"]"
 

@@ -22,7 +22,7 @@ class OllamaService:
         self._objects = objects
 
     def is_for(self, request: Request) -> bool:
-        """Tell whether a request is one of these."""
+        """Return whether a request is one of these."""
         return parse_registry_path(request.raw_path) is not None
 
     async def answer(self, request: Request, token: str | None) -> Response:

@@ -70,7 +70,7 @@ class PassThrough:
         native_above: int | None,
         joins_pages: bool = False,
     ) -> Response:
-        """Give the Hub's answer.
+        """Return the Hub's answer.
 
         Args:
             native_above: members of JSON that tell of Xet are left out, except in entries of files larger than so many
@@ -118,7 +118,7 @@ class PassThrough:
         native_above: int | None,
         joins_pages: bool,
     ) -> Response:
-        """Give an answer that is kept, now or since before.
+        """Return an answer that is kept, now or since before.
 
         Raises:
             NotKept: answers to this are not kept, or this one is not.
@@ -203,7 +203,7 @@ class PassThrough:
 
 
 def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> list[tuple[str, str]]:
-    """Give the fields of an answer of the Hub's as they go to the client."""
+    """Return the fields of an answer of the Hub's as they go to the client."""
     fields = select_answer_fields(headers, hub.bases, request.base_url)
     fields.append(hub.make_via(headers))
     vary = [name.strip() for value in headers.get_all("vary") for name in value.split(",")]
@@ -228,7 +228,7 @@ class _Answer(Protocol):
 
 
 def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tuple[str, str]]:
-    """Give the fields of the answer; errors are not to be kept by anybody."""
+    """Return the fields of the answer; errors are not to be kept by anybody."""
     fields = make_answer_fields(hub, request, answer.headers)
     if answer.status >= 400:
         fields = [field for field in fields if field[0] != "Cache-Control"]
@@ -237,7 +237,7 @@ def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tupl
 
 
 def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | EntryFilter | None:
-    """Give what takes the words of Xet out of an answer; None: they stay."""
+    """Return what takes the words of Xet out of an answer; None: they stay."""
     if "json" not in (headers.get("content-type") or "").lower():
         return None
     if native_above is None:
@@ -246,7 +246,7 @@ def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | E
 
 
 def _has_it(request: Request, headers: Headers) -> bool:
-    """Tell whether the client says that it has this answer."""
+    """Return whether the client says that it has this answer."""
     etag = headers.get("etag")
     if etag is None or request.method == "POST":
         return False

@@ -34,12 +34,12 @@ _KEPT_VERBS: Final = ("", "revision", "tree", "paths-info", "refs", "commits")
 
 
 def is_resolve_path(raw_path: str) -> bool:
-    """Tell whether a path is one for parse_resolve_path."""
+    """Return whether a path is one for parse_resolve_path."""
     return _split_resolve(raw_path) is not None
 
 
 def is_raw_path(raw_path: str) -> bool:
-    """Tell whether a path is for what git has of a file: /[datasets/|spaces/]{id}/raw/{revision}/{path}."""
+    """Return whether a path is for what git has of a file: /[datasets/|spaces/]{id}/raw/{revision}/{path}."""
     split = _split_file(raw_path[1:].split("/"))
     return split is not None and split[0] == "raw"
 

@@ -40,7 +40,7 @@ class ManagementApi:
         self._commands = commands
 
     def is_for(self, request: Request) -> bool:
-        """Tell whether a request is one of them."""
+        """Return whether a request is one of them."""
         return request.raw_path in (ACCOUNT, REPO)
 
     async def answer(self, request: Request, token: str | None) -> Response:
@@ -124,7 +124,7 @@ def _check_id(value: object, member: str, form: str, sizes: tuple[int, ...]) -> 
 
 
 def _is_name(part: str) -> bool:
-    """Tell whether this may be a name on the Hub, which has the last word."""
+    """Return whether this may be a name on the Hub, which has the last word."""
     return (
         _NAME.fullmatch(part) is not None
         and "--" not in part

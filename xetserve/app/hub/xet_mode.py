@@ -33,7 +33,7 @@ class XetMode:
     native_from: int = CLIENT_LIMIT
 
     def find_limit(self, request: Request) -> int | None:
-        """Give the size in bytes above which this client is told that a file is Xet; None: it is told of none."""
+        """Return the size in bytes above which this client is told that a file is Xet; None: it is told of none."""
         if self.name == NATIVE:
             return ALL_FILES
         is_able = wants_file_info(request) or _ABLE.search(request.headers.get("user-agent") or "")

@@ -172,7 +172,7 @@ class _AdmittedBody:
 
 
 def _keys(request: Request) -> tuple[str | None, str | None]:
-    """Give what the request's token and its address are known by."""
+    """Return what the request's token and its address are known by."""
     try:
         token = get_token(request, required=False)
     except RequestError:  # the handler will say so

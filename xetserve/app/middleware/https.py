@@ -92,7 +92,7 @@ def _read_file(root: Path, parts: tuple[str, ...]) -> bytes | None:
 
 
 def insist_on_https(handler: Handler, max_age: Callable[[], int]) -> Handler:
-    """Give a handler that tells those who use https to go on using it (RFC 6797, 7.2).
+    """Return a handler that tells those who use https to go on using it (RFC 6797, 7.2).
 
     Args:
         max_age: gives for how many seconds; 0: say nothing.

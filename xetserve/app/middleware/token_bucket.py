@@ -53,7 +53,7 @@ class BucketTable:
         return len(self._buckets)
 
     def get(self, key: str, now: float) -> Bucket:
-        """Give a key's bucket."""
+        """Return a key's bucket."""
         bucket = self._buckets.get(key)
         if bucket is None:
             if len(self._buckets) >= self._max_keys:

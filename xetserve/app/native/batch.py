@@ -18,7 +18,7 @@ _NOTHING: Final = Reconstruction(0, (), {})
 
 
 async def read_batch(request: Request) -> list[bytes]:
-    """Give the file hashes that a question names, in its body or, with GET, as ?file_id=.
+    """Return the file hashes that a question names, in its body or, with GET, as ?file_id=.
 
     Raises:
         RequestError: 400, it names none, or too many; 413, it is too long.

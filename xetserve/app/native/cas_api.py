@@ -73,7 +73,7 @@ class SealedAccess:
         self.issued = issued
 
     async def get_token(self) -> CasToken:
-        """Give the token."""
+        """Return the token."""
         return self._token
 
     async def renew_token(self) -> CasToken:
@@ -104,11 +104,11 @@ class CasService:
         self._data = XorbData(fetches, sealer, upstreams.limits, instance)
 
     def is_for(self, request: Request) -> bool:
-        """Tell whether a request is for a CAS."""
+        """Return whether a request is for a CAS."""
         return _PATH.fullmatch(request.raw_path) is not None
 
     def name_route(self, request: Request) -> str:
-        """Give what a request for a CAS is counted as."""
+        """Return what a request for a CAS is counted as."""
         return "xorb" if request.raw_path.startswith("/xorbs/") else "reconstruction"
 
     async def make_token_answer(self, answer: Response, base_url: str) -> Response:
@@ -201,7 +201,7 @@ class CasService:
             return await self._send([answer], write_plan(answer, version, infos))
 
     async def _reconstruct_several(self, request: Request) -> Response:
-        """Tell how whole files are built.
+        """Return how whole files are built.
 
         Of a range that several files have, the first one gets the URL. It speaks for the others only where all are proven, and
         alike; else they have to be asked for one by one.
@@ -285,7 +285,7 @@ class CasService:
             )
 
     async def _find_size(self, access: Access, file_hash: bytes, end: int, *, is_last: bool) -> int:
-        """Give the size of a file; it tells when all of its chunks have been seen.
+        """Return the size of a file; it tells when all of its chunks have been seen.
 
         Args:
             end: byte up to which the file is known to reach.
@@ -304,7 +304,7 @@ class CasService:
         return RequestError(416, "the file has no such bytes", field)
 
     def _open_token(self, request: Request) -> SealedAccess:
-        """Give what a client's token is a seal on.
+        """Return what a client's token is a seal on.
 
         Raises:
             RequestError: 401, it is not ours, or has run out.
@@ -372,7 +372,7 @@ async def _discard(request: Request, limit: int) -> None:
 
 
 def ask_for_token(request: Request) -> Request:
-    """Give the request to the Hub for a token: whole, whatever version the client has, with a body even for HEAD."""
+    """Return the request to the Hub for a token: whole, whatever version the client has, with a body even for HEAD."""
     fields = (
         (name, value) for name, value in request.headers if not name.lower().startswith("if-")
     )

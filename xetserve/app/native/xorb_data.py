@@ -159,7 +159,7 @@ class _PackedRanges:
 
 
 def _check_ranges(header: str | None, grant: Grant) -> list[Span]:
-    """Give the ranges that are asked for.
+    """Return the ranges that are asked for.
 
     Raises:
         RequestError: 403, there are none, or others than the URL grants.

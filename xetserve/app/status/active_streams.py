@@ -108,7 +108,7 @@ class StreamReader:
         self._heads, self._texts = _split(buffer)
 
     def read(self) -> Iterable[StreamState]:
-        """Give the streams as they are now."""
+        """Yield the streams as they are now."""
         for head, text in zip(self._heads, self._texts, strict=True):
             number, started, sent, size, stage, text_size = head.tolist()[:6]
             if not number:
@@ -129,7 +129,7 @@ class StreamReader:
             )
 
     def read_sent(self) -> dict[int, int]:
-        """Give the bytes sent by number, without the rest."""
+        """Return the bytes sent by number, without the rest."""
         return {int(head[0]): int(head[2]) for head in self._heads if head[0]}
 
 

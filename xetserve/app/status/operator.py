@@ -38,7 +38,7 @@ class Operator:
         self._clock = clock
 
     def is_operator(self, request: Request) -> bool:
-        """Tell whether a request is the operator's; a wrong token is like none."""
+        """Return whether a request is the operator's; a wrong token is like none."""
         if not self.token:
             return False
         if self._is_cookie_good(_find_cookie(request)):

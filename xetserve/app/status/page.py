@@ -82,7 +82,7 @@ def make_page(
 
 
 def format_size(size: float) -> str:
-    """Give bytes as people read them, with decimal units."""
+    """Return bytes as people read them, with decimal units."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 999.5 or unit == "TB":
             break
@@ -91,7 +91,7 @@ def format_size(size: float) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Give a time as people read it."""
+    """Return a time as people read it."""
     whole = int(seconds)
     days, hours, minutes = whole // 86400, whole % 86400 // 3600, whole % 3600 // 60
     if days:

@@ -55,7 +55,7 @@ class StatusService:
         self.audience = audience
 
     def is_for(self, request: Request) -> bool:
-        """Tell whether a request is about the server."""
+        """Return whether a request is about the server."""
         return request.raw_path in ROUTES
 
     async def answer(self, request: Request) -> Response:
@@ -137,7 +137,7 @@ async def get_ready(readiness: Readiness) -> Response:
 
 
 def wants_html(headers: Headers) -> bool:
-    """Tell whether a client asks for HTML by name, as browsers do; curl takes anything, and gets text."""
+    """Return whether a client asks for HTML by name, as browsers do; curl takes anything, and gets text."""
     return any(
         _HTML.fullmatch(item) for value in headers.get_all("accept") for item in value.split(",")
     )

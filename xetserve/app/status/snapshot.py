@@ -58,7 +58,7 @@ class Snapshot:
             await refresh()
 
     def _read(self) -> tuple[list[Reading], list[Reading]]:
-        """Give what living and ended workers have counted."""
+        """Return what living and ended workers have counted."""
         living: list[Reading] = []
         ended: list[Reading] = []
         for number, cells in enumerate(self._cells):
@@ -66,7 +66,7 @@ class Snapshot:
         return living, ended
 
     def collect(self) -> list[Family]:
-        """Give all that there is for /metrics."""
+        """Return all that there is for /metrics."""
         return metrics.REGISTRY.collect(*self._read())
 
     def sample(self) -> None:
@@ -83,7 +83,7 @@ class Snapshot:
         self.history.append(Sample(self._clock(), sent, fetched, streams))
 
     def describe(self, *, with_names: bool) -> dict[str, Any]:
-        """Give what /status tells.
+        """Return what /status tells.
 
         Args:
             with_names: of files, repositories and clients, too.
@@ -144,7 +144,7 @@ class Snapshot:
         }
 
     def _average(self) -> tuple[float, float]:
-        """Give bytes a second of late, sent and fetched."""
+        """Return bytes a second of late, sent and fetched."""
         if len(self.history) < 2:
             return 0.0, 0.0
         last = self.history[-1]
@@ -156,7 +156,7 @@ class Snapshot:
         return (last.sent - first.sent) / seconds, (last.fetched - first.fetched) / seconds
 
     def rates(self) -> list[tuple[float, float]]:
-        """Give bytes a second, sent and fetched, at each second of the last minutes."""
+        """Return bytes a second, sent and fetched, at each second of the last minutes."""
         found = []
         samples = list(self.history)
         starts = [*samples[:1] * (SMOOTHING - 1), *samples]
@@ -194,7 +194,7 @@ class Snapshot:
         return shown
 
     def _rate_of(self, place: int, stream: StreamState, now: float) -> float:
-        """Give the bytes a second of late; of a stream that is new, since it began."""
+        """Return the bytes a second of late; of a stream that is new, since it began."""
         key = (place, stream.number)
         for sample in reversed(self.history):
             if key not in sample.streams:

@@ -58,7 +58,7 @@ ENDPOINTS: Final = (
 
 
 def make_usage_text(base_url: str) -> str:
-    """Give the usage for terminals."""
+    """Return the usage for terminals."""
     parts = [f"xetserve {__version__}", INTRODUCTION]
     for example in EXAMPLES:
         command = example.command.replace("{base}", base_url)
@@ -70,7 +70,7 @@ def make_usage_text(base_url: str) -> str:
 
 
 def make_usage_html(base_url: str) -> str:
-    """Give the usage as a part of a page."""
+    """Return the usage as a part of a page."""
     examples = "\n".join(
         f"<h3>{escape(example.title)}</h3>\n"
         f"<pre>{escape(example.command.replace('{base}', base_url))}</pre>"

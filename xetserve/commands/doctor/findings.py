@@ -50,12 +50,12 @@ def advise_on_connection(text: str) -> str:
 
 
 def say_error(exc: Exception) -> str:
-    """Give the text of a step's error."""
+    """Return the text of a step's error."""
     return str(exc) or "no answer in time"
 
 
 def say_time(began: float) -> str:
-    """Give how long a step took, in parentheses; began by the monotonic clock."""
+    """Return how long a step took, in parentheses; began by the monotonic clock."""
     return f" ({(time.monotonic() - began) * 1000:.0f} ms)"
 
 
@@ -73,7 +73,7 @@ def check_files(max_connections: int) -> Finding:
 
 
 def check_cache(config: Config) -> Finding:
-    """See whether the folder of the disk cache can be written to, and has room."""
+    """Check whether the folder of the disk cache can be written to, and has room."""
     if not config.cache.cache_dir:
         return Finding("cache", Level.OK, "off (cache_dir is not set)")
     folder = Path(config.cache.cache_dir)
@@ -123,7 +123,7 @@ def _read_usage(folder: Path) -> int:
 
 
 def check_ca(context: ssl.SSLContext, environ: Mapping[str, str], *, is_needed: bool) -> Finding:
-    """See whether there are certificates to trust."""
+    """Check whether there are certificates to trust."""
     if not is_needed:
         return Finding("CA", Level.OK, "not needed: hub_url is plain http")
     for name, exists in (("SSL_CERT_FILE", os.path.isfile), ("SSL_CERT_DIR", os.path.isdir)):

@@ -54,7 +54,7 @@ class Checkup:
         self._proxies = ProxyRules()
 
     async def run(self) -> AsyncIterator[Finding]:
-        """Give the findings, one after the other."""
+        """Yield the findings, one after the other."""
         if self._config.hub.offline:
             yield Finding("Hub", Level.SKIP, "offline is on: nobody is to be asked")
             return

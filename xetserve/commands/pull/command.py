@@ -77,7 +77,7 @@ def run_pull(options: argparse.Namespace, config: Config) -> int:
 
 
 def read_token(path: str | None) -> str | None:
-    """Give the token, from a file or the environment: a flag would be seen by others."""
+    """Return the token, from a file or the environment: a flag would be seen by others."""
     token = os.environ.get("HF_TOKEN", "")
     if path is not None:
         try:

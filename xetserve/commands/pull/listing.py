@@ -75,7 +75,7 @@ class Asker:
         return {name.lower(): value for name, value in response.headers}
 
     def file_target(self, path: str, revision: str) -> str:
-        """Give where a file is had."""
+        """Return where a file is had."""
         return f"{self.repo.url_prefix}/resolve/{quote(revision, safe='')}/{quote(path)}"
 
     async def find_commit(self) -> str:
@@ -118,7 +118,7 @@ class Asker:
         raise UpstreamError("the Hub's list of files does not end")
 
     async def _get_document(self, target: str) -> tuple[Any, str]:
-        """Give a JSON document, and the Link field that came with it."""
+        """Return a JSON document, and the Link field that came with it."""
         _, response = await self.ask("GET", target)
         text = await read_body(response, MAX_PAGE_SIZE)
         link = ", ".join(value for name, value in response.headers if name.lower() == "link")
@@ -156,7 +156,7 @@ async def close_body(response: Response) -> None:
 
 
 def is_wanted(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Tell whether patterns select a path, as those of the Hub's own client do: "*" matches "/" as well."""
+    """Return whether patterns select a path, as those of the Hub's own client do: "*" matches "/" as well."""
 
     def matches(patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(path, f"{p}*" if p.endswith("/") else p) for p in patterns)

@@ -103,7 +103,7 @@ class Progress:
             self._mark, self._mark_size = now, self.size_done
 
     def describe(self) -> str:
-        """Tell how far it is: things, bytes, rate, and the time that the rest will take."""
+        """Return how far it is: things, bytes, rate, and the time that the rest will take."""
         of_num = f"/{self._num}" if self._num else ""
         of_size = f" of {format_size(self._size)}" if self._size else ""
         parts = [f"{self.num_done}{of_num} {self._what}"] if self._what else []

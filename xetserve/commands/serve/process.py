@@ -144,7 +144,7 @@ def run_handler(
 
 
 def make_figures(board: SharedMemory) -> Callable[[], Figures]:
-    """Give what reads from a board what the service manager is told; dead workers count for what they have done."""
+    """Return what reads from a board what the service manager is told; dead workers count for what they have done."""
     cells = [CellReader(place[:CELLS_SIZE]) for place in board.places]
 
     def read() -> Figures:

@@ -55,12 +55,12 @@ class Live:
 
 
 def is_live(section: str, name: str) -> bool:
-    """Tell whether a setting can change while the server runs."""
+    """Return whether a setting can change while the server runs."""
     return section in _SECTIONS or name in _SETTINGS
 
 
 def _merge(old: Config, new: Config) -> tuple[Config, list[str], list[str]]:
-    """Give the old settings with what can change taken from the new ones, and the names of what did and what did not."""
+    """Return the old settings with what can change taken from the new ones, and the names of what did and what did not."""
     changed, fixed = [], []
     sections = {}
     for name in SECTIONS:

@@ -47,7 +47,7 @@ def hub_error(
 
 
 def get_bearer(headers: Headers) -> str | None:
-    """Give the token of an Authorization header; "" for one of another scheme."""
+    """Return the token of an Authorization header; "" for one of another scheme."""
     value = headers.get("authorization")
     if value is None:
         return None
@@ -76,7 +76,7 @@ class Gatekeeper:
         return Caller(self._users.get(token or ""), token is not None)
 
     def require_user(self, headers: Headers) -> str:
-        """Give the name of the user who asks.
+        """Return the name of the user who asks.
 
         Raises:
             RequestError: 401, nobody that is known.
@@ -89,7 +89,7 @@ class Gatekeeper:
     async def open_repo(
         self, headers: Headers, repo_type: RepoType, repo_id: str, *, write: bool = False
     ) -> Repo:
-        """Give a repository that the caller may read, or write.
+        """Return a repository that the caller may read, or write.
 
         Raises:
             RequestError: 401 or 404 RepoNotFound, 401 for a wrong token, 403 for one that may only read.
@@ -114,7 +114,7 @@ class Gatekeeper:
             raise hub_error(403, f"{user} may not create a repository under {namespace}")
 
     def may_read(self, caller: Caller, repo: Repo) -> bool:
-        """Tell whether a repository is there for a caller."""
+        """Return whether a repository is there for a caller."""
         return not repo.private or self._owns(caller, repo)
 
     def _owns(self, caller: Caller, repo: Repo) -> bool:

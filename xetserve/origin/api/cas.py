@@ -56,7 +56,7 @@ class CasApi:
         self._misbehaviour = misbehaviour
 
     async def authorize(self, request: Request, scope: str) -> Repo:
-        """Give the repository that the request's token is for.
+        """Return the repository that the request's token is for.
 
         Raises:
             RequestError: 401, no good token; 403, one that may only read.
@@ -102,7 +102,7 @@ class CasApi:
     async def _plan(
         self, request: Request, record: FileRecord, span: Span, single: bool
     ) -> Reconstruction:
-        """Give the terms of a range, and signed URLs for what they need; single: see _sign."""
+        """Return the terms of a range, and signed URLs for what they need; single: see _sign."""
         faults = self._misbehaviour().faults
         if faults.untrimmed_terms:
             offset, terms = find_whole_terms(record, span)
@@ -143,7 +143,7 @@ class CasApi:
         return Response(200, length=(await self._find_file(request, _parse_name(name))).size)
 
     async def _find_file(self, request: Request, file_hash: bytes) -> FileRecord:
-        """Give a file that the token may read.
+        """Return a file that the token may read.
 
         Raises:
             RequestError: 401, 404.
@@ -199,7 +199,7 @@ class CasApi:
         return Response(200, [("Content-Type", NDJSON)], text.encode())
 
     async def _check_shard(self, shard: Shard) -> list[FileRecord]:
-        """Give the files of a shard, once everything in it has turned out to be true.
+        """Return the files of a shard, once everything in it has turned out to be true.
 
         The sha256 is the uploader's word; it counts in the uploader's own repository only.
 

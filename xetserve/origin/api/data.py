@@ -109,7 +109,7 @@ class DataApi:
         parts: Sequence[_Part],
         tail: bytes,
     ) -> Response:
-        """Give the response its body, and the headers that all of them have."""
+        """Return the response its body, and the headers that all of them have."""
         misbehaviour = self._misbehaviour()
         if not any(name == "Content-Type" for name, _ in response.headers):
             response.headers.append(("Content-Type", OCTETS))
@@ -149,7 +149,7 @@ class DataApi:
     async def _make_patches(
         self, xorb_hash: bytes, index: XorbIndex, ranges: Sequence[ByteRange]
     ) -> dict[int, bytes]:
-        """Give what is to be served instead of some bytes, by their offset in the xorb."""
+        """Return what is to be served instead of some bytes, by their offset in the xorb."""
         misbehaviour = self._misbehaviour()
         faults = misbehaviour.faults
         name = format_hash(xorb_hash)
@@ -170,7 +170,7 @@ class DataApi:
 
 
 def _check_ranges(header: str | None, signed_text: str) -> list[ByteRange]:
-    """Give the ranges that are asked for.
+    """Return the ranges that are asked for.
 
     Raises:
         RequestError: 403, there are none, or others than the URL signs.

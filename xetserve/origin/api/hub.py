@@ -37,7 +37,7 @@ def is_true(text: str | None) -> bool:
 
 
 async def find_commit(repo: Repo, revision: str) -> Commit:
-    """Give the commit of a revision.
+    """Return the commit of a revision.
 
     Raises:
         RequestError: 404 RevisionNotFound.
@@ -65,7 +65,7 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 def describe_repo(repo: Repo, commit: Commit) -> dict[str, Any]:
-    """Give a repository as it is at a commit, without its files."""
+    """Return a repository as it is at a commit, without its files."""
     value: dict[str, Any] = {
         "_id": repo.id,
         "id": repo.id,
@@ -217,7 +217,7 @@ class HubApi:
     async def _describe(
         self, repo: Repo, commit: Commit, item: Entry | str, expand: bool
     ) -> dict[str, Any]:
-        """Give a file, or a folder by its path, as listings have it."""
+        """Return a file, or a folder by its path, as listings have it."""
         if isinstance(item, str):
             value: dict[str, Any] = {"type": "directory", "oid": commit.trees[item], "size": 0}
             value["path"] = item
@@ -237,7 +237,7 @@ class HubApi:
 def take_page(
     request: Request, items: list[T], key: Callable[[T], str]
 ) -> tuple[list[T], list[tuple[str, str]]]:
-    """Give the page that is asked for, and the Link to the next one.
+    """Return the page that is asked for, and the Link to the next one.
 
     Args:
         items: all of them, in order of their keys.

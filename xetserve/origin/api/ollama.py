@@ -72,7 +72,7 @@ def _list_models(commit: Commit) -> list[Entry]:
 
 
 def _choose(commit: Commit, tag: str) -> Entry | None:
-    """Give the file for a tag; "latest" is the first one."""
+    """Return the file for a tag; "latest" is the first one."""
     ending = "" if tag == "latest" else tag.lower()
     found = (m for m in _list_models(commit) if m.path.lower()[:-5].endswith(ending))
     return next(found, None)

@@ -268,7 +268,7 @@ def _read_commit_header(header: dict[str, Any], user: str | None) -> CommitInfo:
 
 
 def _choose_ref(repo: Repo, revision: str, creates_pr: bool) -> str:
-    """Give the ref that a commit goes to."""
+    """Return the ref that a commit goes to."""
     if creates_pr:
         numbers = (int(ref.rpartition("/")[2]) for ref in repo.refs if ref.startswith("refs/pr/"))
         return f"refs/pr/{max(numbers, default=0) + 1}"

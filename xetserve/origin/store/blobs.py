@@ -38,7 +38,7 @@ class TemporaryFiles:
                     path.unlink()
 
     def make_path(self) -> Path:
-        """Give a name that nobody uses."""
+        """Return a name that nobody uses."""
         return self._folder / f"{os.getpid()}-{os.urandom(8).hex()}"
 
     def write(self, target: Path, data: bytes) -> None:
@@ -109,7 +109,7 @@ class LruCache(Generic[Key, Value]):
         self._max_entries = max_entries
 
     def get(self, key: Key) -> Value | None:
-        """Give a value, and keep it for longer."""
+        """Return a value, and keep it for longer."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)

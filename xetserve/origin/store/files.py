@@ -80,7 +80,7 @@ class FileStore:
         return True
 
     async def get(self, file_hash: bytes) -> FileRecord | None:
-        """Give a file's record; None: it is not known."""
+        """Return a file's record; None: it is not known."""
         record = self._records.get(file_hash)
         if record is None:
             record = await asyncio.to_thread(self._load, file_hash)
@@ -104,7 +104,7 @@ class FileStore:
         return make_file_record(file_hash, terms, value["sha256"])
 
     async def find_terms(self, record: FileRecord, span: Span) -> tuple[int, list[Term]]:
-        """Give the terms that cover a range of the file, cut to whole chunks.
+        """Return the terms that cover a range of the file, cut to whole chunks.
 
         Returns:
             the bytes of the first term that lie before the range, and the terms.
@@ -126,7 +126,7 @@ class FileStore:
     async def find_fetch_ranges(
         self, terms: Iterable[Term]
     ) -> dict[bytes, list[tuple[ChunkRange, ByteRange]]]:
-        """Give what has to be fetched of each xorb, in ascending order."""
+        """Return what has to be fetched of each xorb, in ascending order."""
         wanted: dict[bytes, list[ChunkRange]] = {}
         for term in terms:
             wanted.setdefault(term.xorb_hash, []).append(term.chunks)
@@ -192,7 +192,7 @@ def _decode_stored(record: ChunkRecord, leaf: tuple[bytes, int], xorb_hash: byte
 
 
 def find_whole_terms(record: FileRecord, span: Span) -> tuple[int, list[Term]]:
-    """Give the terms that cover a range of the file as they are stored.
+    """Return the terms that cover a range of the file as they are stored.
 
     Returns:
         the bytes of the first term that lie before the range, and the terms.

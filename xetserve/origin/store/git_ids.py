@@ -18,7 +18,7 @@ class GitObject(NamedTuple):
 
 
 def hash_object(kind: str, content: bytes) -> str:
-    """Give the id of a git object of that kind."""
+    """Return the id of a git object of that kind."""
     return sha1(
         b"%s %d\0" % (kind.encode(), len(content)) + content, usedforsecurity=False
     ).hexdigest()
@@ -32,7 +32,7 @@ def make_pointer(sha256: str, size: int) -> bytes:
 
 
 def hash_trees(blobs: Iterable[GitObject]) -> dict[str, str]:
-    """Give the id of every folder by its path; "" is the root.
+    """Return the id of every folder by its path; "" is the root.
 
     Args:
         blobs: the files, any order.
@@ -72,7 +72,7 @@ def _hash_tree(path: str, folder: _Folder, trees: dict[str, str]) -> str:
 
 
 def hash_commit(tree: str, parent: str | None, author: str, seconds: int, message: str) -> str:
-    """Give the id of a commit."""
+    """Return the id of a commit."""
     name = "".join(c for c in author if c not in "<>\n\0") or "user"
     signature = f"{name} <{name}@localhost> {seconds} +0000"
     lines = [f"tree {tree}"]

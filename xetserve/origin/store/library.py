@@ -87,7 +87,7 @@ class Library:
         self.repos = RepoStore(root, self._temporary)
 
     def load_secret(self) -> bytes:
-        """Give the folder's secret."""
+        """Return the folder's secret."""
         return load_secret(self.root, self._temporary)
 
     def make_ingest(self) -> Ingest:

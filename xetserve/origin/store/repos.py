@@ -68,7 +68,7 @@ class Entry:
     changed_in: str = ""
 
     def is_same_content(self, other: "Entry | None") -> bool:
-        """Tell whether both have the same content, whichever commit it came with."""
+        """Return whether both have the same content, whichever commit it came with."""
         return other is not None and (self.oid, self.file_hash) == (other.oid, other.file_hash)
 
 
@@ -127,14 +127,14 @@ class Repo:
         return self.type.url_prefix + self.id
 
     def find_ref(self, revision: str) -> str | None:
-        """Give the full name of the ref that a revision names."""
+        """Return the full name of the ref that a revision names."""
         for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
             if name in self.refs:
                 return name
         return None
 
     def find_commit_id(self, revision: str) -> str | None:
-        """Give the commit that a branch, tag, ref or commit id names; None: there is none."""
+        """Return the commit that a branch, tag, ref or commit id names; None: there is none."""
         ref = self.find_ref(revision)
         if ref is not None:
             return self.refs[ref]
@@ -143,7 +143,7 @@ class Repo:
         return None
 
     async def get_commit(self, revision: str) -> Commit | None:
-        """Give the commit that a revision names; None: there is none."""
+        """Return the commit that a revision names; None: there is none."""
         commit_id = self.find_commit_id(revision)
         if commit_id is None:
             return None
@@ -154,7 +154,7 @@ class Repo:
         return commit
 
     async def load_commit_info(self, commit_id: str) -> dict[str, Any]:
-        """Give a commit without its entries, as it is stored."""
+        """Return a commit without its entries, as it is stored."""
         data = await asyncio.to_thread(self._commit_path(commit_id).read_bytes)
         info: dict[str, Any] = json.loads(data)
         return info
@@ -260,7 +260,7 @@ class Repo:
             self._temporary.write(path, format_hash(file_hash).encode() + b"\n")
 
     async def get_upload(self, sha256: str) -> bytes | None:
-        """Give the file hash of content that was uploaded here; None: none was."""
+        """Return the file hash of content that was uploaded here; None: none was."""
         if not _SHA256.fullmatch(sha256):
             return None
         try:
@@ -270,7 +270,7 @@ class Repo:
         return parse_hash(text.strip())
 
     async def has_file(self, file_hash: bytes) -> bool:
-        """Tell whether a commit of this repository has named a Xet file."""
+        """Return whether a commit of this repository has named a Xet file."""
         return await asyncio.to_thread(self._file_path(file_hash).exists)
 
     def _commit_path(self, commit_id: str) -> Path:
@@ -293,7 +293,7 @@ class RepoStore:
         self._lock = asyncio.Lock()
 
     async def get(self, repo_type: RepoType, repo_id: str) -> Repo | None:
-        """Give a repository; None: there is none of that name."""
+        """Return a repository; None: there is none of that name."""
         key = (repo_type.name, repo_id)
         repo = self._repos.get(key)
         if repo is None and is_valid_id(repo_id):
@@ -340,7 +340,7 @@ class RepoStore:
         return repo
 
     async def list_all(self, repo_type: RepoType) -> list[Repo]:
-        """Give the repositories of a type in order of their ids."""
+        """Return the repositories of a type in order of their ids."""
         names = await asyncio.to_thread(_list_ids, self._folder / repo_type.plural)
         found = [await self.get(repo_type, repo_id) for repo_id in sorted(names)]
         return [repo for repo in found if repo is not None]
@@ -369,7 +369,7 @@ def _write_info(temporary: TemporaryFiles, folder: Path, info: dict[str, Any]) -
 
 
 def _list_ids(folder: Path) -> list[str]:
-    """Give the ids of the repositories in a folder: no part of an id has "--"."""
+    """Return the ids of the repositories in a folder: no part of an id has "--"."""
     return [path.parent.name.replace("--", "/") for path in folder.glob("*/repo.json")]
 
 
@@ -379,7 +379,7 @@ def _delete_folder(folder: Path, aside: Path) -> None:
 
 
 def is_valid_id(repo_id: str) -> bool:
-    """Tell whether this can be a repository's id: name, or owner/name, as the Hub has them."""
+    """Return whether this can be a repository's id: name, or owner/name, as the Hub has them."""
     parts = repo_id.split("/")
     return len(parts) <= 2 and all(
         _NAME.fullmatch(part)
@@ -392,7 +392,7 @@ def is_valid_id(repo_id: str) -> bool:
 
 
 def is_valid_ref_name(name: str) -> bool:
-    """Tell whether this can be the name of a branch or tag (git check-ref-format, in short)."""
+    """Return whether this can be the name of a branch or tag (git check-ref-format, in short)."""
     return (
         _REF_NAME.fullmatch(name) is not None
         and not name.startswith(("/", "-", "refs/"))
@@ -402,7 +402,7 @@ def is_valid_ref_name(name: str) -> bool:
 
 
 def is_valid_path(path: str) -> bool:
-    """Tell whether this can be the path of a file in a repository."""
+    """Return whether this can be the path of a file in a repository."""
     try:
         size = len(path.encode())
     except UnicodeEncodeError:

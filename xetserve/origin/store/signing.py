@@ -37,7 +37,7 @@ class Grant(NamedTuple):
 
 
 def load_secret(root: Path, temporary: TemporaryFiles) -> bytes:
-    """Give the folder's secret, made at the first start: tokens and URLs outlive a restart."""
+    """Return the folder's secret, made at the first start: tokens and URLs outlive a restart."""
     path = root / "secret"
     if not path.exists():
         temporary.write(path, os.urandom(SECRET_SIZE).hex().encode())
@@ -70,7 +70,7 @@ class Signer:
         return grant if self._clock() < grant.expires else None
 
     def get_expiry(self, lifetime: float) -> int:
-        """Give the Unix second at which something that is signed now runs out."""
+        """Return the Unix second at which something that is signed now runs out."""
         return int(self._clock() + lifetime)
 
     def make_data_url(
@@ -86,7 +86,7 @@ class Signer:
         )
 
     def check_data_url(self, name: str, query: dict[str, str]) -> str | None:
-        """Tell what is wrong with a data URL; None: nothing."""
+        """Return what is wrong with a data URL; None: nothing."""
         signed = query.get("X-Xet-Signed-Range", "")
         return self._check(query, "data", name, signed)
 
@@ -97,7 +97,7 @@ class Signer:
         return f"{base}{path}?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in fields.items())
 
     def check_url(self, path: str, query: dict[str, str]) -> str | None:
-        """Tell what is wrong with a signed URL; None: nothing."""
+        """Return what is wrong with a signed URL; None: nothing."""
         own = {k: v for k, v in query.items() if k not in ("Expires", "Signature")}
         return self._check(query, "url", path, *_join(own))
 

@@ -70,20 +70,20 @@ class XorbIndex:
         return self.record_ends[-1]
 
     def byte_range(self, chunks: ChunkRange) -> ByteRange:
-        """Give where the records of a chunk range lie."""
+        """Return where the records of a chunk range lie."""
         start = self.record_ends[chunks.start - 1] if chunks.start else 0
         return ByteRange(start, self.record_ends[chunks.end - 1])
 
     def decoded_start(self, chunk: int) -> int:
-        """Give the decoded bytes before a chunk."""
+        """Return the decoded bytes before a chunk."""
         return self.decoded_ends[chunk - 1] if chunk else 0
 
     def decoded_size(self, chunks: ChunkRange) -> int:
-        """Give the decoded bytes of a chunk range."""
+        """Return the decoded bytes of a chunk range."""
         return self.decoded_ends[chunks.end - 1] - self.decoded_start(chunks.start)
 
     def chunk_hash(self, chunk: int) -> bytes:
-        """Give a chunk's hash."""
+        """Return a chunk's hash."""
         return self.hashes[chunk * HASH_SIZE : (chunk + 1) * HASH_SIZE]
 
     def leaves(self, chunks: ChunkRange) -> Iterator[tuple[bytes, int]]:
@@ -205,7 +205,7 @@ class XorbScanner:
         self._decoded_ends.append(self._tree.size)
 
     def finish(self) -> tuple[bytes, XorbIndex]:
-        """Give the xorb hash and the index.
+        """Return the xorb hash and the index.
 
         Raises:
             FormatError: the last record is cut, or there is none.
@@ -228,11 +228,11 @@ class XorbStore:
         self._indexes: LruCache[bytes, XorbIndex] = LruCache(MAX_CACHED_INDEXES)
 
     def get_path(self, xorb_hash: bytes) -> Path:
-        """Give where a xorb lies, if it is there."""
+        """Return where a xorb lies, if it is there."""
         return self._folder / format_hash(xorb_hash)
 
     def make_temporary_path(self) -> Path:
-        """Give a place for a xorb that is not finished; publish moves it from there."""
+        """Return a place for a xorb that is not finished; publish moves it from there."""
         return self._temporary.make_path()
 
     async def put(self, xorb_hash: bytes, body: AsyncIterable[bytes]) -> bool:
@@ -268,7 +268,7 @@ class XorbStore:
         return True
 
     async def get_index(self, xorb_hash: bytes) -> XorbIndex | None:
-        """Give a xorb's index; None: there is no such xorb.
+        """Return a xorb's index; None: there is no such xorb.
 
         Raises:
             IntegrityError: the xorb on disk is damaged.
@@ -281,7 +281,7 @@ class XorbStore:
         return index
 
     async def require_index(self, xorb_hash: bytes) -> XorbIndex:
-        """Give the index of a xorb that a stored file names.
+        """Return the index of a xorb that a stored file names.
 
         Raises:
             IntegrityError: the xorb is damaged, or gone.

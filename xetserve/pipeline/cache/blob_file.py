@@ -97,7 +97,7 @@ class BlobKey(NamedTuple):
         return self.size + _CHECK.size * -(-self.size // BLOCK_SIZE) + _TRAILER_SIZE
 
     def get_path(self, folder: Path) -> str:
-        """Give where it lies in the folder of a cache.
+        """Return where it lies in the folder of a cache.
 
         Raises:
             ValueError: its digest is none.
@@ -105,7 +105,7 @@ class BlobKey(NamedTuple):
         return make_shelf_path(folder, self.shelf, self.name)
 
     def make_hash(self) -> "_Hash":
-        """Give a hash object that the whole content is to be fed to."""
+        """Return a hash object that the whole content is to be fed to."""
         if self.kind == "sha256":
             return hashlib.sha256()
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
@@ -143,7 +143,7 @@ def check_plain(fd: int, key: BlobKey, on_bytes: Callable[[int], object] = lambd
 
 
 def check_trailer(fd: int, key: BlobKey) -> None:
-    """See whether an open file is the large one of a key, without a look at its content.
+    """Check whether an open file is the large one of a key, without a look at its content.
 
     Raises:
         FormatError: it is cut, or something else.

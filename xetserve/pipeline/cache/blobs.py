@@ -115,11 +115,11 @@ class BlobCache:
         self._store = cache.disk_workers.store
 
     def can_keep(self, size: int) -> bool:
-        """Tell whether a file of so many bytes is kept at all."""
+        """Return whether a file of so many bytes is kept at all."""
         return BlobKey("", "", size).stored_size <= self._store.max_entry_size
 
     async def has(self, key: BlobKey) -> bool:
-        """Tell whether a file is stored, without a look at its content."""
+        """Return whether a file is stored, without a look at its content."""
         try:
             path = key.get_path(self._store.folder)
             return await self.cache.disk_workers.run(os.path.getsize, path) == key.stored_size

@@ -146,7 +146,7 @@ class DiskCache:
             await asyncio.sleep(SWEEP_INTERVAL)
 
     async def check_writable(self) -> None:
-        """See whether something can be kept now, and how much is.
+        """Check whether something can be kept now, and how much is.
 
         Raises:
             OSError: it cannot.

@@ -65,7 +65,7 @@ class Standing(Enum):
 
 
 def is_unproven(name: str) -> bool:
-    """Tell whether a name or path is that of an entry for which nothing speaks yet."""
+    """Return whether a name or path is that of an entry for which nothing speaks yet."""
     return name.endswith(Standing.UNPROVEN.value) and Standing.of(name) is not Standing.PROVEN
 
 
@@ -112,7 +112,7 @@ def parse_entry_name(name: str) -> ChunkRange | None:
 
 
 def check_record(record: memoryview) -> bytes:
-    """Give the CRC-32 of a packed record, header included.
+    """Return the CRC-32 of a packed record, header included.
 
     It finds what disks do; an attacker who can write here could write any check. And it lets other threads run, which
     our BLAKE3 does not: blocks are checked beside the loop.
@@ -141,16 +141,16 @@ class EntryIndex(NamedTuple):
         return 500 + self.key.num_chunks * (4 + CHECK_SIZE)
 
     def offset_of(self, chunk: int) -> int:
-        """Give where the record of a chunk starts, or of the one after the last where all end."""
+        """Return where the record of a chunk starts, or of the one after the last where all end."""
         at = chunk - self.key.chunks.start
         return self.ends[at - 1] if at else 0
 
     def position_of(self, chunk: int) -> int:
-        """Give where the record of a chunk starts in the xorb, in packed bytes."""
+        """Return where the record of a chunk starts in the xorb, in packed bytes."""
         return self.key.byte_range.start + self.offset_of(chunk)
 
     def find_last(self, first: int, end: int, size: int) -> int:
-        """Give the end of the longest run of chunks from first on with at most size bytes, or of one chunk."""
+        """Return the end of the longest run of chunks from first on with at most size bytes, or of one chunk."""
         limit = self.offset_of(first) + size
         last = first + 1
         while last < end and self.offset_of(last + 1) <= limit:
@@ -158,7 +158,7 @@ class EntryIndex(NamedTuple):
         return last
 
     def is_intact(self, data: memoryview, first: int, last: int) -> bool:
-        """Tell whether data is the records of chunks [first, last), byte for byte."""
+        """Return whether data is the records of chunks [first, last), byte for byte."""
         base = start = self.offset_of(first)
         if len(data) != self.offset_of(last) - base:
             return False
@@ -172,7 +172,7 @@ class EntryIndex(NamedTuple):
         return True
 
     def pack(self) -> bytes:
-        """Give what follows the records in the file."""
+        """Return what follows the records in the file."""
         ends = array("I", self.ends)
         if sys.byteorder == "big":
             ends.byteswap()
@@ -272,5 +272,5 @@ class Indexer:
         self._checks += _to_check(self._check)
 
     def make_index(self) -> EntryIndex:
-        """Give the index, once it is complete."""
+        """Return the index, once it is complete."""
         return EntryIndex(self._key, self._ends, bytes(self._checks))

@@ -60,7 +60,7 @@ def get_cost(size: int) -> int:
 
 
 def make_shelf_path(folder: Path, shelf: str, name: str) -> str:
-    """Give where a file of a shelf lies.
+    """Return where a file of a shelf lies.
 
     Raises:
         ValueError: nothing on this shelf is named so.
@@ -73,7 +73,7 @@ def make_shelf_path(folder: Path, shelf: str, name: str) -> str:
 
 
 def make_xorb_path(folder: Path, xorb_hash: bytes) -> str:
-    """Give where the entries of a xorb lie."""
+    """Return where the entries of a xorb lie."""
     name = format_hash(xorb_hash)
     return f"{folder}/{name[:2]}/{name}"
 

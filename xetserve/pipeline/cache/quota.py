@@ -80,7 +80,7 @@ class Quota:
         return 0
 
     def get_free(self) -> int:
-        """Give the bytes that the file system has left; none, if it can hardly have more files.
+        """Return the bytes that the file system has left; none, if it can hardly have more files.
 
         Raises:
             OSError: the disk fails.
@@ -91,7 +91,7 @@ class Quota:
         return stat.f_bavail * stat.f_frsize
 
     def get_usage(self) -> int:
-        """Give the bytes that are accounted for.
+        """Return the bytes that are accounted for.
 
         Raises:
             OSError: the disk fails.

@@ -55,7 +55,7 @@ class DiskWorkers:
         self._last_warning = -LOG_PAUSE
 
     def take_block(self) -> bytearray:
-        """Give a buffer of BLOCK_SIZE bytes with any content; a new one costs 256 page faults."""
+        """Return a buffer of BLOCK_SIZE bytes with any content; a new one costs 256 page faults."""
         return self._free.pop() if self._free else bytearray(BLOCK_SIZE)
 
     def give_block(self, block: bytearray) -> None:

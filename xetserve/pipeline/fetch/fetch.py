@@ -52,7 +52,7 @@ class User(Protocol):
     is_packed: bool  # wants records as they are, decoded or not
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
-        """Give fetch info with a URL that is good, in place of one that has run out.
+        """Return fetch info with a URL that is good, in place of one that has run out.
 
         Raises:
             UrlExpired: this user has none.
@@ -136,7 +136,7 @@ class Fetch:
         is_proven: bool = False,
         takes_imported: bool = False,
     ) -> bool:
-        """Tell whether every chunk with uses is still here or to come.
+        """Return whether every chunk with uses is still here or to come.
 
         Args:
             is_packed: and is as it was packed.
@@ -235,7 +235,7 @@ class Fetch:
     # Using.
 
     def has(self, chunk: int) -> bool:
-        """Tell whether a chunk is here."""
+        """Return whether a chunk is here."""
         return chunk in self._entries
 
     async def wait(self, chunk: int) -> None:
@@ -259,11 +259,11 @@ class Fetch:
                 self._waiters.discard(waiter)
 
     def get_header(self, chunk: int) -> ChunkHeader:
-        """Give the header of a chunk that is here."""
+        """Return the header of a chunk that is here."""
         return self._entries[chunk].record.header
 
     def decode(self, chunk: int) -> Buffer:
-        """Give the decoded bytes of a chunk that is here.
+        """Return the decoded bytes of a chunk that is here.
 
         A memoryview lies in a slab: it is good until the chunk is released. Other results stay.
 
@@ -289,22 +289,22 @@ class Fetch:
         self._held_buffers.leave_slab(slab)
 
     def copy_record(self, chunk: int) -> ChunkRecord | None:
-        """Give a copy of a chunk's record; None if it was decoded for several users, and the record is gone."""
+        """Return a copy of a chunk's record; None if it was decoded for several users, and the record is gone."""
         entry = self._entries[chunk]
         if entry.slab is None:
             return None
         return ChunkRecord(entry.record.header, memoryview(bytes(entry.record.payload)))
 
     def get_record(self, chunk: int) -> ChunkRecord:
-        """Give a chunk's record, for a packed user; it lies in a slab, and is good until the chunk is released."""
+        """Return a chunk's record, for a packed user; it lies in a slab, and is good until the chunk is released."""
         return self._entries[chunk].record
 
     def get_known_hash(self, chunk: int) -> bytes | None:
-        """Give the chunk hash if somebody has decoded and hashed the chunk already."""
+        """Return the chunk hash if somebody has decoded and hashed the chunk already."""
         return self._entries[chunk].chunk_hash
 
     def get_hash(self, chunk: int, data: Buffer) -> bytes:
-        """Give the chunk hash of decoded bytes that decode gave."""
+        """Return the chunk hash of decoded bytes that decode gave."""
         entry = self._entries[chunk]
         if entry.chunk_hash is None:
             entry.chunk_hash = hash_chunk(data)
@@ -521,7 +521,7 @@ class Fetch:
 
 
 def _size_of_record(view: memoryview, position: int, filled: int) -> int:
-    """Give the size of the record at position, or of its header as long as that is incomplete."""
+    """Return the size of the record at position, or of its header as long as that is incomplete."""
     if filled - position < CHUNK_HEADER_SIZE:
         return CHUNK_HEADER_SIZE
     return parse_chunk_header(view, position).record_size

@@ -34,7 +34,7 @@ class Lease:
         fetch.add_user(self, step.uses, takes_imported=takes_imported)
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
-        """Give fetch info with a URL that is good."""
+        """Return fetch info with a URL that is good."""
         return await self._refresh(stale)
 
     def release(self, chunk: int) -> None:

@@ -79,7 +79,7 @@ class FetchTable:
             self.ledgers.trim(file_hash)
 
     def get_traffic(self, file_hash: bytes) -> FileTraffic:
-        """Give the traffic of a file; forget_traffic when its readers have ended."""
+        """Return the traffic of a file; forget_traffic when its readers have ended."""
         return self._traffic.setdefault(file_hash, FileTraffic())
 
     def forget_traffic(self, file_hash: bytes) -> None:

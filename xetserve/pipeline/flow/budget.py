@@ -83,7 +83,7 @@ class ByteBudget:
         self.held -= size
 
     def make_slab(self, size: int) -> Slab:
-        """Give a buffer of size bytes with any content."""
+        """Return a buffer of size bytes with any content."""
         free = self._free.get(size)
         if free:
             return free.pop()

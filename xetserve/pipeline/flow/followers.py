@@ -42,7 +42,7 @@ class FileTraffic:
         self.add_reader(to)
 
     def is_followed(self, position: int) -> bool:
-        """Tell whether a reader comes close behind a window that starts at position."""
+        """Return whether a reader comes close behind a window that starts at position."""
         at = bisect_left(self._positions, position - CLOSE_BEHIND)
         return at < len(self._positions) and self._positions[at] < position
 
@@ -58,6 +58,6 @@ class FileTraffic:
             del self._windows[start]
 
     def find_window(self, start: int) -> int | None:
-        """Give the asked end of somebody's window that starts here."""
+        """Return the asked end of somebody's window that starts here."""
         ends = self._windows.get(start)
         return ends[-1] if ends else None

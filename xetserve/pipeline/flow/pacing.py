@@ -134,7 +134,7 @@ class FarSide:
             self._bandwidth = max(self._bandwidth / FADING, size / seconds)
 
     def get_fetch_seconds(self, size: int) -> float:
-        """Give the time from asking for a window to its last byte: a question to the CAS, and a fetch."""
+        """Return the time from asking for a window to its last byte: a question to the CAS, and a fetch."""
         return 2 * self._latency + (size / self._bandwidth if self._bandwidth else 0.0)
 
 

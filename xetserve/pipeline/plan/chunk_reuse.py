@@ -52,7 +52,7 @@ class _Life:
         self.stays: list[bool] = []
 
     def stays_after(self, position: int) -> bool:
-        """Tell whether the chunk stays after the term in which a position lies."""
+        """Return whether the chunk stays after the term in which a position lies."""
         number = bisect_right(self.starts, position) - 1
         return number >= 0 and self.stays[number]
 
@@ -182,7 +182,7 @@ class ChunkReuse:
                 self.split(term.end - size, chunk)
 
     def _size_of(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
-        """Give the decoded size of chunks that come again; 0 if one of them was never read."""
+        """Return the decoded size of chunks that come again; 0 if one of them was never read."""
         sizes = [
             self._lives[xorb_hash, chunk].decoded_size for chunk in range(chunks.start, chunks.end)
         ]
@@ -274,7 +274,7 @@ class ChunkReuse:
             term.is_kept = self.is_kept(term.xorb_hash, term.chunks, term.start, term.end)
 
     def is_kept(self, xorb_hash: bytes, chunks: ChunkRange, position: int, end: int) -> bool:
-        """Tell whether all of these chunks were to stay until the term from position to end."""
+        """Return whether all of these chunks were to stay until the term from position to end."""
         if self.known_end is None or position >= self.known_end:
             return False
         # The term may be a part of one here, or several, or go on behind what is known.
@@ -292,14 +292,14 @@ class ChunkReuse:
         return True
 
     def stays(self, key: ChunkKey, position: int) -> bool:
-        """Tell whether a chunk is to stay after its use in the term at a position."""
+        """Return whether a chunk is to stay after its use in the term at a position."""
         if self.known_end is None or position >= self.known_end:
             return False
         life = self._lives.get(key)
         return life is not None and life.stays_after(position)
 
     def find_run(self, position: int, limit: int) -> list[KnownTerm]:
-        """Give the kept terms that follow each other from a position, where the first one has to start.
+        """Return the kept terms that follow each other from a position, where the first one has to start.
 
         Nothing if it does not pay. They end at limit, or with the term that passes it.
         """
@@ -319,7 +319,7 @@ class ChunkReuse:
         return run if size >= MIN_RUN else []
 
     def find_cut(self, asked: ByteRange) -> int:
-        """Give where a window that starts at asked should end: where kept terms begin, or its end."""
+        """Return where a window that starts at asked should end: where kept terms begin, or its end."""
         if not self._lives:
             return asked.end
         at = max(0, bisect_right(self._starts, asked.start) - 1)
@@ -342,7 +342,7 @@ class ChunkReuse:
 
 
 def _overlap(terms: list[KnownTerm]) -> bool:
-    """Tell whether any two terms of one xorb have a chunk in common."""
+    """Return whether any two terms of one xorb have a chunk in common."""
     if len(terms) < 2:
         return False
     ranges = sorted(term.chunks for term in terms)

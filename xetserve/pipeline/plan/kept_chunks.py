@@ -48,7 +48,7 @@ class KeptChunks:
         budget.promised += self._promised
 
     def get(self, key: ChunkKey) -> KeptChunk:
-        """Give a chunk that was to be kept.
+        """Return a chunk that was to be kept.
 
         Raises:
             IntegrityError: it was not: the CAS has told different things at different times.
@@ -59,7 +59,7 @@ class KeptChunks:
         return chunk
 
     def has(self, key: ChunkKey) -> bool:
-        """Tell whether a chunk is here."""
+        """Return whether a chunk is here."""
         return key in self._chunks
 
     def put(self, key: ChunkKey, chunk: KeptChunk) -> None:

@@ -104,7 +104,7 @@ class Planner:
             self._room.set_result(None)
 
     def _wants_question(self) -> bool:
-        """Tell whether to ask one more question. The first is always right, the others are guesses."""
+        """Return whether to ask one more question. The first is always right, the others are guesses."""
         depth = self._pacer.ahead_limit // self._pacer.window_size if self._rest is None else 1
         if len(self._questions) >= max(1, min(depth, MAX_QUESTIONS)):
             return False

@@ -48,7 +48,7 @@ class _Run:
         self.end = other.end
 
     def is_part_of(self, chunks: ChunkList) -> bool:
-        """Tell whether these chunks are some of a file's, at their places."""
+        """Return whether these chunks are some of a file's, at their places."""
         first = bisect_left(chunks.starts, self.start)
         last = first + len(self.starts)
         end = chunks.starts[last] if last < len(chunks.starts) else chunks.end
@@ -59,7 +59,7 @@ class _Run:
         )
 
     def has(self, position: int, size: int, chunk_hash: bytes) -> bool:
-        """Tell whether the chunk that starts at a position is this one."""
+        """Return whether the chunk that starts at a position is this one."""
         starts, at = self.starts, self._next
         if at >= len(starts) or starts[at] != position:
             at = bisect_left(starts, position)
@@ -126,7 +126,7 @@ class Ledger:
         return self._is_full
 
     def matches(self, position: int, size: int, chunk_hash: bytes) -> bool:
-        """Tell whether a proven list has this chunk at this position."""
+        """Return whether a proven list has this chunk at this position."""
         return bool(self._runs) and self._runs[0].has(position, size, chunk_hash)
 
     def note(self, position: int, size: int, chunk_hash: bytes) -> None:
@@ -203,7 +203,7 @@ class Ledger:
         return True
 
     def refutes(self, note: Note) -> bool:
-        """Tell whether the list is proven, and chunks that somebody else has seen are not the file's."""
+        """Return whether the list is proven, and chunks that somebody else has seen are not the file's."""
         return self.is_proven and not all(self.matches(*chunk) for chunk in note.each())
 
     def _shrink(self) -> None:
@@ -249,7 +249,7 @@ class Ledger:
         self._base = 0
 
     def get_chunks(self) -> ChunkList | None:
-        """Give the chunks of a proven list, which will not change; None: it is not proven."""
+        """Return the chunks of a proven list, which will not change; None: it is not proven."""
         if not self.is_proven or len(self._runs) != 1:
             return None
         run = self._runs[0]
@@ -282,11 +282,11 @@ class Ledger:
         return None if chunks is None else chunks.find_hashes(position, size)
 
     def is_complete(self, size: int) -> bool:
-        """Tell whether all chunks of a file of this size are known."""
+        """Return whether all chunks of a file of this size are known."""
         return not self._base and self.can_be_proven(size)
 
     def can_be_proven(self, size: int) -> bool:
-        """Tell whether all chunks of a file of this size are known, or were."""
+        """Return whether all chunks of a file of this size are known, or were."""
         runs = self._runs
         return len(runs) == 1 and runs[0].start == self._base and runs[0].end == size
 

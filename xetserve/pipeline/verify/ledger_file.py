@@ -72,7 +72,7 @@ def pack_ledger(file_hash: bytes, chunks: ChunkList) -> bytes:
 
 
 def read_file_hash(data: bytes | memoryview) -> bytes:
-    """Tell which file a ledger that pack_ledger wrote is of."""
+    """Return which file a ledger that pack_ledger wrote is of."""
     return bytes(data[len(MAGIC) : len(MAGIC) + HASH_SIZE])
 
 

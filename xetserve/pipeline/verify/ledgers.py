@@ -42,12 +42,12 @@ class _Times:
             self.all_at = max(self.all_at, first[1])
 
     def get(self, file_hash: bytes) -> int:
-        """Give the time; -1: it did not happen."""
+        """Return the time; -1: it did not happen."""
         when = self._times.peek(file_hash)
         return -1 if when is None else when
 
     def is_since(self, file_hash: bytes, since: float) -> bool:
-        """Tell whether it may have happened to a file after a time, in seconds."""
+        """Return whether it may have happened to a file after a time, in seconds."""
         when = max(self.get(file_hash), self.all_at)
         return when >= 0 and when >= int(since * 1e9)
 
@@ -80,7 +80,7 @@ class Ledgers:
         return self._worker_bus is not None
 
     def get(self, file_hash: bytes) -> Ledger:
-        """Give the ledger of a file, a new one if it has none."""
+        """Return the ledger of a file, a new one if it has none."""
         ledger = self.find(file_hash)
         if ledger is None:
             ledger = Ledger(file_hash, self._on_clear)
@@ -102,18 +102,18 @@ class Ledgers:
         self._mark(file_hash, int(now * 1e9), MarkKind.CUT)
 
     def was_cut(self, file_hash: bytes, now: float) -> bool:
-        """Tell whether a file was cut within CUT_SECONDS."""
+        """Return whether a file was cut within CUT_SECONDS."""
         self._hear_marks()
         when = self._cuts.get(file_hash)
         return when >= 0 and now - when / 1e9 < CUT_SECONDS
 
     def was_cut_since(self, file_hash: bytes, since: float) -> bool:
-        """Tell whether a file was cut after a time, of the clock that note_cut was told."""
+        """Return whether a file was cut after a time, of the clock that note_cut was told."""
         self._hear_marks()
         return self._cuts.is_since(file_hash, since)
 
     def was_lost_since(self, file_hash: bytes, since: float) -> bool:
-        """Tell whether what was known of a file had to go, for want of memory, after such a time.
+        """Return whether what was known of a file had to go, for want of memory, after such a time.
 
         So it is if others have told more than is kept for us: nobody knows of which files.
         """
@@ -121,7 +121,7 @@ class Ledgers:
         return self._lost.is_since(file_hash, since)
 
     def is_suspect(self, file_hash: bytes, now: float) -> bool:
-        """Tell whether a part of a file may be wanted to complete what is wrong.
+        """Return whether a part of a file may be wanted to complete what is wrong.
 
         That is so if it was cut, as was_cut tells, and has not been proven since; at first even then.
         """

@@ -53,7 +53,7 @@ class _Ring:
         self._capacity = len(self._memory)
 
     def _copy(self, start: int, end: int) -> bytes:
-        """Give what lies between two positions."""
+        """Return what lies between two positions."""
         first, size = start % self._capacity, end - start
         whole = self._memory[first : first + size].tobytes()
         return whole if len(whole) == size else whole + bytes(self._memory[: size - len(whole)])
@@ -103,7 +103,7 @@ class RingReader(_Ring):
         self._doubtful = -1  # where a record was seen that is none, the last time
 
     def read(self) -> Iterator[Record]:
-        """Give the records that are new."""
+        """Yield the records that are new."""
         head = self._words[_HEAD]
         if head == self._next:
             return
@@ -124,7 +124,7 @@ class RingReader(_Ring):
             yield record
 
     def find(self, position: int) -> Record | None:
-        """Give the record at a position, if it is still there."""
+        """Return the record at a position, if it is still there."""
         end = self._words[_HEAD]
         if not self._words[_TAIL] <= position <= end - _RECORD.size:
             return None

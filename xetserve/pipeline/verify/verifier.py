@@ -72,7 +72,7 @@ class Verifier:
         return self._ledger.is_proven
 
     def contradicts(self, position: int, size: int, chunk_hash: bytes) -> bool:
-        """Tell whether a chunk cannot be the file's, because the file is known."""
+        """Return whether a chunk cannot be the file's, because the file is known."""
         ledger = self._ledger
         return ledger.is_proven and not ledger.matches(position, size, chunk_hash)
 

@@ -73,7 +73,7 @@ class WorkerBus:
             self._notes.own.append(pack_note(note))
 
     def hear_marks(self) -> Iterator[Mark]:
-        """Give what others have said and we have not heard; the first time also what our predecessor has."""
+        """Yield what others have said and we have not heard; the first time also what our predecessor has."""
         for data in self._marks.hear():
             try:
                 yield parse_mark(data)
@@ -93,11 +93,11 @@ class WorkerBus:
         self._own_lists.append(pack_ledger(file_hash, chunks))
 
     def has_list(self, file_hash: bytes) -> bool:
-        """Tell whether the list of a proven file is to be had."""
+        """Return whether the list of a proven file is to be had."""
         return self._find(file_hash) is not None
 
     def find_list(self, file_hash: bytes) -> ChunkList | None:
-        """Give the list of a proven file; None: nobody has told it of late."""
+        """Return the list of a proven file; None: nobody has told it of late."""
         data = self._find(file_hash)
         if data is None:
             return None

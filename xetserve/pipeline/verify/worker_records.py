@@ -176,7 +176,7 @@ class NotePad:
         self._open.clear()
 
     def take(self) -> list[Note]:
-        """Give what is there, and begin anew."""
+        """Return what is there, and begin anew."""
         self._close_all()
         taken, self._closed = self._closed, []
         return taken

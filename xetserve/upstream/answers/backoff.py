@@ -35,7 +35,7 @@ class Backoff:
         self._down_until: LruDict[_Key, float] = LruDict(max_num=MAX_TROUBLES)
 
     def find(self, scope: str, kind: str) -> UpstreamError | None:
-        """Give what speaks against asking now: after a 429 UpstreamBusy with the time that is left."""
+        """Return what speaks against asking now: after a 429 UpstreamBusy with the time that is left."""
         now = self._clock()
         until, busy = self._pauses.peek((scope, kind)) or (0.0, None)
         if busy is not None and now < until:

@@ -91,7 +91,7 @@ class Question(NamedTuple):
         return self.size <= MAX_NAME_SIZE
 
     def describe(self, realm: str) -> str:
-        """Give all but the scope, and whose answer it is, as one text."""
+        """Return all but the scope, and whose answer it is, as one text."""
         return "\0".join((realm, *self[1:]))
 
 
@@ -192,7 +192,7 @@ class AnswerCache:
         renew: Renew | None = None,
         find_other: FindOther | None = None,
     ) -> Answer:
-        """Give the answer to a question.
+        """Return the answer to a question.
 
         Args:
             ask: called if the answer is not known, or too old.
@@ -234,7 +234,7 @@ class AnswerCache:
         )
 
     def _is_believed(self, question: Question, said: float) -> bool:
-        """Tell whether the token was not refused since."""
+        """Return whether the token was not refused since."""
         refused = self._refusals.peek((question.scope, question.repo))
         return refused is None or said > refused
 
@@ -276,7 +276,7 @@ class AnswerCache:
     async def _renew(
         self, question: Question, kept: _Kept | None, renew: Renew | None
     ) -> Answer | None:
-        """Give an old answer that never changes, if it may still be given."""
+        """Return an old answer that never changes, if it may still be given."""
         if renew is None or not self.policy.ttl or kept is None:
             return None
         if not isinstance(kept.answer, Answer):
@@ -295,7 +295,7 @@ class AnswerCache:
     async def find_old(
         self, question: Question, find_other: FindOther | None = None
     ) -> Answer | None:
-        """Give an answer that will do for want of a new one: this token's, or else a public one.
+        """Return an answer that will do for want of a new one: this token's, or else a public one.
 
         Args:
             find_other: see get.
@@ -311,7 +311,7 @@ class AnswerCache:
         return None
 
     async def _find_any(self, question: Question) -> _Kept | None:
-        """Give what is known, unless it is a yes that is too old, or not believed any more."""
+        """Return what is known, unless it is a yes that is too old, or not believed any more."""
         known = self._kept.peek(question)
         if known is None or not self.policy.is_offline:
             known = await self._load(question, known)
@@ -329,7 +329,7 @@ class AnswerCache:
     # Keeping.
 
     async def _load(self, question: Question, kept: _Kept | None) -> _Kept | None:
-        """Give what is stored, if that is newer than what is kept in memory."""
+        """Return what is stored, if that is newer than what is kept in memory."""
         if self.store is None:
             return kept
         stored = await self.store.read(self._path(question))
@@ -354,7 +354,7 @@ class AnswerCache:
         return refused is not None
 
     async def _load_imported(self, question: Question) -> _Kept | None:
-        """Give what was brought from elsewhere; online it is not remembered, for it is not to be believed without asking."""
+        """Return what was brought from elsewhere; online it is not remembered, for it is not to be believed without asking."""
         if self.store is None or (question.kind in PERMISSIONS and not self.policy.is_offline):
             return None
         stored = await self.store.read(self._path(question), is_imported=True)
@@ -491,7 +491,7 @@ class Subject(NamedTuple):
 
 
 def make_path(question: Question, realm: str) -> str:
-    """Give where an answer is stored: nothing but hex digits, and the scope."""
+    """Return where an answer is stored: nothing but hex digits, and the scope."""
     text = question.describe(realm)
     digest = blake3(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{question.scope}/{digest[:2]}/{digest}"
@@ -504,7 +504,7 @@ def read_stored(stored: Stored) -> Answer:
 
 
 def make_refusal(question: Question) -> Question:
-    """Give the place of the note that a token was refused."""
+    """Return the place of the note that a token was refused."""
     return Question(question.scope, REFUSAL, question.repo, "")
 
 

@@ -27,7 +27,7 @@ class SingleFlight(Generic[K, T]):
         return len(self._flights)
 
     async def share(self, key: K, ask: Callable[[], Awaitable[T]]) -> T:
-        """Give what ask gives; if somebody asks the same already, that answer, or that failure.
+        """Return what ask gives; if somebody asks the same already, that answer, or that failure.
 
         All of a thousand who wait could go on in one turn of the loop, and would hold up everybody else; they go on a few
         at a time.

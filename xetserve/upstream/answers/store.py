@@ -91,7 +91,7 @@ def unpack_file(path: str, data: bytes) -> Stored | None:
 
 
 def pack_file(path: str, stored: Stored) -> bytes:
-    """Give what unpack_file reads."""
+    """Return what unpack_file reads."""
     about = stored.about.encode("utf-8", "surrogatepass")
     rest = _FIELDS.pack(stored.said, len(about)) + about + stored.body
     return MAGIC + _make_check(path, rest) + rest
@@ -110,7 +110,7 @@ class AnswerFolder:
         self._size: int | None = None  # not counted yet
 
     def read(self, path: str, *, is_imported: bool = False, lead: float = 0.0) -> Stored | None:
-        """Give what is stored at a path; None: nothing, or something damaged, which goes.
+        """Return what is stored at a path; None: nothing, or something damaged, which goes.
 
         Args:
             is_imported: what was brought from elsewhere.
@@ -291,7 +291,7 @@ def _gather(folder: str, files: list[_File], now: float) -> int:
 
 
 def _share_out(sizes: dict[str, int], total: int) -> dict[str, int]:
-    """Give how many of total bytes each group may keep."""
+    """Return how many of total bytes each group may keep."""
     common = {name: size for name, size in sizes.items() if name in _COMMON}
     tokens = {name: size for name, size in sizes.items() if name not in _COMMON}
     level = _find_level([*common.values(), sum(tokens.values())], total)
@@ -330,7 +330,7 @@ class AnswerStore:
     async def read(
         self, path: str, *, is_imported: bool = False, lead: float = 0.0
     ) -> Stored | None:
-        """Give what is stored at a path, or soon will be; a disk that fails or hangs has nothing."""
+        """Return what is stored at a path, or soon will be; a disk that fails or hangs has nothing."""
         if path in self._waiting and not is_imported:
             return self._waiting[path]
         return await self._run(partial(self._folder.read, path, is_imported=is_imported, lead=lead))
@@ -444,5 +444,5 @@ def make_folders(folder: Path) -> int:
 
 
 def round_up(size: int) -> int:
-    """Give the bytes that a file takes on disk, about."""
+    """Return the bytes that a file takes on disk, about."""
     return -(-size // BLOCK) * BLOCK

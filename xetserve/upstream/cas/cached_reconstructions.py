@@ -205,7 +205,7 @@ class CachedReconstructions:
     async def _find_stored(
         self, grant: Question, file_hash: bytes, asked: ByteRange
     ) -> Reconstruction:
-        """Give what is stored, if this token may see it, and its word is young enough.
+        """Return what is stored, if this token may see it, and its word is young enough.
 
         Raises:
             RangeUnsatisfiable: the file is known to end before.

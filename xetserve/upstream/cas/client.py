@@ -57,11 +57,11 @@ class Access(Protocol):
     """Whatever can give a read token for the CAS."""
 
     async def get_token(self) -> CasToken:
-        """Give a token that is good for a while."""
+        """Return a token that is good for a while."""
         ...
 
     async def renew_token(self) -> CasToken:
-        """Give another one, after the last was refused."""
+        """Return another one, after the last was refused."""
         ...
 
 

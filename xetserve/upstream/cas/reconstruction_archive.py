@@ -50,7 +50,7 @@ class _Known(NamedTuple):
             insort(self.ranges, one)
 
     def has(self, one: ByteRange) -> bool:
-        """Tell whether this very range is known."""
+        """Return whether this very range is known."""
         at = bisect_left(self.ranges, one)
         return at < len(self.ranges) and self.ranges[at] == one
 
@@ -60,7 +60,7 @@ class _Known(NamedTuple):
             del self.ranges[bisect_left(self.ranges, one)]
 
     def covers(self, wanted: ByteRange) -> bool:
-        """Tell whether ranges that are not much larger cover one, or finer ones together.
+        """Return whether ranges that are not much larger cover one, or finer ones together.
 
         Looks only at those that can: none that starts before all that is small enough.
         """
@@ -118,7 +118,7 @@ class ReconstructionArchive:
     async def find(
         self, file_hash: bytes, asked: ByteRange, *, takes_imported: bool
     ) -> Reconstruction | None:
-        """Give how a range is built; None: that is not stored.
+        """Return how a range is built; None: that is not stored.
 
         Args:
             takes_imported: what was brought from elsewhere stands in for what was not asked here.
@@ -191,7 +191,7 @@ class ReconstructionArchive:
 
 
 def make_plan_folder(file_hash: bytes) -> str:
-    """Give where what is known of a file's plan is stored."""
+    """Return where what is known of a file's plan is stored."""
     name = format_hash(file_hash)
     return f"plans/{name[:2]}/{name}"
 
@@ -209,17 +209,17 @@ def parse_end_name(name: str) -> int | None:
 
 
 def _meet(one: ByteRange, other: ByteRange) -> bool:
-    """Tell whether two ranges have bytes in common."""
+    """Return whether two ranges have bytes in common."""
     return one.start < other.end and other.start < one.end
 
 
 def _find_end(ranges: list[ByteRange]) -> int:
-    """Give where the last of some ranges ends, in the order of their starts; 0: there are none."""
+    """Return where the last of some ranges ends, in the order of their starts; 0: there are none."""
     return max((one.end for one in ranges), default=0)
 
 
 def _without_urls(answer: Reconstruction) -> Reconstruction:
-    """Give an answer whose URLs lead nowhere."""
+    """Return an answer whose URLs lead nowhere."""
     infos = {
         xorb_hash: tuple(info._replace(url=STORED_URL) for info in found)
         for xorb_hash, found in answer.fetch_info.items()

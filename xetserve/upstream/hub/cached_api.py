@@ -69,7 +69,7 @@ class ApiAnswers:
         self._collected = 0
 
     async def get(self, question: Question, open_: Open, renew: Renew | None = None) -> ApiAnswer:
-        """Give an answer.
+        """Return an answer.
 
         Args:
             open_: asks the Hub, patiently or not.
@@ -133,7 +133,7 @@ def make_question(
     fields: Sequence[tuple[str, str]] = (),
     body: bytes = b"",
 ) -> Question:
-    """Give what tells one question to the API from another.
+    """Return what tells one question to the API from another.
 
     Args:
         target: path and query, encoded.
@@ -170,7 +170,7 @@ def select_kept_fields(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str
 async def find_commit(
     metadata: AnswerCache, scope: str, repo: RepoRef, revision: str
 ) -> str | None:
-    """Give the commit that a revision was, as far as is known without asking."""
+    """Return the commit that a revision was, as far as is known without asking."""
     for target in list_commit_targets(repo, revision):
         answer = await metadata.find_old(make_question(scope, repo, "GET", target))
         commit = None if answer is None else read_commit(answer)
@@ -186,7 +186,7 @@ def list_commit_targets(repo: RepoRef, revision: str) -> list[str]:
 
 
 def read_commit(answer: Answer) -> str | None:
-    """Give the commit that a kept answer about a revision names; None: it names none."""
+    """Return the commit that a kept answer about a revision names; None: it names none."""
     if answer.verdict is Verdict.GOOD:
         with suppress(FormatError, KeyError, TypeError, UpstreamError):
             return str(parse_json(bytes(unpack_api(answer).body))["sha"])
@@ -194,7 +194,7 @@ def read_commit(answer: Answer) -> str | None:
 
 
 def _is_minor(question: Question) -> bool:
-    """Tell whether whoever asks can make up ever more of such questions: searches, lists of paths, unknown parameters."""
+    """Return whether whoever asks can make up ever more of such questions: searches, lists of paths, unknown parameters."""
     method, _, target = question.name.partition("\0")
     query = target.partition("\0")[0].partition("?")[2]
     names = {part.partition("=")[0].removesuffix("[]") for part in query.split("&") if part}

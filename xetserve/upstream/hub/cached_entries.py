@@ -18,12 +18,12 @@ ABSENT_CODES: Final = ("EntryNotFound", "RevisionNotFound")
 
 
 def make_file_question(scope: str, repo: RepoRef, revision: str, path: str) -> Question:
-    """Give what tells one question about a file from another."""
+    """Return what tells one question about a file from another."""
     return Question(scope, "file", repo.name, f"{revision}\0{path}")
 
 
 def pack_entry(entry: FileEntry) -> Answer:
-    """Give an entry as an answer to keep."""
+    """Return an entry as an answer to keep."""
     fields = asdict(entry)
     del fields["stale_age"]
     fields["file_hash"] = None if entry.file_hash is None else entry.file_hash.hex()
@@ -32,7 +32,7 @@ def pack_entry(entry: FileEntry) -> Answer:
 
 
 def pack_missing(error: UpstreamMissing) -> Answer:
-    """Give the word that there is no such file as an answer to keep; refusals are raised again."""
+    """Return the word that there is no such file as an answer to keep; refusals are raised again."""
     if error.code not in ABSENT_CODES:
         raise error
     fields = {"message": str(error), "code": error.code, "headers": error.headers}
@@ -69,7 +69,7 @@ def unpack_entry(answer: Answer) -> FileEntry:
 
 
 def is_lasting(data: bytes, revision: str, is_on_hub: Callable[[Url], object]) -> bool:
-    """Tell whether a kept entry is one of a commit, named by its full id: then it never changes.
+    """Return whether a kept entry is one of a commit, named by its full id: then it never changes.
 
     Args:
         is_on_hub: tells whether a URL is the Hub's; an entry with another one is nothing that the Hub has said.

@@ -62,11 +62,11 @@ class HubClient:
         self.metadata = metadata
 
     def make_via(self, headers: Headers) -> tuple[str, str]:
-        """Give the Via field of a message that we pass on."""
+        """Return the Via field of a message that we pass on."""
         return self._link.make_via(headers)
 
     def on_behalf(self, headers: Headers, *, names_agent: bool = False) -> "HubClient":
-        """Give a client that tells the Hub by which way we were asked; it shares all else with this one.
+        """Return a client that tells the Hub by which way we were asked; it shares all else with this one.
 
         Args:
             headers: of the request that is served.
@@ -77,7 +77,7 @@ class HubClient:
         return client
 
     def is_own(self, headers: Headers) -> bool:
-        """Tell whether a request is one that we sent: this server is its own Hub, by some way."""
+        """Return whether a request is one that we sent: this server is its own Hub, by some way."""
         return self._link.is_own(headers)
 
     @property
@@ -144,7 +144,7 @@ class HubClient:
         return await retrying(lambda: self._link.head(url, token), self._policy, "hub")
 
     async def probe(self, timeout: float) -> None:
-        """See whether the Hub answers at all; what it answers does not matter.
+        """Check whether the Hub answers at all; what it answers does not matter.
 
         Raises:
             UpstreamError: it does not, or is in trouble.
@@ -165,7 +165,7 @@ class HubClient:
         return await retrying(lambda: self._link.ask(url, token, limit), self._policy, "hub")
 
     async def find_grant(self, repo: RepoRef, token: str | None) -> float | None:
-        """Give when the Hub last said that a token may read all of a repository; None: it does not say.
+        """Return when the Hub last said that a token may read all of a repository; None: it does not say.
 
         One question serves for all files of the repository.
         """
@@ -196,7 +196,7 @@ class HubClient:
         *,
         is_granted: bool = True,
     ) -> CasToken:
-        """Give a read token for the CAS, a remembered one while it is good for a minute more.
+        """Return a read token for the CAS, a remembered one while it is good for a minute more.
 
         Args:
             is_granted: it is known that the client may read; if not, the token has to be as new as what is
@@ -213,7 +213,7 @@ class HubClient:
     async def renew_read_token(
         self, repo: RepoRef, revision: str, token: str | None, token_url: str | None = None
     ) -> CasToken:
-        """Give a new read token.
+        """Return a new read token.
 
         Raises:
             UpstreamError and its kinds, as resolve.
@@ -318,11 +318,11 @@ class ReadAccess:
         self.repo_name = repo.name
 
     async def get_token(self) -> CasToken:
-        """Give a token that is good for a while; the first one was given by the Hub not long ago."""
+        """Return a token that is good for a while; the first one was given by the Hub not long ago."""
         given = await self._hub.get_read_token(*self._arguments, is_granted=self._is_granted)
         self._is_granted = True
         return given
 
     async def renew_token(self) -> CasToken:
-        """Give another token, after the CAS has refused the last one."""
+        """Return another token, after the CAS has refused the last one."""
         return await self._hub.renew_read_token(*self._arguments)

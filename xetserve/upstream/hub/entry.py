@@ -96,7 +96,7 @@ def _strip_etag(value: str | None) -> str | None:
 
 
 def hub_error(status: int, headers: Headers) -> UpstreamError:
-    """Give the error for a Hub answer; the Hub's own code and message go along."""
+    """Return the error for a Hub answer; the Hub's own code and message go along."""
     code = headers.get("x-error-code")
     passed = [
         (name, value)

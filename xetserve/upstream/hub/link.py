@@ -52,7 +52,7 @@ class HubLink:
         self._identity = self._describe(Headers(), names_agent=False)
 
     def _describe(self, headers: Headers, *, names_agent: bool) -> tuple[tuple[str, str], ...]:
-        """Give the fields that say who asks the Hub, and for whom."""
+        """Return the fields that say who asks the Hub, and for whom."""
         agent = extend_agent(USER_AGENT, headers) if names_agent else USER_AGENT
         fields = [("User-Agent", agent)]
         if self._instance:
@@ -60,11 +60,11 @@ class HubLink:
         return tuple(fields)
 
     def make_via(self, headers: Headers) -> tuple[str, str]:
-        """Give the Via field of a message that we pass on."""
+        """Return the Via field of a message that we pass on."""
         return ("Via", extend_via(headers, self._instance or "xetserve"))
 
     def on_behalf(self, headers: Headers, *, names_agent: bool) -> "HubLink":
-        """Give a link that tells the Hub by which way we were asked.
+        """Return a link that tells the Hub by which way we were asked.
 
         Args:
             headers: of the request that is served.
@@ -75,7 +75,7 @@ class HubLink:
         return link
 
     def is_own(self, headers: Headers) -> bool:
-        """Tell whether a request is one that we sent: this server is its own Hub, by some way."""
+        """Return whether a request is one that we sent: this server is its own Hub, by some way."""
         return bool(self._instance) and has_passed(headers, self._instance)
 
     @property
@@ -92,7 +92,7 @@ class HubLink:
         return make_url(self._base + target, "a URL of the Hub's")
 
     def find_on_hub(self, url: Url) -> Url | None:
-        """Give where a URL is to be asked for; None: it is not the Hub's."""
+        """Return where a URL is to be asked for; None: it is not the Hub's."""
         if url.origin == PUBLIC_HUB:
             return self.make_url(url.target)
         return url if url.origin == self._origin else None
@@ -122,7 +122,7 @@ class HubLink:
         raise UpstreamRefused("the Hub redirects in circles")
 
     async def probe(self, timeout: float) -> None:
-        """See whether the Hub answers at all; what it answers does not matter.
+        """Check whether the Hub answers at all; what it answers does not matter.
 
         Raises:
             UpstreamError: it does not, or is in trouble.

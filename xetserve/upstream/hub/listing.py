@@ -76,7 +76,7 @@ class LargeFiles:
     async def find(
         self, hub: HubClient, repo: RepoRef, revision: str, digest: str, token: str | None
     ) -> str | None:
-        """Give the path of a file; None: the listing has none, or is too long.
+        """Return the path of a file; None: the listing has none, or is too long.
 
         Who asks while a page is read waits for it. One that is cancelled loses nothing that was read.
 

@@ -61,7 +61,7 @@ class ReadTokens:
     async def get(
         self, link: HubLink, url: Url, token: str | None, max_age: float | None = None
     ) -> CasToken:
-        """Give a read token, a remembered one while it is good for a minute more.
+        """Return a read token, a remembered one while it is good for a minute more.
 
         Args:
             max_age: seconds since the Hub gave it, at most; None: any.
@@ -81,7 +81,7 @@ class ReadTokens:
         return await self._flights.share(key, lambda: self.renew(link, url, token))
 
     async def renew(self, link: HubLink, url: Url, token: str | None) -> CasToken:
-        """Give a new read token.
+        """Return a new read token.
 
         Raises:
             UpstreamDenied, UpstreamMissing, UpstreamBusy: as the Hub says.
