@@ -1,7 +1,8 @@
 """`python -m bench`: xetserve beside the official client and nginx, interleaved, on one machine.
 
-Wants nginx and curl (Debian: apt-get install nginx-light curl) and the extra `test`, in the project's folder. What it
-prepares stays in --work for the next run. Figures of one run are to be compared with each other, not with other runs.
+Wants nginx and curl (Debian: apt-get install nginx-light curl) and the extra `test`, in the
+project's folder. What it prepares stays in --work for the next run. Figures of one run are to be
+compared with each other, not with other runs.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""A Hub and a CAS that mean ill: plans without an end, content in empty frames, nothing but refusals.
+"""A Hub and a CAS that mean ill: plans without an end, content in empty frames, nothing but
+refusals.
 
 /api/models/frames/...              JSON in empty gzip members
 .../xet-read-token/...              a token for the CAS here; of frames/... in empty zstd frames

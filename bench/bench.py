@@ -41,7 +41,9 @@ class Bench:
             return self.pull_from(server, name, size)
 
     def pull_from(self, server: Child, name: str, size: int) -> Download:
-        """Download a file through a server; gives it with the CPU seconds and peak of the server."""
+        """Download a file through a server; gives it with the CPU seconds and peak of the
+        server.
+        """
         before = server.cpu_seconds()
         download = run_curl(self.site, server.url, Part(download_path(name)), size)
         return download._replace(cpu=server.cpu_seconds() - before, peak=server.peak_memory())

@@ -1,4 +1,5 @@
-"""The results as one SVG, written by hand: panels of bars with medians, and lines from minimum to maximum.
+"""The results as one SVG, written by hand: panels of bars with medians, and lines from minimum to
+maximum.
 
 Light and dark follow the reader's settings.
 """

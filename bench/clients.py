@@ -36,7 +36,9 @@ print(took, cpu() - cpu_before, resource.getrusage(resource.RUSAGE_SELF).ru_maxr
 
 
 class Download(NamedTuple):
-    """A finished download. cpu, peak: CPU seconds and MiB of the client, where they were measured."""
+    """A finished download. cpu, peak: CPU seconds and MiB of the client, where they were
+    measured.
+    """
 
     nbytes: int
     seconds: float
@@ -130,7 +132,8 @@ def run_hf_xet(site: Site, name: str, hub_url: str = "") -> Download:
 
 
 def find_body(data: bytes) -> bytes | None:
-    """Give what has come of a response's body, without the size of a first chunk; None: no whole head.
+    """Give what has come of a response's body, without the size of a first chunk; None: no whole
+    head.
 
     Raises:
         BenchError: the response is not a success.
@@ -147,7 +150,9 @@ def find_body(data: bytes) -> bytes | None:
 
 
 def time_first_byte(url: str, path: str) -> float:
-    """Ask for a whole file and leave at once; gives the seconds from connecting to its first body byte."""
+    """Ask for a whole file and leave at once; gives the seconds from connecting to its first body
+    byte.
+    """
     parts = urlsplit(url)
     request = (
         f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"

@@ -1,9 +1,10 @@
 """`python -m bench.crowd`: fast downloads amid a crowd of idle, slow and hostile clients.
 
-Idle connections say nothing, slow readers take a few KB/s, slow senders trickle a request's head. Prints the rate
-of the fast downloads beside what they have without the crowd, the server's memory, and what became of the slow senders.
-Then come those who mean ill, kind by kind (see hostile.py): the longest turn of the event loop and the memory that each
-costs. Clients, server and origin share the machine.
+Idle connections say nothing, slow readers take a few KB/s, slow senders trickle a request's head.
+Prints the rate of the fast downloads beside what they have without the crowd, the server's memory,
+and what became of the slow senders. Then come those who mean ill, kind by kind (see hostile.py):
+the longest turn of the event loop and the memory that each costs. Clients, server and origin share
+the machine.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     lz4    short random words in random order: about half with LZ4, and as hard to unpack as text is
     bg4    float32 normals: only byte grouping brings out what their exponents have in common
 
-No two chunks of such a file are the same. A fragmented file repeats parts of itself, whole and edited; an
-edited one is a second revision of its first.
+No two chunks of such a file are the same. A fragmented file repeats parts of itself, whole and
+edited; an edited one is a second revision of its first.
 """
 
 import os
@@ -40,7 +40,8 @@ def iter_lz4(size: int) -> Iterator[bytes]:
 
 
 def iter_bg4(size: int) -> Iterator[bytes]:
-    """Give float32 values: one MiB of normals whose lower mantissa bits are drawn anew for each MiB.
+    """Give float32 values: one MiB of normals whose lower mantissa bits are drawn anew for each
+    MiB.
 
     As one large number, since that is what Python combines quickly.
     """
@@ -87,7 +88,9 @@ def iter_fragmented(size: int, distinct_size: int) -> Iterator[bytes]:
 
 
 def edit(content: bytes) -> bytes:
-    """Give a second revision: bytes put in, a part replaced, a part left out, the rest as it was."""
+    """Give a second revision: bytes put in, a part replaced, a part left out, the rest as it
+    was.
+    """
     source = random.Random(SEED)
     unit = len(content) // 64
     return b"".join(

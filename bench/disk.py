@@ -1,4 +1,6 @@
-"""The disk cache: warm against cold, after a restart, and for a second revision. And what is fetched without one."""
+"""The disk cache: warm against cold, after a restart, and for a second revision. And what is
+fetched without one.
+"""
 
 import shutil
 import tempfile

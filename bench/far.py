@@ -1,4 +1,6 @@
-"""Upstreams that are far away: latency on every request, and so many bytes per second on each connection."""
+"""Upstreams that are far away: latency on every request, and so many bytes per second on each
+connection.
+"""
 
 from bench.bench import Bench
 from bench.clients import run_hf_xet

@@ -19,7 +19,9 @@ NUM_SHARING = 16
 
 
 def iter_parts(names: tuple[str, ...], size: int, fraction: int) -> Iterator[Part]:
-    """Iterate over parts of files, each 1/fraction of its file, all different at first, then again."""
+    """Iterate over parts of files, each 1/fraction of its file, all different at first, then
+    again.
+    """
     part_size = size // fraction
     while True:
         for number in range(fraction):
@@ -89,7 +91,9 @@ def _measure_slow(bench: Bench, names: tuple[str, ...], count: int) -> None:
 
 
 def measure_sharing(bench: Bench) -> None:
-    """Clients of the same file at the same time: what is fetched, over the packed bytes of the file."""
+    """Clients of the same file at the same time: what is fetched, over the packed bytes of the
+    file.
+    """
     kind = bench.kinds[-1]
     name = bench.site.need_kind(kind)
     packed = sum(bench.site.read_chunks(name).values())

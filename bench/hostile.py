@@ -1,8 +1,9 @@
 """Clients and upstreams that mean ill, kind by kind, each against a server of its own.
 
-Of every kind: what was answered, the longest turn of the server's event loop, how long others waited for /health
-meanwhile, and the server's memory. Nothing is judged. All of it is bounded in number and time, and stays on the loopback
-interface; the clients and the upstream share the machine, and a process, so waits are theirs, too.
+Of every kind: what was answered, the longest turn of the server's event loop, how long others
+waited for /health meanwhile, and the server's memory. Nothing is judged. All of it is bounded in
+number and time, and stays on the loopback interface; the clients and the upstream share the
+machine, and a process, so waits are theirs, too.
 """
 
 import asyncio
@@ -198,7 +199,9 @@ class Hostile:
             writer.transport.abort()
 
     async def probe(self) -> None:
-        """Ask again and again whether the server is there, and note how long that takes; until cancelled."""
+        """Ask again and again whether the server is there, and note how long that takes; until
+        cancelled.
+        """
         while True:
             started = time.monotonic()
             try:

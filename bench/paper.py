@@ -1,4 +1,6 @@
-"""What this machine cannot show, worked out from the costs per byte and per client that it did show."""
+"""What this machine cannot show, worked out from the costs per byte and per client that it did
+show.
+"""
 
 from bench import fleet, growth, throughput
 from bench.bench import MIB
@@ -33,7 +35,9 @@ def _estimate_full_line(results: Results, kind: str) -> None:
 
 
 def _estimate_large_file(results: Results) -> None:
-    """One TB: the time one client needs, and the memory, were it to grow on as between the sizes measured."""
+    """One TB: the time one client needs, and the memory, were it to grow on as between the sizes
+    measured.
+    """
     sizes = []
     for figure in results.in_section(growth.SECTION):
         size, separator, _ = figure.name.partition(" MiB: peak memory")
@@ -52,7 +56,9 @@ def _estimate_large_file(results: Results) -> None:
 
 
 def _estimate_many_clients(results: Results) -> None:
-    """10^4 slow clients: the memory of SLOW[1], and for each one more what it took between SLOW[0] and SLOW[1]."""
+    """10^4 slow clients: the memory of SLOW[1], and for each one more what it took between SLOW[0]
+    and SLOW[1].
+    """
     few, many = (
         results.median(fleet.SECTION, f"{count} slow clients: peak memory") for count in SLOW
     )

@@ -127,7 +127,9 @@ def _read_status(pid: int, field: str) -> float:
 
 
 def start_xetserve(log: Path, *arguments: str) -> Child:
-    """Start `xetserve ARGUMENTS` on a free port of the loopback interface; gives it once it listens."""
+    """Start `xetserve ARGUMENTS` on a free port of the loopback interface; gives it once it
+    listens.
+    """
     flags = ("--host", "127.0.0.1", "--port", "0")
     child = Child([sys.executable, "-m", "xetserve", *arguments, *flags], log)
     try:

@@ -1,10 +1,12 @@
-"""The site that is measured: files that the official client uploaded to an origin whose data plane is nginx.
+"""The site that is measured: files that the official client uploaded to an origin whose data plane
+is nginx.
 
     {work}/{size}MiB/files/          plain files, which nginx serves as they are: the ceiling
     {work}/{size}MiB/origin/         the origin's folder; nginx serves its xorbs
     {work}/{size}MiB/prepared.json   path in the repository -> commits it was uploaded with
 
-What was prepared there before is used again. Files are made and uploaded when a measurement first asks for them.
+What was prepared there before is used again. Files are made and uploaded when a measurement first
+asks for them.
 """
 
 import json
@@ -128,7 +130,9 @@ class Site:
         return child
 
     def client_environment(self, home: Path, hub_url: str = "") -> dict[str, str]:
-        """What the official client needs to talk to the origin; defaults in all that matters for speed."""
+        """What the official client needs to talk to the origin; defaults in all that matters for
+        speed.
+        """
         return clean_environment(
             HF_ENDPOINT=hub_url or self.origin.url,
             HF_HOME=str(home),
@@ -209,7 +213,9 @@ class Site:
         return chunks
 
     def data_traffic(self) -> DataTraffic:
-        """Count what the data plane has sent since the site was prepared, once it has calmed down."""
+        """Count what the data plane has sent since the site was prepared, once it has calmed
+        down.
+        """
         log = self.folder / "data.log"
         size = -1
         while size != (size := log.stat().st_size if log.exists() else 0):

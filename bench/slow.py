@@ -1,6 +1,7 @@
 """Many slow clients in one process: `python -m bench.slow PLAN`, PLAN being a JSON file.
 
-Each asks for a range that is far too long for it and takes only so many bytes a second, behind a small receive
+Each asks for a range that is far too long for it and takes only so many bytes a second, behind a
+small receive
 buffer: what it does not take has to wait at the server. The result goes to standard output as JSON.
 """
 

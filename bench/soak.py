@@ -1,8 +1,8 @@
 """A soak: `python -m bench.soak --minutes 20 [-- SERVE FLAGS]`.
 
-Many clients download whole files and ranges of mixed sizes, leave in the middle, come back; the upstream misbehaves
-in turns. Every byte that a client gets is compared with the source. In the end the server has to be idle: as
-many open files as before, and no more memory than its bounds allow.
+Many clients download whole files and ranges of mixed sizes, leave in the middle, come back; the
+upstream misbehaves in turns. Every byte that a client gets is compared with the source. In the end
+the server has to be idle: as many open files as before, and no more memory than its bounds allow.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""One client, cold: xetserve to curl, hf-xet to memory, nginx to curl, nginx in front of the bridge to curl."""
+"""One client, cold: xetserve to curl, hf-xet to memory, nginx to curl, nginx in front of the bridge
+to curl.
+"""
 
 from bench.bench import Bench, per_gb
 from bench.clients import Download, Part, run_curl, run_hf_xet

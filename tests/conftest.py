@@ -25,7 +25,8 @@ START_TIMEOUT = 30.0
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-NEEDED = "curl wget aria2 git git-lfs nodejs npm openssl haproxy nginx-light systemd procps"  # Debian's packages
+# Debian's packages
+NEEDED = "curl wget aria2 git git-lfs nodejs npm openssl haproxy nginx-light systemd procps"
 LISTENING = re.compile(r"listening on (https?://\S+?:\d+|unix:\S+)")
 
 

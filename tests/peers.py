@@ -1,4 +1,6 @@
-"""The other end of a socket, scripted by the test: servers that answer, lie, stall and leave; raw clients."""
+"""The other end of a socket, scripted by the test: servers that answer, lie, stall and leave; raw
+clients.
+"""
 
 import asyncio
 import contextlib
@@ -130,7 +132,9 @@ Answer = bytes | str  # bytes to send, or one of the three above
 
 
 def answering(*answers: Answer | Callable[[Received], Answer]) -> Script:
-    """Play one answer for each request, over all connections in turn; the last one stands for all others."""
+    """Play one answer for each request, over all connections in turn; the last one stands for all
+    others.
+    """
     left = list(answers)
 
     async def play(wire: Wire) -> None:
@@ -164,7 +168,9 @@ def http_head(status: int = 200, *fields: str) -> bytes:
 
 
 class ScriptedPeer:
-    """A server on loopback that plays a script on every connection, and remembers what it was sent."""
+    """A server on loopback that plays a script on every connection, and remembers what it was
+    sent.
+    """
 
     def __init__(
         self, play: Script, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None

@@ -1,7 +1,9 @@
-"""Counting work, where time would be measured otherwise: steps of patterns, lines of code, characters that are copied.
+"""Counting work, where time would be measured otherwise: steps of patterns, lines of code,
+characters that are copied.
 
-A pattern is run here by an interpreter that tries what Python's engine tries, in the same order, and counts each look
-at a character. Lines are counted by a tracer, and with each line the text that it has made.
+A pattern is run here by an interpreter that tries what Python's engine tries, in the same order,
+and counts each look at a character. Lines are counted by a tracer, and with each line the text that
+it has made.
 """
 
 import re
@@ -270,7 +272,8 @@ def _is_in(item: Any, char: str) -> bool:
 
 
 def make_attacks(pattern: CountedPattern, sizes: Sequence[int]) -> Iterator[tuple[str, ...]]:
-    """Make texts that begin as the pattern wants, go on with something again and again, and end well or badly.
+    """Make texts that begin as the pattern wants, go on with something again and again, and end
+    well or badly.
 
     Args:
         sizes: how often it is repeated; there is a text for each.
@@ -307,7 +310,9 @@ def _sample(nodes: Iterable[Any], repeats: int, choice: int) -> Iterator[str]:
 
 
 def is_linear(costs: tuple[int, int, int]) -> bool:
-    """Tell whether costs at sizes of n, 2n and 4n grow as the size does; of a square, the increments grow fourfold."""
+    """Tell whether costs at sizes of n, 2n and 4n grow as the size does; of a square, the
+    increments grow fourfold.
+    """
     first, second, third = costs
     if third <= 2 * second:
         return True  # also where something has another length from a bound on
@@ -362,7 +367,9 @@ class LineCounter:
 
 @contextmanager
 def deep_calls() -> Iterator[None]:
-    """Allow the engine to call itself for each repetition of a group; others rely on the usual limit."""
+    """Allow the engine to call itself for each repetition of a group; others rely on the usual
+    limit.
+    """
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(50_000)
     try:
@@ -372,7 +379,9 @@ def deep_calls() -> Iterator[None]:
 
 
 def count_patterns(monkeypatch: pytest.MonkeyPatch, steps: Steps, rooms: Sequence[str]) -> None:
-    """Let all patterns of the modules of some rooms count their steps, as far as they are imported."""
+    """Let all patterns of the modules of some rooms count their steps, as far as they are
+    imported.
+    """
     counted: dict[int, CountedPattern] = {}
     for name, module in list(sys.modules.items()):
         if not name.startswith(tuple(f"xetserve.{room}." for room in rooms)):

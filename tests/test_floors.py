@@ -38,8 +38,8 @@ ROOMS: dict[str, set[str]] = {
 }  # fmt: skip
 SHARED = {"base", "errors", "metrics"}
 
-# Floors inside a room: folders, and single modules that lie on a floor of their own. Each may import
-# those named behind it; "roof" is every other module of the room, and may import all.
+# Floors inside a room: folders, and single modules that lie on a floor of their own. Each may
+# import those named behind it; "roof" is every other module of the room, and may import all.
 INNER: dict[str, dict[str, set[str]]] = {
     "pipeline": {
         "provenance": set(),
@@ -117,7 +117,9 @@ def place_of(module: str) -> str:
 
 
 def floor_of(module: str) -> str:
-    """The floor of a module inside its room; "" where the room has none, "roof" above all of them."""
+    """The floor of a module inside its room; "" where the room has none, "roof" above all of
+    them.
+    """
     room, _, below = module.removeprefix("xetserve.").partition(".")
     if room not in INNER:
         return ""

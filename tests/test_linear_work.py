@@ -1,4 +1,5 @@
-"""What others send costs work in proportion to its length: every pattern, and every reader, with texts made to be slow.
+"""What others send costs work in proportion to its length: every pattern, and every reader, with
+texts made to be slow.
 
 Nothing is timed. Each text is doubled twice, and the steps that it costs are counted; see steps.py.
 """

@@ -36,7 +36,8 @@ class RequestError(XetserveError):
     """The client's request cannot be served as it is.
 
     Args:
-        status: HTTP status, 400 to 499; 501 and 505 for what HTTP or we do not have; 503, try again; 508, a loop.
+        status: HTTP status, 400 to 499; 501 and 505 for what HTTP or we do not have; 503, try
+            again; 508, a loop.
         headers: further response headers, for example Allow or WWW-Authenticate.
     """
 

@@ -1,4 +1,6 @@
-"""A machine that is not there: files in a dictionary, commands that are noted, services that come up or do not."""
+"""A machine that is not there: files in a dictionary, commands that are noted, services that come
+up or do not.
+"""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,6 @@
-"""Plans for systemd: what they touch, that a second one is empty, and that trouble is taken back."""
+"""Plans for systemd: what they touch, that a second one is empty, and that trouble is taken
+back.
+"""
 
 from pathlib import Path
 

@@ -40,7 +40,9 @@ def aria2(url: str, target: Path, *options: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: header names in lower case, the body without chunk framing but coded as it came."""
+    """An answer: header names in lower case, the body without chunk framing but coded as it
+    came.
+    """
 
     status: int
     headers: dict[str, str]

@@ -167,7 +167,9 @@ def impatient_site(site: Site, _impatient_server: Process) -> Iterator[Site]:
 
 
 def serve_arguments(hub_url: str, *extra: str) -> list[str]:
-    """The command line of a server for tests; it believes nothing for longer than it takes to say it."""
+    """The command line of a server for tests; it believes nothing for longer than it takes to say
+    it.
+    """
     return [
         "serve",
         *("--host", "127.0.0.1", "--port", "0", "--hub-url", hub_url),

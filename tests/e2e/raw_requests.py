@@ -1,6 +1,7 @@
 """Raw requests, valid, ambiguous and hostile, and what becomes of each: one row a request.
 
-Statuses of 500 and above are by design: 501 for methods and codings that are not there, 505 for versions.
+Statuses of 500 and above are by design: 501 for methods and codings that are not there, 505 for
+versions.
 """
 
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ def chunked(body: bytes) -> bytes:
 
 
 def bad_framing(name: str, *fields: bytes, body: bytes = b"", status: int = 400) -> Row:
-    """Fields that leave it open where the body ends; what follows looks like a request, and is none."""
+    """Fields that leave it open where the body ends; what follows looks like a request, and is
+    none.
+    """
     smuggled = body + request(b"GET /smuggled HTTP/1.1")
     return refused(f"framing: {name}", post(*fields, body=smuggled), status)
 

@@ -1,4 +1,6 @@
-"""A model and a dataset that clients of all kinds download through a server: large and small files, Xet and plain."""
+"""A model and a dataset that clients of all kinds download through a server: large and small files,
+Xet and plain.
+"""
 
 import random
 import re
@@ -33,7 +35,9 @@ class Shelf:
 
 
 def make_files() -> dict[str, bytes]:
-    """Give the files of MODEL and SECRET. No name has a percent sign: the JavaScript client does not encode it."""
+    """Give the files of MODEL and SECRET. No name has a percent sign: the JavaScript client does
+    not encode it.
+    """
     source = random.Random(11)
     return {
         LARGE: b"GGUF" + source.randbytes(24_000_000),
@@ -55,7 +59,9 @@ def make_newer_files() -> dict[str, bytes]:
 
 @contextmanager
 def checking(shelf: Shelf) -> Iterator[Shelf]:
-    """Begin with an empty record of requests; in the end only the server may have asked the origin."""
+    """Begin with an empty record of requests; in the end only the server may have asked the
+    origin.
+    """
     shelf.control.reset_requests()
     yield shelf
     asked = shelf.control.requests()

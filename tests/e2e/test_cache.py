@@ -1,4 +1,6 @@
-"""The disk cache of a real server: no data is asked for twice, and no damage of its files comes through."""
+"""The disk cache of a real server: no data is asked for twice, and no damage of its files comes
+through.
+"""
 
 import json
 import os
@@ -61,7 +63,9 @@ def download(site: Site, name: str, target: Path) -> list[dict[str, Any]]:
 
 
 def warm(site: Site, name: str, target: Path, folder: Path) -> None:
-    """Download a file until all of it is stored: on a busy machine a part may be left out at first."""
+    """Download a file until all of it is stored: on a busy machine a part may be left out at
+    first.
+    """
     deadline = time.monotonic() + PATIENCE
     while download(site, name, target):
         assert time.monotonic() < deadline

@@ -1,4 +1,6 @@
-"""`xetserve cache`: looking after a cache while a server uses it, and carrying it to another site."""
+"""`xetserve cache`: looking after a cache while a server uses it, and carrying it to another
+site.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""`xetserve cache export --repo`: one model for a site without a network, and not all that the cache has."""
+"""`xetserve cache export --repo`: one model for a site without a network, and not all that the
+cache has.
+"""
 
 import random
 import subprocess

@@ -1,4 +1,6 @@
-"""More clients that take us for the Hub: JavaScript's, datasets, pandas, pyarrow, and plain ones at the Hub's URLs."""
+"""More clients that take us for the Hub: JavaScript's, datasets, pandas, pyarrow, and plain ones at
+the Hub's URLs.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""Requests of clients that are not here themselves, as their sources have them: llama.cpp, and hf-hub in Rust."""
+"""Requests of clients that are not here themselves, as their sources have them: llama.cpp, and
+hf-hub in Rust.
+"""
 
 import hashlib
 import json

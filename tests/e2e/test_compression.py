@@ -1,4 +1,6 @@
-"""zstd on the wire: smaller where data shrinks, the same bytes in the end, and never a complete-looking failure."""
+"""zstd on the wire: smaller where data shrinks, the same bytes in the end, and never a
+complete-looking failure.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -78,7 +80,8 @@ def test_curl_decodes_it(site: Site, tmp_path: Path, name: str, by_hash: bool) -
 
 def test_damage_never_has_an_end(impatient_site: Site, tmp_path: Path) -> None:
     site, name = impatient_site, "damage/lz4.bin"
-    # Other content of the same sizes, which only the hash of the whole file tells from the right one.
+    # Other content of the same sizes, which only the hash of the whole file tells from the right
+    # one.
     xorb, index, _, _ = find_record(site, Scheme.LZ4, name)
     site.control.set_faults(swap_chunk={"xorb": xorb, "chunk": index})
     raw = run(curl(file_url(site, name), tmp_path / "raw", "-H", "Accept-Encoding: zstd"))
@@ -102,7 +105,8 @@ def test_many_at_once_stay_within_the_memory_that_is_promised(
     assert run(command).returncode == 0
     digests = {sha256_of(tmp_path / f"out{number}") for number in range(40)}
     assert digests == {site.uploaded.digests["text/corpus.bin"]}
-    # Some 38 MiB of base, the budget, and for each of 40 connections a block, its socket and at most a compressor.
+    # Some 38 MiB of base, the budget, and for each of 40 connections a block, its socket and at
+    # most a compressor.
     assert server.peak_memory() < 160 * 1024 * 1024
 
 

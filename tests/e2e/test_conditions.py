@@ -1,4 +1,6 @@
-"""Conditional requests, what caches are told, checksums and pages of other sites: on sockets, file by file."""
+"""Conditional requests, what caches are told, checksums and pages of other sites: on sockets, file
+by file.
+"""
 
 import subprocess
 from base64 import b64encode

@@ -47,7 +47,8 @@ def test_fast_downloads_amid_a_crowd(site: Site, launcher: Launcher, tmp_path: P
             subprocess.Popen(curl(url, target), env=environment_without_home())
             for target in targets
         ]
-        # While they run: a byte now and then from those who send, some kilobytes for those who read.
+        # While they run: a byte now and then from those who send, some kilobytes for those who
+        # read.
         waiting = list(senders)
         while waiting or any(client.poll() is None for client in fast):
             answered, _, _ = select.select([sender.sock for sender in waiting], [], [], 0.05)

@@ -74,7 +74,8 @@ def test_a_file_comes_out_as_it_went_in(site: Site, tmp_path: Path, client: str,
 def test_a_file_comes_out_by_its_hash(site: Site, tmp_path: Path, client: str, name: str) -> None:
     file_hash = head(site, file_url(site, name)).get("x-xet-hash")
     if name == "empty.bin":
-        # The official client never makes an empty file a Xet file; its hash is defined all the same.
+        # The official client never makes an empty file a Xet file; its hash is defined all the
+        # same.
         assert file_hash is None
         pytest_hash = "0" * 64
         answer = run(curl(f"{site.server.url}/download-hash/{pytest_hash}", tmp_path / "out"))
@@ -88,7 +89,9 @@ def test_a_file_comes_out_by_its_hash(site: Site, tmp_path: Path, client: str, n
 
 
 def test_the_dataset_makes_the_origin_use_what_it_should(site: Site) -> None:
-    """The uploads are only worth something if they hold every scheme and files over several xorbs."""
+    """The uploads are only worth something if they hold every scheme and files over several
+    xorbs.
+    """
     schemes = set()
     xorbs = list((site.uploaded.origin_folder / "xorbs").iterdir())
     for path in xorbs:

@@ -1,4 +1,6 @@
-"""Upstream trouble that passes: the download completes, byte for byte. Trouble that lasts: the right status."""
+"""Upstream trouble that passes: the download completes, byte for byte. Trouble that lasts: the
+right status.
+"""
 
 import json
 from pathlib import Path

@@ -80,7 +80,8 @@ def test_a_whole_repository(shelf: Shelf, tmp_path: Path) -> None:
     assert {name: (clone / name).read_bytes() for name in NAMES} == files
     git(clone, "lfs", "fsck")
     asked = shelf.control.requests()
-    # From the CAS, after one question for the batch, one for the list of files, and one for each of them.
+    # From the CAS, after one question for the batch, one for the list of files, and one for each of
+    # them.
     assert {entry["kind"] for entry in asked} == {"hub", "cas", "data"}
     assert (
         len([entry for entry in asked if "/tree/" in entry["path"]]) <= 1

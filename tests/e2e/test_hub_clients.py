@@ -1,4 +1,6 @@
-"""HF_ENDPOINT names us: the official clients of today and of yesterday download through the server."""
+"""HF_ENDPOINT names us: the official clients of today and of yesterday download through the
+server.
+"""
 
 import json
 import re
@@ -44,7 +46,9 @@ CLIENTS = {
 
 @dataclass
 class Place:
-    """A server in front of an origin with a model, a dataset and a private model of the same files."""
+    """A server in front of an origin with a model, a dataset and a private model of the same
+    files.
+    """
 
     server: Process
     control: OriginControl
@@ -71,7 +75,9 @@ def _running_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture
 def place(_running_place: Place) -> Iterator[Place]:
-    """The place, with an empty record of requests; only the server may have asked the origin in the end."""
+    """The place, with an empty record of requests; only the server may have asked the origin in the
+    end.
+    """
     _running_place.control.reset_requests()
     yield _running_place
     asked = _running_place.control.requests()

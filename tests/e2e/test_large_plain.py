@@ -1,6 +1,8 @@
-"""Large files that are not Xet: kept as they stream, and given again from the disk, whole and in parts.
+"""Large files that are not Xet: kept as they stream, and given again from the disk, whole and in
+parts.
 
-Our own origin keeps all large files as Xet; behind a server that tells nobody of Xet they are LFS files as old Hubs have them.
+Our own origin keeps all large files as Xet; behind a server that tells nobody of Xet they are LFS
+files as old Hubs have them.
 """
 
 import random

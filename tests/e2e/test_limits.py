@@ -93,7 +93,9 @@ def test_connections_of_several_workers(site: Site, launcher: Launcher) -> None:
 
 
 def test_files_that_run_out(site: Site, launcher: Launcher) -> None:
-    """More clients than the process may open files: it neither spins nor dies, and goes on afterwards."""
+    """More clients than the process may open files: it neither spins nor dies, and goes on
+    afterwards.
+    """
     server = start(site, launcher, "--max-connections", "0", "--access-log", "off")
     limit = len(os.listdir(f"/proc/{server.pid}/fd")) + 20
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
@@ -115,7 +117,9 @@ def test_files_that_run_out(site: Site, launcher: Launcher) -> None:
 def test_more_downloads_than_there_are_files_for(
     site: Site, launcher: Launcher, tmp_path: Path, with_cache: bool
 ) -> None:
-    """Each is done as it should be, or refused before it has begun; none is a 502, and none is cut."""
+    """Each is done as it should be, or refused before it has begun; none is a 502, and none is
+    cut.
+    """
     folder = ("--cache-dir", str(tmp_path), "--cache-min-free", "0") if with_cache else ()
     arguments = serve_arguments(site.origin.url, "--upstream-timeout", "2", *folder)
     launcher.max_files = 128
@@ -352,5 +356,6 @@ def test_bytes_a_second(site: Site, launcher: Launcher, tmp_path: Path, flag: st
     seconds = time.monotonic() - started
     assert done.returncode == 0
     assert sha256_of(tmp_path / "out") == site.uploaded.digests["random.bin"]
-    # 3 MiB at 2 MiB/s, of which 1 MiB is there at first: a second at least. (At most is up to the machine.)
+    # 3 MiB at 2 MiB/s, of which 1 MiB is there at first: a second at least. (At most is up to the
+    # machine.)
     assert seconds > 0.9

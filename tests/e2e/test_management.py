@@ -1,4 +1,6 @@
-"""Repositories made, listed, changed and removed through the server, by the official client and by curl."""
+"""Repositories made, listed, changed and removed through the server, by the official client and by
+curl.
+"""
 
 import json
 import sys

@@ -1,4 +1,6 @@
-"""Native Xet through the server: the official clients take tokens, reconstructions and packed data from it, and nothing else."""
+"""Native Xet through the server: the official clients take tokens, reconstructions and packed data
+from it, and nothing else.
+"""
 
 import http.client
 import json
@@ -45,7 +47,9 @@ QUICK = {"HF_XET_CLIENT_RETRY_BASE_DELAY": "100ms", "HF_XET_CLIENT_RETRY_MAX_ATT
 
 @dataclass
 class Place:
-    """An origin with a model of the files and a private one, and a folder for what belongs to a test."""
+    """An origin with a model of the files and a private one, and a folder for what belongs to a
+    test.
+    """
 
     origin: Process
     control: OriginControl
@@ -54,7 +58,9 @@ class Place:
 
 
 def make_edited(content: bytes) -> bytes:
-    """Content with parts replaced: most of its chunks are in the xorb of the original, with gaps."""
+    """Content with parts replaced: most of its chunks are in the xorb of the original, with
+    gaps.
+    """
     source = random.Random(6)
     parts = [content]
     for at in (1_900_000, 1_200_000, 500_000):
@@ -110,7 +116,9 @@ Start = Callable[..., Site]
 
 @pytest.fixture
 def start(place: Place, tmp_path: Path) -> Iterator[Start]:
-    """Start servers. In the end only they may have asked the origin, and no token may have gone where it does not belong."""
+    """Start servers. In the end only they may have asked the origin, and no token may have gone
+    where it does not belong.
+    """
     launched = Launcher(tmp_path)
     place.control.set_faults()
     place.control.reset_requests()

@@ -1,4 +1,6 @@
-"""Uploads by the official clients of today and of yesterday, of every kind of repository and revision."""
+"""Uploads by the official clients of today and of yesterday, of every kind of repository and
+revision.
+"""
 
 import random
 import sys

@@ -1,4 +1,6 @@
-"""What a server knows without the Hub: for how long it believes answers, what it gives when the origin is gone."""
+"""What a server knows without the Hub: for how long it believes answers, what it gives when the
+origin is gone.
+"""
 
 import json
 import random
@@ -38,7 +40,9 @@ STALE = ("--stale-for", "3600")
 
 @dataclass
 class Place:
-    """A filled origin that can be stopped and started again at the same port, and a folder for caches."""
+    """A filled origin that can be stopped and started again at the same port, and a folder for
+    caches.
+    """
 
     base: Path
     files: dict[str, bytes]
@@ -201,7 +205,9 @@ def test_offline_with_a_piece_missing(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_site_without_a_network(place: Place, tmp_path: Path) -> None:
-    """Pulled here, carried there, served there: with the token that it was pulled with, and no other."""
+    """Pulled here, carried there, served there: with the token that it was pulled with, and no
+    other.
+    """
     warm, there, archive = tmp_path / "warm", tmp_path / "there", tmp_path / "carried.tar"
     for repo in (REPO, PRIVATE):
         run_command("pull", repo, "--hub-url", place.hub_url, "--cache-dir", str(warm))
@@ -219,7 +225,9 @@ def test_a_site_without_a_network(place: Place, tmp_path: Path) -> None:
 
 
 def test_carried_answers_permit_nothing_online(place: Place, tmp_path: Path) -> None:
-    """The Hub there knows nothing of the token that the archive says may read; and without the answers nothing is said."""
+    """The Hub there knows nothing of the token that the archive says may read; and without the
+    answers nothing is said.
+    """
     warm, archive = tmp_path / "warm", tmp_path / "carried.tar"
     run_command("pull", PRIVATE, "--hub-url", place.hub_url, "--cache-dir", str(warm))
     run_command("cache", "export", str(archive), "--cache-dir", str(warm))
@@ -336,7 +344,8 @@ def test_a_hundred_questions_are_one(place: Place, tmp_path: Path) -> None:
     assert run(command).returncode == 0
     asked = [request["method"] for request in place.control.requests()]
     assert asked == ["HEAD"]
-    # By its commit, it is not asked about again for another file of the same commit but for the permission.
+    # By its commit, it is not asked about again for another file of the same commit but for the
+    # permission.
     heads = [path.read_text() for path in tmp_path.glob("head*")]
     assert len(heads) == 100
     assert all("200 OK" in head for head in heads)
@@ -362,7 +371,9 @@ def test_access_that_is_taken_back_is_noticed(place: Place, tmp_path: Path) -> N
 
 
 def test_large_files_offline(uploaded: Uploaded, launcher: Launcher, tmp_path: Path) -> None:
-    """Files of many windows, that share chunks with others and with themselves, however they were warmed."""
+    """Files of many windows, that share chunks with others and with themselves, however they were
+    warmed.
+    """
     shutil.copytree(uploaded.origin_folder, tmp_path / "origin")
     origin = start_origin(launcher, tmp_path / "origin")
     flags = ("--cache-dir", str(tmp_path / "cache"), "--cache-min-free", "0")

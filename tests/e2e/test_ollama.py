@@ -1,4 +1,6 @@
-"""What ollama sends, request by request (its server/download.go): manifest, HEAD, a GET that is dropped, parts."""
+"""What ollama sends, request by request (its server/download.go): manifest, HEAD, a GET that is
+dropped, parts.
+"""
 
 import hashlib
 import http.client

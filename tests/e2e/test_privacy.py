@@ -1,4 +1,6 @@
-"""Tokens: the client's is seen by the Hub only, the read token by the CAS only, and no log has either."""
+"""Tokens: the client's is seen by the Hub only, the read token by the CAS only, and no log has
+either.
+"""
 
 import re
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Parts of files, byte for byte: a table over raw requests, and the clients that resume and split."""
+"""Parts of files, byte for byte: a table over raw requests, and the clients that resume and
+split.
+"""
 
 import subprocess
 from collections.abc import Callable, Iterator

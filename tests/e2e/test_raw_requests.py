@@ -1,4 +1,6 @@
-"""Every raw request of the table gets the answer that the table promises, in one piece and byte by byte."""
+"""Every raw request of the table gets the answer that the table promises, in one piece and byte by
+byte.
+"""
 
 import json
 import socket
@@ -100,7 +102,9 @@ def check_row(server: Process, row: Row, piece: int) -> list[Answer]:
 
 
 def check_body(answer: Answer, row: Row) -> None:
-    """Errors are JSON of one shape; what else comes is what was asked for, not bytes of another answer."""
+    """Errors are JSON of one shape; what else comes is what was asked for, not bytes of another
+    answer.
+    """
     if answer.status >= 400:
         assert set(json.loads(answer.body)) == {"error"}
     elif answer.status == 200 and row.body is None:
@@ -191,7 +195,9 @@ def _trailers(size: int) -> bytes:
 def test_a_limit_is_as_it_is_set(
     narrow_server: Process, within: bytes, status: int, beyond: bytes, refusal: int | None
 ) -> None:
-    """Up to the limit all is well; beyond it the request is refused, or, if it was answered already, cut."""
+    """Up to the limit all is well; beyond it the request is refused, or, if it was answered
+    already, cut.
+    """
     with closing(Client(narrow_server)) as client:
         client.send(within + GET, 1 << 20)
         assert [client.read_answer().status for _ in range(2)] == [status, 200]

@@ -1,4 +1,6 @@
-"""SIGHUP, and certificates that change on disk: new settings for new requests, and nobody is cut."""
+"""SIGHUP, and certificates that change on disk: new settings for new requests, and nobody is
+cut.
+"""
 
 import hashlib
 import os

@@ -74,7 +74,9 @@ def find_port() -> int:
 
 @dataclass
 class Fleet:
-    """Three servers, each at a port of its own; what they have logged before they were started again is kept."""
+    """Three servers, each at a port of its own; what they have logged before they were started
+    again is kept.
+    """
 
     origin: Origin
     launcher: Launcher

@@ -1,4 +1,6 @@
-"""Several workers are as safe as one: of a damaged file none gives out the last part, whoever has given out the others."""
+"""Several workers are as safe as one: of a damaged file none gives out the last part, whoever has
+given out the others.
+"""
 
 import http.client
 import os
@@ -94,7 +96,9 @@ def flip(site: Site, at: int) -> None:
 
 
 def ask_all(site: Site, *fields: tuple[str, str], target: str = URL) -> list[Reply]:
-    """Ask several workers, mostly all: who has the fewest connections takes the next one, and all are kept open."""
+    """Ask several workers, mostly all: who has the fewest connections takes the next one, and all
+    are kept open.
+    """
     connections = [Connection(site.server.url) for _ in range(NUM_WORKERS)]
     replies = [connection.ask(target, fields) for connection in connections]
     for connection in connections:

@@ -1,4 +1,6 @@
-"""TLS as people use it: downloads with the usual clients, redirects, challenges, the Unix socket."""
+"""TLS as people use it: downloads with the usual clients, redirects, challenges, the Unix
+socket.
+"""
 
 import json
 import os

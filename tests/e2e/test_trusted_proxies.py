@@ -1,4 +1,6 @@
-"""nginx and HAProxy in front of us: who the client is, what it reads in links, and that nobody else can say so."""
+"""nginx and HAProxy in front of us: who the client is, what it reads in links, and that nobody else
+can say so.
+"""
 
 import json
 import socket

@@ -1,4 +1,6 @@
-"""One wrong byte from upstream, whatever stands between: no client ends with a wrong file and takes it for a success."""
+"""One wrong byte from upstream, whatever stands between: no client ends with a wrong file and takes
+it for a success.
+"""
 
 import json
 import random
@@ -43,7 +45,9 @@ NAMES = [f"file-{number}.bin" for number in range(3)]
 
 
 def make_parts(seed: int) -> dict[str, bytes]:
-    """Give what a file is made of, in order: by the scheme that it is packed with, early and late in the file."""
+    """Give what a file is made of, in order: by the scheme that it is packed with, early and late
+    in the file.
+    """
     source = random.Random(seed)
     parts = {}
     for place in PLACES:
@@ -226,8 +230,9 @@ def fetch_in_ranges(stand: Stand, folder: Path, name: str) -> bytes | None:
 CLIENTS = {"hf-xet": fetch_natively, "aria2": fetch_in_parallel, "curl": fetch_in_ranges}
 KINDS = ("one", "workers", "haproxy", "nginx", "haproxy old", "nginx old")
 FAULTS = list(product(PACKINGS, PLACES, ("once", "for a while")))
-# Of the whole product (216) those that have every client at every kind of servers, and among them every fault once at least:
-# what finds a wrong byte is the same for all packings and places, as the tests of the pipeline show one by one.
+# Of the whole product (216) those that have every client at every kind of servers, and among them
+# every fault once at least: what finds a wrong byte is the same for all packings and places, as the
+# tests of the pipeline show one by one.
 CASES = {
     kind: [
         (client, FAULTS[(5 * (number + column * len(KINDS))) % len(FAULTS)])

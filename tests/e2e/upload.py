@@ -1,4 +1,5 @@
-"""Upload a folder with the official client, in its own process: `python upload.py TYPE REPO FOLDER [--private]`.
+"""Upload a folder with the official client, in its own process: `python upload.py TYPE REPO FOLDER
+[--private]`.
 
 HF_ENDPOINT, HF_HOME and HF_TOKEN come with the environment. Runs with old and new clients alike.
 """

@@ -131,7 +131,9 @@ def decode_stream(coding: str | None, data: bytes, size: int) -> tuple[bytes, in
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_members_are_bounded(coding: str) -> None:
-    """However many there are in a few megabytes, each of nothing: they cost as much as kilobytes."""
+    """However many there are in a few megabytes, each of nothing: they cost as much as
+    kilobytes.
+    """
     member = encode_content(coding, b"")
     assert decode_content(coding, member * MAX_MEMBERS, 0) == b""
     with pytest.raises(FormatError, match="members"):

@@ -196,6 +196,7 @@ def test_parse_field_line(line: bytes, field: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("value", [b" " * 400_000, b"a " * 200_000, b"a" * 400_000])
 def test_a_long_line_is_judged_in_linear_time(value: bytes) -> None:
-    # If the blanks were tried one by one as the value's end, this would take longer than a test may.
+    # If the blanks were tried one by one as the value's end, this would take longer than a test
+    # may.
     with pytest.raises(RequestError, match="malformed"):
         take(LINE + b"X: " + value + b"\0\r\n", RequestLimits(max_head_size=1_000_000))

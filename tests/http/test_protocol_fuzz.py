@@ -1,4 +1,6 @@
-"""Bytes that nobody would send, cut anywhere: the same events, one kind of exception, no second meaning."""
+"""Bytes that nobody would send, cut anywhere: the same events, one kind of exception, no second
+meaning.
+"""
 
 import itertools
 import re
@@ -67,7 +69,9 @@ class Seen:
 
 
 def serve(data: bytes, pieces: list[int]) -> Seen:
-    """Answer every request of a stream that arrives in pieces, as the owner of a connection does."""
+    """Answer every request of a stream that arrives in pieces, as the owner of a connection
+    does.
+    """
     protocol = ServerProtocol(LIMITS)
     feed = cut(data, pieces)
     seen = Seen()
@@ -140,7 +144,9 @@ def test_it_does_not_matter_how_a_stream_is_cut(data: bytes, pieces: list[int]) 
 @settings(deadline=None)
 @given(streams())
 def test_what_is_served_has_one_meaning(data: bytes) -> None:
-    """A lenient reader, h11 by itself, sees the same requests, and the same bodies, up to a refusal."""
+    """A lenient reader, h11 by itself, sees the same requests, and the same bodies, up to a
+    refusal.
+    """
     requests = serve(data, [len(data) or 1]).requests
     assert read_leniently(data, len(requests)) == [
         (method, target.partition("#")[0], body) for method, target, body in requests
@@ -172,7 +178,9 @@ async def _no_blocks() -> AsyncIterator[Block]:
 
 
 class Connection(RuleBasedStateMachine):
-    """An owner that does, in any order, what an owner may do; a client in front of it reads what is sent."""
+    """An owner that does, in any order, what an owner may do; a client in front of it reads what is
+    sent.
+    """
 
     def __init__(self) -> None:
         super().__init__()

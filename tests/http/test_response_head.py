@@ -79,6 +79,7 @@ def test_no_message_quotes_a_line(field: bytes) -> None:
 @pytest.mark.parametrize("value", [b" " * 400_000, b"a " * 200_000, b"a" * 400_000])
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 ", OK + b"X:"])
 def test_a_long_line_is_judged_in_linear_time(start: bytes, value: bytes) -> None:
-    # If the blanks were tried one by one as the value's end, this would take longer than a test may.
+    # If the blanks were tried one by one as the value's end, this would take longer than a test
+    # may.
     with pytest.raises(BrokenStream):
         take(start + value + b"\0\r\n")

@@ -21,7 +21,8 @@ VALUES = st.floats(allow_nan=False, allow_infinity=False)
 
 @given(st.text(), st.text(), VALUES)
 def test_any_text_and_any_number_come_back(label: str, help_text: str, value: float) -> None:
-    # The parser takes lines as Python's splitlines has them, and blanks at the end of a help text for nothing.
+    # The parser takes lines as Python's splitlines has them, and blanks at the end of a help text
+    # for nothing.
     label, help_text = ("".join(t.splitlines()) for t in (label, help_text))
     family = Family("x", "gauge", help_text, [Sample("", (("kind", label),), value)])
     (found,) = text_string_to_metric_families(format_families([family]))

@@ -54,7 +54,9 @@ async def read_slowly(sock: socket.socket, is_over: asyncio.Event) -> None:
 
 
 async def test_progress_in_the_kernels_queue_counts_as_taken() -> None:
-    """A client that reads all the time, behind a queue so long that the write buffer stands still."""
+    """A client that reads all the time, behind a queue so long that the write buffer stands
+    still.
+    """
     loop = asyncio.get_running_loop()
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)

@@ -33,7 +33,9 @@ def blocks(num: int, size: int = 200_000) -> list[bytes]:
 
 
 class Stream:
-    """A handler whose body is made of blocks; one buffer holds all of them in turn. `given` counts them."""
+    """A handler whose body is made of blocks; one buffer holds all of them in turn. `given` counts
+    them.
+    """
 
     def __init__(self, parts: list[bytes], error: Exception | None = None) -> None:
         self.parts = parts
@@ -304,7 +306,8 @@ class TestHandshake:
         self, tls: ServerTls, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG, "xetserve")
-        # TLS 1.0, a random number, no session, one cipher suite (RSA, AES-128, SHA-1), no compression.
+        # TLS 1.0, a random number, no session, one cipher suite (RSA, AES-128, SHA-1), no
+        # compression.
         hello = b"\x03\x01" + bytes(32) + b"\x00" + b"\x00\x02\x00\x2f" + b"\x01\x00"
         hello = b"\x01" + len(hello).to_bytes(3, "big") + hello
         old = b"\x16\x03\x01" + len(hello).to_bytes(2, "big") + hello

@@ -1,4 +1,6 @@
-"""Trailers on a socket: values that are known when the body has ended, or an end that never comes."""
+"""Trailers on a socket: values that are known when the body has ended, or an end that never
+comes.
+"""
 
 from collections.abc import AsyncIterator
 

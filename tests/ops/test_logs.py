@@ -147,8 +147,8 @@ def test_masking_twice_is_masking_once(text: str) -> None:
      "bearer", "basic ", "%20", "access-token", "access-token ", "access-token: ", "=", "\n"],
 )  # fmt: skip
 def test_a_hostile_line_takes_time_in_proportion_to_its_length(unit: str) -> None:
-    # A target may have 64 KiB. Masking that takes the square of it would stop every other client for
-    # seconds, and trips the timeout here: this one would take hours.
+    # A target may have 64 KiB. Masking that takes the square of it would stop every other client
+    # for seconds, and trips the timeout here: this one would take hours.
     text = unit * (2_000_000 // len(unit))
     assert isinstance(mask_secrets(text), str)
     assert isinstance(mask_secrets(text + "!"), str)

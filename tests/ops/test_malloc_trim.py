@@ -10,7 +10,9 @@ from xetserve.ops.malloc_trim import MIN_FREE, MIN_READERS, find_heap, keep_trim
 
 
 class FakeHeap:
-    """Tells how much is free, in turns, and notes when it is trimmed; the last turn ends the test."""
+    """Tells how much is free, in turns, and notes when it is trimmed; the last turn ends the
+    test.
+    """
 
     def __init__(self, *free: int) -> None:
         self._free = list(free)

@@ -15,8 +15,8 @@ from xetserve.ops.supervisor import MAX_DELAY, restart_delay
 
 PATIENCE = 30.0  # seconds
 
-# A supervisor whose workers do what `work` does. `say` writes a line that the test waits for; workers are
-# ready when they have said so on their channel.
+# A supervisor whose workers do what `work` does. `say` writes a line that the test waits for;
+# workers are ready when they have said so on their channel.
 PRELUDE = """
 import os, signal, socket, sys, time
 from xetserve.errors import ConfigError

@@ -1,4 +1,6 @@
-"""Packed ranges: byte for byte what upstream has, and nothing that is not the file's comes to its end."""
+"""Packed ranges: byte for byte what upstream has, and nothing that is not the file's comes to its
+end.
+"""
 
 import asyncio
 import time
@@ -409,7 +411,9 @@ async def test_a_chunk_in_many_places_is_looked_at_in_many_turns() -> None:
 
 
 async def test_the_end_does_not_come_once_the_other_parts_are_forgotten() -> None:
-    """They are forgotten while the last one is on its way, so nobody could refuse it in the beginning."""
+    """They are forgotten while the last one is on its way, so nobody could refuse it in the
+    beginning.
+    """
     side = Side()
     side.cas.on_data = Damage(3)
     first, second = await side.grant(0, SIZE // 2), await side.grant(SIZE // 2)

@@ -1,12 +1,14 @@
-"""A real systemd boot with our units in it: prepares a root file system, boots it with systemd-nspawn, runs checks.py inside.
+"""A real systemd boot with our units in it: prepares a root file system, boots it with
+systemd-nspawn, runs checks.py inside.
 
     python3 tests/systemd/boot.py --cache DIR [--deploy] [--rootfs FILE.tar | --mirror URL] [--keep]
 
 With --deploy, nothing is installed, and deploy_checks.py has `xetserve deploy` do it.
 
-Needs root, systemd-nspawn (Debian: systemd-container), nsenter and openssl, and pip of the Python that the root file system
-has (Debian 12: 3.11). FILE.tar is a minimal Debian 12 with the packages below; without it, one is made with mmdebstrap and
-kept in DIR, as are the dependencies' wheels. Exits 0 when all checks passed; takes about 3 minutes, or ends with 1.
+Needs root, systemd-nspawn (Debian: systemd-container), nsenter and openssl, and pip of the Python
+that the root file system has (Debian 12: 3.11). FILE.tar is a minimal Debian 12 with the packages
+below; without it, one is made with mmdebstrap and kept in DIR, as are the dependencies' wheels.
+Exits 0 when all checks passed; takes about 3 minutes, or ends with 1.
 """
 
 import argparse
@@ -72,7 +74,9 @@ def make_wheels(cache: Path, python: str) -> Path:
 
 
 def make_versions(cache: Path, python: str) -> list[str]:
-    """Make wheels of an upgrade, and of one whose server does not start, beside that of make_wheels; gives all versions."""
+    """Make wheels of an upgrade, and of one whose server does not start, beside that of
+    make_wheels; gives all versions.
+    """
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     init = (ROOT / "xetserve/__init__.py").read_text()
     first = init.split('__version__ = "')[1].split('"')[0]
@@ -120,7 +124,9 @@ def copy_checks(tree: Path) -> Path:
 
 @contextmanager
 def own_cgroups() -> Iterator[None]:
-    """Be in control groups of our own where systemd-nspawn makes some: those of others stay as they are."""
+    """Be in control groups of our own where systemd-nspawn makes some: those of others stay as they
+    are.
+    """
     name = f"xetserve-check-{os.getpid()}"
     homes = []
     for tree in (CGROUPS / "systemd", CGROUPS / "unified", CGROUPS):

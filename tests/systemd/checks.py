@@ -1,7 +1,8 @@
-"""The checks of boot.py, run as root inside the booted system: what systemd, our units and our server do together.
+"""The checks of boot.py, run as root inside the booted system: what systemd, our units and our
+server do together.
 
-Needs nothing but the standard library. A check is a function; its docstring is what it shows. The first one that fails
-ends it all, with the journal.
+Needs nothing but the standard library. A check is a function; its docstring is what it shows. The
+first one that fails ends it all, with the journal.
 """
 
 import hashlib
@@ -157,7 +158,9 @@ class SlowDownload:
 
 
 class Load:
-    """Clients that ask again and again, each time on a connection of its own; any failure counts."""
+    """Clients that ask again and again, each time on a connection of its own; any failure
+    counts.
+    """
 
     def __init__(self, num_clients: int = 4) -> None:
         self.num_served = 0

@@ -1,4 +1,5 @@
-"""The checks of `boot.py --deploy`, run as root inside the booted system: from nothing to a service, upgraded, broken, removed.
+"""The checks of `boot.py --deploy`, run as root inside the booted system: from nothing to a
+service, upgraded, broken, removed.
 
 /wheels has the project as it is, as an upgrade, and as one whose server does not start.
 """

@@ -1,4 +1,6 @@
-"""The units as they are shipped, as systemd's own tools see them. A real boot with them: boot.py."""
+"""The units as they are shipped, as systemd's own tools see them. A real boot with them:
+boot.py.
+"""
 
 import dataclasses
 import re

@@ -1,4 +1,6 @@
-"""Reconstructions put together: whatever is known of a file, what comes out builds the same bytes."""
+"""Reconstructions put together: whatever is known of a file, what comes out builds the same
+bytes.
+"""
 
 import asyncio
 import random

@@ -1,4 +1,6 @@
-"""Bearer tokens (RFC 6750). We do not judge a token, only its form: the Hub decides what it may read."""
+"""Bearer tokens (RFC 6750). We do not judge a token, only its form: the Hub decides what it may
+read.
+"""
 
 import base64
 import re
@@ -25,10 +27,12 @@ def get_token(
     """Return the request's bearer token; None when there is none and none is required.
 
     Args:
-        takes_basic: the token may come as the password of Basic authentication (RFC 7617), as git sends it.
+        takes_basic: the token may come as the password of Basic authentication (RFC 7617), as git
+            sends it.
 
     Raises:
-        RequestError: 401, no token where one is required, or something that is not one bearer token.
+        RequestError: 401, no token where one is required, or something that is not one bearer
+            token.
     """
     values = request.headers.get_all("authorization")
     if not values:

@@ -22,8 +22,8 @@ CHALLENGE = ("WWW-Authenticate", 'Bearer realm="xetserve"')
 def from_error(error: XetserveError, request: Request) -> Response:
     """Return the response for a failure that happened before a head was sent.
 
-    Messages of ours hold no URL and no token. What the Hub says of its own errors is passed on, so that Hub
-    clients recognise them.
+    Messages of ours hold no URL and no token. What the Hub says of its own errors is passed on, so
+    that Hub clients recognise them.
     """
     if isinstance(error, RequestError):
         return error_response(error.status, str(error), error.headers)

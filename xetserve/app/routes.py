@@ -1,4 +1,6 @@
-"""From a request target to what is asked for. Segments are decoded one by one, after the path is cut."""
+"""From a request target to what is asked for. Segments are decoded one by one, after the path is
+cut.
+"""
 
 import re
 from collections.abc import Sequence
@@ -31,7 +33,8 @@ def split_path(raw_path: str) -> list[str]:
     """Cut a percent-encoded path into decoded segments; "/a/b%20c" gives ["a", "b c"].
 
     Raises:
-        RequestError: 400, a segment that no file can be named by, or whose meaning depends on who reads it.
+        RequestError: 400, a segment that no file can be named by, or whose meaning depends on who
+            reads it.
     """
     return [decode_segment(segment) for segment in raw_path[1:].split("/")]
 
@@ -66,8 +69,8 @@ def join_file_path(segments: Sequence[str]) -> str:
     """Return the path of a file in its repository.
 
     Raises:
-        RequestError: 404, no file can be at an empty path or have an empty folder name. 414, the Hub could not be
-            asked for it.
+        RequestError: 404, no file can be at an empty path or have an empty folder name. 414, the
+            Hub could not be asked for it.
     """
     if not segments or not all(segments):
         raise RequestError(404, "no file has an empty name")
@@ -129,7 +132,8 @@ def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> 
     """Refuse other methods.
 
     Raises:
-        RequestError: 405 with Allow; 501, it is no method at all (RFC 9110, 9.1; methods have one case only).
+        RequestError: 405 with Allow; 501, it is no method at all (RFC 9110, 9.1; methods have one
+            case only).
     """
     if request.method not in _METHODS:
         raise RequestError(501, "unknown method")

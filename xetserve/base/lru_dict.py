@@ -1,6 +1,7 @@
 """A dictionary that is bounded by count, by cost, or by both, and drops what was used longest ago.
 
-The cost is a running total: no operation walks the entries, so a full dictionary is as fast as an empty one.
+The cost is a running total: no operation walks the entries, so a full dictionary is as fast as an
+empty one.
 """
 
 from collections import OrderedDict
@@ -22,7 +23,8 @@ class LruDict(Generic[K, V]):
     Args:
         max_num: entries at most; None: any number.
         max_cost: of all entries together, in the unit of the caller; None: any.
-        on_leave: called with each entry that leaves: dropped, popped or replaced. It must not change the dictionary.
+        on_leave: called with each entry that leaves: dropped, popped or replaced. It must not
+            change the dictionary.
     """
 
     def __init__(

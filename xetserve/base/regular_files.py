@@ -1,7 +1,8 @@
-"""Files of ours in folders that may hold other things: only regular files are opened, and what is odd is passed over.
+"""Files of ours in folders that may hold other things: only regular files are opened, and what is
+odd is passed over.
 
-Somebody else may have put a link, a FIFO or a file of theirs there. Opening one must not lead elsewhere, wait for ever, or
-end a walk over all the others.
+Somebody else may have put a link, a FIFO or a file of theirs there. Opening one must not lead
+elsewhere, wait for ever, or end a walk over all the others.
 """
 
 import contextlib

@@ -1,4 +1,5 @@
-"""A cache as one stream, to be carried to another site: a tar archive (ustar) of what is worth moving.
+"""A cache as one stream, to be carried to another site: a tar archive (ustar) of what is worth
+moving.
 
     manifest.json                               what this is, and about how much follows
     xorbs/{64 hex: xorb hash}/{start}-{end}.xc  entries
@@ -8,13 +9,13 @@
     meta/...                                    what is remembered of the Hub's answers
     end.json                                    how much there was: without it, the stream was cut
 
-The order is that of the names, and nothing tells when or where it was made: the same content makes the same stream, but for
-the cuts of entries. No token is in a cache, so none is in here.
+The order is that of the names, and nothing tells when or where it was made: the same content makes
+the same stream, but for the cuts of entries. No token is in a cache, so none is in here.
 
-What is read is not trusted. Names are parsed, never used as paths; anything but regular files is refused before it is looked
-at; every file is checked like a stored one before anybody can see it. Nothing can prove the Hub's answers: they come only if that
-is wanted, into a place of their own (brought.py), within a bound, and never in place of what is known here.
-Everything here blocks.
+What is read is not trusted. Names are parsed, never used as paths; anything but regular files is
+refused before it is looked at; every file is checked like a stored one before anybody can see it.
+Nothing can prove the Hub's answers: they come only if that is wanted, into a place of their own
+(brought.py), within a bound, and never in place of what is known here. Everything here blocks.
 """
 
 import io
@@ -75,14 +76,18 @@ _META: Final = re.compile(r"meta(?:/[A-Za-z0-9_][A-Za-z0-9_.=-]{0,79}){1,5}")
 
 
 class ArchiveError(XetserveError):
-    """The stream is not what it should be, or there is no room for it. What came before is in place."""
+    """The stream is not what it should be, or there is no room for it. What came before is in
+    place.
+    """
 
 
 class Counted(NamedTuple):
-    """Files, their bytes, and those that were passed over: damaged (export), or here already (import).
+    """Files, their bytes, and those that were passed over: damaged (export), or here already
+    (import).
 
     num_left_out: answers of the Hub that were not to come, or may not.
-    num_unproven: entries that were left out because nothing speaks for them (export), or are such (import).
+    num_unproven: entries that were left out because nothing speaks for them (export), or are such
+        (import).
     """
 
     num: int
@@ -241,7 +246,9 @@ class _Counting:
 
 
 class _Member(tarfile.TarInfo):
-    """A header that may announce regular files only; nothing else is even looked at, long names included."""
+    """A header that may announce regular files only; nothing else is even looked at, long names
+    included.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -255,7 +262,8 @@ class Importer:
     """Takes an archive in.
 
     Args:
-        max_answers: bytes that the Hub's answers may take, with those that were brought before; 0: they are left out.
+        max_answers: bytes that the Hub's answers may take, with those that were brought before; 0:
+            they are left out.
         on_start: told how many files and bytes there are, about.
         on_bytes: told how many bytes were read, again and again.
         on_skip: told of an answer's name, and why it may not come.
@@ -447,7 +455,8 @@ class _Answers:
     """The Hub's answers that were brought, in their place.
 
     Args:
-        max_size: bytes that they may take, in blocks, folders included; never more than the cache may.
+        max_size: bytes that they may take, in blocks, folders included; never more than the cache
+            may.
     """
 
     def __init__(self, store: CacheStore, max_size: int) -> None:

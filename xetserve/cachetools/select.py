@@ -1,7 +1,7 @@
 """Which files of a cache a repository needs: to export one model, and not all that is there.
 
-What is stored does not say for whom it is, but for the Hub's answers. They name the files of a revision, these their plans or
-their shelf, and plans the chunks of xorbs. Everything here blocks.
+What is stored does not say for whom it is, but for the Hub's answers. They name the files of a
+revision, these their plans or their shelf, and plans the chunks of xorbs. Everything here blocks.
 """
 
 from bisect import bisect_right
@@ -61,7 +61,8 @@ class Chosen(NamedTuple):
 class Selection:
     """Files of a cache.
 
-    names: of those in meta and on shelves, with their folder. spans: xorb hash -> chunk ranges, in order and apart.
+    names: of those in meta and on shelves, with their folder. spans: xorb hash -> chunk ranges, in
+        order and apart.
     """
 
     names: set[str] = field(default_factory=set)
@@ -89,7 +90,8 @@ class _File(NamedTuple):
 class _Known:
     """What is stored of a repository of one Hub. Names are those of stored answers.
 
-    grants: file hash as text -> notes that it may be read. commits: question -> when which commit was told.
+    grants: file hash as text -> notes that it may be read. commits: question -> when which commit
+        was told.
     others: answers about the repository as such.
     """
 
@@ -186,7 +188,9 @@ def _find_commit(known: _Known, wanted: Wanted) -> str | None:
 
 
 def _is_of(file: _File, revision: str, commit: str | None) -> bool:
-    """Return whether an answer is about a revision; one by its name may be older than the commit that it is now."""
+    """Return whether an answer is about a revision; one by its name may be older than the commit
+    that it is now.
+    """
     if file.entry is None or file.entry.commit is None:
         return file.revision in (revision, commit)
     return file.entry.commit == commit

@@ -1,8 +1,10 @@
-"""Looking at everything that the folder of the cache holds, and at what is wrong with it. Everything here blocks.
+"""Looking at everything that the folder of the cache holds, and at what is wrong with it.
+Everything here blocks.
 
-A read compares what it takes with the checks of the entry; here every chunk is decoded and hashed as well. Where the entries
-of a xorb hold all of it, its own hash says whether they are right. Servers may use the folder meanwhile: files are complete or
-not there, and one that goes is no damage.
+A read compares what it takes with the checks of the entry; here every chunk is decoded and hashed
+as well. Where the entries of a xorb hold all of it, its own hash says whether they are right.
+Servers may use the folder meanwhile: files are complete or not there, and one that goes is no
+damage.
 """
 
 import os
@@ -163,7 +165,8 @@ def check_entry(
 class Report:
     """What was found. num_proven: xorbs that are here as a whole, and have their hash.
 
-    unproven: paths within the folder of entries that are well formed, but nothing speaks for what is in them.
+    unproven: paths within the folder of entries that are well formed, but nothing speaks for what
+        is in them.
     damaged: path within the folder -> what is wrong.
     """
 
@@ -269,7 +272,8 @@ class Checker:
         is_proven = num > 0 and _make_root(known) == xorb_hash
         self.report.num_proven += is_proven
         for chunk, first, second in conflicts:
-            # Unless the xorb's own hash or a proof speaks for one of them, nothing tells which is wrong.
+            # Unless the xorb's own hash or a proof speaks for one of them, nothing tells which is
+            # wrong.
             wrong = [each for each in (first, second) if is_unproven(each.path)]
             if is_proven or not wrong:
                 wrong = [second] if is_proven else [first, second]
@@ -289,7 +293,9 @@ class Checker:
     def _judge(
         self, stored: Stored, chunks: ChunkRange, leaves: list[Leaf], right: dict[int, Leaf]
     ) -> None:
-        """Mark an entry whose chunks are all known to be right, or name it among those that are unproven."""
+        """Mark an entry whose chunks are all known to be right, or name it among those that are
+        unproven.
+        """
         name = str(Path(stored.path).relative_to(self._store.folder))
         if name in self.report.damaged:
             return

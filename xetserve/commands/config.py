@@ -1,4 +1,6 @@
-"""`xetserve config`: print a template of the configuration file, check one, show the effective settings."""
+"""`xetserve config`: print a template of the configuration file, check one, show the effective
+settings.
+"""
 
 import argparse
 import json
@@ -126,7 +128,8 @@ def _find_errors(loaded: Loaded) -> list[str]:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Read NAME=value lines as `docker run --env-file` does: no quotes, no expansion, # only at the start of a line.
+    """Read NAME=value lines as `docker run --env-file` does: no quotes, no expansion, # only at the
+    start of a line.
 
     Raises:
         ConfigError: it cannot be read, or a line is no such thing.
@@ -142,7 +145,8 @@ def read_env_file(path: Path) -> dict[str, str]:
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
-        # Without "=", Docker takes the value from its own environment: nothing that can be told here.
+        # Without "=", Docker takes the value from its own environment: nothing that can be told
+        # here.
         if not equals or not name or name != name.strip():
             raise ConfigError(f"{path}:{number} must be NAME=value")
         environ[name] = value

@@ -1,4 +1,6 @@
-"""`xetserve deploy`: a service on this machine, by systemd, Docker or Podman. Planned, done, checked, or taken back."""
+"""`xetserve deploy`: a service on this machine, by systemd, Docker or Podman. Planned, done,
+checked, or taken back.
+"""
 
 import argparse
 import json

@@ -1,7 +1,8 @@
-"""Files that a service manager hands over for its service's eyes only: systemd's credentials (systemd.exec(5)).
+"""Files that a service manager hands over for its service's eyes only: systemd's credentials
+(systemd.exec(5)).
 
-Each is a file in the folder that CREDENTIALS_DIRECTORY names. Those that are ours are called "xetserve." and the name of a
-setting; others are none of our business.
+Each is a file in the folder that CREDENTIALS_DIRECTORY names. Those that are ours are called
+"xetserve." and the name of a setting; others are none of our business.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Where settings come from: flags, environment, credentials, a TOML file, in that order.
 
-Everything that is wrong is found at once; who starts a server is told the first of it, `config check` tells all.
+Everything that is wrong is found at once; who starts a server is told the first of it, `config
+check` tells all.
 """
 
 import argparse
@@ -42,7 +43,9 @@ def add_flags(
     sections: Sequence[str] = tuple(SECTIONS),
     without: Sequence[str] = (),
 ) -> None:
-    """Give a parser --config and a flag for every setting of the sections, but not for those without."""
+    """Give a parser --config and a flag for every setting of the sections, but not for those
+    without.
+    """
     parser.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG_VARIABLE}]")
     for name in sections:
         group = parser.add_argument_group(f"[{name}]")

@@ -113,7 +113,9 @@ def parse_repo(text: str) -> str:
 
 
 def parse_cors(text: str) -> str:
-    """Read which web pages may read answers: "*" for all, "off" for none, or their origins and commas."""
+    """Read which web pages may read answers: "*" for all, "off" for none, or their origins and
+    commas.
+    """
     parts = [part.strip() for part in text.lower().split(",")]
     if parts in (["*"], ["off"]):
         return parts[0]
@@ -162,7 +164,9 @@ def parse_password(text: str) -> str:
 
 
 def _check_strength(secret: str, min_length: int) -> str:
-    """Return a secret that has enough characters, different ones, and is no shorter text repeated."""
+    """Return a secret that has enough characters, different ones, and is no shorter text
+    repeated.
+    """
     if not secret:
         return secret
     if len(secret) < min_length:
@@ -302,7 +306,9 @@ def parse_networks(text: str) -> str:
 
 
 def parse_upstream_networks(text: str) -> str:
-    """Read networks, separated by commas, such as 10.0.0.0/8, fd00::/8; or auto, or public: none besides."""
+    """Read networks, separated by commas, such as 10.0.0.0/8, fd00::/8; or auto, or public: none
+    besides.
+    """
     names = [name.strip().lower() for name in text.split(",")]
     if names in (["auto"], ["public"]):
         return names[0]

@@ -1,1 +1,3 @@
-"""Putting xetserve on a machine as a service: what is to be done is planned first, from what is there, then done."""
+"""Putting xetserve on a machine as a service: what is to be done is planned first, from what is
+there, then done.
+"""

@@ -1,7 +1,9 @@
-"""A container of Docker or Podman: read-only, without rights, behind a published port; the one before waits beside it.
+"""A container of Docker or Podman: read-only, without rights, behind a published port; the one
+before waits beside it.
 
-NAME is the one that runs, NAME-previous the one before, NAME-next the one that is to take over. A port has one owner, so
-that clients are refused from the end of the old one's drain until the new one listens.
+NAME is the one that runs, NAME-previous the one before, NAME-next the one that is to take over. A
+port has one owner, so that clients are refused from the end of the old one's drain until the new
+one listens.
 """
 
 import hashlib
@@ -297,7 +299,9 @@ class ContainerTarget:
         return ("serve", "--config", "/etc/xetserve/xetserve.toml")
 
     def _make_spec(self, image: str, environment: bytes) -> str:
-        """Return a fingerprint of all that a container is made from: with another one it has to be made anew."""
+        """Return a fingerprint of all that a container is made from: with another one it has to be
+        made anew.
+        """
         parts = [
             image,
             *self._flags_of_service(),

@@ -1,4 +1,6 @@
-"""The machine that is deployed to, as far as it is touched: files, commands, questions to the server."""
+"""The machine that is deployed to, as far as it is touched: files, commands, questions to the
+server.
+"""
 
 import contextlib
 import grp
@@ -193,7 +195,9 @@ class RealMachine:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def ask(self, url: str) -> tuple[int, bytes] | None:
-        """Send a GET; gives status and body, None where there is no answer. No proxy, and any certificate: it is we."""
+        """Send a GET; gives status and body, None where there is no answer. No proxy, and any
+        certificate: it is we.
+        """
         parts = urlsplit(url)
         host, port = parts.hostname or "localhost", parts.port
         connection: http.client.HTTPConnection

@@ -29,8 +29,10 @@ _MAX_MEMBER: Final = 1024 * 1024  # bytes
 class Package:
     """Something that pip can install.
 
-    version: as the server says it. name: of the folder it is installed into, another one for other content.
-    requirement: for pip. units: file name -> content. lock: requirements with hashes; None: of an older version.
+    version: as the server says it. name: of the folder it is installed into, another one for other
+        content.
+    requirement: for pip. units: file name -> content. lock: requirements with hashes; None: of an
+        older version.
     """
 
     version: str

@@ -1,4 +1,5 @@
-"""A service of systemd: one virtual environment a version, `current` points to the one that runs, the socket stays.
+"""A service of systemd: one virtual environment a version, `current` points to the one that runs,
+the socket stays.
 
     /opt/xetserve/versions/NAME/      a virtual environment; complete once it has .complete
     /opt/xetserve/current             -> versions/NAME
@@ -306,7 +307,9 @@ class SystemdTarget:
         return steps
 
     def _restart(self, *, is_socket_changed: bool) -> list[Step]:
-        """Restart behind the socket, which keeps those who wait; only a socket that is another one now cannot."""
+        """Restart behind the socket, which keeps those who wait; only a socket that is another one
+        now cannot.
+        """
         steps: list[Step] = []
         if is_socket_changed and self._is("is-active", SOCKET):
             steps.append(Command(("systemctl", "stop", SERVICE, SOCKET)))

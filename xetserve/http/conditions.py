@@ -26,7 +26,8 @@ class Verdict(Enum):
 class Validators:
     """What tells one version of a resource from another.
 
-    etags: strong ones, with their quotes: of the plain bytes first, then of codings that this client takes.
+    etags: strong ones, with their quotes: of the plain bytes first, then of codings that this
+        client takes.
     last_modified: Unix seconds.
     """
 
@@ -45,7 +46,9 @@ def is_etag(text: str) -> bool:
 
 
 def parse_etags(value: str) -> list[str]:
-    """Read a list of entity-tags, weak ones with their W/. What follows something malformed is left out."""
+    """Read a list of entity-tags, weak ones with their W/. What follows something malformed is left
+    out.
+    """
     found = []
     position = 0
     while (match := _LIST_ITEM.match(value, position)) is not None:
@@ -105,7 +108,9 @@ def _has_strong_match(value: str, etags: Sequence[str]) -> bool:
 
 
 def _find_weak_match(value: str, etags: Sequence[str]) -> str | None:
-    """Return the etag that is listed, W/ or not; "" if "*" matches what has none; None: no match."""
+    """Return the etag that is listed, W/ or not; "" if "*" matches what has none; None: no
+    match.
+    """
     if value.strip(" \t") == "*":
         return etags[0] if etags else ""
     listed = {tag.removeprefix("W/") for tag in parse_etags(value)}
@@ -119,7 +124,9 @@ def _join(headers: Headers, name: str) -> str | None:
 
 
 def _date(headers: Headers, name: str, now: float, default: int) -> int:
-    """Return a date; the default if there is none, or what is there is not exactly one: it is then ignored."""
+    """Return a date; the default if there is none, or what is there is not exactly one: it is then
+    ignored.
+    """
     values = headers.get_all(name)
     date = parse_http_date(values[0], now) if len(values) == 1 else None
     return default if date is None else date

@@ -1,7 +1,9 @@
 """Cross-origin requests (Fetch standard, "CORS protocol"): which pages may read our answers.
 
-Our answers hold nothing that a page could not have without us: it has to bring its own token. The one cookie that is
-looked at, the operator's, stays at home (SameSite=Strict, and answers to requests with cookies are not for pages). So any origin may read them unless the operator says otherwise.
+Our answers hold nothing that a page could not have without us: it has to bring its own token. The
+one cookie that is looked at, the operator's, stays at home (SameSite=Strict, and answers to
+requests with cookies are not for pages). So any origin may read them unless the operator says
+otherwise.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,9 @@ _EXPOSED_FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class CorsPolicy:
-    """Which origins may read: "*" for all of them, or scheme://host[:port] each; none switches it off."""
+    """Which origins may read: "*" for all of them, or scheme://host[:port] each; none switches it
+    off.
+    """
 
     origins: Sequence[str] = ("*",)
 

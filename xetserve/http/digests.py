@@ -13,6 +13,8 @@ def format_repr_digest(sha256: str) -> str:
 
 
 def format_checksum_line(digest: str, name: str) -> str:
-    """Write a line for `sha256sum -c`; names with odd characters are escaped as GNU coreutils does."""
+    """Write a line for `sha256sum -c`; names with odd characters are escaped as GNU coreutils
+    does.
+    """
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"

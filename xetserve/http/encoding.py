@@ -14,8 +14,8 @@ MAX_ZSTD_WINDOW: Final = 8 * 1024 * 1024  # bytes; RFC 9659, 3
 # Bytes decoded in one go, so that a bomb is found out early: at most 8 MiB can come of them.
 PIECE_SIZE: Final = 256
 MAX_DECODED: Final = 64 * 1024  # bytes that a StreamDecoder gives at a time
-# gzip members, or zstd frames, of one content. Servers send one, parallel compressors some hundred; an empty one is 9 or
-# 20 bytes long, and costs as much as kilobytes of data.
+# gzip members, or zstd frames, of one content. Servers send one, parallel compressors some hundred;
+# an empty one is 9 or 20 bytes long, and costs as much as kilobytes of data.
 MAX_MEMBERS: Final = 1000
 _STREAM_PIECE_SIZE: Final = 4096  # bytes that a StreamDecoder takes in one go
 
@@ -42,7 +42,8 @@ def decode_content(coding: str | None, data: bytes, limit: int) -> bytes:
 
 
 def decode_pieces(coding: str | None, data: bytes, limit: int) -> Iterator[bytes]:
-    """Undo a Content-Encoding; iterate over what comes of each PIECE_SIZE bytes, which may be nothing.
+    """Undo a Content-Encoding; iterate over what comes of each PIECE_SIZE bytes, which may be
+    nothing.
 
     Args:
         coding: the field's value; None and "identity" leave data as it is.

@@ -1,7 +1,7 @@
 """Where a body ends, and that its framing is the one that everybody reads (RFC 9112, 6 and 7).
 
-Data is decoded here. Chunk headers and trailers are held to the grammar and to a size; h11 would take bare line
-feeds, and extensions of any length, and make an event of each chunk.
+Data is decoded here. Chunk headers and trailers are held to the grammar and to a size; h11 would
+take bare line feeds, and extensions of any length, and make an event of each chunk.
 """
 
 import re
@@ -82,11 +82,12 @@ class LengthFraming:
 
 
 class ChunkedFraming:
-    """Chunks, then trailers. The data of several chunks is taken in one go: they may be as small as a byte.
+    """Chunks, then trailers. The data of several chunks is taken in one go: they may be as small as
+    a byte.
 
     Args:
-        is_lenient: for responses, which we do not have to agree on with anybody: a chunk's size and extensions may be
-            odd, and chunks and extensions of a body be any number.
+        is_lenient: for responses, which we do not have to agree on with anybody: a chunk's size and
+            extensions may be odd, and chunks and extensions of a body be any number.
     """
 
     length = None

@@ -1,8 +1,9 @@
-"""A request's head, taken out of the bytes as they arrive: strictly, line by line (RFC 9112, 2 to 5).
+"""A request's head, taken out of the bytes as they arrive: strictly, line by line (RFC 9112, 2 to
+5).
 
-A line is judged as soon as it is whole, so that nobody waits for the rest of a head that cannot become
-one. What is refused, and with which status, does not depend on how the bytes were cut into segments. No
-message quotes the request: it may hold a token.
+A line is judged as soon as it is whole, so that nobody waits for the rest of a head that cannot
+become one. What is refused, and with which status, does not depend on how the bytes were cut into
+segments. No message quotes the request: it may hold a token.
 """
 
 import re
@@ -18,8 +19,9 @@ _LINE_OVERHEAD: Final = MAX_METHOD_SIZE + len("  HTTP/1.1\r\n")  # a request lin
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _METHOD: Final = re.compile(_TOKEN)
 _REQUEST_LINE: Final = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
-# No control characters but tabs (RFC 9110, 5.5): not in values either, where they end up in logs. Blanks
-# behind the colon are not given back ("*+"): trying each of them as the value's end takes seconds.
+# No control characters but tabs (RFC 9110, 5.5): not in values either, where they end up in logs.
+# Blanks behind the colon are not given back ("*+"): trying each of them as the value's end takes
+# seconds.
 _FIELD_LINE: Final = re.compile(
     rb"(%b):[ \t]*+((?:[^\x00-\x20\x7f]+(?:[ \t]+[^\x00-\x20\x7f]+)*)?)[ \t]*" % _TOKEN
 )

@@ -132,7 +132,8 @@ class Request:
     """One request.
 
     method: as sent, upper case by convention.
-    target: the request target, still percent-encoded; one that was received is normalized, see read_request.
+    target: the request target, still percent-encoded; one that was received is normalized, see
+        read_request.
     peer: the client's address, for logs; "" on a Unix socket.
     client: what the client is counted by: its address, in IPv6 its /64; "" on a Unix socket.
     secure: whether it came over TLS.
@@ -181,15 +182,17 @@ class Response:
     """One response.
 
     body: bytes, or an async iterator of blocks. The iterator is closed (aclose) whatever happens.
-        If it raises, or ends before length bytes, the connection is reset: what the client has can then
-        not be taken for complete.
+        If it raises, or ends before length bytes, the connection is reset: what the client has can
+        then not be taken for complete.
     length: bytes of a streamed body where they are known. None: chunked, or ended by closing for an
         HTTP/1.0 client. With a body of bytes it is set only to answer HEAD without making the body.
-    chunked: send chunked transfer-encoding to HTTP/1.1 clients although length is known, so that the
-        end can be withheld. HEAD and HTTP/1.0 get Content-Length all the same.
-    headers: without Content-Length, Transfer-Encoding, Connection and Date, which the connection writes.
-    trailers: name -> what gives the value once the body has ended. They are sent only behind a chunked body;
-        the head then announces their names (RFC 9110, 6.6.2). One that raises withholds the end, as a body does.
+    chunked: send chunked transfer-encoding to HTTP/1.1 clients although length is known, so that
+        the end can be withheld. HEAD and HTTP/1.0 get Content-Length all the same.
+    headers: without Content-Length, Transfer-Encoding, Connection and Date, which the connection
+        writes.
+    trailers: name -> what gives the value once the body has ended. They are sent only behind a
+        chunked body; the head then announces their names (RFC 9110, 6.6.2). One that raises
+        withholds the end, as a body does.
     """
 
     status: int

@@ -1,4 +1,6 @@
-"""multipart/byteranges (RFC 9110, 14.6): what stands around the parts, and how long the whole is."""
+"""multipart/byteranges (RFC 9110, 14.6): what stands around the parts, and how long the whole
+is.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -29,8 +29,8 @@ def parse_accept_encoding(value: str) -> dict[str, float]:
 def choose_coding(headers: Headers, supported: Sequence[str]) -> str:
     """Choose a content coding out of those supported, the first ones preferred; or "identity".
 
-    A coding is used for a client that names it and does not like identity better. "*" alone is no such wish:
-    what sends it may not be able to decode; it counts only where identity is ruled out.
+    A coding is used for a client that names it and does not like identity better. "*" alone is no
+    such wish: what sends it may not be able to decode; it counts only where identity is ruled out.
     """
     values = headers.get_all("accept-encoding")
     if not values:

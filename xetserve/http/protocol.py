@@ -1,8 +1,8 @@
 """One server connection's HTTP/1.1 state machine: events in, bytes out.
 
-Requests are held to the letter before h11 sees them: their heads by heads and requests, the framing of their
-bodies, and what is in them, by framing. h11 frames responses and knows what becomes of the connection. Around
-it stands this table; whoever owns the socket acts on it:
+Requests are held to the letter before h11 sees them: their heads by heads and requests, the framing
+of their bodies, and what is in them, by framing. h11 frames responses and knows what becomes of the
+connection. Around it stands this table; whoever owns the socket acts on it:
 
     state       event                         next         the owner
     IDLE        request                       RESPONDING   calls the handler
@@ -60,7 +60,9 @@ class _Batch:
 
 
 class ServerProtocol:
-    """The server's side of one connection. Feed it bytes, ask it what they mean, have it frame answers."""
+    """The server's side of one connection. Feed it bytes, ask it what they mean, have it frame
+    answers.
+    """
 
     def __init__(self, limits: RequestLimits | None = None) -> None:
         self._limits = limits or RequestLimits()
@@ -218,8 +220,8 @@ class ServerProtocol:
         """Frame the end of the response, with its trailers.
 
         Raises:
-            h11.LocalProtocolError: fewer bytes were sent than announced, or a trailer is not fit to be sent;
-                reset the connection.
+            h11.LocalProtocolError: fewer bytes were sent than announced, or a trailer is not fit to
+                be sent; reset the connection.
         """
         if not self._takes_body and self._connection.their_state in (h11.IDLE, h11.ERROR):
             return b""  # h11 has not seen the HEAD that was refused, and would miss a body

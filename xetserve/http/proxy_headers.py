@@ -1,9 +1,11 @@
-"""Who a request comes from when proxies stand in between: X-Forwarded-For and its kin, and Forwarded (RFC 7239).
+"""Who a request comes from when proxies stand in between: X-Forwarded-For and its kin, and
+Forwarded (RFC 7239).
 
-Anybody can send these fields. What they say counts as far as those are trusted who wrote it: a proxy appends the address that it
-was reached from, so the list is read from its end, through the proxies that are trusted, to the first address that
-is not one of them. Which of the two kinds is read is the operator's word: a proxy that writes one of them passes the
-other one on as the client sent it.
+Anybody can send these fields. What they say counts as far as those are trusted who wrote it: a
+proxy appends the address that it was reached from, so the list is read from its end, through the
+proxies that are trusted, to the first address that is not one of them. Which of the two kinds is
+read is the operator's word: a proxy that writes one of them passes the other one on as the client
+sent it.
 """
 
 import re
@@ -26,9 +28,10 @@ FORWARDED: Final = "forwarded"
 X_FORWARDED: Final = "x-forwarded"
 MAX_HOPS: Final = 32  # entries that are looked at, from the end
 
-# parameter = token "=" value, in which quoted strings may hold the separators (RFC 7239, 4). Each match begins where the
-# last one ended, and the first that fails ends the reading. Blanks are not given back ("*+"): where a parameter may be
-# missing, trying each split of a long run takes seconds.
+# parameter = token "=" value, in which quoted strings may hold the separators (RFC 7239, 4). Each
+# match begins where the last one ended, and the first that fails ends the reading. Blanks are not
+# given back ("*+"): where a parameter may be missing, trying each split of a long run takes
+# seconds.
 _PAIR: Final = re.compile(
     r"""[ \t]*+(?:(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]++)="""
     r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z-]++)))?+[ \t]*+(?P<end>[;,]|$)"""
@@ -88,7 +91,9 @@ class Forwarding:
         self._read = _read_forwarded if kind == FORWARDED else _read_x_forwarded
 
     def apply(self, request: Request) -> None:
-        """Set the request's peer, secure and host as its trusted proxies tell; leave alone what they do not."""
+        """Set the request's peer, secure and host as its trusted proxies tell; leave alone what
+        they do not.
+        """
         if request.peer not in self._trusted:
             return
         proto = host = ""
@@ -108,7 +113,9 @@ class Forwarding:
 
 
 def normalize_address(text: str) -> str:
-    """Return an address without port, brackets or zone, and an IPv4 one as such; "" for what is none."""
+    """Return an address without port, brackets or zone, and an IPv4 one as such; "" for what is
+    none.
+    """
     match = _NODE.fullmatch(text.strip(" \t"))
     if match is None:
         return ""
@@ -128,8 +135,8 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 def _read_x_forwarded(headers: Headers) -> list[_Hop]:
     """Return the hops, the nearest first.
 
-    X-Forwarded-Proto and -Host are often set by one of several proxies: where their lists are shorter, the last thing
-    that was said counts.
+    X-Forwarded-Proto and -Host are often set by one of several proxies: where their lists are
+    shorter, the last thing that was said counts.
     """
     addresses = _list(headers, "x-forwarded-for")
     protos = _list(headers, "x-forwarded-proto")

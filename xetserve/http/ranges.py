@@ -4,7 +4,8 @@ import re
 from typing import Final, NamedTuple
 
 _RANGES: Final = re.compile(r"\s*bytes\s*=(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
-# Blanks are not given back ("*+"): where a number may be empty, trying each split of a long run takes seconds.
+# Blanks are not given back ("*+"): where a number may be empty, trying each split of a long run
+# takes seconds.
 _SPEC: Final = re.compile(r"\s*+(\d*)\s*+-\s*+(\d*)\s*+", re.ASCII)
 _FROM_START: Final = re.compile(r"bytes=0-\d*", re.ASCII | re.IGNORECASE)
 _RESUMPTION: Final = re.compile(
@@ -37,10 +38,12 @@ class UnsatisfiableRange(ValueError):
 def parse_ranges(value: str, size: int) -> list[Span] | None:
     """Read a Range header for a representation of size bytes.
 
-    Gives the spans in the client's order; those that overlap or touch are joined, in the place of the first of
-    them (RFC 9110, 15.3.7.2). Ranges that have no byte are left out as long as another one has.
+    Gives the spans in the client's order; those that overlap or touch are joined, in the place of
+    the first of them (RFC 9110, 15.3.7.2). Ranges that have no byte are left out as long as another
+    one has.
 
-    None: serve the whole, because the header is malformed, names another unit, or asks for too many parts (RFC
+    None: serve the whole, because the header is malformed, names another unit, or asks for too many
+        parts (RFC
     9110, 14.2: a server may ignore the field).
 
     Raises:
@@ -80,7 +83,9 @@ def is_from_start(value: str) -> bool:
 
 
 def is_resumption(value: str) -> bool:
-    """Return whether a Range header asks for all from a later byte on, as whoever has the bytes before does."""
+    """Return whether a Range header asks for all from a later byte on, as whoever has the bytes
+    before does.
+    """
     return _RESUMPTION.fullmatch(value) is not None
 
 
@@ -120,7 +125,9 @@ def _to_int(digits: str) -> int:
 
 
 def parse_content_range(value: str) -> tuple[Span, int | None] | None:
-    """Read a Content-Range header: the span, and the whole size unless it is "*"; None: malformed."""
+    """Read a Content-Range header: the span, and the whole size unless it is "*"; None:
+    malformed.
+    """
     match = _CONTENT_RANGE.fullmatch(value.strip())
     if match is None:
         return None

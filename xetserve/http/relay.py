@@ -1,5 +1,5 @@
-"""What passes through a server between client and upstream: who has asked, by which way, and what is said of an
-answer (RFC 9110, 7.6)."""
+"""What passes through a server between client and upstream: who has asked, by which way, and what
+is said of an answer (RFC 9110, 7.6)."""
 
 import re
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ MAX_AGENT_SIZE: Final = 512  # characters of a client's User-Agent that are pass
 _REQUEST_FIELDS: Final = (
     "Accept", "Accept-Language", "Content-Type", "If-None-Match", "If-Modified-Since",
 )  # fmt: skip
-# Of an answer, these are about one connection (RFC 9110, 7.6.1), about its sender, or not true of what we send:
-# the content is decoded, and may be changed. Cookies and lasting orders to browsers are for the Hub's own host.
+# Of an answer, these are about one connection (RFC 9110, 7.6.1), about its sender, or not true of
+# what we send: the content is decoded, and may be changed. Cookies and lasting orders to browsers
+# are for the Hub's own host.
 _NOT_PASSED: Final = frozenset(
     (
         "connection", "keep-alive", "proxy-connection", "proxy-authenticate",
@@ -45,8 +46,8 @@ def extend_via(headers: Headers, name: str) -> str:
 def has_passed(headers: Headers, name: str) -> bool:
     """Check whether a message was passed on by `name` before.
 
-    Members are cut at their commas and then at their blanks: a pattern that is searched for would begin again at every
-    character of a long word.
+    Members are cut at their commas and then at their blanks: a pattern that is searched for would
+    begin again at every character of a long word.
     """
     members = ",".join(headers.get_all("via")).split(",")
     return any(member.split(maxsplit=2)[1:2] == [name] for member in members)

@@ -1,4 +1,6 @@
-"""What a request means as a whole, and that it can mean one thing only (RFC 9112, 3 and 6; RFC 9110, 7.2 and 10.1.1)."""
+"""What a request means as a whole, and that it can mean one thing only (RFC 9112, 3 and 6; RFC
+9110, 7.2 and 10.1.1).
+"""
 
 import re
 from ipaddress import IPv6Address
@@ -12,8 +14,8 @@ from xetserve.http.messages import Headers, Request
 
 MAX_HOST_SIZE: Final = 255  # characters without the port: as many as DNS has (RFC 3986, 3.2.2)
 
-# uri-host [ ":" port ] (RFC 3986, 3.2.2): an IPv6 literal, perhaps with a zone, or a name. It is repeated
-# in each URL of an answer, so that a long one would make answers of any size.
+# uri-host [ ":" port ] (RFC 3986, 3.2.2): an IPv6 literal, perhaps with a zone, or a name. It is
+# repeated in each URL of an answer, so that a long one would make answers of any size.
 _HOST: Final = re.compile(
     rf"(?:\[(?P<literal>[0-9A-Za-z:.%_~-]{{1,{MAX_HOST_SIZE}}})\]"
     rf"|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{{2}}){{0,{MAX_HOST_SIZE}}})"
@@ -104,7 +106,9 @@ def find_framing(request: Request, limits: RequestLimits) -> Framing:
 
 
 def _add_path(rest: str, method: str) -> str:
-    """Complete what follows the authority; OPTIONS without a path means the server (RFC 9112, 3.2.4)."""
+    """Complete what follows the authority; OPTIONS without a path means the server (RFC 9112,
+    3.2.4).
+    """
     if not rest and method == "OPTIONS":
         return "*"
     return rest if rest.startswith("/") else f"/{rest}"

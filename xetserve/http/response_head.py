@@ -1,8 +1,9 @@
-"""A response's head, taken out of the bytes as they arrive: line by line, in linear time (RFC 9112, 4 and 5).
+"""A response's head, taken out of the bytes as they arrive: line by line, in linear time (RFC 9112,
+4 and 5).
 
-What is taken here goes to h11, which tells what it means. h11's own patterns try each blank of a run as a value's
-end, so that one long line would hold the event loop for minutes; and its messages quote the line, which may hold a
-signed URL.
+What is taken here goes to h11, which tells what it means. h11's own patterns try each blank of a
+run as a value's end, so that one long line would hold the event loop for minutes; and its messages
+quote the line, which may hold a signed URL.
 """
 
 import re
@@ -30,9 +31,11 @@ class ResponseHeadReader:
         self._num_fields = 0
 
     def take(self, inbox: bytearray) -> bytes | None:
-        """Take the next head out of inbox, up to the end of its empty line; None: it is not complete.
+        """Take the next head out of inbox, up to the end of its empty line; None: it is not
+        complete.
 
-        Lines may end with LF alone (RFC 9112, 2.2). Folded ones are refused, as a gateway may (RFC 9112, 5.2).
+        Lines may end with LF alone (RFC 9112, 2.2). Folded ones are refused, as a gateway may (RFC
+        9112, 5.2).
 
         Raises:
             BrokenStream: it is malformed or too large, whatever follows.

@@ -1,4 +1,6 @@
-"""What the process counts. No I/O: it is read by whoever shows it. Names follow Prometheus: base units, _total."""
+"""What the process counts. No I/O: it is read by whoever shows it. Names follow Prometheus: base
+units, _total.
+"""
 
 from typing import Final
 

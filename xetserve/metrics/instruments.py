@@ -1,15 +1,18 @@
-"""Counters, gauges and histograms, and the memory that they count in. No I/O: memory is given, text is made elsewhere.
+"""Counters, gauges and histograms, and the memory that they count in. No I/O: memory is given, text
+is made elsewhere.
 
-The values of a process lie in one flat buffer, its cells. Where several processes serve, that buffer is memory which all of
-them see, so that whichever is asked can tell the totals, exact and at once, without asking the others. A process that takes
-a dead one's place goes on counting in its cells: counters never fall, and nothing is lost, however it died.
+The values of a process lie in one flat buffer, its cells. Where several processes serve, that
+buffer is memory which all of them see, so that whichever is asked can tell the totals, exact and at
+once, without asking the others. A process that takes a dead one's place goes on counting in its
+cells: counters never fall, and nothing is lost, however it died.
 
     0       bytes of keys that are used     u64     written last: what it covers is complete
     8       values that are used            u64
     64      values                          f64 each; the first ones are for what finds no room
     ...     keys, one a line: JSON          [name, [label values], number of values]
 
-Keys are only ever added. One process writes to a buffer; others read, and may see a histogram one observation apart.
+Keys are only ever added. One process writes to a buffer; others read, and may see a histogram one
+observation apart.
 """
 
 import json
@@ -50,7 +53,8 @@ class Cells:
     """The values of this process.
 
     Args:
-        buffer: CELLS_SIZE bytes, zeros or what a process before us has left; None: memory of our own.
+        buffer: CELLS_SIZE bytes, zeros or what a process before us has left; None: memory of our
+            own.
     """
 
     def __init__(self, buffer: memoryview | None = None) -> None:
@@ -131,7 +135,9 @@ class Registry:
         self.instruments: list[Instrument] = []
 
     def move_to(self, buffer: memoryview) -> None:
-        """Count in a buffer from now on; counters go on from what is there, gauges begin at zero."""
+        """Count in a buffer from now on; counters go on from what is there, gauges begin at
+        zero.
+        """
         self.cells = Cells(buffer)
         for instrument in self.instruments:
             instrument.forget()

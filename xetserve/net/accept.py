@@ -2,14 +2,15 @@
 
 Two things are done here that loop.create_server does not do.
 
-When the process is out of files or memory, accept() fails and the socket stays readable: a loop that goes on
-watching it spins at full speed and logs at full speed. Here it is not watched for FULL_PAUSE, whoever waits
-stays in the kernel's queue, and an episode costs one line in the log.
+When the process is out of files or memory, accept() fails and the socket stays readable: a loop
+that goes on watching it spins at full speed and logs at full speed. Here it is not watched for
+FULL_PAUSE, whoever waits stays in the kernel's queue, and an episode costs one line in the log.
 
-When several processes share the socket, all of them wake up for a client, and the quickest would take
-everybody. Here each lets those that have less to do go first: with n clients of its own it waits for as many
-milliseconds as n has binary digits, at most MAX_DELAY. So an idle process takes a client at once, the numbers stay within a factor
-of two of each other, and no process has to know of another one.
+When several processes share the socket, all of them wake up for a client, and the quickest would
+take everybody. Here each lets those that have less to do go first: with n clients of its own it
+waits for as many milliseconds as n has binary digits, at most MAX_DELAY. So an idle process takes a
+client at once, the numbers stay within a factor of two of each other, and no process has to know of
+another one.
 """
 
 import asyncio

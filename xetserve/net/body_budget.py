@@ -1,11 +1,13 @@
 """How many bytes of request bodies a process holds at once, from all clients together.
 
-A body takes what it may come to hold before it is read, so that none ever waits half read for room that other half-read
-ones have. Clients have their turns in rotation, and what comes first of one goes first. What it did not need is given back when it is complete, the rest when nobody needs
-it any more: what is passed on to the Hub is held until the Hub answers.
+A body takes what it may come to hold before it is read, so that none ever waits half read for room
+that other half-read ones have. Clients have their turns in rotation, and what comes first of one
+goes first. What it did not need is given back when it is complete, the rest when nobody needs it
+any more: what is passed on to the Hub is held until the Hub answers.
 
-A client could take room and then send as little as min_body_rate allows. So, if nothing becomes free for STALL seconds
-while bodies wait, those that came at less than SLOW_RATE for as long are refused in their favour, or else the slowest.
+A client could take room and then send as little as min_body_rate allows. So, if nothing becomes
+free for STALL seconds while bodies wait, those that came at less than SLOW_RATE for as long are
+refused in their favour, or else the slowest.
 """
 
 import asyncio
@@ -143,7 +145,8 @@ class BodyLease:
 
     @asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
-        """Hold size bytes while a body is read; afterwards, what was received, or nothing after a failure.
+        """Hold size bytes while a body is read; afterwards, what was received, or nothing after a
+        failure.
 
         Raises:
             RequestError: 503, there was no room in time, or none for a body that comes so slowly.

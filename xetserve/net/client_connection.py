@@ -1,7 +1,8 @@
 """One upstream connection: send a request, read the head through h11, the body around it.
 
-A body with a Content-Length is counted here and received straight into the caller's buffers; h11 would
-copy it three times. A chunked one is decoded by framing. Heads are checked before h11 sees them, see response_heads.
+A body with a Content-Length is counted here and received straight into the caller's buffers; h11
+would copy it three times. A chunked one is decoded by framing. Heads are checked before h11 sees
+them, see response_heads.
 """
 
 import asyncio
@@ -189,7 +190,9 @@ class ClientConnection:
         return count
 
     async def _next_unframed(self, timeout: float | None) -> bytes:
-        """Return the next body bytes of an answer whose length is not known; b"" at the end of the body."""
+        """Return the next body bytes of an answer whose length is not known; b"" at the end of the
+        body.
+        """
         framing = self._framing
         self._num_takes += 1
         if self._num_takes % TAKES_PER_TURN == 0:

@@ -75,7 +75,8 @@ async def open_connection(
 ) -> ClientConnection:
     """Connect to an origin, through a proxy where the rules name one.
 
-    A proxy resolves names itself: behind one, only hosts that are written as an address are checked.
+    A proxy resolves names itself: behind one, only hosts that are written as an address are
+    checked.
 
     Args:
         timeout: seconds for all of it.
@@ -123,7 +124,9 @@ async def open_connection(
 
 
 def _is_for_want_of_files(error: OSError) -> bool:
-    """Return whether a connection failed because this process, or this machine, has no more files."""
+    """Return whether a connection failed because this process, or this machine, has no more
+    files.
+    """
     if not isinstance(error, socket.gaierror):
         return error.errno in _NO_FILES
     # The resolver opens files of its own, and has no words for this.

@@ -8,7 +8,8 @@ from typing import Any
 def client_key(address: Any) -> str:
     """Return what stands for the client at a socket address; "" on a Unix socket.
 
-    An IPv4 address stands for itself, an IPv6 address for its /64: one subscriber has at least that many.
+    An IPv4 address stands for itself, an IPv6 address for its /64: one subscriber has at least that
+    many.
     """
     if not isinstance(address, tuple):
         return ""
@@ -26,7 +27,8 @@ class ConnectionCount:
 
     Args:
         max_connections: in all; 0: any number.
-        max_per_client: from one client; 0: any number. Unix sockets are exempt: they have one address.
+        max_per_client: from one client; 0: any number. Unix sockets are exempt: they have one
+            address.
     """
 
     def __init__(self, max_connections: int = 0, max_per_client: int = 0) -> None:
@@ -36,13 +38,17 @@ class ConnectionCount:
         self.num_connections = 0
 
     def find_excess(self, client: str) -> tuple[int, str] | None:
-        """Return the status and the reason for refusing one more connection; None: there is room."""
+        """Return the status and the reason for refusing one more connection; None: there is
+        room.
+        """
         if self._max_connections and self.num_connections >= self._max_connections:
             return 503, "the server has as many connections as it may have; come again later"
         return self.find_excess_of(client)
 
     def find_excess_of(self, client: str) -> tuple[int, str] | None:
-        """As find_excess, but for a connection that is counted already, though not as this client's."""
+        """As find_excess, but for a connection that is counted already, though not as this
+        client's.
+        """
         limit = self._max_per_client
         if limit and client and self._num_of[client] >= limit:
             return 429, f"more than {limit} connections from one client"

@@ -64,7 +64,8 @@ class Listener:
         is_shared: whether other processes accept from the same sockets.
         proxies: who may speak for others.
         bodies: bounds what is held of request bodies; None: as by default.
-        turns: gives places in turns of the loop, for handshakes and heads; None: those of nobody else.
+        turns: gives places in turns of the loop, for handshakes and heads; None: those of nobody
+            else.
     """
 
     def __init__(
@@ -114,7 +115,8 @@ class Listener:
         return self._has_left
 
     async def start(self, endpoints: Sequence[Endpoint | socket.socket]) -> None:
-        """Accept clients on sockets that are bound already; they belong to the listener from now on.
+        """Accept clients on sockets that are bound already; they belong to the listener from now
+        on.
 
         A socket alone is an endpoint of plain HTTP.
         """
@@ -132,7 +134,9 @@ class Listener:
                 acceptor.start()
 
     def leave(self) -> None:
-        """Accept nobody from now on, whoever waits: somebody else has the sockets as well, and will."""
+        """Accept nobody from now on, whoever waits: somebody else has the sockets as well, and
+        will.
+        """
         self._has_left = True
         for acceptor in self._acceptors:
             acceptor.leave()
@@ -227,7 +231,8 @@ class Listener:
     async def _let_in(
         self, endpoint: Endpoint, client: _Client, raw: ByteStream
     ) -> tuple[Stream, str]:
-        """Do what comes before the first request; gives the stream for it, and the client's address.
+        """Do what comes before the first request; gives the stream for it, and the client's
+        address.
 
         Raises:
             BrokenStream: the client is not let in; it was told what there is to tell.

@@ -1,10 +1,12 @@
 """Who works in which turn of the event loop: some in each, and clients one by one.
 
-A thousand requests that come at the same moment are a thousand tasks that are ready: a turn of the loop runs all of
-them, and whoever needs ten turns for an answer, or three for /health, waits for ten thousand pieces of work. So a piece of
-work takes a place in a turn first: a TLS handshake, the reading of a request's head, its beginning, a body's next block.
-A turn has as many places as make it last about TARGET; the others wait. Clients have places in rotation, and of one
-client's work, what begins and what goes on alternate: many downloads of one hardly delay another one's small request.
+A thousand requests that come at the same moment are a thousand tasks that are ready: a turn of the
+loop runs all of them, and whoever needs ten turns for an answer, or three for /health, waits for
+ten thousand pieces of work. So a piece of work takes a place in a turn first: a TLS handshake, the
+reading of a request's head, its beginning, a body's next block. A turn has as many places as make
+it last about TARGET; the others wait. Clients have places in rotation, and of one client's work,
+what begins and what goes on alternate: many downloads of one hardly delay another one's small
+request.
 
 While nobody has to wait, this costs a counter.
 """

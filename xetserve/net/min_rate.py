@@ -16,7 +16,9 @@ class RateFloor:
         self._taken = 0
 
     def allows(self, seconds: float, num_bytes: int) -> bool:
-        """Note a wait for the client, and the bytes that it took meanwhile; False: it is too slow."""
+        """Note a wait for the client, and the bytes that it took meanwhile; False: it is too
+        slow.
+        """
         self._waited += seconds
         self._taken += num_bytes
         if self._waited < self._window:
@@ -30,9 +32,10 @@ class RateFloor:
 class BodyDeadline:
     """How long a client may still take for the next data of a request's body.
 
-    There are timeout seconds. Waiting uses them up, data earns them back at rate: whoever is faster than rate on the
-    average has all of them for every pause, and whoever is slower has the sooner none, however often a byte comes.
-    Bytes that are not data (chunk headers) earn nothing. Time in which nobody here wanted data is not counted.
+    There are timeout seconds. Waiting uses them up, data earns them back at rate: whoever is faster
+    than rate on the average has all of them for every pause, and whoever is slower has the sooner
+    none, however often a byte comes. Bytes that are not data (chunk headers) earn nothing. Time in
+    which nobody here wanted data is not counted.
 
     Args:
         timeout: seconds; 0: any number.

@@ -23,8 +23,8 @@ MAX_IDLE: Final = 32  # connections kept for one origin
 class ConnectionPool:
     """Keeps connections whose last answer was read to the end, and opens new ones for the rest.
 
-    There is no upper limit: whoever asks has already reserved what the answer may hold, and a request
-    that waited for a slow client's connection could wait for ever.
+    There is no upper limit: whoever asks has already reserved what the answer may hold, and a
+    request that waited for a slow client's connection could wait for ever.
 
     Args:
         is_offline: open no connection at all.

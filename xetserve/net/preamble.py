@@ -1,7 +1,7 @@
 """From an accepted socket to a client: what comes before its first request.
 
-A proxy in front of us may have to say first who the client is (the PROXY protocol), then TLS may have to begin. A client that does
-neither well is closed, and told why where it can be told.
+A proxy in front of us may have to say first who the client is (the PROXY protocol), then TLS may
+have to begin. A client that does neither well is closed, and told why where it can be told.
 """
 
 from collections.abc import Awaitable, Callable
@@ -31,10 +31,12 @@ class Endpoint:
 
 
 async def read_proxy_header(stream: ByteStream) -> str | None:
-    """Read the PROXY header that a connection begins with; gives the client's address if it has one.
+    """Read the PROXY header that a connection begins with; gives the client's address if it has
+    one.
 
     Raises:
-        BrokenStream: there is none, or it is malformed. Nothing is to be answered to whoever that is.
+        BrokenStream: there is none, or it is malformed. Nothing is to be answered to whoever that
+            is.
     """
     received = b""
     while True:

@@ -1,6 +1,8 @@
-"""The PROXY protocol, versions 1 and 2: how a TCP proxy tells who its client is, before the first byte of that client.
+"""The PROXY protocol, versions 1 and 2: how a TCP proxy tells who its client is, before the first
+byte of that client.
 
-https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt; sections as there. Pure: bytes in, an address out.
+https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt; sections as there. Pure: bytes in, an
+address out.
 """
 
 import re
@@ -28,7 +30,9 @@ class BadProxyHeader(ValueError):
 
 
 class ProxyHeader(NamedTuple):
-    """A header: its bytes, and the client's address; None: the proxy speaks for itself, or does not know."""
+    """A header: its bytes, and the client's address; None: the proxy speaks for itself, or does not
+    know.
+    """
 
     size: int
     source: str | None

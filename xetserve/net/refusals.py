@@ -1,4 +1,5 @@
-"""Answers to clients there is no room for: a few bytes straight to the socket, no task and no state.
+"""Answers to clients there is no room for: a few bytes straight to the socket, no task and no
+state.
 
 An answer beats leaving them in the kernel's queue: a load balancer sees at once that it should go
 elsewhere, a client reads when to come again, and neither runs into a timeout that tells nothing.
@@ -63,7 +64,9 @@ class Refusals:
             self._close(sock)
 
     def make_refusal(self, status: int, reason: str, *, over_tls: bool = False) -> bytes:
-        """Count a refusal and give what is to be sent: an answer, or to who is about to speak TLS an alert."""
+        """Count a refusal and give what is to be sent: an answer, or to who is about to speak TLS
+        an alert.
+        """
         CONNECTIONS_REFUSED.add(str(status))
         self._log(reason)
         return TLS_ALERT if over_tls else self._make_answer(status, reason)
@@ -83,7 +86,8 @@ class Refusals:
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + response.body
 
     def _on_readable(self, sock: socket.socket) -> None:
-        # Closing with unread input would reset the connection and take the answer along (RFC 9112, 9.6).
+        # Closing with unread input would reset the connection and take the answer along (RFC 9112,
+        # 9.6).
         try:
             count = len(sock.recv(MAX_INPUT))
         except BlockingIOError:

@@ -1,7 +1,8 @@
 """One client connection: read a request, call the handler, send the response, again.
 
-Every failure steers back to one of three ends: an error response while the head is not sent, a reset once it
-is, or a quiet close. When the client leaves, the task that runs this is cancelled, wherever it waits.
+Every failure steers back to one of three ends: an error response while the head is not sent, a
+reset once it is, or a quiet close. When the client leaves, the task that runs this is cancelled,
+wherever it waits.
 """
 
 import asyncio
@@ -42,14 +43,15 @@ class ConnectionLimits:
     """Times in seconds, rates in bytes a second. Where it says so, 0 is no limit.
 
     keep_alive_timeout: for the first byte of the next request; 0: no limit.
-    handshake_timeout: for all that comes before the first request: a PROXY header, the TLS handshake.
+    handshake_timeout: for all that comes before the first request: a PROXY header, the TLS
+        handshake.
     head_timeout: for a request's head, from its first byte on; 0: no limit.
     body_timeout: for the next data of a request's body; 0: no limit.
     min_body_rate: of a request's body; what is slower uses body_timeout up; 0: no limit.
     write_timeout: a client that takes no byte for so long is cut.
     min_write_rate: a client that takes less is cut; 0: no limit.
-    write_window: what min_write_rate is averaged over; only the time counts that is spent waiting for the
-        client.
+    write_window: what min_write_rate is averaged over; only the time counts that is spent waiting
+        for the client.
     linger_timeout: after a last response, for the client to read it and close.
     drain_grace: for the first request of a client that has just connected, when the server drains.
     max_drain: bytes of an unread request body that are read to keep the connection.
@@ -152,8 +154,8 @@ class ServerConnection:
     def drain(self) -> None:
         """Answer the request that has begun to come, then close; close at once when there is none.
 
-        A client that has not asked for anything yet gets drain_grace to do so: it has connected to a server that took
-        it in.
+        A client that has not asked for anything yet gets drain_grace to do so: it has connected to
+        a server that took it in.
         """
         self._draining = True
         if self._idle is not None and not self._idle.expired():
@@ -190,7 +192,8 @@ class ServerConnection:
         if not (await self._finish_request_body() and self._protocol.start_next_cycle()):
             return False
         if self._protocol.has_input:
-            # Nothing has to wait for a client that sends its requests ahead, and thousands are here already.
+            # Nothing has to wait for a client that sends its requests ahead, and thousands are here
+            # already.
             await asyncio.sleep(0)
             await self._turns.take(self._line, begins=True)
         return True
@@ -207,7 +210,8 @@ class ServerConnection:
         try:
             await self._send_response(request, response, started)
         finally:
-            # A client that leaves now must not interrupt this: what the body holds would never be released.
+            # A client that leaves now must not interrupt this: what the body holds would never be
+            # released.
             on_lost, self._stream.on_lost = self._stream.on_lost, None
             await _close_body(response)
             self._stream.on_lost = on_lost
@@ -312,7 +316,9 @@ class ServerConnection:
             return error_response(500, f"internal error, request {request.request_id}")
 
     async def _send_response(self, request: Request, response: Response, started: float) -> None:
-        """Send head and body; the request's record tells how far it came. On a failing body the state is CLOSED."""
+        """Send head and body; the request's record tells how far it came. On a failing body the
+        state is CLOSED.
+        """
         protocol, record = self._protocol, request.record
         is_last = self._draining or self._num_requests == self._limits.max_requests
         if is_last or (protocol.has_body and protocol.awaits_continue):

@@ -1,11 +1,11 @@
 """A byte stream over one connected socket, with pressure both ways.
 
-Receiving is pulled. Heads come through receive() as small bytes objects; body bytes go straight from
-the kernel into a buffer of the caller's with receive_into(). While nobody asks, at most RECEIVE_LIMIT
-bytes are taken off the socket, then the kernel's window closes.
+Receiving is pulled. Heads come through receive() as small bytes objects; body bytes go straight
+from the kernel into a buffer of the caller's with receive_into(). While nobody asks, at most
+RECEIVE_LIMIT bytes are taken off the socket, then the kernel's window closes.
 
-Sending never queues behind the caller's back: send_all() returns once every byte has gone to the kernel, so
-the buffers may be reused afterwards.
+Sending never queues behind the caller's back: send_all() returns once every byte has gone to the
+kernel, so the buffers may be reused afterwards.
 """
 
 import asyncio
@@ -24,11 +24,12 @@ Buffer = bytes | bytearray | memoryview
 
 RECEIVE_LIMIT: Final = 64 * 1024
 
-# Where bytes land that nobody has asked for yet. One for the process: the event loop fills it and calls
-# buffer_updated in the same turn, so an idle connection owns no buffer.
+# Where bytes land that nobody has asked for yet. One for the process: the event loop fills it and
+# calls buffer_updated in the same turn, so an idle connection owns no buffer.
 _SCRATCH: Final = memoryview(bytearray(RECEIVE_LIMIT))
 
-# ioctl: bytes in a socket's send queue that the peer has not acknowledged, as TIOCOUTQ for terminals.
+# ioctl: bytes in a socket's send queue that the peer has not acknowledged, as TIOCOUTQ for
+# terminals.
 _SIOCOUTQ: Final = 0x5411
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
@@ -130,7 +131,8 @@ class ByteStream(asyncio.BufferedProtocol):
         """Go on over another transport, after a TLS upgrade."""
         self._transport = transport
         self._reading = True
-        # Not zero: TLS transports pause at the limit, not above it, and would wait with nothing unsent.
+        # Not zero: TLS transports pause at the limit, not above it, and would wait with nothing
+        # unsent.
         transport.set_write_buffer_limits(high=1)
 
     async def receive(self, timeout: float | None = None) -> bytes:
@@ -220,8 +222,8 @@ class ByteStream(asyncio.BufferedProtocol):
     ) -> None:
         """Write the buffers in order and wait until the kernel has all of them.
 
-        One writer at a time. Cancellation: some, all or none may have been sent, and the transport may still hold
-        the buffers; only abort() is safe afterwards.
+        One writer at a time. Cancellation: some, all or none may have been sent, and the transport
+        may still hold the buffers; only abort() is safe afterwards.
 
         Raises:
             BrokenStream: the peer is gone.
@@ -253,8 +255,9 @@ class ByteStream(asyncio.BufferedProtocol):
     def _count_unsent(self) -> int:
         """Bytes that the peer has not acknowledged.
 
-        The kernel takes more only when a third of its queue is free. With megabytes in the queue and a client
-        that reads some kilobytes a second, that is minutes in which the write buffer alone stands still.
+        The kernel takes more only when a third of its queue is free. With megabytes in the queue
+        and a client that reads some kilobytes a second, that is minutes in which the write buffer
+        alone stands still.
         """
         unsent = self.transport.get_write_buffer_size()
         sock = self.transport.get_extra_info("socket")
@@ -283,8 +286,9 @@ class ByteStream(asyncio.BufferedProtocol):
         """Close in an orderly way.
 
         Args:
-            linger: seconds to wait for the peer to close first, discarding what it still sends. Closing with unread
-                input would reset the connection and could cost the peer the end of our answer (RFC 9112, 9.6).
+            linger: seconds to wait for the peer to close first, discarding what it still sends.
+                Closing with unread input would reset the connection and could cost the peer the end
+                of our answer (RFC 9112, 9.6).
         """
         if self._transport is None or self._lost:
             return

@@ -1,4 +1,6 @@
-"""TLS contexts: for upstream connections, and for our own listeners, whose certificates change while we run."""
+"""TLS contexts: for upstream connections, and for our own listeners, whose certificates change
+while we run.
+"""
 
 import asyncio
 import logging
@@ -13,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
-# Forward secrecy and authenticated encryption only, as RFC 9325 (4.2) recommends. TLS 1.3 has nothing else.
+# Forward secrecy and authenticated encryption only, as RFC 9325 (4.2) recommends. TLS 1.3 has
+# nothing else.
 _CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 # What a file is known by; None: it is not there.
@@ -69,7 +72,8 @@ def _refuse_passphrase() -> NoReturn:
 
 
 class ServerTls:
-    """A certificate with its key, and the context of new connections; follows the files when they change.
+    """A certificate with its key, and the context of new connections; follows the files when they
+    change.
 
     Raises:
         ConfigError: as make_server_context says.
@@ -100,8 +104,8 @@ class ServerTls:
     def check(self) -> None:
         """Reload if the files have changed; what is no good is left alone, and said once.
 
-        Two files are not changed at the same moment: only a pair that is still there at the next look, and still no good,
-        counts as bad.
+        Two files are not changed at the same moment: only a pair that is still there at the next
+        look, and still no good, counts as bad.
         """
         found = self._look()
         if found in (self._loaded, self._rejected):

@@ -1,8 +1,9 @@
 """TLS over a byte stream, for servers.
 
-The event loop has TLS transports of its own. They keep what the socket does not take in a queue that nobody can see or wait
-for, and drop it when the client is slow to say goodbye. Here records are made when they are sent and not before, so that all
-promises of ByteStream hold: its pressure both ways, its timeouts, its reset.
+The event loop has TLS transports of its own. They keep what the socket does not take in a queue
+that nobody can see or wait for, and drop it when the client is slow to say goodbye. Here records
+are made when they are sent and not before, so that all promises of ByteStream hold: its pressure
+both ways, its timeouts, its reset.
 """
 
 import asyncio
@@ -34,7 +35,8 @@ class TlsStream:
         """Agree with the client on keys.
 
         Raises:
-            BrokenStream: it speaks no TLS that we speak. It was told so; the stream is to be closed.
+            BrokenStream: it speaks no TLS that we speak. It was told so; the stream is to be
+                closed.
         """
         while True:
             try:
@@ -102,7 +104,8 @@ class TlsStream:
     ) -> None:
         """Encrypt the buffers in order and wait until the kernel has all of it.
 
-        One writer at a time. Cancellation: some, all or none may have been sent; only abort() is safe afterwards.
+        One writer at a time. Cancellation: some, all or none may have been sent; only abort() is
+        safe afterwards.
 
         Raises:
             BrokenStream: the peer is gone.

@@ -48,7 +48,8 @@ def parse_url(text: str) -> Url:
     """Cut an absolute URL; nothing is re-encoded or reordered, since a signature may depend on it.
 
     Raises:
-        ValueError: not an absolute http(s) URL, or one with bytes that cannot stand in a request line.
+        ValueError: not an absolute http(s) URL, or one with bytes that cannot stand in a request
+            line.
     """
     if not text.isascii() or any(char <= " " or char == "\x7f" for char in text):
         raise ValueError("a URL has printable ASCII characters only")

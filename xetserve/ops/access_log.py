@@ -1,7 +1,8 @@
 """The access log: a line for each request on standard error, as text or as JSON.
 
-What clients choose (path, user agent, request id) is masked like everything that is logged, and escaped, so that a line
-is a line and a field a field whatever they send. Of the query only the parameters show that name what was asked for.
+What clients choose (path, user agent, request id) is masked like everything that is logged, and
+escaped, so that a line is a line and a field a field whatever they send. Of the query only the
+parameters show that name what was asked for.
 
     text  time INFO xetserve.access: id peer "method path" status bytes seconds [cut] key=value ... "user agent"
     JSON  one object; unknown values are null; times in milliseconds
@@ -41,7 +42,9 @@ def make_access_log(form: str) -> AccessLog | None:
 
 
 def mask_target(target: str) -> str:
-    """Make a request target fit to be logged: parameters that could be secrets lose their values."""
+    """Make a request target fit to be logged: parameters that could be secrets lose their
+    values.
+    """
     path, mark, query = target.partition("?")
     path = mask_secrets(path)
     if not mark:

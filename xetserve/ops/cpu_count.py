@@ -10,7 +10,9 @@ OWN_CGROUP: Final = Path("/proc/self/cgroup")
 
 
 def count_cores() -> int:
-    """How many cores this process may use: its CPU affinity, and its cgroups' quotas, rounded up."""
+    """How many cores this process may use: its CPU affinity, and its cgroups' quotas, rounded
+    up.
+    """
     num_cores = len(os.sched_getaffinity(0))
     for folder in _cgroup_folders():
         # No such file or "max": no quota here.
@@ -21,7 +23,9 @@ def count_cores() -> int:
 
 
 def _cgroup_folders() -> list[Path]:
-    """Folders of our cgroup (version 2) and those above it. A container may see its own as the top."""
+    """Folders of our cgroup (version 2) and those above it. A container may see its own as the
+    top.
+    """
     try:
         lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:

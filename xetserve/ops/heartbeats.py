@@ -1,8 +1,9 @@
 """Signs of life of a server's processes, in memory that they share.
 
-Every process writes into a place of its own, from its event loop, and the one that talks to the service manager reads
-them all. A loop that is stuck writes nothing, and that is how it shows: nobody has to answer anything, no message
-can be lost or pile up, and a process that dies leaves nothing half said but a place that its supervisor clears.
+Every process writes into a place of its own, from its event loop, and the one that talks to the
+service manager reads them all. A loop that is stuck writes nothing, and that is how it shows:
+nobody has to answer anything, no message can be lost or pile up, and a process that dies leaves
+nothing half said but a place that its supervisor clears.
 
 A place, native 64-bit words:
 
@@ -32,7 +33,9 @@ class Heartbeats:
         self.own = 0
 
     def begin(self, place: int, patience: float) -> None:
-        """A process is about to begin, and counts as alive for so many seconds without having written."""
+        """A process is about to begin, and counts as alive for so many seconds without having
+        written.
+        """
         now = time.monotonic_ns()
         self._put(place, (1, now + int(patience * 1e9), now))
 
@@ -41,17 +44,23 @@ class Heartbeats:
         self._put(place, (0,) * _WORDS)
 
     def write(self, idle_since: float | None) -> None:
-        """Say how this process is; idle_since in seconds of the monotonic clock, None: it is not idle."""
+        """Say how this process is; idle_since in seconds of the monotonic clock, None: it is not
+        idle.
+        """
         since = 0 if idle_since is None else max(1, int(idle_since * 1e9))
         self._put(self.own, (1, time.monotonic_ns(), since))
 
     def silence(self) -> float:
-        """Seconds that the process has said nothing which has been silent for longest; 0 with none."""
+        """Seconds that the process has said nothing which has been silent for longest; 0 with
+        none.
+        """
         now = time.monotonic_ns()
         return max((now - words[1] for words in self._present()), default=0) / 1e9
 
     def idle_time(self) -> float:
-        """Seconds that nobody has been connected to any process; 0: somebody is, or there is none."""
+        """Seconds that nobody has been connected to any process; 0: somebody is, or there is
+        none.
+        """
         since = [words[2] for words in self._present()]
         if not since or 0 in since:
             return 0.0

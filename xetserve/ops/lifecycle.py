@@ -37,7 +37,8 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
 
 def raise_file_limit() -> int:
-    """Allow as many open files as the system lets us: a client is one, and often 1024 is the soft limit.
+    """Allow as many open files as the system lets us: a client is one, and often 1024 is the soft
+    limit.
 
     Gives their number.
     """
@@ -71,7 +72,8 @@ async def serve_until_signal(
         on_reload: called at SIGHUP.
         channel: of a worker, to its supervisor: READY is said on it, DRAIN, CUT and its end are
             obeyed. SIGTERM then means drain however often it comes, and SIGINT is left alone.
-        watch: told of this process; without a channel it looks after all, and decides when to leave.
+        watch: told of this process; without a channel it looks after all, and decides when to
+            leave.
     """
     drain, cut = asyncio.Event(), asyncio.Event()
 

@@ -6,8 +6,9 @@ import sys
 from typing import Final
 
 # What must never be printed, wherever it comes from: bearer tokens, the query of a signed URL, the
-# password of a proxy. Masking too much is fine. Clients choose parts of a line, so every alternative
-# starts with a mark that it does not run over again: the time stays linear in the line's length.
+# password of a proxy. Masking too much is fine. Clients choose parts of a line, so every
+# alternative starts with a mark that it does not run over again: the time stays linear in the
+# line's length.
 _SECRETS: Final = re.compile(
     r"""(?ix)
       ( (?: (?: (?:bearer|basic) (?:\s|%20)+ | access[-_]?token ['"]? \s* [:=] \s* ) ['"]? )+ )

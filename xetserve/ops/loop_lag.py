@@ -1,8 +1,9 @@
 """How long the event loop keeps others waiting, and who keeps it.
 
-A task on the loop measures how much later than it wanted it comes to its turn. A thread sees that it does not come at
-all, and logs where the loop is at that moment: by then it is the culprit's stack. It shows functions, files and lines,
-no values. A pattern or a hash that runs in C keeps the thread waiting, too; it comes next, and sees the caller.
+A task on the loop measures how much later than it wanted it comes to its turn. A thread sees that
+it does not come at all, and logs where the loop is at that moment: by then it is the culprit's
+stack. It shows functions, files and lines, no values. A pattern or a hash that runs in C keeps the
+thread waiting, too; it comes next, and sees the caller.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """Memory that the C library holds back goes to the system again, where many clients are served.
 
-Blocks of some 64 KiB of hundreds of clients come and go beside small objects that stay. glibc keeps what lies between
+Blocks of some 64 KiB of hundreds of clients come and go beside small objects that stay. glibc keeps
+what lies between
 them: a quarter of the process, with 500 clients. musl does not, and has nothing to call.
 """
 

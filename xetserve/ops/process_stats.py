@@ -49,7 +49,9 @@ class ProcessStats:
 
 
 def _read_resident() -> int:
-    """Bytes of memory, without what workers share: that would be counted once for each that has looked at it."""
+    """Bytes of memory, without what workers share: that would be counted once for each that has
+    looked at it.
+    """
     sizes = {"VmRSS": 0, "RssShmem": 0}
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")

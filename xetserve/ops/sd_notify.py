@@ -1,10 +1,12 @@
 """What a service manager is told: states and figures, as datagrams on a Unix socket (sd_notify(3)).
 
-NOTIFY_SOCKET is its address, a path or, after an "@", a name in the abstract namespace. WATCHDOG_USEC is within how
-many microseconds we have to give signs of life; WATCHDOG_PID, where it is set, is whom that is asked of.
+NOTIFY_SOCKET is its address, a path or, after an "@", a name in the abstract namespace.
+WATCHDOG_USEC is within how many microseconds we have to give signs of life; WATCHDOG_PID, where it
+is set, is whom that is asked of.
 
-Nothing here ever waits: a manager that does not read what it is sent must not stop the server. States that it has no
-room for are sent before the next message; of figures and signs of life there will be newer ones.
+Nothing here ever waits: a manager that does not read what it is sent must not stop the server.
+States that it has no room for are sent before the next message; of figures and signs of life there
+will be newer ones.
 """
 
 import logging

@@ -1,7 +1,8 @@
-"""Memory that all workers see: a place for each, in which it keeps its figures for whoever is asked.
+"""Memory that all workers see: a place for each, in which it keeps its figures for whoever is
+asked.
 
-Anonymous and shared, made before the workers are: it is nowhere on disk and gone with the last of them. A worker that takes
-a dead one's place finds there what that one has left.
+Anonymous and shared, made before the workers are: it is nowhere on disk and gone with the last of
+them. A worker that takes a dead one's place finds there what that one has left.
 """
 
 import mmap

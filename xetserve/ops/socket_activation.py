@@ -1,10 +1,11 @@
 """Listening sockets that another process has opened, as systemd hands them over (sd_listen_fds(3)).
 
-They make a server replaceable without a gap: the socket and the clients in its queue outlive every process that has it.
-Start a second server with the same socket, and once it listens send SIGTERM to the first.
+They make a server replaceable without a gap: the socket and the clients in its queue outlive every
+process that has it. Start a second server with the same socket, and once it listens send SIGTERM to
+the first.
 
-LISTEN_FDS is their number, the first one has descriptor 3; LISTEN_PID, where it is set, is whom they are meant
-for; LISTEN_FDNAMES are their names, separated by colons.
+LISTEN_FDS is their number, the first one has descriptor 3; LISTEN_PID, where it is set, is whom
+they are meant for; LISTEN_FDNAMES are their names, separated by colons.
 """
 
 import os
@@ -30,9 +31,11 @@ class Inherited(NamedTuple):
 def take_sockets(
     environ: MutableMapping[str, str], first: int = FIRST_DESCRIPTOR
 ) -> list[Inherited]:
-    """Take over the sockets that the environment tells of; none if it tells of none, or of another process's.
+    """Take over the sockets that the environment tells of; none if it tells of none, or of another
+    process's.
 
-    The variables are removed: what we start is not meant. Each call gives what is left for it, once.
+    The variables are removed: what we start is not meant. Each call gives what is left for it,
+    once.
 
     Args:
         first: descriptor of the first socket.

@@ -1,22 +1,23 @@
 """Several processes behind the same listening sockets, and the supervisor that keeps them going.
 
-The supervisor binds the sockets, forks the workers and waits: no event loop, no thread, no connection, no
-data. That is what makes forking safe at any time, for a worker that has to be replaced in a month as for
-the first one. It shares the pages of the imported code, so that an idle worker has 9 MiB of its own where
-a program started anew has 20, and no upgrade on disk can mix two versions.
+The supervisor binds the sockets, forks the workers and waits: no event loop, no thread, no
+connection, no data. That is what makes forking safe at any time, for a worker that has to be
+replaced in a month as for the first one. It shares the pages of the imported code, so that an idle
+worker has 9 MiB of its own where a program started anew has 20, and no upgrade on disk can mix two
+versions.
 
-All workers accept from the same sockets, and those with fewer connections go first (net.accept): of 8
-connections begun together or one after the other, 4 workers get 2 each, seldom 3, 2, 2, 1. With a socket for
-each (SO_REUSEPORT) the kernel deals connections out by a hash of the addresses: one of 4 workers got none in
-every second round. And those dealt to a worker that has just died, or that cannot start, would wait for it or
-be lost.
+All workers accept from the same sockets, and those with fewer connections go first (net.accept): of
+8 connections begun together or one after the other, 4 workers get 2 each, seldom 3, 2, 2, 1. With a
+socket for each (SO_REUSEPORT) the kernel deals connections out by a hash of the addresses: one of 4
+workers got none in every second round. And those dealt to a worker that has just died, or that
+cannot start, would wait for it or be lost.
 
-Each worker has a channel to the supervisor, a pair of connected sockets. On it the worker says that it is
-ready; the supervisor says when to drain and when to cut. Orders are not signals because signals come from
-others as well: Ctrl-C and systemd signal every process of the group, so a worker would see two where the
-operator sent one. A SIGTERM to a worker alone makes it drain, and then it is replaced. And when either
-side dies, even by SIGKILL, the other one sees the channel end: a dead worker is replaced, and without
-a supervisor the workers drain and leave.
+Each worker has a channel to the supervisor, a pair of connected sockets. On it the worker says that
+it is ready; the supervisor says when to drain and when to cut. Orders are not signals because
+signals come from others as well: Ctrl-C and systemd signal every process of the group, so a worker
+would see two where the operator sent one. A SIGTERM to a worker alone makes it drain, and then it
+is replaced. And when either side dies, even by SIGKILL, the other one sees the channel end: a dead
+worker is replaced, and without a supervisor the workers drain and leave.
 """
 
 import contextlib
@@ -71,14 +72,14 @@ class Supervisor:
     """Keeps num_workers processes going until a signal ends them.
 
     Args:
-        sockets: the listening sockets; closed here once the workers are told to drain, so that nobody
-            connects to a server that will not answer.
+        sockets: the listening sockets; closed here once the workers are told to drain, so that
+            nobody connects to a server that will not answer.
         work: what a worker does, with its end of the channel; gives its exit status.
         drain_timeout: seconds that workers may drain; STOP_GRACE later they are killed.
         on_ready: called once, when all workers are ready.
         on_start: called in a worker with its number, counted from 1, before it works.
-        on_reload: called at SIGHUP, before it is passed on; False: it is not. Workers that are started later have what it
-            has changed.
+        on_reload: called at SIGHUP, before it is passed on; False: it is not. Workers that are
+            started later have what it has changed.
         watch: looks after the workers, and decides when to leave.
     """
 
@@ -115,8 +116,8 @@ class Supervisor:
     def run(self) -> int:
         """Run until the last worker has ended; gives the exit status.
 
-        0: all ended in order. 1: one had to be killed or failed while it drained. When the first worker
-        cannot start, nothing is tried again: its own status, or 1 if it has none.
+        0: all ended in order. 1: one had to be killed or failed while it drained. When the first
+        worker cannot start, nothing is tried again: its own status, or 1 if it has none.
         """
         self._signals.setblocking(False)
         self._signal_writer.setblocking(False)
@@ -190,7 +191,9 @@ class Supervisor:
         return pid, ours
 
     def _become(self, worker: _Worker, ours: socket.socket, theirs: socket.socket) -> NoReturn:
-        """Be the worker; in the new process. Nothing of the supervisor's may run here ever again."""
+        """Be the worker; in the new process. Nothing of the supervisor's may run here ever
+        again.
+        """
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -329,7 +332,9 @@ class Supervisor:
 
 
 def _wake_up(number: int, frame: object) -> None:
-    """Do nothing: a handler is needed for the signal's number to be written to the wakeup socket."""
+    """Do nothing: a handler is needed for the signal's number to be written to the wakeup
+    socket.
+    """
 
 
 def _signal_name(number: int) -> str:

@@ -1,8 +1,9 @@
-"""Watching over the processes of a server: signs of life, figures for the service manager, and when nobody wants it.
+"""Watching over the processes of a server: signs of life, figures for the service manager, and when
+nobody wants it.
 
-The process that the manager knows, alone or as the supervisor of workers, looks at all of them every so often. Signs of
-life are passed on only while every event loop is at work: when one is stuck the manager hears nothing any more, and
-does what it was told to do then (WatchdogSec=).
+The process that the manager knows, alone or as the supervisor of workers, looks at all of them
+every so often. Signs of life are passed on only while every event loop is at work: when one is
+stuck the manager hears nothing any more, and does what it was told to do then (WatchdogSec=).
 """
 
 import asyncio
@@ -80,8 +81,8 @@ class Watchdog:
         """Say how this process is, again and again, from its event loop; for ever.
 
         Args:
-            on_idle: in the process that is to look as well: called once when nobody was connected for long enough, in
-                the same turn of the loop in which this was seen.
+            on_idle: in the process that is to look as well: called once when nobody was connected
+                for long enough, in the same turn of the loop in which this was seen.
         """
         interval = self.interval
         while interval is not None:

@@ -93,8 +93,8 @@ class Origin:
         tokens: token -> user name; none: anyone may read and write everything.
         url_lifetime, token_lifetime: seconds, of data URLs and of CAS tokens.
         data_url: what data URLs start with; by default what the request came to.
-        bridge_url: where downloads of Xet files are redirected to, as on the real Hub; None: they are
-            answered at once.
+        bridge_url: where downloads of Xet files are redirected to, as on the real Hub; None: they
+            are answered at once.
         test_controls: whether /_test/ is there.
         clock: Unix seconds.
 
@@ -335,7 +335,8 @@ class Origin:
 def parse_api_path(parts: list[str]) -> ApiPath | None:
     """Find the repository's id, of one part or two, in a path under /api/{type}s/.
 
-    A verb counts only with the parts that it needs behind it: there may be a repository of that name.
+    A verb counts only with the parts that it needs behind it: there may be a repository of that
+    name.
     """
     for id_size in (2, 1):
         verb, rest = "".join(parts[id_size : id_size + 1]), tuple(parts[id_size + 1 :])

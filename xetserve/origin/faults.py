@@ -1,6 +1,7 @@
 """Misbehaviour on request, for tests: what a real Hub, CAS or CDN does on a bad day.
 
-A test posts a JSON object with the fields of Faults; whatever it does not name is well-behaved again.
+A test posts a JSON object with the fields of Faults; whatever it does not name is well-behaved
+again.
 """
 
 import asyncio
@@ -41,7 +42,9 @@ class FlipByte:
 
 @dataclass(frozen=True, slots=True)
 class SwapChunk:
-    """Other content in chunk number `chunk`, well formed and of the same sizes. xorb None: every xorb."""
+    """Other content in chunk number `chunk`, well formed and of the same sizes. xorb None: every
+    xorb.
+    """
 
     chunk: int
     xorb: str | None = None
@@ -180,7 +183,9 @@ class Misbehaviour:
         return self._count(name, limit)
 
     def flips(self, xorb_hash: bytes, ranges: Iterable[ByteRange]) -> bool:
-        """Return whether an answer with these ranges is to have an inverted byte; one that could have it is counted."""
+        """Return whether an answer with these ranges is to have an inverted byte; one that could
+        have it is counted.
+        """
         flip = self.faults.flip_byte
         if flip is None or flip.xorb not in (None, format_hash(xorb_hash)):
             return False
@@ -237,7 +242,9 @@ class Misbehaviour:
 async def _cut(
     body: AsyncGenerator[list[bytes], None], size: int
 ) -> AsyncGenerator[tuple[bytes, bool], None]:
-    """Iterate over the pieces of a body with a cut at size; tells for each whether it is behind it."""
+    """Iterate over the pieces of a body with a cut at size; tells for each whether it is behind
+    it.
+    """
     async with aclosing(body):
         async for block in body:
             for part in block:
@@ -304,7 +311,8 @@ async def overwrite(
 
 
 def make_swapped_record(record: ChunkRecord) -> bytes:
-    """Make a record of the same sizes whose chunk has other content, and nothing else wrong with it.
+    """Make a record of the same sizes whose chunk has other content, and nothing else wrong with
+    it.
 
     Raises:
         FormatError: no other content packs into as few bytes.

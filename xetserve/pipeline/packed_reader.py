@@ -1,16 +1,19 @@
 """From a range of a xorb to its packed bytes as they are, for clients that unpack them themselves.
 
-They come the way of all data: one fetch for all who want the range, plain readers among them, from the disk cache where it is
-there. And no chunk leaves unseen: each is decoded, hashed and noted in the file's ledger at every place where the file
-has it. A proven file is held against its list chunk by chunk; of any other, the answer that completes the list ends only
-if the list makes the file hash.
+They come the way of all data: one fetch for all who want the range, plain readers among them, from
+the disk cache where it is there. And no chunk leaves unseen: each is decoded, hashed and noted in
+the file's ledger at every place where the file has it. A proven file is held against its list chunk
+by chunk; of any other, the answer that completes the list ends only if the list makes the file
+hash.
 
-What a client of an unproven file has got before may be the wrong part. So when the list turns out wrong, or the same place
-of the file has had two different chunks, the file counts as cut: whoever serves data URLs has to refuse those from
-before (Ledgers.was_cut_since), or a client would go on with one answer repeated and the damage undetected.
+What a client of an unproven file has got before may be the wrong part. So when the list turns out
+wrong, or the same place of the file has had two different chunks, the file counts as cut: whoever
+serves data URLs has to refuse those from before (Ledgers.was_cut_since), or a client would go on
+with one answer repeated and the damage undetected.
 
-All this holds only where all parts of the file pass. What another instance has granted of a file that was proven there is held
-against the list if it is proven here, too, or else against the digest in the grant (PackedReader.can_prove).
+All this holds only where all parts of the file pass. What another instance has granted of a file
+that was proven there is held against the list if it is proven here, too, or else against the digest
+in the grant (PackedReader.can_prove).
 """
 
 import asyncio
@@ -86,7 +89,8 @@ class PackedReader:
 
     Args:
         granted: one of the grant's ranges.
-        gap_timeout: seconds without a block for the client, retries included, before the read fails.
+        gap_timeout: seconds without a block for the client, retries included, before the read
+            fails.
 
     tally: where its bytes have come from so far.
     """
@@ -124,7 +128,9 @@ class PackedReader:
         return self._verifier.is_verified
 
     async def can_prove(self) -> bool:
-        """Return whether the range can be proven by itself, not only together with all others; from then on it has to be."""
+        """Return whether the range can be proven by itself, not only together with all others; from
+        then on it has to be.
+        """
         await self._verifier.prepare()
         if self._verifier.is_proven:
             return True
@@ -133,7 +139,8 @@ class PackedReader:
         return bool(self._expected_digest)
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
-        """Yield the packed bytes, in blocks; a block's buffers are good until the next one is asked for.
+        """Yield the packed bytes, in blocks; a block's buffers are good until the next one is asked
+        for.
 
         Raises:
             UrlExpired: no URL that is known works.
@@ -239,7 +246,9 @@ class PackedReader:
         _release(lease, used)
 
     async def _verify(self, lease: Lease, chunk: int) -> None:
-        """Hash a chunk that is here, and hold it against the file; one that is damaged is fetched again a few times."""
+        """Hash a chunk that is here, and hold it against the file; one that is damaged is fetched
+        again a few times.
+        """
         num_rejects = 0
         while True:
             try:
@@ -265,7 +274,9 @@ class PackedReader:
         self._verifier.check_doubt()
 
     async def _iter_places(self, chunk: int) -> AsyncIterator[int]:
-        """Iterate over the places of a chunk in the file; of many, others have their turn in between."""
+        """Iterate over the places of a chunk in the file; of many, others have their turn in
+        between.
+        """
         for number, at in enumerate(self._places.find(chunk), 1):
             yield at
             if number % PLACES_AT_ONCE == 0:
@@ -273,7 +284,8 @@ class PackedReader:
 
 
 def _hash_chunk(lease: Lease, chunk: int) -> tuple[int, bytes]:
-    """Give decoded size and hash of a chunk that is here; what others have decoded already is not decoded again.
+    """Give decoded size and hash of a chunk that is here; what others have decoded already is not
+    decoded again.
 
     Raises:
         FormatError: the payload is damaged.

@@ -1,14 +1,17 @@
-"""Where the chunks of answers came from: so what is proven of a file is known of the entries that its chunks were read from.
+"""Where the chunks of answers came from: so what is proven of a file is known of the entries that
+its chunks were read from.
 
-Only the very bytes that were hashed count. A chunk that came from a store, or is being stored, has an origin; when it turns
-out to be right, its origin is told. Pure.
+Only the very bytes that were hashed count. A chunk that came from a store, or is being stored, has
+an origin; when it turns out to be right, its origin is told. Pure.
 """
 
 from typing import Final, Protocol
 
 from xetserve.xet.reconstruction import ChunkRange
 
-MAX_RUNS: Final = 16_384  # that are remembered of one file, some 3 MB, 1 TB of whole xorbs; beyond them, entries stay unproven
+# that are remembered of one file, some 3 MB, 1 TB of whole xorbs; beyond them, entries stay
+# unproven
+MAX_RUNS: Final = 16_384
 
 
 class Provenance(Protocol):

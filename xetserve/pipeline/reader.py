@@ -1,11 +1,12 @@
 """From (file hash, byte range) to verified bytes in order.
 
-One rope, pulled from the client's end: asking for a block decodes a few chunks, which frees packed bytes, which
-lets fetches go on and windows be planned. Nobody asks, nothing moves.
+One rope, pulled from the client's end: asking for a block decodes a few chunks, which frees packed
+bytes, which lets fetches go on and windows be planned. Nobody asks, nothing moves.
 
-Verified means: every chunk's record is well-formed and decodes to its promised size; every term has its
-promised size; and on a whole-file read the hashes of all chunks fold to the file hash before the last block is given
-out. A part of a file proves nothing by itself; the file's ledger (pipeline/verify/ledger.py) does, once it is complete.
+Verified means: every chunk's record is well-formed and decodes to its promised size; every term has
+its promised size; and on a whole-file read the hashes of all chunks fold to the file hash before
+the last block is given out. A part of a file proves nothing by itself; the file's ledger
+(pipeline/verify/ledger.py) does, once it is complete.
 """
 
 import asyncio
@@ -173,7 +174,8 @@ class FileReader:
             raise
         finally:
             self._verifier.settle()
-            # All is given back here and now; what is awaited afterwards is only that tasks have ended.
+            # All is given back here and now; what is awaited afterwards is only that tasks have
+            # ended.
             budget.close_reader()
             self._traffic.remove_reader(self._position)
             planning.cancel()
@@ -198,7 +200,8 @@ class FileReader:
         asked = window.plan.asked
         self._table.close_leases(window.leases, self._traffic, asked.start)
         WINDOWS.add(amount=-1)
-        window.leases.clear()  # they know the window: the cycle would keep buffers until it is collected
+        # they know the window: the cycle would keep buffers until it is collected
+        window.leases.clear()
         self._traffic.remove_window(asked.start, asked.end)
 
     # Reading.
@@ -288,7 +291,8 @@ class FileReader:
     async def _look_at(
         self, lease: Lease, chunk: int, position: int, skip: int
     ) -> tuple[Buffer, bytes, int]:
-        """Return a chunk before or behind what is wanted, and its decoded size; its bytes only if some are wanted.
+        """Return a chunk before or behind what is wanted, and its decoded size; its bytes only if
+        some are wanted.
 
         Args:
             skip: decoded bytes before those that are wanted; 0: they are all behind us.
@@ -327,7 +331,9 @@ class FileReader:
         return data, chunk_hash
 
     async def _take(self, lease: Lease, chunk: int, position: int) -> tuple[Buffer, bytes]:
-        """Decode and hash a chunk that is here; one that is damaged is fetched again a few times."""
+        """Decode and hash a chunk that is here; one that is damaged is fetched again a few
+        times.
+        """
         num_rejects = 0
         while True:
             try:

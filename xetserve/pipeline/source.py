@@ -11,7 +11,8 @@ from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Recons
 
 @dataclass(slots=True)
 class Tally:
-    """Where the packed bytes came from that were fetched for one response; those it shared are another's.
+    """Where the packed bytes came from that were fetched for one response; those it shared are
+    another's.
 
     cache_hits: fetch ranges that were stored, at least their beginning.
     """
@@ -31,7 +32,9 @@ class DataResponse(Protocol):
 
     @property
     def origin(self) -> Provenance | None:
-        """The store's copy that the bytes received last are from, or will be; None: there is none, or it is proven."""
+        """The store's copy that the bytes received last are from, or will be; None: there is none,
+        or it is proven.
+        """
         ...
 
     @property
@@ -49,7 +52,9 @@ class CasSource(Protocol):
 
     @property
     def keeps_data(self) -> bool:
-        """Whether it keeps what passes by: then ranges are to be small enough to be held until they are written."""
+        """Whether it keeps what passes by: then ranges are to be small enough to be held until they
+        are written.
+        """
         ...
 
     async def fetch_reconstruction(
@@ -69,11 +74,15 @@ class CasSource(Protocol):
         """Open the packed bytes of a fetch range of a xorb.
 
         Args:
-            takes_imported: what has come in an archive is good enough, since nothing ends well before it is proven.
-            is_proven: every chunk will be held against the list of a proven file; a store need not look for damage.
+            takes_imported: what has come in an archive is good enough, since nothing ends well
+                before it is proven.
+            is_proven: every chunk will be held against the list of a proven file; a store need not
+                look for damage.
         """
         ...
 
     def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
-        """Keep no copies of these chunks: they are not what was promised. The next open_data asks anew."""
+        """Keep no copies of these chunks: they are not what was promised. The next open_data asks
+        anew.
+        """
         ...

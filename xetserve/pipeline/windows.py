@@ -27,7 +27,9 @@ class Window:
         self._lock = asyncio.Lock()
 
     async def refresh(self, number: int, stale: FetchInfo) -> FetchInfo:
-        """Return new fetch info for a step; one question to the CAS serves all steps of the window."""
+        """Return new fetch info for a step; one question to the CAS serves all steps of the
+        window.
+        """
         async with self._lock:
             if self._infos[number] == stale:
                 answer = await self._ask(self.plan.asked)

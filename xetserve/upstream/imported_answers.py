@@ -1,7 +1,9 @@
-"""Answers that are brought from elsewhere: which of them may lie in a folder, for offline and in time of trouble.
+"""Answers that are brought from elsewhere: which of them may lie in a folder, for offline and in
+time of trouble.
 
-Whoever has made an archive has written what it says. So an answer has to be what we would have stored ourselves: in its place,
-of a kind that we know, readable, said in the past, and without a URL that leads off the Hub.
+Whoever has made an archive has written what it says. So an answer has to be what we would have
+stored ourselves: in its place, of a kind that we know, readable, said in the past, and without a
+URL that leads off the Hub.
 """
 
 import re
@@ -43,7 +45,8 @@ class Unwanted(FormatError):
 
 
 def check_answer(path: str, stored: Stored, now: float) -> Question | None:
-    """Check an answer, and return the question that it answers; None: it is about how a file is built.
+    """Check an answer, and return the question that it answers; None: it is about how a file is
+    built.
 
     Args:
         path: under the folder, as unpack_file has checked it.
@@ -74,7 +77,9 @@ def check_answer(path: str, stored: Stored, now: float) -> Question | None:
 
 
 def make_mark(question: Question, realm: str) -> tuple[str, bytes]:
-    """Return where it is marked that an answer about a repository is there for a scope, and the file."""
+    """Return where it is marked that an answer about a repository is there for a scope, and the
+    file.
+    """
     note = make_refusal(question)
     path = make_path(note, realm)
     return path, pack_file(path, Stored(0.0, b"", note.describe(realm)))

@@ -40,8 +40,8 @@ class RetryState:
     def next_delay(self, error: UpstreamError, now: float) -> float | None:
         """Return the pause before the next try; None: give up.
 
-        A pause is drawn between half and all of its bound, so that clients which failed together do not come
-        back together. What Retry-After asks for is kept, if it fits the time limit.
+        A pause is drawn between half and all of its bound, so that clients which failed together do
+        not come back together. What Retry-After asks for is kept, if it fits the time limit.
         """
         if not error.retriable:
             return None

@@ -1,4 +1,5 @@
-"""Questions to the CAS about several files, and the answer to them: the terms of each, and one list of where their chunks are.
+"""Questions to the CAS about several files, and the answer to them: the terms of each, and one list
+of where their chunks are.
 
     [{"prefix": "default", "hash": "<file>"}, ...]                                          the question
     {"files": {"<file>": [terms]}, "fetch_info": {"<xorb>": [...]}}    the answer, terms and fetch info as in v1

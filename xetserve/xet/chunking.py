@@ -1,8 +1,8 @@
 """Cutting a byte stream into chunks.
 
 Where the cuts lie is the producer's choice within the limits of the format: the chunk list, not the
-content, makes the file hash. The official producer cuts by content, so that edited files share chunks; an
-origin that takes in finished files has little to share, and cuts every 64 KiB.
+content, makes the file hash. The official producer cuts by content, so that edited files share
+chunks; an origin that takes in finished files has little to share, and cuts every 64 KiB.
 
 Source: hub-docs xet/chunking.md (limits).
 """

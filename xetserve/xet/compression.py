@@ -86,8 +86,8 @@ def encode_payload(scheme: Scheme, data: Buffer) -> bytes:
 def _decode_frame(frame: memoryview, decoded_size: int) -> bytes:
     """Decode one LZ4 frame to exactly decoded_size bytes; what follows the frame is ignored.
 
-    A chunk normally is a frame of one independent block: that spares the frame decoder's context and
-    its growing output.
+    A chunk normally is a frame of one independent block: that spares the frame decoder's context
+    and its growing output.
     """
     if len(frame) > _SINGLE_BLOCK.size:
         head, size = _SINGLE_BLOCK.unpack_from(frame)

@@ -2,19 +2,22 @@
 
     {base}/xorbs/{xorb hash}?file={file hash}&grant={sealed}
 
-The file hash is for balancers: all data of a file has to go through one instance, which alone can hold the parts against
-the whole. Nothing is remembered here of what was granted: the URL itself says where the bytes are to be had upstream, and which terms of
-the file use them, so that their chunks can be held against the file. It must not become longer than servers and
-proxies take; a URL for many ranges is cut into several. Terms that have the same chunks are named together, and those at a
-constant distance take no more room than two. Where even one range has more terms than can be named, a file that is not proven
-is refused: nothing would hold all of it against the whole.
+The file hash is for balancers: all data of a file has to go through one instance, which alone can
+hold the parts against the whole. Nothing is remembered here of what was granted: the URL itself
+says where the bytes are to be had upstream, and which terms of the file use them, so that their
+chunks can be held against the file. It must not become longer than servers and proxies take; a URL
+for many ranges is cut into several. Terms that have the same chunks are named together, and those
+at a constant distance take no more room than two. Where even one range has more terms than can be
+named, a file that is not proven is refused: nothing would hold all of it against the whole.
 
-A grant names the instance that made it: of a file that is not proven, only that one has what is needed to hold the parts
-against the whole. Of a file that it knew to be proven, the grant has a digest of the chunk hashes of each range, so that any
-other can tell whether the range is right. That all terms which have a chunk find it right at their places is seen when the
-grant is made; one place of each chunk is named then:
+A grant names the instance that made it: of a file that is not proven, only that one has what is
+needed to hold the parts against the whole. Of a file that it knew to be proven, the grant has a
+digest of the chunk hashes of each range, so that any other can tell whether the range is right.
+That all terms which have a chunk find it right at their places is seen when the grant is made; one
+place of each chunk is named then:
 
-    digest of a range = BLAKE3, 16 bytes, of the hashes of its chunks that terms use, each once, in the xorb's order
+    digest of a range = BLAKE3, 16 bytes, of the hashes of its chunks that terms use, each once, in
+    the xorb's order
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -58,9 +61,11 @@ class TooManyUses(FormatError):
 
 
 class TermUse(NamedTuple):
-    """Terms that need the same chunks of a range: which, where in the file the first begins, and their decoded size, in bytes.
+    """Terms that need the same chunks of a range: which, where in the file the first begins, and
+    their decoded size, in bytes.
 
-    gaps: from the place of one term to that of the next, bytes, and how many follow each other so, in turns.
+    gaps: from the place of one term to that of the next, bytes, and how many follow each other so,
+        in turns.
     """
 
     chunks: ChunkRange
@@ -105,7 +110,8 @@ class Grant(NamedTuple):
 
     file_hash, file_size: of the file that it is for, in bytes.
     url: the upstream's data URL, which signs the ranges.
-    issued: seconds of the steady clock of the machine, for the instance that made it: the other one may be set meanwhile.
+    issued: seconds of the steady clock of the machine, for the instance that made it: the other one
+        may be set meanwhile.
     expires: Unix seconds.
     instance: a name of the server that made it, from its start on.
     """
@@ -222,7 +228,9 @@ class Named(NamedTuple):
     digest: str
 
     def is_good_for(self, other: "Named") -> bool:
-        """Return whether what it names of the range proves it for what another file has of it, too."""
+        """Return whether what it names of the range proves it for what another file has of it,
+        too.
+        """
         chunks, others = ([use.chunks for use in each.uses] for each in (self, other))
         return self is other or (
             bool(self.digest) and (self.digest, chunks) == (other.digest, others)
@@ -238,11 +246,13 @@ def prove_uses(
 ) -> Generator[None, None, Named]:
     """Name one place of each chunk of a range, with the digest, in steps of a few milliseconds.
 
-    The digest is empty where the hashes of one of the terms are not known, or two differ in what the same chunk is.
+    The digest is empty where the hashes of one of the terms are not known, or two differ in what
+    the same chunk is.
 
     Args:
         uses: by their first chunk.
-        find_hashes: from file hash, position and decoded size in the file to the hashes of the chunks there.
+        find_hashes: from file hash, position and decoded size in the file to the hashes of the
+            chunks there.
     """
     digest, seen = blake3(), 0
     cover = []
@@ -334,7 +344,8 @@ class Granter:
             has_single_ranges: one URL for each range, as v1 wants it.
 
         Raises:
-            FormatError: terms that lie before the file's start, or a URL that is too long to be carried.
+            FormatError: terms that lie before the file's start, or a URL that is too long to be
+                carried.
             TooManyUses: see iter_names.
         """
         names = yield from self.iter_names(answer, start, file_hash, file_size)
@@ -477,7 +488,8 @@ def _count_named(uses: Iterable[TermUse]) -> int:
 
 
 def find_uses(answer: Reconstruction, start: int) -> Generator[None, None, Uses]:
-    """Find the terms that use each fetch range, by their first chunk, in steps of a few milliseconds.
+    """Find the terms that use each fetch range, by their first chunk, in steps of a few
+    milliseconds.
 
     Args:
         start: byte of the file that the answer was asked from.

@@ -3,10 +3,10 @@
 A hash is 32 raw bytes here. In URLs and JSON it is written as four little-endian u64, each
 printed as 16 hex digits, so every group of 8 bytes appears reversed.
 
-A root is computed level by level. A level is cut into groups from the left: a group ends at
-its first entry, from the third on, whose hash is 0 modulo 4 (last 8 bytes as a little-endian
-u64), or at nine entries, or at the end of the level. The rule never looks ahead, so a tree of any size
-can be folded while its leaves arrive, holding at most eight entries a level.
+A root is computed level by level. A level is cut into groups from the left: a group ends at its
+first entry, from the third on, whose hash is 0 modulo 4 (last 8 bytes as a little-endian u64), or
+at nine entries, or at the end of the level. The rule never looks ahead, so a tree of any size can
+be folded while its leaves arrive, holding at most eight entries a level.
 
 Source: draft-denis-xet, "Hashing"; xet-core merklehash.
 """
@@ -65,7 +65,9 @@ def hash_node(children: Iterable[tuple[bytes, int]]) -> bytes:
 
 
 def hash_range(chunk_hashes: Iterable[bytes]) -> bytes:
-    """Return the verification hash of a term: proof, in a shard, that its uploader has the chunks."""
+    """Return the verification hash of a term: proof, in a shard, that its uploader has the
+    chunks.
+    """
     return blake3(b"".join(chunk_hashes), key=RANGE_KEY).digest()
 
 

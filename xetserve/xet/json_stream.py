@@ -27,7 +27,8 @@ _DECODE: Final = JSONDecoder().raw_decode
 class Cursor:
     """A position in a JSON text.
 
-    Every method raises FormatError where the text is not JSON, or not of the kind that is asked for.
+    Every method raises FormatError where the text is not JSON, or not of the kind that is asked
+    for.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -1,8 +1,10 @@
-"""One reconstruction out of several: for any range of a file, from answers about other ranges of it.
+"""One reconstruction out of several: for any range of a file, from answers about other ranges of
+it.
 
-An answer about a range starts at some chunk before its start and ends with a chunk. Where one ends, the next may begin a few
-chunks earlier: those are cut off, if both have the same xorb there. Chunk sizes are not known, so a term can be cut only where
-another one has ended, and the asked start may lie many chunks into the first term.
+An answer about a range starts at some chunk before its start and ends with a chunk. Where one ends,
+the next may begin a few chunks earlier: those are cut off, if both have the same xorb there. Chunk
+sizes are not known, so a term can be cut only where another one has ended, and the asked start may
+lie many chunks into the first term.
 
 Pure: no clock, no I/O.
 """

@@ -3,8 +3,8 @@
 Chunk ranges count chunks in a xorb, byte ranges count bytes; both are half-open here. On
 the wire chunk ranges are half-open too, but byte ranges name their last byte.
 
-v1 lists one signed URL for each fetch range; v2 lists URLs that sign several ranges each. Both become the same
-Reconstruction.
+v1 lists one signed URL for each fetch range; v2 lists URLs that sign several ranges each. Both
+become the same Reconstruction.
 
 Source: xet-core cas_types; hub-docs xet/file-reconstruction.md.
 """
@@ -100,7 +100,9 @@ class Reconstruction(NamedTuple):
         return sum(term.decoded_size for term in self.terms) - self.offset_into_first_range
 
     def _find_nearest(self, term: Term) -> FetchInfo | None:
-        """Return the last range that starts before the term, if it holds it: so it is unless ranges overlap."""
+        """Return the last range that starts before the term, if it holds it: so it is unless ranges
+        overlap.
+        """
         infos = self.fetch_info.get(term.xorb_hash, ())
         at = bisect_right(infos, term.chunks.start, key=_first_chunk) - 1
         return infos[at] if at >= 0 and infos[at].chunks.contains(term.chunks) else None

@@ -1,11 +1,12 @@
-"""Values that leave this server and come back to it: whoever has them can read them, nobody can change them.
+"""Values that leave this server and come back to it: whoever has them can read them, nobody can
+change them.
 
 They are signed, not encrypted: a client can read what it was given, the CAS token or the upstream's
 data URL inside. That tells it nothing new, since the Hub and the CAS would have given it the same;
 and what it holds is good there as well as here.
 
-A sealed value is base64url(HMAC-SHA256, 32 bytes, then the value as JSON, deflated), without padding. What it is for goes
-into the HMAC, so that one kind cannot stand in for another.
+A sealed value is base64url(HMAC-SHA256, 32 bytes, then the value as JSON, deflated), without
+padding. What it is for goes into the HMAC, so that one kind cannot stand in for another.
 """
 
 import binascii

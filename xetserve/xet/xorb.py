@@ -17,7 +17,8 @@ CHUNK_HEADER_SIZE: Final = 8
 MAX_CHUNK_SIZE: Final = 131_072  # decoded bytes
 MAX_PACKED_SIZE: Final = 262_144  # payload bytes; what the official reader accepts
 MAX_RECORD_SIZE: Final = CHUNK_HEADER_SIZE + MAX_PACKED_SIZE
-# Payload bytes at which producers stop. They count decoded bytes, so record headers come on top of it.
+# Payload bytes at which producers stop. They count decoded bytes, so record headers come on top of
+# it.
 MAX_XORB_SIZE: Final = 64 * 1024 * 1024
 FOOTER_IDENT: Final = b"XETBLOB"
 
@@ -110,8 +111,8 @@ def iter_records(data: Buffer) -> Iterator[ChunkRecord]:
 class RecordReader:
     """Finds chunk records in bytes that arrive piece by piece, without copying them.
 
-    The caller receives into a buffer of its own and calls scan with what that buffer holds; a record
-    that is not complete yet is looked at again once more of it is there.
+    The caller receives into a buffer of its own and calls scan with what that buffer holds; a
+    record that is not complete yet is looked at again once more of it is there.
     """
 
     __slots__ = ("_position", "num_records")

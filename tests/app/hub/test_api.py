@@ -66,7 +66,9 @@ class TestFiles:
 
     @pytest.mark.parametrize("wanted", ["bytes=0-0", "bytes=0-", "bytes=0-100000"])
     async def test_a_part_of_nothing_tells_its_size(self, wanted: str) -> None:
-        """hf-hub and the JavaScript client ask so for sizes, take no 416, and read what is behind the slash."""
+        """hf-hub and the JavaScript client ask so for sizes, take no 416, and read what is behind
+        the slash.
+        """
         empty = http_answer(200, b"", f'ETag: "{OID}"', f"X-Repo-Commit: {COMMIT}")
         async with World({"hub": empty}).run() as client:
             status, headers, body = await ask(client, URL, f"Range: {wanted}")

@@ -274,7 +274,9 @@ class TestObjects:
             assert (world.cas.wires, world.data.wires) == ([], [])
 
     async def test_a_push_in_between(self) -> None:
-        """The path has other content by now: it is listed anew, and then the Hub is asked for the object."""
+        """The path has other content by now: it is listed anew, and then the Hub is asked for the
+        object.
+        """
         other = http_answer(200, b"", f'ETag: "{"1" * 64}"')
         world = make_world(resolve=other)
         world.answers["data"] = http_answer(200, CONTENT)

@@ -424,7 +424,8 @@ async def test_a_url_of_another_instance_needs_a_proof_here(
             assert (status, b"start again" in body) == (409, True)
         assert STRANGE_GRANTS.total == before + 3
         assert caplog.text.count("scale/haproxy.cfg and scale/nginx.conf") == 1
-        # It makes no difference that the file is proven here: the other has given out parts that nobody has proven.
+        # It makes no difference that the file is proven here: the other has given out parts that
+        # nobody has proven.
         assert (await get_data(client, target))[0] == 206
         assert (await get_data(client, make_strange(target)))[0] == 409
         # What was granted of a proven file says what it has to be.
@@ -552,7 +553,9 @@ def batch_of(*names: str) -> bytes:
 
 
 def tell_part(world: World, name: str, first: int) -> None:
-    """Have the CAS say that a file is made of the last chunks of the xorb; for a world that runs."""
+    """Have the CAS say that a file is made of the last chunks of the xorb; for a world that
+    runs.
+    """
     chunks = ChunkRange(first, 8)
     info = FetchInfo(chunks, XORB.byte_range(chunks), f"{world.data.base}/xorb?{SIGNATURE}")
     term = Term(XORB.xorb_hash, chunks, 50_000 * (8 - first))

@@ -1,4 +1,6 @@
-"""Pulling files from an application that is not always well: what is tried again, and what is not."""
+"""Pulling files from an application that is not always well: what is tried again, and what is
+not.
+"""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -13,7 +13,9 @@ from xetserve.ops.shared_memory import SharedMemory
 
 @contextmanager
 def worker(board: SharedMemory, number: int, num: int, size: int) -> Iterator[None]:
-    """A process that has counted so many connections, as many requests, and bytes; it lives until the end."""
+    """A process that has counted so many connections, as many requests, and bytes; it lives until
+    the end.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

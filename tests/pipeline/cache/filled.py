@@ -1,4 +1,6 @@
-"""A folder of a cache with something of every kind in it, and a CAS in memory where it came from."""
+"""A folder of a cache with something of every kind in it, and a CAS in memory where it came
+from.
+"""
 
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
@@ -42,7 +44,8 @@ async def fill(folder: Path) -> None:
 
         async for _ in BlobCache(process.cache).keep(TEXT_KEY, blocks()):
             pass
-    # Windows may overlap what was there before; then a read does not see all of it. The xorb is here as a whole.
+    # Windows may overlap what was there before; then a read does not see all of it. The xorb is
+    # here as a whole.
     assert Checker(make_store(folder), removes=True).run().unproven == []
     write_file(folder / META, make_said(META))
     write_file(folder / f"meta/{MARK[0]}", MARK[1])
@@ -82,7 +85,9 @@ def files(folder: Path) -> list[Path]:
 
 
 def tree_of(folder: Path) -> dict[str, bytes]:
-    """Everything that is kept, by the path without what is random in it, nor that an answer was brought."""
+    """Everything that is kept, by the path without what is random in it, nor that an answer was
+    brought.
+    """
     found = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder)).replace("meta/imported/", "meta/")

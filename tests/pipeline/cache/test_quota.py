@@ -1,4 +1,6 @@
-"""The quota of the cache: quota and free space are kept, the account is right, and crashes leave nothing for ever."""
+"""The quota of the cache: quota and free space are kept, the account is right, and crashes leave
+nothing for ever.
+"""
 
 import asyncio
 import errno
@@ -198,7 +200,9 @@ async def test_an_account_that_stays_locked_costs_no_download(
 
 
 async def fill_by_times(folder: Path) -> list[Path]:
-    """Fill a cache, with every file used a thousand seconds after the one before; gives them, oldest first."""
+    """Fill a cache, with every file used a thousand seconds after the one before; gives them,
+    oldest first.
+    """
     await fill(folder)
     paths = files(folder)
     for number, path in enumerate(paths):
@@ -263,7 +267,9 @@ async def test_leftovers_are_removed_at_the_start(tmp_path: Path) -> None:
 def refuse(
     monkeypatch: pytest.MonkeyPatch, name: str, *paths: Path, error: int = errno.EACCES
 ) -> None:
-    """Have a function of os fail for some paths: permissions are nothing to whoever runs these tests as root."""
+    """Have a function of os fail for some paths: permissions are nothing to whoever runs these
+    tests as root.
+    """
     function = getattr(os, name)
 
     def fail(path: str | Path, *args: object, **kwargs: object) -> object:

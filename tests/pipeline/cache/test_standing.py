@@ -1,4 +1,6 @@
-"""What speaks for stored records: a proof of the very bytes marks them, and without one they are not the last word."""
+"""What speaks for stored records: a proof of the very bytes marks them, and without one they are
+not the last word.
+"""
 
 import io
 from collections.abc import AsyncIterator
@@ -132,7 +134,9 @@ class Noted:
 
 
 class Patched(FakeResponse):
-    """An answer of which the bytes up to a cut are from one place, and those behind from another."""
+    """An answer of which the bytes up to a cut are from one place, and those behind from
+    another.
+    """
 
     def __init__(self, data: bytes, cut: int, first: Noted, second: Noted) -> None:
         super().__init__(data, 10_000)

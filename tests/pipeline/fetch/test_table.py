@@ -44,7 +44,8 @@ def large_file() -> FakeFile:
 async def test_readers_at_the_same_time_fetch_once(
     file: FakeFile, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Windows grow with the pace, which is the machine's; of a fragmented file larger ones cost fewer bytes.
+    # Windows grow with the pace, which is the machine's; of a fragmented file larger ones cost
+    # fewer bytes.
     monkeypatch.setattr(pacing, "MAX_WINDOW", pacing.MIN_WINDOW)
     monkeypatch.setattr(pacing, "MAX_SHARED_WINDOW", pacing.MIN_WINDOW)
     alone = FakeCas(file)

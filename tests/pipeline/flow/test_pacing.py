@@ -97,7 +97,8 @@ def test_a_kernel_that_swallows_the_first_megabytes_is_no_fast_client() -> None:
 
 def test_more_is_fetched_ahead_of_a_far_upstream_until_it_keeps_up() -> None:
     pacer = Pacer()
-    # What a reader gets of an upstream with 40 ms and 10 MB/s a connection: what is on its way, once a fetch.
+    # What a reader gets of an upstream with 40 ms and 10 MB/s a connection: what is on its way,
+    # once a fetch.
     rate = 10e6
     for _ in range(40):
         rate = max(rate, pacer.ahead_limit / FAR.get_fetch_seconds(pacer.window_size))

@@ -180,7 +180,9 @@ def test_an_answer_may_start_inside_a_term() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_chunk_that_is_kept_has_been_told_to_stay(seed: int) -> None:
-    """Whatever is learnt when: reading in order, what is_kept promises is there, and no more than peak."""
+    """Whatever is learnt when: reading in order, what is_kept promises is there, and no more than
+    peak.
+    """
     source = random.Random(seed)
     repeats = ChunkReuse()
     here: set[tuple[bytes, int]] = set()

@@ -75,7 +75,8 @@ def surveyed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_little_is_fetched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Windows grow with the pace, which is the machine's, and so does what is fetched before much is known.
+    # Windows grow with the pace, which is the machine's, and so does what is fetched before much is
+    # known.
     monkeypatch.setattr(pacing, "MAX_WINDOW", MIB)
     monkeypatch.setattr(pacing, "MAX_SHARED_WINDOW", MIB)
     file = scattered_file(1, 120)
@@ -162,7 +163,9 @@ async def test_a_chunk_that_was_kept_must_belong_where_it_is_used_again(
         assert reader.is_verified
 
     def turn(answer: Reconstruction) -> Reconstruction:
-        """Have the single chunks in an answer come in reverse: as many bytes, all of them of the file."""
+        """Have the single chunks in an answer come in reverse: as many bytes, all of them of the
+        file.
+        """
         singles = [term for term in answer.terms if term.chunks.end - term.chunks.start == 1]
         others = [term for term in answer.terms if term not in singles]
         return answer._replace(terms=(*others, *reversed(singles)))

@@ -138,7 +138,9 @@ def test_two_stories_from_two_workers_are_none(workers: Workers) -> None:
 
 
 def test_what_was_seen_before_it_was_forgotten_does_not_come_back(workers: Workers) -> None:
-    """A worker may have told of a chunk before another has forgotten all, and be heard afterwards."""
+    """A worker may have told of a chunk before another has forgotten all, and be heard
+    afterwards.
+    """
     before = time.monotonic_ns()
     workers.see(0, CHUNKS[:50])
     workers.see(0, [wrong(CHUNKS[5])])  # it forgets
@@ -279,7 +281,9 @@ def test_who_gives_a_wrong_chunk_of_a_proven_file_away_is_seen(workers: Workers)
 
 
 def test_what_is_missed_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that does not listen for long misses what others tell, and so does one that begins late: both know."""
+    """A worker that does not listen for long misses what others tell, and so does one that begins
+    late: both know.
+    """
     small = ring_size(3000)
     monkeypatch.setattr(news_module, "NOTES_SIZE", small)
     workers = Workers()
@@ -319,7 +323,9 @@ def test_memory_is_bounded_whatever_others_tell() -> None:
 
 
 def test_damage_to_what_is_shared_is_no_damage_to_files(workers: Workers) -> None:
-    """Whatever a process that went wild has written there: nothing is proven by it, nobody stumbles."""
+    """Whatever a process that went wild has written there: nothing is proven by it, nobody
+    stumbles.
+    """
     source = random.Random(1)
     for _ in range(30):
         workers.prove(0)
@@ -414,7 +420,9 @@ def test_more_losses_than_are_remembered_are_of_any_file(monkeypatch: pytest.Mon
 def test_chunks_of_a_huge_file_that_are_not_remembered_are_lost(
     first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the first chunk somebody begins anew; the others before those that are known are not looked at."""
+    """With the first chunk somebody begins anew; the others before those that are known are not
+    looked at.
+    """
     monkeypatch.setattr(ledger_module, "MAX_FILE_MEMORY", 100 * CHUNK_COST)
     ledgers, before = Ledgers(), time.monotonic()
     ledger = ledgers.get(FILE_HASH)

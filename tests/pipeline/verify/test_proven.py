@@ -1,4 +1,6 @@
-"""A proven file out of the disk cache: its own hashes find what a disk has done, whatever it was."""
+"""A proven file out of the disk cache: its own hashes find what a disk has done, whatever it
+was.
+"""
 
 from pathlib import Path
 

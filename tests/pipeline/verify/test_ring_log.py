@@ -1,4 +1,6 @@
-"""A ring in shared memory: what is read was written, whole and in order, whatever else happens to the memory."""
+"""A ring in shared memory: what is read was written, whole and in order, whatever else happens to
+the memory.
+"""
 
 import random
 
@@ -73,7 +75,9 @@ def test_what_was_overwritten_is_not_found() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), records), max_size=60))
 def test_readers_at_any_pace(steps: list[tuple[int, bytes]]) -> None:
-    """Whoever reads gets what came since, in order; only the oldest may be missing, and then it is known."""
+    """Whoever reads gets what came since, in order; only the oldest may be missing, and then it is
+    known.
+    """
     memory = make_memory()
     writer, readers = RingWriter(memory), [RingReader(memory) for _ in range(3)]
     missed: list[list[bytes]] = [[], [], []]
@@ -111,7 +115,9 @@ def test_a_successor_goes_on_behind_what_was_written(first: list[bytes], then: l
 def test_a_record_that_is_half_written_is_none(
     before: list[bytes], data: bytes, source: random.Random
 ) -> None:
-    """A writer that dies, or is seen at work, leaves any part of what it wrote between tail and head."""
+    """A writer that dies, or is seen at work, leaves any part of what it wrote between tail and
+    head.
+    """
     memory = make_memory()
     writer = RingWriter(memory)
     for each in before:

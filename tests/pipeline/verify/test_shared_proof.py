@@ -1,4 +1,5 @@
-"""Parts of a file that several workers give out prove each other, and what is wrong is cut by one of them.
+"""Parts of a file that several workers give out prove each other, and what is wrong is cut by one
+of them.
 
 A worker here is what it has in memory; they share what forked ones share.
 """

@@ -1,4 +1,6 @@
-"""Parts of a file prove each other, and what is wrong is cut, fetched again, or at least forgotten."""
+"""Parts of a file prove each other, and what is wrong is cut, fetched again, or at least
+forgotten.
+"""
 
 import time
 from itertools import pairwise

@@ -399,7 +399,9 @@ class TestStored:
 
 
 class TestWhoNeverHadAYes:
-    """What is refused, or said to tokens that are made up, leaves nothing behind, and pushes nothing out."""
+    """What is refused, or said to tokens that are made up, leaves nothing behind, and pushes
+    nothing out.
+    """
 
     @pytest.mark.parametrize(
         "refusal",

@@ -90,7 +90,9 @@ class BlobReader:
         return await self._rest.receive_into(view, timeout)
 
     async def _open_rest(self, position: int, timeout: float | None) -> HubAnswer:
-        """Ask the Hub for what is missing; where it gives all of the file, pass over what was there."""
+        """Ask the Hub for what is missing; where it gives all of the file, pass over what was
+        there.
+        """
         wanted = Span(position, self._end)
         if self._record.cache_bytes is not None:
             self._record.cache_bytes -= wanted.size

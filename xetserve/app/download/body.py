@@ -57,7 +57,9 @@ class StartedBody:
 
 
 async def no_blocks() -> AsyncGenerator[Block, None]:
-    """A body without bytes: of an empty file, or to a HEAD request that does not tell the length."""
+    """A body without bytes: of an empty file, or to a HEAD request that does not tell the
+    length.
+    """
     return
     yield []
 

@@ -45,7 +45,8 @@ class Opened:
     file_hash: bytes | None = None
 
     def get_verified_hash(self) -> str:
-        """Return the hash that the whole Xet file was found to have, once all of it has been given out.
+        """Return the hash that the whole Xet file was found to have, once all of it has been given
+        out.
 
         Raises:
             IntegrityError: it was not verified.
@@ -149,7 +150,8 @@ class BlobContent:
         if stored is None:
             return await self._open_hub(span, key)
         reader = BlobReader(self._hub, self._entry, self._token, stored, wanted.end, self._record)
-        # Of a large one, not all has been compared with the hash yet; and the Hub may have to go on.
+        # Of a large one, not all has been compared with the hash yet; and the Hub may have to go
+        # on.
         digest = ContentDigest.of(self._entry) if span is None else None
         blocks = plain_blocks(reader, reader, digest, self._gap_timeout, self._budget)
         length = wanted.size

@@ -26,12 +26,15 @@ Fields = list[tuple[str, str]]
 class Representation:
     """What is known of a file before a byte of it is.
 
-    size: bytes, where known. etag: with quotes. last_modified: Unix seconds. sha256: hex. file_hash: of a Xet file.
-    has_ranges: parts can be had; by hash, although the size is looked up only when a part is asked for.
+    size: bytes, where known. etag: with quotes. last_modified: Unix seconds. sha256: hex.
+        file_hash: of a Xet file.
+    has_ranges: parts can be had; by hash, although the size is looked up only when a part is asked
+        for.
     is_fixed: its URL names this content for good.
     is_public: the Hub gave it without a token.
     was_cut: of late, because it was damaged: who has a part of it should not go on with that.
-    is_suspect: was_cut just now, or not found to be right since: who wants a part of it may want to complete what is wrong.
+    is_suspect: was_cut just now, or not found to be right since: who wants a part of it may want to
+        complete what is wrong.
     is_hub: described as the Hub does it: shown in the browser, X-Linked-Etag.
     is_attached: to be saved, whatever is_hub says.
     hides_xet: nothing tells that the file is Xet.
@@ -58,7 +61,9 @@ class Representation:
 
     @property
     def zstd_etag(self) -> str | None:
-        """The entity-tag of the same file with zstd as its content coding: other bytes, another tag."""
+        """The entity-tag of the same file with zstd as its content coding: other bytes, another
+        tag.
+        """
         return None if self.etag is None else f'{self.etag[:-1]}-zstd"'
 
     def get_validators(self, *, takes_zstd: bool) -> Validators:
@@ -69,8 +74,9 @@ class Representation:
     def make_cache_fields(self, etag: str | None) -> Fields:
         """Return the fields that a 304 has in common with a 200 (RFC 9110, 15.4.5).
 
-        Shared caches keep an answer to a request with a token for nobody else (RFC 9111, 3.5), and "private" says
-        it once more. A branch may move, and so may the right to read: its files are asked for again.
+        Shared caches keep an answer to a request with a token for nobody else (RFC 9111, 3.5), and
+        "private" says it once more. A branch may move, and so may the right to read: its files are
+        asked for again.
         """
         scope = "public" if self.is_public else "private"
         lifetime = f"max-age={MAX_AGE}, immutable" if self.is_fixed else "no-cache"
@@ -103,7 +109,9 @@ class Representation:
         return [*fields, *self.xet_fields, *self.make_cache_fields(self.etag)]
 
     def make_zstd_fields(self) -> Fields:
-        """Return the fields of an answer with the file coded: ranges and digests are of other bytes."""
+        """Return the fields of an answer with the file coded: ranges and digests are of other
+        bytes.
+        """
         other = ("Accept-Ranges", "ETag", "Repr-Digest")
         fields = [field for field in self.make_fields() if field[0] not in other]
         fields += [("Content-Encoding", "zstd"), ("Accept-Ranges", "none")]

@@ -1,4 +1,6 @@
-"""From a file and a request for it to a response: conditions first, then which bytes, then how they are coded."""
+"""From a file and a request for it to a response: conditions first, then which bytes, then how they
+are coded.
+"""
 
 import secrets
 import time
@@ -30,8 +32,8 @@ class FileAnswers:
 
     Args:
         compressors: None: files are never coded.
-        with_length: send whole files with Content-Length, too. What fails verification is then cut before its last
-            block instead of its last chunk.
+        with_length: send whole files with Content-Length, too. What fails verification is then cut
+            before its last block instead of its last chunk.
     """
 
     def __init__(self, compressors: Compressors | None, *, with_length: bool = False) -> None:
@@ -55,8 +57,9 @@ class FileAnswers:
     def answer_head(self, request: Request, file: Representation) -> Response:
         """Return what a GET of the whole would give, without the body.
 
-        Only the data tells whether it would be coded. Where it might be, there is no Content-Length, which would have
-        to be exact (RFC 9110, 8.6); X-Linked-Size has the size all the same.
+        Only the data tells whether it would be coded. Where it might be, there is no
+        Content-Length, which would have to be exact (RFC 9110, 8.6); X-Linked-Size has the size all
+        the same.
         """
         length = None if self._takes_zstd(request, file) else file.size
         return self._finish(Response(200, file.make_fields(), no_blocks(), length, chunked=True))
@@ -71,7 +74,8 @@ class FileAnswers:
             UpstreamError, IntegrityError: it cannot be had.
         """
         if self._with_length and file.size == 0 and _asks_from_start(request):
-            # Clients that ask for a size in this way take no 416 for an answer, and read it behind the slash.
+            # Clients that ask for a size in this way take no 416 for an answer, and read it behind
+            # the slash.
             headers = [*file.make_fields(), ("Content-Range", format_unsatisfied_range(0))]
             return self._finish(Response(200, headers))
         spans = _select_spans(request, file)
@@ -109,7 +113,9 @@ class FileAnswers:
         )
 
     def _takes_zstd(self, request: Request, file: Representation) -> bool:
-        """Return whether the whole file may be coded for a client; one of HTTP/1.0 needs a length to see a failure."""
+        """Return whether the whole file may be coded for a client; one of HTTP/1.0 needs a length
+        to see a failure.
+        """
         return (
             self._compressors is not None
             and request.http_version != "1.0"
@@ -144,8 +150,9 @@ def _select_spans(request: Request, file: Representation) -> list[Span] | None:
     if len(values) != 1 or not wants_part(request) or file.size is None:
         return None
     if file.is_suspect or (file.was_cut and is_resumption(values[0])):
-        # Parts that have an end are what several connections ask for: aria2 comes back for the one that was cut.
-        # Not the whole in its place: wget would drop the bytes that it has, and append the rest.
+        # Parts that have an end are what several connections ask for: aria2 comes back for the one
+        # that was cut. Not the whole in its place: wget would drop the bytes that it has, and
+        # append the rest.
         raise RequestError(
             409, "the file was cut of late because it was damaged: start again, as a whole"
         )

@@ -71,7 +71,8 @@ class FileService:
         )
         self._sizes = FileSizes(upstreams.cas)
         self._answers = FileAnswers(Compressors() if compression else None)
-        # Hub clients compare lengths, and resume what broke off: no codings, and a length wherever it is known.
+        # Hub clients compare lengths, and resume what broke off: no codings, and a length wherever
+        # it is known.
         self._hub_answers = FileAnswers(None, with_length=True)
 
     @property
@@ -159,7 +160,8 @@ class FileService:
         return _mark_stale(await self._answer(self._hub_answers, request, file, content), entry)
 
     async def get_by_hash(self, request: Request, text: str, token: str | None) -> Response:
-        """Answer GET and HEAD for a file by its Xet hash. Of the whole, the size comes out while it is read.
+        """Answer GET and HEAD for a file by its Xet hash. Of the whole, the size comes out while it
+        is read.
 
         Raises:
             RequestError: 400, not a hash.
@@ -240,7 +242,9 @@ def _mark_stale(response: Response, entry: FileEntry) -> Response:
 
 @asynccontextmanager
 async def head_timeout(limits: ReadLimits) -> AsyncIterator[None]:
-    """Bound all that comes before the head: clients give up on a server that says nothing for 10 s."""
+    """Bound all that comes before the head: clients give up on a server that says nothing for 10
+    s.
+    """
     try:
         async with asyncio.timeout(limits.gap_timeout):
             yield

@@ -1,4 +1,5 @@
-"""What tells a client of the Hub that a file is Xet, and leads it to token and reconstruction: both are here.
+"""What tells a client of the Hub that a file is Xet, and leads it to token and reconstruction: both
+are here.
 
 Source: huggingface_hub utils/_xet.py; huggingface.js file-download-info.ts.
 """
@@ -53,7 +54,9 @@ def answer_file_info(
 
 
 def _make_urls(request: Request, repo: RepoRef, entry: FileEntry, revision: str) -> tuple[str, str]:
-    """Return where the token and the reconstruction are to be had; token URLs have to be absolute."""
+    """Return where the token and the reconstruction are to be had; token URLs have to be
+    absolute.
+    """
     assert entry.file_hash is not None
     base = request.base_url
     commit = quote(entry.commit or revision, safe="")

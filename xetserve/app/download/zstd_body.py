@@ -1,10 +1,11 @@
 """zstd on the wire, for data that shrinks and clients that ask for it.
 
-Whether data shrinks is read off the data: a Xet file's chunks are stored packed where that helps, and their sizes are known
-when the first window is planned; of a plain file the first block is tried.
+Whether data shrinks is read off the data: a Xet file's chunks are stored packed where that helps,
+and their sizes are known when the first window is planned; of a plain file the first block is
+tried.
 
-Level 1 codes 250 MB/s of text and 750 MB/s of floats on one core, as measured; levels 2 and 3 gain a few per cent, and
-the negative ones leave floats as they are.
+Level 1 codes 250 MB/s of text and 750 MB/s of floats on one core, as measured; levels 2 and 3 gain
+a few per cent, and the negative ones leave floats as they are.
 """
 
 from typing import Final
@@ -50,7 +51,8 @@ class Compressors:
 class ZstdBody:
     """A body with zstd as its content coding: one frame, flushed with every block.
 
-    The frame's end comes after the end of the body only: a body that fails leaves a frame without an end.
+    The frame's end comes after the end of the body only: a body that fails leaves a frame without
+    an end.
     """
 
     def __init__(self, compressors: Compressors, body: StartedBody, size: int | None) -> None:

@@ -1,7 +1,7 @@
 """The Hub as clients know it, with us in its place: HF_ENDPOINT may name this server.
 
-Files come from here, whatever the Hub would redirect to; questions are passed on. A token is optional: the Hub
-decides who may read what.
+Files come from here, whatever the Hub would redirect to; questions are passed on. A token is
+optional: the Hub decides who may read what.
 """
 
 from typing import Final

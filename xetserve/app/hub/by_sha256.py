@@ -1,4 +1,6 @@
-"""Files that are asked for by sha256. The Hub knows them by path: it is asked where they are, and whether they may be read."""
+"""Files that are asked for by sha256. The Hub knows them by path: it is asked where they are, and
+whether they may be read.
+"""
 
 import re
 import time
@@ -50,7 +52,8 @@ class ObjectService:
         Args:
             revision: where it is looked for.
             digest: is_sha256.
-            look_up: asks the Hub for what is not in the revision; it comes as it is there, and is checked as a whole.
+            look_up: asks the Hub for what is not in the revision; it comes as it is there, and is
+                checked as a whole.
 
         Raises:
             RequestError, UpstreamError, IntegrityError: it cannot be had.

@@ -45,7 +45,9 @@ _FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a client wants to download. objects: (sha256 in hex, size in bytes). ref: as the client names it."""
+    """What a client wants to download. objects: (sha256 in hex, size in bytes). ref: as the client
+    names it.
+    """
 
     objects: tuple[tuple[str, int], ...]
     ref: str | None
@@ -69,7 +71,9 @@ class Batch:
 
 
 class LfsApi:
-    """Answers /{id}.git/info/lfs/objects/batch and, for the URLs in its answers, .../objects/{sha256}."""
+    """Answers /{id}.git/info/lfs/objects/batch and, for the URLs in its answers,
+    .../objects/{sha256}.
+    """
 
     def __init__(self, hub: HubClient, objects: ObjectService, limits: ReadLimits) -> None:
         self._hub = hub
@@ -206,7 +210,9 @@ def _make_query(batch: Batch, size: int) -> str:
 
 
 def _describe(oid: str, size: int, found: dict[str, Any] | None, href: str) -> dict[str, Any]:
-    """Return an object as the answer has it. There is no token in it: clients send theirs to the same host."""
+    """Return an object as the answer has it. There is no token in it: clients send theirs to the
+    same host.
+    """
     value: dict[str, Any] = {"oid": oid, "size": size}
     error = (found or {}).get("error")
     if isinstance(error, dict):

@@ -1,8 +1,10 @@
-"""Takes members out of the small entries of a JSON array of objects, and leaves them in the large ones.
+"""Takes members out of the small entries of a JSON array of objects, and leaves them in the large
+ones.
 
-Entries are those of the Hub's listings: {"type", "path", "size", ...}. Each is held until it is complete, which its
-quotes and brackets show; then its size decides. Texts of another shape, and entries larger than MAX_ENTRY, lose the
-members wherever they are. However small the pieces, each byte is looked at once.
+Entries are those of the Hub's listings: {"type", "path", "size", ...}. Each is held until it is
+complete, which its quotes and brackets show; then its size decides. Texts of another shape, and
+entries larger than MAX_ENTRY, lose the members wherever they are. However small the pieces, each
+byte is looked at once.
 """
 
 import json
@@ -14,7 +16,8 @@ from xetserve.app.hub.json_filter import MemberFilter
 
 MAX_ENTRY: Final = 64 * 1024  # bytes that are held
 
-# What is looked for outside of strings, and within one. The search goes on where the last one stopped.
+# What is looked for outside of strings, and within one. The search goes on where the last one
+# stopped.
 _OUTSIDE: Final = re.compile(rb'["\[\]{}]')
 _WITHIN: Final = re.compile(rb'["\\]')
 _BLANKS: Final = b" \t\r\n"

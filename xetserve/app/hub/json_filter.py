@@ -1,8 +1,9 @@
 """Takes members out of a JSON text as it passes, in bounded memory.
 
-The text is not parsed. A quote behind "{", "," or a blank is no escaped one, so it opens or closes a string; with a
-name and another quote at once behind it, it can only open it; and a string with a colon behind it is a member's
-name. So what looks like a member is one, in every text that is JSON at all.
+The text is not parsed. A quote behind "{", "," or a blank is no escaped one, so it opens or closes
+a string; with a name and another quote at once behind it, it can only open it; and a string with a
+colon behind it is a member's name. So what looks like a member is one, in every text that is JSON
+at all.
 """
 
 import re
@@ -18,8 +19,8 @@ _VALUE: Final = rb'(?:"[^"\\]{0,256}"|[-+.0-9A-Za-z]{1,32}(?=[ \t\r\n,}\]]))'
 class MemberFilter:
     """Takes out the members with some names, at any depth.
 
-    Values may be strings without escapes, numbers, true, false and null, of sensible lengths; a member with another
-    value is left as it is.
+    Values may be strings without escapes, numbers, true, false and null, of sensible lengths; a
+    member with another value is left as it is.
 
     Args:
         names: at most 32 ASCII characters each.
@@ -29,7 +30,8 @@ class MemberFilter:
         name = b"|".join(re.escape(name.encode("ascii")) for name in names)
         member = rb'"(?:%b)"%b:%b%b' % (name, _BLANK, _BLANK, _VALUE)
         rest = rb"(?:%b,%b%b){0,3}" % (_BLANK, _BLANK, member)
-        # First in its object, a member takes the comma behind it along; otherwise the one before it.
+        # First in its object, a member takes the comma behind it along; otherwise the one before
+        # it.
         self._pattern = re.compile(
             rb"(\{%b)%b%b(?:%b,)?|,%b%b" % (_BLANK, member, rest, _BLANK, _BLANK, member)
         )

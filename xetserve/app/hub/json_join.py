@@ -12,7 +12,9 @@ _BLANK: Final = b" \t\r\n"
 
 
 class ArrayJoiner:
-    """Joins arrays: feed the pieces of each, end_page() behind each, and finish() behind the last one."""
+    """Joins arrays: feed the pieces of each, end_page() behind each, and finish() behind the last
+    one.
+    """
 
     def __init__(self) -> None:
         self._is_open = False  # the bracket of this array was seen

@@ -1,4 +1,6 @@
-"""Models as ollama pulls them: manifests from the Hub as they are, blobs from here, never by a redirect."""
+"""Models as ollama pulls them: manifests from the Hub as they are, blobs from here, never by a
+redirect.
+"""
 
 from typing import Final
 

@@ -1,4 +1,6 @@
-"""The Hub's API, passed on: questions to the Hub, answers to the client, made to look as if they were ours."""
+"""The Hub's API, passed on: questions to the Hub, answers to the client, made to look as if they
+were ours.
+"""
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, suppress
@@ -73,8 +75,8 @@ class PassThrough:
         """Return the Hub's answer.
 
         Args:
-            native_above: members of JSON that tell of Xet are left out, except in entries of files larger than so many
-                bytes; None: everywhere.
+            native_above: members of JSON that tell of Xet are left out, except in entries of files
+                larger than so many bytes; None: everywhere.
             joins_pages: a list comes as a whole.
 
         Raises:
@@ -95,7 +97,8 @@ class PassThrough:
             status, headers = page.status, _make_fields(hub, request, page)
             if request.method == "HEAD" or status in (204, 304):
                 await page.opened.__aexit__(None, None, None)
-                # The length of what we would send is not known: that of the Hub's answer may be of a coded one.
+                # The length of what we would send is not known: that of the Hub's answer may be of
+                # a coded one.
                 return Response(status, headers, no_blocks())
             members = _make_filter(page.headers, native_above)
             if joins_pages and status == 200 and page.following is not None:
@@ -183,7 +186,9 @@ class PassThrough:
     def _join(
         self, hub: HubClient, page: Page, fields: list[tuple[str, str]], token: str | None
     ) -> Pieces:
-        """Join a list's pages; further ones are asked for as the first one was, but for its conditions."""
+        """Join a list's pages; further ones are asked for as the first one was, but for its
+        conditions.
+        """
         fields = [field for field in fields if not field[0].startswith("If-")]
 
         async def open_page(url: str) -> Page:

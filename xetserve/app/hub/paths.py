@@ -29,7 +29,8 @@ _VERBS: Final = {
 }
 _FILE_VERBS: Final = ("resolve", "raw")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-# Questions whose answers are kept: what clients ask before they download. Never tokens, logs, events, settings.
+# Questions whose answers are kept: what clients ask before they download. Never tokens, logs,
+# events, settings.
 _KEPT_VERBS: Final = ("", "revision", "tree", "paths-info", "refs", "commits")
 
 
@@ -39,7 +40,9 @@ def is_resolve_path(raw_path: str) -> bool:
 
 
 def is_raw_path(raw_path: str) -> bool:
-    """Return whether a path is for what git has of a file: /[datasets/|spaces/]{id}/raw/{revision}/{path}."""
+    """Return whether a path is for what git has of a file:
+    /[datasets/|spaces/]{id}/raw/{revision}/{path}.
+    """
     split = _split_file(raw_path[1:].split("/"))
     return split is not None and split[0] == "raw"
 
@@ -66,7 +69,9 @@ def parse_resolve_path(raw_path: str) -> ResolvePath | None:
 
 
 class ObjectPath(NamedTuple):
-    """Something of a repository that is not asked for by path: what follows /objects/, or /manifests/ and /blobs/."""
+    """Something of a repository that is not asked for by path: what follows /objects/, or
+    /manifests/ and /blobs/.
+    """
 
     repo: RepoRef
     name: str
@@ -93,7 +98,8 @@ def parse_lfs_path(raw_path: str) -> ObjectPath | None:
 
 
 def parse_registry_path(raw_path: str) -> tuple[str, ObjectPath] | None:
-    """Read a path of the OCI distribution API, as ollama asks for models; None: it is of another kind.
+    """Read a path of the OCI distribution API, as ollama asks for models; None: it is of another
+    kind.
 
         /v2/{owner}/{name}/{manifests|blobs}/{tag or digest}
 

@@ -30,7 +30,9 @@ _SETTINGS: Final = re.compile(
 
 
 def find_command_method(raw_path: str) -> str | None:
-    """Return the method of the command that a path of the Hub's API is for; None: it is for none that is passed on."""
+    """Return the method of the command that a path of the Hub's API is for; None: it is for none
+    that is passed on.
+    """
     return "PUT" if _SETTINGS.fullmatch(raw_path) else _FIXED.get(raw_path)
 
 

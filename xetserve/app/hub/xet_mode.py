@@ -1,7 +1,8 @@
 """Who is told of Xet, and of which files.
 
-Clients that do not know Xet leave the offer alone, so it may be made to whoever might take it up. huggingface_hub does
-not say whether hf-xet is installed with it (neither 0.36 nor 2.4 does); only the requests of hf-xet itself do.
+Clients that do not know Xet leave the offer alone, so it may be made to whoever might take it up.
+huggingface_hub does not say whether hf-xet is installed with it (neither 0.36 nor 2.4 does); only
+the requests of hf-xet itself do.
 """
 
 import re
@@ -25,7 +26,8 @@ _ABLE: Final = re.compile(r"\bhf_hub/|\bhf[-_]xet\b", re.IGNORECASE)
 class XetMode:
     """How clients that know Xet are served.
 
-    name: PLAIN: like all others. NATIVE: as a Hub with a CAS of its own. AUTO: natively where it serves them better.
+    name: PLAIN: like all others. NATIVE: as a Hub with a CAS of its own. AUTO: natively where it
+        serves them better.
     native_from: with AUTO, bytes; files that are larger are offered natively.
     """
 
@@ -33,7 +35,9 @@ class XetMode:
     native_from: int = CLIENT_LIMIT
 
     def find_limit(self, request: Request) -> int | None:
-        """Return the size in bytes above which this client is told that a file is Xet; None: it is told of none."""
+        """Return the size in bytes above which this client is told that a file is Xet; None: it is
+        told of none.
+        """
         if self.name == NATIVE:
             return ALL_FILES
         is_able = wants_file_info(request) or _ABLE.search(request.headers.get("user-agent") or "")

@@ -1,8 +1,8 @@
 """Who is served now: a ceiling on requests under way, and rates for each token and each address.
 
-Requests beyond a limit are refused (503, 429) with the time to wait. Bytes are paced: a body's next block is asked
-for only once those before it are paid for, so that nothing is fetched or held meanwhile. Tokens are known here
-by their fingerprint only.
+Requests beyond a limit are refused (503, 429) with the time to wait. Bytes are paced: a body's next
+block is asked for only once those before it are paid for, so that nothing is fetched or held
+meanwhile. Tokens are known here by their fingerprint only.
 """
 
 import asyncio
@@ -69,7 +69,9 @@ class Admission:
         self.configure(limits)
 
     def configure(self, limits: AdmissionLimits) -> None:
-        """Change the limits. Buckets are full again then; bodies under way are paid for as they began."""
+        """Change the limits. Buckets are full again then; bodies under way are paid for as they
+        began.
+        """
         if limits == self._limits:
             return
 

@@ -1,4 +1,6 @@
-"""What is served without TLS beside a server that has it: the way to https, and answers to ACME challenges (RFC 8555, 8.3)."""
+"""What is served without TLS beside a server that has it: the way to https, and answers to ACME
+challenges (RFC 8555, 8.3).
+"""
 
 import asyncio
 import os
@@ -26,7 +28,8 @@ class Redirect:
 
     Args:
         port: where https is spoken.
-        webroot: folder with .well-known/acme-challenge, where an ACME client such as certbot puts its answers.
+        webroot: folder with .well-known/acme-challenge, where an ACME client such as certbot puts
+            its answers.
         hosts: which names requests may be for.
     """
 
@@ -54,7 +57,8 @@ class Redirect:
             raise RequestError(400, "without a Host field it is not known where to go")
         if not request.target.startswith("/"):  # OPTIONS *
             raise RequestError(404, "this is served by https only")
-        # 308: the method stays (RFC 9110, 15.4.9). Nothing is remembered that could be wrong tomorrow.
+        # 308: the method stays (RFC 9110, 15.4.9). Nothing is remembered that could be wrong
+        # tomorrow.
         location = f"https://{host}{self._port}{request.target}"
         return Response(308, [("Location", location), ("Cache-Control", "no-store")])
 
@@ -71,7 +75,9 @@ class Redirect:
 
 
 def _read_file(root: Path, parts: tuple[str, ...]) -> bytes | None:
-    """Read a regular file below a folder, following no links from there on; None: there is none, or it is too large."""
+    """Read a regular file below a folder, following no links from there on; None: there is none, or
+    it is too large.
+    """
     follow = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         with ExitStack() as opened:

@@ -16,7 +16,9 @@ class Places(Protocol):
 
 
 class TakingTurns:
-    """A handler that has another one's work done in turns; what an operator asks for is not made to wait."""
+    """A handler that has another one's work done in turns; what an operator asks for is not made to
+    wait.
+    """
 
     def __init__(self, handler: Handler, turns: Places) -> None:
         self._handler = handler

@@ -40,7 +40,8 @@ class BucketTable:
     Args:
         rate: units a second of one key.
         burst: seconds' worth of the rate that a bucket holds; at least one unit.
-        max_keys: buckets at most. The one that was not used for longest goes first, and has most likely filled up anyway.
+        max_keys: buckets at most. The one that was not used for longest goes first, and has most
+            likely filled up anyway.
     """
 
     def __init__(self, rate: float, burst: float, max_keys: int) -> None:

@@ -1,4 +1,6 @@
-"""Reconstructions of several files in one answer: the CAS is asked for each of them, with the token of whoever asks."""
+"""Reconstructions of several files in one answer: the CAS is asked for each of them, with the token
+of whoever asks.
+"""
 
 import asyncio
 from typing import Final

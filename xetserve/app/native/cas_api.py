@@ -6,8 +6,9 @@
     POST /v1/telemetry
     GET  /xorbs/{xorb hash}?file=...&grant=... see xorb_data.py
 
-A client's access token is one that we have sealed: the CAS behind us and the token for it. That CAS is asked every time
-with that token, so it alone decides who may read what; of its answer only the data URLs are replaced.
+A client's access token is one that we have sealed: the CAS behind us and the token for it. That CAS
+is asked every time with that token, so it alone decides who may read what; of its answer only the
+data URLs are replaced.
 """
 
 import asyncio
@@ -89,7 +90,8 @@ class CasService:
     """Answers what native clients ask a CAS.
 
     Args:
-        instance: a name of this server, the same for all its workers, and another one after each start.
+        instance: a name of this server, the same for all its workers, and another one after each
+            start.
     """
 
     def __init__(
@@ -203,8 +205,8 @@ class CasService:
     async def _reconstruct_several(self, request: Request) -> Response:
         """Return how whole files are built.
 
-        Of a range that several files have, the first one gets the URL. It speaks for the others only where all are proven, and
-        alike; else they have to be asked for one by one.
+        Of a range that several files have, the first one gets the URL. It speaks for the others
+        only where all are proven, and alike; else they have to be asked for one by one.
 
         Raises:
             RequestError: 400, 401, 413, 422.
@@ -264,7 +266,8 @@ class CasService:
     def _check_going_on(self, file_hash: bytes, access: SealedAccess) -> None:
         """Look whether what a client has of a file may be wrong, and it asks for more.
 
-        Nothing tells when it has begun but its token. It may come from another instance, whose clock is another.
+        Nothing tells when it has begun but its token. It may come from another instance, whose
+        clock is another.
 
         Raises:
             RequestError: 409, what it has may be wrong, or nobody can tell any more.
@@ -298,7 +301,9 @@ class CasService:
         return size
 
     def _unsatisfiable(self, file_hash: bytes) -> RequestError:
-        """Return the 416 for a range that the CAS refused: only its word allows to name the size."""
+        """Return the 416 for a range that the CAS refused: only its word allows to name the
+        size.
+        """
         size = self._sizes.find(file_hash)
         field = [] if size is None else [("Content-Range", format_unsatisfied_range(size))]
         return RequestError(416, "the file has no such bytes", field)
@@ -372,7 +377,9 @@ async def _discard(request: Request, limit: int) -> None:
 
 
 def ask_for_token(request: Request) -> Request:
-    """Return the request to the Hub for a token: whole, whatever version the client has, with a body even for HEAD."""
+    """Return the request to the Hub for a token: whole, whatever version the client has, with a
+    body even for HEAD.
+    """
     fields = (
         (name, value) for name, value in request.headers if not name.lower().startswith("if-")
     )

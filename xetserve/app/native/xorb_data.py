@@ -1,4 +1,5 @@
-"""Xorb data behind URLs of our own, as object stores serve it: whoever has a good URL may read its ranges, without a token.
+"""Xorb data behind URLs of our own, as object stores serve it: whoever has a good URL may read its
+ranges, without a token.
 
 A request has to name a Range: one of those that the URL grants, exactly, or several of them in
 order, which are answered with multipart/byteranges. Clients ask so, and again so where a transfer
@@ -6,10 +7,11 @@ has broken off. A part of a range would cost upstream as much as all of it, what
 takes. Anything else is 403, as is a URL that has expired, here or upstream: clients then ask for
 the reconstruction again.
 
-Clients of native data do not check it, so what cannot be proven must not come to its end: a file as a whole is held together only by the
-instance that has granted all its parts. A URL of another instance (one that is gone, was started again, or should not have been passed
-over by a balancer) is refused with 409, which makes clients begin anew, unless the file was proven where the URL was signed: then
-all other parts were held against it, too. That it is proven here would not be enough.
+Clients of native data do not check it, so what cannot be proven must not come to its end: a file as
+a whole is held together only by the instance that has granted all its parts. A URL of another
+instance (one that is gone, was started again, or should not have been passed over by a balancer) is
+refused with 409, which makes clients begin anew, unless the file was proven where the URL was
+signed: then all other parts were held against it, too. That it is proven here would not be enough.
 """
 
 import logging
@@ -77,7 +79,8 @@ class XorbData:
         request.record.file = f"xorb {name}"
         is_strange = grant.instance != self._instance
         if is_strange and not grant.is_of_proven_file:
-            # First of all: whoever is told to ask anew goes on with parts that nobody holds against these.
+            # First of all: whoever is told to ask anew goes on with parts that nobody holds against
+            # these.
             raise self._refuse_strange()
         if time.time() >= grant.expires:
             raise RequestError(403, "the URL has expired")
@@ -115,7 +118,9 @@ class XorbData:
         return Response(206, fields, MultipartBody(frame, content, opened.body), frame.length)
 
     def _refuse_strange(self) -> RequestError:
-        """Return the refusal of another instance's URL; count it, and warn once a minute at most."""
+        """Return the refusal of another instance's URL; count it, and warn once a minute at
+        most.
+        """
         STRANGE_GRANTS.add()
         now = time.monotonic()
         if now - self._last_warning >= WARNING_PAUSE:

@@ -8,8 +8,8 @@
     40    text size     f64, bytes
     64    text          JSON: what a person calls it
 
-One process writes. Another one that reads at a bad moment finds text that is not JSON, or of another number, and leaves the
-stream out.
+One process writes. Another one that reads at a bad moment finds text that is not JSON, or of
+another number, and leaves the stream out.
 """
 
 import json

@@ -1,8 +1,9 @@
 """The operator: whoever has the operator token may see names.
 
-The token comes as a bearer token, as a password (RFC 7617, for curl -u), or in the form on the page, which gives a cookie
-for it. The cookie is not the token: it is a keyed hash with an end, so that every worker, and every server with the same
-token, can check it. It is no Hub token, and goes to nobody.
+The token comes as a bearer token, as a password (RFC 7617, for curl -u), or in the form on the
+page, which gives a cookie for it. The cookie is not the token: it is a keyed hash with an end, so
+that every worker, and every server with the same token, can check it. It is no Hub token, and goes
+to nobody.
 """
 
 import hmac
@@ -59,7 +60,8 @@ class Operator:
             raise RequestError(401, "this needs the operator token", [CHALLENGE])
 
     async def log_in(self, request: Request) -> Response | None:
-        """Answer the form: back to the page with a cookie, or without one to log out; None: it was another token.
+        """Answer the form: back to the page with a cookie, or without one to log out; None: it was
+        another token.
 
         Raises:
             RequestError: 413; 404, there is no operator token.

@@ -1,7 +1,7 @@
 """The page at /: what the server does now, and how it is used.
 
-Made here as a whole, so that it tells the same without scripts. Names of files and clients are what strangers choose: all
-that is not ours goes through escape().
+Made here as a whole, so that it tells the same without scripts. Names of files and clients are what
+strangers choose: all that is not ours goes through escape().
 """
 
 from collections.abc import Sequence

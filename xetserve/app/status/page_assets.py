@@ -1,4 +1,6 @@
-"""What the page at / is made of that never changes: its style, its script, and the policy that allows just these."""
+"""What the page at / is made of that never changes: its style, its script, and the policy that
+allows just these.
+"""
 
 from base64 import b64encode
 from hashlib import sha256

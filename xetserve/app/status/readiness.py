@@ -33,7 +33,8 @@ class Readiness:
 
     Args:
         probe_hub: asks the Hub something; UpstreamError: it does not answer. None: it is not asked.
-        check_cache: tries to write to the cache; OSError, TimeoutError: it cannot. None: there is none.
+        check_cache: tries to write to the cache; OSError, TimeoutError: it cannot. None: there is
+            none.
         clock: Unix seconds.
     """
 
@@ -63,7 +64,9 @@ class Readiness:
         DRAINING.set(value)
 
     async def find_obstacle(self) -> Obstacle | None:
-        """Say what is wrong with the Hub or the cache; None: nothing. Whoever comes meanwhile waits for the same look."""
+        """Say what is wrong with the Hub or the cache; None: nothing. Whoever comes meanwhile waits
+        for the same look.
+        """
         if self._checking is None:
             age = self._clock() - self._checked_at
             if 0 <= age < RESULT_TIME:

@@ -1,4 +1,6 @@
-"""What tells of the server itself: /, /health, /ready, /metrics, /status, and the form on the page."""
+"""What tells of the server itself: /, /health, /ready, /metrics, /status, and the form on the
+page.
+"""
 
 import re
 from typing import Final
@@ -16,7 +18,8 @@ from xetserve.http.cors import METHODS, add_vary
 from xetserve.http.messages import Headers, Request, Response, json_response
 from xetserve.metrics.exposition import CONTENT_TYPE, format_families
 
-# What is true now says nothing of later. Without a word, caches may guess, or answer while we do not (RFC 9111, 4.2).
+# What is true now says nothing of later. Without a word, caches may guess, or answer while we do
+# not (RFC 9111, 4.2).
 _NOT_STORED: Final = ("Cache-Control", "no-store")
 _NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
 _HTML: Final = re.compile(
@@ -137,7 +140,9 @@ async def get_ready(readiness: Readiness) -> Response:
 
 
 def wants_html(headers: Headers) -> bool:
-    """Return whether a client asks for HTML by name, as browsers do; curl takes anything, and gets text."""
+    """Return whether a client asks for HTML by name, as browsers do; curl takes anything, and gets
+    text.
+    """
     return any(
         _HTML.fullmatch(item) for value in headers.get_all("accept") for item in value.split(",")
     )

@@ -18,7 +18,9 @@ RATE_TIME: Final = 8.0  # seconds that rates are averaged over: megabytes go int
 
 
 class Sample(NamedTuple):
-    """What there was at a time: bytes that left, bytes from upstreams and from the cache, by stream what was sent."""
+    """What there was at a time: bytes that left, bytes from upstreams and from the cache, by stream
+    what was sent.
+    """
 
     time: float
     sent: float
@@ -49,7 +51,9 @@ class Snapshot:
         self.history: deque[Sample] = deque(maxlen=HISTORY)
 
     def on_refresh(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        """Have refresh called before figures are given, so that the gauges of this process are those of now."""
+        """Have refresh called before figures are given, so that the gauges of this process are
+        those of now.
+        """
         self._refreshers.append(refresh)
 
     async def refresh(self) -> None:

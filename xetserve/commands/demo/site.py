@@ -1,7 +1,8 @@
-"""`xetserve demo`: an origin with a generated repository, the server in front of it, one real download.
+"""`xetserve demo`: an origin with a generated repository, the server in front of it, one real
+download.
 
-Origin and server are processes of their own, started by the command lines that a user would type, so what is
-shown (speed, peak memory) is the server's and nothing else.
+Origin and server are processes of their own, started by the command lines that a user would type,
+so what is shown (speed, peak memory) is the server's and nothing else.
 """
 
 import asyncio

@@ -1,4 +1,6 @@
-"""`xetserve doctor`: would a server with these settings work here? A line for each thing that has to be right."""
+"""`xetserve doctor`: would a server with these settings work here? A line for each thing that has
+to be right.
+"""
 
 import argparse
 import asyncio

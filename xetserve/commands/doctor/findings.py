@@ -1,4 +1,6 @@
-"""What `xetserve doctor` finds: a line each, and what to do about it. And what can be found without any network."""
+"""What `xetserve doctor` finds: a line each, and what to do about it. And what can be found without
+any network.
+"""
 
 import os
 import resource

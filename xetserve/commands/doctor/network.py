@@ -1,4 +1,6 @@
-"""The way to a file, step by step, as a server would go it: CA, proxy, DNS, Hub, token, then the file. For `xetserve doctor`."""
+"""The way to a file, step by step, as a server would go it: CA, proxy, DNS, Hub, token, then the
+file. For `xetserve doctor`.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""The rest of the way, with a file: found, asked for at the CAS, and read, as a server would for a client. For `xetserve doctor`."""
+"""The rest of the way, with a file: found, asked for at the CAS, and read, as a server would for a
+client. For `xetserve doctor`.
+"""
 
 import asyncio
 import json
@@ -105,7 +107,8 @@ class FileCheck:
                 yield finding
 
     async def _find_target(self, hub: HubClient) -> Target | None:
-        """Find a Xet file of handy size: in the public repository for hashes, or in what the token's owner has.
+        """Find a Xet file of handy size: in the public repository for hashes, or in what the
+        token's owner has.
 
         Raises:
             UpstreamError: the Hub is in trouble.

@@ -1,6 +1,8 @@
-"""Asking the application within the process, as a client would: documents, and the files of a repository.
+"""Asking the application within the process, as a client would: documents, and the files of a
+repository.
 
-What is asked here is what clients ask, in the same words: whatever the server remembers of answers is then there for them.
+What is asked here is what clients ask, in the same words: whatever the server remembers of answers
+is then there for them.
 """
 
 import json
@@ -156,7 +158,9 @@ async def close_body(response: Response) -> None:
 
 
 def is_wanted(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Return whether patterns select a path, as those of the Hub's own client do: "*" matches "/" as well."""
+    """Return whether patterns select a path, as those of the Hub's own client do: "*" matches "/"
+    as well.
+    """
 
     def matches(patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(path, f"{p}*" if p.endswith("/") else p) for p in patterns)

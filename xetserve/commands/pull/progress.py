@@ -1,4 +1,6 @@
-"""How far something is: a line that is drawn again and again on a terminal, lines one below the other elsewhere."""
+"""How far something is: a line that is drawn again and again on a terminal, lines one below the
+other elsewhere.
+"""
 
 import shutil
 import time
@@ -66,7 +68,9 @@ class Progress:
         self._rate = 0.0  # bytes a second
 
     def add(self, size: int) -> None:
-        """Count bytes; a part that turns out to be for nothing is taken back with a negative number."""
+        """Count bytes; a part that turns out to be for nothing is taken back with a negative
+        number.
+        """
         self.size_done += size
         now = self._clock()
         if now - self._last >= DRAW_INTERVAL:

@@ -1,7 +1,9 @@
-"""Filling the cache with a repository: every file is read whole and thrown away, as if clients had asked for it.
+"""Filling the cache with a repository: every file is read whole and thrown away, as if clients had
+asked for it.
 
-What is in the cache already comes from there, so a run that was stopped is simply started again. The cache may drop what it
-cannot write in time; here that counts: a file of which something was dropped is read again, and what is missing fetched.
+What is in the cache already comes from there, so a run that was stopped is simply started again.
+The cache may drop what it cannot write in time; here that counts: a file of which something was
+dropped is read again, and what is missing fetched.
 """
 
 import asyncio
@@ -37,7 +39,8 @@ class Summary:
     """What a run did. Sizes in bytes.
 
     num_files, size: of what was wanted and is in the cache now.
-    upstream_size, cache_size: packed bytes of Xet files that came from upstream, and from the cache.
+    upstream_size, cache_size: packed bytes of Xet files that came from upstream, and from the
+        cache.
     num_evicted: files that left the cache meanwhile, because it was full.
     failed: path -> why.
     """

@@ -10,7 +10,8 @@ _PREFIXES: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
 def parse_target(text: str, kind: str | None = None) -> tuple[RepoRef, str]:
-    """Read [models/|datasets/|spaces/]{id}[@{revision}]; gives repository and revision, "main" without one.
+    """Read [models/|datasets/|spaces/]{id}[@{revision}]; gives repository and revision, "main"
+    without one.
 
     Args:
         kind: type of the repository, as another flag names it.

@@ -152,7 +152,9 @@ def _make_status(live: Live, figures: Snapshot, readiness: Readiness) -> StatusS
 def _sample_into(
     figures: Snapshot, board: SharedMemory, opened: Opened, application: Application
 ) -> Callable[[], None]:
-    """Have the figures that are looked up, not counted, be there when somebody asks; gives what looks them up."""
+    """Have the figures that are looked up, not counted, be there when somebody asks; gives what
+    looks them up.
+    """
     process = ProcessStats(board.started)
     upstreams, cache, pool = opened
 

@@ -1,4 +1,6 @@
-"""What a server listens on, made from its settings: TCP with or without TLS, redirects beside it, a Unix socket."""
+"""What a server listens on, made from its settings: TCP with or without TLS, redirects beside it, a
+Unix socket.
+"""
 
 import socket
 from collections.abc import MutableMapping
@@ -54,7 +56,8 @@ def open_endpoints(
 ) -> Endpoints:
     """Take the sockets that were handed over, and bind those that the settings name beside them.
 
-    Inherited sockets take the place of host and port, and one that is named "redirect" that of redirect_port.
+    Inherited sockets take the place of host and port, and one that is named "redirect" that of
+    redirect_port.
 
     Args:
         with_tls: heed the settings of TLS.

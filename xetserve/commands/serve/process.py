@@ -1,4 +1,6 @@
-"""Running a handler as a server: sockets, settings that change, the access log, until a signal ends it."""
+"""Running a handler as a server: sockets, settings that change, the access log, until a signal ends
+it.
+"""
 
 import asyncio
 import logging
@@ -48,10 +50,12 @@ def run_handler(
     body_budget: int | None = None,
     turns: Turns | None = None,
 ) -> int:
-    """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its own.
+    """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its
+    own.
 
     Args:
-        board: where workers keep their figures, and what else the handler wants there; None: figures alone.
+        board: where workers keep their figures, and what else the handler wants there; None:
+            figures alone.
         body_budget: bytes of request bodies that a process may hold; None: as the settings say.
         turns: of each worker's loop, where the handler takes places as well.
     """
@@ -144,7 +148,9 @@ def run_handler(
 
 
 def make_figures(board: SharedMemory) -> Callable[[], Figures]:
-    """Return what reads from a board what the service manager is told; dead workers count for what they have done."""
+    """Return what reads from a board what the service manager is told; dead workers count for what
+    they have done.
+    """
     cells = [CellReader(place[:CELLS_SIZE]) for place in board.places]
 
     def read() -> Figures:

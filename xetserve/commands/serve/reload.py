@@ -1,4 +1,6 @@
-"""Settings of a server that runs: some of them change when it is told to read them again, none half."""
+"""Settings of a server that runs: some of them change when it is told to read them again, none
+half.
+"""
 
 import dataclasses
 import logging
@@ -10,7 +12,8 @@ from xetserve.net.tls import ServerTls
 
 logger = logging.getLogger(__name__)
 
-# Sections of which everything can change, and single settings. The rest is built into sockets, processes and pools.
+# Sections of which everything can change, and single settings. The rest is built into sockets,
+# processes and pools.
 _SECTIONS = frozenset({"status", "limits", "admission", "proxies", "log"})
 _SETTINGS = frozenset({"write_timeout", "handshake_timeout", "hsts_max_age"})
 
@@ -32,12 +35,16 @@ class Live:
         self.tls: ServerTls | None = None
 
     def on_change(self, apply: Callable[[Config], None]) -> None:
-        """Have apply called with the settings now, and whenever they have changed. It must not fail."""
+        """Have apply called with the settings now, and whenever they have changed. It must not
+        fail.
+        """
         self._listeners.append(apply)
         apply(self.config)
 
     def reload(self) -> bool:
-        """Read settings and certificate again; what is no good changes nothing at all, and is logged."""
+        """Read settings and certificate again; what is no good changes nothing at all, and is
+        logged.
+        """
         try:
             loaded = self._load()
             if self.tls is not None:
@@ -60,7 +67,9 @@ def is_live(section: str, name: str) -> bool:
 
 
 def _merge(old: Config, new: Config) -> tuple[Config, list[str], list[str]]:
-    """Return the old settings with what can change taken from the new ones, and the names of what did and what did not."""
+    """Return the old settings with what can change taken from the new ones, and the names of what
+    did and what did not.
+    """
     changed, fixed = [], []
     sections = {}
     for name in SECTIONS:

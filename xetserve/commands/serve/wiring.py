@@ -53,7 +53,8 @@ async def open_upstreams(
     num_workers: int = 1,
     worker_bus: WorkerBus | None = None,
 ) -> AsyncIterator[Opened]:
-    """Build what serving a file needs, and the disk cache if there is to be one; close it afterwards.
+    """Build what serving a file needs, and the disk cache if there is to be one; close it
+    afterwards.
 
     Args:
         instance: see HubClient.

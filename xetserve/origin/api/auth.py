@@ -1,11 +1,12 @@
 """Who asks, and what they may do; and the Hub's way of saying no.
 
 With no tokens configured the origin is open: everybody may read and write everything. Otherwise a
-repository belongs to the user who made it and to the user whose name is its namespace; one that was imported
-into a namespace that is no user's belongs to every user. Public repositories can be read by everybody.
+repository belongs to the user who made it and to the user whose name is its namespace; one that was
+imported into a namespace that is no user's belongs to every user. Public repositories can be read
+by everybody.
 
-Clients read X-Error-Code and X-Error-Message, not the status alone: a private repository looks like a missing
-one to whoever may not read it.
+Clients read X-Error-Code and X-Error-Message, not the status alone: a private repository looks like
+a missing one to whoever may not read it.
 """
 
 from collections.abc import Mapping
@@ -92,7 +93,8 @@ class Gatekeeper:
         """Return a repository that the caller may read, or write.
 
         Raises:
-            RequestError: 401 or 404 RepoNotFound, 401 for a wrong token, 403 for one that may only read.
+            RequestError: 401 or 404 RepoNotFound, 401 for a wrong token, 403 for one that may only
+                read.
         """
         caller = self.identify(headers)
         repo = await self._repos.get(repo_type, repo_id)

@@ -1,7 +1,7 @@
 """The CAS: reconstructions out, xorbs and shards in.
 
-A token is good for one repository: it reads the files that the repository's commits have named, and nothing
-tells a file that it may not read from one that is not there.
+A token is good for one repository: it reads the files that the repository's commits have named, and
+nothing tells a file that it may not read from one that is not there.
 
 Source: hub-docs xet/api.md; xet-core cas_client/simulation.
 """
@@ -84,7 +84,9 @@ class CasApi:
         return json_response(200, to_v1(answer) if version == 1 else to_v2(answer))
 
     async def reconstruct_several(self, request: Request) -> Response:
-        """POST /v1/reconstructions, and GET with ?file_id= for each file; both without a version, too."""
+        """POST /v1/reconstructions, and GET with ?file_id= for each file; both without a version,
+        too.
+        """
         await self.authorize(request, "read")
         if request.method == "POST":
             hashes = parse_batch(await request.body.read(MAX_BATCH_SIZE))

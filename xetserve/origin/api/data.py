@@ -1,7 +1,8 @@
 """Xorb data behind signed URLs, as a CDN serves it.
 
-A request has to name a Range, and only ranges that the URL signs, in the order in which it signs them. Anything
-else is 403, as is an expired URL. Several ranges at once are answered with multipart/byteranges.
+A request has to name a Range, and only ranges that the URL signs, in the order in which it signs
+them. Anything else is 403, as is an expired URL. Several ranges at once are answered with
+multipart/byteranges.
 
 Source: hub-docs xet/download-protocol.md; RFC 9110, sections 14.2 and 15.3.7.2.
 """

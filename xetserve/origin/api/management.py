@@ -1,4 +1,5 @@
-"""The Hub's API, the part about repositories as a whole: who asks, which there are, making and removing them.
+"""The Hub's API, the part about repositories as a whole: who asks, which there are, making and
+removing them.
 
 Source: huggingface_hub hf_api.py.
 """
@@ -39,7 +40,9 @@ class ManagementApi:
         return json_response(200, value)
 
     async def list_repos(self, request: Request, repo_type: RepoType) -> Response:
-        """GET /api/{type}s?search=&author=&limit=, a page of it: what the caller may read, by id."""
+        """GET /api/{type}s?search=&author=&limit=, a page of it: what the caller may read, by
+        id.
+        """
         caller = self._gatekeeper.identify(request.headers)
         search, author = request.query.get("search", "").lower(), request.query.get("author")
         found = [

@@ -1,7 +1,7 @@
 """File downloads for plain clients: /resolve/, and the bridge that it may redirect to.
 
-A Xet file is rebuilt from its xorbs here. With a bridge URL the answer is a redirect to another host, as on
-the real Hub: clients that know Xet use its headers, others follow it.
+A Xet file is rebuilt from its xorbs here. With a bridge URL the answer is a redirect to another
+host, as on the real Hub: clients that know Xet use its headers, others follow it.
 
 Source: huggingface_hub file_download.py; RFC 9110, sections 13 and 14; RFC 6266.
 """
@@ -113,7 +113,9 @@ class ResolveApi:
         return self._serve(request, entry, etag, headers)
 
     def serve_object(self, request: Request, repo: Repo, entry: Entry) -> Response:
-        """Answer with a large file that is asked for by its sha256; with a bridge URL, redirect there."""
+        """Answer with a large file that is asked for by its sha256; with a bridge URL, redirect
+        there.
+        """
         etag = f'"{entry.sha256}"'
         if self._bridge_url is not None:
             return Response(

@@ -1,8 +1,8 @@
 """The Hub's API, the part that writes: new repositories, LFS, commits.
 
-A commit names large files by sha256 only. What that stands for was uploaded before: through the CAS, whose
-shards carry the sha256, or by an LFS PUT, which is packed into xorbs on arrival. Either way it was uploaded
-to the same repository: nobody gets at another's content by knowing its sha256.
+A commit names large files by sha256 only. What that stands for was uploaded before: through the
+CAS, whose shards carry the sha256, or by an LFS PUT, which is packed into xorbs on arrival. Either
+way it was uploaded to the same repository: nobody gets at another's content by knowing its sha256.
 
 Source: huggingface_hub _commit_api.py and lfs.py.
 """

@@ -1,7 +1,7 @@
 """Taking content in by ourselves: cut, deduplicate, pack into xorbs.
 
-Used for folders that are imported and for files that come by LFS. Nothing of it can be seen before publish,
-and abort leaves nothing behind. The work is done in a thread, a batch of chunks at a time.
+Used for folders that are imported and for files that come by LFS. Nothing of it can be seen before
+publish, and abort leaves nothing behind. The work is done in a thread, a batch of chunks at a time.
 """
 
 import asyncio

@@ -175,7 +175,8 @@ class Library:
     ) -> Commit:
         """Take a local folder in, as a commit on main; the repository is made when missing.
 
-        Files that main has and the folder has not stay. Without any difference there is no new commit.
+        Files that main has and the folder has not stay. Without any difference there is no new
+        commit.
 
         Args:
             repo_type: "model", "dataset" or "space".

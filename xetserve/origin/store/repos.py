@@ -174,7 +174,8 @@ class Repo:
         entries.sort(key=lambda entry: entry.path)
         tree = hash_trees(GitObject(entry.path, entry.oid) for entry in entries)[""]
         parent_id = parent.id if parent else None
-        # Two equal commits within a second would have one id: the second one is dated a second later.
+        # Two equal commits within a second would have one id: the second one is dated a second
+        # later.
         date = max(int(time.time()), parent.date + 1 if parent else 0)
         message = f"{info.title}\n\n{info.message}" if info.message else info.title
         commit_id = hash_commit(tree, parent_id, info.author, date, message)

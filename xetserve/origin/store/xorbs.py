@@ -3,7 +3,8 @@
     xorbs/{xorb hash}        chunk records and nothing else, so that any web server can serve them
     xorb-index/{xorb hash}   for each chunk: hash 32, end of its record u32, decoded size u32
 
-The index is made while the xorb arrives, and made again from the xorb when it is missing or does not fit.
+The index is made while the xorb arrives, and made again from the xorb when it is missing or does
+not fit.
 """
 
 import asyncio

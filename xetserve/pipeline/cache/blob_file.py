@@ -1,15 +1,17 @@
 """Files that are not Xet, as they lie on their shelves.
 
-Small ones, in plain/, are their content and nothing else: they are hashed whole each time that they are opened. Large ones, in
-large/, were hashed while they were written, and have a check for each block, so that a part costs that part:
+Small ones, in plain/, are their content and nothing else: they are hashed whole each time that they
+are opened. Large ones, in large/, were hashed while they were written, and have a check for each
+block, so that a part costs that part:
 
     0       the content
     then    CRC-32 of each block of BLOCK_SIZE bytes    u32 each
     last    BLAKE3 of the name and the content's size   16 bytes
             MAGIC                                       8 bytes
 
-Numbers are little-endian. As in entries of xorbs, the checks find what disks do; whoever reads the whole compares it with its hash, too.
-Everything that takes a file descriptor blocks, and is for threads.
+Numbers are little-endian. As in entries of xorbs, the checks find what disks do; whoever reads the
+whole compares it with its hash, too. Everything that takes a file descriptor blocks, and is for
+threads.
 """
 
 import hashlib
@@ -39,7 +41,9 @@ _READ_SIZE: Final = 4 * BLOCK_SIZE
 
 
 class BlobKey(NamedTuple):
-    """What a file is known by: "sha256", or "git" (the SHA-1 of a git blob), and hex digits; its size in bytes."""
+    """What a file is known by: "sha256", or "git" (the SHA-1 of a git blob), and hex digits; its
+    size in bytes.
+    """
 
     kind: str
     digest: str

@@ -1,9 +1,11 @@
-"""Files that are not Xet, beside the cache: small git files mostly, without which a model is of no use, and old large ones.
+"""Files that are not Xet, beside the cache: small git files mostly, without which a model is of no
+use, and old large ones.
 
-They lie there under the hash that the Hub names them by, which is asked for in every request: what the Hub does not let a
-client read now is not looked for. A small file is compared with its hash before a byte of it is given out, a large one block by
-block with what was taken when all of it had its hash (blob_file.py). A damaged one is as
-good as none, and so is one that the disk does not give in time.
+They lie there under the hash that the Hub names them by, which is asked for in every request: what
+the Hub does not let a client read now is not looked for. A small file is compared with its hash
+before a byte of it is given out, a large one block by block with what was taken when all of it had
+its hash (blob_file.py). A damaged one is as good as none, and so is one that the disk does not give
+in time.
 """
 
 import asyncio
@@ -38,7 +40,8 @@ class LostError(UpstreamError):
 
 
 class StoredBlob:
-    """An open file, and the part of it that is wanted. A context manager: leaving it closes the file.
+    """An open file, and the part of it that is wanted. A context manager: leaving it closes the
+    file.
 
     position: of the next byte.
     """

@@ -1,6 +1,8 @@
-"""How much of an entry is proven while a process reads or writes it; one that is as a whole is marked so.
+"""How much of an entry is proven while a process reads or writes it; one that is as a whole is
+marked so.
 
-What speaks for a chunk is the proof of a file that has it, or the xorb's own hash where the entry is a whole xorb. Pure.
+What speaks for a chunk is the proof of a file that has it, or the xorb's own hash where the entry
+is a whole xorb. Pure.
 """
 
 from collections.abc import Callable

@@ -1,16 +1,18 @@
 """The disk cache: packed chunk records of xorb ranges, kept between the pipeline and the CAS.
 
-A cache is a CasSource around another one. Reconstructions always come from the other one: cached bytes are only reached
-through a plan that the CAS gave to this very token, so whoever may not read a file does not get it from here either. Data
-that is stored comes from disk, and no URL is used for it; data that is not comes from the other source, and is written
-beside the download while it passes (write.py).
+A cache is a CasSource around another one. Reconstructions always come from the other one: cached
+bytes are only reached through a plan that the CAS gave to this very token, so whoever may not read
+a file does not get it from here either. Data that is stored comes from disk, and no URL is used for
+it; data that is not comes from the other source, and is written beside the download while it passes
+(write.py).
 
-What comes from disk has been compared with the hashes that were taken when it was fetched. If it is damaged, cut or gone,
-in the middle of a body too, the other source goes on where the disk has stopped. A failure of the cache is a miss
-and a counter, never a client's problem.
+What comes from disk has been compared with the hashes that were taken when it was fetched. If it is
+damaged, cut or gone, in the middle of a body too, the other source goes on where the disk has
+stopped. A failure of the cache is a miss and a counter, never a client's problem.
 
-Entries know xorbs and chunks; no token, URL or path of a repository is ever among them. Beside them, in the same folder and
-under the same quota, lie proven ledgers (pipeline/verify/ledger_store.py) and files that are not Xet (blobs.py). What the Hub said of
+Entries know xorbs and chunks; no token, URL or path of a repository is ever among them. Beside
+them, in the same folder and under the same quota, lie proven ledgers
+(pipeline/verify/ledger_store.py) and files that are not Xet (blobs.py). What the Hub said of
 repositories is in a folder of its own (upstream/answers/store.py).
 """
 
@@ -125,9 +127,11 @@ class DiskCache:
             await asyncio.wait(tasks)
 
     async def catch_up(self) -> None:
-        """Wait while much of what has passed is to be written still, but not for longer than a disk may need.
+        """Wait while much of what has passed is to be written still, but not for longer than a disk
+        may need.
 
-        For those to whom that matters more than speed. Blocks that are not full do not count: only more data fills them.
+        For those to whom that matters more than speed. Blocks that are not full do not count: only
+        more data fills them.
         """
         deadline = time.monotonic() + DISK_TIMEOUT
         while sum(tee.num_waiting for tee in self.disk_workers.tees) > MAX_BLOCKS // 4:
@@ -318,9 +322,9 @@ class DiskCache:
     def _note_part(self, coverage: Coverage) -> None:
         """Have the rest of an entry compared with other entries.
 
-        Entries overlap where fetch ranges do. A chunk that is in two of them is read from one, so that
-        the proof of the file speaks for one of them alone: of 0-9 and 6-12, for 9-12 of the second.
-        But the records of 6-9 are the same in both, and those of the first are proven.
+        Entries overlap where fetch ranges do. A chunk that is in two of them is read from one, so
+        that the proof of the file speaks for one of them alone: of 0-9 and 6-12, for 9-12 of the
+        second. But the records of 6-9 are the same in both, and those of the first are proven.
         """
         path = coverage.path
         assert path is not None

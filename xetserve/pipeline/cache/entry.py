@@ -10,8 +10,9 @@
             BLAKE3 of the offsets, checks and trailer fields, cut     16 bytes
             MAGIC                                                     8 bytes
 
-Numbers are little-endian. The size of a file is known before its first byte: a truncated file shows at once, and any other
-damage when a record is read, because its check is compared before it is given out.
+Numbers are little-endian. The size of a file is known before its first byte: a truncated file shows
+at once, and any other damage when a record is read, because its check is compared before it is
+given out.
 
 Pure: bytes in, values out. Nothing in here says who asked, for which file, or where it came from.
 """
@@ -40,7 +41,8 @@ _NAME: Final = re.compile(r"(\d{1,9})-(\d{1,9})-[0-9a-f]{16}(?:\.(proven|importe
 
 
 class Standing(Enum):
-    """What speaks for the records of an entry; it is part of the file's name, so that a rename changes it at once.
+    """What speaks for the records of an entry; it is part of the file's name, so that a rename
+    changes it at once.
 
     UNPROVEN: they came from a data host, and each decodes to its size.
     PROVEN: they are what the hash of a file or of the xorb promises.
@@ -72,7 +74,8 @@ def is_unproven(name: str) -> bool:
 class EntryKey(NamedTuple):
     """What an entry holds: chunks of a xorb, and where they lie in it.
 
-    byte_range: packed positions in the xorb. The same chunks can be packed in another way elsewhere; the range tells.
+    byte_range: packed positions in the xorb. The same chunks can be packed in another way
+        elsewhere; the range tells.
     """
 
     xorb_hash: bytes
@@ -114,8 +117,8 @@ def parse_entry_name(name: str) -> ChunkRange | None:
 def check_record(record: memoryview) -> bytes:
     """Return the CRC-32 of a packed record, header included.
 
-    It finds what disks do; an attacker who can write here could write any check. And it lets other threads run, which
-    our BLAKE3 does not: blocks are checked beside the loop.
+    It finds what disks do; an attacker who can write here could write any check. And it lets other
+    threads run, which our BLAKE3 does not: blocks are checked beside the loop.
     """
     return _to_check(crc32(record))
 
@@ -150,7 +153,9 @@ class EntryIndex(NamedTuple):
         return self.key.byte_range.start + self.offset_of(chunk)
 
     def find_last(self, first: int, end: int, size: int) -> int:
-        """Return the end of the longest run of chunks from first on with at most size bytes, or of one chunk."""
+        """Return the end of the longest run of chunks from first on with at most size bytes, or of
+        one chunk.
+        """
         limit = self.offset_of(first) + size
         last = first + 1
         while last < end and self.offset_of(last + 1) <= limit:

@@ -1,7 +1,7 @@
 """What lies in the folder of the cache, file by file. Everything here blocks, and is for threads.
 
-Only what is surely ours is listed: the folder may have been one with other things in it. What cannot be looked at is passed
-over, and never ends a walk.
+Only what is surely ours is listed: the folder may have been one with other things in it. What
+cannot be looked at is passed over, and never ends a walk.
 """
 
 import heapq
@@ -79,7 +79,9 @@ def make_xorb_path(folder: Path, xorb_hash: bytes) -> str:
 
 
 def iter_xorbs(folder: Path) -> Iterator[tuple[bytes, str]]:
-    """Iterate over the xorbs that have a folder, in the order of their names: their hash, and the folder."""
+    """Iterate over the xorbs that have a folder, in the order of their names: their hash, and the
+    folder.
+    """
     for group in _list_folders(folder, 2):
         for path in _list_folders(group, 64):
             yield parse_hash(path.rpartition("/")[2]), path
@@ -95,7 +97,9 @@ def list_entries(folder: str) -> list[tuple[Stored, ChunkRange]]:
 
 
 def iter_shelf(folder: Path, shelf: str) -> Iterator[Stored]:
-    """Iterate over the files of a shelf, in the order of their names within folders that are in order."""
+    """Iterate over the files of a shelf, in the order of their names within folders that are in
+    order.
+    """
     for group in _list_folders(folder / shelf, 2):
         for stored in sorted(_list_files(group)):
             if SHELVES[shelf].fullmatch(stored.name):
@@ -123,7 +127,8 @@ def iter_tree(folder: Path) -> Iterator[Stored]:
 
 
 def iter_answers(folder: Path, under: str = "") -> Iterator[tuple[str, Stored]]:
-    """Iterate over the Hub's answers, those that were given here before those that were brought for the same question.
+    """Iterate over the Hub's answers, those that were given here before those that were brought for
+    the same question.
 
     Args:
         under: only those in this folder of them.

@@ -1,10 +1,12 @@
-"""Room in the folder of the cache: the bytes that are used, and what goes when they are too many. Blocks; for threads.
+"""Room in the folder of the cache: the bytes that are used, and what goes when they are too many.
+Blocks; for threads.
 
     DIR/usage        bytes of all files in whole blocks, those in tmp included; a guess that sweeping corrects
     DIR/sweep.lock   held by whoever sweeps
 
-Whoever is about to write takes room first, and gives it back when nothing came of it. The least recently used files go first,
-whatever they are: the time of modification is when an entry was last used, give or take a minute.
+Whoever is about to write takes room first, and gives it back when nothing came of it. The least
+recently used files go first, whatever they are: the time of modification is when an entry was last
+used, give or take a minute.
 """
 
 import contextlib
@@ -127,7 +129,8 @@ class Quota:
     # Sweeping.
 
     def sweep(self, need: int = 0) -> int:
-        """Remove what crashes have left, count, and evict until there is room for need bytes, and more.
+        """Remove what crashes have left, count, and evict until there is room for need bytes, and
+        more.
 
         One process sweeps at a time; for others this does nothing.
 
@@ -186,7 +189,8 @@ class Quota:
         return self._evict(excess)
 
     def _evict(self, excess: int) -> int:
-        """Remove the files that were not used for longest, until excess bytes are gone; gives their number.
+        """Remove the files that were not used for longest, until excess bytes are gone; gives their
+        number.
 
         Files that cannot be removed are passed over, and later ones go instead.
         """

@@ -1,10 +1,10 @@
-"""Reading stored chunk records: a block at a time, and nothing that was not compared with its checks, unless whoever
-asks holds every chunk against a proven file.
+"""Reading stored chunk records: a block at a time, and nothing that was not compared with its
+checks, unless whoever asks holds every chunk against a proven file.
 
-What the system has in its page cache is read at once, straight into the buffer of whoever wants it. For the rest
-a thread reads and checks a block while the one before is given out. Where many do so at once, the others read only
-what fits, or one record, so that a thousand slow clients do not hold a thousand blocks. Reading further ahead is left to
-the kernel, whose page cache is made for it.
+What the system has in its page cache is read at once, straight into the buffer of whoever wants it.
+For the rest a thread reads and checks a block while the one before is given out. Where many do so
+at once, the others read only what fits, or one record, so that a thousand slow clients do not hold
+a thousand blocks. Reading further ahead is left to the kernel, whose page cache is made for it.
 """
 
 import asyncio
@@ -122,7 +122,8 @@ class StoredBody:
         return count
 
     def _receive_cached(self, view: memoryview) -> int:
-        """Receive whole records that need no disk, or the beginning of one; 0: a thread has to see to it.
+        """Receive whole records that need no disk, or the beginning of one; 0: a thread has to see
+        to it.
 
         Raises:
             FormatError: the entry is damaged.
@@ -153,7 +154,9 @@ class StoredBody:
         return len(view)
 
     async def _take_block(self) -> None:
-        """Have the records of the block that is being loaded to give out, and the next one loaded."""
+        """Have the records of the block that is being loaded to give out, and the next one
+        loaded.
+        """
         block = self._next
         assert block is not None
         # Not into the caller's view: a thread would go on writing there after this was cancelled.
@@ -191,7 +194,9 @@ class StoredBody:
         return self._disk_workers.num_held < MAX_HELD
 
     def _load_next(self, size: int) -> None:
-        """Have a thread load a block of records, or what fits into size bytes if others hold many blocks."""
+        """Have a thread load a block of records, or what fits into size bytes if others hold many
+        blocks.
+        """
         disk_workers, file = self._disk_workers, self._file
         assert file is not None
         is_held = self._may_hold

@@ -8,9 +8,10 @@
     DIR/tmp/{random}                                        what is being written
     DIR/usage, DIR/sweep.lock                               see quota.py
 
-Several processes share a folder. Names are unique and a rename is atomic, so reading and writing need no lock: a file is complete
-or not there. A file in tmp is locked (flock) by the process that writes it; the lock goes with the process, whichever way it
-ends, so a file that can be locked is what a crash has left.
+Several processes share a folder. Names are unique and a rename is atomic, so reading and writing
+need no lock: a file is complete or not there. A file in tmp is locked (flock) by the process that
+writes it; the lock goes with the process, whichever way it ends, so a file that can be locked is
+what a crash has left.
 """
 
 import contextlib
@@ -60,7 +61,9 @@ class Segment(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a lookup gave: the segments that make up the range, None if they do not; entries removed as damaged."""
+    """What a lookup gave: the segments that make up the range, None if they do not; entries removed
+    as damaged.
+    """
 
     segments: tuple[Segment, ...] | None
     num_damaged: int
@@ -123,7 +126,8 @@ class CacheStore:
     # Reading.
 
     def find(self, key: EntryKey, takes_imported: bool = True) -> Found:
-        """Find stored entries that together hold the chunks of a key; the newest indexes are kept in memory.
+        """Find stored entries that together hold the chunks of a key; the newest indexes are kept
+        in memory.
 
         Args:
             takes_imported: also those that are imported, where there is no other.
@@ -226,7 +230,9 @@ class CacheStore:
                 return proven
 
     def _has_proven_copies(self, xorb_hash: bytes, path: str, gaps: list[ChunkRange]) -> bool:
-        """Compare records of an entry with those of proven ones, byte for byte; False: not all are there, or the same."""
+        """Compare records of an entry with those of proven ones, byte for byte; False: not all are
+        there, or the same.
+        """
         entries = list_entries(self._get_folder(xorb_hash))
         own = next((entry for entry in entries if entry[0].path == path), None)
         others = [entry for entry in entries if Standing.of(entry[0].path) is Standing.PROVEN]
@@ -311,7 +317,8 @@ class CacheStore:
     # Writing.
 
     def create(self, size: int) -> Temporary | None:
-        """Open a new file for an entry of size bytes; None: there is no room for it, sweeping may help.
+        """Open a new file for an entry of size bytes; None: there is no room for it, sweeping may
+        help.
 
         Raises:
             OSError: the disk fails.
@@ -354,7 +361,8 @@ class CacheStore:
     def publish(
         self, temporary: Temporary, key: EntryKey, standing: Standing = Standing.UNPROVEN
     ) -> str | None:
-        """Put a complete file in place; what it contains as well goes, and so does it if others contain it, or are too many.
+        """Put a complete file in place; what it contains as well goes, and so does it if others
+        contain it, or are too many.
 
         Those that are imported do not count as others, unless it is, too.
 
@@ -407,7 +415,8 @@ class CacheStore:
             self.room.give_back(replaced)
 
     def place_beside(self, temporary: Temporary, target: str) -> None:
-        """Put a complete file at a path that is not under the quota, in place of the one that is there.
+        """Put a complete file at a path that is not under the quota, in place of the one that is
+        there.
 
         Raises:
             OSError: the disk fails.
@@ -459,7 +468,8 @@ def open_entry(path: str, flags: int = os.O_RDONLY) -> int:
 
 
 def _rename(temporary: Temporary, target: str) -> None:
-    """Put the very file that we have written at a path: whoever may write to tmp may put another in its place.
+    """Put the very file that we have written at a path: whoever may write to tmp may put another in
+    its place.
 
     Raises:
         OSError: that has happened, or the disk fails.

@@ -1,7 +1,8 @@
 """Writing what passes by into the cache, without ever holding it up.
 
-A tee is fed from the path of a download: it hashes, copies and returns. A task of its own writes. If that
-falls behind, if memory or room is short or the disk fails, the tee gives up, and the download never knows.
+A tee is fed from the path of a download: it hashes, copies and returns. A task of its own writes.
+If that falls behind, if memory or room is short or the disk fails, the tee gives up, and the
+download never knows.
 """
 
 import asyncio
@@ -38,7 +39,8 @@ _writev = aiofiles.os.wrap(os.writev)
 
 
 class DiskWorkers:
-    """What all tees of a process share: threads, memory, open files, and one at a time who makes room.
+    """What all tees of a process share: threads, memory, open files, and one at a time who makes
+    room.
 
     Args:
         executor: its threads do all that blocks.
@@ -170,7 +172,8 @@ class EntryWriter:
         except FormatError:
             self.abandon("not what was planned")
             return
-        # A copy: the buffer is the receiver's, who will use it for other bytes before these are written.
+        # A copy: the buffer is the receiver's, who will use it for other bytes before these are
+        # written.
         at = 0
         while at < len(data):
             if self._filled == len(self._block) and not self._next_block():
@@ -267,7 +270,8 @@ class EntryWriter:
             disk_workers.executor.submit(os.close, temporary.fd)
             raise
         finally:
-            # Cancelled (the process ends): a thread may be writing still, and the descriptor stays open.
+            # Cancelled (the process ends): a thread may be writing still, and the descriptor stays
+            # open.
             if not is_published:
                 disk_workers.executor.submit(store.discard, temporary)
 

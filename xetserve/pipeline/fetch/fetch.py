@@ -1,13 +1,16 @@
-"""Fetching one range of a xorb: packed chunk records, as they arrive, until everybody has used them.
+"""Fetching one range of a xorb: packed chunk records, as they arrive, until everybody has used
+them.
 
-Records are kept packed and decoded only when it is their turn: they are smaller so, and their size is known
-before they are fetched. They lie in slabs; a slab is given back once no record in it is needed.
+Records are kept packed and decoded only when it is their turn: they are smaller so, and their size
+is known before they are fetched. They lie in slabs; a slab is given back once no record in it is
+needed.
 
-How much it may hold, and whether it receives at full speed or streams, is for HeldBuffers to say (see held_buffers.py).
+How much it may hold, and whether it receives at full speed or streams, is for HeldBuffers to say
+(see held_buffers.py).
 
-Several responses can use one fetch; each does through a Lease (see table.py). What one of them has decoded and hashed the
-others take as it is. One that lags behind holds records back but never stops the others: whoever waits for the next
-record is given room for it.
+Several responses can use one fetch; each does through a Lease (see table.py). What one of them has
+decoded and hashed the others take as it is. One that lags behind holds records back but never stops
+the others: whoever waits for the next record is given room for it.
 """
 
 import asyncio
@@ -140,7 +143,8 @@ class Fetch:
 
         Args:
             is_packed: and is as it was packed.
-            is_proven, takes_imported: as for Fetch; whoever cannot say so needs what was looked over, or better data.
+            is_proven, takes_imported: as for Fetch; whoever cannot say so needs what was looked
+                over, or better data.
         """
         if self._has_imported and not takes_imported:
             return False
@@ -229,7 +233,9 @@ class Fetch:
         return True
 
     def fit(self, room: int) -> None:
-        """Let a running fetch receive at full speed if it fits into room bytes by now, or else stream."""
+        """Let a running fetch receive at full speed if it fits into room bytes by now, or else
+        stream.
+        """
         self._held_buffers.fit(room, is_shared=len(self._users) > 1)
 
     # Using.
@@ -289,14 +295,18 @@ class Fetch:
         self._held_buffers.leave_slab(slab)
 
     def copy_record(self, chunk: int) -> ChunkRecord | None:
-        """Return a copy of a chunk's record; None if it was decoded for several users, and the record is gone."""
+        """Return a copy of a chunk's record; None if it was decoded for several users, and the
+        record is gone.
+        """
         entry = self._entries[chunk]
         if entry.slab is None:
             return None
         return ChunkRecord(entry.record.header, memoryview(bytes(entry.record.payload)))
 
     def get_record(self, chunk: int) -> ChunkRecord:
-        """Return a chunk's record, for a packed user; it lies in a slab, and is good until the chunk is released."""
+        """Return a chunk's record, for a packed user; it lies in a slab, and is good until the
+        chunk is released.
+        """
         return self._entries[chunk].record
 
     def get_known_hash(self, chunk: int) -> bytes | None:
@@ -409,7 +419,9 @@ class Fetch:
             pass  # whoever came while it was opened needs better data
 
     async def _try(self) -> bool:
-        """Do so; tells whether the data is good enough for all users, and does nothing if it is not."""
+        """Do so; tells whether the data is good enough for all users, and does nothing if it is
+        not.
+        """
         slab: ReceiveSlab | None = None
         watch = Stopwatch(time.monotonic())
         holding = self._held_buffers
@@ -434,7 +446,8 @@ class Fetch:
                     if reader.position + needed > len(slab.view) or filled == len(slab.view):
                         old, start = slab, reader.position
                         slab = await holding.open_slab(max(needed, filled - start))
-                        # The one copy of packed bytes: a record must not be cut by the end of a slab.
+                        # The one copy of packed bytes: a record must not be cut by the end of a
+                        # slab.
                         rest = filled - start
                         slab.view[:rest] = old.view[start:filled]
                         reader.move_to(0)
@@ -506,7 +519,9 @@ class Fetch:
             user.on_change()
 
     def _wake_waiters(self) -> None:
-        """Have those who wait look again, a few at a time: all of a thousand would hold up everybody else."""
+        """Have those who wait look again, a few at a time: all of a thousand would hold up
+        everybody else.
+        """
         is_waking = bool(self._waking)
         self._waking += self._waiters
         self._waiters.clear()

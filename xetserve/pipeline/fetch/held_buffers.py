@@ -1,8 +1,10 @@
-"""What one fetch holds of the budget: slabs with packed records, and what was decoded for several users.
+"""What one fetch holds of the budget: slabs with packed records, and what was decoded for several
+users.
 
-One that has reserved all it will ever hold has room at any time. One that has not (the budget is short, the client slow, or the range
-huge) streams: it holds a couple of small slabs, and waits for them to be used up. Whoever waits for the next record is given
-room for it, whatever the budget says.
+One that has reserved all it will ever hold has room at any time. One that has not (the budget is
+short, the client slow, or the range huge) streams: it holds a couple of small slabs, and waits for
+them to be used up. Whoever waits for the next record is given room for it, whatever the budget
+says.
 """
 
 import asyncio
@@ -190,7 +192,8 @@ class HeldBuffers:
     def _stream_grant(self) -> int:
         """For a fetch that streams.
 
-        Where there are many, most of the budget stays for those that do not; and a client has to show that it is fast.
+        Where there are many, most of the budget stays for those that do not; and a client has to
+        show that it is fast.
         """
         return min(max(TIGHT_GRANT, min(self._budget.share, self._reach) // 4), STREAM_GRANT)
 

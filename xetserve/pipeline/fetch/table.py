@@ -1,11 +1,12 @@
 """Single flight: responses that want the same fetch range at the same time share one fetch.
 
-A response joins a fetch only through a plan that the CAS gave to its own token, and only as long as every chunk it needs is
-still there or to come. So that ranges are the same, responses for one file also agree on windows: whoever plans at a
-position where somebody else's window starts takes its end over.
+A response joins a fetch only through a plan that the CAS gave to its own token, and only as long as
+every chunk it needs is still there or to come. So that ranges are the same, responses for one file
+also agree on windows: whoever plans at a position where somebody else's window starts takes its end
+over.
 
-Responses for one file do not run in step. What the one in front has used up is kept for those that come close behind it,
-as long as the budget has room to spare.
+Responses for one file do not run in step. What the one in front has used up is kept for those that
+come close behind it, as long as the budget has room to spare.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,7 +28,8 @@ from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.reconstruction import ChunkRange
 
-# One in so many parts of the budget: what may be kept for followers, and from where on nothing more is.
+# One in so many parts of the budget: what may be kept for followers, and from where on nothing more
+# is.
 SHELF_SHARE: Final = 2
 MAX_SHELVED: Final = 256  # fetches so kept; every window that is done looks at all of them
 
@@ -143,7 +145,9 @@ class FetchTable:
         return join(fetch)
 
     def close_leases(self, leases: Iterable[Lease], traffic: FileTraffic, position: int) -> None:
-        """Close leases of a window. Without other users their fetches are closed, too, or kept for followers."""
+        """Close leases of a window. Without other users their fetches are closed, too, or kept for
+        followers.
+        """
         for lease in leases:
             self._close_lease(lease, traffic, position)
         self._tidy()

@@ -1,8 +1,9 @@
 """How many bytes of file data may be held between upstream and clients.
 
-What a response must hold to make progress at all is always granted; what would merely make it faster (fetching
-ahead) is granted only while the process is within its limit. So nobody ever waits for memory that somebody
-slower holds, and the excess over the limit is a small constant for each response.
+What a response must hold to make progress at all is always granted; what would merely make it
+faster (fetching ahead) is granted only while the process is within its limit. So nobody ever waits
+for memory that somebody slower holds, and the excess over the limit is a small constant for each
+response.
 """
 
 import mmap
@@ -88,8 +89,9 @@ class ByteBudget:
         if free:
             return free.pop()
         if size >= SMALL_SLAB_SIZE:
-            # Pages of its own, which go back when it goes. In a heap, where slabs of many clients come and go beside
-            # small objects, half of what was given back would stay with the process.
+            # Pages of its own, which go back when it goes. In a heap, where slabs of many clients
+            # come and go beside small objects, half of what was given back would stay with the
+            # process.
             try:
                 return mmap.mmap(-1, size, flags=_SLAB_FLAGS)
             except OSError:  # the system counts mappings, too

@@ -11,7 +11,8 @@ CLOSE_BEHIND: Final = (
 class FileTraffic:
     """Who reads one file, and where. Positions are decoded bytes.
 
-    A position is where a reader's current window starts; just before it, if the reader has no leases for it yet.
+    A position is where a reader's current window starts; just before it, if the reader has no
+    leases for it yet.
     """
 
     def __init__(self) -> None:

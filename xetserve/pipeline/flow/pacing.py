@@ -1,9 +1,9 @@
 """How much one response may hold, and how far it looks ahead. Pure: the caller tells the time.
 
-Two things are learnt while a response runs. How fast its client takes bytes, over about the last second: that sizes
-what is held, so that a slow client holds little, and a client whose kernel swallows the first megabytes is not taken
-for a fast one. And whether it waits for the upstream: then more is fetched ahead, in smaller windows, over more
-connections, as long as that helps.
+Two things are learnt while a response runs. How fast its client takes bytes, over about the last
+second: that sizes what is held, so that a slow client holds little, and a client whose kernel
+swallows the first megabytes is not taken for a fast one. And whether it waits for the upstream:
+then more is fetched ahead, in smaller windows, over more connections, as long as that helps.
 """
 
 from math import exp
@@ -39,8 +39,9 @@ BLOCKED: Final = 0.5  # share of the time waiting for the client above which les
 class Pacer:
     """The sizes for one response, in bytes.
 
-    hold_limit: of packed bytes to hold. ahead_limit: of packed bytes to hold when the upstream is slow, in
-    fetches beyond the one that is being used. window_size: of the next window. block_size: of the next block.
+    hold_limit: of packed bytes to hold. ahead_limit: of packed bytes to hold when the upstream is
+    slow, in fetches beyond the one that is being used. window_size: of the next window. block_size:
+    of the next block.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,9 @@ class Pacer:
 
     @property
     def early_limit(self) -> int:
-        """Bytes still to come at which the next fetch is begun, though it can only be streamed; 0 for slow clients."""
+        """Bytes still to come at which the next fetch is begun, though it can only be streamed; 0
+        for slow clients.
+        """
         return self.hold_limit if self.hold_limit > MIN_HOLD else 0
 
     def note_block(self, size: int, blocked: float, elapsed: float) -> None:
@@ -84,7 +87,8 @@ class Pacer:
         Args:
             share: bytes that the budget would grant to this response.
             far: how far away the data is.
-            may_be_large: nobody else reads the file, and what is fetched is not stored, as fast as a disk can.
+            may_be_large: nobody else reads the file, and what is fetched is not stored, as fast as
+                a disk can.
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
@@ -105,8 +109,8 @@ class Pacer:
         self._starved = self._blocked = self._elapsed = 0.0
         self._judged_size = 0
         if starved > STARVED:
-            # What would be on its way at twice the rate (Little's law). Waiting alone is no measure: on a
-            # busy machine everybody waits, and holding more makes nothing faster.
+            # What would be on its way at twice the rate (Little's law). Waiting alone is no
+            # measure: on a busy machine everybody waits, and holding more makes nothing faster.
             window = min(self.window_size, MAX_SHARED_WINDOW)
             wanted = int(GROWTH * rate * far.get_fetch_seconds(window))
             self.ahead_limit = max(int(self.ahead_limit * SHRINKING), wanted)
@@ -128,13 +132,16 @@ class FarSide:
             latency: seconds from the request to the first byte.
             size, seconds: bytes after the first ones, and what they took.
         """
-        # The extremes are the far side's own doing; what is worse is our machine's. They fade, as routes change.
+        # The extremes are the far side's own doing; what is worse is our machine's. They fade, as
+        # routes change.
         self._latency = min(self._latency * FADING, latency) if self._latency else latency
         if size >= MIN_MEASURED and seconds > 0:
             self._bandwidth = max(self._bandwidth / FADING, size / seconds)
 
     def get_fetch_seconds(self, size: int) -> float:
-        """Return the time from asking for a window to its last byte: a question to the CAS, and a fetch."""
+        """Return the time from asking for a window to its last byte: a question to the CAS, and a
+        fetch.
+        """
         return 2 * self._latency + (size / self._bandwidth if self._bandwidth else 0.0)
 
 

@@ -1,4 +1,6 @@
-"""How long a response may wait for the upstream: retries included, until the gap towards its client becomes too long."""
+"""How long a response may wait for the upstream: retries included, until the gap towards its client
+becomes too long.
+"""
 
 import asyncio
 import time

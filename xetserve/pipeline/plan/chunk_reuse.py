@@ -1,9 +1,10 @@
 """Files that go back over the same chunks: which of them to keep, packed, until they come again.
 
-A window sees only its own terms. A survey of what lies further ahead, up to HORIZON, tells which chunks come
-again and when; the decisions are made at once for all of it, by dropping what is needed last when there is too
-much (Belady). They are facts for planner and reader alike: a chunk that stays is there when it comes again, so
-windows whose chunks were all kept need nothing from upstream. Pure: positions are decoded bytes in the file.
+A window sees only its own terms. A survey of what lies further ahead, up to HORIZON, tells which
+chunks come again and when; the decisions are made at once for all of it, by dropping what is needed
+last when there is too much (Belady). They are facts for planner and reader alike: a chunk that
+stays is there when it comes again, so windows whose chunks were all kept need nothing from
+upstream. Pure: positions are decoded bytes in the file.
 """
 
 from bisect import bisect_left, bisect_right
@@ -95,7 +96,8 @@ class ChunkReuse:
 
         Args:
             answer: for a range from start, the known end.
-            read: up to here the file has been read, and the chunk there: it can still be told to stay.
+            read: up to here the file has been read, and the chunk there: it can still be told to
+                stay.
             planned: up to here windows are planned, and count on what they were told would stay.
             capacity: packed bytes that may be kept.
         """
@@ -128,7 +130,9 @@ class ChunkReuse:
             del self._starts[:count]
 
     def split(self, position: int, chunk: int) -> None:
-        """Make two terms of the one that a position is in, which is where one of its chunks starts."""
+        """Make two terms of the one that a position is in, which is where one of its chunks
+        starts.
+        """
         at = bisect_right(self._starts, position) - 1
         if at < 0:
             return
@@ -159,7 +163,9 @@ class ChunkReuse:
             life.decoded_size = size
 
     def _refine(self, at: int) -> None:
-        """Split a term of which only the first or only the last chunks are kept, if it is known where."""
+        """Split a term of which only the first or only the last chunks are kept, if it is known
+        where.
+        """
         term = self._terms[at]
         if term.is_kept or not self._lives:
             return
@@ -189,7 +195,9 @@ class ChunkReuse:
         return sum(sizes) if all(sizes) else 0
 
     def _count_lives(self, planned: int) -> None:
-        """Find the chunks with several terms; what was decided for terms before planned is taken over."""
+        """Find the chunks with several terms; what was decided for terms before planned is taken
+        over.
+        """
         earlier, self._lives = self._lives, {}
         waiting = self._find_waiting(earlier)
         by_xorb: dict[bytes, list[KnownTerm]] = {}
@@ -218,7 +226,9 @@ class ChunkReuse:
                     self._lives[key] = life
 
     def _find_waiting(self, lives: dict[ChunkKey, _Life]) -> dict[bytes, dict[int, _Life]]:
-        """Give, by xorb, the chunks that stay after a term that is forgotten, with that term alone."""
+        """Give, by xorb, the chunks that stay after a term that is forgotten, with that term
+        alone.
+        """
         first = self._starts[0] if self._starts else 0
         waiting: dict[bytes, dict[int, _Life]] = {}
         for (xorb_hash, chunk), life in lives.items():
@@ -299,7 +309,8 @@ class ChunkReuse:
         return life is not None and life.stays_after(position)
 
     def find_run(self, position: int, limit: int) -> list[KnownTerm]:
-        """Return the kept terms that follow each other from a position, where the first one has to start.
+        """Return the kept terms that follow each other from a position, where the first one has to
+        start.
 
         Nothing if it does not pay. They end at limit, or with the term that passes it.
         """
@@ -319,7 +330,9 @@ class ChunkReuse:
         return run if size >= MIN_RUN else []
 
     def find_cut(self, asked: ByteRange) -> int:
-        """Return where a window that starts at asked should end: where kept terms begin, or its end."""
+        """Return where a window that starts at asked should end: where kept terms begin, or its
+        end.
+        """
         if not self._lives:
             return asked.end
         at = max(0, bisect_right(self._starts, asked.start) - 1)

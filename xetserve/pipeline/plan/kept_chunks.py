@@ -74,7 +74,9 @@ class KeptChunks:
             self._budget.give(chunk.record.header.record_size)
 
     def hold_plan(self, size: int) -> bool:
-        """Hold bytes for a plan, in place of those that were held for one before; False: there is no room."""
+        """Hold bytes for a plan, in place of those that were held for one before; False: there is
+        no room.
+        """
         self._budget.give(self._plan_size)
         self._plan_size = 0
         if size and (self._is_closed or not self._budget.try_take(size)):

@@ -1,15 +1,17 @@
-"""Planning windows ahead of a reader, with as many questions to the CAS under way as its pace asks for.
+"""Planning windows ahead of a reader, with as many questions to the CAS under way as its pace asks
+for.
 
-A window that is asked for once the one before it is planned starts exactly where that one ends, at a chunk. When the CAS is
-too slow for that, windows are asked for in advance at round positions; the chunk that lies across such a
-position then comes with both windows, and the later one skips it.
+A window that is asked for once the one before it is planned starts exactly where that one ends, at
+a chunk. When the CAS is too slow for that, windows are asked for in advance at round positions; the
+chunk that lies across such a position then comes with both windows, and the later one skips it.
 
-Beside the windows it asks what lies far ahead, for files that go back over the same chunks (chunk_reuse.py). Windows then end
-where kept chunks begin: a fetch range that the CAS made for both would have to be fetched whole. Where all chunks are
-kept, the CAS is not asked again.
+Beside the windows it asks what lies far ahead, for files that go back over the same chunks
+(chunk_reuse.py). Windows then end where kept chunks begin: a fetch range that the CAS made for both
+would have to be fetched whole. Where all chunks are kept, the CAS is not asked again.
 
-What an answer says about what lies behind its window is kept, if the budget has room, and the next window is planned from it: a
-CAS that looks only at where a range starts is not asked for the same terms again and again.
+What an answer says about what lies behind its window is kept, if the budget has room, and the next
+window is planned from it: a CAS that looks only at where a range starts is not asked for the same
+terms again and again.
 """
 
 import asyncio
@@ -104,7 +106,9 @@ class Planner:
             self._room.set_result(None)
 
     def _wants_question(self) -> bool:
-        """Return whether to ask one more question. The first is always right, the others are guesses."""
+        """Return whether to ask one more question. The first is always right, the others are
+        guesses.
+        """
         depth = self._pacer.ahead_limit // self._pacer.window_size if self._rest is None else 1
         if len(self._questions) >= max(1, min(depth, MAX_QUESTIONS)):
             return False
@@ -157,7 +161,9 @@ class Planner:
     # Far ahead.
 
     def _look_further(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ask what lies far ahead, once the first window is there and whenever the horizon comes near."""
+        """Ask what lies far ahead, once the first window is there and whenever the horizon comes
+        near.
+        """
         start = self._repeats.known_end
         if start is None:
             start = self._position
@@ -207,7 +213,9 @@ class Planner:
         return await self._ask(asked)
 
     def _choose_start(self) -> int:
-        """Start where all is planned up to; or a little before, where somebody else's window starts."""
+        """Start where all is planned up to; or a little before, where somebody else's window
+        starts.
+        """
         if self._traffic.find_window(self._position) is None and (
             self._traffic.find_window(self._asked_end) is not None
         ):
@@ -215,7 +223,9 @@ class Planner:
         return self._position
 
     def _choose_range(self, start: int) -> ByteRange:
-        """Choose a window: somebody else's, if that one is not too large for us, or one on a grid."""
+        """Choose a window: somebody else's, if that one is not too large for us, or one on a
+        grid.
+        """
         size, end = self._pacer.window_size, self._end
         known = self._traffic.find_window(start)
         if known is not None and known - start <= 4 * size and (end is None or known <= end):
@@ -264,7 +274,9 @@ class Planner:
         return self._position < answer_end or not (self._end is None and is_cut)
 
     def _keep_rest(self, answer: Reconstruction, plan: WindowPlan, end: int) -> None:
-        """Keep what an answer says about the file behind a window, and ask nothing else before it is used."""
+        """Keep what an answer says about the file behind a window, and ask nothing else before it
+        is used.
+        """
         position = plan.file_range.end
         self._kept.hold_plan(0)
         answer = answer._replace(offset_into_first_range=0)

@@ -1,7 +1,8 @@
 """From a reconstruction to what is fetched, and in which order its chunks make the file.
 
-Terms may repeat, overlap and go back; fetch ranges may be wider than any term. A window fetches each
-distinct range once and knows how often every chunk in it is needed. Pure: no clock, no sockets.
+Terms may repeat, overlap and go back; fetch ranges may be wider than any term. A window fetches
+each distinct range once and knows how often every chunk in it is needed. Pure: no clock, no
+sockets.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ MAX_WINDOW_CHUNKS: Final = 65_536  # chunks, of all terms and fetch ranges
 
 
 class Piece(NamedTuple):
-    """One term: a run of chunks, its decoded size in bytes, and the number of the step that fetches it.
+    """One term: a run of chunks, its decoded size in bytes, and the number of the step that fetches
+    it.
 
     step None: its chunks have been kept from earlier windows.
     """
@@ -43,8 +45,10 @@ class Step(NamedTuple):
 class WindowPlan(NamedTuple):
     """How a range of the file is made.
 
-    file_range: decoded positions that this window gives; whole terms, unless the caller's range ends earlier.
-    asked: the range that the CAS was asked for; asking again for the same gives the same fetch ranges.
+    file_range: decoded positions that this window gives; whole terms, unless the caller's range
+        ends earlier.
+    asked: the range that the CAS was asked for; asking again for the same gives the same fetch
+        ranges.
     skip: decoded bytes to drop before file_range.start.
     num_terms: of the answer, up to the end of the window.
     """
@@ -58,7 +62,9 @@ class WindowPlan(NamedTuple):
 
     @property
     def packed_ratio(self) -> float:
-        """Packed bytes for one decoded byte, taking the chunks of a fetch range for equally large."""
+        """Packed bytes for one decoded byte, taking the chunks of a fetch range for equally
+        large.
+        """
         packed = sum(
             step.info.byte_range.size * sum(step.uses) / len(step.uses) for step in self.steps
         )
@@ -77,19 +83,22 @@ def make_plan(
 ) -> WindowPlan:
     """Plan a window.
 
-    The window takes the terms whole, past the asked end, so that the next one starts where a chunk does. Terms behind that are
-    left out, which a CAS may answer that looks at where a range starts only, and so are more than a window may have.
+    The window takes the terms whole, past the asked end, so that the next one starts where a chunk
+    does. Terms behind that are left out, which a CAS may answer that looks at where a range starts
+    only, and so are more than a window may have.
 
     Args:
         answer: for the range `asked`.
-        limit: decoded position that the window must not pass; None: the end of the file is not known.
-        start: where the window is to start, if the window before has reached past the asked start. Past the end
-            of the answer it gives an empty window.
-        is_kept: tells whether all of a term's chunks will be here already, given where it starts and ends.
+        limit: decoded position that the window must not pass; None: the end of the file is not
+            known.
+        start: where the window is to start, if the window before has reached past the asked start.
+            Past the end of the answer it gives an empty window.
+        is_kept: tells whether all of a term's chunks will be here already, given where it starts
+            and ends.
 
     Raises:
-        IntegrityError: the terms do not reach the end that was asked for, there are thousands without
-            bytes, or a fetch range cannot be part of a xorb.
+        IntegrityError: the terms do not reach the end that was asked for, there are thousands
+            without bytes, or a fetch range cannot be part of a xorb.
     """
     end = asked.start + answer.decoded_size
     if limit is not None and end < min(asked.end, limit):

@@ -1,9 +1,12 @@
-"""What is known of a file's chunks: their hashes, remembered as they are computed, whoever asked for the bytes.
+"""What is known of a file's chunks: their hashes, remembered as they are computed, whoever asked
+for the bytes.
 
-A part of a file proves nothing by itself, since reconstructions carry no chunk hashes. But parts add up: once the hashes of
-all chunks are known, their root has to be the file hash. From then on the list is proven, and every later part is
-compared with it, chunk by chunk. Of a file with more chunks than may be remembered, the first ones are folded into the root and
-forgotten: whoever reads it from its beginning on, in about that order, gets proof all the same, but no list is left.
+A part of a file proves nothing by itself, since reconstructions carry no chunk hashes. But parts
+add up: once the hashes of all chunks are known, their root has to be the file hash. From then on
+the list is proven, and every later part is compared with it, chunk by chunk. Of a file with more
+chunks than may be remembered, the first ones are folded into the root and
+forgotten: whoever reads it from its beginning on, in about that order, gets proof all the same, but
+    no list is left.
 Pure: positions are decoded bytes in the file.
 """
 
@@ -79,8 +82,9 @@ class Ledger:
     is_proven: whether they make the file hash; then they never change.
     is_kept: whether they are stored as well, or about to be.
     is_told: whether other workers have them.
-    has_lost: whether some chunks that were seen are not remembered, or were not compared with those that are, and nobody has
-        been told. Who counts on all chunks being looked at must not come to an end.
+    has_lost: whether some chunks that were seen are not remembered, or were not compared with those
+        that are, and nobody has been told. Who counts on all chunks being looked at must not come
+        to an end.
     generation: how often all was forgotten.
     epoch: changes whenever chunks are no longer remembered that were, unless all are proven then.
     sources: where its chunks came from, by xorb: from the first of them to the last.
@@ -203,7 +207,9 @@ class Ledger:
         return True
 
     def refutes(self, note: Note) -> bool:
-        """Return whether the list is proven, and chunks that somebody else has seen are not the file's."""
+        """Return whether the list is proven, and chunks that somebody else has seen are not the
+        file's.
+        """
         return self.is_proven and not all(self.matches(*chunk) for chunk in note.each())
 
     def _shrink(self) -> None:
@@ -258,8 +264,8 @@ class Ledger:
     def adopt(self, chunks: ChunkList) -> None:
         """Take over all chunks of the file, proven elsewhere, unless the list is proven.
 
-        What was noted before is compared with it. If it is something else, it was wrong, see clear; what has been folded is
-        forgotten.
+        What was noted before is compared with it. If it is something else, it was wrong, see clear;
+        what has been folded is forgotten.
         """
         if self.is_proven:
             return
@@ -277,7 +283,9 @@ class Ledger:
         self.is_proven = self.is_kept = True
 
     def find_hashes(self, position: int, size: int) -> bytes | None:
-        """Return the hashes of the chunks that make up a part of a proven file; None: none do, or it is not proven."""
+        """Return the hashes of the chunks that make up a part of a proven file; None: none do, or
+        it is not proven.
+        """
         chunks = self.get_chunks()
         return None if chunks is None else chunks.find_hashes(position, size)
 
@@ -304,7 +312,9 @@ class Ledger:
         return end < len(run.starts)
 
     def prove(self) -> bool:
-        """Compare the root of all chunks, folded, with the file hash; what is wrong is forgotten, and what is not all there."""
+        """Compare the root of all chunks, folded, with the file hash; what is wrong is forgotten,
+        and what is not all there.
+        """
         if self.is_proven:
             return True
         if self._tree.file_hash() != self.file_hash:
@@ -329,7 +339,8 @@ class Ledger:
         return bool(self._origins)
 
     def take_origins(self, origins: ProvenanceLog, epoch: int) -> None:
-        """Take over where chunks came from that were noted since an epoch, and tell once they are proven.
+        """Take over where chunks came from that were noted since an epoch, and tell once they are
+        proven.
 
         Chunks that were not remembered, or not compared with those that are, prove nothing.
         """

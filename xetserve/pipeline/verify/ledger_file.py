@@ -7,8 +7,8 @@
     chunk hashes    32 bytes each
     check           16 bytes, BLAKE3 of all before
 
-Numbers are little-endian. What a disk gives is not believed: the root of the chunks is computed again, and is the file hash,
-or the file is as good as none. Pure: bytes in, values out.
+Numbers are little-endian. What a disk gives is not believed: the root of the chunks is computed
+again, and is the file hash, or the file is as good as none. Pure: bytes in, values out.
 """
 
 import struct

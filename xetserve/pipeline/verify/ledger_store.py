@@ -1,7 +1,8 @@
-"""Proven ledgers on disk, beside the cache: what was proven once is known after a restart, and to other processes.
+"""Proven ledgers on disk, beside the cache: what was proven once is known after a restart, and to
+other processes.
 
-A ledger is read in a thread when its file is first read, and proven again (ledger_file.py). One that is damaged, gone or slow
-to come is none; keeping one never holds anybody up.
+A ledger is read in a thread when its file is first read, and proven again (ledger_file.py). One
+that is damaged, gone or slow to come is none; keeping one never holds anybody up.
 """
 
 import asyncio

@@ -1,11 +1,12 @@
 """The ledgers of a process, and what it knows from the other workers.
 
-Several workers are one server: what a client has got from one counts when another judges. So each tells the others what it
-has seen before the bytes leave, and hears what they have told before it judges. Whoever tells last, of all that have sent parts
-of a file, then knows all of them: if they are not the file, that one's answer is cut, and everybody knows that it was.
+Several workers are one server: what a client has got from one counts when another judges. So each
+tells the others what it has seen before the bytes leave, and hears what they have told before it
+judges. Whoever tells last, of all that have sent parts of a file, then knows all of them: if they
+are not the file, that one's answer is cut, and everybody knows that it was.
 
-What is forgotten because some of it was wrong is forgotten by all, together with what others have told before that and
-is not heard yet.
+What is forgotten because some of it was wrong is forgotten by all, together with what others have
+told before that and is not heard yet.
 """
 
 import os
@@ -26,7 +27,8 @@ MAX_CUTS: Final = 1000  # files
 
 
 class _Times:
-    """When something happened last to each of some files, ns of CLOCK_MONOTONIC; those to which it did long ago are forgotten.
+    """When something happened last to each of some files, ns of CLOCK_MONOTONIC; those to which it
+    did long ago are forgotten.
 
     all_at: when it may have happened to any file whatsoever; -1: never.
     """
@@ -55,7 +57,8 @@ class _Times:
 class Ledgers:
     """The ledgers of the files that were read of late, within a bound of memory.
 
-    And which files were cut of late because they were wrong: somebody has the beginning, and some of it may be wrong.
+    And which files were cut of late because they were wrong: somebody has the beginning, and some
+    of it may be wrong.
 
     Args:
         worker_bus: from the other workers, and to them; None: there are none.
@@ -93,7 +96,9 @@ class Ledgers:
         return self._proven.get(file_hash) if ledger is None else ledger
 
     def find_hashes(self, file_hash: bytes, position: int, size: int) -> bytes | None:
-        """Return the chunk hashes of a part of a file, if it is proven and its ledger at hand; see Ledger."""
+        """Return the chunk hashes of a part of a file, if it is proven and its ledger at hand; see
+        Ledger.
+        """
         ledger = self.find(file_hash)
         return None if ledger is None else ledger.find_hashes(position, size)
 
@@ -123,7 +128,8 @@ class Ledgers:
     def is_suspect(self, file_hash: bytes, now: float) -> bool:
         """Return whether a part of a file may be wanted to complete what is wrong.
 
-        That is so if it was cut, as was_cut tells, and has not been proven since; at first even then.
+        That is so if it was cut, as was_cut tells, and has not been proven since; at first even
+        then.
         """
         if not self.was_cut(file_hash, now):
             return False
@@ -139,10 +145,12 @@ class Ledgers:
         return self._begun.cost + self._proven.cost
 
     def trim(self, file_hash: bytes) -> None:
-        """Account for what a file's ledger has become; others go if all are too large together, those used longest ago first.
+        """Account for what a file's ledger has become; others go if all are too large together,
+        those used longest ago first.
 
-        Those of proven files go before all: they are to be had again, from the disk or from a read. Without the other ones
-        nobody would find out that a part which is given out later completes a wrong file.
+        Those of proven files go before all: they are to be had again, from the disk or from a read.
+        Without the other ones nobody would find out that a part which is given out later completes
+        a wrong file.
         """
         ledger = self.find(file_hash)
         if ledger is not None:
@@ -170,12 +178,16 @@ class Ledgers:
         ledgers.put(ledger.file_hash, ledger, ledger.nbytes)
 
     def watch(self, ledger: Ledger) -> None:
-        """Have a ledger hear when its file is proven by another worker, for what is stored here of it."""
+        """Have a ledger hear when its file is proven by another worker, for what is stored here of
+        it.
+        """
         if self._worker_bus is not None and ledger.has_origins:
             self._watched.add(ledger.file_hash)
 
     def look_round(self) -> None:
-        """Hear, and let the ledgers that are watched have what was proven; to be called now and then."""
+        """Hear, and let the ledgers that are watched have what was proven; to be called now and
+        then.
+        """
         self.hear()
         for file_hash in list(self._watched):
             ledger = self._begun.peek(file_hash)
@@ -217,7 +229,9 @@ class Ledgers:
             self._lost.all_at = time.monotonic_ns()
 
     def _correct(self, ledger: Ledger, note: Note) -> None:
-        """Have the other know the list of a proven file, and all of them if it has given a wrong chunk away."""
+        """Have the other know the list of a proven file, and all of them if it has given a wrong
+        chunk away.
+        """
         if ledger.refutes(note):
             self._mark(ledger.file_hash, note.noted, MarkKind.CUT)
         ledger.is_told = (
@@ -231,8 +245,8 @@ class Ledgers:
         """Let a ledger have all that is known of its file anywhere."""
         if self._worker_bus is None:
             return
-        # What was told before this is with the others before we look (schedule() has a full memory barrier): of two
-        # that tell and then look, one sees both.
+        # What was told before this is with the others before we look (schedule() has a full memory
+        # barrier): of two that tell and then look, one sees both.
         os.sched_yield()
         self.hear()
         if (
@@ -262,7 +276,8 @@ class Ledgers:
         if mark.kind is MarkKind.LOST:
             self._lost.note(mark.file_hash, mark.at)
             return
-        # What is forgotten because it was wrong counts as cut: whoever has got some of it must not come to an end.
+        # What is forgotten because it was wrong counts as cut: whoever has got some of it must not
+        # come to an end.
         self._cuts.note(mark.file_hash, mark.at)
         if mark.kind is MarkKind.FORGOTTEN:
             self._forgotten.note(mark.file_hash, mark.at)

@@ -1,4 +1,5 @@
-"""A log in shared memory: one process appends records, all others read them; the oldest give way to the newest.
+"""A log in shared memory: one process appends records, all others read them; the oldest give way to
+the newest.
 
     0    tail: where the oldest record begins        u64
     8    head: where the next one will begin         u64
@@ -11,9 +12,10 @@ Positions count bytes from the first record ever written, and are multiples of e
     12   CRC-32 of the above and what it says        u32
     16   what it says, filled up with zeros to a multiple of eight
 
-There is no lock. The writer moves the tail before it overwrites anything and the head once a record is whole, so one that was
-begun by a process that died is as if it had never been. A reader copies, and then looks whether what it has copied was still there; the
-position and the checksum show what was not all written, from wherever it is seen. Who comes too late has lost records, and knows.
+There is no lock. The writer moves the tail before it overwrites anything and the head once a record
+is whole, so one that was begun by a process that died is as if it had never been. A reader copies,
+and then looks whether what it has copied was still there; the position and the checksum show what
+was not all written, from wherever it is seen. Who comes too late has lost records, and knows.
 Pure: the memory is given. Numbers are the machine's own.
 """
 
@@ -60,7 +62,9 @@ class _Ring:
 
 
 class RingWriter(_Ring):
-    """The one that appends. A new process in the place of one that died goes on behind its last whole record."""
+    """The one that appends. A new process in the place of one that died goes on behind its last
+    whole record.
+    """
 
     def append(self, data: bytes) -> bool:
         """Write a record; False: it is larger than the ring."""

@@ -1,8 +1,8 @@
 """HeldBuffers what one response reads against what the file has to be.
 
-What is known to make the file hash, the ledger of a proven file, each chunk is held against at its place. Of a file that is
-not proven, a whole response is folded on the way, and its root is the file hash or the answer is cut. Parts are
-proven by the ledger, with the part that completes it.
+What is known to make the file hash, the ledger of a proven file, each chunk is held against at its
+place. Of a file that is not proven, a whole response is folded on the way, and its root is the file
+hash or the answer is cut. Parts are proven by the ledger, with the part that completes it.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ class Verifier:
     Args:
         is_whole: whether the response is the whole file.
         shelf: where proven ledgers are stored.
-        since: seconds, of a steady clock; the ledger has to know all that was read of the file from then on. None: it may be
-            that other parts were never seen here.
+        since: seconds, of a steady clock; the ledger has to know all that was read of the file from
+            then on. None: it may be that other parts were never seen here.
 
     is_verified: whether all that was read belongs to the file, as far as finish has been told.
     chunks: what was to be read, by xorb: from the first of its chunks to the last.
@@ -78,7 +78,9 @@ class Verifier:
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether the file's list has turned out wrong since we began, so that what we have read may be."""
+        """Whether the file's list has turned out wrong since we began, so that what we have read
+        may be.
+        """
         return self._ledger.generation != self._generation and not self._ledger.is_full
 
     def check_doubt(self) -> None:
@@ -114,7 +116,9 @@ class Verifier:
             self._origins.add(origin, chunk)
 
     def settle(self) -> None:
-        """Have the origins told of what is proven, now or with the rest of the file; to be called in the end."""
+        """Have the origins told of what is proven, now or with the rest of the file; to be called
+        in the end.
+        """
         if self.is_verified and self._tree is not None:
             self._origins.prove()
         else:
@@ -122,9 +126,11 @@ class Verifier:
             self._ledgers.watch(self._ledger)
 
     async def pass_on(self, size: int | None) -> None:
-        """Let others count on what was added, before its bytes leave, and judge if it was the last of the file that was missing.
+        """Let others count on what was added, before its bytes leave, and judge if it was the last
+        of the file that was missing.
 
-        Not only the end of a response completes a file: clients that ask for parts leave when they have what they want.
+        Not only the end of a response completes a file: clients that ask for parts leave when they
+        have what they want.
 
         Args:
             size: of the file; None: it is not known.
@@ -215,8 +221,9 @@ class Verifier:
     def fail(self) -> dict[bytes, ChunkRange]:
         """Forget what the ledger has: some of it is wrong. The file counts as cut from now on.
 
-        Gives the chunks that it may be, by xorb: those of this response, and of those before it that have not been proven.
-        A list that is proven stays: it is what shows who is wrong, and what it has let pass was right.
+        Gives the chunks that it may be, by xorb: those of this response, and of those before it
+        that have not been proven. A list that is proven stays: it is what shows who is wrong, and
+        what it has let pass was right.
         """
         ledger = self._ledger
         self._origins.clear()

@@ -1,4 +1,5 @@
-"""What the workers of a server tell each other of files: a place in shared memory for each, which it alone writes.
+"""What the workers of a server tell each other of files: a place in shared memory for each, which
+it alone writes.
 
 A place has three rings (ring_log.py):
 
@@ -6,8 +7,9 @@ A place has three rings (ring_log.py):
     notes   chunks of files that are not proven (worker_records.py)
     lists   the chunks of proven files (ledger_file.py)
 
-Nobody waits for anybody, and a worker that dies leaves what it has told. The one that takes its place hears all that the
-rings still hold, its predecessor's too. It takes memory as it is used: at most PLACE_SIZE a worker.
+Nobody waits for anybody, and a worker that dies leaves what it has told. The one that takes its
+place hears all that the rings still hold, its predecessor's too. It takes memory as it is used: at
+most PLACE_SIZE a worker.
 """
 
 import logging
@@ -73,7 +75,9 @@ class WorkerBus:
             self._notes.own.append(pack_note(note))
 
     def hear_marks(self) -> Iterator[Mark]:
-        """Yield what others have said and we have not heard; the first time also what our predecessor has."""
+        """Yield what others have said and we have not heard; the first time also what our
+        predecessor has.
+        """
         for data in self._marks.hear():
             try:
                 yield parse_mark(data)

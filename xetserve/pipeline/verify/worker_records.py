@@ -1,4 +1,5 @@
-"""What workers tell each other of files that are not proven: chunks that were seen, and what became of them.
+"""What workers tell each other of files that are not proven: chunks that were seen, and what became
+of them.
 
 A note is a run of chunks that follow each other in a file and came from one xorb:
 
@@ -11,8 +12,8 @@ A note is a run of chunks that follow each other in a file and came from one xor
     decoded sizes   u32 each
     chunk hashes    32 bytes each
 
-A mark says that a file was cut, or that besides all that was seen of it before is forgotten, or that it was for want of
-memory, and nothing is known to be wrong:
+A mark says that a file was cut, or that besides all that was seen of it before is forgotten, or
+that it was for want of memory, and nothing is known to be wrong:
 
     file hash       32 bytes
     at              u64, ns of CLOCK_MONOTONIC
@@ -131,7 +132,9 @@ class _Run:
 
 
 class NotePad:
-    """Chunks that one answer has seen and not told yet. They come in order, at one place of the file or at several."""
+    """Chunks that one answer has seen and not told yet. They come in order, at one place of the
+    file or at several.
+    """
 
     def __init__(self, file_hash: bytes) -> None:
         self._file_hash = file_hash

@@ -1,6 +1,8 @@
-"""When an upstream is left alone: after a 429 until the time that it names, and for a while after other trouble.
+"""When an upstream is left alone: after a 429 until the time that it names, and for a while after
+other trouble.
 
-What is noted holds for one token and one kind of question: it may be that question, or that token, that is the trouble.
+What is noted holds for one token and one kind of question: it may be that question, or that token,
+that is the trouble.
 """
 
 import re
@@ -35,7 +37,9 @@ class Backoff:
         self._down_until: LruDict[_Key, float] = LruDict(max_num=MAX_TROUBLES)
 
     def find(self, scope: str, kind: str) -> UpstreamError | None:
-        """Return what speaks against asking now: after a 429 UpstreamBusy with the time that is left."""
+        """Return what speaks against asking now: after a 429 UpstreamBusy with the time that is
+        left.
+        """
         now = self._clock()
         until, busy = self._pauses.peek((scope, kind)) or (0.0, None)
         if busy is not None and now < until:

@@ -1,19 +1,22 @@
-"""What the Hub and the CAS said to whom, kept for a while: answers to questions, yes or no, per token.
+"""What the Hub and the CAS said to whom, kept for a while: answers to questions, yes or no, per
+token.
 
-A yes is believed for `ttl`, a no for `negative_ttl`; then the upstream is asked again, for answers that never change only
-whether the token may still read. Equal questions at the same time are one. After a 429 nobody asks in that token's name until
-Retry-After. Where the upstream is in trouble, a yes that is older may do (`stale_for`), and offline whatever its age.
+A yes is believed for `ttl`, a no for `negative_ttl`; then the upstream is asked again, for answers
+that never change only whether the token may still read. Equal questions at the same time are one.
+After a 429 nobody asks in that token's name until Retry-After. Where the upstream is in trouble, a
+yes that is older may do (`stale_for`), and offline whatever its age.
 
-An answer is for the token that it was given to. What was said to no token at all is public: it may stand in, only where
-the upstream cannot be asked. A refusal makes all older answers about the repository worthless, in the folder, too: a mark stands
-there for each token and repository that had a yes, and a refusal is written in its place. Where there is no mark, there is
-nothing to make worthless, and a no is not stored: tokens that are made up leave nothing behind.
+An answer is for the token that it was given to. What was said to no token at all is public: it may
+stand in, only where the upstream cannot be asked. A refusal makes all older answers about the
+repository worthless, in the folder, too: a mark stands there for each token and repository that had
+a yes, and a refusal is written in its place. Where there is no mark, there is nothing to make
+worthless, and a no is not stored: tokens that are made up leave nothing behind.
 
-What was brought from elsewhere (imported) stands in offline, and where the upstream is in trouble, for want of an answer of our own.
-It never spares a question, and online it permits nothing.
+What was brought from elsewhere (imported) stands in offline, and where the upstream is in trouble,
+for want of an answer of our own. It never spares a question, and online it permits nothing.
 
-Answers are bytes here; whoever asks knows how to read them. Memory is bounded in bytes. With a store, a yes is
-also written there, for other processes and for the next start.
+Answers are bytes here; whoever asks knows how to read them. Memory is bounded in bytes. With a
+store, a yes is also written there, for other processes and for the next start.
 """
 
 import asyncio
@@ -47,7 +50,8 @@ MAX_NAME_SIZE: Final = 4096  # characters; answers to longer questions are not k
 MARK_PAUSE: Final = 3600.0  # seconds after which it is marked again that a repository was shown
 MARK_LEAD: Final = 7200.0  # seconds that a mark counts as used later: no older answer outlives it
 MAX_MARKS: Final = 10_000
-# Kinds of what is kept: a note that a token was refused, or the mark in its place; and what says only that a token may read.
+# Kinds of what is kept: a note that a token was refused, or the mark in its place; and what says
+# only that a token may read.
 REFUSAL: Final = "refusal"
 PERMISSIONS: Final = ("grant", "plan")
 MAX_SKEW: Final = 5.0  # seconds; an answer from the future is of a clock that was wrong
@@ -72,7 +76,8 @@ class AnswerPolicy:
 class Question(NamedTuple):
     """A question to an upstream.
 
-    scope: in whose name, see scope.py. kind: what sort of answer. repo: the repository that it is about; "": none.
+    scope: in whose name, see scope.py. kind: what sort of answer. repo: the repository that it is
+        about; "": none.
     """
 
     scope: str
@@ -96,7 +101,9 @@ class Question(NamedTuple):
 
 
 class Verdict(Enum):
-    """What an answer is: something; the word that there is no such thing; a refusal; or nothing to be kept."""
+    """What an answer is: something; the word that there is no such thing; a refusal; or nothing to
+    be kept.
+    """
 
     GOOD = "good"
     ABSENT = "absent"
@@ -123,7 +130,8 @@ class Answer(NamedTuple):
 Ask = Callable[[bool], Awaitable[Answer]]
 # Gives, for a scope, another question whose answer says the same; None: there is none.
 FindOther = Callable[[str], Awaitable[Question | None]]
-# Gives when the token was last allowed to read what an old answer is about, if that answer never changes; None: ask again.
+# Gives when the token was last allowed to read what an old answer is about, if that answer never
+# changes; None: ask again.
 Renew = Callable[[bytes], Awaitable[float | None]]
 
 
@@ -169,7 +177,8 @@ class AnswerCache:
         self._kept: LruDict[Question, _Kept] = LruDict(
             max_cost=policy.max_size, on_leave=self._note_left
         )
-        # Those that were answered with yes, by scope and repository: a refusal drops them without a walk over others.
+        # Those that were answered with yes, by scope and repository: a refusal drops them without a
+        # walk over others.
         self._by_repo: dict[tuple[str, str], dict[Question, None]] = {}
         self._flights: SingleFlight[Question, Answer] = SingleFlight()
         self._refusals: LruDict[tuple[str, str], float] = LruDict(
@@ -354,7 +363,9 @@ class AnswerCache:
         return refused is not None
 
     async def _load_imported(self, question: Question) -> _Kept | None:
-        """Return what was brought from elsewhere; online it is not remembered, for it is not to be believed without asking."""
+        """Return what was brought from elsewhere; online it is not remembered, for it is not to be
+        believed without asking.
+        """
         if self.store is None or (question.kind in PERMISSIONS and not self.policy.is_offline):
             return None
         stored = await self.store.read(self._path(question), is_imported=True)
@@ -394,7 +405,9 @@ class AnswerCache:
         return answer
 
     def _mark(self, question: Question) -> bool:
-        """Mark that something of a repository is stored for a token; False: there is no room for it now."""
+        """Mark that something of a repository is stored for a token; False: there is no room for it
+        now.
+        """
         assert self.store is not None
         key = (question.scope, question.repo)
         now = self.clock()
@@ -415,7 +428,9 @@ class AnswerCache:
             self.store.remove(self._path(question))
 
     def refuse(self, scope: str, repo: str) -> None:
-        """Take note that a token was refused: what it was told about a repository is not believed any more."""
+        """Take note that a token was refused: what it was told about a repository is not believed
+        any more.
+        """
         question = Question(scope, REFUSAL, repo, "")
         now = self.clock()
         self._note_refusal(question, now)
@@ -444,7 +459,8 @@ class AnswerCache:
         if before is not None and said <= before:
             return
         self._refusals.put(key, said, sum(map(len, key)))
-        # The refusal itself may be forgotten one day: no answer of before is left that could come back then.
+        # The refusal itself may be forgotten one day: no answer of before is left that could come
+        # back then.
         for other in list(self._by_repo.get(key, ())):
             kept = self._kept.peek(other)
             if kept is not None and kept.said <= said:
@@ -476,7 +492,9 @@ class AnswerCache:
 
 
 class Subject(NamedTuple):
-    """Which question a stored answer is one to: Question without its scope, and the Hub that was asked."""
+    """Which question a stored answer is one to: Question without its scope, and the Hub that was
+    asked.
+    """
 
     realm: str
     kind: str

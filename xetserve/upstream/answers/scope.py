@@ -10,7 +10,9 @@ _SIZE: Final = 16  # bytes
 
 
 def get_scope(token: str | None) -> str:
-    """Return what answers to a token are kept under: hex digits, from which nobody gets to the token."""
+    """Return what answers to a token are kept under: hex digits, from which nobody gets to the
+    token.
+    """
     if token is None:
         return ANONYMOUS
     return blake3(token.encode(), derive_key_context=_CONTEXT).hexdigest(length=_SIZE)

@@ -1,4 +1,6 @@
-"""Equal questions at the same time are one: whoever comes later waits for the first one's answer."""
+"""Equal questions at the same time are one: whoever comes later waits for the first one's
+answer.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,10 +31,11 @@ class SingleFlight(Generic[K, T]):
     async def share(self, key: K, ask: Callable[[], Awaitable[T]]) -> T:
         """Return what ask gives; if somebody asks the same already, that answer, or that failure.
 
-        All of a thousand who wait could go on in one turn of the loop, and would hold up everybody else; they go on a few
-        at a time.
+        All of a thousand who wait could go on in one turn of the loop, and would hold up everybody
+        else; they go on a few at a time.
 
-        Cancellation: the others still get their answer; the question is dropped with the last who waits for it.
+        Cancellation: the others still get their answer; the question is dropped with the last who
+            waits for it.
         """
 
         async def run() -> T:

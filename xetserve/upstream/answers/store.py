@@ -5,16 +5,18 @@
     DIR/imported/...                        the same, brought from elsewhere
     DIR/**/.{random}                        being written
 
-A file is MAGIC, 16 bytes of BLAKE3 over its path and all that follows, the time it was said (f64, Unix seconds, little-endian),
-what it is about (u32 bytes, UTF-8), and the body. One of before, with OLD_MAGIC, does not say what it is about.
-The check holds it to its place: damaged, cut, or brought here from another scope, it is a miss. Scopes are
-fingerprints of tokens, never tokens. Several processes share a folder: a rename is atomic.
+A file is MAGIC, 16 bytes of BLAKE3 over its path and all that follows, the time it was said (f64,
+Unix seconds, little-endian), what it is about (u32 bytes, UTF-8), and the body. One of before, with
+OLD_MAGIC, does not say what it is about. The check holds it to its place: damaged, cut, or brought
+here from another scope, it is a miss. Scopes are fingerprints of tokens, never tokens. Several
+processes share a folder: a rename is atomic.
 
-The bound counts blocks, of files and of folders. A folder that is too full is emptied by shares: what was said to no token, plans
-and what was brought from elsewhere have one each, and what was said to tokens has one, of which each token has its part.
-Whoever takes less than a share leaves the rest to the others, so that nobody pushes out more than what is beyond a share.
-Of a share, what was not used for longest goes first: the time of modification is when it was last used, give or take an hour,
-and for what is minor, long ago.
+The bound counts blocks, of files and of folders. A folder that is too full is emptied by shares:
+what was said to no token, plans and what was brought from elsewhere have one each, and what was
+said to tokens has one, of which each token has its part. Whoever takes less than a share leaves the
+rest to the others, so that nobody pushes out more than what is beyond a share. Of a share, what was
+not used for longest goes first: the time of modification is when it was last used, give or take an
+hour, and for what is minor, long ago.
 """
 
 import asyncio
@@ -73,7 +75,9 @@ class Stored(NamedTuple):
 
 
 def unpack_file(path: str, data: bytes) -> Stored | None:
-    """Read a file that was stored at a path under the folder; None: it is damaged, or from another place."""
+    """Read a file that was stored at a path under the folder; None: it is damaged, or from another
+    place.
+    """
     magic, rest = data[: len(MAGIC)], data[len(MAGIC) + CHECK_SIZE :]
     if magic not in (MAGIC, OLD_MAGIC) or not data.startswith(magic + _make_check(path, rest)):
         return None
@@ -101,7 +105,8 @@ class AnswerFolder:
     """The folder. Everything here blocks, and is for threads.
 
     Args:
-        max_size: bytes of all files together; a guess that sweeping corrects, since others write here, too.
+        max_size: bytes of all files together; a guess that sweeping corrects, since others write
+            here, too.
     """
 
     def __init__(self, folder: Path, *, max_size: int) -> None:
@@ -151,7 +156,8 @@ class AnswerFolder:
         Args:
             is_minor: it goes before all that is not.
             is_first: leave what is there already.
-            only_with: a path; where nothing is stored there, nor brought from elsewhere, this is not stored.
+            only_with: a path; where nothing is stored there, nor brought from elsewhere, this is
+                not stored.
             lead: seconds by which it counts as used later than it was.
 
         Raises:
@@ -173,7 +179,9 @@ class AnswerFolder:
         self._size = (self._size or 0) + size + num_folders * BLOCK
 
     def _put(self, target: Path, data: bytes, used: float | None) -> int:
-        """Write a file, used last in Unix seconds, or now; gives the number of folders that were made for it."""
+        """Write a file, used last in Unix seconds, or now; gives the number of folders that were
+        made for it.
+        """
         temporary = target.parent / f".{os.urandom(12).hex()}"
         num_folders = 0
         for number in range(WRITE_TRIES):
@@ -229,7 +237,9 @@ class AnswerFolder:
         return size
 
     def _sweep(self, need: int) -> None:
-        """Count, and make room for need bytes and more; leftovers of crashes and empty folders go."""
+        """Count, and make room for need bytes and more; leftovers of crashes and empty folders
+        go.
+        """
         groups: dict[str, _Group] = {}
         for item in scan(self._folder):
             if is_folder(item):
@@ -270,7 +280,9 @@ class _Group:
 
 
 def _gather(folder: str, files: list[_File], now: float) -> int:
-    """Find the files in a folder and below it, and remove leftovers and empty folders; gives the bytes that are left."""
+    """Find the files in a folder and below it, and remove leftovers and empty folders; gives the
+    bytes that are left.
+    """
     size = 0
     for item in scan(folder):
         if is_folder(item):
@@ -300,7 +312,9 @@ def _share_out(sizes: dict[str, int], total: int) -> dict[str, int]:
 
 
 def _find_level(sizes: Iterable[int], total: int) -> int:
-    """Find how much each may have at most, so that all together have total: those that want less leave the rest to others."""
+    """Find how much each may have at most, so that all together have total: those that want less
+    leave the rest to others.
+    """
     level, ordered = total, sorted(sizes)
     for at, size in enumerate(ordered):
         level = total // (len(ordered) - at)
@@ -311,7 +325,8 @@ def _find_level(sizes: Iterable[int], total: int) -> int:
 
 
 class AnswerStore:
-    """The folder, from the event loop: reads wait for a thread, writes are done later, one after the other.
+    """The folder, from the event loop: reads wait for a thread, writes are done later, one after
+    the other.
 
     Args:
         max_pending: bytes that may wait to be written; what comes beyond is not stored.
@@ -330,7 +345,9 @@ class AnswerStore:
     async def read(
         self, path: str, *, is_imported: bool = False, lead: float = 0.0
     ) -> Stored | None:
-        """Return what is stored at a path, or soon will be; a disk that fails or hangs has nothing."""
+        """Return what is stored at a path, or soon will be; a disk that fails or hangs has
+        nothing.
+        """
         if path in self._waiting and not is_imported:
             return self._waiting[path]
         return await self._run(partial(self._folder.read, path, is_imported=is_imported, lead=lead))
@@ -359,7 +376,8 @@ class AnswerStore:
         lead: float = 0.0,
         is_refusal: bool = False,
     ) -> bool:
-        """Store something soon; see AnswerFolder. False: too much is waiting, it will not be stored.
+        """Store something soon; see AnswerFolder. False: too much is waiting, it will not be
+        stored.
 
         Args:
             is_refusal: it takes something back, and has room of its own where others have none.
@@ -433,7 +451,9 @@ def _make_check(path: str, rest: bytes) -> bytes:
 
 
 def make_folders(folder: Path) -> int:
-    """Make a folder and those above it, for nobody else; gives how many. mkdir's mode is for the last one only."""
+    """Make a folder and those above it, for nobody else; gives how many. mkdir's mode is for the
+    last one only.
+    """
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:

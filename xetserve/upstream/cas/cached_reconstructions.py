@@ -1,8 +1,10 @@
-"""Reconstructions that are kept: equal questions are asked once, and what was learned serves when the CAS cannot be asked.
+"""Reconstructions that are kept: equal questions are asked once, and what was learned serves when
+the CAS cannot be asked.
 
-Fresh answers, with the URLs that they sign, are kept in memory for the token that asked, like anything else that is said to a
-token (upstream/answers/cache.py). How a file is built is archived (reconstruction_archive.py), and beside it is kept, for each token and repository, when
-the CAS last agreed to show that token the file. Without that note nothing from the archive is given.
+Fresh answers, with the URLs that they sign, are kept in memory for the token that asked, like
+anything else that is said to a token (upstream/answers/cache.py). How a file is built is archived
+(reconstruction_archive.py), and beside it is kept, for each token and repository, when the CAS last
+agreed to show that token the file. Without that note nothing from the archive is given.
 """
 
 import asyncio
@@ -170,7 +172,8 @@ class CachedReconstructions:
                 raise _TooLargeToKeep
             return Answer(data)
 
-        # About this file alone: a CAS that does not know it says nothing about others of the repository.
+        # About this file alone: a CAS that does not know it says nothing about others of the
+        # repository.
         repo = f"{grant.repo} {grant.name}"
         question = Question(grant.scope, "plan", repo, f"{self._epoch} {asked.start}-{asked.end}")
         try:

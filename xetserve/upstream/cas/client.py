@@ -221,7 +221,8 @@ class CasClient:
         """Open the packed bytes of a fetch range; the body has exactly that many bytes or breaks.
 
         Args:
-            xorb_hash, is_proven, takes_imported: for caches in front of this; the URL says itself whose fetch range it is.
+            xorb_hash, is_proven, takes_imported: for caches in front of this; the URL says itself
+                whose fetch range it is.
 
         Raises:
             UrlExpired: 403 or 409.

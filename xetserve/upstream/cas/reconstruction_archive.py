@@ -1,11 +1,12 @@
 """How files are built, on disk: answers of the CAS without their URLs, by file hash and range.
 
-That depends on nobody, and never changes. What is given from here has dead URLs: the bytes have to come from the disk cache.
-An answer is stored from the start of its first chunk on, whichever byte of that was asked for, and not where one that is not much
-larger says the same: reading a file byte by byte stores one answer for a chunk.
+That depends on nobody, and never changes. What is given from here has dead URLs: the bytes have to
+come from the disk cache. An answer is stored from the start of its first chunk on, whichever byte
+of that was asked for, and not where one that is not much larger says the same: reading a file byte
+by byte stores one answer for a chunk.
 
-What was brought from elsewhere may be wrong, in records that are right for their xorb: it is marked as imported, and serves only
-those who hold what they read against the file's hash.
+What was brought from elsewhere may be wrong, in records that are right for their xorb: it is marked
+as imported, and serves only those who hold what they read against the file's hash.
 """
 
 import asyncio
@@ -126,7 +127,8 @@ class ReconstructionArchive:
         Raises:
             RangeUnsatisfiable: the file ends before.
         """
-        # Others may have stored more since we looked, and something may have been brought from elsewhere.
+        # Others may have stored more since we looked, and something may have been brought from
+        # elsewhere.
         tries = ((False, False), (True, False), (True, True))
         for is_again, is_imported in tries if takes_imported else tries[:2]:
             known = await self._list(file_hash, again=is_again)
@@ -214,7 +216,9 @@ def _meet(one: ByteRange, other: ByteRange) -> bool:
 
 
 def _find_end(ranges: list[ByteRange]) -> int:
-    """Return where the last of some ranges ends, in the order of their starts; 0: there are none."""
+    """Return where the last of some ranges ends, in the order of their starts; 0: there are
+    none.
+    """
     return max((one.end for one in ranges), default=0)
 
 

@@ -1,4 +1,6 @@
-"""Answers of the Hub's API that are kept: questions about a repository, and listings, up to a few MiB each."""
+"""Answers of the Hub's API that are kept: questions about a repository, and listings, up to a few
+MiB each.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -30,7 +32,8 @@ _NOT_KEPT: Final = frozenset(
     ("connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding",
      "set-cookie", "date", "via", "trailer")
 )  # fmt: skip
-# An answer with one of these holds a token for the CAS, whatever the path of the question looked like.
+# An answer with one of these holds a token for the CAS, whatever the path of the question looked
+# like.
 _TOKEN_FIELD: Final = "x-xet-access-token"
 _TOKEN_MEMBERS: Final = (b'"accessToken"', b'"casUrl"')
 
@@ -48,7 +51,9 @@ class ApiAnswer(NamedTuple):
 
 
 class NotKept(Exception):
-    """The answer is too large, a token, or nothing that is kept: it is to be asked for and passed on."""
+    """The answer is too large, a token, or nothing that is kept: it is to be asked for and passed
+    on.
+    """
 
 
 Opened = AbstractAsyncContextManager[ClientResponse]
@@ -149,9 +154,11 @@ def make_question(
 
 
 def select_kept_fields(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]] | None:
-    """Return the fields of a request that may change the Hub's answer, for a question whose answer is kept.
+    """Return the fields of a request that may change the Hub's answer, for a question whose answer
+    is kept.
 
-    The API gives JSON in one language, and what others may get must not depend on what this client has already.
+    The API gives JSON in one language, and what others may get must not depend on what this client
+    has already.
     None: the answer is not to be kept.
     """
     kept = []
@@ -194,7 +201,9 @@ def read_commit(answer: Answer) -> str | None:
 
 
 def _is_minor(question: Question) -> bool:
-    """Return whether whoever asks can make up ever more of such questions: searches, lists of paths, unknown parameters."""
+    """Return whether whoever asks can make up ever more of such questions: searches, lists of
+    paths, unknown parameters.
+    """
     method, _, target = question.name.partition("\0")
     query = target.partition("\0")[0].partition("?")[2]
     names = {part.partition("=")[0].removesuffix("[]") for part in query.split("&") if part}
@@ -211,7 +220,8 @@ def _judge(status: int, headers: Headers) -> Verdict:
         return Verdict.GOOD
     if status in (404, 410):
         code = headers.get("x-error-code")
-        # A 404 without a word may be about anything: it is kept, and proves nothing about the repository.
+        # A 404 without a word may be about anything: it is kept, and proves nothing about the
+        # repository.
         return Verdict.ABSENT if code is None or code in ABSENT_CODES else Verdict.REFUSED
     return Verdict.REFUSED
 

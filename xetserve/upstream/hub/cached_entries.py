@@ -32,7 +32,9 @@ def pack_entry(entry: FileEntry) -> Answer:
 
 
 def pack_missing(error: UpstreamMissing) -> Answer:
-    """Return the word that there is no such file as an answer to keep; refusals are raised again."""
+    """Return the word that there is no such file as an answer to keep; refusals are raised
+    again.
+    """
     if error.code not in ABSENT_CODES:
         raise error
     fields = {"message": str(error), "code": error.code, "headers": error.headers}
@@ -72,7 +74,8 @@ def is_lasting(data: bytes, revision: str, is_on_hub: Callable[[Url], object]) -
     """Return whether a kept entry is one of a commit, named by its full id: then it never changes.
 
     Args:
-        is_on_hub: tells whether a URL is the Hub's; an entry with another one is nothing that the Hub has said.
+        is_on_hub: tells whether a URL is the Hub's; an entry with another one is nothing that the
+            Hub has said.
     """
     if COMMIT.fullmatch(revision) is None:
         return False

@@ -1,4 +1,5 @@
-"""The Hub: from (repo, revision, path) to a file entry, read tokens for the CAS, and whatever is passed on.
+"""The Hub: from (repo, revision, path) to a file entry, read tokens for the CAS, and whatever is
+passed on.
 
 Trouble that may pass is waited for, within the retry policy.
 
@@ -66,7 +67,8 @@ class HubClient:
         return self._link.make_via(headers)
 
     def on_behalf(self, headers: Headers, *, names_agent: bool = False) -> "HubClient":
-        """Return a client that tells the Hub by which way we were asked; it shares all else with this one.
+        """Return a client that tells the Hub by which way we were asked; it shares all else with
+        this one.
 
         Args:
             headers: of the request that is served.
@@ -165,7 +167,8 @@ class HubClient:
         return await retrying(lambda: self._link.ask(url, token, limit), self._policy, "hub")
 
     async def find_grant(self, repo: RepoRef, token: str | None) -> float | None:
-        """Return when the Hub last said that a token may read all of a repository; None: it does not say.
+        """Return when the Hub last said that a token may read all of a repository; None: it does
+        not say.
 
         One question serves for all files of the repository.
         """
@@ -199,8 +202,8 @@ class HubClient:
         """Return a read token for the CAS, a remembered one while it is good for a minute more.
 
         Args:
-            is_granted: it is known that the client may read; if not, the token has to be as new as what is
-                believed of other answers.
+            is_granted: it is known that the client may read; if not, the token has to be as new as
+                what is believed of other answers.
 
         Raises:
             UpstreamError and its kinds, as resolve.
@@ -277,7 +280,8 @@ class HubClient:
             once: it changes something, and must not happen twice.
 
         Raises:
-            UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub is in trouble, for longer than we retry.
+            UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub is in trouble, for longer than we
+                retry.
         """
         url = self._link.make_url(target)
         async with AsyncExitStack() as opened:
@@ -318,7 +322,9 @@ class ReadAccess:
         self.repo_name = repo.name
 
     async def get_token(self) -> CasToken:
-        """Return a token that is good for a while; the first one was given by the Hub not long ago."""
+        """Return a token that is good for a while; the first one was given by the Hub not long
+        ago.
+        """
         given = await self._hub.get_read_token(*self._arguments, is_granted=self._is_granted)
         self._is_granted = True
         return given

@@ -1,4 +1,5 @@
-"""Requests to the Hub: redirects within it are followed, with the client's token, which goes nowhere else.
+"""Requests to the Hub: redirects within it are followed, with the client's token, which goes
+nowhere else.
 
 One try each; whoever asks decides about others.
 """
@@ -148,7 +149,8 @@ class HubLink:
         another host chose its URL.
 
         Args:
-            may_leave: follow redirects off the Hub, too; not for answers that have to be the Hub's own.
+            may_leave: follow redirects off the Hub, too; not for answers that have to be the Hub's
+                own.
         """
         is_hub = True
         for _ in range(MAX_REDIRECTS + 1):

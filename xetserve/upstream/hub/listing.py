@@ -1,4 +1,5 @@
-"""Where the large files of a repository are: the Hub's listing, page by page, read as far as it is needed.
+"""Where the large files of a repository are: the Hub's listing, page by page, read as far as it is
+needed.
 
 The Hub knows a file by its path; git-lfs and registries ask by sha256.
 
@@ -57,7 +58,8 @@ class _Listing:
 class LargeFiles:
     """Finds large files by their sha256. A path is where to look, not a right to read.
 
-    A listing is kept once its first page has come: failures are not. Those who ask for it before that share it.
+    A listing is kept once its first page has come: failures are not. Those who ask for it before
+    that share it.
 
     Args:
         clock: seconds.
@@ -78,7 +80,8 @@ class LargeFiles:
     ) -> str | None:
         """Return the path of a file; None: the listing has none, or is too long.
 
-        Who asks while a page is read waits for it. One that is cancelled loses nothing that was read.
+        Who asks while a page is read waits for it. One that is cancelled loses nothing that was
+        read.
 
         Args:
             digest: sha256, in lower-case hex.

@@ -1,4 +1,5 @@
-"""Read tokens for the CAS: asked of the Hub with the client's token, kept until they are about to run out.
+"""Read tokens for the CAS: asked of the Hub with the client's token, kept until they are about to
+run out.
 
 Source: huggingface_hub utils/_xet.py; hub-docs xet/auth.md.
 """
