@@ -82,7 +82,7 @@ async def test_who_keeps_the_loop_is_named_while_it_does(
         hang(seen, SECRET)
         assert await asyncio.to_thread(seen.over.wait, PATIENCE)
     (line,) = seen.lines
-    assert f"{hang.__name__} (ops/test_looplag.py:" in line
+    assert f"{hang.__name__} (ops/test_loop_lag.py:" in line
     assert "< test_who_keeps_the_loop_is_named_while_it_does (" in line
     assert "\n" not in line
     assert SECRET not in line

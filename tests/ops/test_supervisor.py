@@ -94,9 +94,9 @@ def supervise() -> Iterator[Supervise]:
 def messages(log: str) -> list[str]:
     """What the supervisor and the workers logged, without process ids."""
     return [
-        re.sub(r"pid \d+", "pid N", line.partition("workers: ")[2])
+        re.sub(r"pid \d+", "pid N", line.partition("supervisor: ")[2])
         for line in log.splitlines()
-        if "workers: " in line
+        if "supervisor: " in line
     ]
 
 
@@ -211,7 +211,9 @@ run(work, 1)
             id="less and less often",
         ),
         pytest.param(
-            "workers.SETTLED_AFTER = 0.0", ["now"] * 6, id="at once when it had lived for long"
+            "supervisor_module.SETTLED_AFTER = 0.0",
+            ["now"] * 6,
+            id="at once when it had lived for long",
         ),
     ],
 )

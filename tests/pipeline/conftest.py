@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.cache.cache_site import Counts, Site, make_site
+from tests.pipeline.cache.cache_site import Counts, Site, count_bytes, make_site
 from xetserve.metrics import catalogue as metrics
-from xetserve.pipeline.cache import layout
 
-
-@pytest.fixture(autouse=True)
-def _bytes_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let files cost what they have, not whole blocks: sizes here are small."""
-    monkeypatch.setattr(layout, "BLOCK", 1)
+_count_bytes = pytest.fixture(autouse=True)(count_bytes)
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from tests.fakes import FakeCas, FakeFile, FakeXorb
+from xetserve.pipeline.cache import layout
 from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
@@ -107,6 +110,11 @@ class Counts(NamedTuple):
     misses: float
     damaged: float
     evictions: float
+
+
+def count_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files cost what they have, not whole blocks: sizes in tests are small."""
+    monkeypatch.setattr(layout, "BLOCK", 1)
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:
