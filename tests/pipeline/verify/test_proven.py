@@ -56,6 +56,7 @@ async def test_damage_on_disk_is_put_right(
         await cache.settle()
         table = make_table(cache, ByteBudget(1 << 27))
         assert await read_all(open_reader(table, FILE)) == FILE.content
+        await cache.settle()  # the entry has its new name, if it has been proven
         damage(tmp_path, offset_of(chunk) + at)
         cas.fetched.clear()
         with monkeypatch.context() as patched:  # it is not the checks on disk that find it
