@@ -18,9 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from xetserve.errors import BrokenStream
+from xetserve.http.messages import Buffer
 from xetserve.net.min_rate import RateFloor
-
-Buffer = bytes | bytearray | memoryview
 
 RECEIVE_LIMIT: Final = 64 * 1024
 

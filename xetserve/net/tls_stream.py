@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from xetserve.errors import BrokenStream
+from xetserve.http.messages import Buffer
 from xetserve.net.min_rate import RateFloor
-from xetserve.net.stream import RECEIVE_LIMIT, Buffer, ByteStream
+from xetserve.net.stream import RECEIVE_LIMIT, ByteStream
 
 SEND_SIZE: Final = 128 * 1024  # bytes of records that are made before they are sent
 HANDSHAKE: Final = (

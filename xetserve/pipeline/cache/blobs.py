@@ -29,10 +29,9 @@ from xetserve.pipeline.cache.blob_file import (
 )
 from xetserve.pipeline.cache.disk_cache import DISK_TIMEOUT, DiskCache
 from xetserve.pipeline.cache.store import TOUCH_AGE, Temporary
+from xetserve.xet.compression import Buffer
 
 logger = logging.getLogger(__name__)
-
-Buffer = bytes | bytearray | memoryview
 
 
 class LostError(UpstreamError):
