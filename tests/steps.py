@@ -142,7 +142,7 @@ class CountedPattern:
             return self._compile_look(value, is_wanted=op is sre.ASSERT)
         if op is sre.AT:
             return self._compile_place(value)
-        raise NotImplementedError(f"{op} in {self._pattern.pattern!r}")
+        raise AssertionError(f"cannot count {op} in {self._pattern.pattern!r}")
 
     def _compile_character(self, op: Any, value: Any) -> Step:
         held = self._list_held(op, value)

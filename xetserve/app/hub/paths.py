@@ -117,7 +117,7 @@ def parse_registry_path(raw_path: str) -> tuple[str, ObjectPath] | None:
 
 
 def check_api_path(raw_path: str) -> None:
-    """Look at a path that goes to the Hub as it is.
+    """Check a path that goes to the Hub unchanged.
 
     Raises:
         RequestError: 400, its meaning depends on who reads it.
@@ -211,7 +211,7 @@ def _split_api(raw_path: str) -> tuple[str | None, list[str]]:
 
 
 def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:
-    """Give kind, id, and what follows: revision and path."""
+    """Return kind, id parts, and what follows: revision and path; None: no such path."""
     parts = raw_path[1:].split("/")
     if parts[:2] == ["api", "resolve-cache"]:
         kind, parts = KINDS_BY_PLURAL.get("".join(parts[2:3]), ""), parts[3:]

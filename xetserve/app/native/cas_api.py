@@ -78,7 +78,7 @@ class SealedAccess:
         return self._token
 
     async def renew_token(self) -> CasToken:
-        """Say that there is no other.
+        """Refuse: a client has this one token only.
 
         Raises:
             UpstreamDenied: always, 401.
@@ -264,7 +264,7 @@ class CasService:
         )
 
     def _check_going_on(self, file_hash: bytes, access: SealedAccess) -> None:
-        """Look whether what a client has of a file may be wrong, and it asks for more.
+        """Check that a client which asks for more of a file may go on with what it has.
 
         Nothing tells when it has begun but its token. It may come from another instance, whose
         clock is another.

@@ -64,8 +64,9 @@ class Readiness:
         DRAINING.set(value)
 
     async def find_obstacle(self) -> Obstacle | None:
-        """Say what is wrong with the Hub or the cache; None: nothing. Whoever comes meanwhile waits
-        for the same look.
+        """Return what is wrong with the Hub or the cache; None: nothing.
+
+        Callers that come while a check is under way share its result.
         """
         if self._checking is None:
             age = self._clock() - self._checked_at
