@@ -1,6 +1,6 @@
 """Token buckets: how often, and how much, on an average. Pure: the time is told."""
 
-from collections import OrderedDict
+from xetserve.base.lru_dict import LruDict
 
 
 class Bucket:
@@ -47,8 +47,7 @@ class BucketTable:
     def __init__(self, rate: float, burst: float, max_keys: int) -> None:
         self._rate = rate
         self._capacity = max(1.0, rate * burst)
-        self._max_keys = max_keys
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets: LruDict[str, Bucket] = LruDict(max_num=max_keys)
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -57,9 +56,6 @@ class BucketTable:
         """Return a key's bucket."""
         bucket = self._buckets.get(key)
         if bucket is None:
-            if len(self._buckets) >= self._max_keys:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = Bucket(self._rate, self._capacity, now)
-        else:
-            self._buckets.move_to_end(key)
+            bucket = Bucket(self._rate, self._capacity, now)
+            self._buckets.put(key, bucket)
         return bucket

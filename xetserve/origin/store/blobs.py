@@ -6,19 +6,14 @@ Repositories may be private, so files and folders are for the origin's own user,
 import contextlib
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Hashable
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from xetserve.errors import ConfigError
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 STALE_AGE: Final = 86400.0  # seconds after which a temporary file has no owner any more
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
 
 
 class TemporaryFiles:
@@ -99,25 +94,3 @@ def _make_missing(folder: Path) -> None:
     if folder.parent != folder:
         _make_missing(folder.parent)
     folder.mkdir(FOLDER_MODE, exist_ok=True)
-
-
-class LruCache(Generic[Key, Value]):
-    """The values that were used last, at most max_entries of them."""
-
-    def __init__(self, max_entries: int) -> None:
-        self._entries: OrderedDict[Key, Value] = OrderedDict()
-        self._max_entries = max_entries
-
-    def get(self, key: Key) -> Value | None:
-        """Return a value, and keep it for longer."""
-        value = self._entries.get(key)
-        if value is not None:
-            self._entries.move_to_end(key)
-        return value
-
-    def put(self, key: Key, value: Value) -> None:
-        """Keep a value, at the expense of the one that was not used for longest."""
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)

@@ -17,9 +17,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, IntegrityError
 from xetserve.http.ranges import Span
-from xetserve.origin.store.blobs import LruCache, TemporaryFiles, make_private_folder
+from xetserve.origin.store.blobs import TemporaryFiles, make_private_folder
 from xetserve.origin.store.xorbs import BLOCK_SIZE, XorbStore
 from xetserve.xet.hashes import format_hash, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Term
@@ -61,7 +62,7 @@ class FileStore:
         self._folder = make_private_folder(root / "files")
         self._temporary = temporary
         self._xorbs = xorbs
-        self._records: LruCache[bytes, FileRecord] = LruCache(MAX_CACHED_FILES)
+        self._records: LruDict[bytes, FileRecord] = LruDict(max_num=MAX_CACHED_FILES)
 
     def put(self, record: FileRecord) -> bool:
         """Store a record; False: the file is known, and the first record stays."""

@@ -23,7 +23,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from xetserve.origin.store.blobs import LruCache, TemporaryFiles, make_private_folder
+from xetserve.base.lru_dict import LruDict
+from xetserve.origin.store.blobs import TemporaryFiles, make_private_folder
 from xetserve.origin.store.git_ids import GitObject, hash_commit, hash_trees
 from xetserve.xet.hashes import format_hash, parse_hash
 
@@ -114,7 +115,7 @@ class Repo:
         self.refs = refs
         self.lock = asyncio.Lock()
         self._info = info
-        self._commits: LruCache[str, Commit] = LruCache(MAX_CACHED_COMMITS)
+        self._commits: LruDict[str, Commit] = LruDict(max_num=MAX_CACHED_COMMITS)
 
     @property
     def namespace(self) -> str:
@@ -166,7 +167,9 @@ class Repo:
 
         Entries that the parent has with the same content keep the commit they were changed in.
         """
-        return await asyncio.to_thread(self._add_commit, ref, parent, list(entries), info)
+        commit = await asyncio.to_thread(self._add_commit, ref, parent, list(entries), info)
+        self._commits.put(commit.id, commit)
+        return commit
 
     def _add_commit(
         self, ref: str, parent: Commit | None, entries: list[Entry], info: CommitInfo
@@ -188,7 +191,6 @@ class Repo:
         commit = Commit(commit_id, parent_id, info.title, info.message, info.author, date, kept)
         self._write_commit(commit, tree)
         self._set_ref(ref, commit_id)
-        self._commits.put(commit_id, commit)
         return commit
 
     def _write_commit(self, commit: Commit, tree: str) -> None:

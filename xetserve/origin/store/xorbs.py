@@ -19,9 +19,9 @@ from typing import Final
 
 import aiofiles
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, IntegrityError
 from xetserve.origin.store.blobs import (
-    LruCache,
     TemporaryFiles,
     make_private_folder,
     open_private,
@@ -226,7 +226,7 @@ class XorbStore:
         self._folder = make_private_folder(root / "xorbs")
         self._index_folder = make_private_folder(root / "xorb-index")
         self._temporary = temporary
-        self._indexes: LruCache[bytes, XorbIndex] = LruCache(MAX_CACHED_INDEXES)
+        self._indexes: LruDict[bytes, XorbIndex] = LruDict(max_num=MAX_CACHED_INDEXES)
 
     def get_path(self, xorb_hash: bytes) -> Path:
         """Return where a xorb lies, if it is there."""

@@ -20,11 +20,11 @@ import fcntl
 import os
 import threading
 import time
-from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import ConfigError, FormatError
 from xetserve.pipeline.cache.entry import (
@@ -116,8 +116,7 @@ class CacheStore:
         self.max_entry_size = max_size // 2  # bytes; a larger one would push out all others
         self._temporary = folder / "tmp"
         # By path. Those of files that others, or the room, have removed fall out in time.
-        self._indexes: OrderedDict[str, EntryIndex] = OrderedDict()
-        self._index_memory = 0
+        self._indexes: LruDict[str, EntryIndex] = LruDict(max_cost=MAX_INDEX_MEMORY)
         self._lock = threading.Lock()  # for the indexes
         self._placing = (
             threading.Lock()
@@ -193,9 +192,7 @@ class CacheStore:
 
     def _drop_index(self, path: str) -> None:
         with self._lock:
-            index = self._indexes.pop(path, None)
-            if index is not None:
-                self._index_memory -= index.nbytes
+            self._indexes.pop(path)
 
     def mark_proven(self, path: str) -> None:
         """Give an entry its standing, if it is still there.
@@ -296,7 +293,6 @@ class CacheStore:
         with self._lock:
             index = self._indexes.get(stored.path)
             if index is not None:
-                self._indexes.move_to_end(stored.path)
                 if index.key.file_size != stored.size:
                     raise FormatError("it was cut")
                 return index
@@ -307,11 +303,7 @@ class CacheStore:
             file.seek(stored.size - size)
             index = parse_index(file.read(size) or b"", xorb_hash, chunks, stored.size)
         with self._lock:
-            if stored.path not in self._indexes:
-                self._indexes[stored.path] = index
-                self._index_memory += index.nbytes
-                while self._index_memory > MAX_INDEX_MEMORY:
-                    self._index_memory -= self._indexes.popitem(last=False)[1].nbytes
+            self._indexes.put(stored.path, index, index.nbytes)
         return index
 
     # Writing.

@@ -13,10 +13,10 @@ most PLACE_SIZE a worker.
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError
 from xetserve.pipeline.verify.ledger_file import (
     ChunkList,
@@ -58,7 +58,7 @@ class WorkerBus:
         self._notes = _Told(notes, own)
         self._own_lists = RingWriter(lists[own])
         self._list_readers = [RingReader(memory) for memory in lists]
-        self._lists: OrderedDict[bytes, tuple[RingReader, int]] = OrderedDict()
+        self._lists: LruDict[bytes, tuple[RingReader, int]] = LruDict(max_num=MAX_LISTS)
 
     @property
     def num_missed(self) -> int:
@@ -114,19 +114,16 @@ class WorkerBus:
     def _find(self, file_hash: bytes) -> memoryview | None:
         for reader in self._list_readers:
             for record in reader.read():
-                found = read_file_hash(record.data)
-                self._lists[found] = (reader, record.position)
-                self._lists.move_to_end(found)
-        while len(self._lists) > MAX_LISTS:
-            self._lists.popitem(last=False)
-        if file_hash not in self._lists:
+                self._lists.put(read_file_hash(record.data), (reader, record.position))
+        place = self._lists.peek(file_hash)  # the newest lists stay, however often one is asked for
+        if place is None:
             return None
-        reader, position = self._lists[file_hash]
-        found_record = reader.find(position)
-        if found_record is None:
-            del self._lists[file_hash]
+        reader, position = place
+        found = reader.find(position)
+        if found is None:
+            self._lists.pop(file_hash)
             return None
-        return found_record.data
+        return found.data
 
 
 class _Told:
