@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from bench.bench import MIB, Bench, Measurement
+from bench.bench import MIB, Bench, Measurement, Version
 from bench.chart import make_chart
 from bench.data import KINDS
 from bench.disk import measure_cache, measure_fragments, measure_revision
@@ -27,13 +27,16 @@ from bench.fleet import measure_memory, measure_sharing, measure_workers
 from bench.growth import measure_growth
 from bench.paper import work_out
 from bench.processes import BenchError
+from bench.production import measure_production
 from bench.results import Results, parse_results
+from bench.revision import build_revision
 from bench.site import Site
 from bench.table import make_table
 from bench.throughput import measure_throughput
 from xetserve import __version__
 
 MEASUREMENTS: Final[dict[str, Measurement]] = {
+    "production": measure_production,
     "throughput": measure_throughput,
     "memory": measure_memory,
     "ttfb": measure_ttfb,
@@ -96,6 +99,12 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where files and the origin are; default %(default)s",
     )
+    parser.add_argument(
+        "--against",
+        metavar="REV",
+        help="build that revision in an environment of its own, and measure it in turn with this "
+        "one: production, throughput, cache, fragments",
+    )
     parser.add_argument("--fresh", action="store_true", help="prepare everything anew")
     parser.add_argument(
         "--remove", action="store_true", help="remove what was prepared, afterwards"
@@ -119,10 +128,15 @@ def _measure(options: argparse.Namespace, results: Results) -> int:
     if options.fresh:
         shutil.rmtree(site.folder, ignore_errors=True)
     try:
+        against = None
+        if options.against:
+            python = build_revision(options.against, options.work / "revisions")
+            against = Version(options.against, str(python))
         with site:
             for name in options.names or MEASUREMENTS:
                 results.section = name
-                bench = Bench(site, results, runs, tuple(options.kinds), options.quick)
+                kinds = tuple(options.kinds)
+                bench = Bench(site, results, runs, kinds, options.quick, against)
                 MEASUREMENTS[name](bench)
         work_out(results)
     except BenchError as exc:

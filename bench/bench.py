@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from bench.clients import Download, Part, run_curl
 from bench.processes import Child
@@ -15,12 +16,24 @@ MIB: Final = 1024 * 1024
 BUDGET: Final = 128  # MiB; xetserve's default
 
 
+class Version(NamedTuple):
+    """A version of xetserve that is measured.
+
+    label: what its figures are called.
+    python: of the environment that it is installed in.
+    """
+
+    label: str = "xetserve"
+    python: str = sys.executable
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """One run of the bench.
 
     runs: how often each contestant has its turn; they take turns.
     is_quick: less of everything, to see that it works.
+    against: another version, which takes turns with this one where a measurement knows how.
     """
 
     site: Site
@@ -28,6 +41,25 @@ class Bench:
     runs: int
     kinds: tuple[str, ...]
     is_quick: bool = False
+    against: Version | None = None
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """This version, and the other one if there is one."""
+        return (Version(),) if self.against is None else (Version(), self.against)
+
+    def compare(self, name: str, downloads: dict[str, Download]) -> None:
+        """Note rate and CPU of this version over the other one's, if that was measured.
+
+        Args:
+            name: of what was measured.
+            downloads: by the label of their version.
+        """
+        if self.against is not None:
+            ours, theirs = downloads[Version().label], downloads[self.against.label]
+            over = f"over {self.against.label}"
+            self.results.note(f"{name}: rate {over}", ours.rate / theirs.rate)
+            self.results.note(f"{name}: CPU {over}", ours.cpu / theirs.cpu)
 
     def turns(self, name: str) -> Iterator[int]:
         """Iterate over the runs, saying which one it is."""
@@ -35,18 +67,32 @@ class Bench:
             sys.stderr.write(f"bench: {name}, run {number} of {self.runs}\n")
             yield number
 
-    def pull(self, *flags: str, name: str, size: int, hub_url: str = "") -> Download:
+    def pull(
+        self,
+        *flags: str,
+        name: str,
+        size: int,
+        hub_url: str = "",
+        version: Version = Version(),  # noqa: B008 - it does not change
+        ca_file: Path | None = None,
+    ) -> Download:
         """Download a file through a new server, whose CPU seconds and peak are then its own."""
-        with self.site.start_server(*flags, hub_url=hub_url) as server:
+        with self.site.start_server(
+            *flags, hub_url=hub_url, python=version.python, ca_file=ca_file
+        ) as server:
             return self.pull_from(server, name, size)
 
     def pull_from(self, server: Child, name: str, size: int) -> Download:
         """Download a file through a server; gives it with the CPU seconds and peak of the
         server.
         """
-        before = server.cpu_seconds()
+        before, loop_before = server.cpu_seconds(), server.loop_cpu_seconds()
         download = run_curl(self.site, server.url, Part(download_path(name)), size)
-        return download._replace(cpu=server.cpu_seconds() - before, peak=server.peak_memory())
+        return download._replace(
+            cpu=server.cpu_seconds() - before,
+            loop_cpu=server.loop_cpu_seconds() - loop_before,
+            peak=server.peak_memory(),
+        )
 
 
 Measurement = Callable[[Bench], None]

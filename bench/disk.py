@@ -5,8 +5,8 @@ fetched without one.
 import shutil
 import tempfile
 
-from bench.bench import Bench, download_path
-from bench.clients import Part, run_curl
+from bench.bench import Bench, Version, download_path, per_gb
+from bench.clients import Download, Part, run_curl, touch_memory
 from bench.results import at_least, at_most
 
 SECTION = "cache"
@@ -14,31 +14,52 @@ SECTION = "cache"
 
 def measure_cache(bench: Bench) -> None:
     """Measure a file without a cache, while it is filled, warm, and warm after a restart."""
-    note, site = bench.results.note, bench.site
-    names = {kind: site.need_kind(kind) for kind in bench.kinds}
+    names = {kind: bench.site.need_kind(kind) for kind in bench.kinds}
+    touch_memory(bench.site.folder / "touched", bench.site.size)
     for _ in bench.turns(SECTION):
         for kind, name in names.items():
-            folder = tempfile.mkdtemp(prefix="cache-", dir=site.folder)
-            flags = ("--cache-dir", folder)
-            cold = bench.pull(name=name, size=site.size)
-            with site.start_server(*flags) as server:
-                filling = bench.pull_from(server, name, site.size)
-                before = site.data_traffic()
-                warm = bench.pull_from(server, name, site.size)
-                warm_requests = site.data_traffic().num_requests - before.num_requests
-            before = site.data_traffic()
-            restarted = bench.pull(*flags, name=name, size=site.size)
-            requests = site.data_traffic().num_requests - before.num_requests
-            shutil.rmtree(folder)
-            note(f"{kind}: without a cache", cold.rate, "MB/s")
-            note(f"{kind}: while it is filled", filling.rate, "MB/s")
-            note(f"{kind}: warm", warm.rate, "MB/s")
-            note(f"{kind}: warm, after a restart", restarted.rate, "MB/s")
-            note(f"{kind}: warm, peak memory", restarted.peak, "MiB")
-            goal = at_least(1.0) if kind == "bg4" else None
-            note(f"{kind}: warm over cold", warm.rate / cold.rate, goal=goal)
-            note(f"{kind}: warm, data requests", warm_requests, "", at_most(0))
-            note(f"{kind}: warm after a restart, data requests", requests, "", at_most(0))
+            stages = {
+                version.label: _measure_stages(bench, kind, name, version)
+                for version in bench.versions
+            }
+            for stage in stages["xetserve"]:
+                bench.compare(f"{kind}: {stage}", {label: stages[label][stage] for label in stages})
+
+
+def _measure_stages(bench: Bench, kind: str, name: str, version: Version) -> dict[str, Download]:
+    """Measure one version; return its downloads by stage."""
+    site = bench.site
+    folder = tempfile.mkdtemp(prefix="cache-", dir=site.folder)
+    flags = ("--cache-dir", folder)
+    cold = bench.pull(name=name, size=site.size, version=version)
+    with site.start_server(*flags, python=version.python) as server:
+        filling = bench.pull_from(server, name, site.size)
+        before = site.data_traffic()
+        warm = bench.pull_from(server, name, site.size)
+        warm_requests = site.data_traffic().num_requests - before.num_requests
+    before = site.data_traffic()
+    restarted = bench.pull(*flags, name=name, size=site.size, version=version)
+    requests = site.data_traffic().num_requests - before.num_requests
+    shutil.rmtree(folder)
+    stages = {
+        "without a cache": cold,
+        "while it is filled": filling,
+        "warm": warm,
+        "warm, after a restart": restarted,
+    }
+    note, is_ours = bench.results.note, version == Version()
+    prefix = kind if is_ours else f"{kind}, {version.label}"
+    for stage, download in stages.items():
+        note(f"{prefix}: {stage}", download.rate, "MB/s")
+    for stage, download in stages.items():
+        note(f"{prefix}: {stage}, CPU", per_gb(download.cpu, site.size), "s/GB")
+    note(f"{prefix}: warm, peak memory", restarted.peak, "MiB")
+    if is_ours:
+        goal = at_least(1.0) if kind == "bg4" else None
+        note(f"{kind}: warm over cold", warm.rate / cold.rate, goal=goal)
+        note(f"{kind}: warm, data requests", warm_requests, "", at_most(0))
+        note(f"{kind}: warm after a restart, data requests", requests, "", at_most(0))
+    return stages
 
 
 def measure_revision(bench: Bench) -> None:
@@ -77,20 +98,22 @@ def measure_fragments(bench: Bench) -> None:
     name = site.need_fragmented()
     chunks = site.read_chunks(name)
     for _ in bench.turns("fragments"):
-        before = site.data_traffic()
-        with site.start_server() as server:
-            cpu = server.cpu_seconds()
-            download = run_curl(site, server.url, Part(download_path(name)))
-            bench.results.note("fragmented file", download.rate, "MB/s")
-            bench.results.note("fragmented file, peak memory", server.peak_memory(), "MiB")
-            cpu = server.cpu_seconds() - cpu
-        after = site.data_traffic()
-        fetched = after.nbytes - before.nbytes
-        bench.results.note(
-            "fragmented file: upstream bytes over its distinct chunks'",
-            fetched / sum(chunks.values()),
-            goal=at_most(1.25),
-        )
-        bench.results.note(
-            "fragmented file, data requests", after.num_requests - before.num_requests
-        )
+        downloads = {}
+        for version in bench.versions:
+            before = site.data_traffic()
+            download = bench.pull(name=name, size=site.size // 4, version=version)
+            after = site.data_traffic()
+            downloads[version.label] = download
+            is_ours = version == Version()
+            what = "fragmented file" if is_ours else f"fragmented file, {version.label}"
+            note = bench.results.note
+            note(what, download.rate, "MB/s")
+            note(f"{what}, CPU", per_gb(download.cpu, download.nbytes), "s/GB")
+            note(f"{what}, peak memory", download.peak, "MiB")
+            note(
+                f"{what}: upstream bytes over its distinct chunks'",
+                (after.nbytes - before.nbytes) / sum(chunks.values()),
+                goal=at_most(1.25) if is_ours else None,
+            )
+            note(f"{what}, data requests", after.num_requests - before.num_requests)
+        bench.compare("fragmented file", downloads)

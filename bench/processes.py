@@ -78,11 +78,11 @@ class Child:
 
     def cpu_seconds(self) -> float:
         """User and system time so far."""
-        ticks = 0
-        for pid in self.pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return sum(_read_cpu_seconds(Path(f"/proc/{pid}/stat")) for pid in self.pids())
+
+    def loop_cpu_seconds(self) -> float:
+        """Return the user and system time of the main thread so far: the event loop's."""
+        return _read_cpu_seconds(Path(f"/proc/{self.pid}/task/{self.pid}/stat"))
 
     def peak_memory(self) -> float:
         """MiB of resident memory at most so far (VmHWM), summed over the processes."""
@@ -120,18 +120,35 @@ class Child:
         self.stop()
 
 
+def _read_cpu_seconds(stat: Path) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _read_status(pid: int, field: str) -> float:
     """Read a kB field of /proc/PID/status, in MiB."""
     match = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(match[1]) / 1024 if match else 0.0
 
 
-def start_xetserve(log: Path, *arguments: str) -> Child:
-    """Start `xetserve ARGUMENTS` on a free port of the loopback interface; gives it once it
+def start_xetserve(
+    log: Path, *arguments: str, python: str = sys.executable, ca_file: Path | None = None
+) -> Child:
+    """Start `xetserve ARGUMENTS` on a free port of the loopback interface; return it once it
     listens.
+
+    Args:
+        python: of the environment that xetserve is installed in.
+        ca_file: certificates that it trusts, in place of the system's.
     """
     flags = ("--host", "127.0.0.1", "--port", "0")
-    child = Child([sys.executable, "-m", "xetserve", *arguments, *flags], log)
+    trust = {} if ca_file is None else {"SSL_CERT_FILE": str(ca_file)}
+    child = Child(
+        # -P: the package of that environment, not the one in the current folder.
+        [python, "-P", "-m", "xetserve", *arguments, *flags],
+        log,
+        environment=clean_environment(**trust),
+    )
     try:
         child.wait_until_listening()
     except BaseException:

@@ -45,6 +45,11 @@ http {{
     location /files/ {{ alias {folder}/files/; }}
     location /bridge/ {{ proxy_pass {origin}/{repo}/resolve/main/; }}
   }}
+  server {{
+    listen 127.0.0.1:{secure_port} ssl backlog=4096;
+    ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.key;
+    location /data/ {{ alias {folder}/origin/xorbs/; access_log {folder}/data.log data; }}
+  }}
 }}
 """
 
@@ -85,8 +90,9 @@ class Site:
         if self._marker.exists():
             self._commits = json.loads(self._marker.read_text())
         with self._stack:
-            port = _find_free_port()
+            port, self._secure_port = _find_free_port(), _find_free_port()
             self.nginx_url = f"http://127.0.0.1:{port}"
+            self.ca_file = _make_certificates(self.folder)
             self.origin = self.start_origin("origin.log", "--data-url", self.nginx_url)
             self.nginx = self._start_nginx(port)
             self._stack = self._stack.pop_all()
@@ -107,24 +113,47 @@ class Site:
         self._stack.callback(child.stop)
         return child
 
+    def need_secure_origin(self) -> Child:
+        """Have an origin whose data comes over HTTPS; it may only be read from."""
+        url = f"https://127.0.0.1:{self._secure_port}"
+        return self.start_origin("secure-origin.log", "--data-url", url)
+
     def _start_nginx(self, port: int) -> Child:
         program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
         if program is None:
             raise BenchError("nginx is not installed: apt-get install nginx-light")
         config = self.folder / "nginx.conf"
         config.write_text(
-            _NGINX.format(folder=self.folder, port=port, origin=self.origin.url, repo=REPO)
+            _NGINX.format(
+                folder=self.folder,
+                port=port,
+                secure_port=self._secure_port,
+                origin=self.origin.url,
+                repo=REPO,
+            )
         )
         child = Child([program, "-c", str(config)], self.folder / "nginx.log")
         self._stack.callback(child.stop)
         _wait_until_accepting(port, child)
         return child
 
-    def start_server(self, *flags: str, hub_url: str = "") -> Child:
-        """Start xetserve in front of the origin. The caller stops it; the site does in the end."""
+    def start_server(
+        self,
+        *flags: str,
+        hub_url: str = "",
+        python: str = sys.executable,
+        ca_file: Path | None = None,
+    ) -> Child:
+        """Start xetserve in front of the origin. The caller stops it; the site does in the end.
+
+        Args:
+            python, ca_file: see start_xetserve.
+        """
         child = start_xetserve(
             self.folder / "serve.log",
             *("serve", "--hub-url", hub_url or self.origin.url, *flags),
+            python=python,
+            ca_file=ca_file,
         )
         self._stack.callback(child.stop)
         return child
@@ -194,16 +223,23 @@ class Site:
 
     # What the origin and the data plane know
 
-    def read_chunks(self, name: str, revision: str = "main") -> dict[bytes, int]:
-        """Give the distinct chunks of a file: chunk hash -> bytes of its record in the xorb."""
+    def read_xorbs(self, name: str) -> list[str]:
+        """Return the names of the xorbs that a file is built from."""
+        return list(dict.fromkeys(xorb for xorb, *_ in self._read_terms(name)))
+
+    def _read_terms(self, name: str, revision: str = "main") -> list[tuple[str, int, int, int]]:
         url = f"{self.origin.url}/{REPO}/resolve/{revision}/{name}"
         with _open(urllib.request.Request(url, method="HEAD")) as response:
             file_hash = response.headers["X-Xet-Hash"]
+        path = self.folder / "origin" / "files" / f"{file_hash}.json"
+        return [tuple(term) for term in json.loads(path.read_text())["terms"]]
+
+    def read_chunks(self, name: str, revision: str = "main") -> dict[bytes, int]:
+        """Return the distinct chunks of a file: chunk hash -> bytes of its record in the xorb."""
         origin = self.folder / "origin"
-        record = json.loads((origin / "files" / f"{file_hash}.json").read_text())
         indexes = {}
         chunks: dict[bytes, int] = {}
-        for xorb, start, end, _ in record["terms"]:
+        for xorb, start, end, _ in self._read_terms(name, revision):
             if xorb not in indexes:
                 indexes[xorb] = parse_index((origin / "xorb-index" / xorb).read_bytes())
             index = indexes[xorb]
@@ -229,6 +265,32 @@ def set_faults(origin: Child, **faults: Any) -> None:
     url = f"{origin.url}/_test/faults"
     request = urllib.request.Request(url, data=json.dumps(faults).encode(), method="POST")
     _open(request).close()
+
+
+def count_requests(origin: Child, part: str) -> int:
+    """Count the requests that have reached an origin with a part in their path."""
+    with _open(urllib.request.Request(f"{origin.url}/_test/requests")) as response:
+        return sum(part in item["path"] for item in json.load(response))
+
+
+def _make_certificates(folder: Path) -> Path:
+    """Make a CA and a certificate of it for 127.0.0.1, good for years; return the CA's file."""
+    if not (folder / "server.pem").exists():
+        (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        for arguments in (
+            ("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "3650",
+             "-subj", "/CN=bench CA"),
+            ("req", *new_key, "-keyout", "server.key", "-out", "server.csr",
+             "-subj", "/CN=127.0.0.1"),
+            ("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+             "-CAcreateserial", "-days", "3650", "-extfile", "names", "-out", "server.pem"),
+        ):  # fmt: skip
+            command = ["openssl", *arguments]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise BenchError(f"{' '.join(command)} failed: {done.stderr}")
+    return folder / "ca.pem"
 
 
 def _open(request: urllib.request.Request) -> Any:

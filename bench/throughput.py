@@ -30,12 +30,16 @@ def measure_throughput(bench: Bench) -> None:
 
 def _measure_kind(bench: Bench, kind: str, name: str) -> None:
     note, size = bench.results.note, bench.site.size
-    ours = bench.pull(name=name, size=size)
+    versions = {
+        version.label: bench.pull(name=name, size=size, version=version)
+        for version in bench.versions
+    }
+    ours = versions["xetserve"]
     hf_xet = run_hf_xet(bench.site, name)
     nginx = _pull_nginx(bench, bench.site.nginx, f"/files/{name}")
     bridge = _pull_nginx(bench, bench.site.nginx, f"/bridge/{name}")
 
-    peers = {"xetserve": ours, "hf-xet": hf_xet, "nginx": nginx, "nginx proxy_pass": bridge}
+    peers = {**versions, "hf-xet": hf_xet, "nginx": nginx, "nginx proxy_pass": bridge}
     for peer, download in peers.items():
         is_ours = peer == "xetserve"
         cpu_goal = at_most(CPU_GOALS[kind]) if is_ours else None
@@ -43,6 +47,7 @@ def _measure_kind(bench: Bench, kind: str, name: str) -> None:
         note(f"{kind}: {peer}, CPU", per_gb(download.cpu, size), "s/GB", cpu_goal)
         peak_goal = at_most(PEAK_GOAL) if is_ours else None
         note(f"{kind}: {peer}, peak memory", download.peak, "MiB", peak_goal)
+    bench.compare(kind, versions)
     note(
         f"{kind}: xetserve over hf-xet",
         ours.rate / hf_xet.rate,
