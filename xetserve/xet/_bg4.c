@@ -1,7 +1,7 @@
-/* Byte grouping (BG4), undone in C: an optional speed-up of xetserve.xet.compression.ungroup_bytes.
+/* Undo byte grouping (BG4): an optional, faster xetserve.xet.compression.ungroup_bytes.
  *
- * The input holds the bytes of index 0 modulo 4, then 1, 2, 3; the output has them in their places. Group j has
- * n / 4 bytes, and one more if j < n % 4.
+ * The input holds the bytes of index 0 modulo 4, then those of index 1, 2 and 3. The output holds
+ * the same bytes in their original order. Group j has n / 4 bytes, plus one if j < n % 4.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -46,12 +46,12 @@ ungroup(PyObject *module, PyObject *arg)
 }
 
 static PyMethodDef methods[] = {
-    {"ungroup", ungroup, METH_O, "Undo byte grouping; gives new bytes of the same size."},
+    {"ungroup", ungroup, METH_O, "Undo byte grouping; return new bytes of the same size."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_bg4", "Byte grouping, undone in C.", 0, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_bg4", "Undo byte grouping in C.", 0, methods, NULL, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC

@@ -1,8 +1,11 @@
-"""Questions to the CAS about several files, and the answer to them: the terms of each, and one list
-of where their chunks are.
+"""Batch reconstructions: one request to the CAS for several files, and its answer.
 
-    [{"prefix": "default", "hash": "<file>"}, ...]                                          the question
-    {"files": {"<file>": [terms]}, "fetch_info": {"<xorb>": [...]}}    the answer, terms and fetch info as in v1
+The answer lists the terms of each file and one common set of fetch info for their chunks:
+
+    request   [{"prefix": "default", "hash": "<file>"}, ...]
+    answer    {"files": {"<file>": [terms]}, "fetch_info": {"<xorb>": [...]}}
+
+Terms and fetch info have the v1 form.
 
 Source: hub-docs xet/api.md; xet-core cas_types, BatchQueryReconstructionResponse.
 """
@@ -15,17 +18,17 @@ from xetserve.errors import FormatError
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import FetchInfo, Reconstruction, Term, to_v1
 
-MAX_BATCH_FILES: Final = 100  # of one question; as query parameters, that is what fits in a URL
-MAX_BATCH_SIZE: Final = 64 * 1024  # bytes of a question
+MAX_BATCH_FILES: Final = 100  # files in a request; as query parameters, this many fit in a URL
+MAX_BATCH_SIZE: Final = 64 * 1024  # bytes in a request body
 
 FetchInfos = Mapping[bytes, Sequence[FetchInfo]]
 
 
 def parse_batch(body: bytes | bytearray) -> list[bytes]:
-    """Read the body of a question; gives each file hash once.
+    """Parse the body of a batch request; return each file hash once.
 
     Raises:
-        FormatError: it is none, or names too many files.
+        FormatError: body is not a batch request, or it names more than MAX_BATCH_FILES files.
     """
     try:
         items = parse_json(body)
@@ -33,15 +36,15 @@ def parse_batch(body: bytes | bytearray) -> list[bytes]:
     except (FormatError, TypeError, KeyError):
         names = None
     if names is None:
-        raise FormatError('a question is a list of {"prefix": "default", "hash": ...}')
+        raise FormatError('a batch request is a list of {"prefix": "default", "hash": ...}')
     return parse_batch_names(names)
 
 
 def parse_batch_names(names: Iterable[Any]) -> list[bytes]:
-    """Read file hashes as text; gives each of them once.
+    """Parse file hashes in their string form; return each of them once.
 
     Raises:
-        FormatError: one is none, or there are too many.
+        FormatError: a name is not a hash, or there are more than MAX_BATCH_FILES.
     """
     hashes: dict[bytes, None] = {}
     for name in names:
@@ -52,12 +55,15 @@ def parse_batch_names(names: Iterable[Any]) -> list[bytes]:
         except ValueError as exc:
             raise FormatError(str(exc)) from None
         if len(hashes) > MAX_BATCH_FILES:
-            raise FormatError(f"more than {MAX_BATCH_FILES} files in one question")
+            raise FormatError(f"more than {MAX_BATCH_FILES} files in one batch request")
     return list(hashes)
 
 
 def merge_fetch_infos(all_infos: Iterable[FetchInfos]) -> dict[bytes, tuple[FetchInfo, ...]]:
-    """Join what says where chunks are, in ascending order; of equal ranges, the first one stays."""
+    """Merge fetch info of several answers, in ascending chunk order.
+
+    If two entries have the same ranges, the first one is kept.
+    """
     merged: dict[bytes, dict[object, FetchInfo]] = {}
     for infos in all_infos:
         for xorb_hash, found in infos.items():
@@ -73,7 +79,7 @@ def merge_fetch_infos(all_infos: Iterable[FetchInfos]) -> dict[bytes, tuple[Fetc
 def make_batch_answer(
     files: Mapping[bytes, Sequence[Term]], fetch_info: Mapping[bytes, tuple[FetchInfo, ...]]
 ) -> dict[str, Any]:
-    """Return the JSON value of an answer.
+    """Return the JSON value of a batch answer.
 
     Args:
         files: file hash -> the terms of the whole file.

@@ -1,8 +1,8 @@
-"""Cutting a byte stream into chunks.
+"""Chunking: cut a byte stream into chunks.
 
-Where the cuts lie is the producer's choice within the limits of the format: the chunk list, not the
-content, makes the file hash. The official producer cuts by content, so that edited files share
-chunks; an origin that takes in finished files has little to share, and cuts every 64 KiB.
+The producer of a file chooses the cuts, within the size limits of the format: the file hash depends
+on the chunk list. The official producer cuts by content, so that an edited file shares chunks with
+its earlier version. The embedded origin stores finished files and cuts every 64 KiB.
 
 Source: hub-docs xet/chunking.md (limits).
 """
@@ -17,7 +17,7 @@ CHUNK_SIZE: Final = 65_536  # bytes; the mean of the official producer
 
 
 class Chunker:
-    """Cuts a stream into chunks of one size; the last may be shorter.
+    """A cutter that makes chunks of one size from a stream; the last chunk may be shorter.
 
     Args:
         chunk_size: decoded bytes, 1 to MAX_CHUNK_SIZE.
@@ -32,7 +32,10 @@ class Chunker:
         self._rest = b""
 
     def receive_data(self, data: Buffer) -> Iterator[bytes]:
-        """Yield the chunks that are complete. Run it to its end: the rest is kept only then."""
+        """Yield the chunks that data completes.
+
+        Exhaust the iterator: only its end stores the bytes that are left over.
+        """
         view = memoryview(self._rest + bytes(data) if self._rest else data)
         size = self._chunk_size
         end = len(view) - len(view) % size
@@ -41,11 +44,11 @@ class Chunker:
         self._rest = bytes(view[end:])
 
     def finish(self) -> bytes:
-        """Return the last chunk: what is left, b"" when the stream ended on a cut."""
+        """Return the last chunk: the bytes left over, b"" when the stream ended on a cut."""
         rest, self._rest = self._rest, b""
         return rest
 
 
 def pack_smallest(data: Buffer) -> bytes:
-    """Make the smallest chunk record of the three: raw, LZ4 or byte-grouped LZ4."""
+    """Make a chunk record with the scheme that packs data smallest: raw, LZ4 or BG4-LZ4."""
     return min(pack_chunk(data, Scheme.LZ4), pack_chunk(data, Scheme.BG4_LZ4), key=len)

@@ -1,10 +1,10 @@
-"""The three ways a chunk's payload is packed: as it is, LZ4, byte-grouped LZ4.
+"""Chunk compression: decode and encode the three schemes, raw, LZ4 and byte-grouped LZ4.
 
-LZ4 payloads are one complete frame without a content size, so the output is bounded here by
-the decoded size that the chunk header promises: decoding stops one byte past it.
+An LZ4 payload is one complete frame without a content size. The chunk header states the decoded
+size, and decoding stops one byte past it: this bounds the output.
 
-BG4 orders the bytes by index modulo 4 (all of index 0 mod 4, then 1, 2, 3) before LZ4: the exponent
-bytes of floats end up side by side.
+BG4 orders the bytes by index modulo 4 (all of index 0 modulo 4, then 1, 2, 3) before LZ4. This
+places the exponent bytes of floats side by side.
 
 Source: draft-denis-xet, "Compression Schemes"; byte layout in xet-core byte_grouping/bg4.rs.
 """
@@ -21,7 +21,7 @@ from xetserve.errors import FormatError
 
 try:
     from xetserve.xet._bg4 import ungroup as _native_ungroup
-except ImportError:  # built without a compiler
+except ImportError:  # the package was built without a C compiler
     _native_ungroup = None  # type: ignore[assignment]
 
 Buffer = bytes | bytearray | memoryview
@@ -35,28 +35,28 @@ class Scheme(IntEnum):
     BG4_LZ4 = 2
 
 
-# What the official encoder writes before the first block: magic, FLG 0x60 (version 1, independent
-# blocks, no checksums, no content size), BD, header checksum. The value is what BD allows a block
-# to hold, packed as well as decoded.
+# Frame head of the official encoder -> the largest block that its BD byte allows, packed and
+# decoded. A head is the magic, FLG 0x60 (version 1, independent blocks, no checksums, no content
+# size), BD, and the header checksum.
 _KNOWN_FRAME_HEADS: Final = {
     bytes.fromhex("04224d18604082"): 65_536,
     bytes.fromhex("04224d186050fb"): 262_144,
 }
-_SINGLE_BLOCK: Final = Struct("<7sI")  # the frame's head, and the block's size and kind
+_SINGLE_BLOCK: Final = Struct("<7sI")  # the frame head, then the size and kind of the block
 _END_MARK: Final = bytes(4)
 _STORED_BLOCK: Final = 0x80000000
 
 
 def decode_payload(scheme: Scheme, payload: memoryview, decoded_size: int) -> Buffer:
-    """Unpack one chunk.
+    """Decode the payload of one chunk.
 
     Args:
-        payload: packed bytes without the chunk header. For Scheme.NONE it is returned as it is,
-            so the result lives only as long as the caller's buffer.
+        payload: packed bytes without the chunk header. For Scheme.NONE the payload itself is
+            returned, so the result is valid only as long as the caller's buffer.
         decoded_size: bytes, from the chunk header.
 
     Raises:
-        FormatError: a damaged frame, or an output that has not exactly decoded_size bytes.
+        FormatError: the frame is damaged, or its output is not exactly decoded_size bytes.
     """
     if scheme is Scheme.NONE:
         if len(payload) != decoded_size:
@@ -67,7 +67,7 @@ def decode_payload(scheme: Scheme, payload: memoryview, decoded_size: int) -> Bu
 
 
 def encode_payload(scheme: Scheme, data: Buffer) -> bytes:
-    """Pack one chunk as the official encoder frames it; for the origin and for tests."""
+    """Encode one chunk with the frame format of the official encoder; for the origin and tests."""
     if scheme is Scheme.NONE:
         return bytes(data)
     plain = bytes(data) if scheme is Scheme.LZ4 else group_bytes(data)
@@ -84,10 +84,10 @@ def encode_payload(scheme: Scheme, data: Buffer) -> bytes:
 
 
 def _decode_frame(frame: memoryview, decoded_size: int) -> bytes:
-    """Decode one LZ4 frame to exactly decoded_size bytes; what follows the frame is ignored.
+    """Decode one LZ4 frame to exactly decoded_size bytes; ignore bytes behind the frame.
 
-    A chunk normally is a frame of one independent block: that spares the frame decoder's context
-    and its growing output.
+    Most chunks are a frame with one independent block. The block decoder reads those: it needs no
+    frame context and no growing output buffer.
     """
     if len(frame) > _SINGLE_BLOCK.size:
         head, size = _SINGLE_BLOCK.unpack_from(frame)
@@ -134,12 +134,12 @@ def _check_size(actual: int, expected: int) -> None:
 
 
 def group_bytes(data: Buffer) -> bytes:
-    """Reorder bytes by index modulo 4; the sizes of the groups differ by one byte at most."""
+    """Reorder bytes by index modulo 4; group sizes differ by at most one byte."""
     return b"".join(bytes(data[start::4]) for start in range(4))
 
 
 def ungroup_bytes_in_python(grouped: Buffer) -> bytearray:
-    """Undo group_bytes where the extension could not be built."""
+    """Undo group_bytes; used where the C extension could not be built."""
     size = len(grouped)
     out = bytearray(size)
     view = memoryview(grouped)
@@ -155,7 +155,7 @@ Ungroup = Callable[[Buffer], Buffer]
 
 
 def choose_ungroup(native: Ungroup | None) -> Ungroup:
-    """Take the extension if it is there and does what Python does, for every size modulo 4."""
+    """Return the C extension if it exists and agrees with Python for every size modulo 4."""
     if native is None:
         return ungroup_bytes_in_python
     for size in (0, 1, 2, 3, 4, 253, 254, 255):

@@ -1,23 +1,26 @@
-"""Data URLs of our own: the right to some ranges of one xorb, and all that serving them takes.
+"""Our own data URLs: a URL holds a sealed grant for some ranges of one xorb.
 
     {base}/xorbs/{xorb hash}?file={file hash}&grant={sealed}
 
-The file hash is for balancers: all data of a file has to go through one instance, which alone can
-hold the parts against the whole. Nothing is remembered here of what was granted: the URL itself
-says where the bytes are to be had upstream, and which terms of the file use them, so that their
-chunks can be held against the file. It must not become longer than servers and proxies take; a URL
-for many ranges is cut into several. Terms that have the same chunks are named together, and those
-at a constant distance take no more room than two. Where even one range has more terms than can be
-named, a file that is not proven is refused: nothing would hold all of it against the whole.
+The server stores nothing about a grant. The grant itself names the upstream URL of the bytes, and
+the terms of the file that use them, so that the server can verify their chunks against the file
+hash. The file hash is in the query for load balancers: all data of a file must go through one
+instance, because only one instance that sees all parts can verify the whole file.
 
-A grant names the instance that made it: of a file that is not proven, only that one has what is
-needed to hold the parts against the whole. Of a file that it knew to be proven, the grant has a
-digest of the chunk hashes of each range, so that any other can tell whether the range is right.
-That all terms which have a chunk find it right at their places is seen when the grant is made; one
-place of each chunk is named then:
+A URL must not exceed the limits of servers and proxies, so a URL for many ranges is split into
+several. Terms with the same chunks are listed as one TermUse; terms at a constant distance in the
+file take no more space than two. If one range is used by more terms than fit into a URL, the server
+refuses the file unless it is proven, because it could not verify the whole file.
 
-    digest of a range = BLAKE3, 16 bytes, of the hashes of its chunks that terms use, each once, in
-    the xorb's order
+A file is proven once its chunk hashes have been checked against its file hash. A grant for a file
+that is not proven names the instance that made it, because only this instance can verify the parts.
+A grant for a proven file holds a digest for each range, so that every instance can verify it:
+
+    digest of a range = BLAKE3, 16 bytes, of the hashes of the chunks that terms use, each once, in
+    the order of the xorb
+
+The granter checks that all terms that use a chunk have the same hash for it. A grant with a digest
+therefore lists only one place of each chunk.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -42,30 +45,29 @@ from xetserve.xet.signing import Sealer
 
 PURPOSE: Final = "data"
 DIGEST_SIZE: Final = 16  # bytes
-MAX_GRANT_SIZE: Final = 7000  # characters; URLs of 8 KiB are taken everywhere
-MAX_SHARED_SIZE: Final = (
-    4000  # of one for several ranges: another server of ours may have to seal it once more
-)
-MAX_URL_RANGES: Final = 500  # ranges of one URL, as upstream has it
-MAX_USES: Final = (
-    1000  # numbers that name terms in one URL; hardly more fit, and all are packed to see that
-)
-MANY_USES: Final = 50  # such numbers of one range from which on it is tried first whether they fit
-MAX_PLACES: Final = 2**16  # of all chunks of a range; 8 GB of zeros
-LOOK_UPS: Final = 500  # of terms in a list, in one go
-SEALED_SLICE: Final = 25  # ranges whose URLs are sealed in one go; one takes 0.1 ms
+MAX_GRANT_SIZE: Final = 7000  # characters; servers and proxies accept URLs of 8 KiB
+# Characters of a grant for several ranges: another xetserve behind this one may seal it again.
+MAX_SHARED_SIZE: Final = 4000
+MAX_URL_RANGES: Final = 500  # ranges in one URL, as in the CAS's answers
+# Positions and gaps in one URL, see _count_named. About as many fit; only sealing shows the size.
+MAX_USES: Final = 1000
+MANY_USES: Final = 50  # above this many in one range, a trial seal checks whether they fit
+MAX_PLACES: Final = 2**16  # places of all chunks of a range; 8 GB of zeros have as many
+LOOK_UPS: Final = 500  # hash lookups in one step
+SEALED_SLICE: Final = 25  # URLs sealed in one step; one takes 0.1 ms
 
 
 class TooManyUses(FormatError):
-    """A range that more terms use than a URL can name."""
+    """More terms use a range than fit into a URL."""
 
 
 class TermUse(NamedTuple):
-    """Terms that need the same chunks of a range: which, where in the file the first begins, and
-    their decoded size, in bytes.
+    """Terms of a file that use the same chunks of a range. Sizes and positions are in bytes.
 
-    gaps: from the place of one term to that of the next, bytes, and how many follow each other so,
-        in turns.
+    position: where the first term starts in the file.
+    decoded_size: of each term.
+    gaps: pairs of numbers: the distance from one term's start to the next, and how many terms
+        follow at this distance. Terms at 0, 10, 20 and 50 have position 0 and gaps (10, 2, 30, 1).
     """
 
     chunks: ChunkRange
@@ -75,16 +77,16 @@ class TermUse(NamedTuple):
 
     @property
     def num_terms(self) -> int:
-        """How many terms these are."""
+        """Return the number of terms."""
         return 1 + sum(self.gaps[1::2])
 
     @property
     def num_places(self) -> int:
-        """How many places of the file they fill, one chunk in each."""
+        """Return the number of places in the file that these terms fill, one chunk each."""
         return self.num_terms * (self.chunks.end - self.chunks.start)
 
     def iter_positions(self) -> Iterator[int]:
-        """Iterate over where the terms begin, in bytes."""
+        """Yield the position in the file where each term starts, in bytes."""
         position = self.position
         yield position
         for gap, count in zip(self.gaps[::2], self.gaps[1::2], strict=True):
@@ -94,9 +96,9 @@ class TermUse(NamedTuple):
 
 
 class GrantedRange(NamedTuple):
-    """A range of a xorb, and the terms of the file that it is for, by their first chunk.
+    """A range of a xorb, and the terms of the file that use it, ordered by their first chunk.
 
-    digest: of its chunk hashes, in hex; empty: the file was not proven.
+    digest: of its chunk hashes, in hex, see the module; empty: the file was not proven.
     """
 
     chunks: ChunkRange
@@ -106,14 +108,13 @@ class GrantedRange(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What a data URL allows.
+    """The permission that a data URL carries.
 
-    file_hash, file_size: of the file that it is for, in bytes.
+    file_hash, file_size: the file that the ranges belong to; its size is in bytes.
     url: the upstream's data URL, which signs the ranges.
-    issued: seconds of the steady clock of the machine, for the instance that made it: the other one
-        may be set meanwhile.
+    issued: seconds on the monotonic clock of the issuing instance, which clock changes do not move.
     expires: Unix seconds.
-    instance: a name of the server that made it, from its start on.
+    instance: the name of the issuing instance, new at each start.
     """
 
     xorb_hash: bytes
@@ -126,31 +127,31 @@ class Grant(NamedTuple):
     ranges: tuple[GrantedRange, ...]
 
     def __repr__(self) -> str:
-        # The URL is a signature: it must not get into a log.
+        # The URL is signed, so it must not appear in a log.
         return f"Grant({self.name}, {len(self.ranges)} ranges)"
 
     @property
     def name(self) -> str:
-        """The xorb hash as text."""
+        """Return the xorb hash in its string form."""
         return format_hash(self.xorb_hash)
 
     @property
     def file_name(self) -> str:
-        """The file hash as text."""
+        """Return the file hash in its string form."""
         return format_hash(self.file_hash)
 
     @property
     def is_of_proven_file(self) -> bool:
-        """Whether the file was proven where this was made, and all ranges have their digests."""
+        """Return whether the issuing instance had proven the file: all ranges have a digest."""
         return all(each.digest for each in self.ranges)
 
     def find(self, wanted: ByteRange) -> GrantedRange | None:
-        """Return the range that has exactly these bytes; None: none is granted."""
+        """Return the granted range with exactly these bytes; None: there is none."""
         return next((each for each in self.ranges if each.byte_range == wanted), None)
 
 
 def open_grant(sealer: Sealer, text: str) -> Grant | None:
-    """Return what is sealed in a data URL; None: not by us, or not as this version does it."""
+    """Return the grant sealed in a data URL; None: another key or another version sealed it."""
     value = sealer.unseal(PURPOSE, text)
     try:
         return _read_grant(value)
@@ -178,14 +179,14 @@ def _read_range(value: Any) -> GrantedRange:
     byte_range = ByteRange(check_integer(start, MAX_OFFSET), check_integer(stop, MAX_OFFSET))
     found = tuple(map(_read_use, check_list(uses)))
     if byte_range.size <= 0 or not all(chunks.contains(use.chunks) for use in found):
-        raise FormatError("a granted range is empty, or does not hold its terms")
+        raise FormatError("a granted range is empty or does not hold its terms")
     return GrantedRange(chunks, byte_range, found, check_text(digest))
 
 
 def _read_use(value: Any) -> TermUse:
     first, end, position, size, *gaps = check_list(value)
     if len(gaps) % 2:
-        raise FormatError("a gap between terms without a number")
+        raise FormatError("a gap between terms has no count")
     use = TermUse(
         _read_chunks(first, end),
         check_integer(position, MAX_OFFSET),
@@ -193,7 +194,7 @@ def _read_use(value: Any) -> TermUse:
         tuple(check_integer(each, MAX_OFFSET) for each in gaps),
     )
     if use.num_places > MAX_PLACES:
-        raise FormatError("more terms than can be looked at")
+        raise FormatError(f"terms fill more than {MAX_PLACES} places of a file")
     return use
 
 
@@ -205,7 +206,7 @@ def _read_chunks(first: Any, end: Any) -> ChunkRange:
 
 
 def seal_grant(sealer: Sealer, grant: Grant) -> str:
-    """Return what open_grant reads."""
+    """Return a grant sealed as text, which open_grant reads."""
     ranges = [
         [
             *each.chunks,
@@ -222,14 +223,15 @@ FindHashes = Callable[[bytes, int, int], bytes | None]
 
 
 class Named(NamedTuple):
-    """The terms of a range that a grant names, and its digest."""
+    """The terms of a range that a grant lists, and the digest of the range."""
 
     uses: tuple[TermUse, ...]
     digest: str
 
     def is_good_for(self, other: "Named") -> bool:
-        """Return whether what it names of the range proves it for what another file has of it,
-        too.
+        """Return whether this proves the range for the terms of another file too.
+
+        It does if both have the same digest over the same chunk ranges.
         """
         chunks, others = ([use.chunks for use in each.uses] for each in (self, other))
         return self is other or (
@@ -244,19 +246,19 @@ Names = dict[tuple[bytes, FetchInfo], Named]
 def prove_uses(
     file_hash: bytes, uses: Iterable[TermUse], find_hashes: FindHashes
 ) -> Generator[None, None, Named]:
-    """Name one place of each chunk of a range, with the digest, in steps of a few milliseconds.
+    """Find one place of each chunk of a range and the digest, in steps of a few milliseconds.
 
-    The digest is empty where the hashes of one of the terms are not known, or two differ in what
-    the same chunk is.
+    The digest is empty if the chunk hashes of a term are unknown, or if two terms have different
+    hashes for the same chunk.
 
     Args:
-        uses: by their first chunk.
-        find_hashes: from file hash, position and decoded size in the file to the hashes of the
-            chunks there.
+        uses: the terms of the range, ordered by their first chunk.
+        find_hashes: takes file hash, position and decoded size; returns the concatenated hashes
+            of the chunks there, or None.
     """
     digest, seen = blake3(), 0
     cover = []
-    base, known = 0, bytearray()  # hashes of chunks without a gap, up to those seen last
+    base, known = 0, bytearray()  # hashes of consecutive chunks from base on
     num_looked_up = 0
     for use in uses:
         hashes = find_hashes(file_hash, use.position, use.decoded_size)
@@ -283,10 +285,10 @@ def prove_uses(
 
 
 class Granter:
-    """Puts URLs of ours in the place of an upstream's.
+    """A maker of our data URLs, which replace an upstream's.
 
     Args:
-        base_url: what they begin with, without a slash at the end.
+        base_url: the start of each URL, without a slash at the end.
         issued, expires: see Grant.
         instance: see Grant.
         find_hashes: see prove_uses.
@@ -318,7 +320,7 @@ class Granter:
         *,
         has_single_ranges: bool,
     ) -> Reconstruction:
-        """Return an answer with our URLs; see iter_rewrite."""
+        """Return a reconstruction with our URLs; see iter_rewrite."""
         steps = self.iter_rewrite(
             answer, start, file_hash, file_size, has_single_ranges=has_single_ranges
         )
@@ -337,15 +339,14 @@ class Granter:
         *,
         has_single_ranges: bool,
     ) -> Generator[None, None, Reconstruction]:
-        """Make an answer with our URLs, in steps of a few milliseconds.
+        """Make a reconstruction with our URLs, in steps of a few milliseconds.
 
         Args:
-            start: byte of the file that the answer was asked from.
-            has_single_ranges: one URL for each range, as v1 wants it.
+            start: the requested start of the answer, in bytes of the file.
+            has_single_ranges: make one URL for each range, as v1 requires.
 
         Raises:
-            FormatError: terms that lie before the file's start, or a URL that is too long to be
-                carried.
+            FormatError: a term lies before the start of the file, or a URL is too long.
             TooManyUses: see iter_names.
         """
         names = yield from self.iter_names(answer, start, file_hash, file_size)
@@ -364,7 +365,7 @@ class Granter:
         *,
         has_single_ranges: bool,
     ) -> Generator[None, None, Reconstruction]:
-        """Make an answer with our URLs, in steps of a few milliseconds; see make_infos."""
+        """Make a reconstruction with our URLs, in steps of a few milliseconds; see make_infos."""
         fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {}
         num_made = 0
         for xorb_hash, infos in self.make_infos(
@@ -382,14 +383,14 @@ class Granter:
     def iter_names(
         self, answer: Reconstruction, start: int, file_hash: bytes, file_size: int
     ) -> Generator[None, None, Names]:
-        """Find what the grants will name of each fetch range, in steps of a few milliseconds.
+        """Find the terms and digest for each fetch range, in steps of a few milliseconds.
 
         Args:
-            start: byte of the file that the answer was asked from.
+            start: the requested start of the answer, in bytes of the file.
 
         Raises:
-            FormatError: a term lies before the file's start.
-            TooManyUses: the file is not proven, and cannot be by grants.
+            FormatError: a term lies before the start of the file.
+            TooManyUses: the file is not proven, and its terms do not fit into grants.
         """
         found = yield from find_uses(answer, start)
         names: Names = {}
@@ -409,10 +410,10 @@ class Granter:
         file_hash: bytes,
         file_size: int,
     ) -> None:
-        """Look whether the terms of a range can all be named in one URL.
+        """Check that all terms of a range fit into one URL.
 
         Raises:
-            TooManyUses: they cannot.
+            TooManyUses: they do not.
         """
         num_named = _count_named(uses)
         fits = num_named <= MAX_USES and sum(use.num_places for use in uses) <= MAX_PLACES
@@ -423,8 +424,9 @@ class Granter:
             fits = len(seal_grant(self._sealer, grant)) <= MAX_GRANT_SIZE
         if not fits:
             raise TooManyUses(
-                "the file uses the same data in more places than can be held against it part by part, and it is not proven "
-                "here: download it whole, without Xet (HF_HUB_DISABLE_XET=1)"
+                "the file uses the same data in too many places to verify it part by part, and "
+                "this server has not verified the whole file yet: download it without Xet "
+                "(HF_HUB_DISABLE_XET=1)"
             )
 
     def make_infos(
@@ -436,14 +438,14 @@ class Granter:
         *,
         has_single_ranges: bool,
     ) -> Iterator[tuple[bytes, Iterator[FetchInfo]]]:
-        """Iterate over fetch ranges with our URLs by xorb; each URL is sealed when it is asked for.
+        """Yield xorb hashes and their fetch ranges with our URLs; each URL is sealed on iteration.
 
         Args:
-            names: see iter_names.
-            has_single_ranges: one URL for each range, as v1 wants it.
+            names: the result of iter_names.
+            has_single_ranges: make one URL for each range, as v1 requires.
 
         Raises:
-            FormatError: a URL is too long to be carried.
+            FormatError: a URL is too long.
         """
         limit = 1 if has_single_ranges else MAX_URL_RANGES
         for xorb_hash, infos in answer.fetch_info.items():
@@ -468,7 +470,7 @@ class Granter:
             yield from self._make_urls(grant._replace(url=url), ranges)
 
     def _make_urls(self, grant: Grant, ranges: Sequence[GrantedRange]) -> Iterable[FetchInfo]:
-        """Yield the ranges with URLs, as few as are not too long."""
+        """Yield the ranges with as few URLs as the size limits allow."""
         text = seal_grant(self._sealer, grant._replace(ranges=tuple(ranges)))
         middle = len(ranges) // 2
         if len(text) > (MAX_SHARED_SIZE if middle else MAX_GRANT_SIZE):
@@ -476,26 +478,29 @@ class Granter:
                 yield from self._make_urls(grant, ranges[:middle])
                 yield from self._make_urls(grant, ranges[middle:])
                 return
-            raise FormatError("a data URL is too long to be passed on")
+            raise FormatError(
+                f"a data URL is too long: its grant exceeds {MAX_GRANT_SIZE} characters"
+            )
         url = f"{self._base_url}/xorbs/{grant.name}?file={grant.file_name}&grant={text}"
         for each in ranges:
             yield FetchInfo(each.chunks, each.byte_range, url)
 
 
 def _count_named(uses: Iterable[TermUse]) -> int:
-    """Return how many numbers name terms, counted in what one term without gaps takes."""
+    """Return the number of positions and gaps that the terms take in a grant."""
     return sum(1 + len(use.gaps) // 2 for use in uses)
 
 
 def find_uses(answer: Reconstruction, start: int) -> Generator[None, None, Uses]:
-    """Find the terms that use each fetch range, by their first chunk, in steps of a few
-    milliseconds.
+    """Find the terms that use each fetch range, ordered by their first chunk.
+
+    Runs in steps of a few milliseconds.
 
     Args:
-        start: byte of the file that the answer was asked from.
+        start: the requested start of the answer, in bytes of the file.
 
     Raises:
-        FormatError: a term lies before the file's start.
+        FormatError: a term lies before the start of the file.
     """
     position = start - answer.offset_into_first_range
     if position < 0:
@@ -521,7 +526,7 @@ def find_uses(answer: Reconstruction, start: int) -> Generator[None, None, Uses]
 
 
 class _Repeats:
-    """Where terms with the same chunks are, one after the other."""
+    """The positions of terms with the same chunks, in file order."""
 
     def __init__(self, position: int) -> None:
         self.first = position

@@ -1,12 +1,12 @@
 """Xet hashes: the string form, keyed BLAKE3, and Merkle roots.
 
-A hash is 32 raw bytes here. In URLs and JSON it is written as four little-endian u64, each
-printed as 16 hex digits, so every group of 8 bytes appears reversed.
+In this package a hash is 32 raw bytes. URLs and JSON write it as four little-endian u64 of 16 hex
+digits each, so every group of 8 bytes appears reversed.
 
-A root is computed level by level. A level is cut into groups from the left: a group ends at its
+A root is computed level by level. Each level is cut into groups from the left. A group ends at its
 first entry, from the third on, whose hash is 0 modulo 4 (last 8 bytes as a little-endian u64), or
-at nine entries, or at the end of the level. The rule never looks ahead, so a tree of any size can
-be folded while its leaves arrive, holding at most eight entries a level.
+at nine entries, or at the end of the level. The rule never looks ahead, so MerkleTree folds leaves
+as they arrive and holds at most eight entries a level.
 
 Source: draft-denis-xet, "Hashing"; xet-core merklehash.
 """
@@ -32,10 +32,10 @@ _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_hash(text: str) -> bytes:
-    """Read the string form: 64 lower-case hex digits.
+    """Parse the string form: 64 lower-case hex digits.
 
     Raises:
-        ValueError: anything else, upper case included; redacted hashes ("*" x 64) too.
+        ValueError: text is anything else, for example upper case or a redacted hash ("*" x 64).
     """
     if not _HEX64.fullmatch(text):
         raise ValueError("a Xet hash is 64 lower-case hex digits")
@@ -54,7 +54,10 @@ def _swap_groups(data: bytes) -> bytes:
 
 
 def hash_chunk(data: bytes | bytearray | memoryview) -> bytes:
-    """Hash the decoded bytes of one chunk. Single-threaded: threads cost ten times as much here."""
+    """Hash the decoded bytes of one chunk.
+
+    One thread: BLAKE3's own threads make hashing data of this size ten times as expensive.
+    """
     return blake3(data, key=CHUNK_KEY).digest()
 
 
@@ -65,21 +68,22 @@ def hash_node(children: Iterable[tuple[bytes, int]]) -> bytes:
 
 
 def hash_range(chunk_hashes: Iterable[bytes]) -> bytes:
-    """Return the verification hash of a term: proof, in a shard, that its uploader has the
-    chunks.
+    """Return the verification hash of a term.
+
+    A shard holds this hash to prove that the uploader has the chunks of the term.
     """
     return blake3(b"".join(chunk_hashes), key=RANGE_KEY).digest()
 
 
 def is_group_end(raw: bytes) -> bool:
-    """Return whether this hash may end a group of a Merkle level."""
+    """Return whether an entry with this hash may end a group of a Merkle level."""
     return raw[24] & 3 == 0  # the low byte of the last little-endian u64
 
 
 class MerkleTree:
-    """Folds (chunk hash, chunk size) leaves, in order, into a root.
+    """A Merkle tree that folds leaves, (chunk hash, chunk size) in order, into a root.
 
-    Memory: at most eight entries for each level of the tree, whatever the number of leaves.
+    Memory: at most eight entries for each level of the tree, for any number of leaves.
     """
 
     __slots__ = ("_counts", "_levels", "num_chunks", "size")
@@ -114,7 +118,7 @@ class MerkleTree:
     def xorb_hash(self) -> bytes:
         """Return the root over all leaves so far; 32 zero bytes when there are none.
 
-        The tree can go on growing afterwards.
+        More leaves may be added afterwards.
         """
         if not self.num_chunks:
             return ZERO_HASH
@@ -123,8 +127,8 @@ class MerkleTree:
         rest._counts = list(self._counts)
         level = 0
         while rest._counts[level] > 1:
-            # What is pending at the end of a level is its last group, even if it is a single
-            # child: that one is hashed again as a node, not promoted.
+            # The pending entries at the end of a level are its last group. A single child is
+            # hashed again as a node, not promoted.
             pending = rest._levels[level]
             level += 1
             if pending:
@@ -134,7 +138,7 @@ class MerkleTree:
     def file_hash(self) -> bytes:
         """Return the file hash: the root hashed with the zero salt.
 
-        A file without chunks has the zero hash, not a hash of it (official value).
+        A file without chunks has the zero hash itself, as in the official implementation.
         """
         return blake3(self.xorb_hash(), key=ZERO_HASH).digest() if self.num_chunks else ZERO_HASH
 

@@ -1,4 +1,4 @@
-"""A large JSON text, read value by value, so that a reader can pause between them.
+"""Incremental JSON: read a large text value by value, so that the caller can pause in between.
 
     cursor = Cursor(b'{"terms": [{"a": 1}, {"a": 2}], "other": 3}')
     for key in cursor.members():           # "terms", then "other"
@@ -8,8 +8,8 @@
         else:
             cursor.take()                  # 3
 
-json.loads would hold the interpreter for as long as the whole text takes, in a thread too. Here
-one step costs what one value costs, and a value has at most MAX_VALUE_SIZE characters.
+json.loads holds the interpreter lock until it has parsed the whole text, even in a thread. Here one
+step parses one value, and a value has at most MAX_VALUE_SIZE characters.
 """
 
 import re
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from xetserve.errors import FormatError
 
-MAX_VALUE_SIZE: Final = 256 * 1024  # characters; 500 ranges with their URL take some 60,000
+MAX_VALUE_SIZE: Final = 256 * 1024  # characters; 500 ranges with their URL take about 60,000
 _SPACE: Final = re.compile(r"[ \t\n\r]*+")
 _DECODE: Final = JSONDecoder().raw_decode
 
@@ -27,8 +27,8 @@ _DECODE: Final = JSONDecoder().raw_decode
 class Cursor:
     """A position in a JSON text.
 
-    Every method raises FormatError where the text is not JSON, or not of the kind that is asked
-    for.
+    Every method raises FormatError if the text is not JSON, or if the next value has another type
+    than the method expects.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -38,10 +38,10 @@ class Cursor:
             raise _not_json() from None
         self._at = 0
         self._base = 0  # where the window starts
-        self._window = ""  # a copy to decode out of, which bounds the work that one value can be
+        self._window = ""  # the copy that is decoded; its size bounds the work for one value
 
     def members(self) -> Iterator[str]:
-        """Iterate over the keys of an object; the caller reads each value before it goes on."""
+        """Yield the keys of an object; the caller must read each value before the next key."""
         if not self.opens("{"):
             raise FormatError("an object is expected")
         self._at += 1
@@ -58,7 +58,7 @@ class Cursor:
                 return
 
     def items(self) -> Iterator[None]:
-        """Step through an array; the caller reads each value before it goes on."""
+        """Yield once for each value of an array; the caller must then read that value."""
         if not self.opens("["):
             raise FormatError("a list is expected")
         self._at += 1
@@ -71,7 +71,7 @@ class Cursor:
                 return
 
     def take(self) -> Any:
-        """Return the value that comes next."""
+        """Parse and return the next value."""
         self._peek()
         while True:
             try:
@@ -80,14 +80,14 @@ class Cursor:
                 end = len(self._window)
             except ValueError:  # a number of thousands of digits
                 raise _not_json() from None
-            # What reaches the end of the window may go on behind it.
+            # A value that reaches the end of the window may continue behind it.
             if end < len(self._window):
                 self._at = self._base + end
                 return value
             if self._base == self._at and self._window:
                 break
             self._base = self._at
-            # With a blank behind the text, a number at its end has an end.
+            # The space marks the end of a number at the end of the text.
             self._window = self._text[self._at : self._at + MAX_VALUE_SIZE]
             if self._at + MAX_VALUE_SIZE >= len(self._text):
                 self._window += " "
@@ -100,12 +100,12 @@ class Cursor:
         return self._peek() == bracket
 
     def finish(self) -> None:
-        """Check that nothing is left."""
+        """Check that only white space is left."""
         if self._peek():
             raise _not_json()
 
     def _peek(self) -> str:
-        """Return the next character that is no blank; "" at the end."""
+        """Return the next character that is not white space; "" at the end."""
         match = _SPACE.match(self._text, self._at)
         assert match is not None
         self._at = match.end()
@@ -120,4 +120,4 @@ class Cursor:
 
 
 def _not_json() -> FormatError:
-    return FormatError("not such JSON")
+    return FormatError("malformed JSON, or a value of another type than expected")

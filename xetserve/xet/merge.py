@@ -1,10 +1,10 @@
-"""One reconstruction out of several: for any range of a file, from answers about other ranges of
-it.
+"""Merging reconstructions: build the answer for one range of a file from answers for other ranges.
 
-An answer about a range starts at some chunk before its start and ends with a chunk. Where one ends,
-the next may begin a few chunks earlier: those are cut off, if both have the same xorb there. Chunk
-sizes are not known, so a term can be cut only where another one has ended, and the asked start may
-lie many chunks into the first term.
+The terms of an answer start at a chunk boundary at or before the start of its range, and end at a
+chunk boundary. Two neighbouring answers may overlap by some chunks. If both use the same xorb
+there, the overlap is cut off the second one. Chunk sizes are unknown, so a term can be cut only
+where a term of another answer ends, and the requested start may lie many chunks into the first
+term.
 
 Pure: no clock, no I/O.
 """
@@ -24,32 +24,33 @@ MAX_TRIES: Final = 16
 
 
 class Part(NamedTuple):
-    """What is known of a range that starts at a decoded position of the file."""
+    """An answer, and the decoded position of the file where its requested range starts."""
 
     start: int
     answer: Reconstruction
 
     @property
     def end(self) -> int:
-        """The decoded position where its last term ends."""
+        """Return the decoded position where the last term ends."""
         return self.start + self.answer.decoded_size
 
     @property
     def first(self) -> int:
-        """The decoded position where its first term starts."""
+        """Return the decoded position where the first term starts."""
         return self.start - self.answer.offset_into_first_range
 
 
 def join_parts(parts: Sequence[Part], asked: ByteRange) -> Reconstruction | None:
-    """Return how a range is built; None: the parts do not cover it, or do not fit together.
+    """Return a reconstruction of the range asked.
 
-    Small parts come before large ones: they are cut finer, and closer to what was fetched for them.
+    Returns None if the parts do not cover the range or do not fit together. Small parts are tried
+    before large ones: their terms are shorter, so fewer bytes outside the range are fetched.
 
     Args:
-        asked: not past the end of the file.
+        asked: must not reach past the end of the file.
     """
     by_size = sorted(parts, key=lambda part: part.end - part.first)
-    # A small one may lead to where no other goes on.
+    # A small part may end where no other part continues: then try again without it.
     tries = (_join(by_size[at:], asked) for at in range(min(len(by_size), MAX_TRIES)))
     return next((found for found in tries if found is not None), None)
 
@@ -82,17 +83,17 @@ def _join(by_size: Sequence[Part], asked: ByteRange) -> Reconstruction | None:
 
 
 class _Taken(NamedTuple):
-    """Terms, at least one, and the position where the first of them starts."""
+    """At least one term, and the decoded position where the first one starts."""
 
     start: int
     terms: list[Term]
 
 
 def _take(part: Part, position: int, end: int, last: Term | None) -> _Taken | None:
-    """Take the terms of a part from a position on, up to the one that reaches the end.
+    """Return the terms of a part from position to the term that reaches end; None: they do not fit.
 
     Args:
-        last: the term that ends at the position; None: any start will do.
+        last: the term that ends at position; None: there is none, the first term may start before.
     """
     terms: list[Term] = []
     start = part.first
@@ -115,7 +116,11 @@ def _take(part: Part, position: int, end: int, last: Term | None) -> _Taken | No
 
 
 def _cut(term: Term, last: Term, left: int) -> Term | None:
-    """Return what is left of a term behind another one that ends in its middle."""
+    """Return the rest of a term behind a term that ends inside it; None: it cannot be cut there.
+
+    Args:
+        left: decoded bytes of the rest.
+    """
     chunk = last.chunks.end
     if term.xorb_hash != last.xorb_hash or not term.chunks.start < chunk < term.chunks.end:
         return None

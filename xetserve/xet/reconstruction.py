@@ -1,10 +1,10 @@
-"""The CAS's answer to "how is this file built": terms, and where their chunks can be fetched.
+"""Reconstructions: the CAS's answer with the terms of a file and the fetch info of their chunks.
 
-Chunk ranges count chunks in a xorb, byte ranges count bytes; both are half-open here. On
-the wire chunk ranges are half-open too, but byte ranges name their last byte.
+Chunk ranges count chunks in a xorb, byte ranges count bytes; both are half-open here. On the wire
+chunk ranges are half-open too, but byte ranges have an inclusive end.
 
-v1 lists one signed URL for each fetch range; v2 lists URLs that sign several ranges each. Both
-become the same Reconstruction.
+A v1 answer lists one signed URL for each fetch range. A v2 answer lists URLs that sign several
+ranges each. Both are parsed into the same Reconstruction.
 
 Source: xet-core cas_types; hub-docs xet/file-reconstruction.md.
 """
@@ -21,17 +21,17 @@ from xetserve.xet.shapes import check_integer, check_list, check_text, check_url
 
 MAX_TERM_SIZE: Final = 2**32 - 1
 MAX_OFFSET: Final = 2**63 - 1
-# hf-xet asks about at most 8 GB at once, and clients deduplicate in runs of 512 KiB and more on
-# average: 16,000 terms, and as many ranges at worst. Windows of ours have at most 256 MiB: 32,768
-# chunks of the smallest size. More terms would be too many objects for Python's garbage collector,
-# which looks at all of them in one go, some 60 ms for these.
+# hf-xet requests at most 8 GB at once. Clients deduplicate in runs of 512 KiB or more on average,
+# which makes 16,000 terms and at worst as many ranges. Our windows have at most 256 MiB, which are
+# 32,768 chunks of the smallest size. Python's garbage collector visits all these objects in one
+# pass: about 60 ms for this many terms, so there must not be more.
 MAX_TERMS: Final = 40_000
 MAX_RANGES: Final = 16_384  # fetch ranges, and xorbs
-# Chunks of all terms together, and of all fetch ranges: 8 GB of the smallest ones. A few terms can
-# name billions, and whoever plans a window looks at each.
+# Chunks of all terms together, and of all fetch ranges: 8 GB of the smallest chunks. A few terms
+# can name billions of chunks, and the window planner visits each of them.
 MAX_CHUNKS: Final = 2**20
-SLICE: Final = 500  # terms, or fetch ranges, that are read in one go
-MAX_SEARCHED: Final = 1_000_000  # fetch ranges, one by one, in an answer where they overlap
+SLICE: Final = 500  # terms or fetch ranges that one step parses
+MAX_SEARCHED: Final = 1_000_000  # fetch ranges visited by linear search in one answer
 
 
 class ChunkRange(NamedTuple):
@@ -41,7 +41,7 @@ class ChunkRange(NamedTuple):
     end: int
 
     def contains(self, other: "ChunkRange") -> bool:
-        """Return whether all of other lies inside."""
+        """Return whether other lies entirely inside this range."""
         return self.start <= other.start and other.end <= self.end
 
 
@@ -53,16 +53,16 @@ class ByteRange(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes in the range."""
+        """Return the number of bytes in the range."""
         return self.end - self.start
 
     def to_header(self) -> str:
-        """Return the value of a Range header; its end is inclusive (RFC 9110, 14.1.2)."""
+        """Return the value of a Range header, whose end is inclusive (RFC 9110, 14.1.2)."""
         return f"bytes={self.start}-{self.end - 1}"
 
 
 class Term(NamedTuple):
-    """A run of the file: the decoded chunks of one chunk range."""
+    """A run of the file: the decoded chunks of one chunk range. decoded_size is in bytes."""
 
     xorb_hash: bytes
     chunks: ChunkRange
@@ -70,23 +70,24 @@ class Term(NamedTuple):
 
 
 class FetchInfo(NamedTuple):
-    """Where a chunk range lies: the byte range of the xorb, and the URL that signs it."""
+    """The byte range of a xorb that holds a chunk range, and the URL that signs it."""
 
     chunks: ChunkRange
     byte_range: ByteRange
     url: str
 
     def __repr__(self) -> str:
-        # The URL is a signature: it must not get into a log by way of a message.
+        # The URL is signed, so it must not appear in a message or log.
         return f"FetchInfo({self.chunks}, {self.byte_range})"
 
 
 class Reconstruction(NamedTuple):
-    """The terms that cover the asked file range, in file order.
+    """The terms that cover the requested file range, in file order.
 
-    offset_into_first_range: decoded bytes of the first term that lie before the asked start. It
-        may span many chunks.
-    is_imported: whether an archive says so, or a part of it, and not the CAS: it may be wrong.
+    offset_into_first_range: decoded bytes of the first term before the requested start. They may
+        span many chunks.
+    is_imported: whether any part of it comes from an archive and not from the CAS. An archive may
+        be wrong.
     """
 
     offset_into_first_range: int
@@ -96,12 +97,13 @@ class Reconstruction(NamedTuple):
 
     @property
     def decoded_size(self) -> int:
-        """Bytes from the asked start to the end of the last term."""
+        """Return the bytes from the requested start to the end of the last term."""
         return sum(term.decoded_size for term in self.terms) - self.offset_into_first_range
 
     def _find_nearest(self, term: Term) -> FetchInfo | None:
-        """Return the last range that starts before the term, if it holds it: so it is unless ranges
-        overlap.
+        """Return the last range that starts at or before the term; None: it does not hold the term.
+
+        If the ranges do not overlap, no other range can hold the term.
         """
         infos = self.fetch_info.get(term.xorb_hash, ())
         at = bisect_right(infos, term.chunks.start, key=_first_chunk) - 1
@@ -111,7 +113,7 @@ class Reconstruction(NamedTuple):
         """Return a fetch range that holds all of the term's chunks.
 
         Raises:
-            FormatError: there is none; two adjacent ranges do not count together.
+            FormatError: no single range holds them; adjacent ranges are not joined.
         """
         info = self._find_nearest(term)
         if info is not None:
@@ -130,16 +132,16 @@ def _first_chunk(info: FetchInfo) -> int:
 
 
 class TooLarge(FormatError):
-    """An answer about more than MAX_TERMS terms, MAX_RANGES fetch ranges or MAX_CHUNKS chunks."""
+    """A reconstruction has more than MAX_TERMS terms, MAX_RANGES ranges or MAX_CHUNKS chunks."""
 
 
 def parse_reconstruction(body: bytes) -> Reconstruction:
-    """Read a v1 or v2 answer and check that every term can be fetched.
+    """Parse a v1 or v2 answer and check that every term can be fetched.
 
     Raises:
-        TooLarge: it is about more than is read at once.
-        FormatError: not such JSON, a value out of bounds, or an invariant that does not hold:
-            each term inside one fetch range of its xorb, and the offset inside the first term.
+        TooLarge: the answer exceeds MAX_TERMS, MAX_RANGES or MAX_CHUNKS.
+        FormatError: the JSON is malformed, a value is out of bounds, a term is not inside one
+            fetch range of its xorb, or the offset is not inside the first term.
     """
     steps = iter_reconstruction(body)
     while True:
@@ -150,7 +152,7 @@ def parse_reconstruction(body: bytes) -> Reconstruction:
 
 
 def iter_reconstruction(body: bytes) -> Generator[None, None, Reconstruction]:
-    """Do what parse_reconstruction does, in steps of about SLICE terms or fetch ranges."""
+    """Parse an answer as parse_reconstruction does, in steps of about SLICE terms or ranges."""
     try:
         answer = yield from _read(Cursor(body))
         yield from _check(answer)
@@ -215,7 +217,7 @@ def _read_infos(
         of_xorb: list[FetchInfo] = []
         read: list[FetchInfo] = []
         entries = cursor.items()
-        while True:  # once more than there are entries: what is empty costs, too
+        while True:  # one round more than entries: a xorb without entries counts as one range
             num_ranges += max(1, len(read))
             num_since += max(1, len(read))
             if num_ranges > MAX_RANGES:
@@ -265,7 +267,7 @@ def _check(answer: Reconstruction) -> Generator[None, None, None]:
             if num_searched > MAX_SEARCHED:
                 raise FormatError("more fetch ranges overlap than can be searched")
             answer.find_fetch_info(term)
-        # A range that is looked at costs far less than a term.
+        # Visiting a range costs far less than a term: 20 of them count as one term.
         if (number + num_searched // 20) // SLICE > num_steps:
             num_steps = (number + num_searched // 20) // SLICE
             yield
@@ -316,7 +318,7 @@ def to_v2(answer: Reconstruction) -> dict[str, Any]:
 
 
 def make_terms(terms: Iterable[Term]) -> list[dict[str, Any]]:
-    """Return the JSON value of terms."""
+    """Return the JSON values of terms."""
     return [
         {
             "hash": format_hash(term.xorb_hash),
@@ -328,7 +330,7 @@ def make_terms(terms: Iterable[Term]) -> list[dict[str, Any]]:
 
 
 def make_v1_entries(infos: Iterable[FetchInfo]) -> Iterator[dict[str, Any]]:
-    """Iterate over the JSON values of a xorb's fetch ranges in v1."""
+    """Yield the v1 JSON values of a xorb's fetch ranges."""
     for info in infos:
         yield {
             "range": info.chunks._asdict(),
@@ -338,7 +340,7 @@ def make_v1_entries(infos: Iterable[FetchInfo]) -> Iterator[dict[str, Any]]:
 
 
 def make_v2_entries(infos: Iterable[FetchInfo]) -> Iterator[dict[str, Any]]:
-    """Iterate over the v2 values of a xorb's fetch ranges, one for those that share a URL."""
+    """Yield the v2 JSON values of a xorb's fetch ranges, one for neighbours that share a URL."""
     for url, group in groupby(infos, key=lambda info: info.url):
         ranges = [
             {"chunks": info.chunks._asdict(), "bytes": _inclusive(info.byte_range)}

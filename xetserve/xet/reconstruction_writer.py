@@ -1,7 +1,7 @@
-"""Reconstructions as JSON, in pieces: what is made of to_v1 and to_v2, a part at a time.
+"""Reconstruction JSON in pieces: write the same documents as to_v1 and to_v2, part by part.
 
-Every piece is the work of a few milliseconds, so that a server can let others have their turn, and
-need not hold a large answer as a whole. Where chunks are is asked for when it is written.
+Each piece takes a few milliseconds. Between two pieces the server can run other tasks, and it never
+holds a large answer as a whole. The writer iterates over the fetch info only when it writes it.
 """
 
 import json
@@ -18,17 +18,18 @@ from xetserve.xet.reconstruction import (
     make_v2_entries,
 )
 
-PIECE_SIZE: Final = 32 * 1024  # characters; a piece has hardly more
-_TERMS: Final = 128  # of a piece: some 20,000 characters
+PIECE_SIZE: Final = 32 * 1024  # characters; pieces are flushed at this size
+_TERMS: Final = 128  # terms in one part: about 20,000 characters
 
 Infos = Iterable[tuple[bytes, Iterable[FetchInfo]]]
 
 
 def write_plan(answer: Reconstruction, version: int, infos: Infos | None = None) -> Iterator[bytes]:
-    """Write an answer.
+    """Yield the pieces of an answer in the v1 or v2 form.
 
     Args:
-        infos: where chunks are, if not as the answer itself says.
+        version: 1 or 2.
+        infos: fetch info by xorb hash, in place of the answer's own.
     """
     given = answer.fetch_info.items() if infos is None else infos
     yield b'{"offset_into_first_range":%d,"terms":' % answer.offset_into_first_range
@@ -41,7 +42,7 @@ def write_plan(answer: Reconstruction, version: int, infos: Infos | None = None)
 def write_batch(
     files: Mapping[bytes, Sequence[Term]], fetch_info: Mapping[bytes, Sequence[FetchInfo]]
 ) -> Iterator[bytes]:
-    """Write an answer about several files.
+    """Yield the pieces of a batch answer.
 
     Args:
         files: file hash -> the terms of the whole file.
@@ -65,7 +66,7 @@ def _write_terms(terms: Sequence[Term]) -> Iterator[bytes]:
 
 
 def _write_infos(infos: Infos, version: int) -> Iterator[bytes]:
-    """Write an object by xorb, in parts as they are made."""
+    """Yield the parts of the JSON object from xorb hash to fetch info entries."""
     yield b"{"
     mark = b""
     for xorb_hash, found in infos:
@@ -80,7 +81,7 @@ def _write_infos(infos: Infos, version: int) -> Iterator[bytes]:
 
 
 def _join(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Make pieces of small parts."""
+    """Join small parts to pieces of about PIECE_SIZE."""
     piece = bytearray()
     for part in parts:
         piece += part

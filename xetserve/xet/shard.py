@@ -1,4 +1,4 @@
-"""Shards: what an uploader says of files and xorbs.
+"""Shards: an uploader's metadata about files and xorbs.
 
 A shard is a run of 48-byte little-endian records:
 
@@ -14,8 +14,9 @@ A shard is a run of 48-byte little-endian records:
       n chunks      chunk hash 32, decoded start u32, decoded bytes u32, flags u32, unused u32
     bookend
 
-Uploads end here. A footer with look-up tables may follow in stored shards; the footer size does not
-tell (hf-xet 1.2 writes 200 without having one), so whatever follows is left unread.
+An uploaded shard ends here. A stored shard may have a footer with lookup tables behind this. The
+footer size does not show whether there is one (hf-xet 1.2 writes 200 without a footer), so the
+parser ignores all bytes behind the second bookend.
 
 Source: hub-docs xet/shard.md; xet-core metadata_shard.
 """
@@ -42,10 +43,10 @@ _HAS_METADATA: Final = 1 << 30
 
 
 class ShardFile(NamedTuple):
-    """One file: its terms in order.
+    """One file and its terms in order.
 
-    range_hashes: one for each term, over its chunks' hashes; None: the uploader gave no proof.
-    sha256: of the content, plain hex; None: not given.
+    range_hashes: the verification hash of each term, see hash_range; None: the shard has none.
+    sha256: SHA-256 of the content in plain hex; None: the shard has none.
     """
 
     file_hash: bytes
@@ -55,7 +56,7 @@ class ShardFile(NamedTuple):
 
 
 class ShardChunk(NamedTuple):
-    """One chunk of a xorb: where it starts, decoded, and its decoded size; in bytes."""
+    """One chunk of a xorb: its decoded start offset and decoded size, in bytes."""
 
     chunk_hash: bytes
     start: int
@@ -63,7 +64,7 @@ class ShardChunk(NamedTuple):
 
 
 class ShardXorb(NamedTuple):
-    """One xorb. packed_size is 0 in uploads; the size of the uploaded body counts."""
+    """One xorb. packed_size is 0 in uploads: use the size of the uploaded body."""
 
     xorb_hash: bytes
     chunks: tuple[ShardChunk, ...]
@@ -72,14 +73,14 @@ class ShardXorb(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Files, and the xorbs that are new with them."""
+    """Files, and the xorbs that were uploaded for them."""
 
     files: tuple[ShardFile, ...]
     xorbs: tuple[ShardXorb, ...]
 
 
 class _Records:
-    """Walks the records; the position is always on a record's start."""
+    """A reader of records; its position is always at the start of a record."""
 
     def __init__(self, data: Buffer) -> None:
         self._view = memoryview(data)
@@ -92,18 +93,22 @@ class _Records:
         return record
 
     def check_left(self, count: int) -> None:
-        """Refuse counts that the data cannot hold, before anyone builds a list from them."""
+        """Check that count records are left, before a caller builds a list of that length.
+
+        Raises:
+            FormatError: fewer records are left.
+        """
         left = (len(self._view) - self._position) // RECORD_SIZE
         if count > left:
             raise FormatError(f"shard of {len(self._view)} bytes: {count} records, {left} left")
 
 
 def parse_shard(data: Buffer) -> Shard:
-    """Read a shard as it is uploaded; what follows the second bookend is ignored.
+    """Parse an uploaded shard; ignore all bytes behind the second bookend.
 
     Raises:
-        FormatError: another tag or version, records missing, an unknown file flag, or an empty
-            chunk range.
+        FormatError: the tag, the version or a file flag is unknown, records are missing, or a
+            chunk range is empty.
     """
     if len(data) < RECORD_SIZE:
         raise FormatError(f"shard of {len(data)} bytes, expected at least {RECORD_SIZE}")
@@ -126,7 +131,7 @@ def parse_shard(data: Buffer) -> Shard:
 def _read_file(records: _Records, head: tuple[bytes, int, int, int, int]) -> ShardFile:
     file_hash, flags, count, _, _ = head
     if flags & ~(_HAS_PROOFS | _HAS_METADATA):
-        # A flag may stand for records that follow: without knowing it nothing after can be read.
+        # A flag may announce further records, so nothing behind an unknown flag can be parsed.
         raise FormatError(f"file {format_hash(file_hash)}: unknown flags {flags:#x}")
     records.check_left(count * (2 if flags & _HAS_PROOFS else 1))
     terms = []
@@ -141,7 +146,7 @@ def _read_file(records: _Records, head: tuple[bytes, int, int, int, int]) -> Sha
     sha256 = None
     if flags & _HAS_METADATA:
         raw = records.next()[0]
-        # Stored so that the Xet string form of the 32 bytes is the usual sha256 hex.
+        # The 32 bytes are stored so that their Xet string form is the usual SHA-256 hex.
         sha256 = format_hash(raw) if raw != ZERO_HASH else None
     return ShardFile(file_hash, tuple(terms), range_hashes, sha256)
 
@@ -157,7 +162,7 @@ def _read_xorb(records: _Records, head: tuple[bytes, int, int, int, int]) -> Sha
 
 
 def make_shard(files: Iterable[ShardFile], xorbs: Iterable[ShardXorb]) -> bytes:
-    """Write a shard as it is uploaded: without a footer."""
+    """Make a shard in the form of an upload, without a footer."""
     parts = [_HEADER.pack(TAG, VERSION, 0)]
     for file in files:
         flags = _HAS_PROOFS if file.range_hashes is not None else 0

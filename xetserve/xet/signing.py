@@ -1,12 +1,11 @@
-"""Values that leave this server and come back to it: whoever has them can read them, nobody can
-change them.
+"""Sealed values: values that this server hands out and verifies when a client returns them.
 
-They are signed, not encrypted: a client can read what it was given, the CAS token or the upstream's
-data URL inside. That tells it nothing new, since the Hub and the CAS would have given it the same;
-and what it holds is good there as well as here.
+A sealed value is signed, not encrypted. A client can read the CAS token or the upstream data URL
+inside it, but cannot change it. The client learns nothing new: the Hub and the CAS would give it
+the same token and URL, which are valid there as well.
 
-A sealed value is base64url(HMAC-SHA256, 32 bytes, then the value as JSON, deflated), without
-padding. What it is for goes into the HMAC, so that one kind cannot stand in for another.
+Layout: base64url without padding of an HMAC-SHA256 (32 bytes) followed by the deflated JSON value.
+The HMAC covers the purpose too, so a value sealed for one purpose is not accepted for another.
 """
 
 import binascii
@@ -18,31 +17,30 @@ from hashlib import sha256
 from typing import Any, Final
 
 KEY_SIZE: Final = 32  # bytes
-MAX_VALUE_SIZE: Final = 1024 * 1024  # bytes of JSON; a hundred times what a URL or a field holds
+MAX_VALUE_SIZE: Final = 1024 * 1024  # bytes of JSON; far more than a URL or field holds
 _MAC_SIZE: Final = 32
 _TO_BASE64: Final = str.maketrans("-_", "+/")
 
 
 class Sealer:
-    """Seals and unseals under one key.
+    """A signer that seals and unseals values with one key.
 
     Args:
-        key: as long and random as KEY_SIZE says, or longer.
+        key: at least KEY_SIZE random bytes.
     """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def seal(self, purpose: str, value: Any) -> str:
-        """Seal a JSON value. The text is fit for URLs and header fields."""
+        """Return a JSON value sealed for a purpose, as text for URLs and header fields."""
         data = zlib.compress(json.dumps(value, separators=(",", ":")).encode(), 9)
         return urlsafe_b64encode(self._sign(purpose, data) + data).decode().rstrip("=")
 
     def unseal(self, purpose: str, text: str) -> Any | None:
-        """Return the value that was sealed for this purpose; None: nobody with our key made it.
+        """Return the value in a sealed text; None: it was not sealed for this purpose with our key.
 
-        Its shape may be another than this version makes: servers of several versions may have the
-        same key.
+        The caller must check the shape of the value: servers of other versions may share the key.
         """
         try:
             padded = text.translate(_TO_BASE64).encode("ascii") + b"=" * (-len(text) % 4)
@@ -64,5 +62,5 @@ class Sealer:
 
 
 def derive_key(secret: str) -> bytes:
-    """Return the key that servers with the same secret have in common."""
+    """Derive the sealing key from a secret; all servers with the same secret share the key."""
     return hmac.new(b"xetserve sealing key", secret.encode(), sha256).digest()

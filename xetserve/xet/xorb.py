@@ -1,4 +1,4 @@
-"""Xorb chunks: from the bytes of a xorb range to the chunks inside it.
+"""Xorb chunks: parse the bytes of a xorb range into chunk records, and write records.
 
 A data range holds whole chunk records back to back: header, payload, header, payload. There is
 no padding, and the footer of a stored xorb never appears in it.
@@ -15,10 +15,9 @@ from xetserve.xet.compression import Buffer, Scheme, decode_payload, encode_payl
 
 CHUNK_HEADER_SIZE: Final = 8
 MAX_CHUNK_SIZE: Final = 131_072  # decoded bytes
-MAX_PACKED_SIZE: Final = 262_144  # payload bytes; what the official reader accepts
+MAX_PACKED_SIZE: Final = 262_144  # payload bytes; the limit of the official reader
 MAX_RECORD_SIZE: Final = CHUNK_HEADER_SIZE + MAX_PACKED_SIZE
-# Payload bytes at which producers stop. They count decoded bytes, so record headers come on top of
-# it.
+# Producers end a xorb at this many decoded bytes, so the chunk headers are not included.
 MAX_XORB_SIZE: Final = 64 * 1024 * 1024
 FOOTER_IDENT: Final = b"XETBLOB"
 
@@ -27,7 +26,7 @@ _SCHEMES: Final = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
 
 
 class ChunkHeader(NamedTuple):
-    """What precedes a payload. Sizes in bytes."""
+    """The header before a chunk payload. Sizes are in bytes."""
 
     packed_size: int
     scheme: Scheme
@@ -35,27 +34,27 @@ class ChunkHeader(NamedTuple):
 
     @property
     def record_size(self) -> int:
-        """Header and payload together."""
+        """Return the size of header and payload together, in bytes."""
         return CHUNK_HEADER_SIZE + self.packed_size
 
 
 class ChunkRecord(NamedTuple):
-    """One packed chunk; the payload is a view of the buffer it was read from."""
+    """One packed chunk; the payload is a view of the buffer that it was parsed from."""
 
     header: ChunkHeader
     payload: memoryview
 
     def decode(self) -> Buffer:
-        """Unpack the chunk; see decode_payload for how long the result lives.
+        """Decode the chunk; see decode_payload for how long the result is valid.
 
         Raises:
-            FormatError: the payload does not decode to the promised size.
+            FormatError: the payload does not decode to the size in the header.
         """
         return decode_payload(self.header.scheme, self.payload, self.header.decoded_size)
 
 
 def parse_chunk_header(data: Buffer, offset: int = 0) -> ChunkHeader:
-    """Read the header that precedes a chunk payload.
+    """Parse the header before a chunk payload.
 
     Layout, little-endian:
 
@@ -64,10 +63,10 @@ def parse_chunk_header(data: Buffer, offset: int = 0) -> ChunkHeader:
         4     compression           u8
         5-7   decoded size, bytes   u24
 
-    Sizes are checked here, before anyone allocates a buffer from them.
+    The sizes are checked here, before a caller allocates buffers for them.
 
     Args:
-        data: holds at least CHUNK_HEADER_SIZE bytes from offset on.
+        data: must hold at least CHUNK_HEADER_SIZE bytes from offset on.
 
     Raises:
         FormatError: unknown version or compression, or a size out of bounds.
@@ -90,10 +89,10 @@ def parse_chunk_header(data: Buffer, offset: int = 0) -> ChunkHeader:
 
 
 def iter_records(data: Buffer) -> Iterator[ChunkRecord]:
-    """Walk a buffer that holds nothing but whole chunk records.
+    """Yield the chunk records of a buffer that holds only whole records.
 
     Raises:
-        FormatError: a bad header, or bytes that are missing or left over at the end.
+        FormatError: a header is invalid, or the last record is incomplete.
     """
     view = memoryview(data)
     offset = 0
@@ -109,10 +108,10 @@ def iter_records(data: Buffer) -> Iterator[ChunkRecord]:
 
 
 class RecordReader:
-    """Finds chunk records in bytes that arrive piece by piece, without copying them.
+    """A reader that finds chunk records in data that arrives piece by piece, without copying.
 
-    The caller receives into a buffer of its own and calls scan with what that buffer holds; a
-    record that is not complete yet is looked at again once more of it is there.
+    The caller receives into its own buffer and calls scan after each piece. A scan stops at an
+    incomplete record, and the next scan continues there.
     """
 
     __slots__ = ("_position", "num_records")
@@ -123,14 +122,14 @@ class RecordReader:
 
     @property
     def position(self) -> int:
-        """Offset of the first byte in the current buffer that belongs to no complete record."""
+        """Return the offset in the current buffer of the first incomplete record."""
         return self._position
 
     def scan(self, buffer: memoryview, filled: int) -> Iterator[ChunkRecord]:
-        """Yield the records that are complete within buffer[:filled].
+        """Yield the new records that are complete within buffer[:filled].
 
         Raises:
-            FormatError: a bad header.
+            FormatError: a header is invalid.
         """
         while filled - self._position >= CHUNK_HEADER_SIZE:
             header = parse_chunk_header(buffer, self._position)
@@ -144,12 +143,12 @@ class RecordReader:
             yield record
 
     def move_to(self, position: int) -> None:
-        """Go on in another buffer, where the incomplete record starts at position."""
+        """Continue in another buffer, where the incomplete record starts at position."""
         self._position = position
 
 
 def pack_chunk(data: Buffer, scheme: Scheme) -> bytes:
-    """Make a chunk record, raw where packing does not shrink it, as the official writer does."""
+    """Make a chunk record; raw if scheme does not shrink it, as the official writer does."""
     payload = encode_payload(scheme, data)
     if len(payload) >= len(data):
         scheme, payload = Scheme.NONE, bytes(data)
@@ -157,12 +156,12 @@ def pack_chunk(data: Buffer, scheme: Scheme) -> bytes:
 
 
 def make_raw_record(data: Buffer) -> ChunkRecord:
-    """Make a record, over a copy, of a chunk that is stored as it is."""
+    """Make the record of a raw chunk; its payload is a copy of data."""
     return ChunkRecord(ChunkHeader(len(data), Scheme.NONE, len(data)), memoryview(bytes(data)))
 
 
 def make_chunk_header(header: ChunkHeader) -> bytes:
-    """Write a chunk header; the layout is parse_chunk_header's."""
+    """Return the bytes of a chunk header; see parse_chunk_header for the layout."""
     return b"".join(
         (
             b"\0",
