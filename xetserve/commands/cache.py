@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from xetserve import __version__
+from xetserve.base.atomic_file import replace_file
 from xetserve.cachetools.archive import Counted, Importer, write_archive
 from xetserve.cachetools.select import Chosen, Selection, Wanted, select_repos
 from xetserve.cachetools.verify import Checker, Tally, count_contents
@@ -231,17 +232,10 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
     else:
         target = Path(options.file)
         partial = target.with_name(target.name + ".part")
-        try:
-            # In a folder that others write to, a link of theirs would lead anywhere.
-            partial.unlink(missing_ok=True)
-            with open(partial, "xb", opener=_open_private) as stream:
-                counted = _write_to(stream, store, selection, options.with_unproven)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        # In a folder that others write to, a link of theirs would lead anywhere.
+        partial.unlink(missing_ok=True)
+        with replace_file(target, partial, syncs=True) as stream:
+            counted = _write_to(stream, store, selection, options.with_unproven)
         out = sys.stdout
     chosen = [] if selection is None else selection.chosen
     _tell_counted(options, counted, "exported", "damaged and left out", out, chosen)
@@ -252,11 +246,6 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
         )
     is_lacking = bool(chosen) and counted.num_unproven > 0
     return 1 if counted.num_skipped or is_lacking or any(one.incomplete for one in chosen) else 0
-
-
-def _open_private(path: str, flags: int) -> int:
-    """Open a new file, for open(opener=…): what is exported may be a private repository's."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _write_to(

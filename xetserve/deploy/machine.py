@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from xetserve.base.atomic_file import replace_file
 from xetserve.errors import XetserveError
 
 COMMAND_TIMEOUT: Final = 900.0  # seconds; an image may have to be built
@@ -125,20 +126,9 @@ class RealMachine:
         """Write a file, all of it or nothing."""
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            descriptor = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+            with replace_file(path, temporary, syncs=True) as file:
+                file.write(content)
                 _hand_over(temporary, mode, group)
-                temporary.replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
         except OSError as exc:
             raise DeployError(f"cannot write {path}: {exc.strerror}") from None
 

@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from xetserve.base.atomic_file import FOLDER_MODE, make_folders, replace_file
 from xetserve.errors import ConfigError
 
-FILE_MODE: Final = 0o600
-FOLDER_MODE: Final = 0o700
 STALE_AGE: Final = 86400.0  # seconds after which a temporary file has no owner any more
 
 
@@ -38,13 +37,9 @@ class TemporaryFiles:
 
     def write(self, target: Path, data: bytes) -> None:
         """Put a small file in place; readers see the old one or the new one."""
-        path = self.make_path()
-        try:
-            with open(path, "xb", opener=open_private) as file:
-                file.write(data)
-            publish(path, target)
-        finally:
-            path.unlink(missing_ok=True)
+        make_folders(target.parent)
+        with replace_file(target, self.make_path()) as file:
+            file.write(data)
 
 
 def publish(path: Path, target: Path) -> None:
@@ -52,13 +47,8 @@ def publish(path: Path, target: Path) -> None:
     try:
         path.replace(target)
     except FileNotFoundError:
-        _make_missing(target.parent)
+        make_folders(target.parent)
         path.replace(target)
-
-
-def open_private(path: str | os.PathLike[str], flags: int) -> int:
-    """Open a file as open() does, through no link, for our own user alone where it is made."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
 
 
 def make_folder(path: Path) -> Path:
@@ -68,7 +58,7 @@ def make_folder(path: Path) -> Path:
         ConfigError: it cannot be made.
     """
     try:
-        _make_missing(path)
+        make_folders(path)
     except OSError as exc:
         raise ConfigError(f"cannot make the folder {path}: {exc.strerror}") from None
     return path
@@ -86,11 +76,3 @@ def make_private_folder(path: Path) -> Path:
     except OSError as exc:
         raise ConfigError(f"cannot change the folder {path}: {exc.strerror}") from None
     return path
-
-
-def _make_missing(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        _make_missing(folder.parent)
-    folder.mkdir(FOLDER_MODE, exist_ok=True)

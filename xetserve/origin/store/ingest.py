@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from xetserve.origin.store.blobs import open_private
+from xetserve.base.atomic_file import open_private
 from xetserve.origin.store.files import FileRecord, FileStore, make_file_record
 from xetserve.origin.store.xorbs import XorbIndex, XorbScanner, XorbStore, gather_blocks
 from xetserve.xet.chunking import Chunker, pack_smallest

@@ -10,13 +10,13 @@ from typing import Final, NamedTuple
 
 import aiofiles
 
+from xetserve.base.atomic_file import open_private
 from xetserve.errors import ConfigError, IntegrityError, RequestError
 from xetserve.http.ranges import Span
 from xetserve.origin.store.blobs import (
     TemporaryFiles,
     make_folder,
     make_private_folder,
-    open_private,
     publish,
 )
 from xetserve.origin.store.files import FileStore

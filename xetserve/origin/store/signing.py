@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from xetserve.origin.store.blobs import TemporaryFiles, open_private
+from xetserve.base.atomic_file import open_private
+from xetserve.origin.store.blobs import TemporaryFiles
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange
 

@@ -19,12 +19,12 @@ from typing import Final
 
 import aiofiles
 
+from xetserve.base.atomic_file import open_private
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, IntegrityError
 from xetserve.origin.store.blobs import (
     TemporaryFiles,
     make_private_folder,
-    open_private,
     publish,
 )
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree, format_hash, hash_chunk

@@ -24,6 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from xetserve.base.atomic_file import make_folders
 from xetserve.base.lru_dict import LruDict
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import ConfigError, FormatError
@@ -42,7 +43,6 @@ from xetserve.pipeline.cache.layout import (
     make_xorb_path,
 )
 from xetserve.pipeline.cache.quota import Quota
-from xetserve.upstream.answers.store import make_folders
 from xetserve.xet.reconstruction import ChunkRange
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again

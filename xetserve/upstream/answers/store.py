@@ -34,6 +34,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from blake3 import blake3
 
+from xetserve.base.atomic_file import make_folders, replace_file
 from xetserve.base.regular_files import is_folder, open_regular, scan
 from xetserve.metrics.catalogue import METADATA_DAMAGED
 from xetserve.upstream.answers.scope import ANONYMOUS
@@ -187,21 +188,15 @@ class AnswerFolder:
         for number in range(WRITE_TRIES):
             num_folders += make_folders(target.parent)
             try:
-                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                with replace_file(target, temporary) as file:
+                    file.write(data)
+                    if used is not None:
+                        file.flush()
+                        os.utime(file.fileno(), (used, used))
                 break
-            except FileNotFoundError:  # somebody sweeps
+            except FileNotFoundError:  # a sweep has removed the folder, which was empty
                 if number + 1 == WRITE_TRIES:
                     raise
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            if used is not None:
-                os.utime(temporary, (used, used))
-            os.rename(temporary, target)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
         return num_folders
 
     def remove(self, path: str) -> None:
@@ -448,19 +443,6 @@ class AnswerStore:
 
 def _make_check(path: str, rest: bytes) -> bytes:
     return blake3(path.encode() + b"\0" + rest).digest(CHECK_SIZE)
-
-
-def make_folders(folder: Path) -> int:
-    """Make a folder and those above it, for nobody else; gives how many. mkdir's mode is for the
-    last one only.
-    """
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        return 0
-    except FileNotFoundError:
-        return make_folders(folder.parent) + make_folders(folder)
-    return 1
 
 
 def round_up(size: int) -> int:
