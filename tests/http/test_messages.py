@@ -1,5 +1,5 @@
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from xetserve.http.messages import (
 )
 
 
-async def blocks() -> AsyncIterator[Block]:
+async def blocks() -> AsyncGenerator[Block, None]:
     yield [b"hello"]
 
 
@@ -168,6 +168,46 @@ async def test_an_empty_body_is_empty_as_often_as_it_is_read() -> None:
 )
 def test_content_length(response: Response, expected: int | None) -> None:
     assert response.content_length == expected
+
+
+class Logging:
+    """An observer, and a body, that log what is done with them."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self._name = name
+        self._log = log
+
+    def __aiter__(self) -> AsyncIterator[Block]:
+        return self
+
+    async def __anext__(self) -> Block:
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._log.append(f"{self._name} is closed")
+
+    async def before_block(self) -> None:
+        raise AssertionError
+
+    def on_block(self, size: int) -> None:
+        raise AssertionError
+
+    def on_end(self) -> None:
+        self._log.append(f"{self._name} ends")
+
+
+async def test_closing_ends_each_observer_once_the_last_added_first() -> None:
+    log: list[str] = []
+    response = Response(200, body=Logging("body", log))
+    response.add_observer(Logging("inner", log))
+    response.add_observer(Logging("outer", log))
+    await response.aclose()
+    await response.aclose()
+    assert log == ["outer ends", "inner ends", "body is closed", "body is closed"]
+
+
+async def test_bytes_need_no_closing() -> None:
+    await Response(200, body=b"all").aclose()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import itertools
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 
 import h11
@@ -29,7 +29,7 @@ CHUNKED_POST = b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r
 PATIENT_POST = POST[:-2] + b"Expect: 100-continue\r\n\r\n"
 
 
-async def blocks() -> AsyncIterator[Block]:
+async def blocks() -> AsyncGenerator[Block, None]:
     yield [b"hello"]
 
 

@@ -4,7 +4,7 @@ meaning.
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
 import h11
@@ -172,7 +172,7 @@ def read_leniently(data: bytes, count: int) -> list[tuple[str, str, bytes]]:
     return found
 
 
-async def _no_blocks() -> AsyncIterator[Block]:
+async def _no_blocks() -> AsyncGenerator[Block, None]:
     return
     yield []
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -46,7 +46,7 @@ class Stream:
     async def __call__(self, request: Request) -> Response:
         return Response(200, [], self.body(), chunked=True)
 
-    async def body(self) -> AsyncIterator[Block]:
+    async def body(self) -> AsyncGenerator[Block, None]:
         buffer = bytearray(max(map(len, self.parts)))
         try:
             for part in self.parts:

@@ -2,7 +2,7 @@
 comes.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from tests.peers import connected, serving
 from xetserve.http.messages import Block, Request, Response
@@ -13,7 +13,7 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 async def test_a_trailer_tells_what_the_body_has_found_out() -> None:
     sent: list[bytes] = []
 
-    async def blocks() -> AsyncIterator[Block]:
+    async def blocks() -> AsyncGenerator[Block, None]:
         for part in (b"he", b"llo"):
             sent.append(part)
             yield [part]
@@ -32,7 +32,7 @@ async def test_a_trailer_tells_what_the_body_has_found_out() -> None:
 
 
 async def test_a_trailer_that_raises_cuts_the_response() -> None:
-    async def blocks() -> AsyncIterator[Block]:
+    async def blocks() -> AsyncGenerator[Block, None]:
         yield [b"hello"]
 
     def fail() -> str:

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,8 +154,7 @@ class Client:
         content = b"".join(parts)
         if error is None:
             assert len(content) == response.length
-        with suppress(AttributeError):
-            await response.body.aclose()  # type: ignore[attr-defined]
+        await response.aclose()
         return Answer(response, content, error)
 
     async def get(self, target: str, **options: Any) -> Answer:

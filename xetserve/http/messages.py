@@ -1,8 +1,8 @@
 """Requests and responses as the application sees them.
 
-A handler takes a Request and gives a Response; neither knows of sockets. A body that is streamed
-is an async iterator of blocks, pulled by whoever writes to the socket: the next block is asked for
-only once the last one has left.
+A handler takes a Request and returns a Response; neither knows of sockets. A response's body is
+bytes, or a Body that the connection pulls block by block. What has to happen around the blocks
+(rates, turns, counting) is done by observers, which the connection calls: nothing wraps a body.
 """
 
 import json
@@ -177,13 +177,50 @@ class Request:
         return f"{'https' if self.secure else 'http'}://{self.host}"
 
 
+class Body(Protocol):
+    """A streamed body. The next block is asked for only once the last one has left.
+
+    A body that owns something from the start is a class, not a generator: closing a generator that
+    was never started runs none of its code, so it would release nothing.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Block]:
+        return self
+
+    async def __anext__(self) -> Block:
+        """Return the next block."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release everything that the body holds, begun or not. May be called again."""
+        ...
+
+
+class Observer(Protocol):
+    """Accompanies a streamed body as it is sent, without touching it. The connection calls it.
+
+    before_block and on_block alternate. A body that is never sent, as for HEAD, sees on_end only.
+    """
+
+    async def before_block(self) -> None:
+        """Wait until the next block may be asked for; all before it have left."""
+        ...
+
+    def on_block(self, size: int) -> None:
+        """Note a block of size bytes that is to be sent; size may be 0."""
+        ...
+
+    def on_end(self) -> None:
+        """Note that the body is being closed, complete or not; called once."""
+        ...
+
+
 @dataclass(slots=True)
 class Response:
     """One response.
 
-    body: bytes, or an async iterator of blocks. The iterator is closed (aclose) whatever happens.
-        If it raises, or ends before length bytes, the connection is reset: what the client has can
-        then not be taken for complete.
+    body: bytes, or blocks. A Body is closed whatever happens. If it raises, or ends before length
+        bytes, the connection is reset: what the client has can then not be taken for complete.
     length: bytes of a streamed body where they are known. None: chunked, or ended by closing for an
         HTTP/1.0 client. With a body of bytes it is set only to answer HEAD without making the body.
     chunked: send chunked transfer-encoding to HTTP/1.1 clients although length is known, so that
@@ -193,14 +230,16 @@ class Response:
     trailers: name -> what gives the value once the body has ended. They are sent only behind a
         chunked body; the head then announces their names (RFC 9110, 6.6.2). One that raises
         withholds the end, as a body does.
+    observers: of a streamed body, in the order in which they are called.
     """
 
     status: int
     headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytes | AsyncIterator[Block] = b""
+    body: bytes | Body = b""
     length: int | None = None
     chunked: bool = False
     trailers: dict[str, Callable[[], str]] = field(default_factory=dict)
+    observers: list[Observer] = field(default_factory=list)
 
     @property
     def content_length(self) -> int | None:
@@ -216,6 +255,18 @@ class Response:
             return HTTPStatus(self.status).phrase
         except ValueError:
             return ""
+
+    def add_observer(self, observer: Observer) -> None:
+        """Call an observer before those that are there: a handler around others goes first."""
+        self.observers.insert(0, observer)
+
+    async def aclose(self) -> None:
+        """Close a streamed body, whatever has become of it. May be called again."""
+        observers, self.observers = self.observers, []
+        for observer in observers:
+            observer.on_end()
+        if not isinstance(self.body, bytes):
+            await self.body.aclose()
 
 
 def json_response(status: int, value: object, headers: Iterable[tuple[str, str]] = ()) -> Response:

@@ -18,7 +18,7 @@ import h11
 
 from xetserve.errors import BrokenStream, RequestError
 from xetserve.http.head import RequestLimits
-from xetserve.http.messages import Block, Buffer, Handler, Request, Response, error_response
+from xetserve.http.messages import Body, Buffer, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.http.proxy_headers import Forwarding
 from xetserve.metrics.catalogue import CLIENT_TIMEOUTS, SENT_BYTES
@@ -213,7 +213,7 @@ class ServerConnection:
             # A client that leaves now must not interrupt this: what the body holds would never be
             # released.
             on_lost, self._stream.on_lost = self._stream.on_lost, None
-            await _close_body(response)
+            await response.aclose()
             self._stream.on_lost = on_lost
             record.total_time = self._loop.time() - started
             if self._on_answer is not None:
@@ -342,16 +342,24 @@ class ServerConnection:
         self,
         request: Request,
         response: Response,
-        body: AsyncIterator[Block],
+        body: Body,
         head: bytes,
         started: float,
     ) -> None:
         """Send a body block by block, the head with the first one."""
         protocol, stream, record = self._protocol, self._stream, request.record
+        observers = response.observers
         pending = head  # leaves with the first block, in one segment where it fits
         try:
-            async for block in body:
+            while True:
+                for observer in observers:
+                    await observer.before_block()
+                block = await anext(body, None)
+                if block is None:
+                    break
                 size = sum(map(len, block))
+                for observer in observers:
+                    observer.on_block(size)
                 if not size:
                     continue
                 framed = protocol.send_block(block)
@@ -431,13 +439,6 @@ class ServerConnection:
 
 def _too_large(limit: int) -> RequestError:
     return RequestError(413, f"the request body is larger than {limit} bytes")
-
-
-async def _close_body(response: Response) -> None:
-    """Close a streamed body whatever has become of it, so that all it holds is released."""
-    close = getattr(response.body, "aclose", None)
-    if close is not None:
-        await close()
 
 
 def _find_request_id(request: Request) -> str:

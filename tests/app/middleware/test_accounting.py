@@ -1,9 +1,10 @@
 """What passes is counted, and shown as long as it is under way."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
+from tests.bodies import next_block
 from xetserve.app.middleware.accounting import Accounting, count_answer
 from xetserve.app.status.active_streams import STREAMS_SIZE, Stage, StreamReader, StreamTable
 from xetserve.http.messages import Block, Record, Request, Response
@@ -12,7 +13,7 @@ from xetserve.metrics.catalogue import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, 
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-async def blocks() -> AsyncIterator[Block]:
+async def blocks() -> AsyncGenerator[Block, None]:
     yield [b"one"]
     yield [b"three"]
 
@@ -31,22 +32,24 @@ async def test_a_body_is_shown_while_it_is_sent() -> None:
     watch, reader = make(stream)
     before = ACTIVE_REQUESTS.get()
     request = Request("GET", "/x?secret=1", peer="192.0.2.1", request_id="abc")
-    body = (await watch.handle(request)).body
-    assert not isinstance(body, bytes)
+    response = await watch.handle(request)
     assert list(reader.read()) == []  # nothing was asked for: it may be HEAD
-    assert await anext(body) == [b"one"]
+    assert await next_block(response) == [b"one"]
     (state,) = reader.read()
     assert state.text == {
         "route": "download", "repo": "o/n", "file": "a.bin", "client": "192.0.2.1", "id": "abc",
     }  # fmt: skip
     assert (state.started, state.sent, state.size, state.stage) == (9.0, 0, 8, Stage.SENDING)
     request.record.sent = 3
-    await anext(body)
+    await response.observers[0].before_block()
     (state,) = reader.read()
-    assert state.sent == 3
+    assert (state.sent, state.stage) == (3, Stage.READING)
+    response.observers[0].on_block(5)
+    (state,) = reader.read()
+    assert (state.sent, state.stage) == (3, Stage.SENDING)
     assert ACTIVE_REQUESTS.get() == before + 1
-    await body.aclose()  # type: ignore[attr-defined]
-    await body.aclose()  # type: ignore[attr-defined]
+    await response.aclose()
+    await response.aclose()
     assert list(reader.read()) == []
     assert ACTIVE_REQUESTS.get() == before
 
@@ -74,7 +77,7 @@ async def test_a_body_that_nobody_reads_is_not_shown() -> None:
     watch, reader = make(stream)
     before = ACTIVE_REQUESTS.get()
     response = await watch.handle(Request("HEAD", "/"))
-    await response.body.aclose()  # type: ignore[union-attr]
+    await response.aclose()
     assert list(reader.read()) == []
     assert ACTIVE_REQUESTS.get() == before
 

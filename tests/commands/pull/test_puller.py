@@ -3,7 +3,7 @@ not.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def sound(request: Request) -> Response:
     return Response(200, [ETAG], blocks_of(CONTENT))
 
 
-async def blocks_of(content: bytes, error: Exception | None = None) -> AsyncIterator[Block]:
+async def blocks_of(content: bytes, error: Exception | None = None) -> AsyncGenerator[Block, None]:
     yield [content[:3000], content[3000:]]
     if error is not None:
         raise error

@@ -17,8 +17,6 @@ LEAST_BUFFER_SIZE: Final = 32 * 1024  # bytes of each where the budget has no ro
 class StartedBody:
     """An iterator of blocks whose first one is here already.
 
-    A class, not a generator: a generator that was never started would not close what it wraps.
-
     Args:
         on_close: called once it is closed.
     """

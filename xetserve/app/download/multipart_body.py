@@ -10,8 +10,6 @@ from xetserve.http.multipart import ByteRanges
 class MultipartBody:
     """An iterator of blocks: every part with its head, and what closes the last one.
 
-    A class, not a generator: a generator that was never started would not close what it wraps.
-
     Args:
         first: the first part, begun already.
     """

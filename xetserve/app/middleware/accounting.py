@@ -1,11 +1,11 @@
 """A handler that counts what another one does, and shows the bodies that are under way."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from http import HTTPStatus
 
 from xetserve.app.status.active_streams import Stage, Stream, StreamTable
-from xetserve.http.messages import Block, Handler, Request, Response
+from xetserve.http.messages import Handler, Request, Response
 from xetserve.metrics.catalogue import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
 
 _STATUSES = frozenset(int(status) for status in HTTPStatus)
@@ -36,7 +36,7 @@ class Accounting:
         if isinstance(response.body, bytes):
             ACTIVE_REQUESTS.add(amount=-1)
         else:
-            response.body = _AccountedBody(response.body, request, response.length, self)
+            response.add_observer(_StreamObserver(request, response.length, self))
         return response
 
     def open(self, request: Request, size: int | None) -> Stream | None:
@@ -53,48 +53,31 @@ class Accounting:
         return self._streams.open(text, size, self._clock())
 
 
-class _AccountedBody:
-    """A body that tells how far it is.
+class _StreamObserver:
+    """Shows how far a body is, from its first block on; the request counts until its end."""
 
-    A class, not a generator: a generator that was never started would not close what it wraps.
-    """
-
-    def __init__(
-        self, body: AsyncIterator[Block], request: Request, size: int | None, watch: Accounting
-    ) -> None:
-        self._body = body
+    def __init__(self, request: Request, size: int | None, accounting: Accounting) -> None:
         self._request = request
         self._size = size
-        self._watch = watch
+        self._accounting = accounting
         self._stream: Stream | None = None
         self._is_begun = False
-        self._is_closed = False
 
-    def __aiter__(self) -> "_AccountedBody":
-        return self
-
-    async def __anext__(self) -> Block:
+    async def before_block(self) -> None:
         if not self._is_begun:
             self._is_begun = True
-            self._stream = self._watch.open(self._request, self._size)
-        stream = self._stream
-        if stream is None:
-            return await anext(self._body)
-        stream.note(self._request.record.sent, Stage.READING)  # the last block has left
-        block = await anext(self._body)
-        stream.note(self._request.record.sent, Stage.SENDING)
-        return block
+            self._stream = self._accounting.open(self._request, self._size)
+        if self._stream is not None:
+            self._stream.note(self._request.record.sent, Stage.READING)
 
-    async def aclose(self) -> None:
-        """Close the body; it is shown no more."""
-        if not self._is_closed:
-            self._is_closed = True
-            ACTIVE_REQUESTS.add(amount=-1)
-            if self._stream is not None:
-                self._stream.close()
-        close = getattr(self._body, "aclose", None)
-        if close is not None:
-            await close()
+    def on_block(self, size: int) -> None:
+        if self._stream is not None:
+            self._stream.note(self._request.record.sent, Stage.SENDING)
+
+    def on_end(self) -> None:
+        ACTIVE_REQUESTS.add(amount=-1)
+        if self._stream is not None:
+            self._stream.close()
 
 
 def count_answer(request: Request) -> None:

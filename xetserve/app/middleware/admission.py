@@ -8,14 +8,14 @@ meanwhile. Tokens are known here by their fingerprint only.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.middleware.token_bucket import Bucket, BucketTable
 from xetserve.errors import RequestError
-from xetserve.http.messages import Block, Handler, Request, Response, error_response
+from xetserve.http.messages import Handler, Request, Response, error_response
 from xetserve.metrics.catalogue import REQUESTS_REFUSED
 
 TICK: Final = 0.001  # seconds; what is owed for less is not waited for
@@ -112,7 +112,7 @@ class Admission:
             for bucket in paying:
                 bucket.take(len(response.body), now)
         else:
-            response.body = _AdmittedBody(response.body, self, paying)
+            response.add_observer(_Payment(self, paying))
         return response
 
     async def pay(self, buckets: list[Bucket]) -> None:
@@ -135,42 +135,23 @@ class Admission:
         self.num_active -= 1
 
 
-class _AdmittedBody:
-    """A body whose blocks are paid for, and that tells when it is closed.
+class _Payment:
+    """Has a body's blocks paid for; the request counts until the body's end."""
 
-    A class, not a generator: a generator that was never started would not close what it wraps.
-    """
-
-    def __init__(
-        self,
-        body: AsyncIterator[Block],
-        admission: Admission,
-        buckets: list[Bucket],
-    ) -> None:
-        self._body = body
+    def __init__(self, admission: Admission, buckets: list[Bucket]) -> None:
         self._admission = admission
         self._buckets = buckets
-        self._is_closed = False
 
-    def __aiter__(self) -> "_AdmittedBody":
-        return self
+    async def before_block(self) -> None:
+        if self._buckets:
+            await self._admission.pay(self._buckets)
 
-    async def __anext__(self) -> Block:
-        if not self._buckets:
-            return await anext(self._body)
-        await self._admission.pay(self._buckets)
-        block = await anext(self._body)
-        self._admission.charge(self._buckets, sum(map(len, block)))
-        return block
+    def on_block(self, size: int) -> None:
+        if self._buckets:
+            self._admission.charge(self._buckets, size)
 
-    async def aclose(self) -> None:
-        """Close the body; it counts no more."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._admission.leave()
-        close = getattr(self._body, "aclose", None)
-        if close is not None:
-            await close()
+    def on_end(self) -> None:
+        self._admission.leave()
 
 
 def _keys(request: Request) -> tuple[str | None, str | None]:

@@ -1,10 +1,9 @@
 """A handler whose work is shared out over the turns of the event loop, see net.turns."""
 
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 from xetserve.app.middleware.admission import EXEMPT
-from xetserve.http.messages import Block, Handler, Request, Response
+from xetserve.http.messages import Handler, Request, Response
 
 
 class Places(Protocol):
@@ -31,34 +30,25 @@ class TakingTurns:
         await self._turns.take(request.client, begins=True)
         response = await self._handler(request)
         if not isinstance(response.body, bytes):
-            response.body = _TurnedBody(response.body, self._turns, request.client)
+            response.add_observer(_BlockTurns(self._turns, request.client))
         return response
 
 
-class _TurnedBody:
-    """A body whose blocks take turns; the first one is here already, as a rule.
+class _BlockTurns:
+    """Has a body's blocks take turns; the first one is here already, as a rule."""
 
-    A class, not a generator: a generator that was never started would not close what it wraps.
-    """
-
-    def __init__(self, body: AsyncIterator[Block], turns: Places, client: str) -> None:
-        self._body = body
+    def __init__(self, turns: Places, client: str) -> None:
         self._turns = turns
         self._client = client
         self._num_blocks = 0
 
-    def __aiter__(self) -> "_TurnedBody":
-        return self
-
-    async def __anext__(self) -> Block:
+    async def before_block(self) -> None:
         if self._num_blocks:
             # A small file ends with its second one.
             await self._turns.take(self._client, begins=self._num_blocks == 1)
-        self._num_blocks += 1
-        return await anext(self._body)
 
-    async def aclose(self) -> None:
-        """Close the body."""
-        close = getattr(self._body, "aclose", None)
-        if close is not None:
-            await close()
+    def on_block(self, size: int) -> None:
+        self._num_blocks += 1
+
+    def on_end(self) -> None:
+        pass

@@ -18,7 +18,7 @@ from xetserve.commands.doctor.findings import (
     say_error,
     say_time,
 )
-from xetserve.commands.pull.listing import Asker, close_body
+from xetserve.commands.pull.listing import Asker
 from xetserve.commands.pull.progress import format_size, show
 from xetserve.commands.serve.wiring import make_application, open_upstreams
 from xetserve.config.schema import Config
@@ -211,7 +211,7 @@ async def _check_data(asker: Asker, target: Target) -> AsyncIterator[Finding]:
                             is_whole = False
                             break
             finally:
-                await close_body(response)
+                await response.aclose()
     except (XetserveError, TimeoutError) as exc:
         yield Finding(
             "data",

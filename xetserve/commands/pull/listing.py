@@ -73,7 +73,7 @@ class Asker:
     async def head(self, target: str) -> dict[str, str]:
         """Ask for the fields of an answer; their names are in lower case."""
         _, response = await self.ask("HEAD", target)
-        await close_body(response)
+        await response.aclose()
         return {name.lower(): value for name, value in response.headers}
 
     def file_target(self, path: str, revision: str) -> str:
@@ -146,15 +146,8 @@ async def read_body(response: Response, limit: int) -> bytes | bytearray:
             if len(text) > limit:
                 raise UpstreamError(f"an answer of more than {limit} bytes")
     finally:
-        await close_body(response)
+        await response.aclose()
     return text
-
-
-async def close_body(response: Response) -> None:
-    """Release what a body holds."""
-    aclose = getattr(response.body, "aclose", None)
-    if aclose is not None:
-        await aclose()
 
 
 def is_wanted(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from xetserve.commands.pull.listing import Asker, Refused, RemoteFile, close_body
+from xetserve.commands.pull.listing import Asker, Refused, RemoteFile
 from xetserve.commands.pull.progress import Progress, format_size, show
 from xetserve.errors import IntegrityError, UpstreamError, XetserveError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS
@@ -189,7 +189,7 @@ class Puller:
             self._progress.add(-received)
             raise
         finally:
-            await close_body(response)
+            await response.aclose()
         record = request.record
         if received != file.size or record.is_verified is False:
             self._progress.add(-received)
