@@ -40,7 +40,7 @@ from xetserve.app.hub.paths import (
     parse_resolve_path,
 )
 from xetserve.app.hub.xet_mode import AUTO, XetMode
-from xetserve.app.routes import get_revision, split_path
+from xetserve.app.paths import get_revision, split_path
 from xetserve.app.status.operator import Operator
 from xetserve.app.status.service import wants_html
 from xetserve.errors import RequestError, UpstreamBusy, XetserveError

@@ -8,7 +8,7 @@ from xetserve.app.errors import from_error
 from xetserve.app.hub.api import HubService
 from xetserve.app.hub.xet_mode import XetMode
 from xetserve.app.native.cas_api import CasService
-from xetserve.app.routes import check_method, split_path
+from xetserve.app.paths import check_method, split_path
 from xetserve.app.status.service import StatusService
 from xetserve.app.text_compression import pack_document
 from xetserve.errors import RequestError, XetserveError

@@ -14,7 +14,7 @@ from xetserve.app.download.respond import FileAnswers, wants_part
 from xetserve.app.download.sizes import FileSizes
 from xetserve.app.download.xet_offer import answer_file_info, offer_xet, wants_file_info
 from xetserve.app.download.zstd_body import Compressors
-from xetserve.app.routes import ResolvePath, get_revision, join_file_path, parse_repo
+from xetserve.app.paths import ResolvePath, get_revision, join_file_path, parse_repo
 from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response

@@ -23,7 +23,7 @@ from xetserve.app.hub.repo_api import ManagementApi
 from xetserve.app.hub.writes import Commands, find_command_method
 from xetserve.app.hub.xet_mode import ALL_FILES, XetMode
 from xetserve.app.native.cas_api import CasService, ask_for_token
-from xetserve.app.routes import check_method
+from xetserve.app.paths import check_method
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS, add_vary
 from xetserve.http.messages import Headers, Request, Response

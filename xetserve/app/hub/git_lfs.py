@@ -14,7 +14,7 @@ from xetserve.app.download.service import head_timeout
 from xetserve.app.errors import from_error
 from xetserve.app.hub.by_sha256 import ObjectService, is_sha256
 from xetserve.app.hub.paths import ObjectPath, parse_lfs_path
-from xetserve.app.routes import check_method, check_revision
+from xetserve.app.paths import check_method, check_revision
 from xetserve.base.json_text import parse_json
 from xetserve.errors import (
     FormatError,

@@ -8,7 +8,7 @@ from xetserve.app.hub.by_sha256 import ObjectService, is_sha256
 from xetserve.app.hub.passthrough import PassThrough
 from xetserve.app.hub.paths import check_api_path, parse_registry_path
 from xetserve.app.hub.xet_mode import ALL_FILES
-from xetserve.app.routes import check_method
+from xetserve.app.paths import check_method
 from xetserve.errors import RequestError
 from xetserve.http.cors import METHODS
 from xetserve.http.messages import Request, Response

@@ -4,7 +4,7 @@ import re
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from xetserve.app.routes import (
+from xetserve.app.paths import (
     ResolvePath,
     check_revision,
     decode_segment,

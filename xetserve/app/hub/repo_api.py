@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from xetserve.app.auth import unauthorized
 from xetserve.app.hub.writes import Commands
-from xetserve.app.routes import KINDS, check_method
+from xetserve.app.paths import KINDS, check_method
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
 from xetserve.http.cors import METHODS

@@ -25,7 +25,7 @@ from xetserve.app.download.sizes import FileSizes
 from xetserve.app.errors import CHALLENGE
 from xetserve.app.native.batch import fetch_batch, read_batch
 from xetserve.app.native.xorb_data import GRANT_SECONDS, XorbData
-from xetserve.app.routes import check_method
+from xetserve.app.paths import check_method
 from xetserve.errors import (
     RangeUnsatisfiable,
     RequestError,

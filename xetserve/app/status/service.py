@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from xetserve import __version__
-from xetserve.app.routes import check_method
+from xetserve.app.paths import check_method
 from xetserve.app.status.operator import Operator
 from xetserve.app.status.page import make_page
 from xetserve.app.status.page_assets import POLICY

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from xetserve import __version__
-from xetserve.app.routes import KINDS, check_revision, parse_repo
+from xetserve.app.paths import KINDS, check_revision, parse_repo
 from xetserve.commands.doctor.findings import Finding, Level, check_cache, check_files
 from xetserve.commands.doctor.network import Checkup
 from xetserve.commands.doctor.trial_download import Target

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from xetserve.app.routes import KINDS
+from xetserve.app.paths import KINDS
 from xetserve.commands.pull.listing import Asker, is_wanted
 from xetserve.commands.pull.progress import Progress, format_seconds, format_size
 from xetserve.commands.pull.puller import Puller, Summary

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from xetserve.app.routes import check_revision, parse_hub_repo
+from xetserve.app.paths import check_revision, parse_hub_repo
 from xetserve.errors import ConfigError, RequestError
 from xetserve.upstream.hub.entry import RepoRef
 

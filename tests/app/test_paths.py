@@ -4,7 +4,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from xetserve.app.routes import (
+from xetserve.app.paths import (
     check_method,
     get_revision,
     join_file_path,
@@ -50,7 +50,7 @@ def test_only_segments_with_escapes_are_decoded(monkeypatch: pytest.MonkeyPatch)
         decoded.append(raw)
         return unquote_to_bytes(raw)
 
-    monkeypatch.setattr("xetserve.app.routes.unquote_to_bytes", decode)
+    monkeypatch.setattr("xetserve.app.paths.unquote_to_bytes", decode)
     assert split_path("/a" * 2000 + "/%20" + "/b" * 2000)[1999:2002] == ["a", " ", "b"]
     assert decoded == ["%20"]
 
