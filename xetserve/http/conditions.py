@@ -1,4 +1,4 @@
-"""Conditional requests (RFC 9110, section 13): a decision, never a response."""
+"""Conditional requests (RFC 9110, section 13): evaluate the conditions; the caller responds."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _LIST_ITEM: Final = re.compile(rf"[ \t,]*({_ETAG.pattern})[ \t]*(?=,|$)")
 
 
 class Verdict(Enum):
-    """What the conditions of a request come to."""
+    """The result of a request's conditions."""
 
     PROCEED = auto()
     NOT_MODIFIED = auto()  # 304
@@ -24,10 +24,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What tells one version of a resource from another.
+    """The validators of the current version of a resource (RFC 9110, 8.8).
 
-    etags: strong ones, with their quotes: of the plain bytes first, then of codings that this
-        client takes.
+    etags: strong entity-tags with their quotes. The first is for the unencoded content, the others
+        for content codings that the client accepts.
     last_modified: Unix seconds.
     """
 
@@ -36,7 +36,7 @@ class Validators:
 
 
 def has_conditions(headers: Headers) -> bool:
-    """Return whether a request has conditions that check_conditions judges."""
+    """Return whether a request has conditions that check_conditions evaluates."""
     return any(name in headers for name in _CONDITIONS)
 
 
@@ -46,9 +46,7 @@ def is_etag(text: str) -> bool:
 
 
 def parse_etags(value: str) -> list[str]:
-    """Read a list of entity-tags, weak ones with their W/. What follows something malformed is left
-    out.
-    """
+    """Parse a list of entity-tags; weak ones keep their W/. Parsing stops at a malformed item."""
     found = []
     position = 0
     while (match := _LIST_ITEM.match(value, position)) is not None:
@@ -60,12 +58,13 @@ def parse_etags(value: str) -> list[str]:
 def check_conditions(
     headers: Headers, current: Validators, now: float
 ) -> tuple[Verdict, str | None]:
-    """Judge a GET or HEAD of something that exists, in the order of RFC 9110, 13.2.2.
+    """Evaluate the conditions of a GET or HEAD of an existing resource (RFC 9110, 13.2.2).
 
     Args:
         now: Unix seconds, see parse_http_date.
 
-    Gives the verdict; and to NOT_MODIFIED the entity-tag of the version that the client has.
+    Returns:
+        The verdict, and for NOT_MODIFIED the entity-tag of the version that the client has.
     """
     modified = current.last_modified
     if_match = _join(headers, "if-match")
@@ -84,10 +83,10 @@ def check_conditions(
 
 
 def allows_range(headers: Headers, etag: str | None, last_modified: int | None, now: float) -> bool:
-    """Return whether If-Range, if there is one, lets a Range count (RFC 9110, 13.1.5).
+    """Return whether the server should honour the Range field, given If-Range (RFC 9110, 13.1.5).
 
     Args:
-        etag: of the bytes that the range would be of.
+        etag: the entity-tag of the representation that the range would select from.
     """
     values = headers.get_all("if-range")
     if not values:
@@ -96,7 +95,7 @@ def allows_range(headers: Headers, etag: str | None, last_modified: int | None, 
     if len(values) > 1:
         return False
     if '"' in value:
-        return value == etag  # a weak one never matches
+        return value == etag  # a weak entity-tag never matches
     date = parse_http_date(value, now)
     return date is not None and date == last_modified
 
@@ -108,8 +107,9 @@ def _has_strong_match(value: str, etags: Sequence[str]) -> bool:
 
 
 def _find_weak_match(value: str, etags: Sequence[str]) -> str | None:
-    """Return the etag that is listed, W/ or not; "" if "*" matches what has none; None: no
-    match.
+    """Return the first of etags that value lists, by weak comparison; None: no match.
+
+    Returns "" if value is "*" and the resource has no entity-tag.
     """
     if value.strip(" \t") == "*":
         return etags[0] if etags else ""
@@ -118,15 +118,13 @@ def _find_weak_match(value: str, etags: Sequence[str]) -> str | None:
 
 
 def _join(headers: Headers, name: str) -> str | None:
-    """Return the lines of a list field as one; None: there is none."""
+    """Return the lines of a list field joined to one; None: the field is absent."""
     values = headers.get_all(name)
     return ", ".join(values) if values else None
 
 
 def _date(headers: Headers, name: str, now: float, default: int) -> int:
-    """Return a date; the default if there is none, or what is there is not exactly one: it is then
-    ignored.
-    """
+    """Return the date in a field, in Unix seconds; default if the field is absent or invalid."""
     values = headers.get_all(name)
     date = parse_http_date(values[0], now) if len(values) == 1 else None
     return default if date is None else date

@@ -1,9 +1,8 @@
-"""Cross-origin requests (Fetch standard, "CORS protocol"): which pages may read our answers.
+"""Cross-origin requests (Fetch standard, "CORS protocol"): decide which pages may read responses.
 
-Our answers hold nothing that a page could not have without us: it has to bring its own token. The
-one cookie that is looked at, the operator's, stays at home (SameSite=Strict, and answers to
-requests with cookies are not for pages). So any origin may read them unless the operator says
-otherwise.
+A page must send its own token, so a response holds nothing that the page could not fetch from the
+Hub itself. The only cookie that the server reads, the operator's, is SameSite=Strict, and responses
+to requests with cookies are not exposed to pages. The default therefore allows every origin.
 """
 
 from collections.abc import Sequence
@@ -14,36 +13,37 @@ from xetserve.http.messages import Request, Response
 
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 ALLOW: Final = ", ".join(METHODS)
-MAX_AGE: Final = 86_400  # seconds that a preflight answer holds; browsers cap it at 2 to 24 hours
+MAX_AGE: Final = 86_400  # seconds; browsers cap the lifetime of a preflight at 2 to 24 hours
 
-# What a page may send beyond what browsers let it send anyway.
+# Request fields that a page may send besides those that browsers always allow.
 _ALLOWED_FIELDS: Final = (
     "Authorization", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since",
     "If-Unmodified-Since", "Cache-Control", "X-Request-Id",
 )  # fmt: skip
 _EXPOSED_FIELDS: Final = (
     "Accept-Ranges", "Content-Disposition", "Content-Encoding", "Content-Length", "Content-Range",
-    "Date", "ETag", "Link", "Repr-Digest", "Retry-After", "Vary", "WWW-Authenticate", "X-Error-Code",
-    "X-Error-Message", "X-Linked-Etag", "X-Linked-Size", "X-Repo-Commit", "X-Request-Id", "X-Total-Count",
-    "X-Xet-Hash",
+    "Date", "ETag", "Link", "Repr-Digest", "Retry-After", "Vary", "WWW-Authenticate",
+    "X-Error-Code", "X-Error-Message", "X-Linked-Etag", "X-Linked-Size", "X-Repo-Commit",
+    "X-Request-Id", "X-Total-Count", "X-Xet-Hash",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class CorsPolicy:
-    """Which origins may read: "*" for all of them, or scheme://host[:port] each; none switches it
-    off.
+    """The origins whose pages may read responses.
+
+    origins: "*" for all, or scheme://host[:port] each; an empty sequence disables CORS.
     """
 
     origins: Sequence[str] = ("*",)
 
     @classmethod
     def parse(cls, text: str) -> "CorsPolicy":
-        """Read a setting: "*", "off", or origins with commas between them."""
+        """Parse the setting: "*", "off", or origins separated by commas."""
         return cls(() if text == "off" else tuple(text.split(",")))
 
     def add_to(self, response: Response, request: Request) -> None:
-        """Let the page that asks read an answer, if it may."""
+        """Add the fields that let an allowed page read the response."""
         origin = self._find_origin(request)
         if origin is not None:
             response.headers += [
@@ -54,7 +54,7 @@ class CorsPolicy:
             add_vary(response.headers, "Origin")
 
     def answer_options(self, request: Request) -> Response:
-        """Answer OPTIONS: which methods there are, and to a preflight what a page may send."""
+        """Return the response to OPTIONS: the methods, and for a preflight the allowed fields."""
         headers: list[tuple[str, str]] = [("Allow", ALLOW)]
         is_preflight = "origin" in request.headers and (
             "access-control-request-method" in request.headers
@@ -68,7 +68,7 @@ class CorsPolicy:
         return Response(204, headers)
 
     def _find_origin(self, request: Request) -> str | None:
-        """Return what Access-Control-Allow-Origin has to say; None: nothing."""
+        """Return the value of Access-Control-Allow-Origin; None: the origin is not allowed."""
         if "*" in self.origins:
             return "*"
         origin = request.headers.get("origin")
@@ -76,7 +76,7 @@ class CorsPolicy:
 
 
 def add_vary(headers: list[tuple[str, str]], *names: str) -> None:
-    """Say that an answer depends on request fields, besides those that Vary has already."""
+    """Add request fields to Vary, unless it lists them already."""
     known = [value for name, value in headers if name == "Vary"]
     listed = [part.strip() for value in known for part in value.split(",")]
     present = {part.lower() for part in listed}

@@ -1,4 +1,4 @@
-"""HTTP-date (RFC 9110, 5.6.7): three forms are read, one is written. Times are Unix seconds."""
+"""HTTP-date (RFC 9110, 5.6.7): parse all three forms, write IMF-fixdate. Times are Unix seconds."""
 
 import calendar
 import re
@@ -36,10 +36,11 @@ _FORMS: Final = tuple(
 
 
 def parse_http_date(text: str, now: float) -> int | None:
-    """Read a date; None: it is none.
+    """Parse a date into Unix seconds; None: text is not a date.
 
     Args:
-        now: the time, for the century of two-digit years: more than 50 years ahead means the past.
+        now: Unix seconds. A two-digit year that is more than 50 years ahead of now is taken for
+            the same year of the century before.
     """
     matches = (form.fullmatch(text.strip(" \t")) for form in _FORMS)
     match = next((match for match in matches if match is not None), None)
@@ -65,5 +66,5 @@ def _to_seconds(year: int, month: int, day: int, hour: int, minute: int, second:
 
 
 def format_http_date(seconds: float) -> str:
-    """Write a date as IMF-fixdate."""
+    """Return Unix seconds as IMF-fixdate."""
     return formatdate(seconds, usegmt=True)

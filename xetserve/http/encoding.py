@@ -1,4 +1,4 @@
-"""Content codings: gzip and zstd. What is decoded is bounded, as a whole or in pieces."""
+"""Content codings: encode and decode gzip and zstd, with a bound on the decoded size."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -11,17 +11,18 @@ from xetserve.errors import FormatError
 CODINGS: Final = ("zstd", "gzip")  # in order of preference
 ACCEPT_ENCODING: Final = ", ".join(CODINGS)
 MAX_ZSTD_WINDOW: Final = 8 * 1024 * 1024  # bytes; RFC 9659, 3
-# Bytes decoded in one go, so that a bomb is found out early: at most 8 MiB can come of them.
+# Packed bytes decoded in one step. A decompression bomb makes at most 8 MiB of these before the
+# limit is checked.
 PIECE_SIZE: Final = 256
-MAX_DECODED: Final = 64 * 1024  # bytes that a StreamDecoder gives at a time
-# gzip members, or zstd frames, of one content. Servers send one, parallel compressors some hundred;
-# an empty one is 9 or 20 bytes long, and costs as much as kilobytes of data.
+MAX_DECODED: Final = 64 * 1024  # bytes in one piece of a StreamDecoder
+# gzip members or zstd frames in one content. Servers send one, parallel compressors some hundred.
+# An empty one has 9 or 20 bytes, and decoding it costs as much as kilobytes of data.
 MAX_MEMBERS: Final = 1000
-_STREAM_PIECE_SIZE: Final = 4096  # bytes that a StreamDecoder takes in one go
+_STREAM_PIECE_SIZE: Final = 4096  # packed bytes that a StreamDecoder decodes in one step
 
 
 def encode_content(coding: str, data: bytes) -> bytes:
-    """Apply one of the CODINGS."""
+    """Encode data with one of the CODINGS."""
     if coding == "zstd":
         return zstandard.ZstdCompressor().compress(data)
     compressor = zlib.compressobj(wbits=31)
@@ -37,20 +38,20 @@ class _Decoder(Protocol):
 
 
 def decode_content(coding: str | None, data: bytes, limit: int) -> bytes:
-    """Undo a Content-Encoding in one go, see decode_pieces."""
+    """Decode a Content-Encoding as a whole; see decode_pieces."""
     return b"".join(decode_pieces(coding, data, limit))
 
 
 def decode_pieces(coding: str | None, data: bytes, limit: int) -> Iterator[bytes]:
-    """Undo a Content-Encoding; iterate over what comes of each PIECE_SIZE bytes, which may be
-    nothing.
+    """Decode a Content-Encoding; yield one piece, which may be empty, per PIECE_SIZE packed bytes.
 
     Args:
-        coding: the field's value; None and "identity" leave data as it is.
-        limit: bytes that the result may have.
+        coding: the field's value; for None and "identity" data is yielded unchanged.
+        limit: the most bytes that the decoded content may have.
 
     Raises:
-        FormatError: unknown coding, damaged data, more than MAX_MEMBERS, or a result above limit.
+        FormatError: the coding is unknown, data is damaged or has more than MAX_MEMBERS, or the
+            decoded content exceeds limit.
     """
     name = (coding or "identity").strip().lower()
     if name == "identity":
@@ -74,7 +75,7 @@ def decode_pieces(coding: str | None, data: bytes, limit: int) -> Iterator[bytes
 
 
 def _decode_members(make_decoder: Callable[[], _Decoder], data: bytes) -> Iterator[bytes]:
-    """Decode the gzip members or zstd frames one after the other."""
+    """Yield the decoded pieces of all gzip members or zstd frames in data."""
     decoder = make_decoder()
     num_members = 1
     position = 0
@@ -99,10 +100,10 @@ def _count_member(num_members: int) -> int:
 
 
 class StreamDecoder:
-    """Undoes a Content-Encoding as the content comes: gzip, or none.
+    """An incremental decoder of a Content-Encoding, gzip or identity.
 
     Raises:
-        FormatError: another coding.
+        FormatError: the coding is another one.
     """
 
     def __init__(self, coding: str | None) -> None:
@@ -113,10 +114,10 @@ class StreamDecoder:
         self._num_members = 1
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """Iterate over what some more bytes stand for, in pieces of at most MAX_DECODED bytes.
+        """Decode the next bytes; yield pieces of at most MAX_DECODED bytes.
 
         Raises:
-            FormatError: they are damaged, or have more than MAX_MEMBERS.
+            FormatError: the content is damaged or has more than MAX_MEMBERS.
         """
         if self._inflater is None:
             yield data
@@ -142,10 +143,10 @@ class StreamDecoder:
                 return
 
     def finish(self) -> None:
-        """Say that no more comes.
+        """Check that the content is complete; call this after the last bytes.
 
         Raises:
-            FormatError: more should have.
+            FormatError: the content is cut off.
         """
         if self._inflater is not None and not self._inflater.eof:
             raise FormatError("content without an end")

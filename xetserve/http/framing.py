@@ -1,7 +1,8 @@
-"""Where a body ends, and that its framing is the one that everybody reads (RFC 9112, 6 and 7).
+"""Body framing (RFC 9112, 6 and 7): find the end of a body, and reject ambiguous framing.
 
-Data is decoded here. Chunk headers and trailers are held to the grammar and to a size; h11 would
-take bare line feeds, and extensions of any length, and make an event of each chunk.
+These classes decode the data of a body. They check chunk headers and trailers against the grammar
+and size limits: h11 alone accepts bare line feeds and extensions of any length, and makes an event
+of each chunk.
 """
 
 import re
@@ -10,11 +11,11 @@ from typing import Final, Protocol
 from xetserve.errors import RequestError
 from xetserve.http.head import RequestLimits, parse_field_line
 
-MAX_CHUNK_LINE_SIZE: Final = 256  # bytes of a chunk's size and extensions
-MAX_EXTENSIONS_SIZE: Final = 16 * 1024  # bytes of all the extensions of a body
-CHUNKS_PER_TURN: Final = 64  # taken in one go; each costs some microseconds
-MAX_SMALL_CHUNKS: Final = 16 * 1024  # of a request's body, however small
-MIN_CHUNK_SIZE: Final = 16  # bytes of data, on the average of those beyond
+MAX_CHUNK_LINE_SIZE: Final = 256  # bytes in a chunk's header line: its size and extensions
+MAX_EXTENSIONS_SIZE: Final = 16 * 1024  # bytes in all chunk extensions of a body
+CHUNKS_PER_TURN: Final = 64  # chunks that one call takes; each costs some microseconds
+MAX_SMALL_CHUNKS: Final = 16 * 1024  # chunks of any size in a request's body
+MIN_CHUNK_SIZE: Final = 16  # bytes; the mean size that chunks beyond MAX_SMALL_CHUNKS require
 _LINE_END: Final = b"\r\n"
 
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
@@ -25,35 +26,35 @@ _CHUNK_LINE: Final = re.compile(
 )
 
 
-# What servers are known to send: blanks behind the size, extensions of all kinds.
+# Some servers send blanks behind the size, and extensions that break the grammar.
 _LENIENT_CHUNK_LINE: Final = re.compile(
     rb"0{0,5}([0-9A-Fa-f]{1,15})((?:;[^\x00-\x08\x0a-\x1f\x7f]*+)?)[ \t]*"
 )
 
 
 class Framing(Protocol):
-    """Takes one body out of a buffer that grows."""
+    """A decoder that takes one body from the receive buffer as it fills."""
 
     @property
     def length(self) -> int | None:
-        """Bytes of data that are still to come; None: the end shows when it comes."""
+        """Return the bytes of data that are still to come; None: unknown, the body is chunked."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether the end of the body has been taken."""
+        """Return whether the body was taken to its end."""
         ...
 
     def take(self, inbox: bytearray) -> bytes:
-        """Take data of the body; b"": more is needed, or it is complete.
+        """Remove and return data of the body; b"" if more input is needed or the body is complete.
 
         Raises:
-            RequestError: malformed, or too large for what is not data.
+            RequestError: the framing is malformed or exceeds its size limits.
         """
         ...
 
     def frame(self, data: bytes) -> bytes:
-        """Frame data in the plainest way, to be read once more; b"" for the end."""
+        """Return data in a minimal framing that h11 can parse; b"" as data frames the end."""
         ...
 
 
@@ -82,12 +83,12 @@ class LengthFraming:
 
 
 class ChunkedFraming:
-    """Chunks, then trailers. The data of several chunks is taken in one go: they may be as small as
-    a byte.
+    """A chunked body: chunks, then trailers. One take returns the data of several chunks.
 
     Args:
-        is_lenient: for responses, which we do not have to agree on with anybody: a chunk's size and
-            extensions may be odd, and chunks and extensions of a body be any number.
+        is_lenient: accept chunk headers that break the grammar, and any number of chunks and
+            extensions. Use it for responses: no other server parses them, so request smuggling is
+            not possible.
     """
 
     length = None
@@ -95,8 +96,8 @@ class ChunkedFraming:
     def __init__(self, limits: RequestLimits, *, is_lenient: bool = False) -> None:
         self._limits = limits
         self._is_lenient = is_lenient
-        self._left = 0  # of a chunk's data and the line end behind it
-        self._size = 0  # of the chunks that have begun
+        self._left = 0  # bytes left of the current chunk, with the line end behind it
+        self._size = 0  # bytes of data in all chunks that have begun
         self._num_chunks = 0
         self._extensions_size = 0
         self._trailer_size = 0
@@ -116,14 +117,14 @@ class ChunkedFraming:
                     break
         except RequestError:
             if not data:
-                raise  # else next time: what came before it is good, however the body was cut
+                raise  # with data, the next call raises: the data before the error is valid
         return bytes(data)
 
     def frame(self, data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data)
 
     def _take_data(self, inbox: bytearray, data: bytearray) -> bool:
-        """Take what is there of a chunk; False: more is needed."""
+        """Move input of the current chunk to data; return whether the chunk is complete."""
         size = self._left - 2
         if size > 0:
             part = inbox[:size]
@@ -140,7 +141,7 @@ class ChunkedFraming:
         return not self._left
 
     def _take_line(self, inbox: bytearray) -> bool:
-        """Take a chunk's header or a trailer; False: more is needed."""
+        """Take a chunk header or a trailer line; return False if more input is needed."""
         end = inbox.find(b"\n") + 1
         if self._in_trailers:
             self._check_trailer_size(end or len(inbox))
@@ -175,7 +176,7 @@ class ChunkedFraming:
             self._in_trailers = True
 
     def _check_number(self) -> None:
-        """Refuse a body whose framing is more work than its data."""
+        """Check that the framing is not more work than the data."""
         most = MAX_SMALL_CHUNKS + self._size // MIN_CHUNK_SIZE
         if self._num_chunks >= most and not self._is_lenient:
             raise RequestError(400, "the body's chunks are too small: send larger ones")

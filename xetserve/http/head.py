@@ -1,9 +1,8 @@
-"""A request's head, taken out of the bytes as they arrive: strictly, line by line (RFC 9112, 2 to
-5).
+"""Request heads: parse the request line and the fields strictly, line by line (RFC 9112, 2 to 5).
 
-A line is judged as soon as it is whole, so that nobody waits for the rest of a head that cannot
-become one. What is refused, and with which status, does not depend on how the bytes were cut into
-segments. No message quotes the request: it may hold a token.
+Each line is checked as soon as it is complete, so a malformed head is refused before the rest of it
+arrives. The result and the error status do not depend on how TCP splits the bytes. No message
+quotes the request, which may hold a token.
 """
 
 import re
@@ -12,16 +11,15 @@ from typing import Final
 
 from xetserve.errors import RequestError
 
-MAX_EMPTY_LINES: Final = 8  # before a request line; RFC 9112, 2.2 asks for one
+MAX_EMPTY_LINES: Final = 8  # before a request line; RFC 9112, 2.2 requires one
 MAX_METHOD_SIZE: Final = 32  # characters
 _LINE_OVERHEAD: Final = MAX_METHOD_SIZE + len("  HTTP/1.1\r\n")  # a request line without its target
 
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _METHOD: Final = re.compile(_TOKEN)
 _REQUEST_LINE: Final = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
-# No control characters but tabs (RFC 9110, 5.5): not in values either, where they end up in logs.
-# Blanks behind the colon are not given back ("*+"): trying each of them as the value's end takes
-# seconds.
+# Values must not hold control characters except tabs (RFC 9110, 5.5): values appear in logs. The
+# blanks behind the colon match possessively ("*+"): backtracking over a long run takes seconds.
 _FIELD_LINE: Final = re.compile(
     rb"(%b):[ \t]*+((?:[^\x00-\x20\x7f]+(?:[ \t]+[^\x00-\x20\x7f]+)*)?)[ \t]*" % _TOKEN
 )
@@ -29,12 +27,12 @@ _FIELD_LINE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """How large a request may be, besides its body. Sizes in bytes.
+    """The size limits of a request, without its body. Sizes are in bytes.
 
-    max_url_size: of the request target; 414 beyond.
-    max_head_size: of request line and fields, line ends included; 431 beyond.
-    max_fields: lines of fields in a head, and in the trailers; 431 beyond.
-    max_trailer_size: of the fields behind a chunked body; 431 beyond.
+    max_url_size: of the request target; a longer one gets status 414.
+    max_head_size: of the request line and fields, with line ends; a larger head gets 431.
+    max_fields: field lines in the head, and in the trailers; more get 431.
+    max_trailer_size: of the trailers behind a chunked body; larger ones get 431.
     """
 
     max_url_size: int = 8 * 1024
@@ -45,10 +43,12 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A head whose lines are well-formed, each by itself.
+    """A request head in which each line is well-formed; request.py checks the head as a whole.
 
-    target: as sent. version: "1.0" or "1.1". fields: in order, names in lower case.
-    raw: its bytes, up to the end of the empty line.
+    target: as sent.
+    version: "1.0" or "1.1".
+    fields: in order, names in lower case.
+    raw: the bytes of the head, including the empty line at its end.
     """
 
     method: str
@@ -59,23 +59,23 @@ class Head:
 
 
 class HeadReader:
-    """Takes one head out of a buffer that grows."""
+    """A parser that takes one head from the receive buffer as it fills."""
 
     def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
-        self._num_empty = 0  # lines skipped so far
-        self._start = 0  # of the line that is looked at, in the buffer
-        self._searched = 0  # so far there is no line end behind _start
+        self._num_empty = 0  # empty lines skipped so far
+        self._start = 0  # offset of the current line in the buffer
+        self._searched = 0  # no line end lies between _start and this offset
         self._target = ""
         self._version = ""
         self._fields: list[tuple[str, str]] = []
-        self.method = ""  # known when the request line is, even if the rest is refused
+        self.method = ""  # set after the request line, even if the rest is refused
 
     def take(self, inbox: bytearray) -> Head | None:
-        """Take the head out of inbox; None: it is not complete.
+        """Remove the head from inbox and return it; None: the head is not complete.
 
         Raises:
-            RequestError: it is malformed or too large, whatever follows.
+            RequestError: the head is malformed or too large; more input cannot change that.
         """
         if not self._start and not self._skip_empty_lines(inbox):
             return None
@@ -101,7 +101,7 @@ class HeadReader:
         return Head(self.method, self._target, self._version, self._fields, raw)
 
     def _skip_empty_lines(self, inbox: bytearray) -> bool:
-        """Drop empty lines before the request line; False: nothing else has come."""
+        """Drop empty lines before the request line; return False if inbox has nothing else."""
         while inbox[:2] == b"\r\n":
             self._num_empty += 1
             if self._num_empty > MAX_EMPTY_LINES:
@@ -109,12 +109,12 @@ class HeadReader:
             del inbox[:2]
         if not inbox or inbox == b"\r":
             return False
-        if not _METHOD.match(inbox, 0, 1):  # TLS, for one: its client would wait for more
+        if not _METHOD.match(inbox, 0, 1):  # a TLS client, for example, would wait for an answer
             raise RequestError(400, "a request must start with a method")
         return True
 
     def _check_size(self, inbox: bytearray, reached: int) -> None:
-        """Compare how far the current line reaches, as far as it is known, with the limits."""
+        """Check the size of the head so far: reached is the offset where its last line ends."""
         limits = self._limits
         max_line = limits.max_url_size + _LINE_OVERHEAD
         if not self._start and reached > max_line <= limits.max_head_size:
@@ -133,13 +133,13 @@ class HeadReader:
         method, target, major, minor = match.groups()
         self.method = method.decode("ascii")
         if major != b"1":
-            raise RequestError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+            raise RequestError(505, "this server supports only HTTP/1.0 and HTTP/1.1")
         if len(target) > self._limits.max_url_size:
             raise RequestError(
                 414, f"the request target is longer than {self._limits.max_url_size} bytes"
             )
         self._target = target.decode("ascii")
-        # A later minor version is to be taken for the latest that we know (RFC 9110, 2.5).
+        # A higher minor version is handled as the highest that we support (RFC 9110, 2.5).
         self._version = "1.0" if minor == b"0" else "1.1"
 
     def _read_field_line(self, line: bytearray) -> None:
@@ -149,15 +149,15 @@ class HeadReader:
 
 
 def parse_field_line(line: bytes | bytearray) -> tuple[str, str]:
-    """Give name, in lower case, and value of a field line without its line end.
+    """Parse a field line without its line end into name, in lower case, and value.
 
     Raises:
-        RequestError: 400.
+        RequestError: 400, the line is malformed or folded.
     """
     match = _FIELD_LINE.fullmatch(line)
     if match is None:
         if line[:1] in (b" ", b"\t"):
-            raise RequestError(400, "folded field lines are not read (RFC 9112, 5.2)")
+            raise RequestError(400, "folded field lines are not supported (RFC 9112, 5.2)")
         raise RequestError(400, "malformed header field")
     name, value = match.groups()
     return name.decode("ascii").lower(), value.decode("latin-1")
@@ -166,4 +166,4 @@ def parse_field_line(line: bytes | bytearray) -> tuple[str, str]:
 def _check_method(line: bytearray) -> None:
     match = _METHOD.match(line)
     if match is not None and match.end() > MAX_METHOD_SIZE:
-        raise RequestError(501, "there is no method with so long a name")
+        raise RequestError(501, f"the method name is longer than {MAX_METHOD_SIZE} characters")

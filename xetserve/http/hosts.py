@@ -1,8 +1,9 @@
-"""Which names this server answers under (RFC 9110, 7.4).
+"""Host names of this server (RFC 9110, 7.4): refuse requests for any other name.
 
-A page of somebody else's can have its own name lead to this server's address, and then counts as
-the same origin (DNS rebinding): the request still tells that name. No page can bring an address
-with it, so addresses and localhost are always answered.
+This protects against DNS rebinding. An attacker's page can make its own host name resolve to this
+server's address; the browser then treats the server as the page's own origin. The Host field still
+holds the attacker's name, so the server can refuse the request. A page has no such control over IP
+addresses and localhost, so the server always accepts those.
 """
 
 import re
@@ -14,33 +15,36 @@ from typing import Final
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request
 
-# Health checks come under whatever name; their answers hold nothing that is worth a visit.
+# Health checks use any host name; their responses hold nothing confidential.
 PROBES: Final = frozenset({"/health", "/healthz", "/ready"})
 _PORT: Final = re.compile(r":[0-9]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class HostPolicy:
-    """Names in lower case, "*.name" for all below one; no names: any Host is answered."""
+    """The accepted host names, in lower case; "*.name" accepts all subdomains of name.
+
+    If names is empty, every host is accepted.
+    """
 
     names: Sequence[str] = ()
 
     @classmethod
     def parse(cls, text: str) -> "HostPolicy":
-        """Read a setting: names with commas between them, or nothing."""
+        """Parse the setting: names separated by commas, or an empty text."""
         return cls(tuple(text.split(",")) if text else ())
 
     def check(self, request: Request) -> None:
-        """Check the name that a request is for.
+        """Check the host of a request.
 
         Raises:
-            RequestError: 421, it is none of ours.
+            RequestError: 421, the host is not one of this server's names.
         """
         if request.raw_path not in PROBES and not self.knows(request.host):
-            raise RequestError(421, "this server has another name: [http] hosts lists those it has")
+            raise RequestError(421, "this host name is not in the setting [http] hosts")
 
     def knows(self, host: str) -> bool:
-        """Return whether a Host field, with a port or without, is one of ours."""
+        """Return whether a Host field, with or without a port, names this server."""
         if not self.names:
             return True
         name = _PORT.sub("", host).lower().removesuffix(".")

@@ -1,6 +1,4 @@
-"""multipart/byteranges (RFC 9110, 14.6): what stands around the parts, and how long the whole
-is.
-"""
+"""multipart/byteranges (RFC 9110, 14.6): the framing of the parts, and the length of the body."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +8,11 @@ from xetserve.http.ranges import Span, format_content_range
 
 @dataclass(frozen=True, slots=True)
 class ByteRanges:
-    """The frame of one multipart answer.
+    """The framing of one multipart response.
 
-    media_type: of the file, repeated with every part.
-    size: of the file in bytes; None: it is not known.
-    boundary: must not occur in the content; a random one of 24 characters or more does not.
+    media_type: of the file, repeated in every part.
+    size: of the file in bytes; None: unknown.
+    boundary: must not occur in the content; use at least 24 random characters.
     """
 
     spans: Sequence[Span]
@@ -24,11 +22,11 @@ class ByteRanges:
 
     @property
     def content_type(self) -> str:
-        """The Content-Type of the answer."""
+        """Return the Content-Type of the response."""
         return f"multipart/byteranges; boundary={self.boundary}"
 
     def make_part_head(self, number: int) -> bytes:
-        """Return what precedes the bytes of a part."""
+        """Return the delimiter and fields before the bytes of part number, counted from 0."""
         lines = (
             "" if number else None,
             f"--{self.boundary}",
@@ -40,11 +38,11 @@ class ByteRanges:
         return "\r\n".join(line for line in lines if line is not None).encode("latin-1")
 
     def make_tail(self) -> bytes:
-        """Return what follows the last part."""
+        """Return the closing delimiter behind the last part."""
         return f"\r\n--{self.boundary}--\r\n".encode("latin-1")
 
     @property
     def length(self) -> int:
-        """Bytes in the whole body."""
+        """Return the length of the whole body in bytes."""
         heads = sum(len(self.make_part_head(number)) for number in range(len(self.spans)))
         return heads + sum(span.size for span in self.spans) + len(self.make_tail())

@@ -1,4 +1,4 @@
-"""Accept-Encoding (RFC 9110, 12.5.3): which content coding to use."""
+"""Accept-Encoding (RFC 9110, 12.5.3): choose the content coding of a response."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ IDENTITY: Final = "identity"
 
 
 def parse_accept_encoding(value: str) -> dict[str, float]:
-    """Read the weights of codings, by lower-case name; malformed items are left out."""
+    """Parse the field into lower-case coding -> weight; ignore malformed items."""
     weights: dict[str, float] = {}
     for item in value.split(","):
         match = _ITEM.fullmatch(item)
@@ -27,10 +27,10 @@ def parse_accept_encoding(value: str) -> dict[str, float]:
 
 
 def choose_coding(headers: Headers, supported: Sequence[str]) -> str:
-    """Choose a content coding out of those supported, the first ones preferred; or "identity".
+    """Return the best supported content coding, or "identity"; the first supported one wins a tie.
 
-    A coding is used for a client that names it and does not like identity better. "*" alone is no
-    such wish: what sends it may not be able to decode; it counts only where identity is ruled out.
+    A coding is chosen only if the client names it with at least the weight of identity. "*" counts
+    only if the client excludes identity: some clients send "*" but cannot decode every coding.
     """
     values = headers.get_all("accept-encoding")
     if not values:

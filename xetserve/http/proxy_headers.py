@@ -1,11 +1,9 @@
-"""Who a request comes from when proxies stand in between: X-Forwarded-For and its kin, and
-Forwarded (RFC 7239).
+"""Client addresses behind proxies: read X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239).
 
-Anybody can send these fields. What they say counts as far as those are trusted who wrote it: a
-proxy appends the address that it was reached from, so the list is read from its end, through the
-proxies that are trusted, to the first address that is not one of them. Which of the two kinds is
-read is the operator's word: a proxy that writes one of them passes the other one on as the client
-sent it.
+Any client can send these fields, so an entry counts only if a trusted proxy wrote it. Each proxy
+appends the address of its peer. The list is therefore read from its end, past the trusted proxies,
+to the first address that is not a trusted proxy: that is the client. The operator sets which of the
+two kinds is read. A proxy that writes one kind passes on the other as the client sent it.
 """
 
 import re
@@ -26,30 +24,31 @@ from xetserve.http.request import is_host
 UNIX: Final = "unix"
 FORWARDED: Final = "forwarded"
 X_FORWARDED: Final = "x-forwarded"
-MAX_HOPS: Final = 32  # entries that are looked at, from the end
+MAX_HOPS: Final = 32  # entries read, from the end of the list
 
-# parameter = token "=" value, in which quoted strings may hold the separators (RFC 7239, 4). Each
-# match begins where the last one ended, and the first that fails ends the reading. Blanks are not
-# given back ("*+"): where a parameter may be missing, trying each split of a long run takes
-# seconds.
+# parameter = token "=" value; quoted strings may hold the separators (RFC 7239, 4). Each match
+# starts where the last one ended. Blanks match possessively ("*+"): a parameter may be missing, and
+# backtracking over a long run of blanks takes seconds.
 _PAIR: Final = re.compile(
     r"""[ \t]*+(?:(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]++)="""
-    r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z-]++)))?+[ \t]*+(?P<end>[;,]|$)"""
+    r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z-]++)))?+"""
+    r"""[ \t]*+(?P<end>[;,]|$)"""
 )
-# An address as it is written in these fields, with or without a port.
+# An address in these fields, with or without a port.
 _NODE: Final = re.compile(
-    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9A-Za-z._-]{1,16})?|(?P<bare>[0-9A-Fa-f:.]+)"
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9A-Za-z._-]{1,16})?"
+    r"|(?P<bare>[0-9A-Fa-f:.]+)"
 )
 
 
 class TrustedProxies:
-    """The addresses whose word counts.
+    """The addresses of the trusted proxies.
 
     Args:
-        text: networks, separated by commas; "unix" for whoever connects to a Unix socket.
+        text: networks separated by commas; "unix" trusts all peers on a Unix socket.
 
     Raises:
-        ValueError: not a network.
+        ValueError: an item is not a network.
     """
 
     def __init__(self, text: str = "") -> None:
@@ -63,7 +62,7 @@ class TrustedProxies:
         return self._unix or bool(self._networks)
 
     def __contains__(self, address: str) -> bool:
-        """Return whether a peer is one of them; "" is a Unix socket's."""
+        """Return whether a peer is a trusted proxy; "" is a peer on a Unix socket."""
         if not address:
             return self._unix
         parsed = _parse_address(address)
@@ -72,7 +71,7 @@ class TrustedProxies:
 
 @dataclass(frozen=True, slots=True)
 class _Hop:
-    """What one proxy has said of whom it was reached from; "" for what it did not say."""
+    """One proxy's entry about its peer; "" for a value that the proxy did not send."""
 
     address: str = ""
     proto: str = ""
@@ -80,10 +79,10 @@ class _Hop:
 
 
 class Forwarding:
-    """Finds out the client behind trusted proxies.
+    """A policy that finds the client behind trusted proxies.
 
     Args:
-        kind: FORWARDED or X_FORWARDED, the fields that these proxies write.
+        kind: FORWARDED or X_FORWARDED, the kind of fields that these proxies write.
     """
 
     def __init__(self, trusted: TrustedProxies, kind: str = X_FORWARDED) -> None:
@@ -91,8 +90,9 @@ class Forwarding:
         self._read = _read_forwarded if kind == FORWARDED else _read_x_forwarded
 
     def apply(self, request: Request) -> None:
-        """Set the request's peer, secure and host as its trusted proxies tell; leave alone what
-        they do not.
+        """Set the request's peer, secure and host to the values that trusted proxies sent.
+
+        An attribute without such a value stays unchanged.
         """
         if request.peer not in self._trusted:
             return
@@ -100,7 +100,7 @@ class Forwarding:
         for hop in self._read(request.headers):
             proto, host = hop.proto or proto, hop.host or host
             address = normalize_address(hop.address)
-            if not address:  # "unknown", an obfuscated name, nonsense: nobody known is behind this
+            if not address:  # "unknown", an obfuscated name, or malformed: the list ends here
                 break
             request.peer = address
             if address not in self._trusted:
@@ -113,8 +113,9 @@ class Forwarding:
 
 
 def normalize_address(text: str) -> str:
-    """Return an address without port, brackets or zone, and an IPv4 one as such; "" for what is
-    none.
+    """Return an address without port, brackets or zone; "" if text is not an address.
+
+    An IPv4-mapped IPv6 address becomes the IPv4 address.
     """
     match = _NODE.fullmatch(text.strip(" \t"))
     if match is None:
@@ -133,10 +134,10 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _read_x_forwarded(headers: Headers) -> list[_Hop]:
-    """Return the hops, the nearest first.
+    """Return the hops, the nearest proxy's entry first.
 
-    X-Forwarded-Proto and -Host are often set by one of several proxies: where their lists are
-    shorter, the last thing that was said counts.
+    Often only one of several proxies sets X-Forwarded-Proto and -Host, so those lists may be
+    shorter than the list of addresses.
     """
     addresses = _list(headers, "x-forwarded-for")
     protos = _list(headers, "x-forwarded-proto")
@@ -150,14 +151,14 @@ def _read_x_forwarded(headers: Headers) -> list[_Hop]:
 
 
 def _list(headers: Headers, name: str) -> list[str]:
-    """Return the members of a list, the last first."""
+    """Return the items of a list field, the last one first, at most MAX_HOPS."""
     values = ",".join(headers.get_all(name)).split(",")
     found = [value.strip(" \t") for value in values]
     return [value for value in reversed(found) if value][:MAX_HOPS]
 
 
 def _read_forwarded(headers: Headers) -> list[_Hop]:
-    """Return the hops, the nearest first; none when the field is malformed anywhere."""
+    """Return the hops, the nearest proxy's entry first; none if any part is malformed."""
     text = ",".join(headers.get_all("forwarded"))
     hops = []
     pairs: dict[str, str] = {}

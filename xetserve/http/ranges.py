@@ -1,11 +1,11 @@
-"""Range and Content-Range (RFC 9110, section 14)."""
+"""Range and Content-Range (RFC 9110, section 14): parse and write both fields."""
 
 import re
 from typing import Final, NamedTuple
 
 _RANGES: Final = re.compile(r"\s*bytes\s*=(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
-# Blanks are not given back ("*+"): where a number may be empty, trying each split of a long run
-# takes seconds.
+# Blanks match possessively ("*+"): a number may be empty, and backtracking over a long run of
+# blanks takes seconds.
 _SPEC: Final = re.compile(r"\s*+(\d*)\s*+-\s*+(\d*)\s*+", re.ASCII)
 _FROM_START: Final = re.compile(r"bytes=0-\d*", re.ASCII | re.IGNORECASE)
 _RESUMPTION: Final = re.compile(
@@ -14,9 +14,9 @@ _RESUMPTION: Final = re.compile(
 _CONTENT_RANGE: Final = re.compile(
     r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE
 )
-_MAX_DIGITS: Final = 19  # more than any file has bytes; longer numbers only cost time
-MAX_SPANS: Final = 16  # parts of one answer; whoever asks for more gets the whole (RFC 9110, 14.2)
-MAX_SPECS: Final = 256  # ranges in one field, before those that touch are joined
+_MAX_DIGITS: Final = 19  # larger than any file; converting longer numbers only costs time
+MAX_SPANS: Final = 16  # parts in one response; a request for more gets the whole (RFC 9110, 14.2)
+MAX_SPECS: Final = 256  # ranges in one field, before adjacent ones are joined
 
 
 class Span(NamedTuple):
@@ -27,27 +27,25 @@ class Span(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes in the span."""
+        """Return the number of bytes in the span."""
         return self.end - self.start
 
 
 class UnsatisfiableRange(ValueError):
-    """A valid range of which the representation has no byte: 416."""
+    """The representation has no byte of a valid Range; the status is 416."""
 
 
 def parse_ranges(value: str, size: int) -> list[Span] | None:
-    """Read a Range header for a representation of size bytes.
+    """Parse a Range header for a representation of size bytes.
 
-    Gives the spans in the client's order; those that overlap or touch are joined, in the place of
-    the first of them (RFC 9110, 15.3.7.2). Ranges that have no byte are left out as long as another
-    one has.
+    Returns the spans in the client's order. Spans that overlap or touch are joined at the place of
+    the first one (RFC 9110, 15.3.7.2). Ranges without a byte are dropped if another range has one.
 
-    None: serve the whole, because the header is malformed, names another unit, or asks for too many
-        parts (RFC
-    9110, 14.2: a server may ignore the field).
+    Returns None if the field is to be ignored and the whole representation served (RFC 9110, 14.2):
+    it is malformed, has another unit, or requests more than MAX_SPANS parts.
 
     Raises:
-        UnsatisfiableRange: no range has a byte: each starts past the end, or is a suffix of none.
+        UnsatisfiableRange: no range has a byte: each one starts past the end or is an empty suffix.
     """
     match = _RANGES.fullmatch(value)
     specs = [] if match is None else [spec for spec in match[1].split(",") if spec.strip()]
@@ -68,36 +66,37 @@ def parse_ranges(value: str, size: int) -> list[Span] | None:
 
 
 def parse_range(value: str, size: int) -> Span | None:
-    """Read a Range header as parse_ranges does, for one part only; None: serve the whole.
+    """Parse a Range header as parse_ranges does; None if the result is not exactly one part.
 
     Raises:
-        UnsatisfiableRange: the start lies past the end, or the suffix has no bytes.
+        UnsatisfiableRange: no range has a byte.
     """
     spans = parse_ranges(value, size)
     return spans[0] if spans is not None and len(spans) == 1 else None
 
 
 def is_from_start(value: str) -> bool:
-    """Return whether a Range field asks for one part, from the first byte on."""
+    """Return whether a Range field requests one range that starts at the first byte."""
     return _FROM_START.fullmatch(value) is not None
 
 
 def is_resumption(value: str) -> bool:
-    """Return whether a Range header asks for all from a later byte on, as whoever has the bytes
-    before does.
+    """Return whether a Range field requests all bytes from a later byte on.
+
+    A client that resumes a download sends such a field.
     """
     return _RESUMPTION.fullmatch(value) is not None
 
 
 def _is_ordered(first: str, last: str) -> bool:
-    """Return whether a range-spec is valid: not a mere dash, and not backwards."""
+    """Return whether a range-spec is valid: it has a number, and first is not after last."""
     if first and last:
         return _to_int(first) <= _to_int(last)
     return bool(first or last)
 
 
 def _to_span(first: str, last: str, size: int) -> Span | None:
-    """Return the bytes that a valid range-spec means; None: there are none."""
+    """Return the span of a valid range-spec; None: it has no byte."""
     if not first:
         start, end = max(0, size - _to_int(last)), size
     else:
@@ -106,7 +105,7 @@ def _to_span(first: str, last: str, size: int) -> Span | None:
 
 
 def _join(spans: list[Span]) -> list[Span]:
-    """Join spans that overlap or touch; each result stands where the first of its parts stood."""
+    """Join spans that overlap or touch; each result takes the place of its first part."""
     order = sorted(range(len(spans)), key=lambda number: spans[number])
     joined: list[tuple[int, Span]] = []  # (place, span)
     for number in order:
@@ -125,8 +124,9 @@ def _to_int(digits: str) -> int:
 
 
 def parse_content_range(value: str) -> tuple[Span, int | None] | None:
-    """Read a Content-Range header: the span, and the whole size unless it is "*"; None:
-    malformed.
+    """Parse a Content-Range header into the span and the complete size, None for "*".
+
+    Returns None if the field is malformed.
     """
     match = _CONTENT_RANGE.fullmatch(value.strip())
     if match is None:
@@ -140,10 +140,10 @@ def parse_content_range(value: str) -> tuple[Span, int | None] | None:
 
 
 def format_content_range(span: Span, size: int | None) -> str:
-    """Write a Content-Range header for a 206 answer; size None: it is not known."""
+    """Return the Content-Range of a 206 response; size None: unknown."""
     return f"bytes {span.start}-{span.end - 1}/{'*' if size is None else size}"
 
 
 def format_unsatisfied_range(size: int) -> str:
-    """Write a Content-Range header for a 416 answer."""
+    """Return the Content-Range of a 416 response."""
     return f"bytes */{size}"

@@ -1,5 +1,4 @@
-"""What passes through a server between client and upstream: who has asked, by which way, and what
-is said of an answer (RFC 9110, 7.6)."""
+"""Relayed fields: which header fields pass between client and upstream (RFC 9110, 7.6)."""
 
 import re
 from collections.abc import Sequence
@@ -7,15 +6,15 @@ from typing import Final
 
 from xetserve.http.messages import Headers
 
-MAX_AGENT_SIZE: Final = 512  # characters of a client's User-Agent that are passed on
+MAX_AGENT_SIZE: Final = 512  # characters of the client's User-Agent that are relayed
 
-# Of a client's request; the rest is between it and us, or written anew.
+# Request fields that are relayed. The others concern this server alone, or it writes its own.
 _REQUEST_FIELDS: Final = (
     "Accept", "Accept-Language", "Content-Type", "If-None-Match", "If-Modified-Since",
 )  # fmt: skip
-# Of an answer, these are about one connection (RFC 9110, 7.6.1), about its sender, or not true of
-# what we send: the content is decoded, and may be changed. Cookies and lasting orders to browsers
-# are for the Hub's own host.
+# Response fields that are not relayed. They concern one connection (RFC 9110, 7.6.1) or its sender,
+# or are wrong for our response, whose content is decoded and may be changed. Cookies and persistent
+# browser policies belong to the Hub's own host.
 _NOT_PASSED: Final = frozenset(
     (
         "connection", "keep-alive", "proxy-connection", "proxy-authenticate",
@@ -34,38 +33,38 @@ _RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGN
 
 
 def extend_agent(own: str, headers: Headers) -> str:
-    """Return a User-Agent of ours with the client's behind it."""
+    """Return our own User-Agent followed by the client's."""
     return f"{own} {(headers.get('user-agent') or '')[:MAX_AGENT_SIZE]}".strip()
 
 
 def extend_via(headers: Headers, name: str) -> str:
-    """Return the Via of a message that has come with these headers, and that `name` passes on."""
+    """Return the Via field for a message with these headers that the server `name` relays."""
     return ", ".join([*headers.get_all("via"), f"1.1 {name}"])
 
 
 def has_passed(headers: Headers, name: str) -> bool:
-    """Check whether a message was passed on by `name` before.
+    """Return whether the server `name` has relayed this message before.
 
-    Members are cut at their commas and then at their blanks: a pattern that is searched for would
-    begin again at every character of a long word.
+    The field is split at commas and then at blanks. A regular expression search would start again
+    at every character of a long word.
     """
     members = ",".join(headers.get_all("via")).split(",")
     return any(member.split(maxsplit=2)[1:2] == [name] for member in members)
 
 
 def select_request_fields(headers: Headers) -> list[tuple[str, str]]:
-    """Return the fields of a client's request that go to the upstream as they are."""
+    """Return the request fields that are relayed to the upstream unchanged."""
     return [(name, value) for name in _REQUEST_FIELDS if (value := headers.get(name)) is not None]
 
 
 def select_answer_fields(
     headers: Headers, bases: Sequence[str], base_url: str
 ) -> list[tuple[str, str]]:
-    """Return the fields of an upstream's answer that go to the client, without a word of Xet.
+    """Return the response fields that are relayed to the client, without those that name Xet.
 
     Args:
-        bases: what the upstream's URLs start with, without a slash at the end.
-        base_url: what takes their place, so that the client comes back to us.
+        bases: base URLs of the upstream, without a slash at the end.
+        base_url: this server's base URL, which replaces them in Location and Link.
     """
     named = {name.strip().lower() for name in ",".join(headers.get_all("connection")).split(",")}
     fields = []
@@ -78,7 +77,8 @@ def select_answer_fields(
         fields.append((_NAMES.get(name) or name.title(), value))
     etag = headers.get("etag")
     if etag is not None:
-        # Strong tags are for bytes that are the upstream's own (RFC 9110, 8.8.1).
+        # A strong entity-tag would be wrong: our bytes may differ from the upstream's (RFC 9110,
+        # 8.8.1).
         fields.append(("ETag", etag if etag.startswith("W/") else f"W/{etag}"))
     location = headers.get("location")
     if location is not None:
@@ -88,7 +88,7 @@ def select_answer_fields(
 
 
 def rewrite_links(value: str, bases: Sequence[str], base_url: str) -> str:
-    """Let the links of a Link field (RFC 8288) lead to us; those for Xet clients are left out."""
+    """Move the links of a Link field (RFC 8288) to base_url; drop those for Xet clients."""
     kept = []
     for url, parameters in _LINK.findall(value):
         if _XET_RELATIONS.isdisjoint(_find_relations(parameters)):
@@ -97,7 +97,7 @@ def rewrite_links(value: str, bases: Sequence[str], base_url: str) -> str:
 
 
 def find_link(value: str, relation: str) -> str | None:
-    """Return the URL of the first link with a relation, of a Link field."""
+    """Return the URL of the first link in a Link field that has this relation; None: no link."""
     links = _LINK.findall(value)
     return next((url for url, parameters in links if relation in _find_relations(parameters)), None)
 
@@ -108,7 +108,7 @@ def _find_relations(parameters: str) -> list[str]:
 
 
 def move_url(url: str, bases: Sequence[str], base_url: str) -> str:
-    """Put base_url in the place of the base that a URL starts with; others stay as they are."""
+    """Return a URL with its base replaced by base_url; unchanged if it has none of these bases."""
     for base in bases:
         if url.startswith(base) and url[len(base) : len(base) + 1] in ("", "/", "?", "#"):
             return base_url + url[len(base) :]

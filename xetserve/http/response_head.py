@@ -1,9 +1,8 @@
-"""A response's head, taken out of the bytes as they arrive: line by line, in linear time (RFC 9112,
-4 and 5).
+"""Response heads: split them off the received bytes line by line, in linear time (RFC 9112, 4, 5).
 
-What is taken here goes to h11, which tells what it means. h11's own patterns try each blank of a
-run as a value's end, so that one long line would hold the event loop for minutes; and its messages
-quote the line, which may hold a signed URL.
+h11 parses the heads afterwards. It cannot do so alone: its patterns backtrack over blanks, so one
+long line would block the event loop for minutes, and its messages quote the line, which may hold a
+signed URL.
 """
 
 import re
@@ -12,33 +11,32 @@ from typing import Final
 from xetserve.errors import BrokenStream, RequestError
 from xetserve.http.head import parse_field_line
 
-MAX_RESPONSE_FIELDS: Final = 256  # lines of fields in a head, and in the trailers
+MAX_RESPONSE_FIELDS: Final = 256  # field lines in a head, and in the trailers
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 
 
 class ResponseHeadReader:
-    """Takes the heads of one response, interim ones before it, out of a buffer that grows.
+    """A reader that takes the heads of one response, interim ones included, from the buffer.
 
     Args:
-        max_size: bytes of all of them.
+        max_size: the most bytes that all heads together may have.
     """
 
     def __init__(self, max_size: int) -> None:
         self._left = max_size
-        self._start = 0  # of the line that is looked at, in the buffer
-        self._searched = 0  # so far there is no line end behind _start
+        self._start = 0  # offset of the current line in the buffer
+        self._searched = 0  # no line end lies between _start and this offset
         self._num_fields = 0
 
     def take(self, inbox: bytearray) -> bytes | None:
-        """Take the next head out of inbox, up to the end of its empty line; None: it is not
-        complete.
+        """Remove the next head, with its empty line, from inbox; None: the head is not complete.
 
-        Lines may end with LF alone (RFC 9112, 2.2). Folded ones are refused, as a gateway may (RFC
-        9112, 5.2).
+        Lines may end with LF alone (RFC 9112, 2.2). Folded lines are refused, as RFC 9112, 5.2
+        allows for a gateway.
 
         Raises:
-            BrokenStream: it is malformed or too large, whatever follows.
+            BrokenStream: the head is malformed or too large; more input cannot change that.
         """
         while True:
             end = inbox.find(b"\n", self._searched)
