@@ -160,8 +160,8 @@ def _describe_machine(size: int, runs: int) -> dict[str, object]:
     cores = len(os.sched_getaffinity(0))
     day = time.strftime("%Y-%m-%d")
     return {
-        "summary": f"xetserve {__version__}, {day}: files of {size // MIB} MiB, medians of {runs} interleaved runs with "
-        f"minimum and maximum, all on {cores} shared cores, loopback",
+        "summary": f"xetserve {__version__}, {day}: files of {size // MIB} MiB, medians of {runs} "
+        f"interleaved runs with minimum and maximum, all on {cores} shared cores, loopback",
         "version": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -182,7 +182,10 @@ def _draw_bar(bar: Bar, zero: int, y: int, scale: float) -> Iterable[str]:
     label, value = escape(bar.label), format_number(figure.median)
     width, low, high = (size * scale for size in (figure.median, figure.low, figure.high))
     yield f'<text x="{zero - 8}" y="{y + 11}" text-anchor="end">{label}</text>'
-    yield f'<rect class="{bar.series}" x="{zero}" y="{y}" width="{width:.1f}" height="{BAR}" rx="1.5"/>'
+    yield (
+        f'<rect class="{bar.series}" x="{zero}" y="{y}" '
+        f'width="{width:.1f}" height="{BAR}" rx="1.5"/>'
+    )
     if len(figure.values) > 1:
         yield f'<path class="spread" d="M{zero + low:.1f} {middle}H{zero + high:.1f}"/>'
     yield f'<text x="{zero + max(width, high) + 6:.1f}" y="{y + 11}">{value}</text>'

@@ -229,7 +229,8 @@ async def run_crowd(
         sys.stdout.write(
             f"alone: {show(alone)}; amid the crowd: {show(amid)} MB/s; "
             f"ratio {max(amid) / max(alone):.2f}\n"
-            f"memory: {before[0]} MiB (at most {before[1]}) before, {now[0]} (at most {now[1]}) amid\n"
+            f"memory: {before[0]} MiB (at most {before[1]}) before, "
+            f"{now[0]} (at most {now[1]}) amid\n"
             f"slow senders: {dict(outcome.senders)}\n"
             f"slow readers: {dict(outcome.readers)}\n"
             f"idle: {dict(outcome.idle)}\n"

@@ -37,11 +37,12 @@ def measure_memory(bench: Bench) -> None:
         for count in SLOW:
             _measure_slow(bench, names, count)
     bench.results.remark(
-        f"fast clients read ranges, of 1/{FAST[0][1]} or (128 of them) 1/{FAST[-1][1]} of a file, all kinds of data; "
-        f"the budget is {BUDGET} MiB"
+        f"fast clients read ranges, of 1/{FAST[0][1]} or (128 of them) 1/{FAST[-1][1]} of a file, "
+        f"all kinds of data; the budget is {BUDGET} MiB"
     )
     bench.results.remark(
-        f"slow clients start at places of their own and read {SLOW_RATE // KIB} KiB/s through a small socket buffer"
+        f"slow clients start at places of their own and read {SLOW_RATE // KIB} KiB/s "
+        "through a small socket buffer"
     )
 
 

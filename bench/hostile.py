@@ -124,6 +124,7 @@ def make_kinds(scale: float, target: str, size: int) -> list[Kind]:
     blanks, word = " " * HEAD_SIZE, "a" * HEAD_SIZE
     forwarded = ("--trusted-proxies", "127.0.0.1", "--proxy-headers", "forwarded")
     lfs = "info/lfs/objects"
+    framed = ("/api/models/frames/b", "/download/frames/b/f", f"/download-hash/{'f' * 64}?repo=a/b")
     return [
         Kind("nobody", each(1, lambda _: get("/health"))),
         Kind("long Via", each(100, lambda _: get("/health", f"Via: 1.1 {word}"))),
@@ -132,18 +133,23 @@ def make_kinds(scale: float, target: str, size: int) -> list[Kind]:
             each(100, lambda _: get("/health", f"Forwarded: for=1,{blanks}!")),
             flags=forwarded,
         ),
-        Kind("missing LFS objects", each(4000, lambda n: get(f"/a/b{n}.git/{lfs}/{n:064x}?size=5"))),
+        Kind(
+            "missing LFS objects", each(4000, lambda n: get(f"/a/b{n}.git/{lfs}/{n:064x}?size=5"))
+        ),
         Kind("large JSON bodies", lambda: make_large_bodies(times(120)), 120),
         Kind("chunks of 2 bytes", lambda: make_small_chunks(times(16)), 8),
         Kind("huge plans", each(8, lambda n: get(f"/download/a/b/{n}", f"Range: bytes={n}-")), 4),
-        Kind("refused repositories", each(12_000, lambda n: get(f"/refused/r{n}/resolve/main/f", method="HEAD"))),
+        Kind(
+            "refused repositories",
+            each(12_000, lambda n: get(f"/refused/r{n}/resolve/main/f", method="HEAD")),
+        ),
         Kind(
             "long Accept-Language",
             each(4000, lambda n: get("/api/models/a/b", f"Accept-Language: {n}{'x' * 12_000}")),
         ),
         Kind(
             "empty frames",
-            each(9, lambda n: get(("/api/models/frames/b", "/download/frames/b/f", f"/download-hash/{'f' * 64}?repo=a/b")[n % 3])),
+            each(9, lambda n: get(framed[n % 3])),
             3,
         ),
         Kind(
@@ -295,7 +301,8 @@ async def run_kinds(
             answers = ", ".join(f"{status}: {n}" for status, n in figures.statuses.most_common(5))
             sys.stdout.write(
                 f"{kind.name:28} {figures.seconds:8.1f} {figures.worst_turn:11.3f} "
-                f"{figures.longest_wait:11.3f} {figures.before:11.0f} {figures.most:8.0f}  {answers}\n"
+                f"{figures.longest_wait:11.3f} {figures.before:11.0f} {figures.most:8.0f}  "
+                f"{answers}\n"
             )
             for culprit in figures.culprits[:3]:
                 sys.stdout.write(f"{'':28} {culprit}\n")

@@ -180,7 +180,8 @@ async def run(minutes: float, num_clients: int, flags: list[str], folder: Path) 
         sys.stdout.write(
             f"{dict(soak.counts)}\nwrong: {soak.wrong or 'nothing'}\n"
             f"open files: {files_before} before, {files_after} after\n"
-            f"memory: {memory(server.pid, 'VmRSS')} MiB now, {memory(server.pid, 'VmHWM')} at most\n"
+            f"memory: {memory(server.pid, 'VmRSS')} MiB now, "
+            f"{memory(server.pid, 'VmHWM')} at most\n"
             f"tracebacks: {(folder / 'server.log').read_text().count('Traceback')}\n"
         )
         return not soak.wrong and files_after <= files_before + 2

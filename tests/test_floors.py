@@ -310,8 +310,10 @@ NEIGHBOURS = [
     ("xetserve.app.new", "import asyncio\nfrom xetserve.pipeline.reader import x"),
     ("xetserve.origin.new", "from xetserve.http.ranges import x\nfile = open('x')"),
     ("xetserve.ops.new", "import uvloop, signal\nfrom xetserve.net.listener import x"),
-    ("xetserve.cli", "import xetserve.config.schema, xetserve.commands.serve.command, xetserve.ops.logs"),
-    ("xetserve.commands.new", "import xetserve.config.schema, xetserve.app.routes, xetserve.net.listener"),
+    ("xetserve.cli",
+     "import xetserve.config.schema, xetserve.commands.serve.command, xetserve.ops.logs"),
+    ("xetserve.commands.new",
+     "import xetserve.config.schema, xetserve.app.routes, xetserve.net.listener"),
     ("xetserve.__main__", "from xetserve.cli import main"),
     ("xetserve.metrics.catalogue", "from xetserve.errors import XetserveError"),
 ]  # fmt: skip

@@ -228,8 +228,8 @@ def read_target(value: str, start: str) -> None:
     escape(request.target)
     path = request.raw_path
     readers: tuple[Callable[[str], object], ...] = (
-        split_path, check_api_path, list_api_readings, find_api_verb, find_kept_question, is_raw_path,
-        is_lasting_question, parse_resolve_path, parse_lfs_path, parse_registry_path,
+        split_path, check_api_path, list_api_readings, find_api_verb, find_kept_question,
+        is_raw_path, is_lasting_question, parse_resolve_path, parse_lfs_path, parse_registry_path,
     )  # fmt: skip
     for reader in readers:
         try:
@@ -291,17 +291,17 @@ def make_head_feed() -> Callable[[bytes], object]:
 
 NAMES = ("xetHash", "xetEnabled")
 FIELD_PUMPS = (
-    " ", ",", "a", "0", '"', "\\a", '\\"', "=", "%20", "<", "<>", '<">', "-", "a ", "a,", " ,", '"a",', "a=b;", 'a="b",',
-    ', "', 'W/"a",', "0-0,", ";q=0,", ":", "1:", "[:", "bearer ", ";rel=", "<a>;rel=", '<a>;rel="', "; t=", "1.1 a,",
-    "for=1,", "\x85", "\xff",
+    " ", ",", "a", "0", '"', "\\a", '\\"', "=", "%20", "<", "<>", '<">', "-", "a ", "a,", " ,",
+    '"a",', "a=b;", 'a="b",', ', "', 'W/"a",', "0-0,", ";q=0,", ":", "1:", "[:", "bearer ", ";rel=",
+    "<a>;rel=", '<a>;rel="', "; t=", "1.1 a,", "for=1,", "\x85", "\xff",
 )  # fmt: skip
 TARGET_PUMPS = (
-    "a", "/", "%", "%20", "%2f", "//a", "?", "a&", "a=b&", "a/../", ":", "hf_", "hf_a", "bearer ", "bearer%20", "basic ",
-    "access_token ", "access_token=", "/tree/", "/resolve/", "\\",
+    "a", "/", "%", "%20", "%2f", "//a", "?", "a&", "a=b&", "a/../", ":", "hf_", "hf_a", "bearer ",
+    "bearer%20", "basic ", "access_token ", "access_token=", "/tree/", "/resolve/", "\\",
 )  # fmt: skip
 BODY_PUMPS = (
-    " ", ",", "a", '"', "\\", '\\"', "{", "[", "]", '{"a":1},', "[1,", ', "a": "', '{"xetHash":"a",', ',"xetHash":',
-    ',"xetHash" ', '"xetHash":1,"xetHash":1', "\r\na:", "\r\n a",
+    " ", ",", "a", '"', "\\", '\\"', "{", "[", "]", '{"a":1},', "[1,", ', "a": "',
+    '{"xetHash":"a",', ',"xetHash":', ',"xetHash" ', '"xetHash":1,"xetHash":1', "\r\na:", "\r\n a",
 )  # fmt: skip
 ENDS = ("", "!")
 READERS: dict[str, tuple[Callable[[str, str], None], tuple[str, ...], tuple[str, ...]]] = {
@@ -310,35 +310,41 @@ READERS: dict[str, tuple[Callable[[str, str], None], tuple[str, ...], tuple[str,
         FIELD_PUMPS,
         (
             "via", "via 1.1", "forwarded", 'forwarded for="', "forwarded for=1", "forwarded for=1,",
-            "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "range", "range bytes=", "range bytes=0", "if-none-match", 'if-none-match "',
-            "if-match W/", "if-range", "if-modified-since", "accept", "accept text/html", "accept text/html;",
-            "accept-encoding", "accept-encoding gzip", "accept-language", "authorization", "authorization bearer",
-            "authorization basic", "cookie", "expect", "transfer-encoding", "connection", "user-agent",
-            "content-type", "x-request-id", "content-length",
+            "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "range", "range bytes=",
+            "range bytes=0", "if-none-match", 'if-none-match "', "if-match W/", "if-range",
+            "if-modified-since", "accept", "accept text/html", "accept text/html;",
+            "accept-encoding", "accept-encoding gzip", "accept-language", "authorization",
+            "authorization bearer", "authorization basic", "cookie", "expect", "transfer-encoding",
+            "connection", "user-agent", "content-type", "x-request-id", "content-length",
         ),
     ),
     "target": (
         read_target,
         TARGET_PUMPS,
-        ("/", "/api/models/", "/api/models/a/b/tree/", "/a/b/resolve/", "/a/b/resolve/main/", "/?revision=", "/?",
-         "/a.git/info/lfs/objects/", "/v2/", "/download/a/b/", "http://h/"),
+        ("/", "/api/models/", "/api/models/a/b/tree/", "/a/b/resolve/", "/a/b/resolve/main/",
+         "/?revision=", "/?", "/a.git/info/lfs/objects/", "/v2/", "/download/a/b/", "http://h/"),
     ),
     "answer": (
         read_answer_head,
         FIELD_PUMPS,
-        ("link", "link <a>", 'link <a>; rel="', "link <", "vary", "connection", "location", "etag", "x-linked-etag",
-         "content-range", "retry-after", "ratelimit", "ratelimit ;", "content-encoding", "x-error-message", "via"),
+        ("link", "link <a>", 'link <a>; rel="', "link <", "vary", "connection", "location", "etag",
+         "x-linked-etag", "content-range", "retry-after", "ratelimit", "ratelimit ;",
+         "content-encoding", "x-error-message", "via"),
     ),
     "log": (read_log_text, TARGET_PUMPS, ("", "bearer ", "access_token", "//", "hf_", "?")),
     "members, byte by byte": (
         in_bytes(lambda: MemberFilter(NAMES).feed), BODY_PUMPS, ("", "{", '{"xetHash":"', ",")
     ),
     "entries, byte by byte": (
-        in_bytes(lambda: EntryFilter(NAMES, 5).feed), BODY_PUMPS, ("", "[", '["', '[{"', '[{"a":"', "[[")
+        in_bytes(lambda: EntryFilter(NAMES, 5).feed), BODY_PUMPS,
+        ("", "[", '["', '[{"', '[{"a":"', "[[")
     ),
-    "arrays, byte by byte": (in_bytes(lambda: ArrayJoiner().feed), BODY_PUMPS, ("", "[", "[1", "[]")),
+    "arrays, byte by byte": (
+        in_bytes(lambda: ArrayJoiner().feed), BODY_PUMPS, ("", "[", "[1", "[]")
+    ),
     "heads, byte by byte": (
-        in_bytes(make_head_feed), BODY_PUMPS, ("", "G", "GET /", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\na:")
+        in_bytes(make_head_feed), BODY_PUMPS,
+        ("", "G", "GET /", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\na:")
     ),
 }  # fmt: skip
 FIELDS = [(name, start) for name, (_, _, starts) in READERS.items() for start in starts]

@@ -30,8 +30,8 @@ A private file needs -H "Authorization: Bearer hf_...". Without a command, `serv
 `xetserve help` lists the chapters of the documentation.
 """
 SETTINGS_HELP = """\
-Every setting can be given as a flag, as an environment variable (in brackets) or in the TOML file that
---config names; the first one found in this order counts. HTTPS_PROXY, HTTP_PROXY, NO_PROXY and
+Every setting can be given as a flag, as an environment variable (in brackets) or in the TOML file
+that --config names; the first one found in this order counts. HTTPS_PROXY, HTTP_PROXY, NO_PROXY and
 SSL_CERT_FILE are honoured for upstream connections.
 """
 
@@ -73,8 +73,9 @@ def _make_parser() -> argparse.ArgumentParser:
     pull = commands.add_parser(
         "pull",
         help="fill the disk cache with a repository",
-        description="Read the files of a repository from the Hub into the disk cache (--cache-dir), verified. What "
-        "is there is not fetched again. It may run beside servers that use the same folder.",
+        description="Read the files of a repository from the Hub into the disk cache "
+        "(--cache-dir), verified. What is there is not fetched again. It may run beside servers "
+        "that use the same folder.",
     )
     add_flags_of_pull(pull)
     pull.set_defaults(run=run_pull)
@@ -82,7 +83,8 @@ def _make_parser() -> argparse.ArgumentParser:
     cache = commands.add_parser(
         "cache",
         help="look at the disk cache, check it, make room in it, carry it elsewhere",
-        description="Look after the disk cache (--cache-dir). All of it may be done while servers use it.",
+        description="Look after the disk cache (--cache-dir). All of it may be done while servers "
+        "use it.",
     )
     add_flags_of_cache(cache)
     cache.set_defaults(run=run_cache)
@@ -98,8 +100,9 @@ def _make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor",
         help="see whether a server with these settings would work here",
-        description="Look at everything between here and a file: settings, limits, cache, proxy, DNS, Hub, clock, token, "
-        "CAS, data. Each line is ok, warn or fail, with what to do; the status is 1 if something fails.",
+        description="Look at everything between here and a file: settings, limits, cache, proxy, "
+        "DNS, Hub, clock, token, CAS, data. Each line is ok, warn or fail, with what to do; the "
+        "status is 1 if something fails.",
     )
     add_flags_of_doctor(doctor)
     doctor.set_defaults(run=run_doctor)
@@ -115,8 +118,8 @@ def _make_parser() -> argparse.ArgumentParser:
     origin = commands.add_parser(
         "origin",
         help="run a small Hub and CAS on a folder",
-        description="Run a small Hub and CAS on a folder. It takes uploads from the official clients "
-        "(HF_ENDPOINT=http://HOST:PORT) and keeps what they send in DIR.",
+        description="Run a small Hub and CAS on a folder. It takes uploads from the official "
+        "clients (HF_ENDPOINT=http://HOST:PORT) and keeps what they send in DIR.",
     )
     add_flags_of_origin(origin)
     origin.set_defaults(run=run_origin)
@@ -124,8 +127,8 @@ def _make_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="see it work: a generated repository, an origin, the server, one download",
-        description="Generate a repository, serve it from an origin, put xetserve in front of it and "
-        "download a file. Then keep serving, for trying it with curl.",
+        description="Generate a repository, serve it from an origin, put xetserve in front of it "
+        "and download a file. Then keep serving, for trying it with curl.",
     )
     add_flags_of_demo(demo)
     demo.set_defaults(run=run_demo)
@@ -133,8 +136,8 @@ def _make_parser() -> argparse.ArgumentParser:
     chapters = commands.add_parser(
         "help",
         help="list the chapters of the documentation, or print one",
-        description="List the chapters of the documentation, or print one: through PAGER (or less) on a terminal, "
-        "else as it is.",
+        description="List the chapters of the documentation, or print one: through PAGER (or less) "
+        "on a terminal, else as it is.",
     )
     add_flags_of_help(chapters)
     chapters.set_defaults(run=run_help)

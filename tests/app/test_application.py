@@ -239,9 +239,8 @@ class TestDownloads:
     async def test_a_client_that_leaves_releases_everything(self) -> None:
         world = World({"data": "stall"})
         async with world.run() as client:
-            await client.send(
-                f"GET /download/o/n/a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
-            )
+            head = f"GET /download/o/n/a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}"
+            await client.send(f"{head}\r\n\r\n".encode())
             await until(lambda: bool(world.data.requests))
             client.reset()
             await asyncio.wait_for(world.data.wires[0].ended.wait(), PATIENCE)

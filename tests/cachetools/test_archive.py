@@ -129,7 +129,8 @@ NOW = time.time()
 ENTRY = pack_entry(
     FileEntry(
         size=1, etag="e", sha256=None, commit="c" * 40, last_modified=None, content_type=None,
-        file_hash=bytes(32), token_url=f"{HUB}/api/token", url=parse_url(f"{HUB}/o/n/resolve/main/a"),
+        file_hash=bytes(32), token_url=f"{HUB}/api/token",
+        url=parse_url(f"{HUB}/o/n/resolve/main/a"),
     )
 ).data  # fmt: skip
 FILE = QUESTION._replace(kind="file", name=f"{'c' * 40}\0a")
@@ -141,7 +142,8 @@ WANTED = {
     "entry": (FILE, b"+" + ENTRY),
     "public entry": (FILE._replace(scope=ANONYMOUS), b"+" + ENTRY),
     "no such file": (FILE, b"-" + pack_missing(UpstreamMissing("no", code="EntryNotFound")).data),
-    "public hub": (FILE, b"+" + ENTRY.replace(b'["http", "hub.example", 80', b'["https", "huggingface.co", 443')),
+    "public hub": (FILE, b"+" + ENTRY.replace(
+        b'["http", "hub.example", 80', b'["https", "huggingface.co", 443')),
     "info": (API, b'+[200, [["Link", "<http://hub.example/next>; rel=\\"next\\""]]]\n{}'),
 }  # fmt: skip
 UNWANTED = {
@@ -348,9 +350,11 @@ HOSTILE = {
     "large ledger": raw_member(f"ledgers/{HASH}.xl", tarfile.REGTYPE, size=1 << 32),
     "large entry": raw_member(f"xorbs/{HASH}/0-5.xc", tarfile.REGTYPE, size=1 << 32),
     "no manifest": pack([("meta/x", b"x"), END]),
-    "another format": pack([("manifest.json", b'{"format": "x", "version": 1, "files": 1, "bytes": 1}'), END]),
+    "another format": pack(
+        [("manifest.json", b'{"format": "x", "version": 1, "files": 1, "bytes": 1}'), END]),
     "a later version": pack([("manifest.json", GOOD[1].replace(b"1,", b"2,", 1)), END]),
-    "a manifest without sizes": pack([("manifest.json", b'{"format": "xetserve-cache", "version": 1}')]),
+    "a manifest without sizes": pack(
+        [("manifest.json", b'{"format": "xetserve-cache", "version": 1}')]),
     "a manifest that is none": pack([("manifest.json", b"[]")]),
     "a large manifest": pack([("manifest.json", b" " * 100_000)]),
     "missing files": pack([GOOD, END]),

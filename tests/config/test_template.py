@@ -168,7 +168,8 @@ def test_a_line_that_is_none(tmp_path: Path, line: str) -> None:
 def test_everything_that_is_wrong_is_found_at_once(tmp_path: Path) -> None:
     path = tmp_path / "xetserve.toml"
     path.write_text(
-        "[server]\nprot = 1\nhub_url = 'x'\nport = []\n[hubb]\n[cache]\ncache_size = 'x'\n[tls]\nqqq=1\n"
+        "[server]\nprot = 1\nhub_url = 'x'\nport = []\n[hubb]\n"
+        "[cache]\ncache_size = 'x'\n[tls]\nqqq=1\n"
     )
     errors = load_all({"host": " "}, {"XETSERVE_LOG_LEVL": "x"}, str(path)).errors
     expected = [

@@ -49,7 +49,8 @@ class TestJavaScript:
         self, shelf: Shelf, node_client: Path, tmp_path: Path, repo: str
     ) -> None:
         script = """
-            const folder = await hub.snapshotDownload({repo: args[0], hubUrl, accessToken, cacheDir: args[1]});
+            const params = {repo: args[0], hubUrl, accessToken, cacheDir: args[1]};
+            const folder = await hub.snapshotDownload(params);
             console.log(folder);
         """
         printed = run_node(node_client, script, shelf.server.url, TOKEN, repo, str(tmp_path))
@@ -65,7 +66,8 @@ class TestJavaScript:
             const files = [];
             for await (const file of hub.listFiles({...params, recursive: true})) files.push(file);
             const models = [];
-            for await (const model of hub.listModels({hubUrl, accessToken, search: {owner: "tester"}}))
+            const search = {owner: "tester"};
+            for await (const model of hub.listModels({hubUrl, accessToken, search}))
                 models.push(model.name);
             console.log(JSON.stringify({
                 size: blob.size,
@@ -90,7 +92,8 @@ class TestJavaScript:
 
     def test_repositories(self, shelf: Shelf, node_client: Path) -> None:
         script = """
-            const repo = {type: "dataset", name: "tester/by-node"}, params = {repo, hubUrl, accessToken};
+            const repo = {type: "dataset", name: "tester/by-node"};
+            const params = {repo, hubUrl, accessToken};
             const made = await hub.createRepo({...params, private: true});
             const stranger = {repo, hubUrl, accessToken: args[0]};
             const seen = [await hub.repoExists(params), await hub.repoExists(stranger)];

@@ -187,7 +187,8 @@ def test_a_file_system_reads_parts(place: Place, tmp_path: Path) -> None:
 
 # What is asked for, with which token, and what the client makes of the answer.
 FAILURES = {
-    "a stranger's repository": (PRIVATE, "main", PLAIN_FILE, OTHER_TOKEN, "RepositoryNotFoundError"),
+    "a stranger's repository": (PRIVATE, "main", PLAIN_FILE, OTHER_TOKEN,
+                                "RepositoryNotFoundError"),
     "a repository without a token": (PRIVATE, "main", XET_FILE, None, "RepositoryNotFoundError"),
     "a repository that is none": ("tester/no", "main", XET_FILE, TOKEN, "RepositoryNotFoundError"),
     "a revision that is none": (REPO, "refs/pr/9", XET_FILE, TOKEN, "RevisionNotFoundError"),

@@ -102,7 +102,8 @@ with opener.open(request) as answer, open(sys.argv[2], "wb") as out:
 def requests_get(url: str, target: Path) -> list[str]:
     """requests, the way its manual streams a file."""
     code = """import requests, sys
-with requests.get(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[3]}, stream=True) as r:
+headers = {"Authorization": "Bearer " + sys.argv[3]}
+with requests.get(sys.argv[1], headers=headers, stream=True) as r:
     r.raise_for_status()
     with open(sys.argv[2], "wb") as out:
         for chunk in r.iter_content(65536):

@@ -22,7 +22,9 @@ from tests.e2e.raw import PATIENCE, Client, until
 
 GET = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 NAME = "big.bin"
-DOWNLOAD = f"GET /download/{REPO}/{NAME} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+DOWNLOAD = (
+    f"GET /download/{REPO}/{NAME} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+).encode()
 
 
 def start(site: Site, launcher: Launcher, *flags: str) -> Process:
@@ -343,7 +345,9 @@ def test_requests_a_second(site: Site, launcher: Launcher, flag: str) -> None:
                 head += client.sock.recv(65536)
             statuses.append(int(head.split(b" ")[1]))
             if statuses[-1] == 429:
-                assert 0 < int(re.search(rb"(?i)retry-after: (\d+)", head)[1]) <= 100  # type: ignore[index]
+                wait = re.search(rb"(?i)retry-after: (\d+)", head)
+                assert wait is not None
+                assert 0 < int(wait[1]) <= 100
         assert statuses == [404, 404, 404, 429, 429]
     assert TOKEN not in server.log
 

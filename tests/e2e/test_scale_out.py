@@ -277,7 +277,7 @@ def test_all_urls_of_a_file_lead_to_one_server(fleet: Fleet) -> None:
             status, body = fleet.get(target, agent)
             assert status in (200, 404)  # 404: only one of the last two need be a name of main
             assert status == 404 or body == fleet.origin.files[name]
-        until(lambda: len(fleet.who_answered(agent)) == 6)  # noqa: B023 - it is over before the next
+        until(lambda: len(fleet.who_answered(agent)) == 6)  # noqa: B023 - waits here
         assert len(set(fleet.who_answered(agent))) == 1, name
 
 
@@ -330,7 +330,7 @@ def test_a_rolling_restart_loses_no_download(fleet: Fleet, tmp_path: Path) -> No
                 assert fleet.members[number].stop() == 0
                 load.wait_for(20)
                 fleet.start(number)
-                until(lambda: fleet.has_served(number))  # noqa: B023 - it is over before the next
+                until(lambda: fleet.has_served(number))  # noqa: B023 - waits here
                 _, errors = popen.communicate(timeout=TIMEOUT)
             assert (popen.returncode, errors) == (0, "")
             assert target.read_bytes() == fleet.origin.files[BIG]

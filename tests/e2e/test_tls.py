@@ -205,7 +205,8 @@ def test_everything_is_redirected(secure: Process, tmp_path: Path, method: str, 
 
 def test_the_host_is_the_one_that_was_asked_for(secure: Process, tmp_path: Path) -> None:
     port = urllib.parse.urlsplit(secure.url).port
-    for host, expected in [("a.example", "a.example"), ("a.example:80", "a.example"), ("[::1]:8", "[::1]")]:  # fmt: skip
+    expectations = {"a.example": "a.example", "a.example:80": "a.example", "[::1]:8": "[::1]"}
+    for host, expected in expectations.items():
         _, headers, _ = answer_of(f"{redirect_base(secure)}/x", tmp_path, "-H", f"Host: {host}")
         assert headers["location"] == f"https://{expected}:{port}/x"
 

@@ -40,8 +40,10 @@ THEN = 784_111_777  # Sun, 06 Nov 1994 08:49:37 GMT
         pytest.param("Son, 06 Nov 1994 08:49:37 GMT", None, id="another language"),
         pytest.param("1994-11-06T08:49:37Z", None, id="ISO 8601"),
         pytest.param("784111777", None, id="seconds"),
-        pytest.param("Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT", None, id="two"),
-        pytest.param("Sun, \u0660\u0666 Nov 1994 08:49:37 GMT", None, id="digits of another script"),
+        pytest.param("Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT", None,
+                     id="two"),
+        pytest.param("Sun, \u0660\u0666 Nov 1994 08:49:37 GMT", None,
+                     id="digits of another script"),
         pytest.param("", None, id="empty"),
     ],
 )  # fmt: skip

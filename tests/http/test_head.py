@@ -50,7 +50,8 @@ def test_a_head_is_taken_and_nothing_else(before: bytes, piece: int) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\r", b"\r\n", b"\r\n\r", b"G", b"GET /", LINE[:-1], LINE, LINE + HOST, LINE + HOST + b"\r"],
+    [b"", b"\r", b"\r\n", b"\r\n\r", b"G", b"GET /", LINE[:-1], LINE, LINE + HOST,
+     LINE + HOST + b"\r"],
 )  # fmt: skip
 def test_an_incomplete_head_waits(data: bytes) -> None:
     assert take(data)[0] is None

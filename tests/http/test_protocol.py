@@ -387,7 +387,8 @@ def lines(*fields: str) -> bytes:
         pytest.param(lines("Host: h", "Content-Length: 0x5"), 400, id="length in hex"),
         pytest.param(lines("Host: h", "Content-Length: \xb2"), 400, id="length in superscript"),
         pytest.param(lines("Host: h", "Content-Length:"), 400, id="empty length"),
-        pytest.param(lines("Host: h", "Content-Length: " + "9" * 21), 400, id="length of 21 digits"),
+        pytest.param(lines("Host: h", "Content-Length: " + "9" * 21), 400,
+                     id="length of 21 digits"),
         pytest.param(
             lines("Host: h", "Content-Length: 5", "Transfer-Encoding: chunked"),
             400,
@@ -716,7 +717,8 @@ def test_nonsense_after_a_request_is_found_in_its_turn() -> None:
 @pytest.mark.parametrize(
     ("data", "response", "fields", "body"),
     [
-        pytest.param(GET, Response(200, body=b"hello"), {b"Content-Length: 5"}, b"hello", id="bytes"),
+        pytest.param(GET, Response(200, body=b"hello"), {b"Content-Length: 5"}, b"hello",
+                     id="bytes"),
         pytest.param(GET, Response(200), {b"Content-Length: 0"}, b"", id="no body"),
         pytest.param(
             GET,
@@ -726,7 +728,8 @@ def test_nonsense_after_a_request_is_found_in_its_turn() -> None:
             id="bytes are never chunked",
         ),
         pytest.param(
-            GET, Response(200, body=blocks(), length=5), {b"Content-Length: 5"}, b"hello", id="length"
+            GET, Response(200, body=blocks(), length=5), {b"Content-Length: 5"}, b"hello",
+            id="length"
         ),
         pytest.param(
             GET,
@@ -776,7 +779,8 @@ def test_nonsense_after_a_request_is_found_in_its_turn() -> None:
             id="HEAD tells the length that GET would chunk",
         ),
         pytest.param(
-            HEAD, Response(200, body=blocks()), {b"Transfer-Encoding: chunked"}, b"", id="HEAD, none"
+            HEAD, Response(200, body=blocks()), {b"Transfer-Encoding: chunked"}, b"",
+            id="HEAD, none"
         ),
         pytest.param(
             OLD_HEAD, Response(200, length=7), {b"Content-Length: 7", b"Connection: close"}, b"",
@@ -784,7 +788,8 @@ def test_nonsense_after_a_request_is_found_in_its_turn() -> None:
         ),
         pytest.param(GET, Response(204), set(), b"", id="204"),
         pytest.param(GET, Response(204, body=blocks()), set(), b"", id="204 and a body"),
-        pytest.param(GET, Response(304, [("ETag", '"a"')], length=7), {b'ETag: "a"'}, b"", id="304"),
+        pytest.param(GET, Response(304, [("ETag", '"a"')], length=7), {b'ETag: "a"'}, b"",
+                     id="304"),
         pytest.param(GET, Response(304, body=b"hello"), set(), b"", id="304 and a body"),
         pytest.param(HEAD, Response(304), set(), b"", id="304 to HEAD"),
         pytest.param(
@@ -1109,9 +1114,10 @@ def test_an_old_client_gets_what_was_sent(answer: list[bytes], is_length_known: 
 
 PIECES = [
     GET, HEAD, OLD_GET, CLOSE, POST, CHUNKED_POST, PATIENT_POST, b"hello", b"5\r\nhello\r\n",
-    b"0\r\n\r\n", b"GET ", b"/a", b" HTTP/1.1\r\n", b" HTTP/2.0\r\n", b"Host: h\r\n", b"\r\n", b"\n",
-    b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"\0",
-    b"Expect: 100-continue\r\n", b"CONNECT ", b"* ", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"HEAD ",
+    b"0\r\n\r\n", b"GET ", b"/a", b" HTTP/1.1\r\n", b" HTTP/2.0\r\n", b"Host: h\r\n", b"\r\n",
+    b"\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n",
+    b"\0", b"Expect: 100-continue\r\n", b"CONNECT ", b"* ", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"HEAD ",
 ]  # fmt: skip
 streams = st.lists(st.sampled_from(PIECES) | st.binary(max_size=10), max_size=12).map(b"".join)
 

@@ -36,11 +36,12 @@ VALID = [
     + b"X-Sum: 1\r\n\r\n",
 ]
 PIECES = [
-    b"\r", b"\n", b"\r\n", b" ", b"\t", b"\0", b":", b";", b",", b"#", b"%", b"/", b"*", b"0", b"f", b"\x80",
-    b"\xa0", b"\x0b", b'"', b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.3", b"http://", b"GET ", b"HEAD ",
-    b"CONNECT ", b"Host: h\r\n", b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b" chunked", b"chunked, ",
-    b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Expect: 100-continue\r\n", b"X-A: b\r\n",
-    b"5\r\nhello\r\n", b"0\r\n\r\n", b"\r\n\r\n", b"a" * 70,
+    b"\r", b"\n", b"\r\n", b" ", b"\t", b"\0", b":", b";", b",", b"#", b"%", b"/", b"*", b"0", b"f",
+    b"\x80", b"\xa0", b"\x0b", b'"', b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.3", b"http://",
+    b"GET ", b"HEAD ", b"CONNECT ", b"Host: h\r\n", b"Content-Length: 5\r\n",
+    b"Content-Length: 0\r\n", b" chunked", b"chunked, ", b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n", b"Expect: 100-continue\r\n", b"X-A: b\r\n", b"5\r\nhello\r\n",
+    b"0\r\n\r\n", b"\r\n\r\n", b"a" * 70,
 ]  # fmt: skip
 
 

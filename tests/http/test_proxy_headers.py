@@ -81,7 +81,10 @@ CASES = {
         [("x-forwarded-for", "198.51.100.1, 203.0.113.7")],
         "203.0.113.7",
     ),
-    "the client names a trusted one": ([("x-forwarded-for", "10.9.9.9, 203.0.113.7")], "203.0.113.7"),
+    "the client names a trusted one": (
+        [("x-forwarded-for", "10.9.9.9, 203.0.113.7")],
+        "203.0.113.7",
+    ),
     "two proxies": ([("x-forwarded-for", "203.0.113.7, 10.0.0.2")], "203.0.113.7"),
     "two proxies and an invention": (
         [("x-forwarded-for", "1.1.1.1, 203.0.113.7, 10.0.0.2")],

@@ -379,7 +379,8 @@ class TestRules:
             pytest.param({"https": "http://p:1", "no": "*"}, "https://h/", None, id="never"),
             pytest.param({"https": "http://p:1", "no": "h"}, "https://h/", None, id="not for h"),
             pytest.param(
-                {"https": "http://p:1", "no": "other, .test"}, "https://a.test/", None, id="a domain"
+                {"https": "http://p:1", "no": "other, .test"}, "https://a.test/", None,
+                id="a domain",
             ),
             pytest.param(
                 {"https": "http://p:1", "no": "test"}, "https://contest/", ("p", 1, None),

@@ -172,7 +172,8 @@ class TestRequests:
 
     async def test_a_request_may_come_byte_by_byte(self) -> None:
         async with serving(echo) as listener, connected(listener.port) as client:
-            for byte in b"POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n":
+            head = b"POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            for byte in head + b"3\r\nabc\r\n0\r\n\r\n":
                 await client.send(bytes([byte]))
                 await turn()
             assert (await client.read_answer())[2] == b"abc"

@@ -32,8 +32,9 @@ def test_parse_url(text: str, expected: Url) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "/path", "h/path", "//h/path", "ftp://h/", "file:///etc/passwd", "http:///path", "http://",
-     "http:/h/x", "http://h:99999/", "http://h:x/", "http://[::1/", "http://h/a b", "http://h/\r\nX: y",
-     "http://h/\x00", "http://h/\x7f", "http://h/ü", "http://hü/", " http://h/", "http://h/\t"],
+     "http:/h/x", "http://h:99999/", "http://h:x/", "http://[::1/", "http://h/a b",
+     "http://h/\r\nX: y", "http://h/\x00", "http://h/\x7f", "http://h/ü", "http://hü/",
+     " http://h/", "http://h/\t"],
 )  # fmt: skip
 def test_what_cannot_be_requested_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:

@@ -67,7 +67,8 @@ def json_of(request: Request, capsys: pytest.CaptureFixture[str]) -> dict[str, o
 def test_a_text_line(capsys: pytest.CaptureFixture[str]) -> None:
     line = text_of(make_request(), capsys)
     assert re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", line) == (
-        'INFO xetserve.access: 0123456789abcdef 192.0.2.1 "GET /download/a/b/c.bin?revision=main" 200 5 1.500 '
+        "INFO xetserve.access: 0123456789abcdef 192.0.2.1 "
+        '"GET /download/a/b/c.bin?revision=main" 200 5 1.500 '
         "head=0.012 first=0.020 upstream=4 cache=1 hits=2 verified=yes token=a1b2c3d4 "
         '"curl/8"'
     )

@@ -39,7 +39,8 @@ def obey(channel):
 
 def run(work, num_workers=3, drain_timeout=30.0, watch=None):
     supervisor = supervisor_module.Supervisor(
-        num_workers, sockets, work, drain_timeout=drain_timeout, on_ready=lambda: say("ready"), watch=watch
+        num_workers, sockets, work,
+        drain_timeout=drain_timeout, on_ready=lambda: say("ready"), watch=watch,
     )
     sys.exit(supervisor.run())
 """

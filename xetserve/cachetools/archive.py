@@ -5,7 +5,7 @@ moving.
     xorbs/{64 hex: xorb hash}/{start}-{end}.xc  entries
     ledgers/{64 hex: file hash}.xl              ledgers of proven files
     plain/{git or sha256}-{hex}                 files that are not Xet
-    large/{git or sha256}-{hex}                 large ones, with checks, see pipeline/cache/blob_file.py
+    large/{git or sha256}-{hex}                 large ones, see pipeline/cache/blob_file.py
     meta/...                                    what is remembered of the Hub's answers
     end.json                                    how much there was: without it, the stream was cut
 

@@ -51,7 +51,8 @@ def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OWNER/NAME[@REVISION]",
-        help="only what this repository needs; may be repeated, datasets/ or spaces/ before it for those",
+        help="only what this repository needs; may be repeated, "
+        "datasets/ or spaces/ before it for those",
     )
     export.add_argument(
         "--with-unproven", action="store_true", help="also what no proof of a file or xorb covers"
@@ -62,7 +63,8 @@ def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
     take_in.add_argument(
         "--with-answers",
         action="store_true",
-        help="take in the Hub's answers, too, for offline use; nothing proves them: only from those whom you trust",
+        help="take in the Hub's answers, too, for offline use; nothing proves them: "
+        "only from those whom you trust",
     )
     for action in (stats, verify, collect, export, take_in):
         action.add_argument("--json", action="store_true", help="print a summary as JSON")
@@ -192,9 +194,12 @@ def _verify(options: argparse.Namespace, store: CacheStore) -> int:
             sys.stderr.write(f"{show(name)}: unproven\n")
         fate = "left where it is" if options.dry_run else "removed"
         _print(
-            f"{report.num_entries} entries of {report.num_xorbs} xorbs, {report.num_proven} of them whole and proven; "
-            f"{report.num_ledgers} ledgers, {report.num_plain} plain files, {format_size(report.size)} read; "
-            f"{len(report.unproven)} unproven, {len(report.damaged)} damaged{f' and {fate}' if report.damaged else ''}\n"
+            f"{report.num_entries} entries of {report.num_xorbs} xorbs, "
+            f"{report.num_proven} of them whole and proven; "
+            f"{report.num_ledgers} ledgers, {report.num_plain} plain files, "
+            f"{format_size(report.size)} read; "
+            f"{len(report.unproven)} unproven, {len(report.damaged)} damaged"
+            f"{f' and {fate}' if report.damaged else ''}\n"
         )
     return 1 if report.damaged else 0
 
@@ -241,8 +246,8 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
     _tell_counted(options, counted, "exported", "damaged and left out", out, chosen)
     if counted.num_unproven:
         sys.stderr.write(
-            f"{counted.num_unproven} entries are left out because nothing proves them yet: read their files as a whole first, "
-            "or export --with-unproven\n"
+            f"{counted.num_unproven} entries are left out because nothing proves them yet: "
+            "read their files as a whole first, or export --with-unproven\n"
         )
     is_lacking = bool(chosen) and counted.num_unproven > 0
     return 1 if counted.num_skipped or is_lacking or any(one.incomplete for one in chosen) else 0

@@ -60,7 +60,8 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
                 "--from",
                 dest="source",
                 metavar="PATH",
-                help="wheel, sdist or source folder (docker, podman: folder); without it, the version that runs this",
+                help="wheel, sdist or source folder (docker, podman: folder); "
+                "without it, the version that runs this",
             )
             action.add_argument(
                 "--python", default=sys.executable, help="systemd: makes the environment; this one"

@@ -327,7 +327,7 @@ class HubConfig:
 
 @dataclass(frozen=True, slots=True)
 class MetadataConfig:
-    """How long the answers of Hub and CAS are cached, per token. Times in seconds, sizes in bytes."""
+    """How long answers of Hub and CAS are cached, per token. Times in seconds, sizes in bytes."""
 
     metadata_ttl: float = _setting(
         30.0,
@@ -471,7 +471,7 @@ class StatusConfig:
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """Limits on connections, and on times and sizes of requests. Times in seconds, sizes in bytes."""
+    """Limits on connections and requests. Times in seconds, sizes in bytes."""
 
     max_connections: int = _setting(
         10_000,
@@ -653,8 +653,9 @@ class Config:
     def for_worker(self, num_workers: int) -> "Config":
         """Return the settings of one of num_workers processes.
 
-        It has its part of the memory budget, at least MIN_BUDGET, of the budget of request bodies, at least
-        MIN_BODY_BUDGET, of what is kept of answers, and of the numbers of connections and requests, rounded up.
+        It has its part of the memory budget, at least MIN_BUDGET, of the budget of request bodies,
+        at least MIN_BODY_BUDGET, of what is kept of answers, and of the numbers of connections and
+        requests, rounded up.
         """
 
         def part(limit: int) -> int:

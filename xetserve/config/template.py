@@ -17,7 +17,14 @@ from xetserve.config.schema import SECTIONS
 
 WIDTH: Final = 110
 MASK: Final = "***"
-_UNITS: Final = (("TiB", 2**40), ("TB", 10**12), ("GiB", 2**30), ("GB", 10**9), ("MiB", 2**20), ("KiB", 2**10))  # fmt: skip
+_UNITS: Final = (
+    ("TiB", 2**40),
+    ("TB", 10**12),
+    ("GiB", 2**30),
+    ("GB", 10**9),
+    ("MiB", 2**20),
+    ("KiB", 2**10),
+)
 # Words of a help text that are code: names of settings, paths, patterns.
 _CODE: Final = re.compile(r"(?<![^\s(])(?:[a-z]+_[a-z_]+|[/?.*][\w./=*-]*[\w=*/]|[/*])(?![\w/])")
 
@@ -27,9 +34,10 @@ _TOML_HEAD: Final = """\
 # After a change: xetserve config check --config FILE
 """
 _ENV_HEAD: Final = """\
-# Environment of xetserve {version}, for `docker run --env-file FILE` and EnvironmentFile= of systemd.
-# One NAME=value a line, without quotes; everything after the = is the value. Flags win over these
-# variables, and they win over the TOML file. After a change: xetserve config check --env-file FILE
+# Environment of xetserve {version}, for `docker run --env-file FILE` and EnvironmentFile= of
+# systemd. One NAME=value a line, without quotes; everything after the = is the value. Flags win
+# over these variables, and they win over the TOML file.
+# After a change: xetserve config check --env-file FILE
 """
 
 

@@ -10,8 +10,9 @@ REGISTRY: Final = Registry()
 
 # Values of the label "route": every request has one of them.
 ROUTES: Final = (
-    "page", "health", "ready", "metrics", "status", "operator", "download", "download-hash", "resolve", "raw", "api",
-    "manage", "lfs", "registry", "reconstruction", "xorb", "options", "other",
+    "page", "health", "ready", "metrics", "status", "operator", "download", "download-hash",
+    "resolve", "raw", "api", "manage", "lfs", "registry", "reconstruction", "xorb", "options",
+    "other",
 )  # fmt: skip
 
 
@@ -169,7 +170,8 @@ FETCHES = Gauge(
 FETCH_WAITS = Counter(
     REGISTRY,
     "xetserve_fetch_waits_total",
-    "Times that a fetch stopped reading until its client had taken something, or the budget had room.",
+    "Times that a fetch stopped reading until its client had taken something, "
+    "or the budget had room.",
 )
 BUDGET_HELD = Gauge(REGISTRY, "xetserve_budget_held_bytes", "File data that is held.")
 BUDGET_LIMIT = Gauge(REGISTRY, "xetserve_budget_limit_bytes", "What memory_budget allows.")

@@ -4,7 +4,8 @@ What clients choose (path, user agent, request id) is masked like everything tha
 escaped, so that a line is a line and a field a field whatever they send. Of the query only the
 parameters show that name what was asked for.
 
-    text  time INFO xetserve.access: id peer "method path" status bytes seconds [cut] key=value ... "user agent"
+    text  time INFO xetserve.access: id peer "method path" status bytes seconds [cut]
+          key=value ... "user agent"
     JSON  one object; unknown values are null; times in milliseconds
 """
 
@@ -77,7 +78,8 @@ class TextLog:
         agent = _user_agent(request)
         now = datetime.now().astimezone()
         _write(
-            f"{now:%Y-%m-%d %H:%M:%S},{now.microsecond // 1000:03d} INFO {_label()}xetserve.access: "
+            f"{now:%Y-%m-%d %H:%M:%S},{now.microsecond // 1000:03d} "
+            f"INFO {_label()}xetserve.access: "
             f"{escape(mask_secrets(request.request_id))} {request.peer or '-'} "
             f'"{escape(request.method)} {escape(mask_target(request.target))}" '
             f"{record.status} {record.sent} {record.total_time:.3f}"

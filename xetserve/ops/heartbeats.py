@@ -8,7 +8,8 @@ nothing half said but a place that its supervisor clears.
 A place, native 64-bit words:
 
     0   1: somebody is here, 0: nobody
-    1   when it was last written, ns of CLOCK_MONOTONIC; a process that starts is given time in advance
+    1   when it was last written, ns of CLOCK_MONOTONIC; a process that starts is given time in
+        advance
     2   since when there is no connection, ns of CLOCK_MONOTONIC; 0: there are some
 """
 

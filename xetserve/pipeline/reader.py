@@ -422,8 +422,8 @@ class FileReader:
         await self._prepared.wait()  # what may be taken from the cache depends on it
         if answer.is_imported and not (self._is_whole or self._verifier.is_proven):
             raise UpstreamOffline(
-                "this server is offline, and only an archive says how the file is built: a download of "
-                "the whole file would prove it"
+                "this server is offline, and only an archive says how the file is built: "
+                "a download of the whole file would prove it"
             )
         return answer
 

@@ -60,7 +60,8 @@ TOKEN = "hf_token"
 
 XET = http_head(
     302, "Location: http://cdn.test/x", f"X-Linked-Size: {SIZE}", f'X-Linked-ETag: "{SHA}"',
-    f"X-Xet-Hash: {NAME}", f"X-Repo-Commit: {COMMIT}", f"Last-Modified: {CHANGED}", "Content-Length: 0",
+    f"X-Xet-Hash: {NAME}", f"X-Repo-Commit: {COMMIT}", f"Last-Modified: {CHANGED}",
+    "Content-Length: 0",
 )  # fmt: skip
 
 TEXT = b"plain text"
@@ -316,7 +317,8 @@ class TestXetFiles:
 
     async def test_a_date_or_an_etag_that_is_none_is_left_out(self) -> None:
         odd = http_head(302, "Location: http://c.test/", f"X-Linked-Size: {SIZE}", "ETag: a b",
-                        "Last-Modified: yesterday", f"X-Xet-Hash: {NAME}", "Content-Length: 0")  # fmt: skip
+                        "Last-Modified: yesterday", f"X-Xet-Hash: {NAME}",
+                        "Content-Length: 0")  # fmt: skip
         async with staged(odd) as stage:
             headers = headers_of(await stage.get(method="HEAD"))
             assert not {"ETag", "Last-Modified", "Repr-Digest"} & set(headers)
@@ -790,8 +792,10 @@ class TestByHash:
         ("a.tar.gz", 'attachment; filename="a.tar.gz"', "application/octet-stream"),
         ("none", 'attachment; filename="none"', "application/octet-stream"),
         ('a"b', "attachment; filename=\"a_b\"; filename*=UTF-8''a%22b", "application/octet-stream"),
-        ("a\\b", "attachment; filename=\"a_b\"; filename*=UTF-8''a%5Cb", "application/octet-stream"),
-        ("a%41", "attachment; filename=\"a_41\"; filename*=UTF-8''a%2541", "application/octet-stream"),
+        ("a\\b", "attachment; filename=\"a_b\"; filename*=UTF-8''a%5Cb",
+         "application/octet-stream"),
+        ("a%41", "attachment; filename=\"a_41\"; filename*=UTF-8''a%2541",
+         "application/octet-stream"),
         ("a;b", 'attachment; filename="a;b"', "application/octet-stream"),
         ("ü.txt", "attachment; filename=\"_.txt\"; filename*=UTF-8''%C3%BC.txt", "text/plain"),
         ("a\r\nX: y", "attachment; filename=\"a__X: y\"; filename*=UTF-8''a%0D%0AX%3A%20y",

@@ -148,7 +148,8 @@ class TestRawFiles:
     async def test_they_come_as_they_are(self) -> None:
         text = b'{"xetHash": "of the file itself"}'
         answer = http_answer(200, text, "Content-Type: application/json", f'ETag: "{OID}"',
-                             f"X-Repo-Commit: {COMMIT}", "Content-Security-Policy: none")  # fmt: skip
+                             f"X-Repo-Commit: {COMMIT}",
+                             "Content-Security-Policy: none")  # fmt: skip
         world = World({"hub": answer})
         target = "/datasets/o/n/raw/refs%2Fpr%2F1/d/a%20%C3%BC.json"
         async with world.run() as client:

@@ -105,7 +105,8 @@ class TestBatch:
             ({"error": {"code": 410, "message": "gone"}}, {"code": 410, "message": "gone"}),
             ({"error": {"code": "x"}}, {"code": 404, "message": "the Hub has no such object"}),
             ({"actions": {}}, {"code": 404, "message": "the Hub has no such object"}),
-            ({"actions": {"download": {"href": 7}}}, {"code": 404, "message": "the Hub has no such object"}),
+            ({"actions": {"download": {"href": 7}}},
+             {"code": 404, "message": "the Hub has no such object"}),
         ],
     )  # fmt: skip
     async def test_the_hub_has_no_such_object(
@@ -168,7 +169,8 @@ class TestBatch:
             (GOOD | {"objects": [{"oid": SHA, "size": -1}]}, 422),
             (GOOD | {"objects": [{"oid": SHA, "size": True}]}, 422),
             (GOOD | {"objects": GOOD["objects"] * (MAX_OBJECTS + 1)}, 413),
-            (GOOD | {"objects": GOOD["objects"] * MAX_OBJECTS, "ref": {"name": "\u00fc" * 250}}, 413),
+            (GOOD | {"objects": GOOD["objects"] * MAX_OBJECTS, "ref": {"name": "\u00fc" * 250}},
+             413),
             (b" " * 600_000, 413),
         ],
     )  # fmt: skip
@@ -186,7 +188,8 @@ class TestBatch:
     @given(st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just(SHA),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-            st.sampled_from(("operation", "objects", "oid", "size", "ref", "name", "transfers")), inner),
+            st.sampled_from(("operation", "objects", "oid", "size", "ref", "name", "transfers")),
+            inner),
     ))  # fmt: skip
     @example({"transfers": 1})
     def test_any_json_is_read_or_refused(self, value: object) -> None:

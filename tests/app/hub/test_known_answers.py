@@ -98,8 +98,9 @@ class TestApi:
     @pytest.mark.parametrize(
         "path",
         ["/api/models/o/n", "/api/models/gpt2", "/api/datasets/o/n/revision/main",
-         "/api/models/o/n/tree/main/d?recursive=True", "/api/models/gpt2/refs", "/api/models?search=x",
-         "/api/spaces/o/n/commits/main", "/api/models/o/n/revision/refs%2Fpr%2F1"],
+         "/api/models/o/n/tree/main/d?recursive=True", "/api/models/gpt2/refs",
+         "/api/models?search=x", "/api/spaces/o/n/commits/main",
+         "/api/models/o/n/revision/refs%2Fpr%2F1"],
     )  # fmt: skip
     async def test_questions_that_are_asked_once(self, path: str) -> None:
         body = gzip.compress(json.dumps([ENTRY]).encode())
@@ -162,8 +163,8 @@ class TestApi:
 
     async def test_refusals_with_the_words_of_the_hub(self) -> None:
         refusal = http_answer(
-            404, b'{"error":"no"}', JSON, "X-Error-Code: RepoNotFound", "X-Error-Message: Repository not found",
-            "Cache-Control: max-age=100",
+            404, b'{"error":"no"}', JSON, "X-Error-Code: RepoNotFound",
+            "X-Error-Message: Repository not found", "Cache-Control: max-age=100",
         )  # fmt: skip
         world = hub(refusal, ttl=30, negative_ttl=5)
         async with world.run() as client:

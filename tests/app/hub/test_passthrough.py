@@ -27,8 +27,8 @@ class TestQuestions:
         target = "/api/models/o/n/tree/refs%2Fpr%2F1/d%20e?recursive=True&x=%2F"
         async with world.run() as client:
             status, _, body = await ask(
-                client, target, "User-Agent: hf/2", "Cookie: c=d", "Range: bytes=0-1", "TE: trailers",
-                'If-None-Match: W/"x"', "Accept: application/json",
+                client, target, "User-Agent: hf/2", "Cookie: c=d", "Range: bytes=0-1",
+                "TE: trailers", 'If-None-Match: W/"x"', "Accept: application/json",
             )  # fmt: skip
             assert (status, body) == (200, b"{}")
         (request,) = world.hub.requests
@@ -160,8 +160,9 @@ class TestAnswers:
     async def test_fields(self) -> None:
         world = hub(
             http_answer(
-                200, b"{}", JSON, 'ETag: W/"1"', "X-Xet-Hash: 00", "Set-Cookie: a=b", "Vary: Origin",
-                "X-Request-Id: theirs", "Via: 1.1 cdn", "X-Total-Count: 3", "Access-Control-Allow-Origin: x",
+                200, b"{}", JSON, 'ETag: W/"1"', "X-Xet-Hash: 00", "Set-Cookie: a=b",
+                "Vary: Origin", "X-Request-Id: theirs", "Via: 1.1 cdn", "X-Total-Count: 3",
+                "Access-Control-Allow-Origin: x",
             )
         )  # fmt: skip
         async with world.run() as client:

@@ -142,7 +142,8 @@ async def test_a_token_is_needed(method: str, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/api/repo", "POST, PUT, DELETE, OPTIONS"), ("PATCH", "/api/repo", "POST, PUT, DELETE, OPTIONS"),
+    [("GET", "/api/repo", "POST, PUT, DELETE, OPTIONS"),
+     ("PATCH", "/api/repo", "POST, PUT, DELETE, OPTIONS"),
      ("POST", "/api/account", "GET, HEAD, OPTIONS")],
 )  # fmt: skip
 async def test_other_methods(method: str, path: str, allowed: str) -> None:

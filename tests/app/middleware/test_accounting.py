@@ -102,7 +102,8 @@ def test_what_sent_nothing_has_no_first_byte() -> None:
     def num(instrument: object) -> float:
         cells = instrument._registry.cells.values  # type: ignore[attr-defined]
         place = instrument._find(("raw",))  # type: ignore[attr-defined]
-        return float(sum(cells[place : place + len(instrument.bounds) + 1]))  # type: ignore[attr-defined]
+        num_bounds = len(instrument.bounds)  # type: ignore[attr-defined]
+        return float(sum(cells[place : place + num_bounds + 1]))
 
     before = num(FIRST_BYTE), num(DURATION)
     count_answer(Request("GET", "/", record=Record(304, is_complete=True, route="raw")))

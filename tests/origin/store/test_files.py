@@ -69,7 +69,8 @@ def spans() -> list[Span]:
     cuts = {0, len(CONTENT), *RECORD.term_ends}
     ends = sorted({cut + by for cut in cuts for by in (-1, 0, 1)} & set(range(len(CONTENT) + 1)))
     pairs = [(a, b) for a in ends for b in ends if a < b]
-    pairs += [tuple(sorted(source.sample(range(len(CONTENT)), 2))) for _ in range(50)]  # type: ignore[misc]
+    samples = [source.sample(range(len(CONTENT)), 2) for _ in range(50)]
+    pairs += [(min(two), max(two)) for two in samples]
     return [Span(*pair) for pair in pairs]
 
 

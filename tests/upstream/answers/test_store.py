@@ -4,7 +4,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,9 @@ def test_nobody_else_may_look(folder: AnswerFolder, tmp_path: Path) -> None:
      lambda data: data[:26] + bytes([data[26] ^ 1]) + data[27:]],
     ids=["cut", "longer", "empty", "no body", "body", "magic", "time"],
 )  # fmt: skip
-def test_what_is_damaged_is_a_miss(folder: AnswerFolder, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_damaged_is_a_miss(
+    folder: AnswerFolder, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     folder.write(NAME, Stored(1.0, b"body"))
     path = tmp_path / "meta" / NAME
     path.write_bytes(damage(path.read_bytes()))

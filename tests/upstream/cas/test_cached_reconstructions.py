@@ -104,7 +104,11 @@ class World:
 
     async def ask(self, asked: ByteRange = FIRST, access: object = None) -> Reconstruction:
         given = Access() if access is None else access
-        return await self.plans.fetch_reconstruction(given, FILE.file_hash, asked)  # type: ignore[arg-type]
+        return await self.plans.fetch_reconstruction(
+            given,  # type: ignore[arg-type]
+            FILE.file_hash,
+            asked,
+        )
 
 
 @pytest.fixture

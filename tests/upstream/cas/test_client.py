@@ -272,8 +272,8 @@ class TestData:
 
     @pytest.mark.parametrize(
         ("status", "kind", "becomes"),
-        [(403, UrlExpired, 502), (204, UpstreamRefused, 502), (404, UpstreamRefused, 502), (416, UpstreamRefused, 502),
-         (401, UpstreamRefused, 502), (503, UpstreamBusy, 503)],
+        [(403, UrlExpired, 502), (204, UpstreamRefused, 502), (404, UpstreamRefused, 502),
+         (416, UpstreamRefused, 502), (401, UpstreamRefused, 502), (503, UpstreamBusy, 503)],
     )  # fmt: skip
     async def test_statuses(
         self, cas: CasClient, status: int, kind: type[UpstreamError], becomes: int

@@ -186,5 +186,6 @@ class ContentDigest:
         """
         if self._hash.hexdigest() != self._expected:
             raise IntegrityError(
-                f"the file has {self._hash.name} {self._hash.hexdigest()}, expected {self._expected}"
+                f"the file has {self._hash.name} {self._hash.hexdigest()}, "
+                f"expected {self._expected}"
             )

@@ -15,8 +15,8 @@ from xetserve.xet.hashes import format_hash
 
 # Clients that would rather hear of the file than have it, huggingface.js among them, accept this.
 FILE_INFO: Final = "application/vnd.xet-fileinfo+json"
-_OF_THE_FILE: Final = ("Content-Type", "Content-Disposition", "Accept-Ranges", "ETag", "Repr-Digest", "Last-Modified",
-                       "Cache-Control")  # fmt: skip
+_OF_THE_FILE: Final = ("Content-Type", "Content-Disposition", "Accept-Ranges", "ETag",
+                       "Repr-Digest", "Last-Modified", "Cache-Control")  # fmt: skip
 
 
 def wants_file_info(request: Request) -> bool:

@@ -58,7 +58,10 @@ _PATH: Final = re.compile(
     r"|/(?:v1/)?(reconstructions)"
 )
 _RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
-_SHARED: Final = "two of the files have chunks in common, and one URL can hold them against one file only: ask for one file at a time"
+_SHARED: Final = (
+    "two of the files have chunks in common, and one URL can hold them against one file only: "
+    "ask for one file at a time"
+)
 _NO_STORE: Final = (("Cache-Control", "no-store"), ("Vary", "Authorization"))
 
 

@@ -126,9 +126,10 @@ class XorbData:
         if now - self._last_warning >= WARNING_PAUSE:
             self._last_warning = now
             logger.warning(
-                "native: refused a data URL of another instance, which had not proven the file. After a restart this is over "
-                "soon; else the balancer spreads the data of a file, and has to hash /xorbs/ by the parameter `file`, as "
-                "scale/haproxy.cfg and scale/nginx.conf do"
+                "native: refused a data URL of another instance, which had not proven the file. "
+                "After a restart this is over soon; else the balancer spreads the data of a file, "
+                "and has to hash /xorbs/ by the parameter `file`, as scale/haproxy.cfg and "
+                "scale/nginx.conf do"
             )
         return RequestError(409, "only the server that signed the URL can prove it: start again")
 

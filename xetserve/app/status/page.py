@@ -77,8 +77,10 @@ def make_page(
         script=SCRIPT,
         live=live,
         usage=make_usage_html(base_url),
-        footer=_make_footer(is_operator=is_operator, may_log_in=may_log_in, was_refused=was_refused),
-    )  # fmt: skip
+        footer=_make_footer(
+            is_operator=is_operator, may_log_in=may_log_in, was_refused=was_refused
+        ),
+    )
 
 
 def format_size(size: float) -> str:
@@ -135,10 +137,12 @@ def _make_graph(figures: dict[str, Any], rates: Sequence[tuple[float, float]]) -
     rates = rates[-_GRAPH_WIDTH - 1 :]
     first = _GRAPH_WIDTH - len(rates) + 1
 
+    def height(rate: float) -> float:
+        return _GRAPH_HEIGHT - max(0.0, rate) / top * (_GRAPH_HEIGHT - 2)
+
     def points(which: int) -> str:
         return " ".join(
-            f"{first + number},{_GRAPH_HEIGHT - max(0.0, pair[which]) / top * (_GRAPH_HEIGHT - 2):.1f}"
-            for number, pair in enumerate(rates)
+            f"{first + number},{height(pair[which]):.1f}" for number, pair in enumerate(rates)
         )
 
     sent = points(0)
@@ -146,7 +150,8 @@ def _make_graph(figures: dict[str, Any], rates: Sequence[tuple[float, float]]) -
         f'<svg viewBox="0 0 {_GRAPH_WIDTH} {_GRAPH_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="bytes a second, the last five minutes, at most {format_size(top)}">'
         f'<line class="base" x1="0" y1="{_GRAPH_HEIGHT}" x2="{_GRAPH_WIDTH}" y2="{_GRAPH_HEIGHT}"/>'
-        f'<polygon class="area" points="{first},{_GRAPH_HEIGHT} {sent} {_GRAPH_WIDTH},{_GRAPH_HEIGHT}"/>'
+        f'<polygon class="area" points="{first},{_GRAPH_HEIGHT} {sent} '
+        f'{_GRAPH_WIDTH},{_GRAPH_HEIGHT}"/>'
         f'<polyline class="line second" points="{points(1)}"/>'
         f'<polyline class="line" points="{sent}"/></svg>'
     )
@@ -165,7 +170,10 @@ def _make_graph(figures: dict[str, Any], rates: Sequence[tuple[float, float]]) -
 
 def _make_bar(value: float, limit: float, label: str) -> str:
     kind = ' class="full"' if limit and value > limit * 0.95 else ""
-    return f'<progress{kind} max="{max(1, int(limit))}" value="{int(value)}" aria-label="{label}"></progress>'
+    return (
+        f'<progress{kind} max="{max(1, int(limit))}" value="{int(value)}" '
+        f'aria-label="{label}"></progress>'
+    )
 
 
 def _make_memory(memory: dict[str, int]) -> str:
@@ -201,13 +209,15 @@ def _make_counts(figures: dict[str, Any]) -> list[str]:
         _make_card(
             "Requests",
             f"{requests['total']:,}",
-            f'<div class="soft">{requests["active"]} active, {figures["connections"]} connections</div>',
+            f'<div class="soft">{requests["active"]} active, '
+            f"{figures['connections']} connections</div>",
             f'<div class="soft">{requests["cut"]} cut, {requests["refused"]} refused</div>',
         ),
         _make_card(
             "Integrity failures",
             f'<span class="count{bad}">{failures}</span>',
-            f'<div class="soft">upstream: {upstream["failures"]} failures, {upstream["retries"]} retries</div>',
+            f'<div class="soft">upstream: {upstream["failures"]} failures, '
+            f"{upstream['retries']} retries</div>",
         ),
     ]
 
@@ -247,7 +257,10 @@ def _make_stream(stream: dict[str, Any], *, is_operator: bool) -> str:
 def _make_bar_of(sent: int, size: int | None) -> str:
     if size is None:
         return '<progress aria-label="progress, the size is not known"></progress>'
-    return f'<progress max="{max(1, size)}" value="{min(sent, size)}" aria-label="progress"></progress>'
+    return (
+        f'<progress max="{max(1, size)}" value="{min(sent, size)}" '
+        'aria-label="progress"></progress>'
+    )
 
 
 def _make_footer(*, is_operator: bool, may_log_in: bool, was_refused: bool) -> str:
@@ -260,8 +273,9 @@ def _make_footer(*, is_operator: bool, may_log_in: bool, was_refused: bool) -> s
         )
     refused = '<span class="bad" role="alert">That is not it.</span>' if was_refused else ""
     return (
-        '<form method="post" action="operator"><label for="token" class="soft">Operator token, to see '
-        'names</label><input type="text" name="user" value="operator" autocomplete="username" hidden>'
+        '<form method="post" action="operator">'
+        '<label for="token" class="soft">Operator token, to see names</label>'
+        '<input type="text" name="user" value="operator" autocomplete="username" hidden>'
         '<input type="password" id="token" name="token" autocomplete="current-password" '
         f"required><button>Show</button>{refused}</form>"
     )

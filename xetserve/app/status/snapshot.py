@@ -167,9 +167,8 @@ class Snapshot:
         for before, after in zip(starts, samples[1:], strict=False):
             seconds = after.time - before.time
             if seconds > 0:  # clocks are set now and then
-                found.append(
-                    ((after.sent - before.sent) / seconds, (after.fetched - before.fetched) / seconds)
-                )  # fmt: skip
+                sent, fetched = after.sent - before.sent, after.fetched - before.fetched
+                found.append((sent / seconds, fetched / seconds))
         return found or [(0.0, 0.0)]
 
     def _describe_streams(self, now: float, *, with_names: bool) -> list[dict[str, Any]]:

@@ -45,7 +45,10 @@ class Finding(NamedTuple):
 def advise_on_connection(text: str) -> str:
     """Advise on an error with that text."""
     if "certificate" in text:
-        return "trust the CA that signed it: SSL_CERT_FILE; behind a proxy that opens TLS, that proxy's CA"
+        return (
+            "trust the CA that signed it: SSL_CERT_FILE; "
+            "behind a proxy that opens TLS, that proxy's CA"
+        )
     if "503" in text or "500" in text or "502" in text:
         return "it is in trouble itself: try again later"
     return "look at the network, firewalls and HTTPS_PROXY"
@@ -67,7 +70,10 @@ def check_files(max_connections: int) -> Finding:
     text = "without a limit" if hard == resource.RLIM_INFINITY else f"at most {hard}"
     if hard == resource.RLIM_INFINITY or hard // 2 >= (max_connections or 1):
         return Finding("open files", Level.OK, text)
-    advice = "raise the hard limit: LimitNOFILE= of the unit, docker run --ulimit nofile=N, or limits.conf"
+    advice = (
+        "raise the hard limit: LimitNOFILE= of the unit, docker run --ulimit nofile=N, "
+        "or limits.conf"
+    )
     if hard < MIN_FILES:
         return Finding("open files", Level.FAIL, text, advice)
     usable = f"{hard // 2} of max_connections {max_connections} can be used"
@@ -101,7 +107,8 @@ def check_cache(config: Config) -> Finding:
         return Finding(
             "cache",
             Level.FAIL,
-            f"{text}, cache_min_free is {format_size(config.cache.cache_min_free)}: nothing would be kept",
+            f"{text}, cache_min_free is {format_size(config.cache.cache_min_free)}: "
+            "nothing would be kept",
             "make room, or name another cache_dir",
         )
     used = _read_usage(folder)
@@ -110,7 +117,8 @@ def check_cache(config: Config) -> Finding:
         return Finding(
             "cache",
             Level.WARN,
-            f"{text}: room for {format_size(room)} of cache_size {format_size(config.cache.cache_size)}",
+            f"{text}: room for {format_size(room)} "
+            f"of cache_size {format_size(config.cache.cache_size)}",
             "make room, or lower cache_size",
         )
     return Finding("cache", Level.OK, text)

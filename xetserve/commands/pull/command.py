@@ -157,8 +157,8 @@ async def _pull(
     packed = summary.upstream_size + summary.cache_size
     if summary.num_evicted and packed > config.cache.cache_size:
         summary.failed[""] = (
-            f"{format_size(packed)} went through a cache of {format_size(config.cache.cache_size)}: "
-            "what was read first is not there any more"
+            f"{format_size(packed)} went through a cache of "
+            f"{format_size(config.cache.cache_size)}: what was read first is not there any more"
         )
     _tell(summary, repo, revision, as_json=options.json)
     return 1 if summary.failed else 0
@@ -183,7 +183,8 @@ def _tell(summary: Summary, repo: RepoRef, revision: str, *, as_json: bool) -> N
     if "" in summary.failed:
         sys.stderr.write(f"xetserve pull: {summary.failed['']}\n")
     sys.stdout.write(
-        f"{repo.id}@{summary.commit}: {summary.num_files} files, {format_size(summary.size)} in the cache; "
+        f"{repo.id}@{summary.commit}: {summary.num_files} files, "
+        f"{format_size(summary.size)} in the cache; "
         f"{format_size(summary.upstream_size)} fetched, {len(summary.failed)} failed, "
         f"in {format_seconds(summary.seconds)}\n"
     )

@@ -107,8 +107,8 @@ def check_idle_exit(config: Config, endpoints: Endpoints) -> None:
         where = ", ".join(_describe(endpoint) for endpoint in endpoints.bound)
         endpoints.remove_files()
         raise ConfigError(
-            f"idle_exit needs sockets that a service manager hands over (LISTEN_FDS): nobody would start the "
-            f"server again for {where}"
+            "idle_exit needs sockets that a service manager hands over (LISTEN_FDS): "
+            f"nobody would start the server again for {where}"
         )
 
 

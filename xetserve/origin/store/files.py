@@ -1,7 +1,7 @@
 """Xet files on disk, and how any range of one is rebuilt.
 
-    files/{file hash}.json   {"size": bytes, "sha256": hex or null, "terms": [[xorb hash, first chunk,
-                             end chunk, decoded bytes], ...]}
+    files/{file hash}.json   {"size": bytes, "sha256": hex or null, "terms":
+                             [[xorb hash, first chunk, end chunk, decoded bytes], ...]}
 
 A range is described by the terms that cover it, cut to whole chunks at both ends. The byte ranges
 to fetch are then the term's ranges, those of one xorb merged where they touch or overlap.

@@ -4,8 +4,8 @@
       repo.json                      type, id, owner (who made it), private, created
       refs.json                      {"refs/heads/main": commit id, ...}
       commits/{id}.json              tree id, parent, title, message, author, date
-      commits/{id}.entries           the files of the commit, one JSON object a line, sorted by path
-      uploads/{sha256}               large content that was uploaded to the repository: its file hash
+      commits/{id}.entries           files of the commit, one JSON object a line, sorted by path
+      uploads/{sha256}               large content uploaded to the repository: its file hash
       files/{file hash}              an empty file for each Xet file that a commit has named
     blobs/{git id}                   content of plain files
 

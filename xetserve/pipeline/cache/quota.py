@@ -1,7 +1,8 @@
 """Room in the folder of the cache: the bytes that are used, and what goes when they are too many.
 Blocks; for threads.
 
-    DIR/usage        bytes of all files in whole blocks, those in tmp included; a guess that sweeping corrects
+    DIR/usage        bytes of all files in whole blocks, those in tmp included; a guess that
+                     sweeping corrects
     DIR/sweep.lock   held by whoever sweeps
 
 Whoever is about to write takes room first, and gives it back when nothing came of it. The least

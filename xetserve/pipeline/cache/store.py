@@ -1,12 +1,13 @@
 """The folder of the cache. Everything here blocks, and is for threads.
 
-    DIR/ab/{64 hex: xorb hash}/{start}-{end}-{random}.xc    entries, see entry.py; .proven.xc once they are proven,
-                                                            .imported.xc as long as only an archive has them
-    DIR/ledgers/ab/{64 hex: file hash}.xl                   what proven files are made of, see pipeline/verify/ledger_file.py
-    DIR/plain/ab/{git or sha256}-{hex}                      files that are not Xet, see blob_file.py
-    DIR/large/ab/{git or sha256}-{hex}                      large ones, with checks
-    DIR/tmp/{random}                                        what is being written
-    DIR/usage, DIR/sweep.lock                               see quota.py
+    DIR/ab/{64 hex: xorb hash}/                entries, see entry.py
+      {start}-{end}-{random}.xc                .proven.xc once they are proven,
+                                               .imported.xc as long as only an archive has them
+    DIR/ledgers/ab/{64 hex: file hash}.xl      ledgers of proven files, see verify/ledger_file.py
+    DIR/plain/ab/{git or sha256}-{hex}         files that are not Xet, see blob_file.py
+    DIR/large/ab/{git or sha256}-{hex}         large ones, with checks
+    DIR/tmp/{random}                           what is being written
+    DIR/usage, DIR/sweep.lock                  see quota.py
 
 Several processes share a folder. Names are unique and a rename is atomic, so reading and writing
 need no lock: a file is complete or not there. A file in tmp is locked (flock) by the process that

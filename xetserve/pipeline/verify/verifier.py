@@ -199,7 +199,8 @@ class Verifier:
         root = tree.file_hash()
         if root != ledger.file_hash:
             raise IntegrityError(
-                f"the chunks make file {format_hash(root)}, expected {format_hash(ledger.file_hash)}"
+                f"the chunks make file {format_hash(root)}, "
+                f"expected {format_hash(ledger.file_hash)}"
             )
         self.is_verified = True
         # In doubt, it may have been told the first chunks again, by others.

@@ -1,7 +1,8 @@
 """Metadata on disk, beside the disk cache: small files, complete or not there.
 
     DIR/{scope}/{2 hex}/{64 hex}            what the Hub said to a token, see cache.py
-    DIR/plans/{2 hex}/{64 hex}/{range}      how a range of a file is built, see upstream/cas/reconstruction_archive.py
+    DIR/plans/{2 hex}/{64 hex}/{range}      how a range of a file is built,
+                                            see upstream/cas/reconstruction_archive.py
     DIR/imported/...                        the same, brought from elsewhere
     DIR/**/.{random}                        being written
 
