@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.app.hub.test_json_filter import DOCUMENTS, HASH, NAMES, without
+from tests.app.hub.test_json_filter import DELICATE, DOCUMENTS, HASH, NAMES, without
 from xetserve.app.hub.json_entry_filter import MAX_ENTRY, EntryFilter
 
 LIMIT = 1000
@@ -56,6 +56,13 @@ def test_other_documents_lose_them_everywhere(document: Any, size: int) -> None:
 def test_whatever_comes_goes_on(text: bytes, size: int) -> None:
     """What is no JSON has no members to be taken out."""
     assert run(text, size) == text
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+def test_the_rest_is_the_same_to_the_byte(size: int) -> None:
+    large = b'{"xetHash":"0", "size" :1001,"more":%b}' % DELICATE.replace(b"9" * 5000, b"9")
+    text = b'[{"xetHash":"0",  "size":5}, %b ,{"size":5,"xetHash":"0"}, %b]' % (large, DELICATE)
+    assert run(text, size) == b'[{  "size":5}, %b ,{"size":5}, %b]' % (large, DELICATE)
 
 
 def listing(count: int) -> list[dict[str, Any]]:
