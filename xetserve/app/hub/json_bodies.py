@@ -1,4 +1,4 @@
-"""Bodies of the Hub's API as they pass: decoded, pages joined, members left out."""
+"""Bodies of the Hub's API as they pass: decoded, pages joined, members removed."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -14,7 +14,7 @@ from xetserve.http.messages import Block, Headers
 from xetserve.http.relay import find_link
 from xetserve.upstream.turns import Turns
 
-MAX_PAGES: Final = 1000  # of a list that is joined: a million entries
+MAX_PAGES: Final = 1000  # of a list that is joined: the Hub puts 1,000 entries on a page
 _BUFFER_SIZE: Final = 64 * 1024
 
 Pieces = AsyncGenerator[bytes, None]
@@ -28,9 +28,9 @@ class HubAnswer(BlobSource, Protocol):
 
 
 class Page(NamedTuple):
-    """An answer that has begun to come.
+    """An answer whose head has arrived.
 
-    opened: the entered context that source came from.
+    opened: the context that source came from; it is entered, and left after the body.
     """
 
     opened: AbstractAsyncContextManager[object]
@@ -48,15 +48,18 @@ class Page(NamedTuple):
 
     @property
     def following(self) -> str | None:
-        """The URL of the page behind this one."""
+        """The URL of the next page; None: this is the last one."""
         return find_link(", ".join(self.headers.get_all("link")), "next")
 
 
 async def read_pieces(page: Page, timeout: float) -> Pieces:
-    """Read a body, decoded; the page is left when it ends or is closed.
+    """Yield a body, decoded. The page is left when the body ends or the iterator is closed.
 
     Args:
         timeout: seconds without a byte.
+
+    Raises:
+        UpstreamError: the body broke off, stalled, or is not coded as it says.
     """
     try:
         decoder = StreamDecoder(page.headers.get("content-encoding"))
@@ -80,10 +83,13 @@ async def read_pieces(page: Page, timeout: float) -> Pieces:
 async def join_pages(
     page: Page, timeout: float, open_page: Callable[[str], Awaitable[Page]]
 ) -> Pieces:
-    """Read a list with all its pages as one array.
+    """Yield a list with all its pages as one array.
 
     Args:
-        open_page: asks for the page at a URL.
+        open_page: fetches the page at a URL.
+
+    Raises:
+        UpstreamError: a page is not an array, or there are more than MAX_PAGES.
     """
     joiner = ArrayJoiner()
     for _ in range(MAX_PAGES):
@@ -105,7 +111,7 @@ async def join_pages(
 async def make_blocks(
     pieces: Pieces, members: MemberFilter | EntryFilter | None
 ) -> AsyncGenerator[Block, None]:
-    """Make blocks of a body, without some members."""
+    """Yield the blocks of a body, without some members."""
     async with aclosing(pieces):
         async for piece in pieces:
             yield [piece if members is None else members.feed(piece)]

@@ -1,20 +1,22 @@
-"""Makes one JSON array of several as they pass, in bounded memory. The texts are not parsed."""
+"""Make one JSON array of several as they pass, in bounded memory.
+
+    [1,2]   []   [3]   becomes   [1,2,3]
+
+The texts are not parsed: only blanks and brackets at both ends of each are looked at. A list of a
+thousand pages never has to be held, and a page goes on while it comes in.
+"""
 
 from typing import Final
 
 from xetserve.errors import FormatError
 
-MAX_HELD: Final = (
-    4096  # bytes of blanks and closing brackets; nothing that is sensible ends with more
-)
+MAX_HELD: Final = 4096  # bytes of blanks and closing brackets at an end; real pages have a few
 
 _BLANK: Final = b" \t\r\n"
 
 
 class ArrayJoiner:
-    """Joins arrays: feed the pieces of each, end_page() behind each, and finish() behind the last
-    one.
-    """
+    """Joins arrays: feed() the pieces of each, end_page() after each, finish() after the last."""
 
     def __init__(self) -> None:
         self._is_open = False  # the bracket of this array was seen
@@ -24,7 +26,7 @@ class ArrayJoiner:
         self._lead = b"["
 
     def feed(self, data: bytes) -> bytes:
-        """Take in a piece of an array; gives what is ready to go on.
+        """Take in a piece of an array, and return what is ready to be sent.
 
         Raises:
             FormatError: it is no array.
@@ -48,7 +50,7 @@ class ArrayJoiner:
         return self._pass(kept)
 
     def end_page(self) -> bytes:
-        """Take the end of an array; gives what is ready to go on.
+        """End an array, and return what is ready to be sent.
 
         Raises:
             FormatError: it is no array.
@@ -62,12 +64,12 @@ class ArrayJoiner:
         return rest
 
     def finish(self) -> bytes:
-        """Return the end of the whole."""
+        """Return the end of the joined array."""
         lead, self._lead = self._lead, b""
         return lead + b"]"
 
     def _pass(self, data: bytes) -> bytes:
-        """Put what has to stand there before members."""
+        """Return data with the bracket or comma that has to stand before it."""
         if not data:
             return b""
         lead, self._lead = self._lead, b""
