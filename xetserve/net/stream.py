@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
+from xetserve.base.waiters import wake
 from xetserve.errors import BrokenStream
 from xetserve.http.messages import Buffer
 from xetserve.net.min_rate import RateFloor
@@ -81,11 +82,11 @@ class ByteStream(asyncio.BufferedProtocol):
             self._inbox += _SCRATCH[:nbytes]
             if len(self._inbox) >= RECEIVE_LIMIT:
                 self._pause()
-        _wake(self._receiver)
+        wake(self._receiver)
 
     def eof_received(self) -> bool:
         self._eof = True
-        _wake(self._receiver)
+        wake(self._receiver)
         # A client may shut its side down and still read the answer; TLS has no such state.
         return self.transport.get_extra_info("sslcontext") is None
 
@@ -94,14 +95,14 @@ class ByteStream(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        _wake(self._drained)
+        wake(self._drained)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         self._error = exc
         self._target = None
         for waiter in (self._receiver, self._drained, self._closed):
-            _wake(waiter)
+            wake(waiter)
         if self.on_lost is not None:
             self.on_lost()
             self.on_lost = None
@@ -305,8 +306,3 @@ class ByteStream(asyncio.BufferedProtocol):
         if not self._lost:
             self._closed = asyncio.get_running_loop().create_future()
             await self._closed
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)

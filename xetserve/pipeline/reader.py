@@ -17,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+from xetserve.base.waiters import wake
 from xetserve.errors import (
     FormatError,
     IntegrityError,
@@ -414,7 +415,7 @@ class FileReader:
             await planner.run()
         except Exception as exc:  # noqa: BLE001 - it is the reader's to see, once it gets there
             self._plan_error = exc
-        _wake(self._change)
+        wake(self._change)
 
     async def _ask(self, asked: ByteRange) -> Reconstruction:
         source = self._table.source
@@ -451,9 +452,4 @@ class FileReader:
             self._move_to(plan.file_range.start)
         self._traffic.add_window(plan.asked.start, plan.asked.end)
         self._pump()
-        _wake(self._change)
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+        wake(self._change)

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 import aiofiles.os
 
+from xetserve.base.waiters import wake
 from xetserve.errors import FormatError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
 from xetserve.pipeline.cache.coverage import Coverage
@@ -139,7 +140,7 @@ class EntryWriter:
         self._filled = 0
         self._is_closed = False  # nothing more will come
         self._is_wanted = True
-        self._wake: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
         if key.file_size > disk_workers.store.max_entry_size:
             self.abandon("too large")
@@ -203,7 +204,7 @@ class EntryWriter:
         if self._filled:
             self._waiting.append((self._block, self._filled))
             self._block, self._filled = bytearray(), 0
-            self._wake_writer()
+            wake(self._waiter)
 
     def close(self) -> None:
         """Tell that no more bytes come; what is complete is kept, anything else is not."""
@@ -211,7 +212,7 @@ class EntryWriter:
             self.abandon("cut short")
         self._hand_over()
         self._is_closed = True
-        self._wake_writer()
+        wake(self._waiter)
 
     def abandon(self, cause: str) -> None:
         """Keep nothing, whatever comes."""
@@ -219,11 +220,7 @@ class EntryWriter:
             self._is_wanted = False
             CACHE_ABANDONED.add(cause)
             logger.debug("cache: %r: %s", self, cause)
-            self._wake_writer()
-
-    def _wake_writer(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+            wake(self._waiter)
 
     # The writer.
 
@@ -283,8 +280,8 @@ class EntryWriter:
                 return blocks
             if self._is_closed:
                 return []
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         return []
 
     async def _write_all(self, fd: int, views: list[memoryview]) -> None:

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from xetserve.base.waiters import wake
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics.catalogue import EXPIRED_URLS, UPSTREAM_RETRIES
 from xetserve.pipeline.fetch.buffers import ArrivedChunk, ReceiveSlab
@@ -530,7 +531,7 @@ class Fetch:
 
     def _wake_some(self) -> None:
         for _ in range(min(WOKEN_AT_ONCE, len(self._waking))):
-            _wake(self._waking.popleft())
+            wake(self._waking.popleft())
         if self._waking:
             asyncio.get_running_loop().call_soon(self._wake_some)
 
@@ -540,8 +541,3 @@ def _size_of_record(view: memoryview, position: int, filled: int) -> int:
     if filled - position < CHUNK_HEADER_SIZE:
         return CHUNK_HEADER_SIZE
     return parse_chunk_header(view, position).record_size
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from xetserve.base.waiters import wake
 from xetserve.metrics.catalogue import FETCH_WAITS
 from xetserve.pipeline.fetch.buffers import ReceiveSlab
 from xetserve.pipeline.flow.budget import SLAB_SIZE, SMALL_SLAB_SIZE, ByteBudget
@@ -143,8 +144,7 @@ class HeldBuffers:
 
     def hurry(self) -> None:
         """Look again whether there is room."""
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        wake(self._room)
 
     def close_slab(self, slab: ReceiveSlab) -> None:
         """Receive no more into a slab."""

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
+from xetserve.base.waiters import wake
 from xetserve.errors import IntegrityError, RangeUnsatisfiable, XetserveError
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import Pacer
@@ -187,8 +188,7 @@ class Planner:
         if self._repeats.known_end == start:
             return  # it would say nothing again
         self._survey = None
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)  # to look even further
+        wake(self._room)  # to look even further
 
     # Windows.
 
