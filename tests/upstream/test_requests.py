@@ -45,7 +45,7 @@ from xetserve.upstream.requests import (
     send_request,
 )
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.upstream.turns import TURN_SIZE
+from xetserve.upstream.slices import SLICE_SIZE
 
 POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.5)
 
@@ -223,7 +223,7 @@ class TestTurns:
         return num_turns
 
     async def test_a_large_document_is_decoded_in_turns(self, pool: ConnectionPool) -> None:
-        size = 16 * TURN_SIZE
+        size = 16 * SLICE_SIZE
         packed = gzip.compress(bytes(size))
         assert len(packed) < 20_000  # it arrives at once
         answer = http_answer(200, packed, "Content-Encoding: gzip")

@@ -30,7 +30,7 @@ from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Url, parse_url
 from xetserve.upstream.retry import RetryPolicy, RetryState
-from xetserve.upstream.turns import Turns
+from xetserve.upstream.slices import Slices
 
 USER_AGENT: Final = f"xetserve/{__version__}"
 JSON_HEADERS: Final = (
@@ -160,12 +160,12 @@ async def read_document(response: ClientResponse, who: str, limit: int, timeout:
     """
     with naming_errors(who):
         data = await response.read(limit, timeout)
-    turns = Turns()
+    slices = Slices()
     parts = []
     try:
         for piece in decode_pieces(response.headers.get("content-encoding"), data, limit):
             parts.append(piece)
-            await turns.add(len(piece))
+            await slices.add(len(piece))
         return b"".join(parts)
     except FormatError as exc:
         raise UpstreamError(f"{who}: {exc}") from None

@@ -12,7 +12,7 @@ from xetserve.errors import BrokenStream, FormatError, UpstreamError, UpstreamTi
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Block, Headers
 from xetserve.http.relay import find_link
-from xetserve.upstream.turns import Turns
+from xetserve.upstream.slices import Slices
 
 MAX_PAGES: Final = 1000  # of a list that is joined: the Hub puts 1,000 entries on a page
 _BUFFER_SIZE: Final = 64 * 1024
@@ -64,10 +64,10 @@ async def read_pieces(page: Page, timeout: float) -> Pieces:
     try:
         decoder = StreamDecoder(page.headers.get("content-encoding"))
         buffer = bytearray(_BUFFER_SIZE)
-        turns = Turns()
+        slices = Slices()
         while count := await page.source.receive_into(memoryview(buffer), timeout):
             for piece in decoder.decode(bytes(memoryview(buffer)[:count])):
-                await turns.add(len(piece))
+                await slices.add(len(piece))
                 yield piece
         decoder.finish()
     except BrokenStream as exc:

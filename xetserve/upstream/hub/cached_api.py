@@ -19,7 +19,7 @@ from xetserve.upstream.answers.cache import Answer, AnswerCache, Question, Renew
 from xetserve.upstream.hub.cached_entries import ABSENT_CODES
 from xetserve.upstream.hub.entry import RepoRef
 from xetserve.upstream.requests import naming_errors
-from xetserve.upstream.turns import Turns
+from xetserve.upstream.slices import Slices
 
 MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger is passed on and not kept
 MAX_COLLECTED: Final = 8 * MAX_ANSWER_SIZE  # bytes being received by all questions together
@@ -105,12 +105,12 @@ class ApiAnswers:
         body = bytearray()
         decoder = StreamDecoder(headers.get("content-encoding"))
         buffer = bytearray(_BUFFER_SIZE)
-        turns = Turns()
+        slices = Slices()
         try:
             with naming_errors("the Hub"):
                 while count := await response.receive_into(memoryview(buffer), self._timeout):
                     for piece in decoder.decode(bytes(memoryview(buffer)[:count])):
-                        await turns.add(len(piece))
+                        await slices.add(len(piece))
                         self._collected += len(piece)
                         body += piece
                         if len(body) > MAX_ANSWER_SIZE:
