@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.cachetools.test_archive import export, take_in
 from tests.fakes import FakeAccess, FakeCas
 from tests.pipeline.cache.filled import MARK, META, TEXT, TEXT_KEY, fill, tree_of
-from tests.pipeline.verify.test_ledger_store import CONTENT, FILE
+from tests.pipeline.reading import CONTENT, FILE
 from xetserve.cachetools.select import (
     NotKnown,
     Selection,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.cache.filled import MARK, META, files, fill, is_served, make_said, make_store
-from tests.pipeline.verify.test_ledger_store import FILE
+from tests.pipeline.reading import FILE
 from xetserve.cachetools.verify import Checker, Report, count_contents
 from xetserve.pipeline.cache.entry import EntryKey, Indexer, Standing, make_entry_name
 from xetserve.pipeline.cache.store import prepare_folder

@@ -9,81 +9,20 @@ from contextlib import aclosing
 import pytest
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
+from tests.pipeline.reading import (
+    assert_released,
+    fragmented_file,
+    make_chunks,
+    make_reader,
+    make_table,
+    read_all,
+    simple_file,
+)
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
 from xetserve.pipeline.fetch.fetch import WOKEN_AT_ONCE
-from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
-from xetserve.pipeline.source import CasSource
-from xetserve.upstream.retry import RetryPolicy
-from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
-
-POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.2)
-ALL_SCHEMES = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
-
-
-def make_chunks(count: int, seed: int = 1, size: int = 65536) -> list[bytes]:
-    source = random.Random(seed)
-    return [
-        source.randbytes(source.randrange(1, size))
-        if index % 3 == 0
-        else (source.randbytes(16) * (size // 8))[: source.randrange(1, size)]
-        for index in range(count)
-    ]
-
-
-def simple_file(num_chunks: int = 60) -> FakeFile:
-    xorb = FakeXorb.make(make_chunks(num_chunks), ALL_SCHEMES)
-    return FakeFile([(xorb, ChunkRange(0, num_chunks))])
-
-
-def fragmented_file() -> FakeFile:
-    """Terms that repeat, overlap and go back over two xorbs."""
-    a, b = (
-        FakeXorb.make(make_chunks(50), ALL_SCHEMES),
-        FakeXorb.make(make_chunks(30, 2), ALL_SCHEMES),
-    )
-    runs = [(a, 0, 49), (a, 1, 25), (b, 3, 9), (a, 49, 50), (a, 1, 10), (b, 0, 30), (a, 0, 50)]
-    return FakeFile([(xorb, ChunkRange(start, end)) for xorb, start, end in runs])
-
-
-def make_reader(
-    cas: FakeCas,
-    budget: ByteBudget,
-    *,
-    start: int = 0,
-    end: int | None = None,
-    size: int | None = None,
-    file_hash: bytes | None = None,
-) -> FileReader:
-    return FileReader(
-        make_table(cas, budget),
-        FakeAccess(),
-        file_hash or cas.file.file_hash,
-        start=start,
-        end=end,
-        size=size,
-        gap_timeout=5.0,
-    )
-
-
-def make_table(cas: CasSource, budget: ByteBudget) -> FetchTable:
-    return FetchTable(cas, budget, policy=POLICY, stall_timeout=1.0)
-
-
-async def read_all(reader: FileReader, into: bytearray | None = None) -> bytes:
-    """Read to the end; `into` has what came before a failure."""
-    into = bytearray() if into is None else into
-    async with aclosing(reader.blocks()) as blocks:
-        async for block in blocks:
-            into += b"".join(block)  # at once: the buffers are good until the next block only
-    return bytes(into)
-
-
-def assert_released(cas: FakeCas, budget: ByteBudget) -> None:
-    assert (budget.held, budget.num_readers, cas.num_open) == (0, 0, 0)
-    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
 @pytest.mark.parametrize("trims", [True, False], ids=["trimmed", "untrimmed"])

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.fakes import FakeCas
-from tests.pipeline.verify.test_ledger_store import FILE, running
+from tests.pipeline.cache.cached_file import running
+from tests.pipeline.reading import FILE
 from xetserve.cachetools.verify import Checker
 from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.blobs import BlobCache

@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 
 from tests.fakes import FakeCas, FakeResponse
 from tests.pipeline.cache.cache_site import Site, make_xorb
+from tests.pipeline.cache.cached_file import entries, ledgers, running
 from tests.pipeline.cache.filled import make_store
-from tests.pipeline.fetch.test_table import open_reader
-from tests.pipeline.test_reader import make_table, read_all
-from tests.pipeline.verify.test_ledger_store import FILE, SIZE, entries, ledgers, running
-from tests.pipeline.verify.test_verifier import damaged
+from tests.pipeline.reading import FILE, SIZE, damaged, make_table, open_reader, read_all
 from xetserve.base.lru_dict import LruDict
 from xetserve.cachetools.archive import Importer, write_archive
 from xetserve.cachetools.verify import Checker, Report, count_contents

@@ -5,33 +5,23 @@ from contextlib import aclosing
 
 import pytest
 
-from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
-from tests.pipeline.test_reader import (
+from tests.fakes import FakeCas, FakeFile, FakeXorb
+from tests.pipeline.reading import (
     ALL_SCHEMES,
     assert_released,
     fragmented_file,
     make_chunks,
     make_table,
+    open_reader,
     read_all,
     simple_file,
 )
 from xetserve.errors import UrlExpired
 from xetserve.pipeline.fetch import table as table_module
-from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow import pacing
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
-from xetserve.pipeline.reader import FileReader
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
-
-
-def open_reader(
-    table: FetchTable, file: FakeFile, start: int = 0, end: int | None = None
-) -> FileReader:
-    size, access = len(file.content), FakeAccess()
-    return FileReader(
-        table, access, file.file_hash, start=start, end=end, size=size, gap_timeout=5.0
-    )
 
 
 def large_file() -> FakeFile:

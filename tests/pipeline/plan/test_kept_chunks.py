@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 
 from tests.fakes import FakeCas, FakeFile, FakeXorb
-from tests.pipeline.fetch.test_table import open_reader
-from tests.pipeline.test_reader import (
+from tests.pipeline.reading import (
     ALL_SCHEMES,
     assert_released,
     make_chunks,
     make_reader,
     make_table,
+    open_reader,
     read_all,
 )
 from xetserve.errors import IntegrityError, UpstreamError

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.fakes import FakeCas, FakeFile, FakeXorb
-from tests.pipeline.test_reader import (
+from tests.pipeline.reading import (
     ALL_SCHEMES,
     assert_released,
     fragmented_file,

@@ -7,38 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.pipeline.verify.ledger_chunks import (
+    CHUNKS,
+    FILE_HASH,
+    SIZE,
+    Chunk,
+    make_file,
+    note_each,
+    prove,
+)
 from xetserve.pipeline.verify import ledger as ledger_module
 from xetserve.pipeline.verify.ledger import Ledger
 from xetserve.pipeline.verify.worker_records import Note
-from xetserve.xet.hashes import MerkleTree, hash_chunk
 from xetserve.xet.reconstruction import ChunkRange
-
-Chunk = tuple[int, int, bytes]  # position, size, hash
-
-
-def make_file(sizes: list[int]) -> tuple[bytes, int, list[Chunk]]:
-    """Give the hash, the size and the chunks of a file."""
-    tree, chunks, position = MerkleTree(), [], 0
-    for number, size in enumerate(sizes):
-        chunk_hash = hash_chunk(b"%d" % number)
-        tree.add(chunk_hash, size)
-        chunks.append((position, size, chunk_hash))
-        position += size
-    return tree.file_hash(), position, chunks
-
-
-FILE_HASH, SIZE, CHUNKS = make_file([(number * 37) % 500 + 1 for number in range(200)])
-
-
-def note_each(ledger: Ledger, chunks: list[Chunk]) -> None:
-    for chunk in chunks:
-        ledger.note(*chunk)
-
-
-def prove(ledger: Ledger) -> bool:
-    while ledger.fold(7):
-        pass
-    return ledger.prove()
 
 
 @pytest.mark.parametrize("seed", range(10))

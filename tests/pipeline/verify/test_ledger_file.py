@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pipeline.verify.test_ledger import CHUNKS, FILE_HASH, SIZE
+from tests.pipeline.verify.ledger_chunks import CHUNKS, FILE_HASH, SIZE
 from xetserve.errors import FormatError
 from xetserve.pipeline.verify.ledger_file import (
     CHECK_SIZE,

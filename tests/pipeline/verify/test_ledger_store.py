@@ -1,70 +1,20 @@
 """Ledgers beside the cache: proven once, known to whoever reads the file later."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from tests.fakes import FakeAccess, FakeCas
-from tests.pipeline.cache.cache_site import start_swept
-from tests.pipeline.fetch.test_table import open_reader
-from tests.pipeline.test_reader import POLICY, read_all, simple_file
-from tests.pipeline.verify.test_verifier import damaged
+from tests.pipeline.cache.cached_file import entries, ledgers, running
+from tests.pipeline.reading import CONTENT, FILE, SIZE, damaged
 from xetserve.errors import IntegrityError
-from xetserve.pipeline.cache.disk_cache import DiskCache
-from xetserve.pipeline.fetch.table import FetchTable
-from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger_file import parse_ledger
-from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import FetchInfo
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
-
-FILE = simple_file(60)
-CONTENT = FILE.content
-SIZE = len(CONTENT)
-
-
-class Process:
-    """What one process has in memory, over the folder that all share."""
-
-    def __init__(self, cache: DiskCache, table: FetchTable) -> None:
-        self.cache = cache
-        self.table = table
-
-    async def read(self, start: int = 0, end: int | None = None) -> bool:
-        """Read a part; tells whether it was verified."""
-        reader = open_reader(self.table, FILE, start, end)
-        assert await read_all(reader) == CONTENT[start : SIZE if end is None else end]
-        return reader.is_verified
-
-
-@asynccontextmanager
-async def running(folder: Path, cas: FakeCas | None = None) -> AsyncIterator[Process]:
-    cache = DiskCache(cas or FakeCas(FILE), folder, max_size=1 << 40, min_free=0)
-    await start_swept(cache)
-    table = FetchTable(
-        cache,
-        ByteBudget(1 << 27),
-        policy=POLICY,
-        stall_timeout=1.0,
-        ledger_store=LedgerStore(cache),
-    )
-    try:
-        yield Process(cache, table)
-        await cache.settle()
-    finally:
-        await cache.aclose()
-
-
-def ledgers(folder: Path) -> list[Path]:
-    return list(folder.glob("ledgers/*/*"))
-
-
-def entries(folder: Path) -> list[Path]:
-    return list(folder.glob("??/*/*.xc"))
 
 
 def size_of(folder: Path) -> int:

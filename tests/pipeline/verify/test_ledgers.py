@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pipeline.verify.test_ledger import CHUNKS, FILE_HASH, SIZE, Chunk, note_each, prove
+from tests.pipeline.verify.ledger_chunks import CHUNKS, FILE_HASH, SIZE, Chunk, note_each, prove
 from xetserve.pipeline.verify import ledger as ledger_module
 from xetserve.pipeline.verify import ledgers as ledgers_module
 from xetserve.pipeline.verify import worker_bus as news_module

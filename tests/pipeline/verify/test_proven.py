@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeCas, FakeFile, FakeXorb
-from tests.pipeline.fetch.test_table import open_reader
-from tests.pipeline.test_reader import ALL_SCHEMES, make_chunks, make_table, read_all
+from tests.pipeline.reading import ALL_SCHEMES, make_chunks, make_table, open_reader, read_all
 from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.pipeline.cache.entry import EntryIndex
 from xetserve.pipeline.fetch.fetch import Fetch

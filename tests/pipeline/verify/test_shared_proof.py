@@ -14,9 +14,8 @@ from itertools import pairwise
 import pytest
 
 from tests.fakes import FakeCas
-from tests.pipeline.fetch.test_table import open_reader
-from tests.pipeline.test_packed_reader import FILE, SIZE, Damage, Side, drain
-from tests.pipeline.test_reader import POLICY, read_all
+from tests.pipeline.packed_reading import Damage, Side, drain
+from tests.pipeline.reading import FILE, POLICY, SIZE, open_reader, read_all
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget

@@ -9,15 +9,12 @@ from typing import Final
 import pytest
 
 from tests.fakes import FakeAccess, FakeCas
-from tests.pipeline.test_reader import assert_released, make_table, read_all, simple_file
+from tests.pipeline.reading import FILE, assert_released, damaged, make_table, read_all
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
-from xetserve.xet.reconstruction import FetchInfo
-from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 
-FILE: Final = simple_file(60)
 CONTENT: Final = FILE.content
 SIZE: Final = len(CONTENT)
 
@@ -33,21 +30,6 @@ async def read(table: FetchTable, start: int = 0, end: int | None = None) -> Fil
     reader = make_reader(table, start, end, SIZE)
     assert await read_all(reader) == CONTENT[start : SIZE if end is None else end]
     return reader
-
-
-def damaged(times: int = 1_000_000) -> FakeCas:
-    """A CAS whose data has a wrong byte in its first chunk, which is raw, so many times."""
-    left = times
-
-    def damage(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
-        nonlocal left
-        if info.chunks.start or not left:
-            return data, None
-        left -= 1
-        at = CHUNK_HEADER_SIZE + 3
-        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], None
-
-    return FakeCas(FILE, on_data=damage)
 
 
 async def test_the_part_that_completes_the_file_is_verified() -> None:

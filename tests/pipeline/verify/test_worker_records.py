@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pipeline.verify.test_ledger import CHUNKS, FILE_HASH
+from tests.pipeline.verify.ledger_chunks import CHUNKS, FILE_HASH
 from xetserve.errors import FormatError
 from xetserve.pipeline.verify.worker_records import (
     MARK_SIZE,
