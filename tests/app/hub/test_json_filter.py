@@ -103,8 +103,8 @@ def test_no_match_is_longer_than_what_is_held_back() -> None:
 
 # What parsing and writing would change.
 DELICATE = (
-    b'{"a": 1e400, "b": 1.10, "c": -0.0, "d": %b, "e": 1, "e": 2, "f": NaN, "g": "\\/\\ud800\xc3\xbc"}'
-    % (b"9" * 5000)
+    b'{"a": 1e400, "b": 1.10, "c": -0.0, "d": %b, "e": 1, "e": 2, "f": NaN, '
+    b'"g": "\\/\\ud800\xc3\xbc"}' % (b"9" * 5000)
 )
 
 
