@@ -28,6 +28,7 @@ from xetserve.pipeline.cache.blob_file import (
     read_block,
 )
 from xetserve.pipeline.cache.disk_cache import DISK_TIMEOUT, DiskCache
+from xetserve.pipeline.cache.io import run_io
 from xetserve.pipeline.cache.store import TOUCH_AGE, Temporary
 from xetserve.xet.compression import Buffer
 
@@ -85,8 +86,7 @@ class StoredBlob:
             cache.disk_workers.executor, self._read, count
         )
         try:
-            async with asyncio.timeout(timeout):
-                data = await asyncio.shield(reading)
+            data = await run_io(reading, timeout)
         except FormatError as exc:
             await self._shelf.condemn(self._key, exc)
             raise LostError(f"a stored file is {exc}") from exc
@@ -139,16 +139,11 @@ class BlobCache:
         opening = loop.run_in_executor(self.cache.disk_workers.executor, self._open, key)
         fd = None
         try:
-            async with asyncio.timeout(DISK_TIMEOUT):
-                fd = await asyncio.shield(opening)
+            fd = await run_io(opening, DISK_TIMEOUT, on_late=_close_fd)
         except TimeoutError:
-            opening.add_done_callback(_close_late)
             self.cache.rest()
         except OSError as exc:
             self.cache.disk_workers.warn("cache: cannot read: %s", exc.strerror or exc)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_late)
-            raise
         if fd is None:
             CACHE_MISSES.add()
             return None
@@ -241,8 +236,7 @@ class _Keeping:
         if self._busy is None or not self._is_wanted:
             return
         try:
-            async with asyncio.timeout(DISK_TIMEOUT):
-                await asyncio.shield(self._busy)
+            await run_io(self._busy, DISK_TIMEOUT)
         except OSError as exc:
             self._give_up(exc)
 
@@ -256,18 +250,12 @@ class _Keeping:
     async def _create(self) -> Temporary | None:
         """Open a file; None: there is no room."""
         creating = self._cache.spawn(self._cache.disk_workers.create(self._key.stored_size))
-        try:
-            async with asyncio.timeout(DISK_TIMEOUT):
-                return await asyncio.shield(creating)
-        except (TimeoutError, asyncio.CancelledError):
-            creating.add_done_callback(self._discard_late)
-            raise
+        return await run_io(creating, DISK_TIMEOUT, on_late=self._discard)
 
-    def _discard_late(self, creating: asyncio.Task[Temporary | None]) -> None:
-        """Remove a file that came too late."""
-        if not creating.cancelled() and creating.exception() is None:
-            self._temporary = creating.result()
-            self._clear()
+    def _discard(self, temporary: Temporary | None) -> None:
+        """Remove a file that was opened too late."""
+        self._temporary = temporary
+        self._clear()
 
     def _write(self, temporary: Temporary, block: Sequence[Buffer]) -> None:
         """For a thread."""
@@ -300,9 +288,7 @@ class _Keeping:
         executor.submit(os.close, temporary.fd)
 
 
-def _close_late(opening: "asyncio.Future[int | None]") -> None:
-    """Close a file that came too late."""
-    if not opening.cancelled() and opening.exception() is None:
-        fd = opening.result()
-        if fd is not None:
-            os.close(fd)
+def _close_fd(fd: int | None) -> None:
+    """Close a file that was opened too late."""
+    if fd is not None:
+        os.close(fd)
