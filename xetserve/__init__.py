@@ -1,3 +1,3 @@
 """xetserve: rebuilds Xet-backed Hub files for plain HTTP clients."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
