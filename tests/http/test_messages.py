@@ -171,11 +171,10 @@ def test_content_length(response: Response, expected: int | None) -> None:
 
 
 class Logging:
-    """An observer, and a body, that log what is done with them."""
+    """A body and its observer, which log their end."""
 
-    def __init__(self, name: str, log: list[str]) -> None:
-        self._name = name
-        self._log = log
+    def __init__(self) -> None:
+        self.log: list[str] = []
 
     def __aiter__(self) -> AsyncIterator[Block]:
         return self
@@ -184,7 +183,7 @@ class Logging:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        self._log.append(f"{self._name} is closed")
+        self.log.append("body is closed")
 
     async def before_block(self) -> None:
         raise AssertionError
@@ -193,17 +192,15 @@ class Logging:
         raise AssertionError
 
     def on_end(self) -> None:
-        self._log.append(f"{self._name} ends")
+        self.log.append("end")
 
 
-async def test_closing_ends_each_observer_once_the_last_added_first() -> None:
-    log: list[str] = []
-    response = Response(200, body=Logging("body", log))
-    response.add_observer(Logging("inner", log))
-    response.add_observer(Logging("outer", log))
+async def test_closing_closes_the_body_and_tells_the_observer_once() -> None:
+    body = Logging()
+    response = Response(200, body=body, observer=body)
     await response.aclose()
     await response.aclose()
-    assert log == ["outer ends", "inner ends", "body is closed", "body is closed"]
+    assert body.log == ["end", "body is closed", "body is closed"]
 
 
 async def test_bytes_need_no_closing() -> None:

@@ -748,25 +748,24 @@ class TestClientsThatLeave:
 class Watching:
     """An observer that records its calls, with the block's size."""
 
-    def __init__(self, name: str = "", log: list[str] | None = None) -> None:
-        self._name = name
-        self.log = [] if log is None else log
+    def __init__(self) -> None:
+        self.log: list[str] = []
 
     async def before_block(self) -> None:
-        self.log.append(f"{self._name}before")
+        self.log.append("before")
 
     def on_block(self, size: int) -> None:
-        self.log.append(f"{self._name}block {size}")
+        self.log.append(f"block {size}")
 
     def on_end(self) -> None:
-        self.log.append(f"{self._name}end")
+        self.log.append("end")
 
 
-def watched(body: Body, *watching: Watching, length: int | None = None) -> Handler:
-    return giving(lambda: Response(200, [], body, length, observers=list(watching)))
+def watched(body: Body, watching: Watching, length: int | None = None) -> Handler:
+    return giving(lambda: Response(200, [], body, length, observer=watching))
 
 
-class TestObservers:
+class TestObserver:
     async def test_each_block_is_seen_before_and_as_it_is_sent(self) -> None:
         body, seen = Body(b"abc", b"", b"d"), Watching()
         async with (
@@ -780,25 +779,10 @@ class TestObservers:
             "before", "block 3", "before", "block 0", "before", "block 1", "before", "end",
         ]  # fmt: skip
 
-    async def test_observers_are_called_in_order(self) -> None:
-        log: list[str] = []
-        body = Body(b"abc")
-        async with (
-            serving(watched(body, Watching("1 ", log), Watching("2 ", log))) as listener,
-            connected(listener.port) as client,
-        ):
-            await client.send(CLOSING_GET)
-            await client.read_end()
-            await until(lambda: "2 end" in log)
-        assert log == [
-            "1 before", "2 before", "1 block 3", "2 block 3", "1 before", "2 before",
-            "1 end", "2 end",
-        ]  # fmt: skip
-
     async def test_for_head_there_is_only_an_end(self) -> None:
         body, seen = Body(b"abc"), Watching()
         async with (
-            serving(watched(body, seen, length=3)) as listener,
+            serving(watched(body, seen, 3)) as listener,
             connected(listener.port) as client,
         ):
             await client.send(b"HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
@@ -819,16 +803,16 @@ class TestObservers:
         assert seen.log == ["before", "block 3", "before", "end"]
 
     async def test_a_client_that_leaves_before_the_first_block_closes_the_body(self) -> None:
-        seen, is_waiting = Watching(), asyncio.Event()
+        is_waiting = asyncio.Event()
 
         class Waiting(Watching):
             async def before_block(self) -> None:
                 is_waiting.set()
                 await asyncio.get_running_loop().create_future()
 
-        body = Body(b"abc")
+        body, seen = Body(b"abc"), Waiting()
         async with (
-            serving(watched(body, seen, Waiting())) as listener,
+            serving(watched(body, seen)) as listener,
             connected(listener.port) as client,
         ):
             await client.send(GET)
@@ -836,7 +820,7 @@ class TestObservers:
             client.reset()
             await body.is_closed.wait()
             await until(lambda: not listener.num_connections)
-        assert seen.log == ["before", "end"]
+        assert seen.log == ["end"]
         assert body.num_given == 0
 
 

@@ -2,7 +2,7 @@
 
 A handler takes a Request and returns a Response; neither knows of sockets. A response's body is
 bytes, or a Body that the connection pulls block by block. What has to happen around the blocks
-(rates, turns, counting) is done by observers, which the connection calls: nothing wraps a body.
+(rates, turns, counting) is done by an observer, which the connection calls: no body is wrapped.
 """
 
 import json
@@ -230,7 +230,7 @@ class Response:
     trailers: name -> what gives the value once the body has ended. They are sent only behind a
         chunked body; the head then announces their names (RFC 9110, 6.6.2). One that raises
         withholds the end, as a body does.
-    observers: of a streamed body, in the order in which they are called.
+    observer: accompanies a streamed body; None: nobody does.
     """
 
     status: int
@@ -239,7 +239,7 @@ class Response:
     length: int | None = None
     chunked: bool = False
     trailers: dict[str, Callable[[], str]] = field(default_factory=dict)
-    observers: list[Observer] = field(default_factory=list)
+    observer: Observer | None = None
 
     @property
     def content_length(self) -> int | None:
@@ -256,14 +256,10 @@ class Response:
         except ValueError:
             return ""
 
-    def add_observer(self, observer: Observer) -> None:
-        """Call an observer before those that are there: a handler around others goes first."""
-        self.observers.insert(0, observer)
-
     async def aclose(self) -> None:
         """Close a streamed body, whatever has become of it. May be called again."""
-        observers, self.observers = self.observers, []
-        for observer in observers:
+        observer, self.observer = self.observer, None
+        if observer is not None:
             observer.on_end()
         if not isinstance(self.body, bytes):
             await self.body.aclose()

@@ -348,17 +348,17 @@ class ServerConnection:
     ) -> None:
         """Send a body block by block, the head with the first one."""
         protocol, stream, record = self._protocol, self._stream, request.record
-        observers = response.observers
+        observer = response.observer
         pending = head  # leaves with the first block, in one segment where it fits
         try:
             while True:
-                for observer in observers:
+                if observer is not None:
                     await observer.before_block()
                 block = await anext(body, None)
                 if block is None:
                     break
                 size = sum(map(len, block))
-                for observer in observers:
+                if observer is not None:
                     observer.on_block(size)
                 if not size:
                     continue

@@ -1,85 +1,8 @@
-"""What passes is counted, and shown as long as it is under way."""
+"""Metrics of requests that are answered."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-
-import pytest
-
-from tests.bodies import next_block
-from xetserve.app.middleware.accounting import Accounting, count_answer
-from xetserve.app.status.active_streams import STREAMS_SIZE, Stage, StreamReader, StreamTable
-from xetserve.http.messages import Block, Record, Request, Response
-from xetserve.metrics.catalogue import ACTIVE_REQUESTS, CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
-
-Answer = Callable[[Request], Awaitable[Response]]
-
-
-async def blocks() -> AsyncGenerator[Block, None]:
-    yield [b"one"]
-    yield [b"three"]
-
-
-def make(answer: Answer) -> tuple[Accounting, StreamReader]:
-    buffer = memoryview(bytearray(STREAMS_SIZE))
-    return Accounting(answer, StreamTable(buffer), lambda: 9.0), StreamReader(buffer)
-
-
-async def stream(request: Request) -> Response:
-    request.record.route, request.record.repo, request.record.file = "download", "o/n", "a.bin"
-    return Response(200, body=blocks(), length=8)
-
-
-async def test_a_body_is_shown_while_it_is_sent() -> None:
-    watch, reader = make(stream)
-    before = ACTIVE_REQUESTS.get()
-    request = Request("GET", "/x?secret=1", peer="192.0.2.1", request_id="abc")
-    response = await watch.handle(request)
-    assert list(reader.read()) == []  # nothing was asked for: it may be HEAD
-    assert await next_block(response) == [b"one"]
-    (state,) = reader.read()
-    assert state.text == {
-        "route": "download", "repo": "o/n", "file": "a.bin", "client": "192.0.2.1", "id": "abc",
-    }  # fmt: skip
-    assert (state.started, state.sent, state.size, state.stage) == (9.0, 0, 8, Stage.SENDING)
-    request.record.sent = 3
-    await response.observers[0].before_block()
-    (state,) = reader.read()
-    assert (state.sent, state.stage) == (3, Stage.READING)
-    response.observers[0].on_block(5)
-    (state,) = reader.read()
-    assert (state.sent, state.stage) == (3, Stage.SENDING)
-    assert ACTIVE_REQUESTS.get() == before + 1
-    await response.aclose()
-    await response.aclose()
-    assert list(reader.read()) == []
-    assert ACTIVE_REQUESTS.get() == before
-
-
-@pytest.mark.parametrize("fails", [False, True])
-async def test_a_request_that_is_answered_at_once_is_active_no_more(fails: bool) -> None:
-    before = ACTIVE_REQUESTS.get()
-
-    async def answer(request: Request) -> Response:
-        assert ACTIVE_REQUESTS.get() == before + 1
-        if fails:
-            raise ValueError
-        return Response(200, body=b"all")
-
-    watch, _ = make(answer)
-    if fails:
-        with pytest.raises(ValueError, match=r"^$"):
-            await watch.handle(Request("GET", "/"))
-    else:
-        assert (await watch.handle(Request("GET", "/"))).body == b"all"
-    assert ACTIVE_REQUESTS.get() == before
-
-
-async def test_a_body_that_nobody_reads_is_not_shown() -> None:
-    watch, reader = make(stream)
-    before = ACTIVE_REQUESTS.get()
-    response = await watch.handle(Request("HEAD", "/"))
-    await response.aclose()
-    assert list(reader.read()) == []
-    assert ACTIVE_REQUESTS.get() == before
+from xetserve.app.middleware.accounting import count_answer
+from xetserve.http.messages import Record, Request
+from xetserve.metrics.catalogue import CUT_REQUESTS, DURATION, FIRST_BYTE, REQUESTS
 
 
 def test_an_answer_is_counted_by_what_it_was() -> None:

@@ -9,9 +9,12 @@ import pytest
 
 from tests.bodies import iter_blocks
 from xetserve.app.middleware.admission import Admission, AdmissionLimits
+from xetserve.app.middleware.traffic_control import TrafficControl
+from xetserve.app.status.active_streams import StreamTable
 from xetserve.errors import RequestError
-from xetserve.http.messages import Block, Headers, Request, Response
+from xetserve.http.messages import Block, Handler, Headers, Request, Response
 from xetserve.metrics.catalogue import REQUESTS_REFUSED
+from xetserve.net.loop_turns import Turns
 
 RATE = AdmissionLimits(burst=1)
 
@@ -50,6 +53,14 @@ class Body:
         self.is_closed = True
 
 
+class Controlled(Admission):
+    """Admission, and the handler that asks it."""
+
+    def __init__(self, handler: Handler, limits: AdmissionLimits, **clock: Any) -> None:
+        super().__init__(limits, **clock)
+        self.handle = TrafficControl(handler, self, Turns(), StreamTable()).handle
+
+
 def limits_of(kind: str, rate: float, burst: float = 1) -> AdmissionLimits:
     limits: dict[str, Any] = {kind: rate}
     return AdmissionLimits(burst=burst, **limits)
@@ -74,7 +85,7 @@ async def test_without_limits_everything_passes_unchanged() -> None:
     async def handle(request: Request) -> Response:
         return Response(200, [], body)
 
-    admission = Admission(handle, AdmissionLimits())
+    admission = Controlled(handle, AdmissionLimits())
     responses = [await admission.handle(ask()) for _ in range(100)]
     assert {response.status for response in responses} == {200}
 
@@ -98,7 +109,7 @@ async def test_a_request_counts_until_its_body_is_closed(
     async def handle(request: Request) -> Response:
         return Response(200, [], body)
 
-    admission = Admission(handle, limits)
+    admission = Controlled(handle, limits)
     first = await admission.handle(ask())
     before = REQUESTS_REFUSED.values.get((name,), 0)
     second = await admission.handle(ask())
@@ -114,7 +125,7 @@ async def test_a_request_counts_until_its_body_is_closed(
 
 
 async def test_an_answer_in_memory_counts_until_it_is_made() -> None:
-    admission = Admission(ok, AdmissionLimits(max_active=1))
+    admission = Controlled(ok, AdmissionLimits(max_active=1))
     for _ in range(3):
         assert (await admission.handle(ask())).status == 200
     assert admission.num_active == 0
@@ -125,7 +136,7 @@ async def test_a_handler_that_raises_counts_no_more(error: Exception) -> None:
     async def handle(request: Request) -> Response:
         raise error
 
-    admission = Admission(handle, AdmissionLimits(max_active=1))
+    admission = Controlled(handle, AdmissionLimits(max_active=1))
     for _ in range(3):
         with pytest.raises(type(error)):
             await admission.handle(ask())
@@ -136,7 +147,7 @@ async def test_a_client_that_leaves_counts_no_more() -> None:
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
-    admission = Admission(handle, AdmissionLimits(max_active=1))
+    admission = Controlled(handle, AdmissionLimits(max_active=1))
     task = asyncio.ensure_future(admission.handle(ask()))
     await asyncio.sleep(0)
     assert admission.num_active == 1
@@ -151,7 +162,7 @@ async def test_operators_are_always_answered(path: str) -> None:
         return Response(200, [], Body(1) if request.target == "/x" else b"ok")
 
     limits = AdmissionLimits(max_active=1, address_requests=0.001)
-    admission = Admission(handle, limits)
+    admission = Controlled(handle, limits)
     assert (await admission.handle(ask())).status == 200
     for _ in range(5):
         assert (await admission.handle(ask(path))).status == 200
@@ -164,7 +175,7 @@ async def test_operators_are_always_answered(path: str) -> None:
 async def test_requests_beyond_the_rate_are_429_until_time_has_passed(kind: str) -> None:
     clock = Clock()
     limits = limits_of(kind, 0.5, burst=4)
-    admission = Admission(ok, limits, clock=clock)
+    admission = Controlled(ok, limits, clock=clock)
     one = ask(token="hf_one", peer="192.0.2.1")
     other = ask(token="hf_other", peer="192.0.2.2")
     assert [(await admission.handle(one)).status for _ in range(3)] == [200, 200, 429]
@@ -176,10 +187,10 @@ async def test_requests_beyond_the_rate_are_429_until_time_has_passed(kind: str)
 
 
 async def test_a_token_is_the_same_from_everywhere_and_an_address_with_every_token() -> None:
-    admission = Admission(ok, replace(RATE, token_requests=1), clock=Clock())
+    admission = Controlled(ok, replace(RATE, token_requests=1), clock=Clock())
     assert (await admission.handle(ask(token="hf_a", peer="192.0.2.1"))).status == 200
     assert (await admission.handle(ask(token="hf_a", peer="192.0.2.2"))).status == 429
-    admission = Admission(ok, replace(RATE, address_requests=1), clock=Clock())
+    admission = Controlled(ok, replace(RATE, address_requests=1), clock=Clock())
     assert (await admission.handle(ask(token="hf_a"))).status == 200
     assert (await admission.handle(ask(token="hf_b"))).status == 429
     assert (await admission.handle(ask())).status == 429
@@ -188,7 +199,7 @@ async def test_a_token_is_the_same_from_everywhere_and_an_address_with_every_tok
 async def test_a_refused_request_uses_up_nothing() -> None:
     clock = Clock()
     limits = replace(RATE, token_requests=1, address_requests=2)
-    admission = Admission(ok, limits, clock=clock)
+    admission = Controlled(ok, limits, clock=clock)
     assert (await admission.handle(ask(token="hf_a"))).status == 200
     for _ in range(10):
         assert (await admission.handle(ask(token="hf_a"))).status == 429
@@ -197,13 +208,13 @@ async def test_a_refused_request_uses_up_nothing() -> None:
 
 async def test_what_is_no_token_is_limited_by_its_address() -> None:
     limits = replace(RATE, token_requests=1, address_requests=1)
-    admission = Admission(ok, limits, clock=Clock())
+    admission = Controlled(ok, limits, clock=Clock())
     request = Request("GET", "/x", Headers([("Authorization", "Basic x")]), client="192.0.2.1")
     assert [(await admission.handle(request)).status for _ in range(2)] == [200, 429]
 
 
 async def test_no_token_is_kept() -> None:
-    admission = Admission(ok, replace(RATE, token_requests=1))
+    admission = Controlled(ok, replace(RATE, token_requests=1))
     await admission.handle(ask(token="hf_secret"))
     (table,) = [table for table in admission._requests if table is not None]
     assert "hf_secret" not in str(table._buckets.peek_first())
@@ -223,7 +234,7 @@ async def test_bytes_are_paced(kind: str) -> None:
     async def handle(request: Request) -> Response:
         return Response(200, [], Body(*[100] * 10))
 
-    admission = Admission(
+    admission = Controlled(
         handle, limits_of(kind, 100), clock=clock, sleep=clock.sleep
     )  # a burst of one second
     response = await admission.handle(ask(token="hf_a"))
@@ -238,7 +249,7 @@ async def test_two_bodies_share_the_rate_of_their_client() -> None:
     async def handle(request: Request) -> Response:
         return Response(200, [], Body(*[100] * 5))
 
-    admission = Admission(handle, replace(RATE, token_bytes=100), clock=clock, sleep=clock.sleep)
+    admission = Controlled(handle, replace(RATE, token_bytes=100), clock=clock, sleep=clock.sleep)
     responses = [await admission.handle(ask(token="hf_a")) for _ in range(2)]
     other = await admission.handle(ask(token="hf_b"))
     await asyncio.gather(*map(read, responses))
@@ -252,7 +263,7 @@ async def test_many_short_answers_are_paced_like_a_long_one() -> None:
     async def handle(request: Request) -> Response:
         return Response(206, [], Body(100))
 
-    admission = Admission(handle, replace(RATE, address_bytes=100), clock=clock, sleep=clock.sleep)
+    admission = Controlled(handle, replace(RATE, address_bytes=100), clock=clock, sleep=clock.sleep)
     for _ in range(10):
         await read(await admission.handle(ask()))
     assert clock.now == pytest.approx(1000 + 9)
@@ -264,7 +275,7 @@ async def test_answers_in_memory_are_charged() -> None:
     async def handle(request: Request) -> Response:
         return Response(200, [], b"x" * 1000 if request.target == "/memory" else Body(1))
 
-    admission = Admission(handle, replace(RATE, address_bytes=100), clock=clock, sleep=clock.sleep)
+    admission = Controlled(handle, replace(RATE, address_bytes=100), clock=clock, sleep=clock.sleep)
     await admission.handle(ask("/memory"))
     await read(await admission.handle(ask()))
     assert clock.now == pytest.approx(1000 + 9.01)
@@ -277,7 +288,7 @@ async def test_limits_may_change_while_requests_are_under_way() -> None:
     async def handle(request: Request) -> Response:
         return Response(200, [], body)
 
-    admission = Admission(handle, AdmissionLimits(), clock=clock, sleep=clock.sleep)
+    admission = Controlled(handle, AdmissionLimits(), clock=clock, sleep=clock.sleep)
     response = await admission.handle(ask())
     admission.configure(AdmissionLimits(max_active=1, address_requests=1, burst=1))
     assert (await admission.handle(ask())).status == 503
@@ -293,7 +304,7 @@ async def test_limits_that_stay_the_same_leave_the_buckets_as_they_are() -> None
 
     limits = AdmissionLimits(address_requests=1, burst=1)
     clock = Clock()
-    admission = Admission(handle, limits, clock=clock, sleep=clock.sleep)
+    admission = Controlled(handle, limits, clock=clock, sleep=clock.sleep)
     assert (await admission.handle(ask())).status == 200
     admission.configure(replace(limits))
     assert (await admission.handle(ask())).status == 429

@@ -15,14 +15,11 @@ from typing import Final
 from xetserve.app.auth import fingerprint, get_token
 from xetserve.app.middleware.token_bucket import Bucket, BucketTable
 from xetserve.errors import RequestError
-from xetserve.http.messages import Handler, Request, Response, error_response
+from xetserve.http.messages import Request, Response, error_response
 from xetserve.metrics.catalogue import REQUESTS_REFUSED
 
 TICK: Final = 0.001  # seconds; what is owed for less is not waited for
 MAX_KEYS: Final = 10_000  # tokens, and addresses, that are remembered; some hundred bytes each
-EXEMPT: Final = frozenset(
-    {"/health", "/healthz", "/ready", "/metrics", "/status"}
-)  # an operator wants to know more than ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class AdmissionLimits:
 
 
 class Admission:
-    """A handler that lets through to another one what the limits allow.
+    """Decides which requests are let through.
 
     Args:
         clock: seconds, monotonic.
@@ -55,17 +52,15 @@ class Admission:
 
     def __init__(
         self,
-        handler: Handler,
         limits: AdmissionLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._handler = handler
-        self._sleep = sleep
-        self._clock = clock
         self._limits: AdmissionLimits | None = None
         self.num_active = 0
+        self.clock = clock
+        self.sleep = sleep
         self.configure(limits)
 
     def configure(self, limits: AdmissionLimits) -> None:
@@ -84,74 +79,55 @@ class Admission:
         self._requests = (make_table(limits.token_requests), make_table(limits.address_requests))
         self._bytes = (make_table(limits.token_bytes), make_table(limits.address_bytes))
 
-    async def handle(self, request: Request) -> Response:
-        """Answer a request, or refuse it."""
-        if request.raw_path in EXEMPT:
-            return await self._handler(request)
+    def admit(self, request: Request) -> "Admitted | Response":
+        """Admit a request, which counts until it leaves; or return its refusal."""
         if self._max_active and self.num_active >= self._max_active:
             return _refuse("active", 503, "the server has as many requests as it may have", 1)
         if self._max_with_files and self.num_active >= self._max_with_files:
             return _refuse("files", 503, "the server has no files left for another request", 1)
         keys = _keys(request)
-        now = self._clock()
+        now = self.clock()
         buckets = _buckets(self._requests, keys, now)
         wait = max((bucket.wait_time(1, now) for bucket in buckets), default=0.0)
         if wait > 0:
             return _refuse("rate", 429, "too many requests from this client", wait)
         for bucket in buckets:
             bucket.take(1, now)
-        paying = _buckets(self._bytes, keys, now)
         self.num_active += 1
-        try:
-            response = await self._handler(request)
-        except BaseException:
-            self.num_active -= 1
-            raise
-        if isinstance(response.body, bytes):
-            self.num_active -= 1
-            for bucket in paying:
-                bucket.take(len(response.body), now)
-        else:
-            response.add_observer(_Payment(self, paying))
-        return response
-
-    async def pay(self, buckets: list[Bucket]) -> None:
-        """Wait until nothing is owed. Others may take from the same buckets meanwhile."""
-        while True:
-            now = self._clock()
-            wait = max((bucket.wait_time(0, now) for bucket in buckets), default=0.0)
-            if wait < TICK:
-                return
-            await self._sleep(wait)
-
-    def charge(self, buckets: list[Bucket], size: int) -> None:
-        """Take a block's bytes from the buckets."""
-        now = self._clock()
-        for bucket in buckets:
-            bucket.take(size, now)
-
-    def leave(self) -> None:
-        """A request is over."""
-        self.num_active -= 1
+        return Admitted(self, _buckets(self._bytes, keys, now))
 
 
-class _Payment:
-    """Has a body's blocks paid for; the request counts until the body's end."""
+class Admitted:
+    """A request that was admitted, and what its body is paid from."""
 
     def __init__(self, admission: Admission, buckets: list[Bucket]) -> None:
         self._admission = admission
         self._buckets = buckets
 
-    async def before_block(self) -> None:
-        if self._buckets:
-            await self._admission.pay(self._buckets)
+    @property
+    def is_paced(self) -> bool:
+        """Whether there is a rate for its bytes."""
+        return bool(self._buckets)
 
-    def on_block(self, size: int) -> None:
-        if self._buckets:
-            self._admission.charge(self._buckets, size)
+    async def pay(self) -> None:
+        """Wait until nothing is owed. Others may take from the same buckets meanwhile."""
+        while True:
+            now = self._admission.clock()
+            wait = max((bucket.wait_time(0, now) for bucket in self._buckets), default=0.0)
+            if wait < TICK:
+                return
+            await self._admission.sleep(wait)
 
-    def on_end(self) -> None:
-        self._admission.leave()
+    def charge(self, size: int) -> None:
+        """Take bytes of the body from the buckets."""
+        if self._buckets:
+            now = self._admission.clock()
+            for bucket in self._buckets:
+                bucket.take(size, now)
+
+    def leave(self) -> None:
+        """Count the request no more."""
+        self._admission.num_active -= 1
 
 
 def _keys(request: Request) -> tuple[str | None, str | None]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from xetserve.app.application import Application
-from xetserve.app.middleware.accounting import Accounting
 from xetserve.app.middleware.admission import Admission, AdmissionLimits
 from xetserve.app.middleware.https import insist_on_https
-from xetserve.app.middleware.loop_turns import TakingTurns
+from xetserve.app.middleware.traffic_control import TrafficControl
 from xetserve.app.status.active_streams import StreamTable
 from xetserve.app.status.operator import Operator
 from xetserve.app.status.readiness import Readiness
@@ -114,21 +113,21 @@ async def _application(
         status = _make_status(live, figures, readiness)
         hosts = HostPolicy.parse(config.http.hosts)
         application = make_application(opened.upstreams, config, status, sealer, instance, hosts)
-        working = TakingTurns(application.handle, turns)
         max_files = raise_file_limit()
         budget, pool = opened.upstreams.budget, opened.pool
         limits = partial(_admission_limits, max_files=max_files)
-        admission = Admission(working.handle, limits(config))
+        admission = Admission(limits(config))
         live.on_change(lambda config: admission.configure(limits(config)))
         max_open = limits(config).max_with_files
         budget.has_files = lambda: pool.num_open + admission.num_active < max_open
-        watch = Accounting(admission.handle, StreamTable(board.own[CELLS_SIZE:]))
+        streams = StreamTable(board.own[CELLS_SIZE:])
+        control = TrafficControl(application.handle, admission, turns, streams)
         look = _sample_into(figures, board, opened, application)
         heap = find_heap()
         _run_beside(stack, beat([look, figures.sample, application.fetches.ledgers.look_round]))
         if heap is not None:
             _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
-        yield insist_on_https(watch.handle, lambda: live.config.tls.hsts_max_age)
+        yield insist_on_https(control.handle, lambda: live.config.tls.hsts_max_age)
 
 
 def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
