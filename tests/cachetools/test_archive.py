@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.cachetools.archives import LEFT_OUT, export, take_in
 from tests.pipeline.cache.filled import (
     HUB,
     MARK,
@@ -30,7 +31,7 @@ from tests.pipeline.cache.filled import (
     write_file,
 )
 from xetserve.cachetools import archive as archive_module
-from xetserve.cachetools.archive import ArchiveError, Counted, Importer, write_archive
+from xetserve.cachetools.archive import ArchiveError
 from xetserve.cachetools.select import Selection
 from xetserve.errors import UpstreamMissing
 from xetserve.net.url import parse_url
@@ -43,42 +44,12 @@ from xetserve.upstream.hub.cached_entries import pack_entry, pack_missing
 from xetserve.upstream.hub.entry import FileEntry
 from xetserve.upstream.imported_answers import make_mark
 
-LEFT_OUT: list[str] = []  # answers that the last imports did not take, and why
 BROUGHT = META.replace("meta/", f"meta/{IMPORTED}/")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left_out() -> None:
     LEFT_OUT.clear()
-
-
-@pytest.fixture
-async def folder(tmp_path: Path) -> Path:
-    await fill(tmp_path / "cache")
-    return tmp_path / "cache"
-
-
-def export(folder: Path, **options: object) -> bytes:
-    stream = io.BytesIO()
-    write_archive(make_store(folder), stream, version="1", **options)  # type: ignore[arg-type]
-    return stream.getvalue()
-
-
-def take_in(
-    data: bytes, folder: Path, max_size: int = 1 << 40, max_answers: int = 1 << 30
-) -> Counted:
-    prepare_folder(folder)
-    try:
-        importer = Importer(
-            make_store(folder, max_size),
-            max_answers=max_answers,
-            on_skip=lambda name, reason: LEFT_OUT.append(f"{name}: {reason}"),
-        )
-        return importer.run(io.BytesIO(data))
-    finally:
-        assert list((folder / "tmp").iterdir()) == []
-        kept = [data for name, data in tree_of(folder).items() if not name.startswith("meta/")]
-        assert make_store(folder).room.get_usage() == sum(map(len, kept))
 
 
 async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cachetools.test_archive import export, take_in
+from tests.cachetools.archives import export, take_in
 from tests.fakes import FakeAccess, FakeCas
-from tests.pipeline.cache.filled import MARK, META, TEXT, TEXT_KEY, fill, tree_of
+from tests.pipeline.cache.filled import MARK, META, TEXT, TEXT_KEY, tree_of
 from tests.pipeline.reading import CONTENT, FILE
 from xetserve.cachetools.select import (
     NotKnown,
@@ -62,10 +62,8 @@ def make_entry(commit: str, *, text: bool = False) -> FileEntry:
 
 
 @pytest.fixture
-async def folder(tmp_path: Path) -> Path:
+async def folder(folder: Path) -> Path:
     """A cache with a Xet file and another one, and how the first is built, but no repository."""
-    folder = tmp_path / "cache"
-    await fill(folder)
     store = AnswerStore(folder / "meta", max_size=1 << 30, max_pending=1 << 30)
     whole = ByteRange(0, len(CONTENT))
     await ReconstructionArchive(store).add(

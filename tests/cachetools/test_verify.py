@@ -18,12 +18,6 @@ from xetserve.xet.reconstruction import ByteRange, ChunkRange
 from xetserve.xet.xorb import pack_chunk
 
 
-@pytest.fixture
-async def folder(tmp_path: Path) -> Path:
-    await fill(tmp_path / "cache")
-    return tmp_path / "cache"
-
-
 def check(folder: Path, *, removes: bool = True) -> Report:
     return Checker(make_store(folder), removes=removes).run()
 

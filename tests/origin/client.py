@@ -20,6 +20,12 @@ from xetserve.xet.xorb import pack_chunk
 BASE = "http://hub.test"
 
 
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    """Yield the parts, as a body that is received does."""
+    for part in parts:
+        yield part
+
+
 class Body:
     """A request body that comes in pieces."""
 

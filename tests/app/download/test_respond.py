@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.app.download.test_service import headers_of, read
+from tests.app.download.responses import headers_of, read
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from tests.multiparts import read_parts
 from xetserve.app.download.content import XetContent

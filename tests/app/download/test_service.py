@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 import zstandard
 
+from tests.app.download.responses import headers_of, read
 from tests.fakes import FakeCas, FakeFile, FakeXorb
 from tests.multiparts import read_parts
 from tests.peers import (
@@ -120,22 +121,6 @@ async def staged(
         # Whatever has happened, nothing is held any more.
         assert (budget.held, budget.num_readers, made.num_open) == (0, 0, 0)
         assert pool.num_active == 0
-
-
-async def read(response: Response) -> bytes:
-    if isinstance(response.body, bytes):
-        return response.body
-    body = cast(StartedBody, response.body)
-    try:
-        return b"".join([b"".join(block) async for block in body])
-    finally:
-        await body.aclose()
-
-
-def headers_of(response: Response) -> dict[str, str]:
-    names = [name for name, _ in response.headers]
-    assert len(names) == len(set(names))
-    return dict(response.headers)
 
 
 class TestXetFiles:

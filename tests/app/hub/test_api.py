@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.app.test_application import CONTENT, TOKEN, XORB, World, ask
+from tests.app.world import CONTENT, TOKEN, XORB, World, ask
 from tests.peers import Answer, Received, http_answer
 from xetserve import __version__
 

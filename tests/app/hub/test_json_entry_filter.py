@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.app.hub.test_json_filter import DELICATE, DOCUMENTS, HASH, NAMES, without
+from tests.app.hub.json_documents import DELICATE, DOCUMENTS, HASH, NAMES, without
 from xetserve.app.hub.json_entry_filter import MAX_ENTRY, EntryFilter
 
 LIMIT = 1000

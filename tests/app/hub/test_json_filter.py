@@ -7,45 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.app.hub.json_documents import DELICATE, DOCUMENTS, HASH, NAMES, without
 from xetserve.app.hub.json_filter import MAX_MATCH, MemberFilter
-
-NAMES = ("xetHash", "xetEnabled")
-HASH = "0123456789abcdef" * 4
 
 
 def run(text: bytes, size: int) -> bytes:
     members = MemberFilter(NAMES)
     pieces = [members.feed(text[at : at + size]) for at in range(0, len(text), size)]
     return b"".join([*pieces, members.finish()])
-
-
-def without(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without(each) for key, each in value.items() if key not in NAMES}
-    return [without(each) for each in value] if isinstance(value, list) else value
-
-
-ODD = ("xetHash", '"xetHash":', ',"xetHash":1', '{"xetHash": "x"}', "\\", '\\"', "{", ",", "ü")
-KEYS = st.sampled_from((*ODD, "path", "xetHash2")) | st.text(max_size=8)
-SCALARS = (
-    st.sampled_from((*ODD, HASH)) | st.none() | st.booleans() | st.integers() | st.text(max_size=9)
-)
-DROPPED = st.sampled_from((HASH, None, True, False, 0, -1.5e-7, ""))
-
-
-@st.composite
-def objects(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> dict[str, Any]:
-    members: list[tuple[str, Any]] = draw(
-        st.lists(st.tuples(KEYS.filter(lambda key: key not in NAMES), values), max_size=4)
-    )
-    for name in draw(st.sets(st.sampled_from(NAMES))):
-        members.insert(draw(st.integers(0, len(members))), (name, draw(DROPPED)))
-    return dict(members)
-
-
-DOCUMENTS = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | objects(inner), max_leaves=20
-)
 
 
 @given(
@@ -99,13 +68,6 @@ def test_no_match_is_longer_than_what_is_held_back() -> None:
     member = b'"xetEnabled"%b:%b"%b"' % (blank, blank, b"x" * 256)
     text = b"{" + blank + (blank + b"," + blank).join([member] * 4) + blank + b","
     assert len(text) < MAX_MATCH
-
-
-# What parsing and writing would change.
-DELICATE = (
-    b'{"a": 1e400, "b": 1.10, "c": -0.0, "d": %b, "e": 1, "e": 2, "f": NaN, '
-    b'"g": "\\/\\ud800\xc3\xbc"}' % (b"9" * 5000)
-)
 
 
 @pytest.mark.parametrize("size", [1, 100_000])

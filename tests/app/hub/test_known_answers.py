@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.app.test_application import TOKEN, World, ask
+from tests.app.world import TOKEN, World, ask
 from tests.peers import Answer, RawClient, Received, http_answer
 from xetserve.app.download.service import STALE_FIELD
 from xetserve.app.hub.passthrough import HELD_SIZE

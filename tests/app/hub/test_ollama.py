@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tests.app.hub.test_git_lfs import SHA, make_world
-from tests.app.test_application import CONTENT, TOKEN, World, ask
+from tests.app.hub.lfs_world import SHA, make_world
+from tests.app.world import CONTENT, TOKEN, World, ask
 from tests.peers import Answer, Received, http_answer
 
 MANIFEST = "/v2/o/n/manifests/Q4_K_M"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.app.test_application import TOKEN, World, ask
+from tests.app.world import TOKEN, World, ask
 from tests.peers import PATIENCE, Answer, Received, http_answer, until
 from xetserve import __version__
 from xetserve.app.hub.passthrough import HELD_SIZE, MAX_QUESTION_SIZE

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.app.hub.test_writes import JSON, send
-from tests.app.test_application import TOKEN, World, ask
+from tests.app.world import JSON, TOKEN, World, ask, send
 from tests.peers import http_answer
 from xetserve.app.hub.repo_api import MAX_BODY_SIZE
 

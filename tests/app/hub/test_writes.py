@@ -4,28 +4,9 @@ import json
 
 import pytest
 
-from tests.app.test_application import TOKEN, World
-from tests.peers import RawClient, http_answer
+from tests.app.world import JSON, TOKEN, World, send
+from tests.peers import http_answer
 from xetserve.app.hub.writes import MAX_COMMAND_SIZE
-
-JSON = "Content-Type: application/json; charset=utf-8"
-
-
-async def send(
-    client: RawClient,
-    method: str,
-    target: str,
-    body: bytes,
-    *fields: str,
-    token: str | None = TOKEN,
-) -> tuple[int, dict[str, str], bytes]:
-    """Send a request with a body; gives status, fields and body of the answer."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: files.test", *fields]
-    if token is not None:
-        lines.append(f"Authorization: Bearer {token}")
-    lines += [f"Content-Length: {len(body)}", "", ""]
-    await client.send("\r\n".join(lines).encode() + body)
-    return await client.read_answer()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from tests.app.test_application import (
+from tests.app.world import (
     CAS_TOKEN,
     CONTENT,
     FILE,

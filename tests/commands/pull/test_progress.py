@@ -1,21 +1,9 @@
 """What is shown of something that goes on, on a terminal and elsewhere."""
 
-import io
-
 import pytest
 
+from tests.commands.pull.screen import Screen
 from xetserve.commands.pull.progress import Progress, format_seconds, format_size, show
-
-
-class Screen(io.StringIO):
-    """A terminal, or not."""
-
-    def __init__(self, *, is_terminal: bool) -> None:
-        super().__init__()
-        self._is_terminal = is_terminal
-
-    def isatty(self) -> bool:
-        return self._is_terminal
 
 
 class Clock:

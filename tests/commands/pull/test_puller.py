@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.pull.test_progress import Screen
+from tests.commands.pull.screen import Screen
 from tests.fakes import FakeCas, FakeFile
 from xetserve.commands.pull import puller as puller_module
 from xetserve.commands.pull.listing import Asker, RemoteFile

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.origin.client import XorbFile
-from tests.origin.store.test_xorbs import pieces
+from tests.origin.client import XorbFile, pieces
 from xetserve.errors import IntegrityError
 from xetserve.http.ranges import Span
 from xetserve.origin.store.blobs import TemporaryFiles

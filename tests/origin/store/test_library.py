@@ -3,12 +3,11 @@ import json
 import os
 import random
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.origin.client import list_files
+from tests.origin.client import list_files, pieces
 from xetserve.errors import ConfigError, IntegrityError
 from xetserve.http.ranges import Span
 from xetserve.origin.store.git_ids import hash_object
@@ -150,10 +149,6 @@ async def test_a_bad_name_is_refused(
 async def test_a_folder_that_is_not_there_is_refused(library: Library, tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError):
         await library.import_folder("model", "me/repo", tmp_path / "absent")
-
-
-async def pieces(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 async def test_what_is_aborted_leaves_nothing_behind(library: Library) -> None:

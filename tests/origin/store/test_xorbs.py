@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.origin.client import XorbFile, list_files
+from tests.origin.client import XorbFile, list_files, pieces
 from xetserve.errors import FormatError, IntegrityError
 from xetserve.origin.store.blobs import TemporaryFiles
 from xetserve.origin.store.xorbs import (
@@ -36,11 +36,6 @@ def scan(data: bytes, piece_size: int) -> tuple[bytes, bytes, XorbIndex]:
         scanner.receive_data(data[at : at + piece_size]) for at in range(0, len(data), piece_size)
     ]
     return (b"".join(stored), *scanner.finish())
-
-
-async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tests.peers import (
     http_head,
     open_pool,
 )
+from tests.upstream.cas.answers import HASH, INFO, PLAN, POLICY, Access
 from xetserve.errors import (
     RangeUnsatisfiable,
     UpstreamBusy,
@@ -30,43 +31,19 @@ from xetserve.errors import (
     UrlExpired,
 )
 from xetserve.upstream.cas.client import CasClient
-from xetserve.upstream.hub.client import CasToken
-from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (
     ByteRange,
-    ChunkRange,
     FetchInfo,
     Reconstruction,
-    Term,
     to_v1,
     to_v2,
 )
 
-POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.5)
-HASH = bytes(range(32))
 NAME = format_hash(HASH)
-XORB = bytes(32)
-INFO = FetchInfo(ChunkRange(0, 2), ByteRange(10, 30), "http://data.test/x?sig")
-PLAN = Reconstruction(0, (Term(XORB, ChunkRange(0, 2), 1000),), {XORB: (INFO,)})
 V1 = http_answer(200, json.dumps(to_v1(PLAN)).encode())
 V2 = http_answer(200, json.dumps(to_v2(PLAN)).encode())
 MISSING = http_answer(404, b"not found")
-
-
-class Access:
-    """Tokens t0, t1, ... for one CAS."""
-
-    def __init__(self, cas_url: str) -> None:
-        self._cas_url = cas_url
-        self.number = 0
-
-    async def get_token(self) -> CasToken:
-        return CasToken(self._cas_url, f"t{self.number}", 2e9)
-
-    async def renew_token(self) -> CasToken:
-        self.number += 1
-        return await self.get_token()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 
 from tests.peers import PATIENCE, Received, ScriptedPeer, answering, http_answer, open_pool, until
-from tests.upstream.cas.test_client import HASH, PLAN, POLICY, Access
+from tests.upstream.cas.answers import HASH, PLAN, POLICY, Access
 from xetserve.errors import UpstreamBusy, UpstreamTooLarge
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.upstream.cas import client as cas_module
