@@ -224,7 +224,7 @@ class TestReach:
                 await ask_within(PUBLIC_HUB, peer.url("/path?signature"))
             assert str(caught.value).startswith("127.0.0.1 ")
             assert peer.wires == []
-        assert "127.0.0.1 is not a public address" in caplog.text
+        assert "its address 127.0.0.1 is neither public" in caplog.text
         assert "signature" not in caplog.text + str(caught.value)
 
     @pytest.mark.parametrize("host", ["localhost", "2130706433", "127.1", "[::ffff:127.0.0.1]"])

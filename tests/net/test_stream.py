@@ -79,7 +79,7 @@ async def test_progress_in_the_kernels_queue_counts_as_taken() -> None:
         assert not done
         # And one that stops is given up.
         is_over.set()
-        with pytest.raises(TimeoutError, match="takes nothing"):
+        with pytest.raises(TimeoutError, match="reads nothing"):
             await asyncio.wait_for(sending, PATIENCE)
     finally:
         is_over.set()

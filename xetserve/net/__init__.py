@@ -1,1 +1,1 @@
-"""Sockets, both directions; nothing here knows Xet."""
+"""Sockets: connections from clients and to upstreams. Nothing in this package knows Xet."""

@@ -1,16 +1,15 @@
-"""Accepting from a listening socket: a few clients per turn of the event loop, and never spinning.
+"""Accept clients from a listening socket, a few in each turn of the event loop.
 
-Two things are done here that loop.create_server does not do.
+This module does two things that loop.create_server does not do.
 
-When the process is out of files or memory, accept() fails and the socket stays readable: a loop
-that goes on watching it spins at full speed and logs at full speed. Here it is not watched for
-FULL_PAUSE, whoever waits stays in the kernel's queue, and an episode costs one line in the log.
+It does not spin. When the process is out of files or memory, accept() fails and the socket stays
+readable, so a loop that watches it runs and logs at full speed. The acceptor stops watching for
+FULL_PAUSE, clients wait in the kernel's queue, and the log gets one line per episode.
 
-When several processes share the socket, all of them wake up for a client, and the quickest would
-take everybody. Here each lets those that have less to do go first: with n clients of its own it
-waits for as many milliseconds as n has binary digits, at most MAX_DELAY. So an idle process takes a
-client at once, the numbers stay within a factor of two of each other, and no process has to know of
-another one.
+It balances processes that share the socket. A new client wakes all of them, and the fastest one
+would accept every client. An acceptor therefore waits before it accepts: with n clients of its own,
+as many milliseconds as n has binary digits, at most MAX_DELAY. An idle process accepts at once, the
+numbers of clients stay within a factor of two, and the processes need no communication.
 """
 
 import asyncio
@@ -27,14 +26,14 @@ from xetserve.metrics.catalogue import ACCEPT_PAUSES
 logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
-TURN: Final = 16  # clients at most in one turn of the loop
+TURN: Final = 16  # the most clients accepted in one turn of the loop
 FULL_PAUSE: Final = 0.1  # seconds
-DELAY: Final = 0.001  # seconds; the event loop's timers know no less
+DELAY: Final = 0.001  # seconds; the resolution of the event loop's timers
 MAX_DELAY: Final = 4 * DELAY
-PATIENCE: Final = 4  # clients taken one by one before a queue counts as long
+PATIENCE: Final = 4  # clients accepted one by one before the queue counts as long
 
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-# A client that has left, or trouble on the way to it; the next one may be well: see accept(2).
+# Errors of one client or its network path; the next accept() may succeed: see accept(2).
 _OF_ONE_CLIENT: Final = frozenset(
     {
         *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
@@ -44,12 +43,12 @@ _OF_ONE_CLIENT: Final = frozenset(
 
 
 class Acceptor:
-    """Takes clients from one listening socket, which belongs to it from now on.
+    """An accept loop that owns one listening socket.
 
     Args:
-        sock: bound; it is made to listen unless it does so already.
-        on_client: called with each connected socket, which is not blocking, and the peer's address.
-        num_clients: how many clients this process has, when the socket is shared with others.
+        sock: a bound socket; start makes it listen unless it does already.
+        on_client: called with each connected, non-blocking socket and the peer's address.
+        num_clients: returns the number of this process's clients; None: the socket is not shared.
     """
 
     def __init__(
@@ -63,23 +62,23 @@ class Acceptor:
         self._num_clients = num_clients
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None  # while the socket is not watched
-        self._num_in_a_row = 0  # taken since the queue was last seen empty
-        self._is_full = False  # in an episode of failures
+        self._num_in_a_row = 0  # clients accepted since the queue was last empty
+        self._is_full = False  # accept() has failed since the last client
         self.num_attempts = 0  # calls of accept()
 
     def start(self) -> None:
-        """Begin to listen and to accept."""
+        """Start listening and accepting."""
         self._sock.setblocking(False)
         if not self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             self._sock.listen(BACKLOG)
         self._watch()
 
     def stop(self) -> None:
-        """Take those who are connected but were not accepted yet, and close the socket."""
+        """Accept all clients in the kernel's queue, then close the socket."""
         if self._sock.fileno() < 0:
             return
         self._rest()
-        # Closing would reset those in the queue.
+        # Closing resets the connections in the queue.
         for _ in range(BACKLOG):
             if not self._accept():
                 break
@@ -87,7 +86,7 @@ class Acceptor:
         self._sock.close()
 
     def leave(self) -> None:
-        """Close the socket at once; those in its queue are left to whoever else has it."""
+        """Close the socket at once; other processes that share it accept the queued clients."""
         if self._sock.fileno() >= 0:
             self._rest()
             self._sock.close()
@@ -112,7 +111,7 @@ class Acceptor:
 
     def _after_delay(self) -> None:
         self._watch()
-        # One by one leaves the others their part; a long queue has enough for all.
+        # Accepting one by one leaves clients to other processes; a long queue has enough for all.
         self._accept_several(min(1 + self._num_in_a_row // PATIENCE, TURN))
 
     def _accept_several(self, limit: int) -> None:
@@ -123,7 +122,7 @@ class Acceptor:
             self._num_in_a_row += 1
 
     def _accept(self) -> bool:
-        """Take one client; False: there is none, or no room for it."""
+        """Accept one client; return False if none is waiting or accept() failed."""
         self.num_attempts += 1
         try:
             client, address = self._sock.accept()
@@ -147,7 +146,7 @@ class Acceptor:
         if not self._is_full:
             self._is_full = True
             level = logging.WARNING if error.errno in _FULL else logging.ERROR
-            with contextlib.suppress(OSError):  # a log file may be among what cannot be opened
+            with contextlib.suppress(OSError):  # opening a log file may fail too
                 logger.log(level, "cannot accept clients: %s", os.strerror(error.errno or 0))
         self._rest()
         self._timer = self._loop.call_later(FULL_PAUSE, self._watch)

@@ -1,7 +1,8 @@
-"""Where connections may lead: URLs of others must not reach into the operator's own network.
+"""Address policy: keep URLs from upstreams out of the operator's own network (SSRF protection).
 
-A redirect, a CAS URL or a data URL comes from somebody else. What is checked is the address that is
-about to be connected to, since a name can lead anywhere. The Hub is always allowed.
+Redirects, CAS URLs and data URLs come from other servers. The policy checks the address of a
+connection before it is opened, since a host name can resolve to any address. The Hub is always
+allowed.
 """
 
 import asyncio
@@ -18,10 +19,11 @@ Network = IPv4Network | IPv6Network
 
 
 class Kind(Enum):
-    """What an address leads to. RESERVED: nothing that a URL could mean.
+    """The kind of network that an address belongs to.
 
-    BENCHMARK: nothing either (RFC 2544), but there are proxies that have every name lead there, to
-    themselves, and find the real address by it.
+    RESERVED: an address that no valid URL uses.
+    BENCHMARK: 198.18.0.0/15 (RFC 2544). Some transparent proxies resolve every host name to an
+        address in this network, which they map back to the real one.
     """
 
     PUBLIC = "public"
@@ -32,7 +34,7 @@ class Kind(Enum):
     RESERVED = "reserved"
 
 
-# Source: the IANA special-purpose address registries. First match counts.
+# Source: the IANA special-purpose address registries. The first match counts.
 _KINDS: Final[tuple[tuple[Network, Kind], ...]] = tuple(
     (ip_network(network), kind)
     for kind, networks in (
@@ -48,8 +50,8 @@ _KINDS: Final[tuple[tuple[Network, Kind], ...]] = tuple(
     )
     for network in networks.split()
 )
-# IPv6 that carries IPv4, and how far it has to be shifted: mapped, translated (RFC 2765), NAT64
-# (RFC 6052), 6to4 (RFC 3056).
+# IPv6 networks whose addresses embed an IPv4 address, and the right shift in bits that extracts it:
+# mapped, translated (RFC 2765), NAT64 (RFC 6052), 6to4 (RFC 3056).
 _CARRIERS: Final = tuple(
     (IPv6Network(network), shift)
     for network, shift in (
@@ -59,14 +61,14 @@ _CARRIERS: Final = tuple(
         ("2002::/16", 80),
     )
 )
-# Metadata services of clouds: they hand out credentials, so they have to be listed one by one.
+# Metadata services of clouds hand out credentials, so the operator must allow each by its address.
 _METADATA: Final = frozenset(
     map(
         ip_address,
         ("169.254.169.254", "169.254.170.2", "fd00:ec2::254", "100.100.100.200", "192.0.0.192"),
     )
 )
-# By the kind of the Hub's address: what may be reached besides what is public.
+# Kind of the Hub's address -> the kinds that are allowed besides public ones.
 _NEIGHBOURS: Final = {
     Kind.PRIVATE: {Kind.PRIVATE},
     Kind.LOOPBACK: {Kind.PRIVATE, Kind.LOOPBACK},
@@ -76,14 +78,14 @@ _NEIGHBOURS: Final = {
 
 
 class AddressPolicy:
-    """Decides which addresses may be connected to.
+    """A policy that decides which addresses the server may connect to.
 
     Args:
         hub: the Hub's origin, which is always allowed.
-        networks: what is allowed besides public addresses. None: where the Hub's own address is
-            private, other private ones; where it is loopback or link-local, those as well; where a
-            proxy has made it up, others that it does.
-            A metadata service has to be listed by its own address.
+        networks: networks allowed besides public addresses. None: derive them from the Hub's own
+            address, see _NEIGHBOURS: for a private Hub private addresses, for a loopback or
+            link-local Hub those as well, for a benchmark address other benchmark addresses.
+            A metadata service is allowed only by its own address, never by a larger network.
     """
 
     def __init__(self, hub: Origin, networks: Iterable[str] | None = None) -> None:
@@ -91,17 +93,17 @@ class AddressPolicy:
         self._networks = None if networks is None else [ip_network(each) for each in networks]
 
     def is_free(self, origin: Origin) -> bool:
-        """Return whether an origin is allowed wherever it leads."""
+        """Return whether an origin is allowed at any address."""
         return origin == self._hub
 
     async def allows(self, text: str) -> bool:
-        """Return whether an address may be connected to.
+        """Return whether the server may connect to an address.
 
         Args:
             text: a numeric address, perhaps with a zone.
 
         Raises:
-            OSError: what the Hub's name leads to cannot be found out now.
+            OSError: the Hub's host name could not be resolved.
         """
         address = unwrap(ip_address(text.partition("%")[0]))
         if self._networks is not None:
@@ -120,7 +122,7 @@ class AddressPolicy:
         except UnicodeError:
             return set()
         except socket.gaierror as exc:
-            if exc.errno == socket.EAI_NONAME:  # behind a proxy, its name may mean nothing here
+            if exc.errno == socket.EAI_NONAME:  # behind a proxy, the name need not resolve here
                 return set()
             raise
         found: set[Kind] = set()
@@ -131,12 +133,12 @@ class AddressPolicy:
 
 
 def find_kind(address: Address) -> Kind:
-    """Return the kind of an address that carries no other."""
+    """Return the kind of an address; unwrap an embedded IPv4 address first."""
     return next(kind for network, kind in _KINDS if address in network)
 
 
 def unwrap(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 one carries, or the address itself."""
+    """Return the IPv4 address embedded in an IPv6 address, or the address itself."""
     if isinstance(address, IPv6Address):
         for network, shift in _CARRIERS:
             if address in network:
@@ -145,7 +147,7 @@ def unwrap(address: Address) -> Address:
 
 
 def find_literal(host: str) -> str | None:
-    """Return the address that a host is written as, in any form; None: it is a name."""
+    """Return the address if host is a numeric address in any notation; None: host is a name."""
     host = host.partition("%")[0].rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, 6.3
         return "127.0.0.1"

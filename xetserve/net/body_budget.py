@@ -1,13 +1,13 @@
-"""How many bytes of request bodies a process holds at once, from all clients together.
+"""Body budget: limit the bytes of request bodies that a process holds for all clients together.
 
-A body takes what it may come to hold before it is read, so that none ever waits half read for room
-that other half-read ones have. Clients have their turns in rotation, and what comes first of one
-goes first. What it did not need is given back when it is complete, the rest when nobody needs it
-any more: what is passed on to the Hub is held until the Hub answers.
+A body reserves its largest possible size before it is read. Two half-read bodies therefore never
+wait for each other. Clients take turns, and the bodies of one client are served in order. A
+complete body returns the bytes that it did not need. It returns the rest when it is released: a
+body that is relayed to the Hub is held until the Hub responds.
 
-A client could take room and then send as little as min_body_rate allows. So, if nothing becomes
-free for STALL seconds while bodies wait, those that came at less than SLOW_RATE for as long are
-refused in their favour, or else the slowest.
+A client could reserve bytes and then send as slowly as min_body_rate allows. If bodies wait and
+nothing becomes free for STALL seconds, the budget refuses the bodies that arrived at less than
+SLOW_RATE for at least STALL seconds, or the slowest body if there is none.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from xetserve.errors import RequestError
 from xetserve.metrics.catalogue import REQUESTS_REFUSED
 
 DEFAULT_LIMIT: Final = 32 * 1024 * 1024  # bytes
-WAIT: Final = 5.0  # seconds for room; clients give up after 10
+WAIT: Final = 5.0  # seconds for a reservation; clients give up after 10
 STALL: Final = 0.5  # seconds
 SLOW_RATE: Final = 16 * 1024  # bytes a second
 
 
 class BodyBudget:
-    """A ceiling on the bytes of request bodies.
+    """A limit on the bytes of request bodies.
 
     Args:
-        limit: bytes. A larger body is refused: it can never fit.
-        wait: seconds that a body waits for room.
-        stall: seconds in which something has to become free while bodies wait.
+        limit: bytes. A larger body is refused, because it can never fit.
+        wait: seconds that a body waits for its reservation.
+        stall: seconds without a release, while bodies wait, after which slow bodies are refused.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class BodyBudget:
         self.limit = limit
         self.held = 0
         self.wait = wait
-        self.receiving: set[BodyLease] = set()  # those that are being read
+        self.receiving: set[BodyLease] = set()  # bodies that are being read
         self._stall = stall
-        # By client, whoever has its turn first: the sizes that wait.
+        # Client -> waiting reservations and their sizes; the first client has the next turn.
         self._waiting: OrderedDict[str, OrderedDict[asyncio.Future[None], int]] = OrderedDict()
-        self._num_given = 0  # times that something has become free
+        self._num_given = 0  # number of releases
         self._watch: asyncio.TimerHandle | None = None  # while bodies wait
 
     def __repr__(self) -> str:
@@ -52,9 +52,9 @@ class BodyBudget:
         return f"<BodyBudget {self.held} of {self.limit}, {num_waiting} waiting>"
 
     async def take(self, size: int, client: str = "") -> None:
-        """Hold size bytes more of a client's, once there is room for them.
+        """Wait until the budget has room, then reserve size bytes for a client.
 
-        Cancellation: they are not held.
+        Cancellation: nothing is reserved.
         """
         if self.held + size <= self.limit and not (self._waiting and size):
             self.held += size
@@ -74,7 +74,7 @@ class BodyBudget:
             raise
 
     def give(self, size: int) -> None:
-        """Hold size bytes less."""
+        """Release size bytes."""
         if size:
             self.held -= size
             self._num_given += 1
@@ -90,14 +90,14 @@ class BodyBudget:
             if line:
                 self._waiting.move_to_end(client)
             self.held += size
-            if not granted.done():  # it is being cancelled, and gives the room back
+            if not granted.done():  # a cancelled waiter releases its bytes itself, see take
                 granted.set_result(None)
         if not self._waiting and self._watch is not None:
             self._watch.cancel()
             self._watch = None
 
     def _leave(self, client: str, granted: asyncio.Future[None]) -> bool:
-        """Take somebody out of its line; False: it was not there any more."""
+        """Remove a waiting reservation; return False if it is not waiting any more."""
         line = self._waiting.get(client)
         if line is None or line.pop(granted, None) is None:
             return False
@@ -112,7 +112,7 @@ class BodyBudget:
         self._watch = loop.call_later(self._stall, self._on_stall, self._num_given)
 
     def refuse_slow(self, now: float) -> None:
-        """Refuse bodies that keep others waiting: all that hardly come, or else the slowest one."""
+        """Refuse all bodies slower than SLOW_RATE, or the slowest one if there is none."""
         rates = {
             lease: lease.measure_rate(now)
             for lease in self.receiving
@@ -126,37 +126,37 @@ class BodyBudget:
 
 
 class BodyLease:
-    """What the body of one request holds."""
+    """The bytes that the body of one request holds."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
-        self.client = ""  # whose it is
+        self.client = ""  # the client key, see connection_count
         self._size = 0
         self._started = 0.0
-        self._stall_deadline: asyncio.Timeout | None = (
-            None  # while it is read; it expires when it is refused
-        )
-        self.received = 0  # bytes; whoever reads the body says so
+        # Set while the body is read; refuse makes it expire.
+        self._stall_deadline: asyncio.Timeout | None = None
+        self.received = 0  # bytes; the reader of the body updates it
 
     @property
     def limit(self) -> int:
-        """Bytes that a body can have at most."""
+        """Return the most bytes that a body can have."""
         return self._budget.limit
 
     @asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
-        """Hold size bytes while a body is read; afterwards, what was received, or nothing after a
-        failure.
+        """Hold size bytes while the caller reads a body.
+
+        Afterwards the lease holds the received bytes, or nothing after a failure.
 
         Raises:
-            RequestError: 503, there was no room in time, or none for a body that comes so slowly.
+            RequestError: 503, the budget had no room in time, or the body was refused as too slow.
         """
         budget = self._budget
         try:
             async with asyncio.timeout(budget.wait):
                 await budget.take(size, self.client)
         except TimeoutError:
-            raise _no_room("the server holds as many bytes of requests as it may") from None
+            raise _no_room("the server has no memory left for request bodies") from None
         self._size = size
         self.received = 0
         self._started = asyncio.get_running_loop().time()
@@ -166,7 +166,7 @@ class BodyLease:
                 yield
         except TimeoutError:
             self.release()
-            raise _no_room("the request body came slowly, and others waited") from None
+            raise _no_room("the request body arrived too slowly while others waited") from None
         except BaseException:
             self.release()
             raise
@@ -177,20 +177,20 @@ class BodyLease:
         budget.give(size - self._size)
 
     def measure_rate(self, now: float) -> float:
-        """Return the bytes a second that the body has come at."""
+        """Return the mean rate of the body in bytes a second."""
         return self.received / max(self.measure_age(now), 0.001)
 
     def measure_age(self, now: float) -> float:
-        """Return the seconds since the reading of the body began."""
+        """Return the seconds since the body began to be read."""
         return now - self._started
 
     def refuse(self) -> None:
-        """End the reading of the body."""
+        """End the reading of the body; its hold raises RequestError."""
         if self._stall_deadline is not None and not self._stall_deadline.expired():
             self._stall_deadline.reschedule(0.0)
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Release all bytes of the lease."""
         size, self._size = self._size, 0
         self._budget.give(size)
 

@@ -1,8 +1,8 @@
-"""One upstream connection: send a request, read the head through h11, the body around it.
+"""Upstream connections: send a request, read the response's head with h11, and its body without.
 
-A body with a Content-Length is counted here and received straight into the caller's buffers; h11
-would copy it three times. A chunked one is decoded by framing. Heads are checked before h11 sees
-them, see response_heads.
+A body with a Content-Length is received straight into the caller's buffers, because h11 would copy
+it three times. http.framing decodes a chunked body. http.response_head checks each head before h11
+parses it.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from xetserve.net.stream import ByteStream
 from xetserve.net.url import Url
 
 MAX_HEAD_SIZE: Final = 128 * 1024  # bytes; a Location with a signed URL can be long
-TAKES_PER_TURN: Final = 8  # times that data is taken out of chunks in one turn of the event loop
+TAKES_PER_TURN: Final = 8  # reads of a body without a length in one turn of the event loop
 _TRAILER_LIMITS: Final = RequestLimits(max_fields=MAX_RESPONSE_FIELDS)
 
 
 class ClientResponse:
-    """The answer to a request; its body is read from the connection as it is asked for.
+    """The response to a request; its body is read from the connection on demand.
 
-    content_length: body bytes, where they are known beforehand.
-    meter: told how many body bytes have come, each time some have.
+    content_length: body bytes; None: unknown.
+    meter: called with the number of bytes after each read of the body.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class ClientResponse:
         self.meter: Callable[[int], None] | None = None
 
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
-        """Receive body bytes into view; gives their number, 0 at the end of the body.
+        """Receive body bytes into view; return their number, 0 at the end of the body.
 
         Raises:
-            BrokenStream: reset, or the body ended before its announced end.
-            TimeoutError: nothing came for timeout seconds.
+            BrokenStream: the connection was reset, or the body ended early.
+            TimeoutError: no byte arrived for timeout seconds.
         """
         count = await self._connection.receive_body_into(view, timeout)
         if self.meter is not None:
@@ -56,8 +56,8 @@ class ClientResponse:
         """Read the whole body.
 
         Raises:
-            UpstreamTooLarge: it has more than limit bytes.
-            BrokenStream, TimeoutError: as receive_into.
+            UpstreamTooLarge: the body has more than limit bytes.
+            BrokenStream, TimeoutError: see receive_into.
         """
         buffer = memoryview(bytearray(min(limit + 1, 64 * 1024)))
         parts: list[bytes] = []
@@ -65,17 +65,18 @@ class ClientResponse:
         while count := await self.receive_into(buffer, timeout):
             size += count
             if size > limit:
-                raise UpstreamTooLarge(f"an upstream answer has more than {limit} bytes")
+                raise UpstreamTooLarge(f"an upstream response has more than {limit} bytes")
             parts.append(bytes(buffer[:count]))
         return b"".join(parts)
 
 
 class ClientConnection:
-    """A connection that serves one request after the other.
+    """A connection to an upstream that sends one request after the other.
 
     Args:
-        is_proxied: over a plain HTTP proxy, which wants the absolute form of the target.
-        proxy_authorization: the Proxy-Authorization that it wants with every request.
+        is_proxied: requests go through a plain HTTP proxy, which requires the absolute form of the
+            target (RFC 9112, 3.2.2).
+        proxy_authorization: the Proxy-Authorization for that proxy, sent with every request.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class ClientConnection:
         self.stream = stream
         self._is_proxied = is_proxied
         self._proxy_authorization = proxy_authorization
-        self._inbox = bytearray()  # what has arrived and is not looked at yet
+        self._inbox = bytearray()  # received bytes that are not parsed yet
         self._framing: ChunkedFraming | None = None  # of a chunked body
-        self._left: int | None = 0  # body bytes to come; None: its end shows when it comes
-        self._rest = b""  # body bytes that came with the head, or out of its chunks
+        self._left: int | None = 0  # body bytes to come; None: the body has no Content-Length
+        self._rest = b""  # decoded body bytes that the caller has not read yet
         self._num_takes = 0
         self._keep = False
         self.num_requests = 0
@@ -99,7 +100,7 @@ class ClientConnection:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the last answer was read to its end and another request may follow."""
+        """Return whether the last response was read to its end and a new request may be sent."""
         return self._keep and self._left == 0 and not self._rest and self.stream.is_quiet
 
     async def request(
@@ -110,14 +111,14 @@ class ClientConnection:
         body: bytes,
         timeout: float | None,
     ) -> ClientResponse:
-        """Send a request and read the answer's head.
+        """Send a request and read the response's head.
 
         Args:
             timeout: seconds without a byte.
 
         Raises:
-            BrokenStream: the connection ended, or what came is not HTTP.
-            TimeoutError: nothing came for timeout seconds.
+            BrokenStream: the connection ended, or the peer does not speak HTTP.
+            TimeoutError: the peer took or sent no byte for timeout seconds.
         """
         self.num_requests += 1
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
@@ -154,11 +155,12 @@ class ClientConnection:
         length = headers.get("content-length")
         if method == "HEAD" or head.status_code in (204, 304):
             self._left = 0
-            self._keep = self._keep and not self._inbox  # a body after all would be the next answer
+            # If the server sent a body all the same, it would be taken for the next response.
+            self._keep = self._keep and not self._inbox
             known = int(length) if length is not None and length.isdigit() else None
             return ClientResponse(self, head.status_code, headers, known)
         if length is not None and "transfer-encoding" not in headers:
-            self._left = int(length)  # h11 has checked that it is one number
+            self._left = int(length)  # h11 has checked that the field is one number
             self._rest = bytes(self._inbox)
             self._inbox.clear()
             if len(self._rest) > self._left:
@@ -190,13 +192,12 @@ class ClientConnection:
         return count
 
     async def _next_unframed(self, timeout: float | None) -> bytes:
-        """Return the next body bytes of an answer whose length is not known; b"" at the end of the
-        body.
-        """
+        """Return the next bytes of a body without Content-Length; b"" at its end."""
         framing = self._framing
         self._num_takes += 1
         if self._num_takes % TAKES_PER_TURN == 0:
-            await asyncio.sleep(0)  # chunks may be as small as a byte, and 20,000 of them be here
+            # Thousands of one-byte chunks may be in the inbox, and parsing them takes long.
+            await asyncio.sleep(0)
         while not (data := self._take_unframed()):
             if framing is not None and framing.is_complete:
                 break
@@ -213,7 +214,7 @@ class ClientConnection:
         return data
 
     def _take_unframed(self) -> bytes:
-        """Take data out of the inbox; b"": more is needed, or the body has ended."""
+        """Remove and return body data from the inbox; b"" if more input is needed or at the end."""
         if self._framing is None:
             data = bytes(self._inbox)
             self._inbox.clear()
@@ -227,14 +228,14 @@ class ClientConnection:
 async def read_head(
     connection: h11.Connection, stream: ByteStream, inbox: bytearray, timeout: float | None
 ) -> h11.Response:
-    """Read the head of the answer to a request, and what goes before it.
+    """Read interim responses, which are dropped, and the head of the final response.
 
     Args:
-        inbox: empty; gets what has come behind the head.
+        inbox: an empty buffer; afterwards it holds the bytes received behind the head.
         timeout: seconds without a byte.
 
     Raises:
-        BrokenStream, TimeoutError: as ClientConnection.request.
+        BrokenStream, TimeoutError: see ClientConnection.request.
     """
     reader = ResponseHeadReader(MAX_HEAD_SIZE)
     while True:
@@ -252,14 +253,14 @@ async def read_head(
 
 
 def _next_event(connection: h11.Connection) -> object:
-    """Give h11's next event.
+    """Return h11's next event.
 
     Raises:
-        BrokenStream: what came is not HTTP.
+        BrokenStream: the received bytes are not HTTP.
     """
     try:
         return connection.next_event()
     except h11.RemoteProtocolError as exc:
-        # h11 quotes what it does not understand.
+        # h11 quotes the bytes that it cannot parse; they may hold a signed URL.
         reason = str(exc).partition("bytearray(")[0].rstrip(": ")
         raise BrokenStream(f"not HTTP: {reason}") from None

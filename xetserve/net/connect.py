@@ -1,4 +1,4 @@
-"""Opening upstream connections: addresses, proxies, TLS."""
+"""Open upstream connections: resolve names, choose a proxy, check addresses, start TLS."""
 
 import asyncio
 import base64
@@ -23,11 +23,11 @@ from xetserve.net.url import Origin
 logger = logging.getLogger(__name__)
 
 _NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
-ATTEMPT_TIMEOUT: Final = 2.0  # seconds for one address while there are others to try
+ATTEMPT_TIMEOUT: Final = 2.0  # seconds for one address while there are more to try
 
 
 class Proxy(NamedTuple):
-    """A forward proxy: where it is, and the Proxy-Authorization it wants."""
+    """A forward proxy, and the Proxy-Authorization to send to it; None: it requires none."""
 
     host: str
     port: int
@@ -38,7 +38,7 @@ class Proxy(NamedTuple):
 
 
 class ProxyRules:
-    """HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, read once."""
+    """The values of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY at the time of creation."""
 
     def __init__(self, proxies: Mapping[str, str] | None = None) -> None:
         self._proxies = dict(getproxies_environment() if proxies is None else proxies)
@@ -47,7 +47,7 @@ class ProxyRules:
         """Return the proxy for an origin; None: connect directly.
 
         Raises:
-            BrokenStream: the proxy's URL is not one that can be used.
+            BrokenStream: the proxy's URL is invalid or has another scheme than http.
         """
         url = self._proxies.get(origin.scheme) or self._proxies.get("all")
         if not url or proxy_bypass(f"{origin.host}:{origin.port}", self._proxies):
@@ -55,10 +55,12 @@ class ProxyRules:
         try:
             parts = urlsplit(url if "//" in url else f"http://{url}")
             port = parts.port or 8080
-        except ValueError:  # its message would quote the URL, which may hold a password
-            raise BrokenStream("cannot use a proxy with such a URL") from None
+        except ValueError:  # urlsplit's message quotes the URL, which may hold a password
+            raise BrokenStream(
+                "the URL of the proxy is invalid: correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
+            ) from None
         if parts.scheme != "http" or not parts.hostname:
-            raise BrokenStream(f"cannot use a proxy with scheme {parts.scheme!r}")
+            raise BrokenStream(f"cannot use a proxy with scheme {parts.scheme!r}, only http")
         authorization = None
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -73,20 +75,20 @@ async def open_connection(
     timeout: float,
     reach: AddressPolicy | None = None,
 ) -> ClientConnection:
-    """Connect to an origin, through a proxy where the rules name one.
+    """Connect to an origin, through a proxy if the rules name one.
 
-    A proxy resolves names itself: behind one, only hosts that are written as an address are
-    checked.
+    A proxy resolves host names itself, so with a proxy only numeric addresses are checked.
 
     Args:
-        timeout: seconds for all of it.
-        reach: which addresses may be connected to; None: all of them.
+        timeout: seconds for the whole connection setup.
+        reach: the policy for addresses; None: all are allowed.
 
     Raises:
-        UpstreamRefused: the address is not one of them.
-        OutOfFiles: no more can be opened.
-        BrokenStream: refused, unreachable, unknown host, bad certificate, or a proxy that says no.
-        TimeoutError: it took too long.
+        UpstreamRefused: the policy does not allow the address.
+        OutOfFiles: this process or machine cannot open another file.
+        BrokenStream: the host is unknown, unreachable or refuses, its certificate is invalid, or
+            the proxy refused the tunnel.
+        TimeoutError: the connection was not ready in time.
     """
     proxy = rules.find(origin)
     stream: ByteStream | None = None
@@ -124,12 +126,10 @@ async def open_connection(
 
 
 def _is_for_want_of_files(error: OSError) -> bool:
-    """Return whether a connection failed because this process, or this machine, has no more
-    files.
-    """
+    """Return whether a connection failed because no more files can be opened."""
     if not isinstance(error, socket.gaierror):
         return error.errno in _NO_FILES
-    # The resolver opens files of its own, and has no words for this.
+    # The resolver opens files too, but its errors do not show this cause: try to open a socket.
     try:
         socket.socket().close()
     except OSError as exc:
@@ -138,12 +138,15 @@ def _is_for_want_of_files(error: OSError) -> bool:
 
 
 async def _connect(host: str, port: int, timeout: float, reach: AddressPolicy | None) -> ByteStream:
-    """Try the host's addresses in order, IPv6 and IPv4 in turn, those out of reach left out."""
+    """Connect to the first of the host's allowed addresses that answers.
+
+    IPv6 and IPv4 addresses are tried alternately.
+    """
     loop = asyncio.get_running_loop()
     deadline = time.monotonic() + timeout
     try:
         infos = await loop.getaddrinfo(host, port, type=1)
-    except UnicodeError:  # a label that is empty or too long
+    except UnicodeError:  # a label of the name is empty or too long
         raise BrokenStream(f"cannot connect to {host}: not a host name") from None
     found = _interleave([info[4][0] for info in infos])
     addresses = [each for each in found if reach is None or await reach.allows(each)]
@@ -156,7 +159,7 @@ async def _connect(host: str, port: int, timeout: float, reach: AddressPolicy | 
         try:
             async with asyncio.timeout(left if is_last else min(left, ATTEMPT_TIMEOUT)):
                 _, stream = await loop.create_connection(ByteStream, address, port)
-        except OSError as exc:  # TimeoutError is one of them
+        except OSError as exc:  # includes TimeoutError
             error = exc
         else:
             return stream
@@ -165,17 +168,17 @@ async def _connect(host: str, port: int, timeout: float, reach: AddressPolicy | 
 
 def _refuse(host: str, address: str) -> UpstreamRefused:
     logger.warning(
-        "not connecting to %s: %s is not a public address, and not in upstream_networks",
+        "not connecting to %s: its address %s is neither public nor in upstream_networks",
         host,
         address,
     )
     return UpstreamRefused(
-        f"{host} leads to an address that this server does not connect to ([hub] upstream_networks)"
+        f"{host} has an address that this server may not connect to ([hub] upstream_networks)"
     )
 
 
 def _interleave(addresses: list[str | int]) -> list[str]:
-    """Alternate the families, so that one which leads nowhere costs one attempt (RFC 8305, 4)."""
+    """Alternate IPv6 and IPv4, so that a broken family costs one attempt (RFC 8305, 4)."""
     unique = list(dict.fromkeys(str(address) for address in addresses))
     six = [address for address in unique if ":" in address]
     four = [address for address in unique if ":" not in address]
@@ -187,7 +190,11 @@ def _interleave(addresses: list[str | int]) -> list[str]:
 
 
 async def _open_tunnel(stream: ByteStream, origin: Origin, proxy: Proxy, timeout: float) -> None:
-    """Ask a proxy for a tunnel (RFC 9110, 9.3.6)."""
+    """Open a tunnel to the origin with CONNECT (RFC 9110, 9.3.6).
+
+    Raises:
+        BrokenStream: the proxy refused, or did not answer with HTTP.
+    """
     target = f"[{origin.host}]" if ":" in origin.host else origin.host
     target = f"{target}:{origin.port}"
     headers = [("Host", target)]

@@ -1,4 +1,4 @@
-"""Who is connected: in all, and from one address."""
+"""Count connections, in total and per client, and enforce both limits."""
 
 from collections import Counter
 from ipaddress import IPv6Address
@@ -6,10 +6,9 @@ from typing import Any
 
 
 def client_key(address: Any) -> str:
-    """Return what stands for the client at a socket address; "" on a Unix socket.
+    """Return the key that identifies the client at a socket address; "" on a Unix socket.
 
-    An IPv4 address stands for itself, an IPv6 address for its /64: one subscriber has at least that
-    many.
+    The key is the IPv4 address, or the /64 of an IPv6 address: each subscriber has at least a /64.
     """
     if not isinstance(address, tuple):
         return ""
@@ -23,12 +22,12 @@ def client_key(address: Any) -> str:
 
 
 class ConnectionCount:
-    """Counts connections, and tells when there are too many.
+    """A count of connections with two limits.
 
     Args:
-        max_connections: in all; 0: any number.
-        max_per_client: from one client; 0: any number. Unix sockets are exempt: they have one
-            address.
+        max_connections: in total; 0: no limit.
+        max_per_client: from one client; 0: no limit. Clients on Unix sockets are exempt, because
+            all of them have the same key.
     """
 
     def __init__(self, max_connections: int = 0, max_per_client: int = 0) -> None:
@@ -38,16 +37,16 @@ class ConnectionCount:
         self.num_connections = 0
 
     def find_excess(self, client: str) -> tuple[int, str] | None:
-        """Return the status and the reason for refusing one more connection; None: there is
-        room.
-        """
+        """Return the status and reason to refuse one more connection; None: accept it."""
         if self._max_connections and self.num_connections >= self._max_connections:
-            return 503, "the server has as many connections as it may have; come again later"
+            return 503, "the server has reached its limit of connections: try again later"
         return self.find_excess_of(client)
 
     def find_excess_of(self, client: str) -> tuple[int, str] | None:
-        """As find_excess, but for a connection that is counted already, though not as this
-        client's.
+        """Return what find_excess does, but check only the limit of this client.
+
+        Use it for a connection that is already in the total, for example after a PROXY header has
+        named its client.
         """
         limit = self._max_per_client
         if limit and client and self._num_of[client] >= limit:
@@ -55,17 +54,17 @@ class ConnectionCount:
         return None
 
     def set_limits(self, max_connections: int, max_per_client: int) -> None:
-        """Change the limits; nobody who is there has to leave."""
+        """Change the limits; existing connections stay open."""
         self._max_connections = max_connections
         self._max_per_client = max_per_client
 
     def add(self, client: str) -> None:
-        """Count a connection."""
+        """Count a new connection of a client."""
         self.num_connections += 1
         self._num_of[client] += 1
 
     def remove(self, client: str) -> None:
-        """A connection of this client has ended."""
+        """Stop counting a connection of a client that has ended."""
         self.num_connections -= 1
         self._num_of[client] -= 1
         if not self._num_of[client]:

@@ -1,4 +1,4 @@
-"""The Date of answers, made once a second."""
+"""The Date field of responses, formatted once a second."""
 
 import time
 from email.utils import formatdate
@@ -7,7 +7,7 @@ _cache: tuple[int, str] = (0, "")
 
 
 def http_date() -> str:
-    """Return the time now as HTTP writes it (RFC 9110, 5.6.7)."""
+    """Return the current time as an HTTP-date (RFC 9110, 5.6.7)."""
     global _cache
     now = int(time.time())
     if _cache[0] != now:

@@ -1,14 +1,15 @@
-"""Who works in which turn of the event loop: some in each, and clients one by one.
+"""Event loop turns: limit the work in one turn and share turns fairly among clients.
 
-A thousand requests that come at the same moment are a thousand tasks that are ready: a turn of the
-loop runs all of them, and whoever needs ten turns for an answer, or three for /health, waits for
-ten thousand pieces of work. So a piece of work takes a place in a turn first: a TLS handshake, the
-reading of a request's head, its beginning, a body's next block. A turn has as many places as make
-it last about TARGET; the others wait. Clients have places in rotation, and of one client's work,
-what begins and what goes on alternate: many downloads of one hardly delay another one's small
-request.
+If a thousand requests arrive at once, a thousand tasks are ready and one turn of the loop runs them
+all. A request that needs ten turns, or three for /health, then waits for thousands of other tasks.
+Each piece of work therefore takes a place in a turn first. Pieces of work are a TLS handshake, the
+parsing of a request's head, the start of a request and the next block of a body.
 
-While nobody has to wait, this costs a counter.
+A turn has as many places as fit into about TARGET seconds; further work waits for a later turn.
+Waiting clients get places in rotation. Within one client, new and continued work alternate. Many
+downloads of one client thus hardly delay a small request of another.
+
+If no work waits, taking a place costs only a counter.
 """
 
 import asyncio
@@ -18,13 +19,13 @@ from collections.abc import Callable
 from typing import Final
 
 TARGET: Final = 0.01  # seconds that a turn of the loop should last at most
-MAX_PLACES: Final = 32  # of a turn
+MAX_PLACES: Final = 32  # the most places in one turn
 
 _Place = asyncio.Future[None]
 
 
 class _Line:
-    """The places that one client waits for."""
+    """The queue of places that one client waits for: new work and continued work."""
 
     def __init__(self) -> None:
         self._kinds: tuple[deque[_Place], deque[_Place]] = (deque(), deque())
@@ -33,18 +34,18 @@ class _Line:
         return any(self._kinds)
 
     def add(self, place: _Place, *, begins: bool) -> None:
-        """Wait behind those of a kind."""
+        """Append a place to the queue of its kind."""
         self._kinds[not begins].append(place)
 
     def take(self) -> _Place:
-        """Return the next one; the other kind is next then."""
+        """Remove and return the next place; the other kind is served next."""
         first, second = self._kinds
         self._kinds = (second, first) if first else (first, second)
         return (first or second).popleft()
 
 
 class Turns:
-    """Gives places in turns of the loop.
+    """A scheduler that grants places in turns of the event loop.
 
     Args:
         clock: seconds, monotonic.
@@ -53,17 +54,17 @@ class Turns:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lines: OrderedDict[str, _Line] = OrderedDict()
-        self._began = 0.0  # when the turn did
-        self._is_counting = False  # this turn; the next one will be told of it
-        self.num_places = MAX_PLACES  # of a turn, as it turns out
-        self.num_taken = 0  # in this turn
+        self._began = 0.0  # when this turn began
+        self._is_counting = False  # whether _begin_turn is scheduled for the next turn
+        self.num_places = MAX_PLACES  # places in one turn, adapted to its duration
+        self.num_taken = 0  # places taken in this turn
 
     async def take(self, client: str, *, begins: bool) -> None:
         """Wait for a place in a turn.
 
         Args:
-            client: whose work it is.
-            begins: it is the beginning of something.
+            client: the key of the client that the work is for.
+            begins: whether this is new work, as opposed to continued work.
         """
         if self.num_taken < self.num_places and not self._lines:
             self.num_taken += 1
@@ -74,7 +75,7 @@ class Turns:
         if line is None:
             line = self._lines[client] = _Line()
         line.add(place, begins=begins)
-        await place  # who is cancelled is passed over when it is its turn
+        await place  # _begin_turn skips a cancelled place
 
     def _count(self) -> None:
         if not self._is_counting:
@@ -83,7 +84,7 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._begin_turn)
 
     def _begin_turn(self) -> None:
-        """Give the places of a new turn, as many as the last one had time for."""
+        """Start a turn: adapt num_places to the last turn's duration and grant places."""
         took = self._clock() - self._began
         if took > TARGET:
             self.num_places = max(1, self.num_places // 2)
@@ -95,7 +96,7 @@ class Turns:
             client, line = self._lines.popitem(last=False)
             place = line.take()
             if line:
-                self._lines[client] = line  # behind all others
+                self._lines[client] = line  # behind all other clients
             if not place.done():
                 place.set_result(None)
                 self.num_taken += 1

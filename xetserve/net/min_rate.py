@@ -1,12 +1,12 @@
-"""How fast a client has to be, at least."""
+"""Minimum rates: how fast a client must read a response and send a request body."""
 
 
 class RateFloor:
-    """Tells whether a client takes at least rate bytes a second, window by window.
+    """A check that a client reads at least rate bytes a second, window by window.
 
     Args:
-        rate: bytes a second, on the average of a window.
-        window: seconds, of those in which the client was waited for.
+        rate: the required mean rate of a window, in bytes a second.
+        window: seconds; only time in which the server waited for the client counts.
     """
 
     def __init__(self, rate: float, window: float) -> None:
@@ -16,9 +16,7 @@ class RateFloor:
         self._taken = 0
 
     def allows(self, seconds: float, num_bytes: int) -> bool:
-        """Note a wait for the client, and the bytes that it took meanwhile; False: it is too
-        slow.
-        """
+        """Record seconds of waiting and the bytes read meanwhile; return False if too slow."""
         self._waited += seconds
         self._taken += num_bytes
         if self._waited < self._window:
@@ -30,16 +28,17 @@ class RateFloor:
 
 
 class BodyDeadline:
-    """How long a client may still take for the next data of a request's body.
+    """The time that a client has left to send the next data of a request body.
 
-    There are timeout seconds. Waiting uses them up, data earns them back at rate: whoever is faster
-    than rate on the average has all of them for every pause, and whoever is slower has the sooner
-    none, however often a byte comes. Bytes that are not data (chunk headers) earn nothing. Time in
-    which nobody here wanted data is not counted.
+    The client starts with timeout seconds. Waiting uses them up, and data earns them back: n bytes
+    earn n / rate seconds, up to timeout in total. A client with a mean rate above rate has the full
+    timeout for each pause. A slower client runs out of time, even if a byte arrives every second.
+    Framing such as chunk headers earns nothing. Time in which the server does not read is not
+    counted.
 
     Args:
-        timeout: seconds; 0: any number.
-        rate: bytes a second; 0: any data earns all of them.
+        timeout: seconds; 0: no limit.
+        rate: bytes a second; 0: any data earns the full timeout.
     """
 
     def __init__(self, timeout: float, rate: float) -> None:
@@ -49,14 +48,14 @@ class BodyDeadline:
 
     @property
     def left(self) -> float | None:
-        """Seconds; None: any number."""
+        """Return the seconds left; None: no limit."""
         return max(0.0, self._left) if self._timeout else None
 
     def wait(self, seconds: float) -> None:
-        """Note a wait for the client."""
+        """Record seconds of waiting for the client."""
         self._left -= seconds
 
     def note(self, num_bytes: int) -> None:
-        """Note data."""
+        """Record received data."""
         earned = num_bytes / self._rate if self._rate else self._timeout
         self._left = min(self._timeout, self._left + earned)

@@ -1,4 +1,4 @@
-"""Which connection serves which request."""
+"""Connection pool: reuse idle upstream connections, and open new ones."""
 
 import asyncio
 import logging
@@ -17,18 +17,18 @@ from xetserve.net.url import Origin, Url
 logger = logging.getLogger(__name__)
 
 IDLE_TIMEOUT: Final = 30.0  # seconds; servers commonly close after 60 or 75
-MAX_IDLE: Final = 32  # connections kept for one origin
+MAX_IDLE: Final = 32  # idle connections kept for one origin
 
 
 class ConnectionPool:
-    """Keeps connections whose last answer was read to the end, and opens new ones for the rest.
+    """A pool of upstream connections; one is reusable if its last response was read to the end.
 
-    There is no upper limit: whoever asks has already reserved what the answer may hold, and a
-    request that waited for a slow client's connection could wait for ever.
+    The number of connections has no limit. The caller has already reserved memory for the response,
+    and a request that waits for a connection used by a slow client could wait forever.
 
     Args:
-        is_offline: open no connection at all.
-        reach: which addresses may be connected to; None: all of them.
+        is_offline: never open a connection.
+        reach: the policy for addresses; None: all are allowed.
     """
 
     def __init__(
@@ -46,18 +46,19 @@ class ConnectionPool:
         self._proxies = proxies
         self._connect_timeout = connect_timeout
         self._idle: dict[Origin, list[ClientConnection]] = {}
-        self._timers: dict[Origin, asyncio.TimerHandle] = {}  # one for each origin, while needed
-        self._num_busy = 0  # used by a request, or being opened for one
+        # Expiry timers, one for each origin with idle connections.
+        self._timers: dict[Origin, asyncio.TimerHandle] = {}
+        self._num_busy = 0  # connections used by a request, or being opened for one
         self.num_active = 0
 
     @property
     def num_idle(self) -> int:
-        """Open connections that wait for a request."""
+        """Return the number of open connections that are not in use."""
         return sum(map(len, self._idle.values()))
 
     @property
     def num_open(self) -> int:
-        """Connections that are open or being opened."""
+        """Return the number of connections that are open or being opened."""
         return self._num_busy + self.num_idle
 
     @asynccontextmanager
@@ -70,24 +71,24 @@ class ConnectionPool:
         body: bytes = b"",
         timeout: float,
     ) -> AsyncIterator[ClientResponse]:
-        """Send a request; the connection is kept afterwards if the answer was read to its end.
+        """Send a request; keep the connection if the caller reads the response to its end.
 
         Args:
             timeout: seconds without a byte.
 
         Raises:
-            UpstreamOffline: none is to be opened.
-            UpstreamRefused: the address is out of reach.
-            OutOfFiles: no more can be opened.
-            BrokenStream: no connection, or it broke.
-            TimeoutError: no connection or no byte in time.
+            UpstreamOffline: the pool is offline.
+            UpstreamRefused: the policy does not allow the address.
+            OutOfFiles: this process or machine cannot open another file.
+            BrokenStream: the connection could not be opened, or it broke.
+            TimeoutError: the connection took too long, or no byte arrived in time.
         """
         if self._is_offline:
-            raise UpstreamOffline("this server is offline, and does not have what is asked for")
+            raise UpstreamOffline("this server is offline and has not stored this content")
         self._num_busy += 1
         try:
             connection, response = await self._send(method, url, tuple(headers), body, timeout)
-            del body  # not kept while the answer is read
+            del body  # free its memory while the response is read
             self.num_active += 1
             try:
                 yield response
@@ -114,7 +115,7 @@ class ConnectionPool:
                 return connection, await connection.request(method, url, headers, body, timeout)
             except BrokenStream:
                 connection.stream.abort()
-                # The server may have closed a kept connection just as we used it (RFC 9112, 9.3.1).
+                # The server may close an idle connection just as we reuse it (RFC 9112, 9.3.1).
                 if is_fresh or method not in ("GET", "HEAD"):
                     raise
             except BaseException:
@@ -129,13 +130,13 @@ class ConnectionPool:
             if not self._idle:
                 raise
         self._close_idle()
-        await asyncio.sleep(0)  # the loop closes them in its next turn
+        await asyncio.sleep(0)  # the event loop closes their sockets in its next turn
         return await open_connection(*arguments)
 
     def _take_idle(self, origin: Origin) -> ClientConnection | None:
         idle = self._idle.get(origin, [])
         while idle:
-            connection = idle.pop()  # the one used last is the likeliest to be alive
+            connection = idle.pop()  # the most recently used one is most likely still open
             if not idle:
                 del self._idle[origin]
             if connection.is_reusable and time.monotonic() - connection.idle_since < IDLE_TIMEOUT:

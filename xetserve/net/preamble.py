@@ -1,7 +1,7 @@
-"""From an accepted socket to a client: what comes before its first request.
+"""The start of a connection, before its first request: PROXY header, then TLS handshake.
 
-A proxy in front of us may have to say first who the client is (the PROXY protocol), then TLS may
-have to begin. A client that does neither well is closed, and told why where it can be told.
+Both are optional. The server closes a connection that fails either one, and tells the client the
+reason if the protocol allows it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,10 +19,10 @@ from xetserve.net.tls_stream import HANDSHAKE, TlsStream
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A listening socket, and what is spoken there.
+    """A listening socket and its protocol.
 
-    tls: whose context new connections get; None: plain HTTP.
-    handler: who answers; None: the listener's.
+    tls: the TLS settings of new connections; None: plain HTTP.
+    handler: the handler of requests; None: the listener's handler.
     """
 
     sock: socket
@@ -31,12 +31,10 @@ class Endpoint:
 
 
 async def read_proxy_header(stream: ByteStream) -> str | None:
-    """Read the PROXY header that a connection begins with; gives the client's address if it has
-    one.
+    """Read the PROXY header at the start of a connection; return the client's address or None.
 
     Raises:
-        BrokenStream: there is none, or it is malformed. Nothing is to be answered to whoever that
-            is.
+        BrokenStream: the header is missing or malformed. Close the connection without an answer.
     """
     received = b""
     while True:
@@ -60,21 +58,22 @@ async def start_tls(
     turn: Callable[[], Awaitable[None]],
     refuse: Callable[[], bytes],
 ) -> TlsStream:
-    """Begin TLS with a client.
+    """Run the TLS handshake with a client.
 
     Args:
-        turn: waits until the work may be done that a handshake is.
-        refuse: gives what is answered to a client that speaks plain HTTP.
+        turn: waits for a place in a turn of the event loop.
+        refuse: returns the response to a client that speaks plain HTTP.
 
     Raises:
-        BrokenStream: it failed, and the client was told why; the stream is to be closed.
+        BrokenStream: the handshake failed, and the client has received the reason. Close the
+            stream.
     """
     if not (data := await stream.receive()):
-        raise BrokenStream("closed before it said anything")
+        raise BrokenStream("closed before the TLS handshake")
     if data[0] != HANDSHAKE:
         ENTRIES_FAILED.add("plain on a TLS port")
         await stream.send_all([refuse()])
-        raise BrokenStream("no TLS")
+        raise BrokenStream("the client speaks plain HTTP on a TLS port")
     stream.unread(data)
     await turn()
     secure = TlsStream(stream, tls.context)

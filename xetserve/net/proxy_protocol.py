@@ -1,23 +1,21 @@
-"""The PROXY protocol, versions 1 and 2: how a TCP proxy tells who its client is, before the first
-byte of that client.
+"""The PROXY protocol, versions 1 and 2: parse the header with which a TCP proxy names its client.
 
-https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt; sections as there. Pure: bytes in, an
-address out.
+The header precedes the client's first byte. Pure: bytes in, an address out.
+
+Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt; comments name its sections.
 """
 
 import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
-V1_SIZE: Final = 107  # bytes of a whole header at most (2.1)
-V2_SIZE: Final = (
-    4096  # of what follows the fixed part, addresses and all that is skipped; our own limit
-)
+V1_SIZE: Final = 107  # the most bytes of a whole header (2.1)
+V2_SIZE: Final = 4096  # the most bytes behind the fixed part; our own limit
 _V1_START: Final = b"PROXY "
 _V2_START: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED: Final = 16  # bytes up to the addresses (2.2)
 
-# One space between parts, numbers without leading zeros.
+# Parts are separated by one space; numbers have no leading zeros (2.1).
 _V1_LINE: Final = re.compile(
     r"PROXY (?:UNKNOWN(?: [ -~]*)?|"
     r"(?P<family>TCP[46]) (?P<source>[0-9A-Fa-f.:]+) (?P<target>[0-9A-Fa-f.:]+)"
@@ -26,12 +24,14 @@ _V1_LINE: Final = re.compile(
 
 
 class BadProxyHeader(ValueError):
-    """The connection does not begin as the protocol says."""
+    """The connection does not begin with a valid PROXY header."""
 
 
 class ProxyHeader(NamedTuple):
-    """A header: its bytes, and the client's address; None: the proxy speaks for itself, or does not
-    know.
+    """A parsed header.
+
+    size: of the header in bytes.
+    source: the client's address; None: the connection is the proxy's own, or it is unknown.
     """
 
     size: int
@@ -39,10 +39,10 @@ class ProxyHeader(NamedTuple):
 
 
 def parse_header(data: bytes) -> ProxyHeader | None:
-    """Read the header that a connection begins with; None: there is more of it to come.
+    """Parse the header at the start of a connection; None: data ends inside the header.
 
     Raises:
-        BadProxyHeader: it is none; said as soon as that is certain.
+        BadProxyHeader: data cannot become a valid header, whatever follows.
     """
     if data[: len(_V2_START)] == _V2_START[: len(data)]:
         return _parse_v2(data)
@@ -61,7 +61,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
     match = _V1_LINE.fullmatch(line.decode("latin-1"))
     if match is None:
         raise BadProxyHeader("malformed PROXY line")
-    if match["family"] is None:  # UNKNOWN: the rest means nothing
+    if match["family"] is None:  # UNKNOWN: the receiver must ignore the rest of the line
         return ProxyHeader(size, None)
     kind = IPv4Address if match["family"] == "TCP4" else IPv6Address
     try:
@@ -89,11 +89,11 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     size = _V2_FIXED + length
     if len(data) < size:
         return None
-    # LOCAL: the proxy's own health checks. Datagrams and Unix sockets have no address for us.
+    # LOCAL: a health check by the proxy itself. Datagrams and Unix sockets have no client address.
     if command == 0 or transport != 1 or family not in (1, 2):
         return ProxyHeader(size, None)
     width = 4 if family == 1 else 16
-    if length < 2 * width + 4:  # two addresses, two ports; type-length-values may follow
+    if length < 2 * width + 4:  # two addresses and two ports; TLV fields may follow
         raise BadProxyHeader("the PROXY header is too short for its addresses")
     raw = data[_V2_FIXED : _V2_FIXED + width]
     source = IPv4Address(raw) if family == 1 else IPv6Address(raw)

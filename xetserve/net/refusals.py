@@ -1,8 +1,7 @@
-"""Answers to clients there is no room for: a few bytes straight to the socket, no task and no
-state.
+"""Refuse clients beyond the connection limits: write a short response straight to the socket.
 
-An answer beats leaving them in the kernel's queue: a load balancer sees at once that it should go
-elsewhere, a client reads when to come again, and neither runs into a timeout that tells nothing.
+A refusal needs no task. A response is better than a wait in the kernel's queue: a load balancer
+tries another server at once, a client reads when to retry, and neither runs into a timeout.
 """
 
 import asyncio
@@ -18,19 +17,19 @@ from xetserve.net.dates import http_date
 logger = logging.getLogger(__name__)
 
 LINGER: Final = 1.0  # seconds for the client to read the answer and close
-MAX_LINGERING: Final = 64  # sockets; beyond, the one that has waited longest goes at once
+MAX_LINGERING: Final = 64  # sockets; one more closes the one that has waited longest
 MAX_INPUT: Final = 64 * 1024  # bytes of a request that are read and dropped
-LOG_INTERVAL: Final = 10.0  # seconds between two lines in the log
+LOG_INTERVAL: Final = 10.0  # seconds between two log lines
 TLS_ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x50"  # fatal, internal_error (RFC 8446, 6)
 
-_PASSING: Final = frozenset({429, 503})  # statuses of clients that may come again
+_PASSING: Final = frozenset({429, 503})  # statuses after which the client may retry
 
 
 class Refusals:
-    """Refuses clients, and lets the last ones read why.
+    """A sender of refusals, which keeps the sockets open until the clients have read the reason.
 
     Args:
-        retry_after: seconds, for the Retry-After of the answers.
+        retry_after: seconds, for the Retry-After field.
     """
 
     def __init__(self, retry_after: int = 1) -> None:
@@ -44,7 +43,7 @@ class Refusals:
     def refuse(
         self, sock: socket.socket, status: int, reason: str, *, over_tls: bool = False
     ) -> None:
-        """Answer status to a client that has just connected, and close."""
+        """Send a response with this status to a new client, then close the connection."""
         try:
             # The send buffer of a new connection has room for this.
             sock.send(self.make_refusal(status, reason, over_tls=over_tls))
@@ -59,14 +58,12 @@ class Refusals:
         self._loop.add_reader(sock, self._on_readable, sock)
 
     def close(self) -> None:
-        """Let go of all of them."""
+        """Close all lingering sockets."""
         for sock in list(self._lingering):
             self._close(sock)
 
     def make_refusal(self, status: int, reason: str, *, over_tls: bool = False) -> bytes:
-        """Count a refusal and give what is to be sent: an answer, or to who is about to speak TLS
-        an alert.
-        """
+        """Count and log a refusal; return the bytes to send: a response, or over TLS an alert."""
         CONNECTIONS_REFUSED.add(str(status))
         self._log(reason)
         return TLS_ALERT if over_tls else self._make_answer(status, reason)
@@ -86,8 +83,8 @@ class Refusals:
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + response.body
 
     def _on_readable(self, sock: socket.socket) -> None:
-        # Closing with unread input would reset the connection and take the answer along (RFC 9112,
-        # 9.6).
+        # Closing with unread input resets the connection, and the client may lose the response
+        # (RFC 9112, 9.6).
         try:
             count = len(sock.recv(MAX_INPUT))
         except BlockingIOError:

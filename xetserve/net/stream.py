@@ -1,11 +1,11 @@
-"""A byte stream over one connected socket, with pressure both ways.
+"""A byte stream over one connected socket, with backpressure in both directions.
 
-Receiving is pulled. Heads come through receive() as small bytes objects; body bytes go straight
-from the kernel into a buffer of the caller's with receive_into(). While nobody asks, at most
-RECEIVE_LIMIT bytes are taken off the socket, then the kernel's window closes.
+The owner pulls received bytes. receive() returns heads as small bytes objects; receive_into() lets
+the kernel write body bytes straight into the caller's buffer. Without a pending call, the stream
+reads at most RECEIVE_LIMIT bytes; then the kernel's receive window closes.
 
-Sending never queues behind the caller's back: send_all() returns once every byte has gone to the
-kernel, so the buffers may be reused afterwards.
+The stream queues no bytes to send. send_all() returns once the kernel has every byte, so the caller
+may reuse the buffers afterwards.
 """
 
 import asyncio
@@ -24,12 +24,11 @@ from xetserve.net.min_rate import RateFloor
 
 RECEIVE_LIMIT: Final = 64 * 1024
 
-# Where bytes land that nobody has asked for yet. One for the process: the event loop fills it and
-# calls buffer_updated in the same turn, so an idle connection owns no buffer.
+# The buffer for bytes that arrive without a pending receive_into(). All streams share it: the event
+# loop fills it and calls buffer_updated in the same turn, so an idle stream owns no buffer.
 _SCRATCH: Final = memoryview(bytearray(RECEIVE_LIMIT))
 
-# ioctl: bytes in a socket's send queue that the peer has not acknowledged, as TIOCOUTQ for
-# terminals.
+# ioctl SIOCOUTQ: bytes in a socket's send queue that the peer has not acknowledged, see tcp(7).
 _SIOCOUTQ: Final = 0x5411
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
@@ -44,7 +43,7 @@ class ByteStream(asyncio.BufferedProtocol):
 
     def __init__(self, on_connect: Callable[["ByteStream"], None] | None = None) -> None:
         self._on_connect = on_connect
-        self.on_lost: Callable[[], object] | None = None  # called once, when the connection is gone
+        self.on_lost: Callable[[], object] | None = None  # called once when the connection is lost
         self._transport: asyncio.Transport | None = None
         self._inbox = bytearray()
         self._target: memoryview | None = None
@@ -62,7 +61,7 @@ class ByteStream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # Zero: a write is tried at once, and pause_writing tells when something is left unsent.
+        # Zero: the transport tries each write at once, and calls pause_writing if bytes are left.
         self._transport.set_write_buffer_limits(high=0)
         if self._on_connect is not None:
             self._on_connect(self)
@@ -75,7 +74,7 @@ class ByteStream(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._target is not None:
             self._filled += nbytes
-            # One read is enough for the waiter to go on with; until it asks again, stop.
+            # One read completes receive_into(); pause until the next call.
             self._target = None
             self._pause()
         else:
@@ -87,7 +86,7 @@ class ByteStream(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         self._eof = True
         wake(self._receiver)
-        # A client may shut its side down and still read the answer; TLS has no such state.
+        # A client may close its sending side and still read the response. TLS has no such state.
         return self.transport.get_extra_info("sslcontext") is None
 
     def pause_writing(self) -> None:
@@ -111,36 +110,40 @@ class ByteStream(asyncio.BufferedProtocol):
 
     @property
     def transport(self) -> asyncio.Transport:
-        """The transport under the stream."""
+        """Return the transport under the stream.
+
+        Raises:
+            BrokenStream: the stream is not connected.
+        """
         if self._transport is None:
             raise BrokenStream("not connected")
         return self._transport
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the peer is there and has said nothing that was not read."""
+        """Return whether the peer is connected and has sent nothing that is unread."""
         return not (self._lost or self._eof or self._inbox)
 
     @property
     def peer(self) -> str:
-        """The peer's address without the port; "" where there is none."""
+        """Return the peer's address without the port; "" on a Unix socket."""
         name = self.transport.get_extra_info("peername")
         return str(name[0]) if isinstance(name, tuple) else ""
 
     def replace_transport(self, transport: asyncio.Transport) -> None:
-        """Go on over another transport, after a TLS upgrade."""
+        """Continue over another transport, after a TLS upgrade."""
         self._transport = transport
         self._reading = True
-        # Not zero: TLS transports pause at the limit, not above it, and would wait with nothing
-        # unsent.
+        # Not zero: TLS transports pause at the limit, not above it. With zero they would pause
+        # although no byte is left.
         transport.set_write_buffer_limits(high=1)
 
     async def receive(self, timeout: float | None = None) -> bytes:
-        """Return what has arrived, waiting for at least a byte; b"" when the peer has finished.
+        """Wait for at least one byte; return the received bytes, b"" when the peer has finished.
 
         Raises:
             BrokenStream: the connection was reset.
-            TimeoutError: nothing came for timeout seconds.
+            TimeoutError: no byte arrived for timeout seconds.
         """
         while not self._inbox:
             if not self._can_read():
@@ -151,17 +154,17 @@ class ByteStream(asyncio.BufferedProtocol):
         return data
 
     def unread(self, data: bytes) -> None:
-        """Put back what was received, to be received again."""
+        """Put received bytes back; the next receive returns them first."""
         self._inbox[:0] = data
 
     async def receive_into(self, view: memoryview, timeout: float | None = None) -> int:
-        """Receive straight into view; gives the number of bytes, 0 when the peer has finished.
+        """Receive bytes into view; return their number, 0 when the peer has finished.
 
         One reader at a time. Until this returns, view belongs to the stream.
 
         Raises:
             BrokenStream: the connection was reset.
-            TimeoutError: nothing came for timeout seconds.
+            TimeoutError: no byte arrived for timeout seconds.
         """
         if self._inbox:
             count = min(len(view), len(self._inbox))
@@ -181,7 +184,11 @@ class ByteStream(asyncio.BufferedProtocol):
         return self._filled
 
     def _can_read(self) -> bool:
-        """Return whether more can come; False after an orderly end."""
+        """Return whether more bytes can arrive; False after the peer's end of stream.
+
+        Raises:
+            BrokenStream: the connection was reset.
+        """
         if self._eof:
             return False
         if self._lost:
@@ -201,7 +208,7 @@ class ByteStream(asyncio.BufferedProtocol):
             self._receiver = None
 
     def watch(self) -> None:
-        """Take in what the peer says although nobody asks, so that is_quiet tells of it."""
+        """Read without a pending receive, so that is_quiet reports bytes and the peer's end."""
         self._resume()
 
     def _pause(self) -> None:
@@ -220,14 +227,14 @@ class ByteStream(asyncio.BufferedProtocol):
         timeout: float | None = None,
         floor: RateFloor | None = None,
     ) -> None:
-        """Write the buffers in order and wait until the kernel has all of them.
+        """Write the buffers in order, then wait until the kernel has every byte.
 
         One writer at a time. Cancellation: some, all or none may have been sent, and the transport
         may still hold the buffers; only abort() is safe afterwards.
 
         Raises:
             BrokenStream: the peer is gone.
-            TimeoutError: the peer took nothing for timeout seconds, or less than floor asks for.
+            TimeoutError: the peer read nothing for timeout seconds, or less than floor requires.
         """
         if self._lost:
             raise BrokenStream("connection reset") from self._error
@@ -240,24 +247,24 @@ class ByteStream(asyncio.BufferedProtocol):
                 async with asyncio.timeout(timeout):
                     await self._drained
             except TimeoutError:
-                # Slow is fine, dead is not: only a peer that took nothing is given up.
+                # A slow peer may continue; only a peer that read nothing has timed out.
                 if self._count_unsent() >= unsent:
-                    raise TimeoutError("the client takes nothing") from None
+                    raise TimeoutError("the client reads nothing") from None
             finally:
                 self._drained = None
             if floor is not None and not self._lost:
                 taken = unsent - self._count_unsent()
                 if not floor.allows(loop.time() - started, taken):
-                    raise TimeoutError(f"the client takes less than {floor.rate:g} bytes a second")
+                    raise TimeoutError(f"the client reads less than {floor.rate:g} bytes a second")
         if self._lost:
             raise BrokenStream("connection reset") from self._error
 
     def _count_unsent(self) -> int:
-        """Bytes that the peer has not acknowledged.
+        """Return the number of bytes that the peer has not acknowledged.
 
-        The kernel takes more only when a third of its queue is free. With megabytes in the queue
-        and a client that reads some kilobytes a second, that is minutes in which the write buffer
-        alone stands still.
+        The transport's write buffer alone does not show a slow client's progress. The kernel
+        accepts new bytes only when a third of its queue is free. With megabytes in that queue and a
+        client that reads some kilobytes a second, the write buffer does not change for minutes.
         """
         unsent = self.transport.get_write_buffer_size()
         sock = self.transport.get_extra_info("socket")
@@ -268,31 +275,31 @@ class ByteStream(asyncio.BufferedProtocol):
         return unsent
 
     def abort(self) -> None:
-        """Reset the connection: the peer must not take what it has for complete."""
+        """Reset the connection, so that the peer does not take a partial response for complete."""
         if self._transport is None or self._lost:
             return
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
-            # Without this, closing sends an orderly FIN, the end of a close-delimited body.
+            # Without this, closing sends a FIN, which ends a close-delimited body normally.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
         self._transport.abort()
 
     def close(self) -> None:
-        """Close an idle connection; nothing is waited for."""
+        """Close an idle connection without waiting."""
         if self._transport is not None and not self._lost:
             self._transport.close()
 
     async def aclose(self, linger: float = 0.0) -> None:
-        """Close in an orderly way.
+        """Close the connection and wait until it is closed.
 
         Args:
-            linger: seconds to wait for the peer to close first, discarding what it still sends.
-                Closing with unread input would reset the connection and could cost the peer the end
-                of our answer (RFC 9112, 9.6).
+            linger: seconds to wait for the peer to close first; bytes that it sends are dropped.
+                Closing with unread input resets the connection, and the peer may lose the end of
+                the response (RFC 9112, 9.6).
         """
         if self._transport is None or self._lost:
             return
-        # An aborted transport may still be able to send a FIN; that would spoil the reset.
+        # Do not write EOF to an aborted transport: its FIN would arrive before the reset.
         if linger and not self._eof and not self._transport.is_closing():
             try:
                 if self._transport.can_write_eof():

@@ -1,6 +1,4 @@
-"""TLS contexts: for upstream connections, and for our own listeners, whose certificates change
-while we run.
-"""
+"""TLS contexts for upstream connections, and for listeners with certificates that are reloaded."""
 
 import asyncio
 import logging
@@ -15,11 +13,11 @@ logger = logging.getLogger(__name__)
 
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
-# Forward secrecy and authenticated encryption only, as RFC 9325 (4.2) recommends. TLS 1.3 has
-# nothing else.
+# Only ciphers with forward secrecy and authenticated encryption, as RFC 9325 (4.2) recommends. All
+# ciphers of TLS 1.3 have both.
 _CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
-# What a file is known by; None: it is not there.
+# Device, inode, modification time and size of a file; None: the file does not exist.
 _Signature = tuple[int, int, int, int] | None
 
 
@@ -37,14 +35,14 @@ def make_client_context() -> ssl.SSLContext:
 def make_server_context(
     certificate: Path, key: Path, minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
 ) -> ssl.SSLContext:
-    """Make the context for our clients.
+    """Make the context for connections from clients.
 
     Args:
-        certificate: PEM file, the server's certificate first, then those between it and the root.
+        certificate: PEM file: the server's certificate, then the intermediate certificates.
         key: PEM file, without a passphrase.
 
     Raises:
-        ConfigError: one of them cannot be read or used, or they do not belong together.
+        ConfigError: a file cannot be read, is not valid, or the key is not the certificate's.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = minimum
@@ -67,16 +65,15 @@ def make_server_context(
 
 
 def _refuse_passphrase() -> NoReturn:
-    # OpenSSL would ask for it on the terminal, and wait.
+    # By default OpenSSL prompts for the passphrase on the terminal and waits.
     raise ConfigError("the TLS key must not have a passphrase")
 
 
 class ServerTls:
-    """A certificate with its key, and the context of new connections; follows the files when they
-    change.
+    """A certificate with its key, and the context of new connections, reloaded on changes.
 
     Raises:
-        ConfigError: as make_server_context says.
+        ConfigError: see make_server_context.
     """
 
     def __init__(
@@ -86,15 +83,15 @@ class ServerTls:
         self._key = key
         self._minimum = minimum
         self._loaded = self._look()
-        self._suspected: object = None  # what could not be loaded at the last look
-        self._rejected: object = None  # what was said to be no good
+        self._suspected: object = None  # signature of the files that the last check could not load
+        self._rejected: object = None  # signature of the files for which an error was logged
         self.context = make_server_context(certificate, key, minimum)
 
     def reload(self) -> None:
-        """Take what the files hold now. Connections that there are keep what they have.
+        """Load the files for new connections; existing connections keep their certificate.
 
         Raises:
-            ConfigError: it is no good; what was there stays.
+            ConfigError: see make_server_context. The previous certificate stays in use.
         """
         found = self._look()
         self.context = make_server_context(self._certificate, self._key, self._minimum)
@@ -102,10 +99,10 @@ class ServerTls:
         logger.info("TLS certificate loaded from %s", self._certificate)
 
     def check(self) -> None:
-        """Reload if the files have changed; what is no good is left alone, and said once.
+        """Reload the files if they have changed; log an invalid pair once and keep the old one.
 
-        Two files are not changed at the same moment: only a pair that is still there at the next
-        look, and still no good, counts as bad.
+        The two files do not change at the same moment. A pair is reported only if the next check
+        finds the same files and still cannot load them.
         """
         found = self._look()
         if found in (self._loaded, self._rejected):
@@ -129,7 +126,7 @@ class ServerTls:
 
 
 def _sign(path: Path) -> _Signature:
-    """Return what a path leads to now, through any links."""
+    """Return the signature of the file at a path, following symbolic links."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,9 +1,9 @@
 """TLS over a byte stream, for servers.
 
-The event loop has TLS transports of its own. They keep what the socket does not take in a queue
-that nobody can see or wait for, and drop it when the client is slow to say goodbye. Here records
-are made when they are sent and not before, so that all promises of ByteStream hold: its pressure
-both ways, its timeouts, its reset.
+The event loop has its own TLS transports. They queue unsent bytes where the server can neither see
+nor await them, and drop the queue if the client is slow to close. TlsStream encrypts a record only
+when it sends it, so it keeps all promises of ByteStream: backpressure in both directions, timeouts
+and reset.
 """
 
 import asyncio
@@ -17,14 +17,13 @@ from xetserve.http.messages import Buffer
 from xetserve.net.min_rate import RateFloor
 from xetserve.net.stream import RECEIVE_LIMIT, ByteStream
 
-SEND_SIZE: Final = 128 * 1024  # bytes of records that are made before they are sent
-HANDSHAKE: Final = (
-    0x16  # content type of a TLS record (RFC 8446, 5.1); every client begins with one
-)
+SEND_SIZE: Final = 128 * 1024  # bytes of records that are encrypted before they are sent
+# The content type of a handshake record (RFC 8446, 5.1), a TLS client's first byte.
+HANDSHAKE: Final = 0x16
 
 
 class TlsStream:
-    """The server's side of TLS on a connected stream, which belongs to it from now on."""
+    """The server side of TLS on a connected stream, which it owns."""
 
     def __init__(self, stream: ByteStream, context: ssl.SSLContext) -> None:
         self._stream = stream
@@ -33,11 +32,11 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     async def handshake(self) -> None:
-        """Agree with the client on keys.
+        """Run the TLS handshake.
 
         Raises:
-            BrokenStream: it speaks no TLS that we speak. It was told so; the stream is to be
-                closed.
+            BrokenStream: the handshake failed, and the client has received an alert. Close the
+                stream.
         """
         while True:
             try:
@@ -54,16 +53,16 @@ class TlsStream:
                 await self._flush()
                 return
 
-    # As ByteStream's.
+    # The interface of ByteStream.
 
     @property
     def peer(self) -> str:
-        """The peer's address without the port; "" where there is none."""
+        """Return the peer's address without the port; "" on a Unix socket."""
         return self._stream.peer
 
     @property
     def on_lost(self) -> Callable[[], object] | None:
-        """Called once, when the connection is gone."""
+        """Return the callback that is called once when the connection is lost."""
         return self._stream.on_lost
 
     @on_lost.setter
@@ -72,24 +71,24 @@ class TlsStream:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the peer is there and has said nothing that was not read."""
+        """Return whether the peer is connected and has sent nothing that is unread."""
         return self._stream.is_quiet and not (self._incoming.pending or self._tls.pending())
 
     async def receive(self, timeout: float | None = None) -> bytes:
-        """Return what has arrived, waiting for at least a byte; b"" when the peer has finished.
+        """Wait for at least one byte; return the received bytes, b"" when the peer has finished.
 
         Raises:
-            BrokenStream: the connection was reset, or what came is not TLS.
-            TimeoutError: nothing came for timeout seconds; parts of a record are nothing.
+            BrokenStream: the connection was reset, or the received bytes are not TLS.
+            TimeoutError: no complete record arrived for timeout seconds.
         """
         async with asyncio.timeout(timeout):
             while True:
                 try:
                     return self._tls.read(RECEIVE_LIMIT)
                 except ssl.SSLWantReadError:
-                    await self._flush()  # what is to be said about keys
+                    await self._flush()  # key updates
                     if not (data := await self._stream.receive()):
-                        # Without a close_notify. Requests have ends of their own.
+                        # No close_notify. HTTP framing marks the end of a request, so this is safe.
                         return b""
                     self._incoming.write(data)
                 except ssl.SSLZeroReturnError:
@@ -103,14 +102,14 @@ class TlsStream:
         timeout: float | None = None,
         floor: RateFloor | None = None,
     ) -> None:
-        """Encrypt the buffers in order and wait until the kernel has all of it.
+        """Encrypt and write the buffers in order, then wait until the kernel has every byte.
 
         One writer at a time. Cancellation: some, all or none may have been sent; only abort() is
         safe afterwards.
 
         Raises:
             BrokenStream: the peer is gone.
-            TimeoutError: the peer took nothing for timeout seconds, or less than floor asks for.
+            TimeoutError: the peer read nothing for timeout seconds, or less than floor requires.
         """
         try:
             for buffer in buffers:
@@ -124,16 +123,16 @@ class TlsStream:
         await self._flush(timeout, floor)
 
     def abort(self) -> None:
-        """Reset the connection: the peer must not take what it has for complete."""
+        """Reset the connection, so that the peer does not take a partial response for complete."""
         self._stream.abort()
 
     async def aclose(self, linger: float = 0.0) -> None:
-        """Close in an orderly way: say so (RFC 8446, 6.1), then as ByteStream does.
+        """Send close_notify (RFC 8446, 6.1), then close as ByteStream does.
 
         Args:
             linger: seconds to wait for the peer to close first.
         """
-        with contextlib.suppress(ssl.SSLError):  # its answer is not waited for
+        with contextlib.suppress(ssl.SSLError):  # do not wait for the peer's close_notify
             self._tls.unwrap()
         try:
             await self._flush(linger)

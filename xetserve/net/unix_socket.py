@@ -1,4 +1,4 @@
-"""Listening on a Unix socket: a file that outlives whoever made it."""
+"""Listen on a Unix socket, and replace the stale socket file of a server that has died."""
 
 import contextlib
 import errno
@@ -12,39 +12,40 @@ from xetserve.net.accept import BACKLOG
 
 
 class UnixSocket(NamedTuple):
-    """A listening socket and its file."""
+    """A listening socket and its file. identity: device, inode and modification time."""
 
     sock: socket.socket
     path: Path
     identity: tuple[int, int, int]
 
     def remove(self) -> None:
-        """Remove the file, unless it is another server's by now."""
-        with contextlib.suppress(OSError):  # it is gone, or the folder is not ours any more
+        """Remove the file, unless another server has replaced it."""
+        with contextlib.suppress(OSError):  # the file is gone, or the folder is read-only now
             if _identify(self.path) == self.identity:
                 self.path.unlink()
 
 
 def bind_unix_socket(path: Path, mode: int) -> UnixSocket:
-    """Listen at a path; a file that a dead server has left there is replaced.
+    """Listen at a path; replace a socket file that no server listens on.
 
     Args:
-        mode: permissions of the file; who may write to it may connect.
+        mode: permissions of the file; users with write permission may connect.
 
     Raises:
-        OSError: the path is taken by a server that lives, or by something else, or cannot be made.
+        OSError: a server listens at the path, another kind of file is there, or the file cannot be
+            created.
     """
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        # There must be no moment in which the file has other permissions.
+        # Set the umask, so that the file never has wider permissions.
         before = os.umask(0o777 & ~mode)
         try:
             sock.bind(os.fspath(path))
         finally:
             os.umask(before)
-        sock.listen(BACKLOG)  # now: a socket that nobody listens on looks stale
+        sock.listen(BACKLOG)  # at once: a socket without a listener looks stale
     except OSError:
         sock.close()
         raise
@@ -57,9 +58,9 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "there is something else at this path")
+        raise FileExistsError(errno.EEXIST, "the path exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full queue is a server, too
+        probe.setblocking(False)  # BlockingIOError: a server with a full queue
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
@@ -71,6 +72,6 @@ def _remove_stale(path: Path) -> None:
 
 
 def _identify(path: Path) -> tuple[int, int, int]:
-    # A number of a file may be used again; its time is set when it is made.
+    # The kernel may reuse the inode of a deleted file, but a new file has another time.
     found = path.lstat()
     return found.st_dev, found.st_ino, found.st_mtime_ns

@@ -1,4 +1,4 @@
-"""URLs as a client needs them: whom to connect to, and what to put into the request line."""
+"""URLs for clients: the origin to connect to, and the target for the request line."""
 
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
@@ -13,14 +13,14 @@ class Origin(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """The Host field: the port is left out where it is the scheme's own."""
+        """Return the value of the Host field, without the scheme's default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self.scheme == "https" else 80
         return host if self.port == default else f"{host}:{self.port}"
 
 
 class Url(NamedTuple):
-    """An absolute URL, cut in two. target is path and query exactly as written."""
+    """An absolute URL, split in two. target is path and query exactly as written."""
 
     origin: Origin
     target: str
@@ -36,7 +36,7 @@ class Url(NamedTuple):
         )
 
     def __str__(self) -> str:
-        # Without the query, which may be a signature.
+        # The query is left out: it may be a signature.
         path = self.target.partition("?")[0]
         return f"{self.origin.scheme}://{self.origin.authority}{path}"
 
@@ -45,14 +45,14 @@ class Url(NamedTuple):
 
 
 def parse_url(text: str) -> Url:
-    """Cut an absolute URL; nothing is re-encoded or reordered, since a signature may depend on it.
+    """Parse an absolute URL without re-encoding or reordering: a signature may depend on both.
 
     Raises:
-        ValueError: not an absolute http(s) URL, or one with bytes that cannot stand in a request
-            line.
+        ValueError: text is not an absolute http(s) URL, or has characters that are not allowed in a
+            request line.
     """
     if not text.isascii() or any(char <= " " or char == "\x7f" for char in text):
-        raise ValueError("a URL has printable ASCII characters only")
+        raise ValueError("a URL must have only printable ASCII characters")
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an absolute http(s) URL")

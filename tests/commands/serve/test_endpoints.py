@@ -149,7 +149,9 @@ def test_a_port_that_is_taken_is_named(open_by: Opener, tls: dict[str, str], set
 
 def test_a_path_that_is_taken_is_named(open_by: Opener, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
-    with pytest.raises(ConfigError, match=r"cannot listen on .*/file: there is something else"):
+    with pytest.raises(
+        ConfigError, match=r"cannot listen on .*/file: the path exists and is not a socket"
+    ):
         open_by({"port": "off", "unix_socket": str(tmp_path / "file")})
 
 
