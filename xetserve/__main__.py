@@ -1,4 +1,4 @@
-"""`python -m xetserve` is the console script `xetserve`."""
+"""Run the console script `xetserve` as `python -m xetserve`."""
 
 import sys
 

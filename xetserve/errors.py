@@ -1,44 +1,45 @@
-"""Every exception that xetserve raises on purpose.
+"""Exceptions: all classes that xetserve raises on purpose.
 
 XetserveError
-  ConfigError           the operator must change something; exit before serving
-  RequestError          the client must change something; carries a 4xx status
-  FormatError           bytes that are not valid Xet
-  IntegrityError        valid Xet whose hash or length is not the promised one
-  BrokenStream          the peer of a socket is gone
-  UpstreamError         the Hub, the CAS or a data URL let us down; 502
-    UpstreamMissing     no such repo, revision, path or file hash; 404
-    UpstreamTimeout     no answer in time; 504
-    UpstreamBusy        429 (passed on as 429) or 503; carries retry_after
-      OutOfFiles        no connection for want of files of our own; 503
-    UpstreamDenied      the token was refused; 401 or 403, as the Hub said
-    UpstreamRefused     another 4xx, which asking again will not change; 502
-    UpstreamOffline     nobody is to be asked, and it is not known here; 504
-    UpstreamLoop        the Hub found that it was asked by itself; 508
-    UrlExpired          a signed URL ran out; recovered by asking the CAS again
-    RangeUnsatisfiable  the CAS says that the range starts past the end of the file
+  ConfigError           a setting is wrong; the operator must correct it
+  RequestError          the client must change the request; has an HTTP status
+  FormatError           bytes that are not valid Xet, JSON or encoded content
+  IntegrityError        valid data whose hash or length is not the expected one
+  BrokenStream          the connection to a peer broke
+  UpstreamError         the Hub, the CAS or a data host failed; status 502
+    UpstreamMissing     the repository, revision, path or file hash does not exist; 404
+    UpstreamTimeout     the upstream did not answer in time; 504
+    UpstreamBusy        the upstream answered 429 or 503; the same status, has retry_after
+      OutOfFiles        this process cannot open another file for a connection; 503
+    UpstreamDenied      the upstream refused the token; 401 or 403, as the upstream
+    UpstreamRefused     another 4xx that a retry does not change; 502
+      UpstreamTooLarge  the upstream's answer is too large
+    UpstreamOffline     offline mode, and the content is not stored; 504
+    UpstreamLoop        the upstream found a loop in the request's way; 508
+    UrlExpired          a signed URL has expired; the server requests a new one from the CAS
+    RangeUnsatisfiable  the range starts past the end of the file; 416
 
-Messages may reach the client, so they hold hashes, sizes and statuses, never a URL or a token.
+A message may reach the client, so it may hold hashes, sizes and statuses, never a URL or a token.
 """
 
 from collections.abc import Sequence
 
 
 class XetserveError(Exception):
-    """The base of all of them."""
+    """The base class of all exceptions of xetserve."""
 
 
 class ConfigError(XetserveError):
-    """A setting is unknown or has a bad value; the message names it."""
+    """A setting is unknown or has an invalid value; the message names the setting."""
 
 
 class RequestError(XetserveError):
-    """The client's request cannot be served as it is.
+    """The server cannot serve the client's request in this form.
 
     Args:
-        status: HTTP status, 400 to 499; 501 and 505 for what HTTP or we do not have; 503, try
-            again; 508, a loop.
-        headers: further response headers, for example Allow or WWW-Authenticate.
+        status: HTTP status: 400 to 499; 501 or 505 for an unsupported feature; 503 if the client
+            should retry; 508 for a loop.
+        headers: further response fields, for example Allow or WWW-Authenticate.
     """
 
     def __init__(self, status: int, message: str, headers: Sequence[tuple[str, str]] = ()) -> None:
@@ -48,27 +49,27 @@ class RequestError(XetserveError):
 
 
 class FormatError(XetserveError):
-    """Bytes that are not valid Xet."""
+    """Bytes are not valid Xet, JSON or encoded content."""
 
 
 class IntegrityError(XetserveError):
-    """Well-formed data that is not what was promised."""
+    """Well-formed data does not have the expected hash or length."""
 
 
 class BrokenStream(XetserveError):
-    """The peer closed or reset the connection."""
+    """The peer closed or reset the connection, or broke its protocol."""
 
 
 class UpstreamError(XetserveError):
-    """An upstream failure; 502 unless a subclass says otherwise.
+    """An upstream failed; the status is 502 unless a subclass sets another one.
 
     Args:
-        code: the Hub's X-Error-Code, passed on to the client.
-        headers: further headers of the Hub's answer that the client should see.
+        code: the Hub's X-Error-Code, which is relayed to the client.
+        headers: further fields of the Hub's response to relay to the client.
     """
 
     status = 502
-    retriable = True  # whether the same request may do better later
+    retriable = True  # whether a retry of the same request may succeed
 
     def __init__(
         self, message: str, *, code: str | None = None, headers: Sequence[tuple[str, str]] = ()
@@ -79,24 +80,24 @@ class UpstreamError(XetserveError):
 
 
 class UpstreamMissing(UpstreamError):
-    """There is no such thing; a fact, never retried."""
+    """The upstream says that the resource does not exist; never retried."""
 
     status = 404
     retriable = False
 
 
 class UpstreamTimeout(UpstreamError):
-    """No answer, or no byte of one, in time."""
+    """The upstream sent no response, or no further byte of it, in time."""
 
     status = 504
 
 
 class UpstreamBusy(UpstreamError):
-    """The upstream asks for patience.
+    """The upstream asks the server to retry later.
 
     Args:
-        status: 429 or 503, as the upstream said.
-        retry_after: seconds, where the upstream named them.
+        status: 429 or 503, as in the upstream's response.
+        retry_after: seconds, from the upstream's Retry-After; None: the response has none.
     """
 
     def __init__(
@@ -114,14 +115,14 @@ class UpstreamBusy(UpstreamError):
 
 
 class OutOfFiles(UpstreamBusy):
-    """This process has as many files open as it may have; others will be closed."""
+    """This process has reached its limit of open files; a retry may succeed."""
 
     def __init__(self) -> None:
-        super().__init__("this server has as many files open as it may have", retry_after=1.0)
+        super().__init__("this server has reached its limit of open files", retry_after=1.0)
 
 
 class UpstreamDenied(UpstreamError):
-    """The token was refused: 401 or 403."""
+    """The upstream refused the token with 401 or 403."""
 
     retriable = False
 
@@ -138,37 +139,37 @@ class UpstreamDenied(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """An answer that makes no sense for what was asked, and will be the same next time."""
+    """The upstream refused the request, or its answer is unusable; a retry does not help."""
 
     retriable = False
 
 
 class UpstreamTooLarge(UpstreamRefused):
-    """An answer about more than is taken at once; a question about less may have a smaller one."""
+    """The upstream's answer is too large; a request for a smaller range may succeed."""
 
 
 class UpstreamOffline(UpstreamError):
-    """The operator wants no upstream to be asked, and what would be asked for is not stored."""
+    """The server is in offline mode and has not stored the content."""
 
     status = 504
     retriable = False
 
 
 class UpstreamLoop(UpstreamError):
-    """508: the request has come back to where it was before."""
+    """The upstream answered 508: the request has passed through the upstream before."""
 
     status = 508
     retriable = False
 
 
 class UrlExpired(UpstreamError):
-    """403 on a data URL: expired, or a range that is not the signed one."""
+    """A data host answered 403: the signed URL has expired, or it does not sign this range."""
 
     retriable = False
 
 
 class RangeUnsatisfiable(UpstreamError):
-    """416 from the CAS: the first byte asked for lies past the end of the file."""
+    """The CAS answered 416: the range starts past the end of the file."""
 
     status = 416
     retriable = False
