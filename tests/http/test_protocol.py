@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from xetserve.base.buffers import Buffer
 from xetserve.errors import RequestError
 from xetserve.http.head import RequestLimits
-from xetserve.http.messages import Block, Buffer, Request, Response, error_response
+from xetserve.http.messages import Block, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 
 Make = Callable[[], ServerProtocol]

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import parse_qsl
 
-Buffer = bytes | bytearray | memoryview
+from xetserve.base.buffers import Buffer
 
 # Buffers that are written in order, in one go. They must stay as they are until the next block is
 # asked for, and may be reused from then on.

@@ -23,10 +23,11 @@ from typing import Any, cast
 
 import h11
 
+from xetserve.base.buffers import Buffer
 from xetserve.errors import RequestError
 from xetserve.http.framing import Framing
 from xetserve.http.head import HeadReader, RequestLimits
-from xetserve.http.messages import Block, Buffer, Request, Response
+from xetserve.http.messages import Block, Request, Response
 from xetserve.http.request import find_framing, read_request
 
 

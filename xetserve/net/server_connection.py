@@ -16,9 +16,10 @@ from typing import Final, cast
 
 import h11
 
+from xetserve.base.buffers import Buffer
 from xetserve.errors import BrokenStream, RequestError
 from xetserve.http.head import RequestLimits
-from xetserve.http.messages import Body, Buffer, Handler, Request, Response, error_response
+from xetserve.http.messages import Body, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.http.proxy_headers import Forwarding
 from xetserve.metrics.catalogue import CLIENT_TIMEOUTS, SENT_BYTES

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
+from xetserve.base.buffers import Buffer
 from xetserve.base.waiters import wake
 from xetserve.errors import BrokenStream
-from xetserve.http.messages import Buffer
 from xetserve.net.min_rate import RateFloor
 
 RECEIVE_LIMIT: Final = 64 * 1024

@@ -12,8 +12,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from xetserve.base.buffers import Buffer
 from xetserve.errors import BrokenStream
-from xetserve.http.messages import Buffer
 from xetserve.net.min_rate import RateFloor
 from xetserve.net.stream import RECEIVE_LIMIT, ByteStream
 

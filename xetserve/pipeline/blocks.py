@@ -1,7 +1,7 @@
 """What leaves in one write, and the chunks that it was made of."""
 
+from xetserve.base.buffers import Buffer
 from xetserve.pipeline.fetch.leases import Lease
-from xetserve.xet.compression import Buffer
 
 
 class Block:

@@ -24,6 +24,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from xetserve.base.buffers import Buffer
 from xetserve.errors import FormatError, IntegrityError, UrlExpired
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES
 from xetserve.pipeline.fetch.leases import Lease
@@ -35,7 +36,6 @@ from xetserve.pipeline.plan.window_plan import Step, check_fetch_range
 from xetserve.pipeline.reader import MAX_REJECTS
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.verify.verifier import Verifier
-from xetserve.xet.compression import Buffer
 from xetserve.xet.data_urls import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import make_chunk_header

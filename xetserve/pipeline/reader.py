@@ -17,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+from xetserve.base.buffers import Buffer
 from xetserve.base.waiters import wake
 from xetserve.errors import (
     FormatError,
@@ -37,7 +38,6 @@ from xetserve.pipeline.source import Tally
 from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.pipeline.windows import Window
 from xetserve.upstream.cas.client import Access
-from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.xorb import make_raw_record
 

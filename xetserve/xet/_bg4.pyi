@@ -1,3 +1,3 @@
-from xetserve.xet.compression import Buffer
+from xetserve.base.buffers import Buffer
 
 def ungroup(grouped: Buffer, /) -> bytes: ...

@@ -10,7 +10,8 @@ Source: hub-docs xet/chunking.md (limits).
 from collections.abc import Iterator
 from typing import Final
 
-from xetserve.xet.compression import Buffer, Scheme
+from xetserve.base.buffers import Buffer
+from xetserve.xet.compression import Scheme
 from xetserve.xet.xorb import MAX_CHUNK_SIZE, pack_chunk
 
 CHUNK_SIZE: Final = 65_536  # bytes; the mean of the official producer

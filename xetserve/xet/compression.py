@@ -17,14 +17,13 @@ from typing import Final
 import lz4.block
 import lz4.frame
 
+from xetserve.base.buffers import Buffer
 from xetserve.errors import FormatError
 
 try:
     from xetserve.xet._bg4 import ungroup as _native_ungroup
 except ImportError:  # the package was built without a C compiler
     _native_ungroup = None  # type: ignore[assignment]
-
-Buffer = bytes | bytearray | memoryview
 
 
 class Scheme(IntEnum):

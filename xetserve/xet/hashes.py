@@ -18,6 +18,8 @@ from typing import Final
 
 from blake3 import blake3
 
+from xetserve.base.buffers import Buffer
+
 HASH_SIZE: Final = 32
 ZERO_HASH: Final = bytes(HASH_SIZE)
 
@@ -53,7 +55,7 @@ def _swap_groups(data: bytes) -> bytes:
     return words.tobytes()
 
 
-def hash_chunk(data: bytes | bytearray | memoryview) -> bytes:
+def hash_chunk(data: Buffer) -> bytes:
     """Hash the decoded bytes of one chunk.
 
     One thread: BLAKE3's own threads make hashing data of this size ten times as expensive.

@@ -25,8 +25,8 @@ import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from xetserve.base.buffers import Buffer
 from xetserve.errors import FormatError
-from xetserve.xet.compression import Buffer
 from xetserve.xet.hashes import HASH_SIZE, ZERO_HASH, format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange, Term
 

@@ -10,8 +10,9 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from xetserve.base.buffers import Buffer
 from xetserve.errors import FormatError
-from xetserve.xet.compression import Buffer, Scheme, decode_payload, encode_payload
+from xetserve.xet.compression import Scheme, decode_payload, encode_payload
 
 CHUNK_HEADER_SIZE: Final = 8
 MAX_CHUNK_SIZE: Final = 131_072  # decoded bytes

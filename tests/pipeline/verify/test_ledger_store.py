@@ -9,10 +9,10 @@ import pytest
 from tests.fakes import FakeAccess, FakeCas
 from tests.pipeline.cache.cached_file import entries, ledgers, running
 from tests.pipeline.reading import CONTENT, FILE, SIZE, damaged
+from xetserve.base.buffers import Buffer
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger_file import parse_ledger
-from xetserve.xet.compression import Buffer
 from xetserve.xet.reconstruction import FetchInfo
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 

@@ -16,12 +16,12 @@ import pytest
 from tests.fakes import FakeCas
 from tests.pipeline.packed_reading import Damage, Side, drain
 from tests.pipeline.reading import FILE, POLICY, SIZE, open_reader, read_all
+from xetserve.base.buffers import Buffer
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, WorkerBus
-from xetserve.xet.compression import Buffer
 from xetserve.xet.data_urls import Grant
 
 CONTENT = FILE.content

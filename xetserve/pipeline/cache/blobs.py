@@ -17,6 +17,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
+from xetserve.base.buffers import Buffer
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.metrics.catalogue import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
@@ -30,7 +31,6 @@ from xetserve.pipeline.cache.blob_file import (
 from xetserve.pipeline.cache.disk_cache import DISK_TIMEOUT, DiskCache
 from xetserve.pipeline.cache.io import run_io
 from xetserve.pipeline.cache.store import TOUCH_AGE, Temporary
-from xetserve.xet.compression import Buffer
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The buffers that a fetch receives into, and the chunks that lie in them."""
 
+from xetserve.base.buffers import Buffer
 from xetserve.pipeline.flow.budget import Slab
 from xetserve.pipeline.provenance import Provenance
-from xetserve.xet.compression import Buffer
 from xetserve.xet.xorb import ChunkRecord
 
 

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from xetserve.base.buffers import Buffer
 from xetserve.base.waiters import wake
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics.catalogue import EXPIRED_URLS, UPSTREAM_RETRIES
@@ -31,7 +32,6 @@ from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.provenance import Provenance
 from xetserve.pipeline.source import CasSource, Tally
 from xetserve.upstream.retry import RetryPolicy, RetryState
-from xetserve.xet.compression import Buffer
 from xetserve.xet.hashes import format_hash, hash_chunk
 from xetserve.xet.reconstruction import FetchInfo
 from xetserve.xet.xorb import (
