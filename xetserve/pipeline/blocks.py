@@ -16,8 +16,8 @@ class Block:
         self.buffers: list[Buffer] = []
         self.size = 0
         self.decoded_size = 0
-        self._used: list[_Run] = []
-        self._lent: list[_Run] = []  # in the slabs until the block has left
+        self._used: list[_LeaseRun] = []
+        self._lent: list[_LeaseRun] = []  # in the slabs until the block has left
 
     def add(
         self, data: Buffer, size: int, lease: Lease | None, chunk: int, *, is_lent: bool
@@ -32,7 +32,7 @@ class Block:
             if runs and runs[-1].lease is lease and runs[-1].end == chunk:
                 runs[-1].end += 1
             else:
-                runs.append(_Run(lease, chunk))
+                runs.append(_LeaseRun(lease, chunk))
 
     def settle(self) -> None:
         """Release the packed chunks that the block does not need: it has them decoded."""
@@ -43,7 +43,7 @@ class Block:
         _release(self._lent)
 
 
-class _Run:
+class _LeaseRun:
     """Chunks of one fetch that follow each other."""
 
     __slots__ = ("end", "lease", "start")
@@ -54,7 +54,7 @@ class _Run:
         self.end = chunk + 1
 
 
-def _release(runs: list[_Run]) -> None:
+def _release(runs: list[_LeaseRun]) -> None:
     for run in runs:
         run.lease.release_run(run.start, run.end)
     runs.clear()

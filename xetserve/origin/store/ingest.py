@@ -67,7 +67,7 @@ class _XorbBuild:
             self._file = None
 
 
-class _Run:
+class _OpenTerm:
     """Chunks of one xorb that follow each other in a file: a term whose xorb hash is still open."""
 
     def __init__(self, xorb: _XorbBuild, chunk: int) -> None:
@@ -89,7 +89,7 @@ class IngestedFile:
     file_hash: bytes
     sha256: str
     size: int
-    runs: list[_Run]
+    runs: list[_OpenTerm]
 
 
 class Ingest:
@@ -172,13 +172,13 @@ class _OpenFile:
     def __init__(self) -> None:
         self.digest = sha256()
         self._tree = MerkleTree()
-        self._runs: list[_Run] = []
+        self._runs: list[_OpenTerm] = []
 
     def add(self, place: _Place, chunk_hash: bytes, size: int) -> None:
         self._tree.add(chunk_hash, size)
         run = self._runs[-1] if self._runs else None
         if run is None or run.xorb is not place.xorb or run.end != place.chunk:
-            run = _Run(place.xorb, place.chunk)
+            run = _OpenTerm(place.xorb, place.chunk)
             self._runs.append(run)
         run.end += 1
         run.decoded_size += size

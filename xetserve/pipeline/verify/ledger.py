@@ -28,7 +28,7 @@ MAX_FILE_MEMORY: Final = 8 * 1024 * 1024  # bytes; 200,000 chunks, of about 13 G
 FOLDED_AWAY: Final = 4096  # chunks that are forgotten at a time, at most
 
 
-class _Run:
+class _ChunkRun:
     """Chunks that follow each other."""
 
     __slots__ = ("_next", "end", "hashes", "start", "starts")
@@ -45,7 +45,7 @@ class _Run:
         self.hashes += chunk_hash
         self.end += size
 
-    def extend(self, other: "_Run") -> None:
+    def extend(self, other: "_ChunkRun") -> None:
         self.starts += other.starts
         self.hashes += other.hashes
         self.end = other.end
@@ -103,7 +103,7 @@ class Ledger:
         self.epoch = 0
         self._origins = ProvenanceLog()  # of chunks that were noted since the epoch began
         self.sources: dict[bytes, ChunkRange] = {}
-        self._runs: list[_Run] = []  # in order, with gaps between them
+        self._runs: list[_ChunkRun] = []  # in order, with gaps between them
         self._num_chunks = 0
         self._is_full = False
         self._tree = MerkleTree()  # of the first chunks, when they start at 0
@@ -159,7 +159,7 @@ class Ledger:
             return
         if at < 0 or position > self._runs[at].end:
             at += 1
-            self._runs.insert(at, _Run(position))
+            self._runs.insert(at, _ChunkRun(position))
         run = self._runs[at]
         run.append(size, chunk_hash)
         self._num_chunks += 1
@@ -198,7 +198,7 @@ class Ledger:
             return False
         if at < 0 or start > runs[at].end:
             at += 1
-            runs.insert(at, _Run(start))
+            runs.insert(at, _ChunkRun(start))
         run = runs[at]
         run.starts += starts
         run.hashes += note.hashes
@@ -276,7 +276,7 @@ class Ledger:
         self._origins.prove()
         self._restart()
         self.sources.clear()
-        run = _Run(0)
+        run = _ChunkRun(0)
         run.starts, run.end, run.hashes = chunks.starts, chunks.end, bytearray(chunks.hashes)
         self._runs.append(run)
         self._num_chunks = len(run.starts)

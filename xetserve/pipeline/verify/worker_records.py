@@ -119,8 +119,8 @@ def parse_mark(data: bytes | memoryview) -> Mark:
         raise FormatError(f"a mark of kind {kind}") from None
 
 
-class _Run:
-    """Chunks that follow each other in the file."""
+class _NoteDraft:
+    """Chunks that follow each other in the file: a Note that may still grow."""
 
     __slots__ = ("hashes", "noted", "position", "sizes")
 
@@ -140,7 +140,7 @@ class NotePad:
         self._file_hash = file_hash
         self._xorb_hash = bytes(HASH_SIZE)
         self._chunks = ChunkRange(0, 0)
-        self._open: dict[int, _Run] = {}  # by where they end
+        self._open: dict[int, _NoteDraft] = {}  # by where they end
         self._closed: list[Note] = []
 
     def note_source(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
@@ -160,14 +160,14 @@ class NotePad:
             self._close(run)
             run = None
         if run is None:
-            run = _Run(position, now)
+            run = _NoteDraft(position, now)
         if end in self._open:  # the same chunk twice
             self._close(self._open[end])
         run.sizes.append(size)
         run.hashes += chunk_hash
         self._open[end] = run
 
-    def _close(self, run: "_Run") -> None:
+    def _close(self, run: "_NoteDraft") -> None:
         xorb, chunks = self._xorb_hash, self._chunks
         self._closed.append(
             Note(self._file_hash, xorb, chunks, run.noted, run.position, run.sizes, run.hashes)
