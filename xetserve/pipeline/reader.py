@@ -160,7 +160,7 @@ class FileReader:
                 )
                 self._windows.popleft()
                 self._move_to(window.plan.file_range.end)
-                self._kept.repeats.forget(window.plan.file_range.end)
+                self._kept.reuse.forget(window.plan.file_range.end)
                 self._close_window(window)
                 self._pump()
             if self._is_whole and not self.is_verified:
@@ -366,12 +366,12 @@ class FileReader:
         if lease is not None:
             self._verifier.add_origin(lease.fetch.get_origin(chunk), chunk)
         self._kept.cursor = (position + size, chunk + 1)
-        repeats = self._kept.repeats
-        if repeats.is_empty:
+        reuse = self._kept.reuse
+        if reuse.is_empty:
             return
         key = (xorb_hash, chunk)
-        repeats.note_size(key, size)
-        if not repeats.stays(key, position):
+        reuse.record_size(key, size)
+        if not reuse.stays(key, position):
             self._kept.drop(key)
         elif lease is not None and not self._kept.has(key):
             kept = lease.fetch.copy_record(chunk) or make_raw_record(data)

@@ -205,7 +205,7 @@ def test_responses_share_what_may_be_kept() -> None:
     keepers = [KeptChunks(budget) for _ in range(3)]
     for kept in keepers:
         kept.learn(answer, 0, planned=0)
-        assert kept.repeats.peak <= budget.share
+        assert kept.reuse.peak <= budget.share
     assert 0 < budget.promised <= 6 * MIB
     for kept in keepers:
         kept.close()

@@ -16,7 +16,7 @@ from tests.pipeline.reading import (
 )
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.plan import chunk_reuse as repeats_module
+from xetserve.pipeline.plan import chunk_reuse
 from xetserve.pipeline.plan import planner as planner_module
 from xetserve.pipeline.plan import window_plan as plan_module
 from xetserve.pipeline.plan.window_plan import WindowPlan
@@ -189,7 +189,7 @@ async def test_terms_without_bytes_do_not_go_round_for_ever(
 async def test_what_lies_far_ahead_is_asked_as_long_as_it_says_something(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(repeats_module, "MAX_KNOWN_CHUNKS", 100)
+    monkeypatch.setattr(chunk_reuse, "MAX_KNOWN_CHUNKS", 100)
     monkeypatch.setattr(planner_module, "MIN_SURVEYED", 0)
     file = many_terms()
     size = len(file.content)

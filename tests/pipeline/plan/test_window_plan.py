@@ -27,6 +27,21 @@ def test_one_term() -> None:
     assert plan.pieces == (Piece(A, ChunkRange(0, 4), 40, 0),)
 
 
+def test_the_example_of_the_module() -> None:
+    x, y, z = b"x" * 32, b"y" * 32, b"z" * 32
+    fetch_info = {x: (info(0, 3),), y: (info(5, 6),), z: (info(0, 1),)}
+    terms = (term(x, 0, 2, 90), term(y, 5, 6, 60), term(x, 1, 3, 80), term(z, 0, 1, 50))
+    fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {
+        x: (info(0, 3),),
+        y: (info(5, 6),),
+        z: (info(0, 1),),
+    }
+    plan = make_plan(Reconstruction(20, terms, fetch_info), asked, None)
+    assert (plan.file_range, plan.skip, plan.num_terms) == (ByteRange(100, 310), 20, 3)
+    assert plan.steps == (Step(x, info(0, 3), (1, 2, 1)), Step(y, info(5, 6), (1,)))
+    assert [piece.step for piece in plan.pieces] == [0, 1, 0]
+
+
 def test_a_fetch_range_is_fetched_once_however_often_it_is_used() -> None:
     terms = (term(A, 0, 3), term(B, 5, 6), term(A, 1, 2), term(A, 1, 5))
     answer = Reconstruction(0, terms, {A: (info(0, 6),), B: (info(5, 6),)})

@@ -1,4 +1,4 @@
-"""Packed chunks that one response keeps because its file comes back to them."""
+"""Packed chunks that one response keeps because its file uses them again (chunk_reuse.py)."""
 
 from typing import Final, NamedTuple
 
@@ -9,7 +9,7 @@ from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import Reconstruction
 from xetserve.xet.xorb import ChunkRecord
 
-PROMISED: Final = 0.75  # share of the budget that all responses together may come to keep
+PROMISED: Final = 0.75  # share of the budget that all responses together may plan to keep
 
 
 class KeptChunk(NamedTuple):
@@ -20,14 +20,14 @@ class KeptChunk(NamedTuple):
 
 
 class KeptChunks:
-    """The chunks that a response keeps, as far as the budget goes.
+    """The chunks that a response keeps, within the budget.
 
-    repeats: what is to be kept; positions in it are decoded bytes.
-    cursor: up to here the file has been read, and the chunk there.
+    reuse: decides which chunks are kept; positions in it are decoded bytes.
+    cursor: the position up to which the file has been read, and the index of the chunk there.
     """
 
     def __init__(self, budget: ByteBudget) -> None:
-        self.repeats = ChunkReuse()
+        self.reuse = ChunkReuse()
         self.cursor = (0, 0)
         self._budget = budget
         self._chunks: dict[ChunkKey, KeptChunk] = {}
@@ -36,22 +36,23 @@ class KeptChunks:
         self._is_closed = False
 
     def learn(self, answer: Reconstruction, start: int, *, planned: int) -> None:
-        """Learn what lies ahead from a position on. See ChunkReuse.add."""
+        """Add the terms from a position on, see ChunkReuse.add."""
         budget = self._budget
         if self._is_closed:
             return
         budget.promised -= self._promised
         room = int(PROMISED * budget.limit) - budget.promised
         room = max(0, min(room, budget.share))
-        self.repeats.add(answer, start, read=self.cursor, planned=planned, capacity=room)
-        self._promised = self.repeats.peak
+        self.reuse.add(answer, start, read=self.cursor, planned=planned, capacity=room)
+        self._promised = self.reuse.peak
         budget.promised += self._promised
 
     def get(self, key: ChunkKey) -> KeptChunk:
-        """Return a chunk that was to be kept.
+        """Return a chunk that a window counts on.
 
         Raises:
-            IntegrityError: it was not: the CAS has told different things at different times.
+            IntegrityError: the chunk was not kept, since the CAS has described the file in two
+                different ways.
         """
         chunk = self._chunks.get(key)
         if chunk is None:
@@ -59,23 +60,24 @@ class KeptChunks:
         return chunk
 
     def has(self, key: ChunkKey) -> bool:
-        """Return whether a chunk is here."""
+        """Return whether a chunk is kept now."""
         return key in self._chunks
 
     def put(self, key: ChunkKey, chunk: KeptChunk) -> None:
-        """Keep a chunk; the record is our own copy."""
+        """Keep a chunk, whose record must be a copy of its own."""
         self._chunks[key] = chunk
         self._budget.take(chunk.record.header.record_size)
 
     def drop(self, key: ChunkKey) -> None:
-        """Keep a chunk no longer, if it was."""
+        """Drop a chunk, if it is kept."""
         chunk = self._chunks.pop(key, None)
         if chunk is not None:
             self._budget.give(chunk.record.header.record_size)
 
     def hold_plan(self, size: int) -> bool:
-        """Hold bytes for a plan, in place of those that were held for one before; False: there is
-        no room.
+        """Reserve bytes for a plan, in place of the previous reservation.
+
+        Returns False if the budget has no room, and then nothing is reserved.
         """
         self._budget.give(self._plan_size)
         self._plan_size = 0
@@ -85,7 +87,7 @@ class KeptChunks:
         return True
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give everything back to the budget."""
         self._is_closed = True
         self.hold_plan(0)
         for key in list(self._chunks):

@@ -1,17 +1,18 @@
-"""Planning windows ahead of a reader, with as many questions to the CAS under way as its pace asks
-for.
+"""Plan windows ahead of a reader.
 
-A window that is asked for once the one before it is planned starts exactly where that one ends, at
-a chunk. When the CAS is too slow for that, windows are asked for in advance at round positions; the
-chunk that lies across such a position then comes with both windows, and the later one skips it.
+A window is one range of the file, planned from one answer of the CAS. Normally, the planner asks
+for a window once the previous one is planned, so that it starts where that one ends, at a chunk.
+When the CAS is too slow for that, the planner sends several questions at once, for windows between
+round positions. A chunk that lies across such a position is part of both windows; the later one
+skips it.
 
-Beside the windows it asks what lies far ahead, for files that go back over the same chunks
-(chunk_reuse.py). Windows then end where kept chunks begin: a fetch range that the CAS made for both
-would have to be fetched whole. Where all chunks are kept, the CAS is not asked again.
+The planner also asks for the terms far ahead (a survey), to find chunks that are used again
+(chunk_reuse.py). A window then ends where a run of kept chunks begins: a fetch range that the CAS
+made for both sides would have to be fetched as a whole. A window of kept chunks is planned without
+asking the CAS again.
 
-What an answer says about what lies behind its window is kept, if the budget has room, and the next
-window is planned from it: a CAS that looks only at where a range starts is not asked for the same
-terms again and again.
+Some CAS servers ignore the end of a range and describe the file up to its end. The terms behind the
+window are kept, if the budget has room, and the next window is planned from them.
 """
 
 import asyncio
@@ -32,14 +33,17 @@ from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
 logger = logging.getLogger(__name__)
 
-MAX_QUESTIONS: Final = 8  # to the CAS, under way for one reader
-MIN_SURVEYED: Final = 8 * 1024 * 1024  # decoded bytes to come; for fewer, windows see enough
+MAX_QUESTIONS: Final = 8  # to the CAS, pending for one reader
+MIN_SURVEYED: Final = 8 * 1024 * 1024  # decoded bytes; for a shorter rest there is no survey
 
 Ask = Callable[[ByteRange], Awaitable[Reconstruction]]
 
 
 class _Question(NamedTuple):
-    """What is asked about a window, or what needs no answer: task and plan, one of them None."""
+    """A pending question about a window.
+
+    task: asks the CAS. None for a window of kept chunks, which has its plan already.
+    """
 
     asked: ByteRange
     task: asyncio.Task[Reconstruction] | None
@@ -51,9 +55,10 @@ class _Question(NamedTuple):
 
 
 class _Rest(NamedTuple):
-    """What an answer says about the file from a position on.
+    """The terms of an answer that lie behind its window.
 
-    place: in the file, decoded positions.
+    place: their range in the file, decoded positions.
+    answer: with these terms alone.
     asked: the range that the CAS was asked for.
     """
 
@@ -63,14 +68,15 @@ class _Rest(NamedTuple):
 
 
 class Planner:
-    """Plans one range of one file. Positions are decoded bytes.
+    """Plans the windows of one range of one file. Positions are decoded bytes.
 
     Args:
-        ask: asks the CAS about a range of the file.
-        end: where to stop; None: at the end of the file, wherever that is.
-        kept: learns what lies ahead.
-        wants_more: tells whether to plan further, given the bytes that are being asked for.
-        add_window: takes the next window.
+        ask: asks the CAS for the reconstruction of a range.
+        kept: the chunks that the response keeps; surveys are added to it.
+        start: where the range starts.
+        end: where the range ends; None if the size of the file is not known.
+        wants_more: returns whether to plan further, given the decoded bytes of pending questions.
+        add_window: called with each window, in file order.
     """
 
     def __init__(
@@ -89,10 +95,10 @@ class Planner:
         self._pacer = pacer
         self._traffic = traffic
         self._kept = kept
-        self._repeats = kept.repeats
+        self._reuse = kept.reuse
         self._start = start
-        self._position = start  # up to here all is planned
-        self._asked_end = start  # where the last window was asked to end; it may have ended later
+        self._position = start  # windows are planned up to here
+        self._asked_end = start  # the asked end of the last window, which may have ended later
         self._end = end
         self._wants_more = wants_more
         self._add_window = add_window
@@ -102,13 +108,14 @@ class Planner:
         self._room: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """Look again whether more is wanted; called for every block, so it has to be cheap."""
+        """Plan further if more is wanted now. It is called for every block, so it is cheap."""
         if self._room is not None and not self._room.done() and self._wants_question():
             self._room.set_result(None)
 
     def _wants_question(self) -> bool:
-        """Return whether to ask one more question. The first is always right, the others are
-        guesses.
+        """Return whether to ask one more question.
+
+        Only the first one has the right start for sure; the others guess where windows end.
         """
         depth = self._pacer.ahead_limit // self._pacer.window_size if self._rest is None else 1
         if len(self._questions) >= max(1, min(depth, MAX_QUESTIONS)):
@@ -119,15 +126,15 @@ class Planner:
 
     @property
     def _planned(self) -> int:
-        """The position up to which windows are planned or being planned."""
+        """The position up to which windows are planned or asked for."""
         return self._questions[-1].asked.end if self._questions else self._position
 
     async def run(self) -> None:
-        """Plan up to the end.
+        """Plan windows up to the end of the range.
 
         Raises:
-            UpstreamError: the CAS fails for good.
-            IntegrityError: its answers do not make the range.
+            UpstreamError: the CAS has failed, also after retries.
+            IntegrityError: the answers of the CAS do not cover the range.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -139,7 +146,7 @@ class Planner:
                     self._ask_ahead(loop)
                 if not self._questions and self._is_at_end(self._position):
                     return
-                self._look_further(loop)
+                self._start_survey(loop)
                 self._room = loop.create_future()
                 waited: set[asyncio.Future[object]] = {self._room}  # type: ignore[arg-type]
                 if self._questions and self._questions[0].task is not None:
@@ -159,50 +166,50 @@ class Planner:
     def _is_at_end(self, position: int) -> bool:
         return self._end is not None and position >= self._end
 
-    # Far ahead.
+    # Surveys.
 
-    def _look_further(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ask what lies far ahead, once the first window is there and whenever the horizon comes
-        near.
+    def _start_survey(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start a survey: the first one after the first window, the next ones as the reader moves
+        on.
         """
-        start = self._repeats.known_end
+        start = self._reuse.known_end
         if start is None:
             start = self._position
             if start == self._start or (self._end is not None and self._end - start < MIN_SURVEYED):
                 return
         if self._survey is not None or self._is_at_end(start) or start >= self._position + HORIZON:
             return
-        if self._repeats.is_full:
+        if self._reuse.is_full:
             return
-        self._survey = loop.create_task(self._look_at(start))
+        self._survey = loop.create_task(self._run_survey(start))
 
-    async def _look_at(self, start: int) -> None:
+    async def _run_survey(self, start: int) -> None:
         end = start + SURVEY_SIZE if self._end is None else min(start + SURVEY_SIZE, self._end)
         try:
             answer = await self._ask(ByteRange(start, end))
         except XetserveError as exc:
-            # The end of a file whose size is not known, or trouble: what is known so far has to do.
+            # The file ends here, or the CAS failed. Go on with the terms that are known.
             logger.debug("no survey from byte %d on: %s", start, exc)
             return
         self._kept.learn(answer, start, planned=self._planned)
-        if self._repeats.known_end == start:
-            return  # it would say nothing again
+        if self._reuse.known_end == start:
+            return  # no term was added, and none would be the next time
         self._survey = None
-        wake(self._room)  # to look even further
+        wake(self._room)  # for the next survey
 
     # Windows.
 
     def _ask_ahead(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ask as many questions as the pace asks for."""
+        """Ask as many questions as the pace needs."""
         while self._wants_question():
             start = self._planned if self._questions else self._choose_start()
-            if run := self._repeats.find_run(start, start + self._pacer.window_size):
+            if run := self._reuse.find_run(start, start + self._pacer.window_size):
                 plan = make_kept_plan(run, self._end)
                 self._questions.append(_Question(plan.file_range, None, plan))
                 continue
             asked = self._choose_range(start)
             task = loop.create_task(self._answer(asked))
-            # A guess past the end of the file fails, and nobody may ever look at it.
+            # A guess past the end of the file fails, and its task may never be awaited.
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._questions.append(_Question(asked, task, None))
 
@@ -213,8 +220,10 @@ class Planner:
         return await self._ask(asked)
 
     def _choose_start(self) -> int:
-        """Start where all is planned up to; or a little before, where somebody else's window
-        starts.
+        """Return where the next window starts.
+
+        That is the end of the last one; or its asked end, a little before, if another reader has a
+        window there, whose fetches can be shared.
         """
         if self._traffic.find_window(self._position) is None and (
             self._traffic.find_window(self._asked_end) is not None
@@ -223,8 +232,8 @@ class Planner:
         return self._position
 
     def _choose_range(self, start: int) -> ByteRange:
-        """Choose a window: somebody else's, if that one is not too large for us, or one on a
-        grid.
+        """Return the range to ask for: a window of another reader unless it is too large for this
+        one, or else up to the next multiple of the window size.
         """
         size, end = self._pacer.window_size, self._end
         known = self._traffic.find_window(start)
@@ -236,15 +245,15 @@ class Planner:
                 wanted = end
         if self._rest is not None and self._rest.place.start == start:
             wanted = min(wanted, self._rest.place.end)
-        return ByteRange(start, self._repeats.find_cut(ByteRange(start, wanted)))
+        return ByteRange(start, self._reuse.find_cut(ByteRange(start, wanted)))
 
     def _take_answer(self, question: "_Question") -> bool:
-        """Add the window of an answer; False: the file has ended."""
+        """Add the window of an answer. Returns False if the file has ended."""
         asked = question.asked
         if question.task is None:
             assert question.plan is not None
             if asked.start != self._position:
-                # The window before has reached further: a CAS that does not cut terms at chunks.
+                # The previous window has reached further, as the CAS does not cut terms at chunks.
                 self._drop_questions()
                 return True
             self._asked_end = self._position = asked.end
@@ -259,7 +268,7 @@ class Planner:
         self._asked_end = asked.end
         rest, self._rest = self._rest, None
         plan = make_plan(
-            answer, asked, self._end, start=self._position, is_kept=self._repeats.is_kept
+            answer, asked, self._end, start=self._position, is_kept=self._reuse.is_kept
         )
         if rest is not None and rest.answer is answer:
             plan = plan._replace(asked=rest.asked)
@@ -267,23 +276,21 @@ class Planner:
         if plan.file_range.size > 0:
             self._position = plan.file_range.end
             if not self._is_at_end(self._position):
-                self._repeats.split(self._position, plan.pieces[-1].chunks.end)
+                self._reuse.split(self._position, plan.pieces[-1].chunks.end)
             self._keep_rest(answer._replace(terms=answer.terms[plan.num_terms :]), plan, answer_end)
             self._add_window(plan)
         is_cut = answer_end < asked.end
         return self._position < answer_end or not (self._end is None and is_cut)
 
     def _keep_rest(self, answer: Reconstruction, plan: WindowPlan, end: int) -> None:
-        """Keep what an answer says about the file behind a window, and ask nothing else before it
-        is used.
-        """
+        """Keep the terms behind a window, and drop the questions that they answer."""
         position = plan.file_range.end
         self._kept.hold_plan(0)
         answer = answer._replace(offset_into_first_range=0)
         if not answer.terms or self._is_at_end(position):
             return
         if position < plan.asked.end:
-            self._asked_end = position  # it was more than one window may have
+            self._asked_end = position  # the answer had more terms than a window may have
             self._drop_questions()
         if self._kept.hold_plan(estimate_size(answer)):
             self._rest = _Rest(ByteRange(position, end), answer, plan.asked)

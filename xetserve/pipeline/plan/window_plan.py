@@ -1,8 +1,24 @@
-"""From a reconstruction to what is fetched, and in which order its chunks make the file.
+"""Plan one window: which ranges of xorbs to fetch, and in which order their chunks make the file.
 
 Terms may repeat, overlap and go back; fetch ranges may be wider than any term. A window fetches
-each distinct range once and knows how often every chunk in it is needed. Pure: no clock, no
-sockets.
+each distinct range once and counts how often every chunk in it is used.
+
+Example. The CAS was asked for bytes 100 to 300 of a file, and answers:
+
+    offset_into_first_range   20            so the first term starts at 80
+    terms        X[0, 2)  90 bytes          at  80
+                 Y[5, 6)  60                at 170
+                 X[1, 3)  80                at 230
+                 Z[0, 1)  50                at 310, behind the asked end: left out
+    fetch info   X[0, 3), Y[5, 6), Z[0, 1)
+
+    file_range   100 to 310                 the last term as a whole; the next window starts there
+    skip         20                         decoded bytes of X 0, before byte 100
+    steps        0: X[0, 3), uses 1 2 1     chunk X 1 is fetched once and used twice
+                 1: Y[5, 6), uses 1
+    pieces       X[0, 2) of step 0, Y[5, 6) of step 1, X[1, 3) of step 0
+
+Pure: no clock, no sockets.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,19 +29,19 @@ from xetserve.pipeline.plan.chunk_reuse import KnownTerm
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE, MAX_XORB_SIZE
 
-MAX_FETCH_SIZE: Final = 2 * MAX_XORB_SIZE  # bytes; generous, since it only guards memory
-# Of one window, which is planned in one turn of the loop and ends before more: the next one goes on
-# with the same answer. Clients deduplicate in runs of 512 KiB on average, so few windows have more.
+MAX_FETCH_SIZE: Final = 2 * MAX_XORB_SIZE  # bytes; generous, since it only protects memory
+# Bounds of one window, which is planned in one turn of the event loop. A window that reaches one
+# ends early, and the next one uses the same answer. That is rare: clients deduplicate runs of
+# 512 KiB on average.
 MAX_STEPS: Final = 500  # fetch ranges
 MAX_PIECES: Final = 4000  # terms
 MAX_WINDOW_CHUNKS: Final = 65_536  # chunks, of all terms and fetch ranges
 
 
 class Piece(NamedTuple):
-    """One term: a run of chunks, its decoded size in bytes, and the number of the step that fetches
-    it.
+    """One term: a run of chunks and its decoded size in bytes.
 
-    step None: its chunks have been kept from earlier windows.
+    step: the index of the step that fetches the chunks; None if earlier windows have kept them.
     """
 
     xorb_hash: bytes
@@ -35,7 +51,7 @@ class Piece(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One fetch range, and how many pieces need each of its chunks."""
+    """One fetch range, and how many pieces use each of its chunks."""
 
     xorb_hash: bytes
     info: FetchInfo
@@ -43,14 +59,12 @@ class Step(NamedTuple):
 
 
 class WindowPlan(NamedTuple):
-    """How a range of the file is made.
+    """How to make one range of the file.
 
-    file_range: decoded positions that this window gives; whole terms, unless the caller's range
-        ends earlier.
-    asked: the range that the CAS was asked for; asking again for the same gives the same fetch
-        ranges.
+    file_range: decoded positions; it ends with a whole term, unless the caller's range ends before.
+    asked: the range that the CAS was asked for. Asking for it again returns the same fetch ranges.
     skip: decoded bytes to drop before file_range.start.
-    num_terms: of the answer, up to the end of the window.
+    num_terms: terms of the answer up to the end of the window.
     """
 
     file_range: ByteRange
@@ -62,9 +76,7 @@ class WindowPlan(NamedTuple):
 
     @property
     def packed_ratio(self) -> float:
-        """Packed bytes for one decoded byte, taking the chunks of a fetch range for equally
-        large.
-        """
+        """Packed bytes per decoded byte, as if all chunks of a fetch range had the same size."""
         packed = sum(
             step.info.byte_range.size * sum(step.uses) / len(step.uses) for step in self.steps
         )
@@ -83,22 +95,22 @@ def make_plan(
 ) -> WindowPlan:
     """Plan a window.
 
-    The window takes the terms whole, past the asked end, so that the next one starts where a chunk
-    does. Terms behind that are left out, which a CAS may answer that looks at where a range starts
-    only, and so are more than a window may have.
+    The last term is taken as a whole, past the asked end, so that the next window starts at a
+    chunk. Terms behind it are left out: some CAS servers ignore the end of a range. Terms beyond
+    the bounds of a window are left out, too.
 
     Args:
-        answer: for the range `asked`.
-        limit: decoded position that the window must not pass; None: the end of the file is not
-            known.
-        start: where the window is to start, if the window before has reached past the asked start.
-            Past the end of the answer it gives an empty window.
-        is_kept: tells whether all of a term's chunks will be here already, given where it starts
-            and ends.
+        answer: the reconstruction of the range `asked`.
+        limit: the decoded position that the window must not pass; None if the size of the file is
+            not known.
+        start: where the window starts, if the previous one has passed the asked start. Behind the
+            end of the answer, the window is empty.
+        is_kept: returns whether all chunks of a term will have been kept, given the decoded
+            positions where it starts and ends.
 
     Raises:
-        IntegrityError: the terms do not reach the end that was asked for, there are thousands
-            without bytes, or a fetch range cannot be part of a xorb.
+        IntegrityError: the terms end before the asked end, thousands of them have no bytes, or a
+            fetch range is larger than a xorb.
     """
     end = asked.start + answer.decoded_size
     if limit is not None and end < min(asked.end, limit):
@@ -122,9 +134,9 @@ def make_plan(
         num_terms += 1
         term_start, position = position, position + term.decoded_size
         if not pieces and skip and skip >= term.decoded_size:
-            skip -= term.decoded_size  # wholly in the window before
+            skip -= term.decoded_size  # all of it is in the previous window
             continue
-        # A chunk that is skipped has had its use in the window before, and may be gone.
+        # A chunk that is skipped was used by the previous window, and may have been dropped.
         num_chunks += term.chunks.end - term.chunks.start
         if (pieces or not skip) and is_kept(term.xorb_hash, term.chunks, term_start, position):
             pieces.append(Piece(term.xorb_hash, term.chunks, term.decoded_size, None))
@@ -147,7 +159,7 @@ def make_plan(
 
 
 def make_kept_plan(terms: Sequence[KnownTerm], limit: int | None) -> WindowPlan:
-    """Plan a window of terms that follow each other and are all kept, up to a decoded position."""
+    """Plan a window of consecutive terms that are all kept, up to a decoded position."""
     end = terms[-1].end if limit is None else min(terms[-1].end, limit)
     whole = ByteRange(terms[0].start, end)
     pieces = (Piece(term.xorb_hash, term.chunks, term.end - term.start, None) for term in terms)
@@ -155,13 +167,15 @@ def make_kept_plan(terms: Sequence[KnownTerm], limit: int | None) -> WindowPlan:
 
 
 def check_fetch_range(info: FetchInfo) -> None:
-    """Refuse a range whose chunks could not even be counted in bounded memory.
+    """Check that a fetch range can be part of a xorb, before memory is allocated for its chunks.
 
     Raises:
-        IntegrityError: it is no part of a xorb.
+        IntegrityError: it has too many bytes, or more chunks than fit into them.
     """
     size, count = info.byte_range.size, info.chunks.end - info.chunks.start
     if size > MAX_FETCH_SIZE:
-        raise IntegrityError(f"a fetch range of {size} bytes, larger than a xorb")
+        raise IntegrityError(
+            f"a fetch range of {size} bytes, larger than a xorb: expected {MAX_FETCH_SIZE} at most"
+        )
     if count * CHUNK_HEADER_SIZE > size:
-        raise IntegrityError(f"{count} chunks in {size} bytes")
+        raise IntegrityError(f"a fetch range has {count} chunks in {size} bytes")
