@@ -11,6 +11,7 @@ from xetserve.app.download.service import Upstreams
 from xetserve.app.hub.xet_mode import XetMode
 from xetserve.http.messages import Headers, Request
 from xetserve.metrics.catalogue import ROUTES
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas.client import CasClient
@@ -70,10 +71,12 @@ async def ask_for_methods() -> tuple[dict[str, set[str]], set[str]]:
     async with open_pool() as pool:
         upstreams = Upstreams(
             HubClient(pool, "http://127.0.0.1:1", timeout=PATIENCE, policy=policy),
-            CasClient(pool, timeout=PATIENCE, policy=policy),
-            ByteBudget(1 << 24),
-            ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE),
-            policy,
+            Engine(
+                CasClient(pool, timeout=PATIENCE, policy=policy),
+                ByteBudget(1 << 24),
+                policy=policy,
+                limits=ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE),
+            ),
             "hash/repo",
         )
         app = Application(upstreams, allow_anonymous=True, mode=XetMode("native"), sealer=SEALER)

@@ -26,6 +26,7 @@ from xetserve.app.hub.xet_mode import XetMode
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.body_budget import BodyBudget
 from xetserve.net.pool import ConnectionPool
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.answers.cache import AnswerCache
@@ -102,14 +103,15 @@ class World:
         hosts: HostPolicy | None = None,
     ) -> AsyncIterator[RawClient]:
         async with self.hub, self.cas, self.data, open_pool() as pool:
+            upstreams = self._upstreams(pool)
+            self.ledgers = upstreams.engine.ledgers
             app = Application(
-                self._upstreams(pool),
+                upstreams,
                 allow_anonymous=allow_anonymous,
                 mode=mode,
                 sealer=SEALER,
                 hosts=hosts,
             )
-            self.ledgers = app.fetches.ledgers
             async with serving(app.handle, bodies=self.bodies) as listener:
                 self.port = listener.port
                 async with connected(listener.port) as client:
@@ -127,10 +129,12 @@ class World:
                 instance="xetserve-test",
                 metadata=self.metadata,
             ),
-            CasClient(pool, timeout=PATIENCE, policy=POLICY),
-            self.budget,
-            ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE),
-            POLICY,
+            Engine(
+                CasClient(pool, timeout=PATIENCE, policy=POLICY),
+                self.budget,
+                policy=POLICY,
+                limits=ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE),
+            ),
             "hash/repo",
         )
 

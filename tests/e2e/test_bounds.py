@@ -24,6 +24,7 @@ from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.server_connection import ConnectionLimits
 from xetserve.net.tls import make_client_context
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas.client import CasClient
@@ -143,13 +144,10 @@ class InProcess:
             tls=make_client_context(), proxies=ProxyRules({}), connect_timeout=5
         )
         self.budget = ByteBudget(64 * MIB)
-        limits = ReadLimits()
+        cas = CasClient(self.pool, timeout=5, policy=policy)
         upstreams = Upstreams(
             hub=HubClient(self.pool, hub_url, timeout=5, policy=policy),
-            cas=CasClient(self.pool, timeout=5, policy=policy),
-            budget=self.budget,
-            limits=limits,
-            policy=policy,
+            engine=Engine(cas, self.budget, policy=policy, limits=ReadLimits()),
             hash_repo="tester/large",
         )
         application = Application(upstreams, allow_anonymous=False)

@@ -4,7 +4,7 @@ import time
 from contextlib import aclosing
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile
-from tests.pipeline.reading import FILE, assert_released, make_table
+from tests.pipeline.reading import FILE, assert_released, make_engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.xet.data_urls import Grant, Granter, open_grant
@@ -16,13 +16,13 @@ SEALER = Sealer(b"k" * 32)
 
 
 class Side:
-    """A CAS, the table in front of it, and what clients were granted."""
+    """A CAS, the engine in front of it, and what clients were granted."""
 
     def __init__(self, file: FakeFile = FILE, limit: int = 1 << 27) -> None:
         self.file = file
         self.cas = FakeCas(file)
         self.budget = ByteBudget(limit)
-        self.table = make_table(self.cas, self.budget)
+        self.engine = make_engine(self.cas, self.budget)
 
     async def grant(self, start: int = 0, end: int | None = None) -> list[Grant]:
         """Return grants of one range each, for a part of the file."""
@@ -35,7 +35,7 @@ class Side:
             issued=time.monotonic(),
             expires=0.0,
             instance="a",
-            find_hashes=self.table.ledgers.find_hashes,
+            find_hashes=self.engine.ledgers.find_hashes,
         )
         given = granter.rewrite(answer, start, self.file.file_hash, size, has_single_ranges=True)
         texts = [info.url.rpartition("=")[2] for xs in given.fetch_info.values() for info in xs]
@@ -44,7 +44,7 @@ class Side:
 
     def open(self, grant: Grant) -> PackedReader:
         (granted,) = grant.ranges
-        return PackedReader(self.table, grant, granted, gap_timeout=5.0)
+        return self.engine.read_packed(grant, granted)
 
     async def read(self, grant: Grant) -> PackedReader:
         """Read a grant, check its data, and return the reader."""

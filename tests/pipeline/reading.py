@@ -6,16 +6,19 @@ from contextlib import aclosing
 from typing import Final
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
-from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.reader import FileReader, ReadLimits
 from xetserve.pipeline.source import CasSource
+from xetserve.pipeline.verify.ledger_store import LedgerStore
+from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 
 POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.2)
+LIMITS = ReadLimits(stall_timeout=1.0, gap_timeout=5.0)
 ALL_SCHEMES = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
 
 
@@ -58,19 +61,26 @@ def make_reader(
     size: int | None = None,
     file_hash: bytes | None = None,
 ) -> FileReader:
-    return FileReader(
-        make_table(cas, budget),
-        FakeAccess(),
-        file_hash or cas.file.file_hash,
-        start=start,
-        end=end,
-        size=size,
-        gap_timeout=5.0,
+    return make_engine(cas, budget).read(
+        FakeAccess(), file_hash or cas.file.file_hash, start=start, end=end, size=size
     )
 
 
-def make_table(cas: CasSource, budget: ByteBudget) -> FetchTable:
-    return FetchTable(cas, budget, policy=POLICY, stall_timeout=1.0)
+def make_engine(
+    cas: CasSource,
+    budget: ByteBudget,
+    *,
+    ledger_store: LedgerStore | None = None,
+    worker_bus: WorkerBus | None = None,
+) -> Engine:
+    return Engine(
+        cas,
+        budget,
+        policy=POLICY,
+        limits=LIMITS,
+        ledger_store=ledger_store,
+        worker_bus=worker_bus,
+    )
 
 
 async def read_all(reader: FileReader, into: bytearray | None = None) -> bytes:
@@ -88,13 +98,11 @@ def assert_released(cas: FakeCas, budget: ByteBudget) -> None:
 
 
 def open_reader(
-    table: FetchTable, file: FakeFile, start: int = 0, end: int | None = None
+    engine: Engine, file: FakeFile, start: int = 0, end: int | None = None
 ) -> FileReader:
     """Open a reader that knows the size of its file."""
     size, access = len(file.content), FakeAccess()
-    return FileReader(
-        table, access, file.file_hash, start=start, end=end, size=size, gap_timeout=5.0
-    )
+    return engine.read(access, file.file_hash, start=start, end=end, size=size)
 
 
 def damaged(times: int = 1_000_000) -> FakeCas:

@@ -22,7 +22,6 @@ from tests.pipeline.reading import (
 from xetserve.errors import IntegrityError, UpstreamBusy, UpstreamError, UrlExpired, XetserveError
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES
 from xetserve.pipeline.packed_reader import PLACES_AT_ONCE
-from xetserve.pipeline.reader import FileReader
 from xetserve.xet.compression import Scheme
 from xetserve.xet.data_urls import GrantedRange
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
@@ -60,7 +59,7 @@ async def test_wrong_data_never_comes_to_its_end() -> None:
     assert len(came) < grant.ranges[0].byte_range.size
     assert INTEGRITY_FAILURES.total == before + 1
     assert side.cas.forgotten == [(grant.xorb_hash, grant.ranges[0].chunks)]
-    assert side.table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+    assert side.engine.ledgers.was_cut(FILE.file_hash, time.monotonic())
     side.cas.on_data = None
     assert (await side.read(grant)).is_verified
     side.assert_released()
@@ -108,7 +107,7 @@ async def test_what_is_not_what_another_has_proven_is_cut_and_forgotten() -> Non
         await drain(reader, came)
     assert len(came) < grant.ranges[0].byte_range.size
     assert (grant.xorb_hash, grant.ranges[0].chunks) in here.cas.forgotten
-    assert here.table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+    assert here.engine.ledgers.was_cut(FILE.file_hash, time.monotonic())
     here.assert_released()
 
 
@@ -127,7 +126,7 @@ async def test_two_different_chunks_in_one_place_cut_the_second() -> None:
     await drain(side.open(first))
     with pytest.raises(IntegrityError, match="two different chunks"):
         await side.read(first)
-    assert side.table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+    assert side.engine.ledgers.was_cut(FILE.file_hash, time.monotonic())
     side.assert_released()
 
 
@@ -147,7 +146,7 @@ async def test_a_proven_file_is_checked_chunk_by_chunk_and_fetched_again() -> No
     assert side.expected(grant).startswith(came)
     assert len(came) < grant.ranges[0].byte_range.size
     # The list is what shows who is wrong: it stays, and others need not start again.
-    assert not side.table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+    assert not side.engine.ledgers.was_cut(FILE.file_hash, time.monotonic())
     with pytest.raises(IntegrityError, match="chunk 3 is not the file's"):
         await drain(side.open(grant))
     side.cas.on_data = None
@@ -221,9 +220,7 @@ async def test_whoever_has_a_good_url_helps_the_others() -> None:
     side = Side()
     (old,), (new,) = await side.grant(), await side.grant()
     side.cas.on_data = Expiry(old.url)
-    reader = FileReader(
-        side.table, FakeAccess(), FILE.file_hash, size=SIZE, start=0, end=SIZE, gap_timeout=5.0
-    )
+    reader = side.engine.read(FakeAccess(), FILE.file_hash, size=SIZE, start=0, end=SIZE)
     async with asyncio.TaskGroup() as group:
         packed = [group.create_task(drain(side.open(grant))) for grant in (old, new)]
         whole = group.create_task(read_all(reader))
@@ -238,10 +235,7 @@ async def test_packed_and_plain_readers_share_a_fetch() -> None:
     side = Side(file)
     (grant,) = await side.grant()
     size = len(file.content)
-    readers = [
-        FileReader(side.table, FakeAccess(), file.file_hash, size=size, gap_timeout=5.0)
-        for _ in range(3)
-    ]
+    readers = [side.engine.read(FakeAccess(), file.file_hash, size=size) for _ in range(3)]
     async with asyncio.TaskGroup() as group:
         plain = [group.create_task(read_all(reader)) for reader in readers]
         packed = [group.create_task(drain(side.open(grant))) for _ in range(3)]
@@ -344,7 +338,7 @@ async def test_the_end_does_not_come_once_the_other_parts_are_forgotten() -> Non
     first, second = await side.grant(0, SIZE // 2), await side.grant(SIZE // 2)
     await drain(side.open(first[0]))  # wrong, but nobody can know
     last = side.open(second[0])
-    ledgers = side.table.ledgers
+    ledgers = side.engine.ledgers
     blocks = last.blocks()
     begun = ledgers.find(FILE.file_hash)
     assert begun is not None

@@ -13,15 +13,14 @@ from tests.pipeline.reading import (
     assert_released,
     fragmented_file,
     make_chunks,
+    make_engine,
     make_reader,
-    make_table,
     read_all,
     simple_file,
 )
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
 from xetserve.pipeline.fetch.fetch import WOKEN_AT_ONCE
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import FileReader
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
 
 
@@ -225,13 +224,13 @@ def test_chunk_generator_makes_what_the_tests_rely_on() -> None:
 async def test_those_who_wait_for_the_same_chunk_go_on_a_few_at_a_time() -> None:
     """All of a thousand in one turn of the loop would hold up everybody else."""
     cas, budget = FakeCas(simple_file(1)), ByteBudget(1 << 27)
-    table = make_table(cas, budget)
+    engine = make_engine(cas, budget)
     num_done = 0
 
     async def read() -> None:
         nonlocal num_done
         size = len(cas.file.content)
-        reader = FileReader(table, FakeAccess(), cas.file.file_hash, size=size, gap_timeout=5.0)
+        reader = engine.read(FakeAccess(), cas.file.file_hash, size=size)
         async with aclosing(reader.blocks()) as blocks:
             await anext(blocks)
             num_done += 1

@@ -15,7 +15,6 @@ from xetserve.errors import RequestError, XetserveError
 from xetserve.http.cors import METHODS, CorsPolicy
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Request, Response
-from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.xet.signing import Sealer
 
 
@@ -51,22 +50,15 @@ class Application:
         mode = mode or XetMode()
         self._cas_face: CasService | None = None
         if not mode.is_plain and sealer is not None:
-            self._cas_face = CasService(
-                upstreams, self._files.fetches, sealer, instance or secrets.token_hex(6)
-            )
+            self._cas_face = CasService(upstreams, sealer, instance or secrets.token_hex(6))
         self._hub_face = HubService(
-            self._files, upstreams.hub, upstreams.limits, mode, self._cas_face
+            self._files, upstreams.hub, upstreams.engine.limits, mode, self._cas_face
         )
         self._status = status or StatusService()
         self._wants_token = not allow_anonymous
         self._compression = compression
         self._cors = cors or CorsPolicy()
         self._hosts = hosts or HostPolicy()
-
-    @property
-    def fetches(self) -> FetchTable:
-        """What is being fetched."""
-        return self._files.fetches
 
     async def handle(self, request: Request) -> Response:
         """Answer a request; failures become error responses."""

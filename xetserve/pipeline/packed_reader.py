@@ -98,6 +98,7 @@ class PackedReader:
     def __init__(
         self,
         table: FetchTable,
+        verifier: Verifier,
         grant: Grant,
         granted: GrantedRange,
         *,
@@ -108,13 +109,7 @@ class PackedReader:
         self._granted = granted
         self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
         self._places = _Places(granted.uses)
-        self._verifier = Verifier(
-            table.ledgers,
-            grant.file_hash,
-            is_whole=False,
-            shelf=table.ledger_store,
-            since=grant.issued,
-        )
+        self._verifier = verifier
         self._pacer = Pacer()
         self._stall_deadline = StallDeadline(gap_timeout, self._pacer)
         self._digest = blake3()  # of the chunks that terms use
@@ -188,7 +183,6 @@ class PackedReader:
             self._verifier.settle()
             budget.close_reader()
             table.close_leases([lease], traffic, 0)
-            table.ledgers.trim(self._grant.file_hash)
             if lease.fetch.is_closed:
                 await lease.fetch.wait_closed()
 
@@ -201,7 +195,7 @@ class PackedReader:
         INTEGRITY_FAILURES.add()
         suspects = {self._grant.xorb_hash: self._info.chunks}
         if self._verifier.is_in_doubt or self._expected_digest:
-            self._table.ledgers.note_cut(self._grant.file_hash, time.monotonic())
+            self._verifier.note_cut()
             suspects = self._verifier.fail()
         for xorb_hash, chunks in suspects.items():
             self._table.source.forget(xorb_hash, chunks)

@@ -70,6 +70,7 @@ class FileReader:
     def __init__(
         self,
         table: FetchTable,
+        verifier: Verifier,
         access: Access,
         file_hash: bytes,
         *,
@@ -83,7 +84,7 @@ class FileReader:
         self._file_hash = file_hash
         self._start = start
         self._end = size if end is None else end
-        self._is_whole = start == 0 and (end is None or end == size)
+        self._is_whole = verifier.is_whole
         self._pacer = Pacer()
         self._stall_deadline = StallDeadline(gap_timeout, self._pacer)
         self._windows: deque[Window] = deque()  # planned and not finished
@@ -97,9 +98,7 @@ class FileReader:
         self._size = size
         self.tally = Tally()
         self._kept = KeptChunks(table.budget)
-        self._verifier = Verifier(
-            table.ledgers, file_hash, is_whole=self._is_whole, shelf=table.ledger_store
-        )
+        self._verifier = verifier
         self.packed_ratio: float | None = None  # of the first window, once it is planned
 
     async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
@@ -168,7 +167,7 @@ class FileReader:
         except (IntegrityError, FormatError):
             INTEGRITY_FAILURES.add()
             if self._verifier.is_in_doubt:
-                self._table.ledgers.note_cut(self._file_hash, time.monotonic())
+                self._verifier.note_cut()
             suspects = self._verifier.fail()
             for xorb_hash, chunks in suspects.items():
                 self._table.source.forget(xorb_hash, chunks)
@@ -185,7 +184,6 @@ class FileReader:
             while self._windows:
                 self._close_window(self._windows.popleft())
             self._table.forget_traffic(self._file_hash)
-            self._table.ledgers.trim(self._file_hash)
             await asyncio.wait((planning,))
             for fetch in fetches:
                 if fetch.is_closed:

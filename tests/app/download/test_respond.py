@@ -20,8 +20,9 @@ from xetserve.app.download.zstd_body import Compressors, ZstdBody
 from xetserve.errors import IntegrityError
 from xetserve.http.messages import Headers, Record, Request, Response
 from xetserve.http.ranges import MAX_SPANS, parse_content_range
-from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ChunkRange
@@ -53,13 +54,14 @@ class Stage:
             sha256="ab" * 32,
         )  # fmt: skip
         self.answers = FileAnswers(compressors)
-        self._fetches = FetchTable(self.cas, self.budget, policy=POLICY, stall_timeout=1.0)
+        limits = ReadLimits(stall_timeout=1.0, gap_timeout=5.0)
+        self.engine = Engine(self.cas, self.budget, policy=POLICY, limits=limits)
 
     async def get(self, *, version: str = "1.1", **headers: str) -> Response:
         fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
         request = Request("GET", "/x", Headers(fields), http_version=version)
         content = XetContent(
-            self._fetches, FakeAccess(), self.cas.file.file_hash, len(self.content), 5.0, Record()
+            self.engine, FakeAccess(), self.cas.file.file_hash, len(self.content), Record()
         )
         return await self.answers.answer_get(request, self.file, content)
 
@@ -145,8 +147,8 @@ async def test_two_range_fields_mean_nothing() -> None:
     stage = Stage(NOISE_FILE)
     fields = Headers([("Range", "bytes=0-1"), ("Range", "bytes=4-5")])
     content = XetContent(
-        FetchTable(stage.cas, stage.budget, policy=POLICY, stall_timeout=1.0),
-        FakeAccess(), stage.cas.file.file_hash, len(stage.content), 5.0, Record(),
+        stage.engine,
+        FakeAccess(), stage.cas.file.file_hash, len(stage.content), Record(),
     )  # fmt: skip
     response = await stage.answers.answer_get(Request("GET", "/", fields), stage.file, content)
     assert (response.status, await read(response)) == (200, stage.content)
@@ -240,8 +242,8 @@ async def test_damage_leaves_a_frame_without_an_end_and_no_trailer() -> None:
     stage = Stage(TEXT_FILE, Compressors())
     stage.cas.file = make_file([*TEXT[:-1], TEXT[-1][::-1]])
     content = XetContent(
-        FetchTable(stage.cas, stage.budget, policy=POLICY, stall_timeout=1.0),
-        FakeAccess(), TEXT_FILE.file_hash, len(stage.content), 5.0, Record(),
+        stage.engine,
+        FakeAccess(), TEXT_FILE.file_hash, len(stage.content), Record(),
     )  # fmt: skip
     request = Request("GET", "/", Headers([("Accept-Encoding", "zstd")]))
     response = await stage.answers.answer_get(request, stage.file, content)

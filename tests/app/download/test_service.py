@@ -39,9 +39,10 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.http.messages import Headers, Request, Response
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.cas.client import Access, CasClient
+from xetserve.upstream.cas.client import Access
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash
@@ -111,10 +112,12 @@ async def staged(
     async with open_pool() as pool, ScriptedPeer(answering(*hub_answers)) as hub:
         upstreams = Upstreams(
             HubClient(pool, hub.base, timeout=PATIENCE, policy=POLICY),
-            cast(CasClient, made),
-            budget,
-            ReadLimits(stall_timeout=PATIENCE, gap_timeout=gap_timeout),
-            POLICY,
+            Engine(
+                made,
+                budget,
+                policy=POLICY,
+                limits=ReadLimits(stall_timeout=PATIENCE, gap_timeout=gap_timeout),
+            ),
             "hash/repo",
         )
         yield Stage(FileService(upstreams), hub, made, budget)

@@ -17,7 +17,7 @@ from tests.fakes import FakeCas, FakeResponse
 from tests.pipeline.cache.cache_site import Site, make_xorb
 from tests.pipeline.cache.cached_file import entries, ledgers, running
 from tests.pipeline.cache.filled import make_store
-from tests.pipeline.reading import FILE, SIZE, damaged, make_table, open_reader, read_all
+from tests.pipeline.reading import FILE, SIZE, damaged, make_engine, open_reader, read_all
 from xetserve.base.lru_dict import LruDict
 from xetserve.cachetools.archive import Importer, write_archive
 from xetserve.cachetools.verify import Checker, Report, count_contents
@@ -34,7 +34,6 @@ from xetserve.pipeline.cache.entry import (
 from xetserve.pipeline.cache.layout import iter_xorbs, list_entries
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.xet.compression import Scheme
 from xetserve.xet.data_urls import Grant, GrantedRange, TermUse
 from xetserve.xet.hashes import hash_chunk
@@ -170,13 +169,13 @@ async def test_a_record_that_came_from_two_places_proves_neither(chunk: int, int
     cas = PatchedCas(FILE)
     cas.first, cas.second = Noted(), Noted()
     cas.cut = sum(map(len, xorb.records[:chunk])) + into
-    table = make_table(cas, ByteBudget(1 << 27))
+    engine = make_engine(cas, ByteBudget(1 << 27))
     info = FetchInfo(chunks, xorb.byte_range(chunks), f"http://d/1/{xorb.xorb_hash.hex()}/0")
     grant = Grant(
         *(xorb.xorb_hash, FILE.file_hash, SIZE, info.url, 0.0, 0.0, "a"),
         (GrantedRange(chunks, info.byte_range, (TermUse(chunks, 0, SIZE),)),),
     )
-    reader = PackedReader(table, grant, grant.ranges[0], gap_timeout=5.0)
+    reader = engine.read_packed(grant, grant.ranges[0])
     async for _ in reader.blocks():
         pass
     assert reader.is_verified
@@ -330,7 +329,7 @@ async def test_a_whole_read_finds_out_and_removes_it(tmp_path: Path) -> None:
     take_in(data, tmp_path / "here")
     async with running(tmp_path / "here") as process:
         with pytest.raises(XetserveError):
-            await read_all(open_reader(process.table, FILE, 0, None))
+            await read_all(open_reader(process.engine, FILE, 0, None))
     async with running(tmp_path / "here") as process:
         assert await process.read()
 
@@ -353,7 +352,7 @@ async def test_a_range_does_not_join_a_fetch_of_imported_records(tmp_path: Path)
     data = await make_archive(tmp_path / "there", is_right=False, has_ledger=False)
     take_in(data, tmp_path / "here")
     async with running(tmp_path / "here") as process:
-        whole = open_reader(process.table, FILE, 0, None)
+        whole = open_reader(process.engine, FILE, 0, None)
         blocks = whole.blocks()
         await anext(blocks)
         with suppress(IntegrityError):  # the two contradict each other

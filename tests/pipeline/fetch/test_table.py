@@ -11,7 +11,7 @@ from tests.pipeline.reading import (
     assert_released,
     fragmented_file,
     make_chunks,
-    make_table,
+    make_engine,
     open_reader,
     read_all,
     simple_file,
@@ -39,10 +39,10 @@ async def test_readers_at_the_same_time_fetch_once(
     monkeypatch.setattr(pacing, "MAX_WINDOW", pacing.MIN_WINDOW)
     monkeypatch.setattr(pacing, "MAX_SHARED_WINDOW", pacing.MIN_WINDOW)
     alone = FakeCas(file)
-    await read_all(open_reader(make_table(alone, ByteBudget(limit)), file))
+    await read_all(open_reader(make_engine(alone, ByteBudget(limit)), file))
     cas, budget = FakeCas(file), ByteBudget(limit)
-    table = make_table(cas, budget)
-    results = await asyncio.gather(*(read_all(open_reader(table, file)) for _ in range(16)))
+    engine = make_engine(cas, budget)
+    results = await asyncio.gather(*(read_all(open_reader(engine, file)) for _ in range(16)))
     assert all(result == file.content for result in results)
     fetched, once = (
         sum(info.byte_range.size for info in source.fetched) for source in (cas, alone)
@@ -79,7 +79,7 @@ class FinishedTicket:
 async def test_few_fetches_are_kept_for_followers(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small they are: whenever a window is done, all of them are looked at."""
     monkeypatch.setattr(table_module, "MAX_SHELVED", 3)
-    table = make_table(FakeCas(simple_file()), ByteBudget(1 << 27))
+    table = make_engine(FakeCas(simple_file()), ByteBudget(1 << 27)).fetches
     traffic = FileTraffic()
     traffic.add_reader(0)
     closed = [FinishedTicket(number) for number in range(10)]
@@ -92,10 +92,10 @@ async def test_few_fetches_are_kept_for_followers(monkeypatch: pytest.MonkeyPatc
 async def test_one_that_does_not_read_holds_nobody_up() -> None:
     file = large_file()
     cas, budget = FakeCas(file, piece=50_000), ByteBudget(1 << 27)
-    table = make_table(cas, budget)
-    async with aclosing(open_reader(table, file).blocks()) as idle:
+    engine = make_engine(cas, budget)
+    async with aclosing(open_reader(engine, file).blocks()) as idle:
         await anext(idle)
-        assert await read_all(open_reader(table, file)) == file.content
+        assert await read_all(open_reader(engine, file)) == file.content
         # Later, what it holds is still good.
         rest = bytearray()
         async for block in idle:
@@ -108,10 +108,10 @@ async def test_the_first_may_leave_and_the_others_go_on() -> None:
     file = large_file()
     for num_blocks in range(1, 5):
         cas, budget = FakeCas(file, piece=50_000), ByteBudget(1 << 27)
-        table = make_table(cas, budget)
-        first = open_reader(table, file).blocks()
+        engine = make_engine(cas, budget)
+        first = open_reader(engine, file).blocks()
         await anext(first)
-        other = asyncio.ensure_future(read_all(open_reader(table, file)))
+        other = asyncio.ensure_future(read_all(open_reader(engine, file)))
         for _ in range(num_blocks):
             await asyncio.sleep(0)
             await anext(first)
@@ -129,8 +129,8 @@ async def test_an_expired_url_is_renewed_by_whoever_is_left() -> None:
         return data, None
 
     cas, budget = FakeCas(file, on_data=expire), ByteBudget(1 << 27)
-    table = make_table(cas, budget)
-    results = await asyncio.gather(*(read_all(open_reader(table, file)) for _ in range(4)))
+    engine = make_engine(cas, budget)
+    results = await asyncio.gather(*(read_all(open_reader(engine, file)) for _ in range(4)))
     assert all(result == file.content for result in results)
     assert_released(cas, budget)
 
@@ -146,8 +146,8 @@ async def test_a_damaged_chunk_is_fetched_again_for_all() -> None:
         return data, None
 
     cas, budget = FakeCas(file, on_data=damage), ByteBudget(1 << 27)
-    table = make_table(cas, budget)
-    results = await asyncio.gather(*(read_all(open_reader(table, file)) for _ in range(4)))
+    engine = make_engine(cas, budget)
+    results = await asyncio.gather(*(read_all(open_reader(engine, file)) for _ in range(4)))
     assert all(result == file.content for result in results)
     assert_released(cas, budget)
 
@@ -155,18 +155,18 @@ async def test_a_damaged_chunk_is_fetched_again_for_all() -> None:
 async def test_a_range_that_was_partly_used_up_is_not_joined() -> None:
     file = large_file()
     cas, budget = FakeCas(file), ByteBudget(1 << 27)
-    table = make_table(cas, budget)
-    async with aclosing(open_reader(table, file).blocks()) as ahead:
+    engine = make_engine(cas, budget)
+    async with aclosing(open_reader(engine, file).blocks()) as ahead:
         for _ in range(4):
             await anext(ahead)
-        assert await read_all(open_reader(table, file)) == file.content
+        assert await read_all(open_reader(engine, file)) == file.content
     assert_released(cas, budget)
 
 
 async def test_those_that_are_kept_are_looked_at_once_for_a_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    table = make_table(FakeCas(simple_file()), ByteBudget(1 << 27))
+    table = make_engine(FakeCas(simple_file()), ByteBudget(1 << 27)).fetches
     looks = 0
 
     class Traffic(FileTraffic):

@@ -11,8 +11,8 @@ from tests.pipeline.reading import (
     ALL_SCHEMES,
     assert_released,
     make_chunks,
+    make_engine,
     make_reader,
-    make_table,
     open_reader,
     read_all,
 )
@@ -155,10 +155,10 @@ async def test_a_chunk_that_was_kept_must_belong_where_it_is_used_again(
     runs = [ChunkRange(0, 64)] + [ChunkRange(at, at + 1) for at in range(64)]
     file = MadeFile([(xorb, run) for run in runs])
     cas, size = FakeCas(file), len(file.content)
-    table = make_table(cas, ByteBudget(1 << 27))
+    engine = make_engine(cas, ByteBudget(1 << 27))
 
     async def read(start: int, into: bytearray) -> None:
-        reader = open_reader(table, file, start)
+        reader = open_reader(engine, file, start)
         await read_all(reader, into)
         assert reader.is_verified
 

@@ -11,7 +11,6 @@ from tests.pipeline.cache.cached_file import entries, ledgers, running
 from tests.pipeline.reading import CONTENT, FILE, SIZE, damaged
 from xetserve.base.buffers import Buffer
 from xetserve.errors import IntegrityError
-from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger_file import parse_ledger
 from xetserve.xet.reconstruction import FetchInfo
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
@@ -55,16 +54,14 @@ async def test_a_reader_that_began_before_is_held_against_what_came_later(
 ) -> None:
     cas = FakeCas(FILE) if is_right else damaged()
     async with running(tmp_path / "other") as other, running(tmp_path / "one", cas) as one:
-        early = FileReader(
-            one.table, FakeAccess(), FILE.file_hash, start=9, size=SIZE, gap_timeout=5.0
-        )
+        early = one.engine.read(FakeAccess(), FILE.file_hash, start=9, size=SIZE)
         blocks = early.blocks()
         got = bytearray().join(await anext(blocks))
         assert await other.read()
         await other.cache.settle()
         (path,) = ledgers(tmp_path / "other")
         chunks = parse_ledger(path.read_bytes(), FILE.file_hash)
-        one.table.ledgers.get(FILE.file_hash).adopt(chunks)
+        one.engine.ledgers.get(FILE.file_hash).adopt(chunks)
         if is_right:
             await drain(blocks, got)
             assert got == CONTENT[9:]

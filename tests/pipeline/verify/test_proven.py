@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeCas, FakeFile, FakeXorb
-from tests.pipeline.reading import ALL_SCHEMES, make_chunks, make_table, open_reader, read_all
+from tests.pipeline.reading import ALL_SCHEMES, make_chunks, make_engine, open_reader, read_all
 from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.pipeline.cache.entry import EntryIndex
 from xetserve.pipeline.fetch.fetch import Fetch
@@ -53,25 +53,25 @@ async def test_damage_on_disk_is_put_right(
             while await response.receive_into(buffer, 1.0):
                 pass
         await cache.settle()
-        table = make_table(cache, ByteBudget(1 << 27))
-        assert await read_all(open_reader(table, FILE)) == FILE.content
+        engine = make_engine(cache, ByteBudget(1 << 27))
+        assert await read_all(open_reader(engine, FILE)) == FILE.content
         await cache.settle()  # the entry has its new name, if it has been proven
         damage(tmp_path, offset_of(chunk) + at)
         cas.fetched.clear()
         with monkeypatch.context() as patched:  # it is not the checks on disk that find it
             patched.setattr(EntryIndex, "is_intact", lambda *_: pytest.fail("looked over"))
-            reader = open_reader(table, FILE)
+            reader = open_reader(engine, FILE)
             assert await read_all(reader) == FILE.content
         assert reader.is_verified
         assert cas.fetched
         await cache.settle()
-        assert await read_all(open_reader(table, FILE)) == FILE.content
+        assert await read_all(open_reader(engine, FILE)) == FILE.content
     finally:
         await cache.aclose()
 
 
 def test_who_holds_nothing_against_a_list_shares_only_what_was_looked_over() -> None:
-    table = make_table(FakeCas(FILE), ByteBudget(1 << 27))
+    fetches = make_engine(FakeCas(FILE), ByteBudget(1 << 27)).fetches
     chunks = ChunkRange(0, 60)
     step = Step(
         XORB.xorb_hash, FetchInfo(chunks, XORB.byte_range(chunks), "http://data.test/"), (1,) * 60
@@ -82,7 +82,7 @@ def test_who_holds_nothing_against_a_list_shares_only_what_was_looked_over() -> 
 
     def open_fetch(*, is_proven: bool) -> Fetch:
         traffic = FileTraffic()
-        return table.open_lease(
+        return fetches.open_lease(
             step, traffic, 0, refresh, lambda: None, Tally(), is_proven=is_proven
         ).fetch
 
@@ -109,12 +109,12 @@ async def test_windows_stay_small_where_what_is_fetched_is_stored(
         cache = DiskCache(cas, tmp_path, max_size=1 << 40, min_free=0)
         await cache.start()
         try:
-            table = make_table(cache, ByteBudget(1 << 27))
-            assert await read_all(open_reader(table, FILE)) == FILE.content
+            engine = make_engine(cache, ByteBudget(1 << 27))
+            assert await read_all(open_reader(engine, FILE)) == FILE.content
             await cache.settle()
         finally:
             await cache.aclose()
         assert set(said) == {expected}
         said.clear()
-    assert await read_all(open_reader(make_table(cas, ByteBudget(1 << 27)), FILE)) == FILE.content
+    assert await read_all(open_reader(make_engine(cas, ByteBudget(1 << 27)), FILE)) == FILE.content
     assert set(said) == {True}  # without a cache nothing is stored

@@ -15,10 +15,9 @@ import pytest
 
 from tests.fakes import FakeCas
 from tests.pipeline.packed_reading import Damage, Side, drain
-from tests.pipeline.reading import FILE, POLICY, SIZE, open_reader, read_all
+from tests.pipeline.reading import FILE, SIZE, make_engine, open_reader, read_all
 from xetserve.base.buffers import Buffer
 from xetserve.errors import IntegrityError
-from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, WorkerBus
@@ -33,16 +32,10 @@ class Worker(Side):
     def __init__(self, places: Sequence[memoryview], number: int, cas: FakeCas) -> None:
         super().__init__()
         self.cas = cas
-        self.table = FetchTable(
-            cas,
-            self.budget,
-            policy=POLICY,
-            stall_timeout=1.0,
-            worker_bus=WorkerBus(places, number),
-        )
+        self.engine = make_engine(cas, self.budget, worker_bus=WorkerBus(places, number))
 
     def open_plain(self, start: int = 0, end: int | None = None) -> FileReader:
-        return open_reader(self.table, FILE, start, end)
+        return open_reader(self.engine, FILE, start, end)
 
     async def read_plain(self, start: int = 0, end: int | None = None) -> FileReader:
         reader = self.open_plain(start, end)
@@ -50,11 +43,11 @@ class Worker(Side):
         return reader
 
     def was_cut(self) -> bool:
-        return self.table.ledgers.was_cut(FILE.file_hash, time.monotonic())
+        return self.engine.ledgers.was_cut(FILE.file_hash, time.monotonic())
 
     @property
     def is_proven(self) -> bool:
-        return self.table.ledgers.get(FILE.file_hash).is_proven
+        return self.engine.ledgers.get(FILE.file_hash).is_proven
 
 
 async def drain_blocks(blocks: AsyncGenerator[list[Buffer], None], into: bytearray) -> None:
@@ -202,7 +195,7 @@ async def test_a_whole_read_that_fails_has_all_forget(workers: Workers) -> None:
     for worker, part in zip((two, three, two), await workers.parts(3), strict=True):
         reader = await worker.read(part)
     assert reader.is_verified
-    assert not one.table.ledgers.was_cut_since(FILE.file_hash, began)
+    assert not one.engine.ledgers.was_cut_since(FILE.file_hash, began)
 
 
 async def test_what_has_left_counts_though_the_rest_never_came(workers: Workers) -> None:
@@ -240,7 +233,7 @@ async def test_a_part_that_has_begun_is_held_against_what_others_have_read(
         await drain_blocks(blocks, came)
     assert len(came) < SIZE - 1
     assert (await three.read_plain()).is_verified
-    assert not three.table.ledgers.was_cut_since(FILE.file_hash, time.monotonic())
+    assert not three.engine.ledgers.was_cut_since(FILE.file_hash, time.monotonic())
     for worker in workers.all:
         assert (await worker.read_plain(5, 9)).is_verified
     workers.assert_released()
@@ -252,8 +245,8 @@ async def test_who_alone_does_not_know_a_file_is_told(workers: Workers) -> None:
     await workers.all[0].read_plain()
     other = workers.all[1]
     assert (await other.read(parts[0])).is_verified
-    other.table.ledgers._begun.pop(FILE.file_hash)
-    other.table.ledgers._proven.pop(FILE.file_hash)
+    other.engine.ledgers._begun.pop(FILE.file_hash)
+    other.engine.ledgers._proven.pop(FILE.file_hash)
     workers.cas.on_data = Damage(3)
     with pytest.raises(IntegrityError, match="chunk 3 is not the file's"):
         await drain(other.open(parts[0]))
@@ -272,5 +265,5 @@ async def test_nothing_is_told_of_a_proven_file(workers: Workers) -> None:
 
 
 async def test_one_worker_has_nobody_to_tell() -> None:
-    table = FetchTable(FakeCas(FILE), ByteBudget(1 << 27), policy=POLICY, stall_timeout=1.0)
-    assert not table.ledgers.is_shared
+    engine = make_engine(FakeCas(FILE), ByteBudget(1 << 27))
+    assert not engine.ledgers.is_shared

@@ -21,9 +21,9 @@ from xetserve.errors import (
     UrlExpired,
 )
 from xetserve.pipeline.cache.disk_cache import DiskCache
-from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import FileReader
+from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.answers.backoff import DOWN_TIME
 from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
 from xetserve.upstream.answers.scope import ANONYMOUS, get_scope
@@ -436,12 +436,12 @@ class TestImported:
         world.start(is_offline=True)
         cache = DiskCache(world.plans, tmp_path / "cache", max_size=1 << 30, min_free=0)
         await cache.start()
-        table = make_table(cache)
+        engine = make_engine(cache)
         with pytest.raises(UpstreamOffline, match="only an archive says"):
-            await read(cache, 2_000_000, 2_100_000, table=table)
-        assert await read(cache, table=table) == FILE.content
+            await read(cache, 2_000_000, 2_100_000, engine=engine)
+        assert await read(cache, engine=engine) == FILE.content
         expected = FILE.content[2_000_000:2_100_000]
-        assert await read(cache, 2_000_000, 2_100_000, table=table) == expected
+        assert await read(cache, 2_000_000, 2_100_000, engine=engine) == expected
         await cache.aclose()
 
     async def test_what_was_seen_of_the_end_here_counts_more(
@@ -475,9 +475,10 @@ async def test_a_stored_file_is_read_and_proven(world: World, tmp_path: Path, wi
     await cache.aclose()
 
 
-def make_table(cache: DiskCache) -> FetchTable:
+def make_engine(cache: DiskCache) -> Engine:
     policy = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.1)
-    return FetchTable(cache, ByteBudget(1 << 26), policy=policy, stall_timeout=5.0)
+    limits = ReadLimits(stall_timeout=5.0, gap_timeout=5.0)
+    return Engine(cache, ByteBudget(1 << 26), policy=policy, limits=limits)
 
 
 async def read(
@@ -486,17 +487,10 @@ async def read(
     end: int | None = None,
     *,
     file: FakeFile = FILE,
-    table: FetchTable | None = None,
+    engine: Engine | None = None,
 ) -> bytes:
-    reader = FileReader(
-        table or make_table(cache),
-        Access(),
-        file.file_hash,
-        start=start,
-        end=end,
-        size=SIZE,
-        gap_timeout=5.0,
-    )
+    used = engine or make_engine(cache)
+    reader = used.read(Access(), file.file_hash, start=start, end=end, size=SIZE)
     found = b""
     async for block in reader.blocks():
         found += b"".join(block)

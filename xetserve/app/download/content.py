@@ -19,7 +19,7 @@ from xetserve.http.messages import Block, Record
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.blobs import BlobCache
-from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.source import Tally
@@ -73,36 +73,31 @@ class XetContent:
 
     Args:
         size: bytes, where known.
-        gap_timeout: seconds without a block.
         record: of the request that it is read for.
     """
 
     def __init__(
         self,
-        fetches: FetchTable,
+        engine: Engine,
         access: Access,
         file_hash: bytes,
         size: int | None,
-        gap_timeout: float,
         record: Record,
     ) -> None:
-        self._fetches = fetches
+        self._engine = engine
         self._access = access
         self._file_hash = file_hash
         self._size = size
-        self._gap_timeout = gap_timeout
         self._record = record
 
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
-        reader = FileReader(
-            self._fetches,
+        reader = self._engine.read(
             self._access,
             self._file_hash,
             start=span.start if span else 0,
             end=span.end if span else None,
             size=self._size,
-            gap_timeout=self._gap_timeout,
         )
         body = await start_body(reader.blocks(), partial(self._note, reader))
         return Opened(body, span, span.size if span else self._size, reader, self._file_hash)

@@ -19,15 +19,9 @@ from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response
 from xetserve.pipeline.cache.blobs import BlobCache
-from xetserve.pipeline.fetch.table import FetchTable
-from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.pipeline.source import CasSource
-from xetserve.pipeline.verify.ledger_store import LedgerStore
-from xetserve.pipeline.verify.worker_bus import WorkerBus
-from xetserve.upstream.cas.client import Access
 from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
-from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import parse_hash
 
 STALE_FIELD: Final = "X-Xetserve-Stale"  # seconds since the Hub said what is answered
@@ -37,19 +31,15 @@ STALE_FIELD: Final = "X-Xetserve-Stale"  # seconds since the Hub said what is an
 class Upstreams:
     """All that serving a file needs.
 
-    ledger_store, blob_cache: of the disk cache, where there is one.
-    worker_bus: from other workers, where there are some.
+    engine: for Xet files.
+    hash_repo: whose token is used for files that are asked for by hash alone.
+    blob_cache: of the disk cache, where there is one.
     """
 
     hub: HubClient
-    cas: CasSource
-    budget: ByteBudget
-    limits: ReadLimits
-    policy: RetryPolicy
+    engine: Engine
     hash_repo: str
-    ledger_store: LedgerStore | None = None
     blob_cache: BlobCache | None = None
-    worker_bus: WorkerBus | None = None
 
 
 class FileService:
@@ -61,24 +51,13 @@ class FileService:
 
     def __init__(self, upstreams: Upstreams, *, compression: bool = True) -> None:
         self._up = upstreams
-        self._fetches = FetchTable(
-            upstreams.cas,
-            upstreams.budget,
-            policy=upstreams.policy,
-            stall_timeout=upstreams.limits.stall_timeout,
-            ledger_store=upstreams.ledger_store,
-            worker_bus=upstreams.worker_bus,
-        )
-        self._sizes = FileSizes(upstreams.cas)
+        self._engine = upstreams.engine
+        self._limits = upstreams.engine.limits
+        self._sizes = FileSizes(upstreams.engine.source)
         self._answers = FileAnswers(Compressors() if compression else None)
         # Hub clients compare lengths, and resume what broke off: no codings, and a length wherever
         # it is known.
         self._hub_answers = FileAnswers(None, with_length=True)
-
-    @property
-    def fetches(self) -> FetchTable:
-        """What is being fetched, for others who serve the same data."""
-        return self._fetches
 
     async def get_file(
         self, request: Request, owner: str, name: str, path: list[str], token: str | None
@@ -95,7 +74,7 @@ class FileService:
         is_for_checksum = wants_checksum(request)
         request.record.repo, request.record.file = repo.id, file_path
         hub = self._up.hub.on_behalf(request.headers)
-        async with head_timeout(self._up.limits):
+        async with head_timeout(self._limits):
             entry = await hub.resolve(repo, revision, file_path, token)
             file = describe_entry(
                 entry, file_path, revision, is_public=token is None, now=time.time()
@@ -124,7 +103,7 @@ class FileService:
         repo, revision, file_path = wanted
         request.record.repo, request.record.file = repo.id, file_path
         hub = self._up.hub.on_behalf(request.headers, names_agent=True)
-        async with head_timeout(self._up.limits):
+        async with head_timeout(self._limits):
             entry = await hub.resolve(repo, revision, file_path, token)
             is_native = native_above is not None and (entry.size or 0) > native_above
             file = replace(
@@ -179,14 +158,14 @@ class FileService:
         request.record.file = text.lower()
         hub = self._up.hub.on_behalf(request.headers)
         access = ReadAccess(hub, repo, get_revision(request), token)
-        async with head_timeout(self._up.limits):
+        async with head_timeout(self._limits):
             size = None
             if request.method == "HEAD" or wants_part(request):
                 size = await self._sizes.get(access, file_hash)
             elif has_conditions(request.headers):
                 await self._sizes.check_exists(access, file_hash)
             file = describe_hash(file_hash, size, is_public=token is None)
-            content = self._make_xet_content(access, file_hash, size, request.record)
+            content = XetContent(self._engine, access, file_hash, size, request.record)
             return await self._answer(self._answers, request, file, content)
 
     async def _answer(
@@ -205,9 +184,8 @@ class FileService:
         """Say of a file that it was cut."""
         if file.file_hash is None:
             return file
-        ledgers, now = self._fetches.ledgers, time.monotonic()
-        was_cut = ledgers.was_cut(file.file_hash, now)
-        return replace(file, was_cut=was_cut, is_suspect=ledgers.is_suspect(file.file_hash, now))
+        was_cut = self._engine.was_cut(file.file_hash)
+        return replace(file, was_cut=was_cut, is_suspect=self._engine.is_suspect(file.file_hash))
 
     def _make_content(
         self,
@@ -219,18 +197,12 @@ class FileService:
         record: Record,
     ) -> Content:
         if entry.file_hash is None:
-            gap_timeout, shelf = self._up.limits.gap_timeout, self._up.blob_cache
-            return BlobContent(hub, entry, token, gap_timeout, shelf, record, self._up.budget)
+            gap_timeout, shelf = self._limits.gap_timeout, self._up.blob_cache
+            return BlobContent(hub, entry, token, gap_timeout, shelf, record, self._engine.budget)
         access = ReadAccess(
             hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True
         )
-        return self._make_xet_content(access, entry.file_hash, entry.size, record)
-
-    def _make_xet_content(
-        self, access: Access, file_hash: bytes, size: int | None, record: Record
-    ) -> XetContent:
-        gap_timeout = self._up.limits.gap_timeout
-        return XetContent(self._fetches, access, file_hash, size, gap_timeout, record)
+        return XetContent(self._engine, access, entry.file_hash, entry.size, record)
 
 
 def _mark_stale(response: Response, entry: FileEntry) -> Response:

@@ -35,7 +35,6 @@ from xetserve.errors import (
 )
 from xetserve.http.messages import Block, Headers, Request, Response, json_response
 from xetserve.http.ranges import format_unsatisfied_range
-from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.upstream.cas.client import Access
 from xetserve.upstream.cas.reconstruction_budget import ReconstructionBudget, estimate_size
 from xetserve.upstream.hub.read_tokens import CasToken, make_cas_token, parse_cas_token
@@ -97,16 +96,13 @@ class CasService:
             start.
     """
 
-    def __init__(
-        self, upstreams: Upstreams, fetches: FetchTable, sealer: Sealer, instance: str
-    ) -> None:
-        self._up = upstreams
-        self._fetches = fetches
+    def __init__(self, upstreams: Upstreams, sealer: Sealer, instance: str) -> None:
+        self._engine = engine = upstreams.engine
         self._instance = instance
         self._sealer = sealer
-        self._sizes = FileSizes(upstreams.cas)
-        self._room = ReconstructionBudget(upstreams.budget)
-        self._data = XorbData(fetches, sealer, upstreams.limits, instance)
+        self._sizes = FileSizes(engine.source)
+        self._room = ReconstructionBudget(engine.budget)
+        self._data = XorbData(engine, sealer, instance)
 
     def is_for(self, request: Request) -> bool:
         """Return whether a request is for a CAS."""
@@ -173,7 +169,7 @@ class CasService:
 
     async def _head_file(self, request: Request, name: str) -> Response:
         file_hash, access = _parse_name(name), self._open_token(request)
-        async with head_timeout(self._up.limits):
+        async with head_timeout(self._engine.limits):
             size = await self._sizes.get(access, file_hash)
         return Response(200, list(_NO_STORE), no_blocks(), size)
 
@@ -186,16 +182,16 @@ class CasService:
         """
         file_hash, access = _parse_name(name), self._open_token(request)
         asked = _parse_range(request.headers.get("range"))
-        async with head_timeout(self._up.limits):
+        async with head_timeout(self._engine.limits):
             try:
-                answer = await self._up.cas.fetch_reconstruction(access, file_hash, asked)
+                answer = await self._engine.source.fetch_reconstruction(access, file_hash, asked)
             except RangeUnsatisfiable:
                 raise self._unsatisfiable(file_hash) from None
             except UpstreamTooLarge as exc:  # a short answer would be a short file to clients
                 raise RequestError(413, str(exc)) from None
             end = asked.start + answer.decoded_size
             size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
-            await self._fetches.recall_ledger(file_hash)
+            await self._engine.recall(file_hash)
             if asked.start:
                 self._check_going_on(file_hash, access)
             granter = self._make_granter(request)
@@ -217,8 +213,8 @@ class CasService:
         """
         access = self._open_token(request)
         hashes = await read_batch(request)
-        async with head_timeout(self._up.limits):
-            answers = await fetch_batch(self._up.cas, access, hashes)
+        async with head_timeout(self._engine.limits):
+            answers = await fetch_batch(self._engine.source, access, hashes)
             granter = self._make_granter(request)
             named: dict[tuple[bytes, ChunkRange], Named] = {}
             infos = []
@@ -263,7 +259,7 @@ class CasService:
             issued=time.monotonic(),
             expires=time.time() + GRANT_SECONDS,
             instance=self._instance,
-            find_hashes=self._fetches.ledgers.find_hashes,
+            find_hashes=self._engine.find_hashes,
         )
 
     def _check_going_on(self, file_hash: bytes, access: SealedAccess) -> None:
@@ -275,17 +271,15 @@ class CasService:
         Raises:
             RequestError: 409, what it has may be wrong, or nobody can tell any more.
         """
-        ledgers, age = self._fetches.ledgers, time.time() - access.issued
+        engine, age = self._engine, time.time() - access.issued
         since = time.monotonic() - age - CLOCK_SKEW
         if age < -CLOCK_SKEW:  # a clock was set back
             since = 0.0
-        if ledgers.was_cut_since(file_hash, since):
+        if engine.was_cut_since(file_hash, since):
             raise RequestError(
                 409, "the file turned out to be damaged: start again with a new token"
             )
-        ledger = ledgers.find(file_hash)
-        is_proven = ledger is not None and ledger.is_proven
-        if not is_proven and ledgers.was_lost_since(file_hash, since):
+        if not engine.is_proven(file_hash) and engine.was_lost_since(file_hash, since):
             raise RequestError(
                 409, "what was known of the file had to go: start again with a new token"
             )

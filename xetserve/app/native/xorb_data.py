@@ -31,9 +31,8 @@ from xetserve.http.messages import Record, Request, Response
 from xetserve.http.multipart import ByteRanges
 from xetserve.http.ranges import Span, format_content_range
 from xetserve.metrics.catalogue import STRANGE_GRANTS
-from xetserve.pipeline.fetch.table import FetchTable
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.packed_reader import PackedReader
-from xetserve.pipeline.reader import ReadLimits
 from xetserve.xet.data_urls import Grant, open_grant
 from xetserve.xet.reconstruction import ByteRange
 from xetserve.xet.signing import Sealer
@@ -53,13 +52,10 @@ class XorbData:
         instance: see Grant.
     """
 
-    def __init__(
-        self, fetches: FetchTable, sealer: Sealer, limits: ReadLimits, instance: str
-    ) -> None:
-        self._fetches = fetches
+    def __init__(self, engine: Engine, sealer: Sealer, instance: str) -> None:
+        self._engine = engine
         self._sealer = sealer
         self._instance = instance
-        self._limits = limits
         self._last_warning = -WARNING_PAUSE
 
     async def answer(self, request: Request, name: str) -> Response:
@@ -92,19 +88,19 @@ class XorbData:
         ]
         if request.method == "HEAD":  # Range is for GET only (RFC 9110, 14.2)
             return Response(200, [("Content-Type", OCTETS), *fields], no_blocks())
-        ledgers, issued = self._fetches.ledgers, grant.issued
+        engine, issued = self._engine, grant.issued
         if is_strange:  # by another machine's steady clock
             issued = time.monotonic() - (time.time() - (grant.expires - GRANT_SECONDS))
-        if ledgers.was_cut_since(grant.file_hash, issued):
+        if engine.was_cut_since(grant.file_hash, issued):
             # What the client has of the file may be what is wrong: it must not come to an end.
             raise RequestError(409, "the file turned out to be damaged: start again")
-        if not grant.is_of_proven_file and ledgers.was_lost_since(grant.file_hash, issued):
+        if not grant.is_of_proven_file and engine.was_lost_since(grant.file_hash, issued):
             raise RequestError(409, "what was known of the file had to go: start again")
         spans = _check_ranges(request.headers.get("range"), grant)
-        content = _PackedRanges(self._fetches, grant, self._limits.gap_timeout, request.record)
+        content = _PackedRanges(engine, grant, request.record)
         if is_strange or grant.is_of_proven_file:
             content.refuse = self._refuse_strange
-        async with head_timeout(self._limits):
+        async with head_timeout(engine.limits):
             try:
                 opened = await content.open(spans[0])
             except UrlExpired as exc:
@@ -140,13 +136,10 @@ class _PackedRanges:
     refuse: makes the refusal of what cannot be proven by itself; None: all of the file passes here.
     """
 
-    def __init__(
-        self, fetches: FetchTable, grant: Grant, gap_timeout: float, record: Record
-    ) -> None:
+    def __init__(self, engine: Engine, grant: Grant, record: Record) -> None:
         self.refuse: Callable[[], RequestError] | None = None
-        self._fetches = fetches
+        self._engine = engine
         self._grant = grant
-        self._gap_timeout = gap_timeout
         self._record = record
 
     async def open(self, span: Span | None) -> Opened:
@@ -154,7 +147,7 @@ class _PackedRanges:
         assert span is not None
         granted = self._grant.find(ByteRange(*span))
         assert granted is not None
-        reader = PackedReader(self._fetches, self._grant, granted, gap_timeout=self._gap_timeout)
+        reader = self._engine.read_packed(self._grant, granted)
         if self.refuse is not None and not await reader.can_prove():
             raise self.refuse()
         body = await start_body(reader.blocks(), partial(self._note, reader))

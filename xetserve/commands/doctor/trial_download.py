@@ -94,7 +94,9 @@ class FileCheck:
             else:
                 access = ReadAccess(hub, target.repo, target.revision, self._token, entry.token_url)
                 is_good = True
-                async for finding in _check_cas(upstreams.cas, access, entry, entry.file_hash):
+                async for finding in _check_cas(
+                    upstreams.engine.source, access, entry, entry.file_hash
+                ):
                     yield finding
                     is_good = is_good and finding.level is not Level.FAIL
                 if not is_good:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xetserve.app.application import Application
 from xetserve.app.middleware.admission import Admission, AdmissionLimits
 from xetserve.app.middleware.https import insist_on_https
 from xetserve.app.middleware.traffic_control import TrafficControl
@@ -114,7 +113,7 @@ async def _application(
         hosts = HostPolicy.parse(config.http.hosts)
         application = make_application(opened.upstreams, config, status, sealer, instance, hosts)
         max_files = raise_file_limit()
-        budget, pool = opened.upstreams.budget, opened.pool
+        budget, pool = opened.upstreams.engine.budget, opened.pool
         limits = partial(_admission_limits, max_files=max_files)
         admission = Admission(limits(config))
         live.on_change(lambda config: admission.configure(limits(config)))
@@ -122,9 +121,9 @@ async def _application(
         budget.has_files = lambda: pool.num_open + admission.num_active < max_open
         streams = StreamTable(board.own[CELLS_SIZE:])
         control = TrafficControl(application.handle, admission, turns, streams)
-        look = _sample_into(figures, board, opened, application)
+        look = _sample_into(figures, board, opened)
         heap = find_heap()
-        _run_beside(stack, beat([look, figures.sample, application.fetches.ledgers.look_round]))
+        _run_beside(stack, beat([look, figures.sample, opened.upstreams.engine.hear_workers]))
         if heap is not None:
             _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
         yield insist_on_https(control.handle, lambda: live.config.tls.hsts_max_age)
@@ -148,21 +147,19 @@ def _make_status(live: Live, figures: Snapshot, readiness: Readiness) -> StatusS
     return status
 
 
-def _sample_into(
-    figures: Snapshot, board: SharedMemory, opened: Opened, application: Application
-) -> Callable[[], None]:
+def _sample_into(figures: Snapshot, board: SharedMemory, opened: Opened) -> Callable[[], None]:
     """Have the figures that are looked up, not counted, be there when somebody asks; gives what
     looks them up.
     """
     process = ProcessStats(board.started)
-    upstreams, cache, pool = opened
+    engine, cache, pool = opened.upstreams.engine, opened.cache, opened.pool
 
     def look() -> None:
         process.sample()
-        BUDGET_HELD.set(upstreams.budget.held)
-        BUDGET_LIMIT.set(upstreams.budget.limit)
-        READERS.set(upstreams.budget.num_readers)
-        FETCHES.set(application.fetches.num_fetches)
+        BUDGET_HELD.set(engine.budget.held)
+        BUDGET_LIMIT.set(engine.budget.limit)
+        READERS.set(engine.budget.num_readers)
+        FETCHES.set(engine.num_fetches)
         UPSTREAM_CONNECTIONS.set(pool.num_active, "active")
         UPSTREAM_CONNECTIONS.set(pool.num_idle, "idle")
 

@@ -19,6 +19,7 @@ from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
 from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.cache.disk_cache import DiskCache
+from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.source import CasSource
@@ -90,16 +91,19 @@ async def open_upstreams(
         )
         await cache.start()
     try:
-        upstreams = Upstreams(
-            hub=hub,
-            cas=cas,
-            budget=budget,
-            limits=limits,
+        engine = Engine(
+            cas,
+            budget,
             policy=policy,
-            hash_repo=config.hub.hash_repo,
+            limits=limits,
             ledger_store=None if cache is None else LedgerStore(cache),
-            blob_cache=None if cache is None else BlobCache(cache),
             worker_bus=worker_bus,
+        )
+        upstreams = Upstreams(
+            hub,
+            engine,
+            hash_repo=config.hub.hash_repo,
+            blob_cache=None if cache is None else BlobCache(cache),
         )
         yield Opened(upstreams, cache, pool)
     finally:

@@ -20,11 +20,6 @@ from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import FarSide
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.source import CasSource, Tally
-from xetserve.pipeline.verify.ledger import Ledger
-from xetserve.pipeline.verify.ledger_store import LedgerStore
-from xetserve.pipeline.verify.ledgers import Ledgers
-from xetserve.pipeline.verify.verifier import recall
-from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -39,8 +34,6 @@ class FetchTable:
 
     Args:
         stall_timeout: seconds without a byte after which a connection is given up.
-        ledger_store: where proven ledgers are stored.
-        worker_bus: from other workers, and to them.
     """
 
     def __init__(
@@ -50,35 +43,19 @@ class FetchTable:
         *,
         policy: RetryPolicy,
         stall_timeout: float,
-        ledger_store: LedgerStore | None = None,
-        worker_bus: WorkerBus | None = None,
     ) -> None:
         self.source = source
         self.budget = budget
         budget.reclaim = self._reclaim
         self.far_side = FarSide()
-        self.ledgers = Ledgers(worker_bus=worker_bus)
-        self.ledger_store = ledger_store
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}
         self._shelf: dict[Fetch, tuple[FileTraffic, int]] = {}  # without users, oldest first
         self._traffic: dict[bytes, FileTraffic] = {}
 
-    @property
-    def num_fetches(self) -> int:
-        """Fetches under way or kept."""
+    def __len__(self) -> int:
         return len(self._fetches)
-
-    async def recall_ledger(self, file_hash: bytes) -> None:
-        """Have the ledger of a file at hand, if it is proven and known anywhere here."""
-        known = self.ledgers.find(file_hash)
-        ledger = known or Ledger(file_hash)
-        await recall(ledger, self.ledgers, self.ledger_store)
-        chunks = ledger.get_chunks()
-        if known is None and chunks is not None:
-            self.ledgers.get(file_hash).adopt(chunks)
-            self.ledgers.trim(file_hash)
 
     def get_traffic(self, file_hash: bytes) -> FileTraffic:
         """Return the traffic of a file; forget_traffic when its readers have ended."""

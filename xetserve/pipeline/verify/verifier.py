@@ -50,7 +50,7 @@ class Verifier:
         self._generation = ledger.generation
         self._epoch = ledger.epoch
         self._origins = ProvenanceLog()
-        self._is_whole = is_whole
+        self.is_whole = is_whole
         self._tree = MerkleTree() if is_whole and not ledger.is_proven else None
         self._end = 0  # of what was added last
         self._pad = NotePad(file_hash) if ledgers.is_shared else None  # for the other workers
@@ -116,14 +116,15 @@ class Verifier:
             self._origins.add(origin, chunk)
 
     def settle(self) -> None:
-        """Have the origins told of what is proven, now or with the rest of the file; to be called
-        in the end.
+        """Have the origins told of what is proven, now or with the rest of the file, and account
+        for the ledger; to be called in the end.
         """
         if self.is_verified and self._tree is not None:
             self._origins.prove()
         else:
             self._ledger.take_origins(self._origins, self._epoch)
             self._ledgers.watch(self._ledger)
+        self._ledgers.trim(self._ledger.file_hash)
 
     async def pass_on(self, size: int | None) -> None:
         """Let others count on what was added, before its bytes leave, and judge if it was the last
@@ -168,7 +169,7 @@ class Verifier:
             if not self._ledger.is_proven:
                 self._ledgers.look_up(self._ledger)
             self.check_doubt()
-            if self._is_whole and not self._ledger.is_complete(self._end):
+            if self.is_whole and not self._ledger.is_complete(self._end):
                 raise IntegrityError(f"a file of {self._end} bytes, proven to have another size")
             await self._prove(size)
             self.check_doubt()
@@ -218,6 +219,10 @@ class Verifier:
         is_still = ledger.generation == generation and ledger.can_be_proven(size)
         if is_still and not ledger.prove():
             raise IntegrityError(f"all parts together are not file {format_hash(ledger.file_hash)}")
+
+    def note_cut(self) -> None:
+        """Record that an answer with the file was cut, here and for the other workers."""
+        self._ledgers.note_cut(self._ledger.file_hash, time.monotonic())
 
     def fail(self) -> dict[bytes, ChunkRange]:
         """Forget what the ledger has: some of it is wrong. The file counts as cut from now on.
