@@ -29,14 +29,13 @@ def test_one_term() -> None:
 
 def test_the_example_of_the_module() -> None:
     x, y, z = b"x" * 32, b"y" * 32, b"z" * 32
-    fetch_info = {x: (info(0, 3),), y: (info(5, 6),), z: (info(0, 1),)}
     terms = (term(x, 0, 2, 90), term(y, 5, 6, 60), term(x, 1, 3, 80), term(z, 0, 1, 50))
     fetch_info: dict[bytes, tuple[FetchInfo, ...]] = {
         x: (info(0, 3),),
         y: (info(5, 6),),
         z: (info(0, 1),),
     }
-    plan = make_plan(Reconstruction(20, terms, fetch_info), asked, None)
+    plan = make_plan(Reconstruction(20, terms, fetch_info), ByteRange(100, 300), None)
     assert (plan.file_range, plan.skip, plan.num_terms) == (ByteRange(100, 310), 20, 3)
     assert plan.steps == (Step(x, info(0, 3), (1, 2, 1)), Step(y, info(5, 6), (1,)))
     assert [piece.step for piece in plan.pieces] == [0, 1, 0]
