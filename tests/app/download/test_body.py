@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from typing import Self
 
 import pytest
@@ -12,18 +11,15 @@ from tests.peers import turn
 from xetserve.app.download.body import (
     LEAST_BUFFER_SIZE,
     PLAIN_BUFFER_SIZE,
-    ContentDigest,
     plain_blocks,
     start_body,
 )
+from xetserve.app.download.content_digest import ContentDigest
 from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
 from xetserve.http.messages import Block
-from xetserve.net.url import parse_url
 from xetserve.pipeline.flow.budget import READER_COST, ByteBudget
-from xetserve.upstream.hub.client import FileEntry
 
 CONTENT = bytes(range(256)) * 4096  # four receive buffers
-ENTRY = FileEntry(None, None, None, None, None, None, None, None, parse_url("http://hub.test/"))
 
 
 class Blocks:
@@ -183,37 +179,3 @@ class TestPlainBlocks:
         for body in bodies:
             await body.aclose()
         assert (budget.held, budget.num_readers) == (0, 0)
-
-
-class TestContentDigests:
-    def test_sha256_comes_first(self) -> None:
-        entry = replace(ENTRY, size=3, etag="a" * 40, sha256=hashlib.sha256(b"abc").hexdigest())
-        digest = ContentDigest.of(entry)
-        assert digest is not None
-        digest.update(memoryview(b"ab"))
-        digest.update(memoryview(b"c"))
-        digest.check()
-
-    def test_a_git_blob(self) -> None:
-        # `printf abc | git hash-object --stdin`
-        entry = replace(ENTRY, size=3, etag="f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f")
-        digest = ContentDigest.of(entry)
-        assert digest is not None
-        digest.update(memoryview(b"abc"))
-        digest.check()
-        digest.update(memoryview(b"d"))
-        with pytest.raises(IntegrityError, match="sha1"):
-            digest.check()
-
-    @pytest.mark.parametrize(
-        "entry",
-        [
-            pytest.param(ENTRY, id="no etag"),
-            pytest.param(replace(ENTRY, etag="a" * 40), id="a git blob of unknown size"),
-            pytest.param(replace(ENTRY, etag="a" * 39, size=1), id="39 digits"),
-            pytest.param(replace(ENTRY, etag="A" * 40, size=1), id="capitals"),
-            pytest.param(replace(ENTRY, etag="xyz", size=1), id="something else"),
-        ],
-    )
-    def test_an_etag_that_is_no_hash_of_the_content(self, entry: FileEntry) -> None:
-        assert ContentDigest.of(entry) is None

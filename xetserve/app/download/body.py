@@ -1,14 +1,13 @@
 """Bodies: started before the head is sent, so that a failure still has a status."""
 
-import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, Protocol
 
-from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
+from xetserve.app.download.content_digest import ContentDigest
+from xetserve.errors import BrokenStream, UpstreamError, UpstreamTimeout
 from xetserve.http.messages import Block
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.upstream.hub.client import FileEntry
 
 PLAIN_BUFFER_SIZE: Final = 256 * 1024  # bytes of each of the two that a plain file passes through
 LEAST_BUFFER_SIZE: Final = 32 * 1024  # bytes of each where the budget has no room for these
@@ -105,7 +104,7 @@ class BlobSource(Protocol):
 async def plain_blocks(
     opened: AbstractAsyncContextManager[object],
     source: BlobSource,
-    digest: "ContentDigest | None",
+    digest: ContentDigest | None,
     timeout: float,
     budget: ByteBudget,
 ) -> AsyncGenerator[Block, None]:
@@ -155,37 +154,3 @@ async def _receive(source: BlobSource, buffer: bytearray, timeout: float) -> int
         raise UpstreamError(f"the Hub's file broke off: {exc}") from exc
     except TimeoutError as exc:
         raise UpstreamTimeout("the Hub's file stalled") from exc
-
-
-class ContentDigest:
-    """The hash that the Hub names a plain file by: sha256, or SHA-1 of a git blob."""
-
-    def __init__(self, name: str, expected: str, prefix: bytes = b"") -> None:
-        self._hash = hashlib.new(name, prefix, usedforsecurity=False)
-        self._expected = expected
-
-    @classmethod
-    def of(cls, entry: FileEntry) -> "ContentDigest | None":
-        """Make the digest for an entry; None if its etag is not a hash of the content."""
-        if entry.sha256 is not None:
-            return cls("sha256", entry.sha256)
-        etag = entry.etag or ""
-        if entry.size is not None and len(etag) == 40 and set(etag) <= set("0123456789abcdef"):
-            return cls("sha1", etag, b"blob %d\0" % entry.size)
-        return None
-
-    def update(self, data: memoryview) -> None:
-        """Take in the next bytes."""
-        self._hash.update(data)
-
-    def check(self) -> None:
-        """Compare.
-
-        Raises:
-            IntegrityError: the content is not the one that was named.
-        """
-        if self._hash.hexdigest() != self._expected:
-            raise IntegrityError(
-                f"the file has {self._hash.name} {self._hash.hexdigest()}, "
-                f"expected {self._expected}"
-            )

@@ -7,13 +7,8 @@ from functools import partial
 from typing import Protocol
 
 from xetserve.app.download.blob_reader import BlobReader
-from xetserve.app.download.body import (
-    ContentDigest,
-    StartedBody,
-    no_blocks,
-    plain_blocks,
-    start_body,
-)
+from xetserve.app.download.body import StartedBody, no_blocks, plain_blocks, start_body
+from xetserve.app.download.content_digest import ContentDigest
 from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Block, Record
 from xetserve.http.ranges import Span, parse_content_range
