@@ -1,3 +1,4 @@
+import asyncio
 import logging
 import re
 import string
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xetserve.ops.logs import mask_secrets, set_up_logging
+from xetserve.base.request_id import REQUEST_ID
+from xetserve.ops.logs import mask_secrets, set_log_level, set_up_logging
 
 HUB_TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345AB"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl-_"
@@ -231,6 +233,25 @@ def test_a_level_shows_itself_and_what_is_above(
 def test_asyncio_never_debugs(root: logging.Logger, level: str, expected: int) -> None:
     set_up_logging(level)
     assert logging.getLogger("asyncio").level == expected
+
+
+async def test_debug_lines_begin_with_the_id_of_their_request(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def serve(request_id: str) -> None:
+        REQUEST_ID.set(request_id)
+        await asyncio.create_task(work())  # inherits it
+
+    async def work() -> None:
+        logging.getLogger("x").info("working")
+
+    set_up_logging("debug")
+    await asyncio.gather(serve("one"), serve("two"))
+    logging.getLogger("x").info("of no request")
+    set_log_level("info")
+    await serve("three")
+    lines = [line.partition(" x: ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["one working", "two working", "of no request", "working"]
 
 
 def test_setting_up_again_replaces_what_was_there(

@@ -17,6 +17,7 @@ from typing import Final, cast
 import h11
 
 from xetserve.base.buffers import Buffer
+from xetserve.base.request_id import REQUEST_ID
 from xetserve.errors import BrokenStream, RequestError
 from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Body, Handler, Request, Response, error_response
@@ -176,6 +177,7 @@ class ServerConnection:
 
     async def _serve_one(self) -> bool:
         """Serve one request; False: the connection is to be closed."""
+        REQUEST_ID.set("")
         try:
             request = await self._read_request()
         except RequestError as exc:
@@ -202,6 +204,7 @@ class ServerConnection:
     async def _answer(self, request: Request) -> None:
         """Have a request answered, and send the answer as far as that is possible."""
         started = self._loop.time()
+        logger.debug("%s %s begins", request.method, request.raw_path)
         response = await self._call_handler(request)
         if isinstance(response.body, bytes):
             self._lease.release()  # the handler has ended: a client that reads slowly keeps no room
@@ -253,6 +256,7 @@ class ServerConnection:
         self._num_requests += 1
         self._stall_deadline = BodyDeadline(self._limits.body_timeout, self._limits.min_body_rate)
         request.request_id = _find_request_id(request)
+        REQUEST_ID.set(request.request_id)
         request.peer = self._peer
         request.secure = isinstance(self._stream, TlsStream)
         if self._forwarding is not None:

@@ -1,9 +1,14 @@
-"""Logging to standard error, one line a record."""
+"""Logging to standard error, one line a record.
+
+With the level debug, the lines of a request begin with its id, as those of the access log do.
+"""
 
 import logging
 import re
 import sys
 from typing import Final
+
+from xetserve.base.request_id import REQUEST_ID
 
 # What must never be printed, wherever it comes from: bearer tokens, the query of a signed URL, the
 # password of a proxy. Masking too much is fine. Clients choose parts of a line, so every
@@ -19,7 +24,7 @@ _SECRETS: Final = re.compile(
     """
 )
 
-_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(request)s%(message)s"
 
 _label = ""  # of this process
 
@@ -35,6 +40,8 @@ class _MaskingFormatter(logging.Formatter):
     """The last line of defence: code should not log secrets, and this sees to it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        request_id = REQUEST_ID.get() if logging.getLogger().isEnabledFor(logging.DEBUG) else ""
+        record.request = f"{request_id} " if request_id else ""
         return mask_secrets(super().format(record))
 
 
