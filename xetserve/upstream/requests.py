@@ -1,8 +1,9 @@
 """One request to the Hub, the CAS or a data host: errors named, retried, documents read."""
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Final, TypeVar
@@ -31,6 +32,8 @@ from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Url, parse_url
 from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.upstream.slices import Slices
+
+logger = logging.getLogger(__name__)
 
 USER_AGENT: Final = f"xetserve/{__version__}"
 JSON_HEADERS: Final = (
@@ -100,16 +103,36 @@ async def send_request(
     """
     kind = kind or _KINDS[who]
     UPSTREAM_REQUESTS.add(kind)
+    started = time.monotonic()
     with naming_errors(who):
         try:
             async with pool.request(method, url, headers, body=body, timeout=timeout) as response:
                 _note_answer(kind, response.status)
+                _log(who, method, url, headers, response.status, started)
                 response.meter = partial(_count_bytes, kind)
                 del body  # not kept while the answer is read
                 yield response
-        except (BrokenStream, TimeoutError):
+        except (BrokenStream, TimeoutError) as exc:
             UPSTREAM_FAILURES.add(kind)
+            _log(who, method, url, headers, str(exc) or "timed out", started)
             raise
+
+
+def _log(
+    who: str,
+    method: str,
+    url: Url,
+    headers: Iterable[tuple[str, str]],
+    end: int | str,
+    started: float,
+) -> None:
+    """Log how a request ended: a status or an error. The URL is without its query, which may be a
+    signature.
+    """
+    if logger.isEnabledFor(logging.DEBUG):
+        asked = next((f" {value}" for name, value in headers if name == "Range"), "")
+        took = (time.monotonic() - started) * 1000
+        logger.debug("%s: %s %s%s: %s after %.0f ms", who, method, url, asked, end, took)
 
 
 def _note_answer(kind: str, status: int) -> None:
@@ -182,4 +205,5 @@ async def retrying(attempt: Callable[[], Awaitable[T]], policy: RetryPolicy, who
             if delay is None:
                 raise
             UPSTREAM_RETRIES.add(who, type(exc).__name__)
+            logger.debug("%s: asking again in %.2f s: %s", who, delay, exc)
             await asyncio.sleep(delay)

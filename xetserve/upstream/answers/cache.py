@@ -20,6 +20,7 @@ store, a yes is also written there, for other processes and for the next start.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from xetserve.upstream.answers.backoff import Backoff
 from xetserve.upstream.answers.scope import ANONYMOUS
 from xetserve.upstream.answers.singleflight import SingleFlight
 from xetserve.upstream.answers.store import AnswerStore, Stored
+
+logger = logging.getLogger(__name__)
 
 ENTRY_COST: Final = 700  # bytes of memory beside the texts of question and answer
 STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer would do
@@ -94,6 +97,12 @@ class Question(NamedTuple):
     def is_kept(self) -> bool:
         """Whether its answer may be kept: it is not too long."""
         return self.size <= MAX_NAME_SIZE
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for logs: not in whose name, and without queries."""
+        about = " ".join((self.repo, *self.name.partition("?")[0].split("\0")))
+        return f"{self.kind} {about.strip()!a}"
 
     def describe(self, realm: str) -> str:
         """Return all but the scope, and whose answer it is, as one text."""
@@ -222,6 +231,7 @@ class AnswerCache:
             kept = await self._load(question, kept)
         if kept is not None and self._is_fresh(question, kept):
             METADATA_HITS.add(question.kind)
+            self._log("%s: cached, %.1f s old", question, self.clock() - kept.said)
             self._kept.get(question)  # it is used
             if isinstance(kept.answer, UpstreamError):
                 raise _copy(kept.answer)
@@ -231,6 +241,10 @@ class AnswerCache:
         return await self._flights.share(
             question, lambda: self._ask(question, kept, ask, renew, find_other)
         )
+
+    def _log(self, text: str, question: Question, *values: float) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(text, question.subject, *values)
 
     def _is_fresh(self, question: Question, kept: _Kept) -> bool:
         is_good = isinstance(kept.answer, Answer) and kept.answer.verdict is Verdict.GOOD
@@ -262,6 +276,7 @@ class AnswerCache:
         if isinstance(trouble, UpstreamBusy):
             raise trouble
         METADATA_MISSES.add(question.kind)
+        self._log("%s: not cached" if kept is None else "%s: cached, but too old", question)
         asked = self.clock()
         try:
             async with asyncio.timeout(None if old is None else STALE_PATIENCE):
@@ -293,12 +308,15 @@ class AnswerCache:
         if not self._is_believed(question, kept.said):
             return None
         said = await renew(kept.answer.data)
+        if said is not None:
+            self._log("%s: still valid, and the token may still read it", question)
         return None if said is None else kept.answer._replace(said=said)
 
     # Old answers.
 
     def _give_old(self, question: Question, old: Answer) -> Answer:
         METADATA_STALE.add(question.kind)
+        self._log("%s: an answer that is %d s old stands in", question, old.stale_age or 0)
         return old
 
     async def find_old(

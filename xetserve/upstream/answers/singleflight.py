@@ -3,8 +3,11 @@ answer.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 16  # of those that have waited, who go on in one turn of the event loop
 
@@ -45,6 +48,8 @@ class SingleFlight(Generic[K, T]):
         if flight is None:
             flight = self._flights[key] = _Flight(asyncio.get_running_loop().create_task(run()))
             flight.task.add_done_callback(lambda task: self._end(key, task))
+        else:
+            logger.debug("another request asks the same: waiting for its answer")
         flight.num_waiting += 1
         try:
             await asyncio.wait((flight.task,))
