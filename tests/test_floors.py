@@ -99,6 +99,7 @@ PURE = {"xet", "http"}
 PURE_MODULES = {
     "xetserve.base.json_text",
     "xetserve.base.lru_dict",
+    "xetserve.base.request_id",
     "xetserve.pipeline.cache.coverage",
     "xetserve.pipeline.cache.entry",
     "xetserve.pipeline.plan.chunk_reuse",
