@@ -50,7 +50,8 @@ from xetserve.pipeline.cache.layout import (
     make_xorb_path,
 )
 from xetserve.pipeline.cache.quota import HYSTERESIS
-from xetserve.pipeline.cache.store import MAX_XORB_ENTRIES, CacheStore, Temporary
+from xetserve.pipeline.cache.store import MAX_XORB_ENTRIES, CacheStore
+from xetserve.pipeline.cache.temporary import Temporary
 from xetserve.pipeline.verify.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.verify.ledger_file import parse_ledger
 from xetserve.upstream.answers.cache import REFUSAL, Subject

@@ -30,7 +30,8 @@ from xetserve.pipeline.cache import quota as quota_module
 from xetserve.pipeline.cache.entry import EntryKey, parse_entry_name
 from xetserve.pipeline.cache.layout import make_xorb_path
 from xetserve.pipeline.cache.quota import Quota
-from xetserve.pipeline.cache.store import Temporary, prepare_folder
+from xetserve.pipeline.cache.store import prepare_folder
+from xetserve.pipeline.cache.temporary import Temporary
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 
 

@@ -30,7 +30,8 @@ from xetserve.pipeline.cache.blob_file import (
 )
 from xetserve.pipeline.cache.disk_cache import DISK_TIMEOUT, DiskCache
 from xetserve.pipeline.cache.io import run_io
-from xetserve.pipeline.cache.store import TOUCH_AGE, Temporary
+from xetserve.pipeline.cache.store import TOUCH_AGE
+from xetserve.pipeline.cache.temporary import Temporary
 
 logger = logging.getLogger(__name__)
 

@@ -96,6 +96,17 @@ def list_entries(folder: str) -> list[tuple[Stored, ChunkRange]]:
     ]
 
 
+def find_longest(
+    entries: list[tuple[Stored, ChunkRange]], chunk: int
+) -> tuple[Stored | None, ChunkRange]:
+    """Find the entry with a chunk that goes on for longest after it."""
+    best: tuple[Stored | None, ChunkRange] = (None, ChunkRange(chunk, chunk))
+    for stored, chunks in entries:
+        if chunks.start <= chunk and chunks.end > best[1].end:
+            best = (stored, chunks)
+    return best
+
+
 def iter_shelf(folder: Path, shelf: str) -> Iterator[Stored]:
     """Iterate over the files of a shelf, in the order of their names within folders that are in
     order.

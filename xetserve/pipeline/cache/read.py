@@ -17,7 +17,8 @@ from aiofiles.threadpool.binary import AsyncFileIO
 
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache.entry import EntryIndex
-from xetserve.pipeline.cache.store import Segment, open_entry
+from xetserve.pipeline.cache.indexes import open_entry
+from xetserve.pipeline.cache.store import Segment
 from xetserve.pipeline.cache.write import BLOCK_SIZE, MAX_HELD, DiskWorkers
 
 # Read what needs no disk, or nothing (Linux 4.14); musl came to know it later.

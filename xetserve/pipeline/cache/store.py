@@ -10,46 +10,40 @@
     DIR/usage, DIR/sweep.lock                  see quota.py
 
 Several processes share a folder. Names are unique and a rename is atomic, so reading and writing
-need no lock: a file is complete or not there. A file in tmp is locked (flock) by the process that
-writes it; the lock goes with the process, whichever way it ends, so a file that can be locked is
-what a crash has left.
+need no lock: a file is complete or not there. See temporary.py for what is being written.
 """
 
 import contextlib
-import errno
-import fcntl
 import os
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from xetserve.base.atomic_file import make_folders
-from xetserve.base.lru_dict import LruDict
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import ConfigError, FormatError
+from xetserve.pipeline.cache.compare import has_proven_copies
 from xetserve.pipeline.cache.entry import (
     EntryIndex,
     EntryKey,
     Standing,
-    index_size,
     make_entry_name,
-    parse_index,
 )
+from xetserve.pipeline.cache.indexes import IndexCache
 from xetserve.pipeline.cache.layout import (
     Stored,
+    find_longest,
     list_entries,
     make_shelf_path,
     make_xorb_path,
 )
 from xetserve.pipeline.cache.quota import Quota
+from xetserve.pipeline.cache.temporary import Temporary, open_temporary, rename_temporary
 from xetserve.xet.reconstruction import ChunkRange
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
-MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
-CREATE_TRIES: Final = 5
-COMPARED_AT_ONCE: Final = 1024 * 1024  # bytes
+PLACE_TRIES: Final = 5  # a sweep may remove an empty folder before a file comes into it
 MAX_XORB_ENTRIES: Final = 8192  # of one xorb: whoever looks for chunks of it looks at all
 
 
@@ -73,17 +67,6 @@ class Found(NamedTuple):
     def has_imported(self) -> bool:
         """Whether some of them came in an archive, and nothing speaks for them yet."""
         return any(Standing.of(one.path) is Standing.IMPORTED for one in self.segments or ())
-
-
-class Temporary(NamedTuple):
-    """A file that is being written, locked by us.
-
-    size: bytes that are accounted for it.
-    """
-
-    path: str
-    fd: int
-    size: int
 
 
 def prepare_folder(folder: Path) -> None:
@@ -116,12 +99,9 @@ class CacheStore:
         self.room = Quota(folder, max_size=max_size, min_free=min_free)
         self.max_entry_size = max_size // 2  # bytes; a larger one would push out all others
         self._temporary = folder / "tmp"
-        # By path. Those of files that others, or the room, have removed fall out in time.
-        self._indexes: LruDict[str, EntryIndex] = LruDict(max_cost=MAX_INDEX_MEMORY)
-        self._lock = threading.Lock()  # for the indexes
-        self._placing = (
-            threading.Lock()
-        )  # of two that come with the same name, each is counted out once
+        self._indexes = IndexCache()
+        # Of two files that come with the same name, each is counted out once.
+        self._placing = threading.Lock()
 
     # Reading.
 
@@ -146,15 +126,15 @@ class CacheStore:
         chunk = key.chunks.start
         while chunk < key.chunks.end:
             usable = entries
-            stored, chunks = _find_longest(entries, chunk)
+            stored, chunks = find_longest(entries, chunk)
             if stored is None and takes_imported:
                 usable = imported
-                stored, chunks = _find_longest(imported, chunk)
+                stored, chunks = find_longest(imported, chunk)
             if stored is None:
                 return Found(None, num_damaged)
             end = min(chunks.end, key.chunks.end)
             try:
-                index = self._get_index(stored, key.xorb_hash, chunks)
+                index = self._indexes.get(stored, key.xorb_hash, chunks)
                 position = index.position_of(chunk)
                 expected = segments[-1].entry.position_of(chunk) if segments else None
                 if position != (key.byte_range.start if expected is None else expected):
@@ -181,19 +161,15 @@ class CacheStore:
 
     def remove(self, path: str) -> int:
         """Remove a file; gives 1, or 0 where somebody else has done it or the disk refuses."""
-        self._drop_index(path)
+        self._indexes.drop(path)
         if self.room.remove(path):
             return 1
         proven = Standing.PROVEN.rename(path)
         if not path.endswith(Standing.UNPROVEN.value) or proven == path:
             return 0
         # It may have been marked since its path was seen.
-        self._drop_index(proven)
+        self._indexes.drop(proven)
         return self.room.remove(proven)
-
-    def _drop_index(self, path: str) -> None:
-        with self._lock:
-            self._indexes.pop(path)
 
     def mark_proven(self, path: str) -> None:
         """Give an entry its standing, if it is still there.
@@ -219,7 +195,7 @@ class CacheStore:
         proven: list[str] = []
         left = dict(gaps)
         while True:  # what has been marked may prove another one
-            found = [path for path in left if self._has_proven_copies(xorb_hash, path, left[path])]
+            found = [path for path in left if self._has_copies(xorb_hash, path, left[path])]
             for path in found:
                 del left[path]
                 self.mark_proven(path)
@@ -227,56 +203,9 @@ class CacheStore:
             if not found or not left:
                 return proven
 
-    def _has_proven_copies(self, xorb_hash: bytes, path: str, gaps: list[ChunkRange]) -> bool:
-        """Compare records of an entry with those of proven ones, byte for byte; False: not all are
-        there, or the same.
-        """
+    def _has_copies(self, xorb_hash: bytes, path: str, gaps: list[ChunkRange]) -> bool:
         entries = list_entries(self._get_folder(xorb_hash))
-        own = next((entry for entry in entries if entry[0].path == path), None)
-        others = [entry for entry in entries if Standing.of(entry[0].path) is Standing.PROVEN]
-        copies: list[tuple[Stored, ChunkRange, ChunkRange]] = []
-        for gap in gaps:
-            chunk = gap.start
-            while chunk < gap.end:
-                stored, chunks = _find_longest(others, chunk)
-                if stored is None:
-                    return False
-                copies.append((stored, chunks, ChunkRange(chunk, min(gap.end, chunks.end))))
-                chunk = chunks.end
-        if own is None:
-            return False
-        try:
-            return all(
-                self._has_same_records(xorb_hash, own, (stored, chunks), wanted)
-                for stored, chunks, wanted in copies
-            )
-        except (FormatError, FileNotFoundError):
-            return False
-
-    def _has_same_records(
-        self,
-        xorb_hash: bytes,
-        one: tuple[Stored, ChunkRange],
-        other: tuple[Stored, ChunkRange],
-        wanted: ChunkRange,
-    ) -> bool:
-        indexes = [self._get_index(stored, xorb_hash, chunks) for stored, chunks in (one, other)]
-        spans = [(each.offset_of(wanted.start), each.offset_of(wanted.end)) for each in indexes]
-        if spans[0][1] - spans[0][0] != spans[1][1] - spans[1][0]:
-            return False
-        left = spans[0][1] - spans[0][0]
-        with ExitStack() as stack:
-            files = []
-            for (stored, _), (start, _) in zip((one, other), spans, strict=True):
-                file = stack.enter_context(open(open_entry(stored.path), "rb", buffering=0))
-                file.seek(start)
-                files.append(file)
-            while left:
-                data, copy = (file.read(min(left, COMPARED_AT_ONCE)) for file in files)
-                if not data or data != copy:
-                    return False
-                left -= len(data)
-        return True
+        return has_proven_copies(self._indexes, entries, xorb_hash, path, gaps)
 
     def remove_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
         """Remove all entries that hold any of these chunks; gives their number."""
@@ -290,23 +219,6 @@ class CacheStore:
     def _get_folder(self, xorb_hash: bytes) -> str:
         return make_xorb_path(self.folder, xorb_hash)
 
-    def _get_index(self, stored: Stored, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
-        with self._lock:
-            index = self._indexes.get(stored.path)
-            if index is not None:
-                if index.key.file_size != stored.size:
-                    raise FormatError("it was cut")
-                return index
-        size = index_size(chunks)
-        if size > stored.size:
-            raise FormatError(f"{stored.size} bytes, fewer than its index has")
-        with open(open_entry(stored.path), "rb", buffering=0) as file:
-            file.seek(stored.size - size)
-            index = parse_index(file.read(size) or b"", xorb_hash, chunks, stored.size)
-        with self._lock:
-            self._indexes.put(stored.path, index, index.nbytes)
-        return index
-
     # Writing.
 
     def create(self, size: int) -> Temporary | None:
@@ -318,28 +230,15 @@ class CacheStore:
         """
         if not self.room.take(size):
             return None
-        for _ in range(CREATE_TRIES):
-            path = f"{self._temporary}/{os.urandom(16).hex()}"
-            fd = -1
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(
-                    fd, size
-                )  # its final size from the start: sweeping counts it as it will be
-                if os.fstat(fd).st_nlink:
-                    return Temporary(path, fd, size)
-                os.close(fd)
-            except BlockingIOError:
-                os.close(fd)
-            except OSError:
-                if fd >= 0:
-                    os.close(fd)
-                self.discard(Temporary(path, fd, size))
-                raise
-            # A sweep came between open and flock, and has taken it for a leftover.
-        self.room.give_back(size)
-        return None
+        try:
+            temporary = open_temporary(self._temporary, size)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.room.give_back(size)
+            raise
+        if temporary is None:
+            self.room.give_back(size)
+        return temporary
 
     def write(self, temporary: Temporary, data: bytes | memoryview) -> None:
         """Write all of data where the last write ended.
@@ -378,10 +277,10 @@ class CacheStore:
         folder = self._get_folder(key.xorb_hash)
         target = f"{folder}/{make_entry_name(key.chunks, os.urandom(8), standing)}"
         try:
-            _rename(temporary, target)
+            rename_temporary(temporary, target)
         except FileNotFoundError:  # no folder yet
             make_folders(Path(folder))
-            _rename(temporary, target)
+            rename_temporary(temporary, target)
         for old, chunks in stored:
             may_go = is_own or Standing.of(old.path) is Standing.IMPORTED
             if may_go and key.chunks.contains(chunks):
@@ -400,10 +299,10 @@ class CacheStore:
             with contextlib.suppress(FileNotFoundError):
                 replaced = os.stat(target, follow_symlinks=False).st_size
             try:
-                _rename(temporary, target)
+                rename_temporary(temporary, target)
             except FileNotFoundError:  # no folder yet
                 make_folders(Path(target).parent)
-                _rename(temporary, target)
+                rename_temporary(temporary, target)
         if replaced:
             self.room.give_back(replaced)
 
@@ -414,13 +313,13 @@ class CacheStore:
         Raises:
             OSError: the disk fails.
         """
-        for number in range(CREATE_TRIES):
+        for number in range(PLACE_TRIES):
             make_folders(Path(target).parent)
             try:
-                _rename(temporary, target)
+                rename_temporary(temporary, target)
                 break
             except FileNotFoundError:  # somebody has removed the folder, which was empty
-                if number + 1 == CREATE_TRIES:
+                if number + 1 == PLACE_TRIES:
                     raise
         self.room.give_back(temporary.size)
 
@@ -445,48 +344,3 @@ class CacheStore:
             os.close(fd)
             with contextlib.suppress(FileNotFoundError):  # whoever sweeps takes it for a leftover
                 os.unlink(path)
-
-
-def open_entry(path: str, flags: int = os.O_RDONLY) -> int:
-    """Open an entry, also if it was marked since its path was seen; see open_regular.
-
-    Raises:
-        FileNotFoundError: it is gone.
-        OSError: it cannot be opened.
-    """
-    try:
-        return open_regular(path, flags)
-    except FileNotFoundError:
-        return open_regular(Standing.PROVEN.rename(path), flags)
-
-
-def _rename(temporary: Temporary, target: str) -> None:
-    """Put the very file that we have written at a path: whoever may write to tmp may put another in
-    its place.
-
-    Raises:
-        OSError: that has happened, or the disk fails.
-    """
-    _check_same(temporary.fd, temporary.path)
-    os.rename(temporary.path, target)
-    try:
-        _check_same(temporary.fd, target)
-    except OSError:
-        os.unlink(target)
-        raise
-
-
-def _check_same(fd: int, path: str) -> None:
-    if not os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
-        raise OSError(errno.ESTALE, "somebody has replaced a file in tmp")
-
-
-def _find_longest(
-    entries: list[tuple[Stored, ChunkRange]], chunk: int
-) -> tuple[Stored | None, ChunkRange]:
-    """Find the entry with a chunk that goes on for longest after it."""
-    best: tuple[Stored | None, ChunkRange] = (None, ChunkRange(chunk, chunk))
-    for stored, chunks in entries:
-        if chunks.start <= chunk and chunks.end > best[1].end:
-            best = (stored, chunks)
-    return best

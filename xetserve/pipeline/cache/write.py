@@ -21,7 +21,8 @@ from xetserve.errors import FormatError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
 from xetserve.pipeline.cache.coverage import Coverage
 from xetserve.pipeline.cache.entry import EntryKey, Indexer, Standing
-from xetserve.pipeline.cache.store import CacheStore, Temporary
+from xetserve.pipeline.cache.store import CacheStore
+from xetserve.pipeline.cache.temporary import Temporary
 from xetserve.xet.hashes import format_hash
 
 logger = logging.getLogger(__name__)
