@@ -31,6 +31,19 @@ NEAR = far_side(0.0005, 2 * GB)
 FAR = far_side(0.04, 10e6)
 
 
+def test_the_example_of_the_module() -> None:
+    far, pacer = FarSide(), Pacer()
+    far.note_fetch(0.05, 10_000_000, 1.0)
+    for _ in range(2000):
+        pacer.note_block(40_000, 0.0, 0.005)
+        pacer.note_starved(0.003)
+    pacer.note_window(2000 * 40_000, PLENTY, far)
+    assert pacer.hold_limit == pytest.approx(1_000_000, rel=0.01)
+    assert pacer.block_size == pytest.approx(40_000, rel=0.01)
+    assert pacer.ahead_limit == pytest.approx(3_300_000, rel=0.01)
+    assert pacer.window_size == MIN_WINDOW
+
+
 def play(
     pacer: Pacer,
     *,

@@ -1,9 +1,9 @@
-"""How many bytes of file data may be held between upstream and clients.
+"""Limit the bytes of file data that are held between upstream and clients.
 
-What a response must hold to make progress at all is always granted; what would merely make it
-faster (fetching ahead) is granted only while the process is within its limit. So nobody ever waits
-for memory that somebody slower holds, and the excess over the limit is a small constant for each
-response.
+The budget always grants what a response needs to make progress. It grants memory for fetching
+ahead, which only makes a response faster, while the process is within its limit. So no response
+waits for memory that a slower one holds, and each response exceeds the limit by a small constant at
+most.
 """
 
 import mmap
@@ -15,54 +15,57 @@ from xetserve.metrics.catalogue import BUDGET_REFUSALS
 SLAB_SIZE: Final = 1024 * 1024
 SMALL_SLAB_SIZE: Final = 256 * 1024
 MAX_FREE_SLABS: Final = 4  # of a size
-READER_COST: Final = (
-    64 * 1024
-)  # bytes: connections, tasks, plans of one response; measured with many slow clients
-
+# Bytes for connections, tasks and plans of one response, measured with many slow clients.
+READER_COST: Final = 64 * 1024
 
 Slab = bytearray | mmap.mmap
 
-# Populated: one call instead of a page fault for every 4 KiB.
+# MAP_POPULATE: one system call instead of a page fault for every 4 KiB.
 _SLAB_FLAGS: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
 
 
 class ByteBudget:
-    """A ceiling on bytes held, for the whole process. Also recycles the buffers that hold them.
+    """A limit on the bytes that a process holds. It also recycles the buffers that hold them.
 
     Args:
         limit: bytes.
+
+    held: bytes that are taken now.
+    promised: bytes that all responses together plan to keep for later (kept_chunks.py).
+    num_readers: responses in progress.
+    has_files: returns whether file descriptors are left for fetching ahead.
+    reclaim: called with the number of bytes to free, before the budget is exceeded.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        self.promised = 0  # bytes that responses may come to keep for later, all together
-        self.num_readers = 0  # responses that are being made
-        # Whether there are files for fetches that merely make a response faster.
+        self.promised = 0
+        self.num_readers = 0
         self.has_files: Callable[[], bool] = lambda: True
-        self.reclaim: Callable[[int], None] | None = None  # asked for bytes that are not needed
+        self.reclaim: Callable[[int], None] | None = None
         self._free: dict[int, list[Slab]] = {SLAB_SIZE: [], SMALL_SLAB_SIZE: []}
 
     def __repr__(self) -> str:
         return f"<ByteBudget {self.held} of {self.limit}, {self.num_readers} readers>"
 
     def open_reader(self) -> None:
-        """Count a response that is being made."""
+        """Count a response that begins."""
         self.num_readers += 1
         self.take(READER_COST)
 
     def close_reader(self) -> None:
-        """Count it no longer."""
+        """Count a response that has ended."""
         self.num_readers -= 1
         self.give(READER_COST)
 
     @property
     def share(self) -> int:
-        """Bytes that one response may hold for fetching ahead; one more response always fits."""
+        """Bytes that one response may hold for fetching ahead, with room for one more response."""
         return self.limit // (self.num_readers + 1)
 
     def try_take(self, size: int) -> bool:
-        """Take size bytes if that keeps the process within its limit."""
+        """Take size bytes if the process stays within its limit; return whether it did."""
         self._reclaim(size)
         if self.held + size > self.limit:
             BUDGET_REFUSALS.add()
@@ -71,7 +74,7 @@ class ByteBudget:
         return True
 
     def take(self, size: int) -> None:
-        """Take size bytes whatever the limit says: they are needed to go on."""
+        """Take size bytes beyond the limit, if necessary: the response needs them to go on."""
         self._reclaim(size)
         self.held += size
 
@@ -89,17 +92,16 @@ class ByteBudget:
         if free:
             return free.pop()
         if size >= SMALL_SLAB_SIZE:
-            # Pages of its own, which go back when it goes. In a heap, where slabs of many clients
-            # come and go beside small objects, half of what was given back would stay with the
-            # process.
+            # A mapping of its own returns its pages to the system when it is freed. On the heap,
+            # between small objects, half of the freed memory would stay with the process.
             try:
                 return mmap.mmap(-1, size, flags=_SLAB_FLAGS)
-            except OSError:  # the system counts mappings, too
+            except OSError:  # the system limits the number of mappings
                 pass
         return bytearray(size)
 
     def recycle(self, slab: Slab) -> None:
-        """Take back a buffer that nothing reads or writes any more."""
+        """Keep a buffer for reuse. Nothing may read or write it any more."""
         free = self._free.get(len(slab))
         if free is not None and len(free) < MAX_FREE_SLABS:
             free.append(slab)

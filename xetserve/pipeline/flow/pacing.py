@@ -1,47 +1,61 @@
-"""How much one response may hold, and how far it looks ahead. Pure: the caller tells the time.
+"""Choose how much one response holds, and how far it fetches ahead.
 
-Two things are learnt while a response runs. How fast its client takes bytes, over about the last
-second: that sizes what is held, so that a slow client holds little, and a client whose kernel
-swallows the first megabytes is not taken for a fast one. And whether it waits for the upstream:
-then more is fetched ahead, in smaller windows, over more connections, as long as that helps.
+Two measurements decide. The first is the rate at which the client takes bytes, over about the last
+second. A response to a slow client then holds little, and a client whose kernel buffers the first
+megabytes does not count as fast. The second is the share of the time that the response waits for
+the upstream. Above a tenth, it fetches further ahead, over several connections.
+
+Example. A client takes 8 MB/s. The upstream needs 50 ms to the first byte and gives 10 MB/s on a
+connection, so the response waits 60 % of the time:
+
+                  at first   later
+    hold_limit    512 KiB    1.0 MB   8 MB/s for HOLD_SECONDS
+    block_size     32 KiB     40 kB   8 MB/s for BLOCK_SECONDS
+    ahead_limit   512 KiB    3.3 MB   twice 8 MB/s for 205 ms, the time of a window of 1 MiB:
+                                      50 for the CAS, 50 to the first byte, 105 for the data
+    window_size     1 MiB     1 MiB   so three windows are fetched at the same time
+
+With a near upstream the response does not wait: ahead_limit stays at 512 KiB, and one fetch at a
+time is enough.
+
+Pure: the caller passes the time.
 """
 
 from math import exp
 from typing import Final
 
 MIN_HOLD: Final = 512 * 1024
-MAX_HOLD: Final = 8 * 1024 * 1024  # more only helps when the upstream is slow, see ahead_limit
+MAX_HOLD: Final = 8 * 1024 * 1024  # more helps only when the upstream is slow, see ahead_limit
 MIN_WINDOW: Final = 1024 * 1024
-MAX_WINDOW: Final = 32 * 1024 * 1024  # each costs two requests
-MAX_SHARED_WINDOW: Final = 8 * 1024 * 1024  # where others want what is used up
+MAX_WINDOW: Final = 32 * 1024 * 1024  # each window costs two requests
+MAX_SHARED_WINDOW: Final = 8 * 1024 * 1024  # where other readers or the disk cache need the data
 MIN_BLOCK: Final = 32 * 1024  # a slow client gets one chunk at a time
 MAX_BLOCK: Final = 512 * 1024
 
-JUDGED_SECONDS: Final = 0.1  # shorter than this, chance decides
-MEMORY_SECONDS: Final = 1.0  # how long a byte that was taken counts
-HOLD_SECONDS: Final = 0.125  # what is held should last a client
-BLOCK_SECONDS: Final = 0.005
-MIN_WINDOW_SECONDS: Final = 0.015  # planning a window costs a request: not more often than this
-PARALLEL_FETCHES: Final = (
-    8  # windows that fit into what is fetched ahead, when the upstream is slow
-)
-STARVED: Final = 0.1  # share of the time waiting for upstream above which more is fetched ahead
-GROWTH: Final = 2.0  # how much faster a response that waits for the upstream may become at a time
-SHRINKING: Final = 0.95  # a slow moment is no reason to fetch much less ahead
-FAR_SECONDS: Final = 0.05  # a fetch that takes longer is better cut into several, side by side
-FADING: Final = (
-    1.002  # a fetch; fetches side by side share a line, and would make it look ever slower
-)
-MIN_MEASURED: Final = 128 * 1024  # bytes; less says nothing of bandwidth
-BLOCKED: Final = 0.5  # share of the time waiting for the client above which less is
+JUDGED_SECONDS: Final = 0.1  # over a shorter time, the measurement is noise
+MEMORY_SECONDS: Final = 1.0  # the time constant of the client's rate
+HOLD_SECONDS: Final = 0.125  # the client takes hold_limit bytes in this time
+BLOCK_SECONDS: Final = 0.005  # the client takes block_size bytes in this time
+MIN_WINDOW_SECONDS: Final = 0.015  # a window lasts this long at least, since it costs a request
+PARALLEL_FETCHES: Final = 8  # windows that fit into ahead_limit, when the upstream is slow
+STARVED: Final = 0.1  # a response that waits this share of the time fetches further ahead
+GROWTH: Final = 2.0  # a response that waits for the upstream aims at this multiple of its rate
+SHRINKING: Final = 0.95  # ahead_limit decreases at most by this factor, after a slow moment
+FAR_SECONDS: Final = 0.05  # a longer fetch is split into several parallel ones
+# Per fetch. Parallel fetches share a line, so without it the upstream would look ever slower.
+FADING: Final = 1.002
+MIN_MEASURED: Final = 128 * 1024  # bytes; the bandwidth is not measured with fewer
+BLOCKED: Final = 0.5  # a response whose client blocks this share of the time fetches less ahead
 
 
 class Pacer:
     """The sizes for one response, in bytes.
 
-    hold_limit: of packed bytes to hold. ahead_limit: of packed bytes to hold when the upstream is
-    slow, in fetches beyond the one that is being used. window_size: of the next window. block_size:
-    of the next block.
+    hold_limit: packed bytes to hold.
+    ahead_limit: packed bytes to hold when the upstream is slow, in fetches ahead of the one that is
+        being read.
+    window_size: decoded bytes of the next window.
+    block_size: decoded bytes of the next block.
     """
 
     def __init__(self) -> None:
@@ -49,25 +63,27 @@ class Pacer:
         self.ahead_limit = MIN_HOLD
         self.window_size = MIN_WINDOW
         self.block_size = MIN_BLOCK
-        self._rate = 0.0  # bytes per second, over about MEMORY_SECONDS
-        self._starved = 0.0
-        self._blocked = 0.0
-        self._elapsed = 0.0
-        self._judged_size = 0  # bytes since the pace was last judged
+        self._rate = 0.0  # bytes per second that the client takes, over about MEMORY_SECONDS
+        # Since ahead_limit was adjusted the last time:
+        self._starved = 0.0  # seconds of waiting for the upstream
+        self._blocked = 0.0  # seconds of waiting for the client
+        self._elapsed = 0.0  # seconds in all
+        self._judged_size = 0  # bytes
 
     @property
     def early_limit(self) -> int:
-        """Bytes still to come at which the next fetch is begun, though it can only be streamed; 0
-        for slow clients.
+        """The bytes still to come at which the next fetch starts, though it can only be streamed.
+
+        0 for slow clients.
         """
         return self.hold_limit if self.hold_limit > MIN_HOLD else 0
 
     def note_block(self, size: int, blocked: float, elapsed: float) -> None:
-        """Learn that the client took size bytes.
+        """Record a block of size bytes that the client has taken.
 
         Args:
-            blocked: seconds that it took for it.
-            elapsed: seconds since the block before was taken.
+            blocked: seconds of waiting for the client.
+            elapsed: seconds since the client took the previous block.
         """
         self._rate = self._rate * exp(-elapsed / MEMORY_SECONDS) + size / MEMORY_SECONDS
         self._blocked += blocked
@@ -76,19 +92,19 @@ class Pacer:
         self.block_size = min(max(MIN_BLOCK, int(self._rate * BLOCK_SECONDS)), MAX_BLOCK)
 
     def note_starved(self, seconds: float) -> None:
-        """Learn that the response waited so long for upstream bytes."""
+        """Record the time that the response has waited for the upstream."""
         self._starved += seconds
 
     def note_window(
         self, size: int, share: int, far: "FarSide", *, may_be_large: bool = True
     ) -> None:
-        """Set the sizes for what comes after a window of size bytes.
+        """Set the sizes for the next window, after one of size bytes.
 
         Args:
             share: bytes that the budget would grant to this response.
-            far: how far away the data is.
-            may_be_large: nobody else reads the file, and what is fetched is not stored, as fast as
-                a disk can.
+            far: the latency and bandwidth of the data host.
+            may_be_large: whether this is the only reader of the file and the data is not stored in
+                the cache.
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
@@ -98,19 +114,21 @@ class Pacer:
         if far.get_fetch_seconds(MAX_SHARED_WINDOW) > FAR_SECONDS:
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
         elif may_be_large and self.hold_limit == MAX_HOLD:
-            most = MAX_WINDOW  # more than is held: its fetches are streamed
+            most = MAX_WINDOW  # more than hold_limit: its fetches are streamed
         wanted = most if most == MAX_WINDOW else max(MIN_WINDOW, min(self.hold_limit, most))
-        self.window_size = 1 << (wanted.bit_length() - 1)  # a power of two: windows lie on a grid
+        self.window_size = 1 << (
+            wanted.bit_length() - 1
+        )  # a power of two, so windows of readers match
 
     def _judge(self, far: "FarSide") -> None:
-        """Fetch more ahead, or less, by how the last windows went."""
+        """Adjust ahead_limit to the time that the last windows have waited."""
         starved, blocked = self._starved / self._elapsed, self._blocked / self._elapsed
         rate = self._judged_size / self._elapsed
         self._starved = self._blocked = self._elapsed = 0.0
         self._judged_size = 0
         if starved > STARVED:
-            # What would be on its way at twice the rate (Little's law). Waiting alone is no
-            # measure: on a busy machine everybody waits, and holding more makes nothing faster.
+            # The bytes in flight at twice the rate (Little's law). The waiting time alone would be
+            # misleading: on a busy machine all responses wait, and holding more does not help.
             window = min(self.window_size, MAX_SHARED_WINDOW)
             wanted = int(GROWTH * rate * far.get_fetch_seconds(window))
             self.ahead_limit = max(int(self.ahead_limit * SHRINKING), wanted)
@@ -119,34 +137,33 @@ class Pacer:
 
 
 class FarSide:
-    """How far away the data is: how long a fetch takes when nothing on our side holds it up."""
+    """The latency and bandwidth of the data host, without delays on our side."""
 
     def __init__(self) -> None:
-        self._latency = 0.0  # seconds to the first byte, the least of late
-        self._bandwidth = 0.0  # bytes per second of one connection, the most of late
+        self._latency = 0.0  # seconds to the first byte, the least of the last fetches
+        self._bandwidth = 0.0  # bytes per second of one connection, the most of the last fetches
 
     def note_fetch(self, latency: float, size: int, seconds: float) -> None:
-        """Learn from a fetch that was received without a pause.
+        """Record a fetch that was received without a pause.
 
         Args:
             latency: seconds from the request to the first byte.
-            size, seconds: bytes after the first ones, and what they took.
+            size: bytes after the first read.
+            seconds: the time that these bytes took.
         """
-        # The extremes are the far side's own doing; what is worse is our machine's. They fade, as
-        # routes change.
+        # The best values are those of the data host; our own machine causes the worse ones. The
+        # best values decay, since routes change.
         self._latency = min(self._latency * FADING, latency) if self._latency else latency
         if size >= MIN_MEASURED and seconds > 0:
             self._bandwidth = max(self._bandwidth / FADING, size / seconds)
 
     def get_fetch_seconds(self, size: int) -> float:
-        """Return the time from asking for a window to its last byte: a question to the CAS, and a
-        fetch.
-        """
+        """Return the seconds that a window of size bytes takes: a CAS question and a fetch."""
         return 2 * self._latency + (size / self._bandwidth if self._bandwidth else 0.0)
 
 
 class Stopwatch:
-    """Times one fetch for the far side's record; started: seconds, of the monotonic clock."""
+    """Measures one fetch; started: seconds of the monotonic clock."""
 
     def __init__(self, started: float) -> None:
         self._started = started
@@ -154,13 +171,13 @@ class Stopwatch:
         self._size = 0  # bytes after the first read
 
     def note_bytes(self, count: int, now: float) -> None:
-        """Count bytes that came now."""
+        """Count bytes that were received now."""
         if self._first_byte:
             self._size += count
         else:
             self._first_byte = now
 
     def tell(self, far_side: FarSide, now: float) -> None:
-        """Report a fetch that is complete."""
+        """Record the fetch, which is complete, with its data host."""
         latency = self._first_byte - self._started
         far_side.note_fetch(latency, self._size, now - self._first_byte)

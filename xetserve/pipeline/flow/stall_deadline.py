@@ -1,6 +1,4 @@
-"""How long a response may wait for the upstream: retries included, until the gap towards its client
-becomes too long.
-"""
+"""Limit how long a response waits for the upstream, retries included."""
 
 import asyncio
 import time
@@ -11,11 +9,11 @@ from xetserve.pipeline.flow.pacing import Pacer
 
 
 class StallDeadline:
-    """The patience of one response.
+    """The time by which one response must have its next block.
 
     Args:
-        gap_timeout: seconds without a block for the client.
-        pacer: is told how long was waited.
+        gap_timeout: seconds between two blocks for the client.
+        pacer: the waiting times are recorded there.
     """
 
     def __init__(self, gap_timeout: float, pacer: Pacer) -> None:
@@ -24,14 +22,14 @@ class StallDeadline:
         self._deadline = 0.0
 
     def renew(self, now: float) -> None:
-        """A block has left, or none is due yet; now: of the monotonic clock."""
+        """Set the deadline anew, after a block was sent; now: seconds of the monotonic clock."""
         self._deadline = now + self._gap_timeout
 
     async def wait(self, waiting: Awaitable[None]) -> None:
-        """Wait for the upstream.
+        """Wait for the upstream until the deadline.
 
         Raises:
-            UpstreamTimeout: it takes too long.
+            UpstreamTimeout: the deadline has passed.
         """
         before = time.monotonic()
         try:
