@@ -12,6 +12,7 @@ data URLs are replaced.
 """
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -45,6 +46,8 @@ from xetserve.xet.hashes import parse_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.reconstruction_writer import write_batch, write_plan
 from xetserve.xet.signing import Sealer
+
+logger = logging.getLogger(__name__)
 
 CLOCK_SKEW: Final = 60.0  # seconds between the clocks of two instances, at most
 MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most
@@ -199,6 +202,14 @@ class CasService:
             infos = granter.make_infos(
                 answer, names, file_hash, size, has_single_ranges=version == 1
             )
+            logger.debug(
+                "native: file %s, bytes %d..%d: %d terms, data URLs for %d xorbs",
+                name,
+                asked.start,
+                end,
+                len(answer.terms),
+                len(answer.fetch_info),
+            )
             return await self._send([answer], write_plan(answer, version, infos))
 
     async def _reconstruct_several(self, request: Request) -> Response:
@@ -229,6 +240,7 @@ class CasService:
                 infos.append((await run_slices(steps)).fetch_info)
             terms = {file_hash: answer.terms for file_hash, answer in answers.items()}
             fetch_info = merge_fetch_infos(infos)
+            logger.debug("native: %d files, data URLs for %d xorbs", len(answers), len(fetch_info))
             held = [*answers.values(), Reconstruction(0, (), fetch_info)]
             return await self._send(held, write_batch(terms, fetch_info))
 

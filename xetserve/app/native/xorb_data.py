@@ -97,6 +97,13 @@ class XorbData:
         if not grant.is_of_proven_file and engine.was_lost_since(grant.file_hash, issued):
             raise RequestError(409, "what was known of the file had to go: start again")
         spans = _check_ranges(request.headers.get("range"), grant)
+        logger.debug(
+            "native: xorb %s, %d of the %d ranges granted for file %s",
+            name,
+            len(spans),
+            len(grant.ranges),
+            grant.file_name,
+        )
         content = _PackedRanges(engine, grant, request.record)
         if is_strange or grant.is_of_proven_file:
             content.refuse = self._refuse_strange

@@ -147,8 +147,10 @@ class BlobCache:
             self.cache.disk_workers.warn("cache: cannot read: %s", exc.strerror or exc)
         if fd is None:
             CACHE_MISSES.add()
+            logger.debug("cache: file %s: miss", key.name)
             return None
         CACHE_HITS.add()
+        logger.debug("cache: file %s: hit", key.name)
         return StoredBlob(self, key, fd, start, end)
 
     def _open(self, key: BlobKey) -> int | None:

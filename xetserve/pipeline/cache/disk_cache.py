@@ -46,6 +46,7 @@ from xetserve.pipeline.cache.write import MAX_BLOCKS, DiskWorkers, EntryWriter
 from xetserve.pipeline.provenance import Provenance
 from xetserve.pipeline.source import CasSource, DataResponse
 from xetserve.upstream.cas.client import Access
+from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 logger = logging.getLogger(__name__)
@@ -189,12 +190,19 @@ class DiskCache:
             stack.callback(body.close)
             if found is None or segments is None:
                 CACHE_MISSES.add()
+                self._log("miss", key)
                 await body.open_inner()
             else:
                 CACHE_HITS.add()
+                self._log("hit", key)
                 body.has_imported = found.has_imported
                 body.open_stored(segments, checks=not is_proven)
             yield body
+
+    def _log(self, what: str, key: EntryKey) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            name = format_hash(key.xorb_hash)[:8]
+            logger.debug("cache: xorb %s, chunks %d..%d: %s", name, *key.chunks, what)
 
     async def _find(self, key: EntryKey, *, takes_imported: bool) -> Found | None:
         """Look for stored chunks; a disk that fails or hangs has none."""

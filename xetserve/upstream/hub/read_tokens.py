@@ -4,7 +4,6 @@ run out.
 Source: huggingface_hub utils/_xet.py; hub-docs xet/auth.md.
 """
 
-import logging
 import re
 import time
 from hashlib import sha256
@@ -22,8 +21,6 @@ from xetserve.upstream.hub.link import HubLink
 from xetserve.upstream.requests import make_url, read_document, retrying
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.shapes import check_time, check_url
-
-logger = logging.getLogger(__name__)
 
 MAX_DOCUMENT_SIZE: Final = 1024 * 1024
 MAX_TOKENS: Final = 1000
@@ -79,7 +76,6 @@ class ReadTokens:
         is_good = known is not None and known.token.expires - now > RENEW_BEFORE
         if known is not None and is_good and (max_age is None or 0 <= now - known.given < max_age):
             self._tokens.get(key)  # it is used
-            logger.debug("read token: cached, good for %.0f s", known.token.expires - now)
             return known.token
         if max_age == 0:
             return await self.renew(link, url, token)
