@@ -33,7 +33,7 @@ from tests.e2e.hub import (
     write_files,
 )
 from tests.e2e.raw import until
-from xetserve.xet.data_urls import open_grant, seal_grant
+from xetserve.xet.grants import open_grant, seal_grant
 from xetserve.xet.signing import Sealer, derive_key
 from xetserve.xet.xorb import ChunkRecord, iter_records
 

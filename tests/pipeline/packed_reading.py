@@ -7,7 +7,8 @@ from tests.fakes import FakeAccess, FakeCas, FakeFile
 from tests.pipeline.reading import FILE, assert_released, make_engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
-from xetserve.xet.data_urls import Grant, Granter, open_grant
+from xetserve.xet.data_urls import Granter
+from xetserve.xet.grants import Grant, open_grant
 from xetserve.xet.reconstruction import ByteRange, FetchInfo
 from xetserve.xet.signing import Sealer
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE

@@ -23,7 +23,7 @@ from xetserve.errors import IntegrityError, UpstreamBusy, UpstreamError, UrlExpi
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES
 from xetserve.pipeline.packed_reader import PLACES_AT_ONCE
 from xetserve.xet.compression import Scheme
-from xetserve.xet.data_urls import GrantedRange
+from xetserve.xet.grants import GrantedRange
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 

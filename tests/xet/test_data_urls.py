@@ -1,31 +1,20 @@
 """An upstream's URLs become ours, and say all that is needed to serve them."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from blake3 import blake3
-from hypothesis import given, settings
 
-from tests.sealed import changed
 from xetserve.errors import FormatError
-from xetserve.net.url import parse_url
 from xetserve.xet import data_urls
-from xetserve.xet.data_urls import (
+from xetserve.xet.data_urls import MAX_GRANT_SIZE, MAX_USES, SEALED_SLICE, Granter, TooManyUses
+from xetserve.xet.grants import (
     DIGEST_SIZE,
-    MAX_GRANT_SIZE,
     MAX_PLACES,
-    MAX_USES,
-    PURPOSE,
-    SEALED_SLICE,
-    FindHashes,
     Grant,
     GrantedRange,
-    Granter,
     TermUse,
-    TooManyUses,
     open_grant,
-    prove_uses,
     seal_grant,
 )
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
@@ -216,67 +205,10 @@ def test_terms_before_the_file_are_an_error() -> None:
         plan.rewrite(5, offset=10)
 
 
-def test_a_proven_file_has_digests_of_its_ranges() -> None:
-    """Chunks that several terms use count once, those between terms not at all."""
-    hashes = {chunk: bytes([chunk]) * 32 for chunk in range(30)}
-    uses = [
-        TermUse(ChunkRange(0, 4), 100, 40),
-        TermUse(ChunkRange(1, 3), 500, 20),
-        TermUse(ChunkRange(3, 5), 900, 20),
-        TermUse(ChunkRange(7, 8), 0, 10),
-    ]
-
-    def find(file_hash: bytes, position: int, size: int) -> bytes | None:
-        assert file_hash == FILE
-        (use,) = (each for each in uses if each.position == position)
-        assert use.decoded_size == size
-        return b"".join(hashes[chunk] for chunk in range(*use.chunks))
-
-    def make_digest(find: FindHashes) -> str:
-        steps = prove_uses(FILE, uses, find)
-        with pytest.raises(StopIteration) as done:
-            next(steps)
-        return done.value.value.digest  # type: ignore[no-any-return]
-
-    expected = blake3(b"".join(hashes[chunk] for chunk in (0, 1, 2, 3, 4, 7)))
-    assert make_digest(find) == expected.hexdigest(DIGEST_SIZE)
-    assert make_digest(lambda _, position, size: None if position == 900 else b"") == ""
-    assert make_digest(lambda _, position, size: bytes(32)) == ""
-
-
 def test_a_grant_is_not_printed() -> None:
     plan = Plan()
     plan.add(X, 0)
     assert "http" not in repr(read(plan.rewrite().fetch_info[X][0].url))
-
-
-SEALED = [
-    "78" * 32,
-    "66" * 32,
-    9,
-    "http://data.test/x",
-    1.5,
-    2.0,
-    "instance",
-    [[0, 5, 0, 900, [[0, 5, 7, 300, 400, 2, 500, 1]], "digest"]],
-]
-
-
-def test_the_shape_that_is_changed_below_is_the_one_of_grants() -> None:
-    grant = open_grant(SEALER, SEALER.seal(PURPOSE, SEALED))
-    assert grant is not None
-    assert seal_grant(SEALER, grant) == SEALER.seal(PURPOSE, SEALED)
-
-
-@settings(max_examples=500)
-@given(value=changed(SEALED))
-def test_a_grant_of_any_other_shape_is_none(value: Any) -> None:
-    grant = open_grant(SEALER, SEALER.seal(PURPOSE, value))
-    if grant is not None:  # then all of it is what it should be
-        assert open_grant(SEALER, seal_grant(SEALER, grant)) == grant
-        assert 0 <= grant.issued < grant.expires + 1e15
-        parse_url(grant.url)
-        assert all(each.byte_range.size > 0 for each in grant.ranges)
 
 
 def test_urls_are_sealed_in_steps_of_some_work(monkeypatch: pytest.MonkeyPatch) -> None:

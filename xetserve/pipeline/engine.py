@@ -19,7 +19,7 @@ from xetserve.pipeline.verify.verifier import Verifier, recall
 from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.cas.client import Access
 from xetserve.upstream.retry import RetryPolicy
-from xetserve.xet.data_urls import Grant, GrantedRange
+from xetserve.xet.grants import Grant, GrantedRange
 
 
 class Engine:

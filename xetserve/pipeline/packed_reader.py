@@ -36,7 +36,7 @@ from xetserve.pipeline.plan.window_plan import Step, check_fetch_range
 from xetserve.pipeline.reader import MAX_REJECTS
 from xetserve.pipeline.source import Tally
 from xetserve.pipeline.verify.verifier import Verifier
-from xetserve.xet.data_urls import DIGEST_SIZE, Grant, GrantedRange, TermUse
+from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import make_chunk_header
 

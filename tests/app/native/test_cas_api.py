@@ -35,7 +35,7 @@ from xetserve.net.url import parse_url
 from xetserve.upstream.cas.reconstruction_budget import TERM_COST
 from xetserve.upstream.hub.read_tokens import make_cas_token
 from xetserve.xet import data_urls
-from xetserve.xet.data_urls import Grant, GrantedRange, open_grant, seal_grant
+from xetserve.xet.grants import Grant, GrantedRange, open_grant, seal_grant
 from xetserve.xet.reconstruction import (
     MAX_RANGES,
     ByteRange,

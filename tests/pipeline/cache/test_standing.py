@@ -35,7 +35,7 @@ from xetserve.pipeline.cache.layout import iter_xorbs, list_entries
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.xet.compression import Scheme
-from xetserve.xet.data_urls import Grant, GrantedRange, TermUse
+from xetserve.xet.grants import Grant, GrantedRange, TermUse
 from xetserve.xet.hashes import hash_chunk
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import parse_chunk_header

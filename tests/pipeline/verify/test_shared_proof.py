@@ -21,7 +21,7 @@ from xetserve.errors import IntegrityError
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, WorkerBus
-from xetserve.xet.data_urls import Grant
+from xetserve.xet.grants import Grant
 
 CONTENT = FILE.content
 

@@ -41,11 +41,12 @@ from xetserve.upstream.cas.reconstruction_budget import ReconstructionBudget, es
 from xetserve.upstream.hub.read_tokens import CasToken, make_cas_token, parse_cas_token
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.batch import merge_fetch_infos
-from xetserve.xet.data_urls import Granter, Named, Names, TooManyUses
+from xetserve.xet.data_urls import Granter, TooManyUses
 from xetserve.xet.hashes import parse_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.reconstruction_writer import write_batch, write_plan
 from xetserve.xet.signing import Sealer
+from xetserve.xet.term_uses import Named, Names
 
 logger = logging.getLogger(__name__)
 

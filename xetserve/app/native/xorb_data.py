@@ -33,7 +33,7 @@ from xetserve.http.ranges import Span, format_content_range
 from xetserve.metrics.catalogue import STRANGE_GRANTS
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.packed_reader import PackedReader
-from xetserve.xet.data_urls import Grant, open_grant
+from xetserve.xet.grants import Grant, open_grant
 from xetserve.xet.reconstruction import ByteRange
 from xetserve.xet.signing import Sealer
 
