@@ -74,7 +74,7 @@ class Engine:
             size: of the file in bytes, where known.
         """
         is_whole = start == 0 and (end is None or end == size)
-        verifier = Verifier(self.ledgers, file_hash, is_whole=is_whole, shelf=self._ledger_store)
+        verifier = Verifier(self.ledgers, file_hash, is_whole=is_whole, store=self._ledger_store)
         return FileReader(
             self.fetches,
             verifier,
@@ -92,7 +92,7 @@ class Engine:
             self.ledgers,
             grant.file_hash,
             is_whole=False,
-            shelf=self._ledger_store,
+            store=self._ledger_store,
             since=grant.issued,
         )
         return PackedReader(
@@ -138,4 +138,4 @@ class Engine:
 
     def hear_workers(self) -> None:
         """Take in what other workers have proven; called now and then."""
-        self.ledgers.look_round()
+        self.ledgers.poll()

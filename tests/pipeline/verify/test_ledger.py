@@ -18,7 +18,7 @@ from tests.pipeline.verify.ledger_chunks import (
 )
 from xetserve.pipeline.verify import ledger as ledger_module
 from xetserve.pipeline.verify.ledger import Ledger
-from xetserve.pipeline.verify.worker_records import Note
+from xetserve.pipeline.verify.worker_records import SeenChunks
 from xetserve.xet.reconstruction import ChunkRange
 
 
@@ -114,7 +114,7 @@ def in_about_order(seed: int) -> list[Chunk]:
     return [CHUNKS[number] for number in order]
 
 
-def note_all(ledger: Ledger, chunks: list[Chunk]) -> None:
+def note_seen(ledger: Ledger, chunks: list[Chunk]) -> None:
     for chunk in chunks:
         ledger.note_source(b"x" * 32, ChunkRange(5, 6))
         ledger.note(*chunk)
@@ -126,9 +126,9 @@ def note_all(ledger: Ledger, chunks: list[Chunk]) -> None:
 def test_a_huge_file_that_is_read_in_about_its_order_is_proven(seed: int) -> None:
     ledger = Ledger(FILE_HASH)
     chunks = in_about_order(seed)
-    note_all(ledger, chunks[:-1])
+    note_seen(ledger, chunks[:-1])
     assert not ledger.can_be_proven(SIZE)
-    note_all(ledger, [CHUNKS[5], chunks[-1], CHUNKS[20]])  # some come again
+    note_seen(ledger, [CHUNKS[5], chunks[-1], CHUNKS[20]])  # some come again
     assert ledger.can_be_proven(SIZE)
     assert not ledger.is_complete(SIZE)
     assert prove(ledger)
@@ -142,21 +142,21 @@ def test_a_huge_file_that_is_read_in_about_its_order_is_proven(seed: int) -> Non
 def test_a_wrong_chunk_of_a_huge_file_is_found(wrong: int) -> None:
     ledger = Ledger(FILE_HASH)
     chunks = [(a, b, bytes(32) if a == CHUNKS[wrong][0] else h) for a, b, h in in_about_order(1)]
-    note_all(ledger, chunks)
+    note_seen(ledger, chunks)
     assert ledger.can_be_proven(SIZE)
     assert not prove(ledger)
     assert list(ledger.sources) == [b"x" * 32]
     assert ledger.generation == 1
-    note_all(ledger, in_about_order(2))
+    note_seen(ledger, in_about_order(2))
     assert prove(ledger)
 
 
 @pytest.mark.usefixtures("small")
 def test_whoever_begins_a_huge_file_anew_is_checked_anew() -> None:
     ledger = Ledger(FILE_HASH)
-    note_all(ledger, CHUNKS[:150])
+    note_seen(ledger, CHUNKS[:150])
     position, size, _ = CHUNKS[40]
-    note_all(ledger, [*CHUNKS[:40], (position, size, bytes(32)), *CHUNKS[41:]])
+    note_seen(ledger, [*CHUNKS[:40], (position, size, bytes(32)), *CHUNKS[41:]])
     assert ledger.can_be_proven(SIZE)
     assert not prove(ledger)
 
@@ -164,7 +164,7 @@ def test_whoever_begins_a_huge_file_anew_is_checked_anew() -> None:
 @pytest.mark.usefixtures("small")
 def test_a_huge_file_that_is_not_read_from_its_beginning_is_not_remembered() -> None:
     ledger = Ledger(FILE_HASH)
-    note_all(ledger, CHUNKS[1:])
+    note_seen(ledger, CHUNKS[1:])
     assert ledger.is_full
     assert ledger.sources == {}
     assert not ledger.can_be_proven(SIZE)
@@ -200,10 +200,12 @@ def test_notes_of_others_are_noted_as_ones_own(
             if is_wrong:
                 hashes = bytes(32) + hashes[32:]
             sizes = array("I", (size for _, size, _ in chunks))
-            note = Note(FILE_HASH, b"x" * 32, ChunkRange(0, 9), 5, chunks[0][0], sizes, hashes)
-            one.note_all(note)
-            other.note_source(note.xorb_hash, note.chunks)
-            note_each(other, list(note.each()))
+            seen = SeenChunks(
+                FILE_HASH, b"x" * 32, ChunkRange(0, 9), 5, chunks[0][0], sizes, hashes
+            )
+            one.note_seen(seen)
+            other.note_source(seen.xorb_hash, seen.chunks)
+            note_each(other, list(seen.each()))
             assert repr(one) == repr(other)
             assert (one.generation, one.nbytes) == (other.generation, other.nbytes)
             assert [one.can_be_proven(end) for end, _, _ in CHUNKS] == [

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tests.pipeline.verify.ledger_chunks import CHUNKS, FILE_HASH, SIZE, Chunk, note_each, prove
 from xetserve.pipeline.verify import ledger as ledger_module
 from xetserve.pipeline.verify import ledgers as ledgers_module
-from xetserve.pipeline.verify import worker_bus as news_module
+from xetserve.pipeline.verify import worker_bus as bus_module
 from xetserve.pipeline.verify.ledger import CHUNK_COST, Ledger
 from xetserve.pipeline.verify.ledger_file import ChunkList
 from xetserve.pipeline.verify.ledgers import Ledgers
 from xetserve.pipeline.verify.ring_log import ring_size
 from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, WorkerBus
-from xetserve.pipeline.verify.worker_records import Note, NotePad
+from xetserve.pipeline.verify.worker_records import SeenChunks, SeenCollector
 from xetserve.xet.reconstruction import ChunkRange
 
 XORB = b"x" * 32
@@ -36,17 +36,17 @@ class Workers:
         """Have a worker begin, in a place where another may have been."""
         return Ledgers(worker_bus=WorkerBus(self.places, number))
 
-    def see(self, number: int, chunks: Sequence[Chunk], noted: int | None = None) -> Ledger:
+    def see(self, number: int, chunks: Sequence[Chunk], seen_at: int | None = None) -> Ledger:
         """Have a worker note chunks and tell the others; gives its ledger."""
         ledgers = self.all[number]
         ledger = ledgers.get(FILE_HASH)
-        pad = NotePad(FILE_HASH)
+        pad = SeenCollector(FILE_HASH)
         pad.note_source(XORB, ChunkRange(0, len(CHUNKS)))
         ledger.note_source(XORB, ChunkRange(0, len(CHUNKS)))
         for chunk in chunks:
-            pad.add(*chunk, noted or time.monotonic_ns())
+            pad.add(*chunk, seen_at or time.monotonic_ns())
             ledger.note(*chunk)
-        ledgers.tell(pad.take())
+        ledgers.send(pad.take())
         return ledger
 
     def look(self, number: int) -> Ledger:
@@ -59,7 +59,7 @@ class Workers:
         """Have a worker see and prove the whole file."""
         ledger = self.see(number, CHUNKS)
         assert prove(ledger)
-        self.all[number].tell_proven(ledger)
+        self.all[number].send_proven(ledger)
         return ledger
 
 
@@ -85,7 +85,7 @@ def test_parts_that_several_have_seen_prove_the_file(workers: Workers) -> None:
 @given(st.lists(st.integers(0, 2), min_size=len(CHUNKS), max_size=len(CHUNKS)), st.randoms())
 def test_whoever_looks_last_knows_all(owners: list[int], source: random.Random) -> None:
     """Each tells before it looks, in any order: the last one can judge, and finds what is wrong."""
-    workers = Workers(3, news_module.MARKS_SIZE + news_module.NOTES_SIZE + ring_size(1 << 16))
+    workers = Workers(3, bus_module.MARKS_SIZE + bus_module.SEEN_SIZE + ring_size(1 << 16))
     bad = source.choice(CHUNKS)
     parts: list[list[Chunk]] = [[], [], []]
     for chunk, owner in zip(CHUNKS, owners, strict=True):
@@ -215,7 +215,7 @@ def test_a_proven_list_is_there_for_all(workers: Workers) -> None:
     assert ledger.is_proven
     assert all(ledger.matches(*chunk) for chunk in CHUNKS)
     workers.all[0] = workers.start(0)
-    workers.all[0].hear()
+    workers.all[0].receive()
     assert workers.look(0).is_proven
 
 
@@ -254,18 +254,18 @@ def test_a_list_that_was_forgotten_somewhere_is_told_again(workers: Workers) -> 
     proven = workers.prove(0)
     other = workers.all[1]
     other._proven.pop(proven.file_hash)  # as trim does
-    assert proven.is_told
-    room = news_module.LISTS_SIZE // 64  # and its place in the ring is overwritten
+    assert proven.is_sent
+    room = bus_module.LISTS_SIZE // 64  # and its place in the ring is overwritten
     rest = [Ledger(number.to_bytes(32, "big")) for number in range(70)]
     starts = array("Q", range(0, 131072 * (room // 36), 131072))
     for ledger in rest:
         hashes = bytes(32 * len(starts))
-        workers.all[0]._worker_bus.tell_list(  # type: ignore[union-attr]
+        workers.all[0]._worker_bus.send_list(  # type: ignore[union-attr]
             ledger.file_hash, ChunkList(starts, len(starts) * 131072, hashes)
         )
     workers.see(1, CHUNKS[:5])
     assert not workers.look(1).is_proven
-    workers.all[0].hear()
+    workers.all[0].receive()
     assert workers.look(1).is_proven
 
 
@@ -273,7 +273,7 @@ def test_who_gives_a_wrong_chunk_of_a_proven_file_away_is_seen(workers: Workers)
     now = time.monotonic()
     workers.prove(0)
     workers.see(1, [wrong(CHUNKS[5])])
-    workers.all[0].hear()
+    workers.all[0].receive()
     assert workers.look(0).is_proven
     for ledgers in workers.all:
         assert ledgers.was_cut_since(FILE_HASH, now)
@@ -285,7 +285,7 @@ def test_what_is_missed_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     late: both know.
     """
     small = ring_size(3000)
-    monkeypatch.setattr(news_module, "NOTES_SIZE", small)
+    monkeypatch.setattr(bus_module, "SEEN_SIZE", small)
     workers = Workers()
     for at in range(0, 190, 10):
         workers.see(0, CHUNKS[at : at + 10])
@@ -312,11 +312,11 @@ def test_memory_is_bounded_whatever_others_tell() -> None:
     for number in range(50):
         name = number.to_bytes(32, "big")
         sizes = array("I", (size for _, size, _ in CHUNKS))
-        note = Note(
+        seen = SeenChunks(
             name, XORB, ChunkRange(0, 9), time.monotonic_ns(), 0, sizes, b"".join(chunk_list)
         )
-        teller.tell_notes([note])
-        hearer.hear()
+        teller.send_chunks([seen])
+        hearer.receive()
     names = [number.to_bytes(32, "big") for number in range(50)]
     kept = [ledger for name in names if (ledger := hearer.find(name)) is not None]
     assert 0 < sum(ledger.nbytes for ledger in kept) == hearer.nbytes < 40_000
@@ -332,7 +332,7 @@ def test_damage_to_what_is_shared_is_no_damage_to_files(workers: Workers) -> Non
         workers.see(1, CHUNKS[:100])
         for place in workers.places:
             for _ in range(200):
-                place[source.randrange(news_module.MARKS_SIZE + 5000)] = source.randrange(256)
+                place[source.randrange(bus_module.MARKS_SIZE + 5000)] = source.randrange(256)
         for number in range(3):
             ledger = workers.look(number)
             for chunk in CHUNKS:
@@ -346,10 +346,10 @@ def test_one_worker_alone_tells_nobody() -> None:
     note_each(ledger, CHUNKS)
     ledgers.look_up(ledger)
     assert prove(ledger)
-    ledgers.tell_proven(ledger)
-    ledgers.hear()
+    ledgers.send_proven(ledger)
+    ledgers.receive()
     assert not ledgers.is_shared
-    assert not ledger.is_told
+    assert not ledger.is_sent
 
 
 def test_the_ledgers_used_last_stay() -> None:

@@ -11,15 +11,15 @@ from tests.pipeline.verify.ledger_chunks import CHUNKS, FILE_HASH
 from xetserve.errors import FormatError
 from xetserve.pipeline.verify.worker_records import (
     MARK_SIZE,
-    MAX_NOTED,
+    MAX_SEEN,
     Mark,
     MarkKind,
-    Note,
-    NotePad,
+    SeenChunks,
+    SeenCollector,
     pack_mark,
-    pack_note,
+    pack_seen,
     parse_mark,
-    parse_note,
+    parse_seen,
 )
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -31,9 +31,9 @@ half_words = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def notes(draw: st.DrawFn) -> Note:
+def notes(draw: st.DrawFn) -> SeenChunks:
     chunks = draw(st.lists(st.tuples(half_words, hashes), max_size=9))
-    return Note(
+    return SeenChunks(
         draw(hashes),
         draw(hashes),
         ChunkRange(draw(half_words), draw(half_words)),
@@ -45,14 +45,14 @@ def notes(draw: st.DrawFn) -> Note:
 
 
 @given(notes())
-def test_a_note_is_read_as_it_was_written(note: Note) -> None:
-    assert parse_note(pack_note(note)) == note
-    assert parse_note(memoryview(pack_note(note))) == note
+def test_a_note_is_read_as_it_was_written(seen: SeenChunks) -> None:
+    assert parse_seen(pack_seen(seen)) == seen
+    assert parse_seen(memoryview(pack_seen(seen))) == seen
 
 
 @given(notes(), st.data())
-def test_a_note_of_another_size_is_none(note: Note, data: st.DataObject) -> None:
-    packed = pack_note(note)
+def test_a_note_of_another_size_is_none(seen: SeenChunks, data: st.DataObject) -> None:
+    packed = pack_seen(seen)
     other = data.draw(
         st.one_of(
             st.integers(0, len(packed) - 1).map(lambda size: packed[:size]),
@@ -60,12 +60,12 @@ def test_a_note_of_another_size_is_none(note: Note, data: st.DataObject) -> None
         )
     )
     with pytest.raises(FormatError):
-        parse_note(other)
+        parse_seen(other)
 
 
 @given(st.binary(max_size=200))
 def test_anything_else_is_none(data: bytes) -> None:
-    for parse in (parse_note, parse_mark):
+    for parse in (parse_seen, parse_mark):
         try:
             parse(data)
         except FormatError:
@@ -87,49 +87,49 @@ def test_a_mark_of_no_kind_is_none() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_pad_has_all_chunks_in_as_few_notes_as_it_takes(seed: int) -> None:
-    pad, source = NotePad(FILE_HASH), random.Random(seed)
+    pad, source = SeenCollector(FILE_HASH), random.Random(seed)
     places = [0, 60, 130]  # one range of a xorb may be used at several places of a file
     for step in range(50):
         pad.note_source(XORB, ChunkRange(step, step + 1))
         for place in places:
             pad.add(*CHUNKS[place + step], 1000 + step)
     taken = pad.take()
-    assert sorted(note.position for note in taken) == [CHUNKS[place][0] for place in places]
+    assert sorted(seen.position for seen in taken) == [CHUNKS[place][0] for place in places]
     expected = {CHUNKS[place + step] for place in places for step in range(50)}
-    assert {chunk for note in taken for chunk in note.each()} == expected
-    assert {note[:4] for note in taken} == {(FILE_HASH, XORB, ChunkRange(0, 50), 1000)}
+    assert {chunk for seen in taken for chunk in seen.each()} == expected
+    assert {seen[:4] for seen in taken} == {(FILE_HASH, XORB, ChunkRange(0, 50), 1000)}
     assert pad.take() == []
     # What comes next is another note, from the same xorb if nothing else is said.
     number = source.randrange(len(CHUNKS))
     pad.add(*CHUNKS[number], 2000)
-    (note,) = pad.take()
-    assert (note.xorb_hash, list(note.each())) == (XORB, [CHUNKS[number]])
+    (seen,) = pad.take()
+    assert (seen.xorb_hash, list(seen.each())) == (XORB, [CHUNKS[number]])
 
 
 def test_a_note_is_of_one_xorb() -> None:
-    pad = NotePad(FILE_HASH)
+    pad = SeenCollector(FILE_HASH)
     for number in range(6):
         pad.note_source(bytes([number // 2 + 1]) * 32, ChunkRange(7 + number % 2, 8 + number % 2))
         pad.add(*CHUNKS[number], 5)
     taken = pad.take()
-    assert [note.xorb_hash[0] for note in taken] == [1, 2, 3]
-    assert {note.chunks for note in taken} == {ChunkRange(7, 9)}
-    assert [chunk for note in taken for chunk in note.each()] == CHUNKS[:6]
+    assert [seen.xorb_hash[0] for seen in taken] == [1, 2, 3]
+    assert {seen.chunks for seen in taken} == {ChunkRange(7, 9)}
+    assert [chunk for seen in taken for chunk in seen.each()] == CHUNKS[:6]
 
 
 def test_a_chunk_that_comes_twice_is_told_twice() -> None:
-    pad = NotePad(FILE_HASH)
+    pad = SeenCollector(FILE_HASH)
     for _ in range(3):
         pad.add(*CHUNKS[4], 5)
-    assert [chunk for note in pad.take() for chunk in note.each()] == [CHUNKS[4]] * 3
+    assert [chunk for seen in pad.take() for chunk in seen.each()] == [CHUNKS[4]] * 3
 
 
 def test_a_note_has_a_bound() -> None:
-    pad = NotePad(FILE_HASH)
-    for number in range(MAX_NOTED * 2 + 1):
+    pad = SeenCollector(FILE_HASH)
+    for number in range(MAX_SEEN * 2 + 1):
         pad.add(number, 1, bytes(32), number)
     taken = pad.take()
-    assert [len(note.sizes) for note in taken] == [MAX_NOTED, MAX_NOTED, 1]
-    assert [(note.noted, note.position) for note in taken] == [
-        (at, at) for at in (0, MAX_NOTED, 2 * MAX_NOTED)
+    assert [len(seen.sizes) for seen in taken] == [MAX_SEEN, MAX_SEEN, 1]
+    assert [(seen.seen_at, seen.position) for seen in taken] == [
+        (at, at) for at in (0, MAX_SEEN, 2 * MAX_SEEN)
     ]

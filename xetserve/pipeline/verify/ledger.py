@@ -18,7 +18,7 @@ from typing import Final
 
 from xetserve.pipeline.provenance import ProvenanceLog
 from xetserve.pipeline.verify.ledger_file import ChunkList
-from xetserve.pipeline.verify.worker_records import Note
+from xetserve.pipeline.verify.worker_records import SeenChunks
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -81,7 +81,7 @@ class Ledger:
 
     is_proven: whether they make the file hash; then they never change.
     is_kept: whether they are stored as well, or about to be.
-    is_told: whether other workers have them.
+    is_sent: whether other workers have them.
     has_lost: whether some chunks that were seen are not remembered, or were not compared with those
         that are, and nobody has been told. Who counts on all chunks being looked at must not come
         to an end.
@@ -97,7 +97,7 @@ class Ledger:
         self._on_clear = on_clear
         self.is_proven = False
         self.is_kept = False
-        self.is_told = False
+        self.is_sent = False
         self.has_lost = False
         self.generation = 0
         self.epoch = 0
@@ -171,20 +171,20 @@ class Ledger:
         if self.nbytes > MAX_FILE_MEMORY:
             self._shrink()
 
-    def note_all(self, note: Note) -> None:
+    def note_seen(self, seen: SeenChunks) -> None:
         """Remember chunks that somebody else has seen, as if they had been seen here."""
-        if self.is_proven or self._is_full or not note.sizes:
+        if self.is_proven or self._is_full or not seen.sizes:
             return
-        self.note_source(note.xorb_hash, note.chunks)
-        if self._append(note):
+        self.note_source(seen.xorb_hash, seen.chunks)
+        if self._append(seen):
             return
-        for position, size, chunk_hash in note.each():
+        for position, size, chunk_hash in seen.each():
             self.note(position, size, chunk_hash)
 
-    def _append(self, note: Note) -> bool:
+    def _append(self, seen: SeenChunks) -> bool:
         """Take chunks over at once that meet no others, but those that end where they begin."""
-        runs, start = self._runs, note.position
-        starts = array("Q", accumulate(note.sizes, initial=start))
+        runs, start = self._runs, seen.position
+        starts = array("Q", accumulate(seen.sizes, initial=start))
         end = starts.pop()
         at = len(runs) - 1
         if at >= 0 and start < runs[at].start:
@@ -201,16 +201,16 @@ class Ledger:
             runs.insert(at, _ChunkRun(start))
         run = runs[at]
         run.starts += starts
-        run.hashes += note.hashes
+        run.hashes += seen.hashes
         run.end = end
         self._num_chunks += len(starts)
         return True
 
-    def refutes(self, note: Note) -> bool:
+    def refutes(self, seen: SeenChunks) -> bool:
         """Return whether the list is proven, and chunks that somebody else has seen are not the
         file's.
         """
-        return self.is_proven and not all(self.matches(*chunk) for chunk in note.each())
+        return self.is_proven and not all(self.matches(*chunk) for chunk in seen.each())
 
     def _shrink(self) -> None:
         """Forget some of the first chunks, once they are in the tree; or else everything."""
@@ -243,7 +243,7 @@ class Ledger:
         """Forget all chunks, as clear does, without saying so."""
         self.generation += 1
         self.epoch += 1
-        self.is_proven = self.is_kept = self.is_told = False
+        self.is_proven = self.is_kept = self.is_sent = False
         self._restart()
 
     def _restart(self) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 from xetserve.base.lru_dict import LruDict
 from xetserve.pipeline.verify.ledger import Ledger
 from xetserve.pipeline.verify.worker_bus import WorkerBus
-from xetserve.pipeline.verify.worker_records import Mark, MarkKind, Note
+from xetserve.pipeline.verify.worker_records import Mark, MarkKind, SeenChunks
 
 MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
 
@@ -75,7 +75,7 @@ class Ledgers:
         self._lost = _Times()
         self._watched: set[bytes] = set()
         self._num_missed = 0  # of what others have told, see WorkerBus
-        self.hear()
+        self.receive()
 
     @property
     def is_shared(self) -> bool:
@@ -108,13 +108,13 @@ class Ledgers:
 
     def was_cut(self, file_hash: bytes, now: float) -> bool:
         """Return whether a file was cut within CUT_SECONDS."""
-        self._hear_marks()
+        self._receive_marks()
         when = self._cuts.get(file_hash)
         return when >= 0 and now - when / 1e9 < CUT_SECONDS
 
     def was_cut_since(self, file_hash: bytes, since: float) -> bool:
         """Return whether a file was cut after a time, of the clock that note_cut was told."""
-        self._hear_marks()
+        self._receive_marks()
         return self._cuts.is_since(file_hash, since)
 
     def was_lost_since(self, file_hash: bytes, since: float) -> bool:
@@ -122,7 +122,7 @@ class Ledgers:
 
         So it is if others have told more than is kept for us: nobody knows of which files.
         """
-        self._hear_marks()
+        self._receive_marks()
         return self._lost.is_since(file_hash, since)
 
     def is_suspect(self, file_hash: bytes, now: float) -> bool:
@@ -184,11 +184,11 @@ class Ledgers:
         if self._worker_bus is not None and ledger.has_origins:
             self._watched.add(ledger.file_hash)
 
-    def look_round(self) -> None:
+    def poll(self) -> None:
         """Hear, and let the ledgers that are watched have what was proven; to be called now and
         then.
         """
-        self.hear()
+        self.receive()
         for file_hash in list(self._watched):
             ledger = self._begun.peek(file_hash)
             if (
@@ -202,24 +202,24 @@ class Ledgers:
 
     # What workers tell each other.
 
-    def tell(self, notes: Sequence[Note]) -> None:
+    def send(self, seen: Sequence[SeenChunks]) -> None:
         """Tell the others of chunks that were noted here, before the bytes leave."""
         if self._worker_bus is not None:
-            self._worker_bus.tell_notes(notes)
+            self._worker_bus.send_chunks(seen)
 
-    def hear(self) -> None:
+    def receive(self) -> None:
         """Take in what others have told. To be called now and then, or what they tell is lost."""
         if self._worker_bus is None:
             return
-        self._hear_marks()
-        for note in self._worker_bus.hear_notes():
-            if note.noted <= self._forgotten.get(note.file_hash):
+        self._receive_marks()
+        for seen in self._worker_bus.receive_chunks():
+            if seen.seen_at <= self._forgotten.get(seen.file_hash):
                 continue
-            ledger = self.get(note.file_hash)
-            ledger.note_all(note)
+            ledger = self.get(seen.file_hash)
+            ledger.note_seen(seen)
             if ledger.is_proven:
-                self._correct(ledger, note)
-            self.trim(note.file_hash)
+                self._correct(ledger, seen)
+            self.trim(seen.file_hash)
         self._note_missed()
 
     def _note_missed(self) -> None:
@@ -228,18 +228,18 @@ class Ledgers:
             self._num_missed = self._worker_bus.num_missed
             self._lost.all_at = time.monotonic_ns()
 
-    def _correct(self, ledger: Ledger, note: Note) -> None:
+    def _correct(self, ledger: Ledger, seen: SeenChunks) -> None:
         """Have the other know the list of a proven file, and all of them if it has given a wrong
         chunk away.
         """
-        if ledger.refutes(note):
-            self._mark(ledger.file_hash, note.noted, MarkKind.CUT)
-        ledger.is_told = (
-            ledger.is_told
+        if ledger.refutes(seen):
+            self._mark(ledger.file_hash, seen.seen_at, MarkKind.CUT)
+        ledger.is_sent = (
+            ledger.is_sent
             and self._worker_bus is not None
             and self._worker_bus.has_list(ledger.file_hash)
         )
-        self.tell_proven(ledger)
+        self.send_proven(ledger)
 
     def look_up(self, ledger: Ledger) -> None:
         """Let a ledger have all that is known of its file anywhere."""
@@ -248,20 +248,20 @@ class Ledgers:
         # What was told before this is with the others before we look (schedule() has a full memory
         # barrier): of two that tell and then look, one sees both.
         os.sched_yield()
-        self.hear()
+        self.receive()
         if (
             not ledger.is_proven
             and (chunks := self._worker_bus.find_list(ledger.file_hash)) is not None
         ):
             ledger.adopt(chunks)
-            ledger.is_told = True
+            ledger.is_sent = True
 
-    def tell_proven(self, ledger: Ledger) -> None:
+    def send_proven(self, ledger: Ledger) -> None:
         """Let the others have the list of a proven file."""
-        if self._worker_bus is None or ledger.is_told or (chunks := ledger.get_chunks()) is None:
+        if self._worker_bus is None or ledger.is_sent or (chunks := ledger.get_chunks()) is None:
             return
-        ledger.is_told = True
-        self._worker_bus.tell_list(ledger.file_hash, chunks)
+        ledger.is_sent = True
+        self._worker_bus.send_list(ledger.file_hash, chunks)
 
     def _on_clear(self, file_hash: bytes) -> None:
         self._mark(file_hash, time.monotonic_ns(), MarkKind.FORGOTTEN)
@@ -270,7 +270,7 @@ class Ledgers:
         mark = Mark(file_hash, at, kind)
         self._take_in(mark)
         if self._worker_bus is not None:
-            self._worker_bus.tell_mark(mark)
+            self._worker_bus.send_mark(mark)
 
     def _take_in(self, mark: Mark) -> None:
         if mark.kind is MarkKind.LOST:
@@ -282,10 +282,10 @@ class Ledgers:
         if mark.kind is MarkKind.FORGOTTEN:
             self._forgotten.note(mark.file_hash, mark.at)
 
-    def _hear_marks(self) -> None:
+    def _receive_marks(self) -> None:
         if self._worker_bus is None:
             return
-        for mark in self._worker_bus.hear_marks():
+        for mark in self._worker_bus.receive_marks():
             self._take_in(mark)
             ledger = self._begun.peek(mark.file_hash)
             if mark.kind is not MarkKind.FORGOTTEN or ledger is None or ledger.is_proven:

@@ -14,7 +14,7 @@ from xetserve.pipeline.provenance import Provenance, ProvenanceLog
 from xetserve.pipeline.verify.ledger import Ledger, extend_range
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.ledgers import Ledgers
-from xetserve.pipeline.verify.worker_records import NotePad
+from xetserve.pipeline.verify.worker_records import SeenCollector
 from xetserve.xet.hashes import MerkleTree, format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -26,7 +26,7 @@ class Verifier:
 
     Args:
         is_whole: whether the response is the whole file.
-        shelf: where proven ledgers are stored.
+        store: where proven ledgers are stored.
         since: seconds, of a steady clock; the ledger has to know all that was read of the file from
             then on. None: it may be that other parts were never seen here.
 
@@ -40,7 +40,7 @@ class Verifier:
         file_hash: bytes,
         *,
         is_whole: bool,
-        shelf: LedgerStore | None = None,
+        store: LedgerStore | None = None,
         since: float | None = None,
     ) -> None:
         self.is_verified = False
@@ -53,14 +53,16 @@ class Verifier:
         self.is_whole = is_whole
         self._tree = MerkleTree() if is_whole and not ledger.is_proven else None
         self._end = 0  # of what was added last
-        self._pad = NotePad(file_hash) if ledgers.is_shared else None  # for the other workers
-        self._shelf = shelf
+        self._collector = (
+            SeenCollector(file_hash) if ledgers.is_shared else None
+        )  # for the other workers
+        self._store = store
         self.since = since
 
     async def prepare(self) -> None:
         """Look whether the file was proven before; to be called before anything is added."""
         ledger = self._ledger
-        await recall(ledger, self._ledgers, self._shelf)
+        await recall(ledger, self._ledgers, self._store)
         self._generation = ledger.generation
         self._epoch = ledger.epoch
         if ledger.is_proven:
@@ -96,8 +98,8 @@ class Verifier:
         """Take in where the next chunks come from."""
         extend_range(self.chunks, xorb_hash, chunks)
         self._ledger.note_source(xorb_hash, chunks)
-        if self._pad is not None:
-            self._pad.note_source(xorb_hash, chunks)
+        if self._collector is not None:
+            self._collector.note_source(xorb_hash, chunks)
 
     def add(self, position: int, size: int, chunk_hash: bytes) -> None:
         """Take in the next chunk, which has size decoded bytes."""
@@ -105,9 +107,9 @@ class Verifier:
         if self._tree is not None:
             self._tree.add(chunk_hash, size)
         if not self._ledger.is_proven:
-            if self._pad is not None:
+            if self._collector is not None:
                 # First, so that it is older than what becomes of it: others forget it, too.
-                self._pad.add(position, size, chunk_hash, time.monotonic_ns())
+                self._collector.add(position, size, chunk_hash, time.monotonic_ns())
             self._ledger.note(position, size, chunk_hash)
 
     def add_origin(self, origin: Provenance | None, chunk: int) -> None:
@@ -139,18 +141,18 @@ class Verifier:
         Raises:
             IntegrityError: it is the last of a wrong file.
         """
-        self._tell()
+        self._send()
         if not self.is_verified and not self._ledger.is_proven:
-            self._ledgers.hear()
+            self._ledgers.receive()
             self._ledgers.trim(self._ledger.file_hash)
             if self._tree is None:
                 self.check_doubt()
             await self._prove(size)
             self._keep()
 
-    def _tell(self) -> None:
-        if self._pad is not None:
-            self._ledgers.tell(self._pad.take())
+    def _send(self) -> None:
+        if self._collector is not None:
+            self._ledgers.send(self._collector.take())
 
     async def finish(self, size: int | None) -> None:
         """Judge, before the last bytes leave; what is proven by that is stored.
@@ -162,7 +164,7 @@ class Verifier:
             IntegrityError: what was read is not the file, or together with other parts is not.
             UpstreamBusy: other parts would have had to be remembered, and were not.
         """
-        self._tell()
+        self._send()
         if self._tree is not None:
             self._judge_whole(self._tree)
         else:
@@ -178,9 +180,9 @@ class Verifier:
         self._keep()
 
     def _keep(self) -> None:
-        self._ledgers.tell_proven(self._ledger)
-        if self._shelf is not None:
-            self._shelf.keep(self._ledger)
+        self._ledgers.send_proven(self._ledger)
+        if self._store is not None:
+            self._store.keep(self._ledger)
 
     def _check_lost(self) -> None:
         """Stop who may be about to complete what nobody can judge any more.
@@ -246,9 +248,9 @@ class Verifier:
         return suspects
 
 
-async def recall(ledger: Ledger, ledgers: Ledgers, shelf: LedgerStore | None) -> None:
+async def recall(ledger: Ledger, ledgers: Ledgers, store: LedgerStore | None) -> None:
     """Let a ledger have what other workers and the disk know of its file."""
     if not ledger.is_proven:
         ledgers.look_up(ledger)
-    if shelf is not None and not ledger.is_proven:
-        await shelf.load(ledger)
+    if store is not None and not ledger.is_proven:
+        await store.load(ledger)

@@ -28,19 +28,19 @@ from xetserve.pipeline.verify.ring_log import RingReader, RingWriter, ring_size
 from xetserve.pipeline.verify.worker_records import (
     MARK_SIZE,
     Mark,
-    Note,
+    SeenChunks,
     pack_mark,
-    pack_note,
+    pack_seen,
     parse_mark,
-    parse_note,
+    parse_seen,
 )
 
 logger = logging.getLogger(__name__)
 
 MARKS_SIZE: Final = ring_size(1000 * (16 + MARK_SIZE + 4))
-NOTES_SIZE: Final = ring_size(4 << 20)  # some 100,000 chunks: seconds of what a worker can send
+SEEN_SIZE: Final = ring_size(4 << 20)  # some 100,000 chunks: seconds of what a worker can send
 LISTS_SIZE: Final = ring_size(8 << 20)  # some 200,000 chunks; the longest list that is kept fits
-PLACE_SIZE: Final = MARKS_SIZE + NOTES_SIZE + LISTS_SIZE  # bytes of a worker's place
+PLACE_SIZE: Final = MARKS_SIZE + SEEN_SIZE + LISTS_SIZE  # bytes of a worker's place
 MAX_LISTS: Final = 8192  # that are found again
 
 
@@ -53,9 +53,9 @@ class WorkerBus:
     """
 
     def __init__(self, places: Sequence[memoryview], own: int) -> None:
-        marks, notes, lists = zip(*map(_divide, places), strict=True)
-        self._marks = _Told(marks, own)
-        self._notes = _Told(notes, own)
+        marks, seen, lists = zip(*map(_divide, places), strict=True)
+        self._marks = _Rings(marks, own)
+        self._seen = _Rings(seen, own)
         self._own_lists = RingWriter(lists[own])
         self._list_readers = [RingReader(memory) for memory in lists]
         self._lists: LruDict[bytes, tuple[RingReader, int]] = LruDict(max_num=MAX_LISTS)
@@ -63,36 +63,36 @@ class WorkerBus:
     @property
     def num_missed(self) -> int:
         """How often marks or notes had gone before we heard them."""
-        return self._marks.num_missed + self._notes.num_missed
+        return self._marks.num_missed + self._seen.num_missed
 
-    def tell_mark(self, mark: Mark) -> None:
+    def send_mark(self, mark: Mark) -> None:
         """Say what became of a file."""
         self._marks.own.append(pack_mark(mark))
 
-    def tell_notes(self, notes: Iterable[Note]) -> None:
+    def send_chunks(self, runs: Iterable[SeenChunks]) -> None:
         """Say what was seen of files."""
-        for note in notes:
-            self._notes.own.append(pack_note(note))
+        for seen in runs:
+            self._seen.own.append(pack_seen(seen))
 
-    def hear_marks(self) -> Iterator[Mark]:
+    def receive_marks(self) -> Iterator[Mark]:
         """Yield what others have said and we have not heard; the first time also what our
         predecessor has.
         """
-        for data in self._marks.hear():
+        for data in self._marks.receive():
             try:
                 yield parse_mark(data)
             except FormatError as exc:
                 logger.error("shared ledgers: %s", exc)
 
-    def hear_notes(self) -> Iterator[Note]:
+    def receive_chunks(self) -> Iterator[SeenChunks]:
         """The same of chunks that they have seen."""
-        for data in self._notes.hear():
+        for data in self._seen.receive():
             try:
-                yield parse_note(data)
+                yield parse_seen(data)
             except FormatError as exc:
                 logger.error("shared ledgers: %s", exc)
 
-    def tell_list(self, file_hash: bytes, chunks: ChunkList) -> None:
+    def send_list(self, file_hash: bytes, chunks: ChunkList) -> None:
         """Let all have the list of a proven file; one that is too long is left out."""
         self._own_lists.append(pack_ledger(file_hash, chunks))
 
@@ -126,7 +126,7 @@ class WorkerBus:
         return found.data
 
 
-class _Told:
+class _Rings:
     """Rings of one kind, of all workers: ours to write, the others' to read."""
 
     def __init__(self, memories: Sequence[memoryview], own: int) -> None:
@@ -134,7 +134,7 @@ class _Told:
         self._others = [RingReader(memory) for at, memory in enumerate(memories) if at != own]
         self._all = self._readers = [RingReader(memories[own]), *self._others]
 
-    def hear(self) -> Iterator[memoryview]:
+    def receive(self) -> Iterator[memoryview]:
         readers, self._readers = self._readers, self._others
         for reader in readers:
             for record in reader.read():
@@ -146,5 +146,5 @@ class _Told:
 
 
 def _divide(place: memoryview) -> tuple[memoryview, memoryview, memoryview]:
-    middle = MARKS_SIZE + NOTES_SIZE
+    middle = MARKS_SIZE + SEEN_SIZE
     return place[:MARKS_SIZE], place[MARKS_SIZE:middle], place[middle:PLACE_SIZE]

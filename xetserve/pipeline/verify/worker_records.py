@@ -32,19 +32,19 @@ from xetserve.errors import FormatError
 from xetserve.xet.hashes import HASH_SIZE
 from xetserve.xet.reconstruction import ChunkRange
 
-MAX_NOTED: Final = 1024  # chunks in one note
-_NOTE: Final = struct.Struct(f"={HASH_SIZE}s{HASH_SIZE}sIIQQI")
+MAX_SEEN: Final = 1024  # chunks in one note
+_SEEN: Final = struct.Struct(f"={HASH_SIZE}s{HASH_SIZE}sIIQQI")
 _MARK: Final = struct.Struct(f"={HASH_SIZE}sQI")
 MARK_SIZE: Final = _MARK.size  # bytes
 
 
-class Note(NamedTuple):
+class SeenChunks(NamedTuple):
     """Chunks of a file; noted in ns, position in bytes."""
 
     file_hash: bytes
     xorb_hash: bytes
     chunks: ChunkRange
-    noted: int
+    seen_at: int
     position: int
     sizes: "array[int]"
     hashes: bytes | bytearray
@@ -58,29 +58,31 @@ class Note(NamedTuple):
             at += HASH_SIZE
 
 
-def pack_note(note: Note) -> bytes:
+def pack_seen(seen: SeenChunks) -> bytes:
     """Write a note."""
-    sizes = note.sizes
-    head = _NOTE.pack(*note[:2], *note.chunks, note.noted, note.position, len(sizes))
-    return b"".join((head, sizes.tobytes(), note.hashes))
+    sizes = seen.sizes
+    head = _SEEN.pack(*seen[:2], *seen.chunks, seen.seen_at, seen.position, len(sizes))
+    return b"".join((head, sizes.tobytes(), seen.hashes))
 
 
-def parse_note(data: bytes | memoryview) -> Note:
-    """Read what pack_note wrote.
+def parse_seen(data: bytes | memoryview) -> SeenChunks:
+    """Read what pack_seen wrote.
 
     Raises:
         FormatError: it is something else.
     """
-    if len(data) < _NOTE.size:
+    if len(data) < _SEEN.size:
         raise FormatError(f"a note of {len(data)} bytes")
-    file_hash, xorb_hash, first, end, noted, position, count = _NOTE.unpack_from(data)
-    middle = _NOTE.size + 4 * count
+    file_hash, xorb_hash, first, end, seen_at, position, count = _SEEN.unpack_from(data)
+    middle = _SEEN.size + 4 * count
     if len(data) != middle + HASH_SIZE * count:
         raise FormatError(f"a note of {count} chunks in {len(data)} bytes")
     sizes: array[int] = array("I")
-    sizes.frombytes(data[_NOTE.size : middle])
+    sizes.frombytes(data[_SEEN.size : middle])
     hashes = bytes(data[middle:])
-    return Note(file_hash, xorb_hash, ChunkRange(first, end), noted, position, sizes, hashes)
+    return SeenChunks(
+        file_hash, xorb_hash, ChunkRange(first, end), seen_at, position, sizes, hashes
+    )
 
 
 class MarkKind(IntEnum):
@@ -119,19 +121,19 @@ def parse_mark(data: bytes | memoryview) -> Mark:
         raise FormatError(f"a mark of kind {kind}") from None
 
 
-class _NoteDraft:
+class _SeenDraft:
     """Chunks that follow each other in the file: a Note that may still grow."""
 
-    __slots__ = ("hashes", "noted", "position", "sizes")
+    __slots__ = ("hashes", "position", "seen_at", "sizes")
 
-    def __init__(self, position: int, noted: int) -> None:
+    def __init__(self, position: int, seen_at: int) -> None:
         self.position = position
-        self.noted = noted
+        self.seen_at = seen_at
         self.sizes: array[int] = array("I")
         self.hashes = bytearray()
 
 
-class NotePad:
+class SeenCollector:
     """Chunks that one answer has seen and not told yet. They come in order, at one place of the
     file or at several.
     """
@@ -140,8 +142,8 @@ class NotePad:
         self._file_hash = file_hash
         self._xorb_hash = bytes(HASH_SIZE)
         self._chunks = ChunkRange(0, 0)
-        self._open: dict[int, _NoteDraft] = {}  # by where they end
-        self._closed: list[Note] = []
+        self._open: dict[int, _SeenDraft] = {}  # by where they end
+        self._closed: list[SeenChunks] = []
 
     def note_source(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
         """Take in where the next chunks come from."""
@@ -156,21 +158,23 @@ class NotePad:
         """Take in a chunk; now in ns."""
         end = position + size
         run = self._open.pop(position, None)
-        if run is not None and len(run.sizes) == MAX_NOTED:
+        if run is not None and len(run.sizes) == MAX_SEEN:
             self._close(run)
             run = None
         if run is None:
-            run = _NoteDraft(position, now)
+            run = _SeenDraft(position, now)
         if end in self._open:  # the same chunk twice
             self._close(self._open[end])
         run.sizes.append(size)
         run.hashes += chunk_hash
         self._open[end] = run
 
-    def _close(self, run: "_NoteDraft") -> None:
+    def _close(self, run: "_SeenDraft") -> None:
         xorb, chunks = self._xorb_hash, self._chunks
         self._closed.append(
-            Note(self._file_hash, xorb, chunks, run.noted, run.position, run.sizes, run.hashes)
+            SeenChunks(
+                self._file_hash, xorb, chunks, run.seen_at, run.position, run.sizes, run.hashes
+            )
         )
 
     def _close_all(self) -> None:
@@ -178,7 +182,7 @@ class NotePad:
             self._close(run)
         self._open.clear()
 
-    def take(self) -> list[Note]:
+    def take(self) -> list[SeenChunks]:
         """Return what is there, and begin anew."""
         self._close_all()
         taken, self._closed = self._closed, []
