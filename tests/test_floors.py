@@ -233,7 +233,28 @@ def test_the_dependencies_are_the_declared_ones() -> None:
     assert declared == THIRD_PARTY
 
 
-# The test can fail
+def find_shared_tests(source: str) -> list[str]:
+    """List what a source imports from test modules: those are for pytest alone."""
+    return [
+        imported
+        for imported in iter_imports(ast.parse(source))
+        if imported.startswith("tests.") and ".test_" in imported
+    ]
+
+
+def test_no_test_module_is_imported() -> None:
+    """Helpers that several test modules use have a module of their own, or are fixtures."""
+    sources = [path for folder in ("tests", "bench") for path in (ROOT / folder).rglob("*.py")]
+    found = {module_name(path): find_shared_tests(path.read_text("utf-8")) for path in sources}
+    assert {module: imported for module, imported in found.items() if imported} == {}
+
+
+# The tests can fail
+
+
+def test_an_imported_test_module_is_found() -> None:
+    source = "from tests.e2e.test_tls import answer_of\nfrom tests.e2e import raw, test_tls"
+    assert find_shared_tests(source) == ["tests.e2e.test_tls.answer_of", "tests.e2e.test_tls"]
 
 
 OFFENDERS = [

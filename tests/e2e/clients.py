@@ -4,13 +4,15 @@ import http.client
 import subprocess
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import need_program
-from tests.e2e.conftest import TOKEN, environment_without_home
+from tests.conftest import Process, need_program
+from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home
 
 TIMEOUT = 60.0
+CUT = (18, 56)  # curl: the body is incomplete; the connection was reset
 
 
 def curl(url: str, target: Path, *options: str) -> list[str]:
@@ -103,3 +105,53 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
         timeout=TIMEOUT,
         check=False,
     )
+
+
+def path_of(name: str) -> str:
+    """Return the path of a file of the site's repository."""
+    return f"/download/{REPO}/{urllib.parse.quote(name)}"
+
+
+def file_url(site: Site, name: str) -> str:
+    """Return the URL of a file of the site's repository."""
+    return site.server.url + path_of(name)
+
+
+def head(site: Site, url: str) -> dict[str, str]:
+    """Return the headers of a HEAD answer, by lower-case name."""
+    done = subprocess.run(
+        [
+            *(need_program("curl"), "-q", "-sS", "-f", "-I"),
+            *("-H", f"Authorization: Bearer {TOKEN}", url),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    lines = done.stdout.splitlines()[1:]
+    return {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines) if v}
+
+
+def answer_of(url: str, folder: Path, *options: str) -> tuple[str, dict[str, str], bytes]:
+    """Return status, headers in lower case and body, whatever the status is."""
+    dump, out = folder / "headers", folder / "body"
+    out.write_bytes(b"")
+    command = curl(url, out, "-D", str(dump), "-w", "%{http_code}", *options)
+    command.remove("-f")
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    pairs = [line.partition(":") for line in dump.read_text().splitlines()[1:]]
+    return done.stdout, {k.lower(): v.strip() for k, _, v in pairs if v}, out.read_bytes()
+
+
+def ask(
+    server: Process,
+    path: str,
+    *fields: tuple[str, str],
+    method: str = "GET",
+    token: str | None = TOKEN,
+) -> Reply:
+    """Ask once, on a new connection."""
+    with closing(Connection(server.url, token)) as connection:
+        return connection.ask(path, fields, method)

@@ -22,12 +22,15 @@ from tests.conftest import (
 )
 from tests.e2e import hub
 from tests.e2e import shelf as shelves
+from tests.e2e.balancers import Balancers
 from tests.e2e.dataset import make_dataset
 from tests.e2e.hub import start_origin, upload, write_files
 from tests.e2e.shelf import Shelf
+from tests.peers import Certificates, make_certificates
 
 TOKEN = hub.TOKEN
 REPO = "tester/everything"
+NUM_WORKERS = 3
 # "cache", "workers" or both with a comma: how the shared servers run.
 VARIANT = os.environ.get("XETSERVE_TEST_VARIANT", "").split(",")
 OLD_CLIENT = ("huggingface_hub==0.36.2", "hf-xet==1.2.0")
@@ -131,7 +134,7 @@ def _running_site(uploaded: Uploaded, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _variant_flags(cache: Path | None) -> list[str]:
-    flags = ["--workers", "3"] if "workers" in VARIANT else []
+    flags = ["--workers", str(NUM_WORKERS)] if "workers" in VARIANT else []
     if cache is not None:
         flags += ["--cache-dir", str(cache), "--cache-min-free", "0"]
     return flags
@@ -147,6 +150,17 @@ def site(_running_site: Site) -> Iterator[Site]:
     _running_site.control.set_faults()
     assert _running_site.server.popen.poll() is None, "the server has died"
     assert "Traceback" not in _running_site.server.log
+
+
+@pytest.fixture(scope="module")
+def server_with_workers(
+    _running_site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
+    """A server with several workers in front of the site's origin."""
+    launched = Launcher(tmp_path_factory.mktemp("workers"))
+    flags = ("--workers", str(NUM_WORKERS))
+    yield launched.start(*serve_arguments(_running_site.origin.url, *flags))
+    launched.stop_all()
 
 
 @pytest.fixture(scope="session")
@@ -176,6 +190,27 @@ def serve_arguments(hub_url: str, *extra: str) -> list[str]:
         *("--log-level", "debug", "--hash-repo", REPO, "--metadata-ttl", "0"),
         *extra,
     ]
+
+
+def tls_flags(certificates: Certificates) -> tuple[str, ...]:
+    """Return the flags of a server that has these certificates."""
+    return ("--tls-cert", str(certificates.chain), "--tls-key", str(certificates.key))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority, and the certificate and key of a server."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def balancers(tmp_path: Path) -> Iterator[Balancers]:
+    """Load balancers, none running yet; those that a test starts are stopped in the end."""
+    folder = tmp_path / "balancers"
+    folder.mkdir()
+    balancers = Balancers(folder)
+    yield balancers
+    balancers.stop()
 
 
 def environment_without_home() -> dict[str, str]:

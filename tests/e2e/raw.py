@@ -12,6 +12,7 @@ from tests.conftest import Process
 from tests.e2e.dataset import MIB
 
 PATIENCE = 30.0  # seconds
+HEALTH = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 class Client:

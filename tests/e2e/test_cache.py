@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import Launcher, OriginControl, Process, sha256_of
-from tests.e2e.clients import curl, run
+from tests.e2e.cached_site import download, entries, num_bytes, start_server
+from tests.e2e.clients import curl, file_url, run
 from tests.e2e.conftest import (
     REPO,
     TOKEN,
@@ -27,15 +26,8 @@ from tests.e2e.conftest import (
 )
 from tests.e2e.hub import start_origin, upload
 from tests.e2e.raw import PATIENCE, until
-from tests.e2e.test_downloads import file_url
 
 NAMES = ["model/tensors f32.safetensors", "text/corpus.bin", "repeats.bin", "big.bin"]
-
-
-def start_server(site: Site, launcher: Launcher, folder: Path, *flags: str) -> Site:
-    """The site with a server of its own that has a cache."""
-    cache = ("--cache-dir", str(folder), "--cache-min-free", "0")
-    return replace(site, server=launcher.start(*serve_arguments(site.origin.url, *cache, *flags)))
 
 
 def stop(server: Process) -> None:
@@ -53,15 +45,6 @@ def cached(site: Site, launcher: Launcher, folder: Path) -> Site:
     return start_server(site, launcher, folder)
 
 
-def download(site: Site, name: str, target: Path) -> list[dict[str, Any]]:
-    """Download a file, check it, and give the requests for data that it took."""
-    site.control.reset_requests()
-    done = run(curl(file_url(site, name), target))
-    assert done.returncode == 0, done.stderr + site.server.log[-3000:]
-    assert sha256_of(target) == site.uploaded.digests[name]
-    return [asked for asked in site.control.requests() if asked["kind"] == "data"]
-
-
 def warm(site: Site, name: str, target: Path, folder: Path) -> None:
     """Download a file until all of it is stored: on a busy machine a part may be left out at
     first.
@@ -70,19 +53,6 @@ def warm(site: Site, name: str, target: Path, folder: Path) -> None:
     while download(site, name, target):
         assert time.monotonic() < deadline
         until(lambda: not any((folder / "tmp").iterdir()))
-
-
-def entries(folder: Path) -> list[Path]:
-    return sorted(folder.glob("??/*/*.xc"))
-
-
-def num_bytes(requests: list[dict[str, Any]]) -> int:
-    """Bytes that requests for data have asked for."""
-    total = 0
-    for asked in requests:
-        start, _, end = asked["range"].removeprefix("bytes=").partition("-")
-        total += int(end) - int(start) + 1
-    return total
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,54 +2,21 @@
 site.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import Launcher, clean_environment
-from tests.e2e.clients import curl, run
+from tests.conftest import Launcher
+from tests.e2e.cached_site import check_without_data, download, entries, start_server
+from tests.e2e.clients import curl, file_url, run
+from tests.e2e.commands import cache, pull, summary_of, told
 from tests.e2e.conftest import TOKEN, Site
-from tests.e2e.test_cache import download, entries
-from tests.e2e.test_downloads import file_url
-from tests.e2e.test_pull import check_without_data, pull, serve, summary_of
 from xetserve.pipeline.cache.entry import Indexer, index_size, parse_entry_name, parse_index
 from xetserve.xet.compression import Scheme
 from xetserve.xet.hashes import parse_hash
 from xetserve.xet.xorb import iter_records, make_chunk_header
 
-TIMEOUT = 60.0
 NAMES = ["random.bin", "repeats.bin", "config.json", "odd/größe-大きさ.bin"]
-
-
-def cache(
-    folder: Path, *arguments: str, stdin: bytes | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """Run `xetserve cache ACTION` on a folder."""
-    action, *rest = arguments
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "xetserve", "cache", action, *rest),
-            *("--cache-dir", str(folder), "--cache-min-free", "0"),
-        ],
-        env=clean_environment(),
-        input=stdin,
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-
-
-def told(folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
-    """Run a command, and give its summary."""
-    done = cache(folder, *arguments, "--json")
-    assert done.returncode == status, done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 @pytest.fixture
@@ -82,7 +49,7 @@ def test_all_is_well(folder: Path) -> None:
 def test_damage_is_found_beside_a_server(
     site: Site, launcher: Launcher, folder: Path, tmp_path: Path
 ) -> None:
-    served = serve(site, launcher, folder)
+    served = start_server(site, launcher, folder)
     assert download(served, "random.bin", tmp_path / "out") == []
     for path in entries(folder):
         data = bytearray(path.read_bytes())
@@ -102,7 +69,7 @@ def test_damage_is_found_beside_a_server(
 def test_making_room_beside_a_server(
     site: Site, launcher: Launcher, folder: Path, tmp_path: Path
 ) -> None:
-    served = serve(site, launcher, folder)
+    served = start_server(site, launcher, folder)
     assert download(served, "random.bin", tmp_path / "out") == []
     assert told(folder, "gc", "--older-than", "1h")["removed"] == 0
     before = told(folder, "stats")["bytes"]
@@ -118,7 +85,7 @@ def test_a_warm_cache_moves_to_another_site(
     site: Site, launcher: Launcher, folder: Path, tmp_path: Path, through: str
 ) -> None:
     there = tmp_path / "there"
-    served = serve(site, launcher, there)  # it runs already, and has nothing
+    served = start_server(site, launcher, there)  # it runs already, and has nothing
     if through == "a file":
         archive = tmp_path / "cache.tar"
         written = told(folder, "export", str(archive))
@@ -174,7 +141,7 @@ def test_what_the_maker_of_an_archive_wrote_is_in_no_range(
     assert told(there, "import", str(archive))["unproven"] > 0
     assert told(there, "verify", "--dry-run")["unproven"]
     assert told(there, "stats")["imported"]["files"] > 0
-    served = serve(site, launcher, there)
+    served = start_server(site, launcher, there)
     content = (site.uploaded.folder / "random.bin").read_bytes()
     for start in range(0, len(content), len(content) // 16):
         end = min(len(content), start + len(content) // 16)

@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, Process, clean_environment
-from tests.e2e.clients import curl, run
+from tests.e2e.clients import ask, curl, run
+from tests.e2e.commands import cache, summary_of, told
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import TOKEN, read_tree, upload, write_files
-from tests.e2e.test_cache_command import cache, told
-from tests.e2e.test_offline import ask
-from tests.e2e.test_pull import summary_of
 
 MODEL = "tester/wanted"
 OTHER = "tester/other"

@@ -10,11 +10,9 @@ import pytest
 import zstandard
 
 from tests.conftest import Launcher, need_program, sha256_of
-from tests.e2e.clients import Connection, curl, run
+from tests.e2e.clients import Connection, curl, file_url, path_of, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
-from tests.e2e.test_downloads import file_url
-from tests.e2e.test_integrity import find_record
-from tests.e2e.test_ranges import path_of
+from tests.e2e.damage import find_record
 from xetserve.http.encoding import decode_content
 from xetserve.xet.compression import Scheme
 

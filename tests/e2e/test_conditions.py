@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, need_program
-from tests.e2e.clients import Connection, Reply, curl, run
+from tests.e2e.clients import Connection, Reply, curl, file_url, path_of, run
 from tests.e2e.conftest import Site, serve_arguments
-from tests.e2e.test_downloads import file_url
-from tests.e2e.test_ranges import path_of
 
 FILES = ["five-kilobytes.bin", "config.json"]
 GO, PART, SAME, FAIL = 200, 206, 304, 412

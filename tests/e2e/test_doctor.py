@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import clean_environment
 from tests.e2e.conftest import REPO, TOKEN, Site
-from tests.e2e.test_integrity import find_record
+from tests.e2e.damage import find_record
 from xetserve.xet.compression import Scheme
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 

@@ -1,16 +1,17 @@
 """What the official client uploaded comes out byte for byte, through the clients people use."""
 
 import json
-import subprocess
-import urllib.parse
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import need_program, sha256_of
-from tests.e2e.clients import CLIENTS, curl, run
-from tests.e2e.conftest import REPO, TOKEN, Site
+from tests.conftest import Process, need_program, sha256_of
+from tests.e2e.clients import CLIENTS, curl, file_url, head, run
+from tests.e2e.conftest import REPO, TOKEN, VARIANT, Site
 from tests.e2e.dataset import MIB
+from tests.e2e.workers import check_server
 
 FILES = [
     "model/tensors f32.safetensors",
@@ -32,41 +33,29 @@ FILES = [
     "damage/bg4.bin",
     "config.json",
 ]
+SERVERS = ["several workers"] if "workers" in VARIANT else ["one process", "several workers"]
 
 
-def file_url(site: Site, name: str) -> str:
-    return f"{site.server.url}/download/{REPO}/{urllib.parse.quote(name)}"
-
-
-def head(site: Site, url: str) -> dict[str, str]:
-    """The headers of a HEAD answer, by lower-case name."""
-    done = subprocess.run(
-        [
-            need_program("curl"),
-            "-q",
-            "-sS",
-            "-f",
-            "-I",
-            "-H",
-            f"Authorization: Bearer {TOKEN}",
-            url,
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    lines = done.stdout.splitlines()[1:]
-    return {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines) if v}
+@pytest.fixture(params=SERVERS)
+def any_site(request: pytest.FixtureRequest, site: Site) -> Iterator[Site]:
+    """The site with one process, then with several workers."""
+    if "workers" in VARIANT or request.param == "one process":
+        yield site
+        return
+    server: Process = request.getfixturevalue("server_with_workers")
+    yield replace(site, server=server)
+    check_server(server)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_comes_out_as_it_went_in(site: Site, tmp_path: Path, client: str, name: str) -> None:
+def test_a_file_comes_out_as_it_went_in(
+    any_site: Site, tmp_path: Path, client: str, name: str
+) -> None:
     target = tmp_path / "out"
-    done = run(CLIENTS[client](file_url(site, name), target))
+    done = run(CLIENTS[client](file_url(any_site, name), target))
     assert done.returncode == 0, done.stderr
-    assert sha256_of(target) == site.uploaded.digests[name]
+    assert sha256_of(target) == any_site.uploaded.digests[name]
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -121,13 +110,13 @@ def test_a_range_is_exactly_that(
     assert target.read_bytes() == content[first : None if last is None else last + 1]
 
 
-def test_a_broken_off_download_is_resumed(site: Site, tmp_path: Path) -> None:
+def test_a_broken_off_download_is_resumed(any_site: Site, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    content = (site.uploaded.folder / "big.bin").read_bytes()
+    content = (any_site.uploaded.folder / "big.bin").read_bytes()
     target.write_bytes(content[:33_333_333])
-    done = run(curl(file_url(site, "big.bin"), target, "-C", "-"))
+    done = run(curl(file_url(any_site, "big.bin"), target, "-C", "-"))
     assert done.returncode == 0, done.stderr
-    assert sha256_of(target) == site.uploaded.digests["big.bin"]
+    assert sha256_of(target) == any_site.uploaded.digests["big.bin"]
 
 
 def test_headers_describe_the_file(site: Site) -> None:
@@ -167,8 +156,8 @@ def test_an_old_client_gets_a_file_by_hash_too(site: Site, tmp_path: Path) -> No
     assert sha256_of(tmp_path / "out") == site.uploaded.digests[name]
 
 
-def test_many_requests_share_a_connection(site: Site, tmp_path: Path) -> None:
-    urls = [file_url(site, name) for name in ("one-byte.bin", "config.json", "random.bin")]
+def test_many_requests_share_a_connection(any_site: Site, tmp_path: Path) -> None:
+    urls = [file_url(any_site, name) for name in ("one-byte.bin", "config.json", "random.bin")]
     more = [part for url in urls[1:] for part in ("-o", str(tmp_path / "more"), url)]
     done = run(curl(urls[0], tmp_path / "out", *more, "-w", "%{num_connects} "))
     assert (done.returncode, done.stdout.split()) == (0, ["1", "0", "0"])
@@ -193,9 +182,9 @@ def test_many_requests_share_a_connection(site: Site, tmp_path: Path) -> None:
         pytest.param(f"/download/{REPO}/%ff.bin", 400, id="not UTF-8"),
     ],
 )
-def test_statuses(site: Site, tmp_path: Path, path: str, status: int) -> None:
+def test_statuses(any_site: Site, tmp_path: Path, path: str, status: int) -> None:
     target = tmp_path / "out"
-    command = curl(site.server.url + path, target, "--path-as-is", "-w", "%{http_code}")
+    command = curl(any_site.server.url + path, target, "--path-as-is", "-w", "%{http_code}")
     command.remove("-f")
     assert run(command).stdout == str(status)
     if status >= 400:

@@ -17,12 +17,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, Process, clean_environment, sha256_of
-from tests.e2e.clients import Connection, aria2, curl, run
+from tests.e2e.clients import Connection, aria2, ask, curl, run
+from tests.e2e.commands import run_command, told
 from tests.e2e.conftest import TOKEN, environment_without_home, serve_arguments
 from tests.e2e.dataset import MIB
 from tests.e2e.raw import until
-from tests.e2e.test_cache_command import told
-from tests.e2e.test_offline import ask, run_command
 from xetserve.pipeline.cache.blob_file import BLOCK_SIZE, MAX_SMALL_SIZE
 
 REPO = "tester/large-plain"

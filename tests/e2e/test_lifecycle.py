@@ -16,27 +16,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import Launcher, Process, clean_environment, sha256_of
-from tests.e2e.clients import curl
+from tests.e2e.clients import CUT, curl
 from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
-from tests.e2e.raw import Client, until
-from tests.e2e.test_workers import num_clients
+from tests.e2e.raw import HEALTH, Client, until
+from tests.e2e.socket_activation import HAND_OVER, start_on
+from tests.e2e.workers import num_clients
 
 NAME = "big.bin"
 SMALL = "config.json"
-CUT = (18, 56)  # curl: the body is incomplete; the connection was reset
-HEALTH = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 READY = b"GET /ready HTTP/1.1\r\nHost: h\r\n\r\n"
-
-# What a service manager does: the socket at descriptor 3, variables that tell of it, the program.
-HAND_OVER = """
-import os, sys
-given = int(sys.argv[1])
-if given != 3:
-    os.dup2(given, 3)
-    os.close(given)
-os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="http")
-os.execv(sys.executable, [sys.executable, "-m", "xetserve", *sys.argv[2:]])
-"""
 
 
 class Download:
@@ -160,24 +148,6 @@ def test_a_second_signal_cuts(site: Site, launcher: Launcher, tmp_path: Path, wo
 
 
 # Replacing
-
-
-def start_on(
-    sock: socket.socket, site: Site, launcher: Launcher, *flags: str, **environment: str
-) -> Process:
-    """Start a server that is handed a listening socket."""
-    arguments = serve_arguments(site.origin.url, *flags)
-    popen = subprocess.Popen(
-        [sys.executable, "-c", HAND_OVER, str(sock.fileno()), *arguments],
-        pass_fds=(sock.fileno(),),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(**environment),
-    )
-    process = Process(popen, launcher.folder / f"inherited-{len(launcher.running)}.log")
-    launcher.running.append(process)
-    process.follow_log()
-    return process
 
 
 class Load:

@@ -4,7 +4,6 @@ from it, and nothing else.
 
 import http.client
 import json
-import random
 import re
 import sys
 import time
@@ -17,101 +16,42 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import Launcher, OriginControl, Process, need_program
+from tests.conftest import Launcher, need_program
 from tests.e2e.clients import TIMEOUT, Connection, Reply, curl, run
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import (
     OTHER_TOKEN,
     TOKEN,
     XET_FILE,
-    make_files,
     read_tree,
     run_hf,
     run_script,
-    start_origin,
-    upload,
-    write_files,
 )
-from tests.e2e.raw import until
+from tests.e2e.native import (
+    EDITED,
+    MULTIRANGE,
+    PRIVATE,
+    REPO,
+    SECRET_FILE,
+    Place,
+    Site,
+    count_packed,
+    download,
+    download_failing,
+    find_flip,
+    running_place,
+)
 from xetserve.xet.grants import open_grant, seal_grant
 from xetserve.xet.signing import Sealer, derive_key
 from xetserve.xet.xorb import ChunkRecord, iter_records
 
-REPO = "tester/through-us"
-PRIVATE = "tester/for-its-owner"
-EDITED = "edited.bin"
-SECRET_FILE = "secret.bin"
-MULTIRANGE = {"HF_XET_CLIENT_ENABLE_MULTIRANGE_FETCHING": "1"}
-QUICK = {"HF_XET_CLIENT_RETRY_BASE_DELAY": "100ms", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3"}
-
-
-@dataclass
-class Place:
-    """An origin with a model of the files and a private one, and a folder for what belongs to a
-    test.
-    """
-
-    origin: Process
-    control: OriginControl
-    files: dict[str, bytes]
-    base: Path
-
-
-def make_edited(content: bytes) -> bytes:
-    """Content with parts replaced: most of its chunks are in the xorb of the original, with
-    gaps.
-    """
-    source = random.Random(6)
-    parts = [content]
-    for at in (1_900_000, 1_200_000, 500_000):
-        parts[:1] = [parts[0][:at], source.randbytes(50_000), parts[0][at + 150_000 :]]
-    return b"".join(parts)
+Start = Callable[..., Site]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    base = tmp_path_factory.mktemp("native")
-    files = make_files()
-    write_files(base / "files", files)
-    files[EDITED] = make_edited(files[XET_FILE])
-    write_files(base / "more", {EDITED: files[EDITED]})
-    write_files(base / "secret", {SECRET_FILE: random.Random(7).randbytes(400_000)})
-    launched = Launcher(base)
-    try:
-        origin = start_origin(launched, base / "origin")
-        for repo, folder, *flags in (
-            (REPO, "files"),
-            (REPO, "more"),
-            (PRIVATE, "secret", "--private"),
-        ):
-            upload(sys.executable, origin.url, base / "home", "model", repo, base / folder, *flags)
-        yield Place(origin, OriginControl(origin.url), files, base)
-    finally:
-        launched.stop_all()
-
-
-@dataclass
-class Site:
-    """A server of a test's own in front of the place."""
-
-    place: Place
-    server: Process
-    cache: Path
-
-    @property
-    def control(self) -> OriginControl:
-        return self.place.control
-
-    def wait_for_cache(self) -> None:
-        """Wait until what is being written to the cache is there."""
-        until(lambda: not any((self.cache / "tmp").iterdir()))
-
-    def asked(self, kind: str) -> list[dict[str, Any]]:
-        """What the origin was asked, of a kind."""
-        return [request for request in self.control.requests() if request["kind"] == kind]
-
-
-Start = Callable[..., Site]
+    with running_place(tmp_path_factory.mktemp("native")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -221,43 +161,11 @@ def test_the_command_line_client(start: Start, place: Place, tmp_path: Path) -> 
     assert '"GET /xorbs/' in site.server.log
 
 
-def download(site: Site, home: Path, name: str, **environment: str) -> bytes:
-    """Download a file with today's client, with nothing kept from before."""
-    script = "print(hf_hub_download(sys.argv[1], sys.argv[2]))"
-    path = run_script(
-        sys.executable, site.server.url, home, script, REPO, name, **QUICK, **environment
-    )
-    return Path(path).read_bytes()
-
-
-def download_failing(site: Site, home: Path, name: str) -> None:
-    """The same for a download that must not end well; no file is left."""
-    script = """
-        try:
-            hf_hub_download(sys.argv[1], sys.argv[2])
-        except Exception as exc:
-            print(type(exc).__name__)
-    """
-    found = run_script(sys.executable, site.server.url, home, script, REPO, name, **QUICK)
-    assert found.endswith("Error")
-    assert [path for path in home.rglob(f"snapshots/*/{name}") if path.exists()] == []
-
-
 def download_plain(site: Site, target: Path, name: str) -> bytes:
     """Download a file with curl."""
     done = run(curl(f"{site.server.url}/{REPO}/resolve/main/{name}", target))
     assert done.returncode == 0, done.stderr
     return target.read_bytes()
-
-
-def count_packed(requests: list[dict[str, Any]]) -> int:
-    """Packed bytes that requests for data have asked for."""
-    total = 0
-    for asked in requests:
-        for part in asked["range"].removeprefix("bytes=").split(","):
-            first, _, last = part.partition("-")
-            total += int(last) - int(first) + 1
-    return total
 
 
 @pytest.mark.parametrize("name", [XET_FILE, EDITED])
@@ -309,16 +217,6 @@ def test_whatever_the_origin_is_like(
     site.control.set_faults(**ORIGINS[faults])
     assert download(site, tmp_path / "home", EDITED, **environment) == place.files[EDITED]
     assert site.asked("data")
-
-
-def find_flip(place: Place, name: str, at: int) -> dict[str, Any]:
-    """The fault that inverts a byte of a file, which lies raw in a xorb."""
-    needle = place.files[name][at : at + 64]
-    for path in sorted((place.base / "origin" / "xorbs").iterdir()):
-        offset = path.read_bytes().find(needle) if len(path.name) == 64 else -1
-        if offset >= 0:
-            return {"flip_byte": {"xorb": path.name, "offset": offset}}
-    raise AssertionError("the bytes are packed")
 
 
 # The first bytes that EDITED got when it was edited, and bytes that it has from before.

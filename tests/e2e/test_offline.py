@@ -5,7 +5,6 @@ origin is gone.
 import json
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,8 +14,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import Launcher, OriginControl, Process, clean_environment, sha256_of
-from tests.e2e.clients import Connection, Reply, curl, run
+from tests.conftest import Launcher, OriginControl, Process, sha256_of
+from tests.e2e.clients import Connection, ask, curl, run
+from tests.e2e.commands import run_command
 from tests.e2e.conftest import REPO as SHARED_REPO
 from tests.e2e.conftest import Uploaded, serve_arguments
 from tests.e2e.hub import (
@@ -103,18 +103,6 @@ def place(
 def download_all(server: Process, home: Path, repo: str = REPO, **more: str | None) -> None:
     script = f"snapshot_download({repo!r}, local_dir={str(home / 'out')!r})"
     run_script(sys.executable, server.url, home, script, **more)  # type: ignore[arg-type]
-
-
-def ask(
-    server: Process,
-    path: str,
-    *fields: tuple[str, str],
-    method: str = "GET",
-    token: str | None = TOKEN,
-) -> Reply:
-    """Ask once, on a new connection."""
-    with closing(Connection(server.url, token)) as connection:
-        return connection.ask(path, fields, method)
 
 
 def wait_for_disk(cache: Path) -> None:
@@ -249,18 +237,6 @@ def test_carried_answers_permit_nothing_online(place: Place, tmp_path: Path) -> 
     server.stop()
     server = place.start_server(tmp_path / "with", offline=True)
     assert {ask(server, path).status for path in paths} == {504}
-
-
-def run_command(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "xetserve", *arguments, "--cache-min-free", "0"],
-        env=clean_environment(HF_TOKEN=TOKEN),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_without_both_a_hub_that_is_gone_is_an_error(place: Place, tmp_path: Path) -> None:

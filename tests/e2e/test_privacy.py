@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 from tests.conftest import Launcher
-from tests.e2e.clients import curl, run
+from tests.e2e.clients import curl, file_url, head, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
 from tests.e2e.hub import start_origin
-from tests.e2e.test_downloads import file_url, head
 
 
 def test_each_upstream_sees_its_own_token_only(site: Site, tmp_path: Path) -> None:

@@ -1,75 +1,25 @@
 """`xetserve pull` against a real origin: afterwards the data plane is not needed any more."""
 
-import json
 import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Launcher, clean_environment, sha256_of
-from tests.e2e.clients import curl, run
-from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
+from tests.conftest import Launcher, clean_environment
+from tests.e2e.cached_site import check_without_data, start_server
+from tests.e2e.commands import TIMEOUT, pull, pull_command, summary_of
+from tests.e2e.conftest import REPO, TOKEN, Site
+from tests.e2e.damage import find_record
 from tests.e2e.raw import until
-from tests.e2e.test_downloads import file_url
-from tests.e2e.test_integrity import find_record
 from xetserve.xet.compression import Scheme
-
-TIMEOUT = 60.0
-
-
-def pull_command(site: Site, folder: Path, *arguments: str, repo: str = REPO) -> list[str]:
-    return [
-        *(sys.executable, "-m", "xetserve", "pull", repo, "--hub-url", site.origin.url),
-        *("--cache-dir", str(folder), "--cache-min-free", "0", *arguments),
-    ]
-
-
-def pull(
-    site: Site, folder: Path, *arguments: str, repo: str = REPO, token: str = TOKEN
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        pull_command(site, folder, *arguments, repo=repo),
-        env=clean_environment(HF_TOKEN=token),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-
-
-def summary_of(done: subprocess.CompletedProcess[str], status: int = 0) -> dict[str, Any]:
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def data_requests(site: Site) -> list[dict[str, Any]]:
     return [asked for asked in site.control.requests() if asked["kind"] == "data"]
-
-
-def serve(site: Site, launcher: Launcher, folder: Path) -> Site:
-    cache = ("--cache-dir", str(folder), "--cache-min-free", "0")
-    return replace(site, server=launcher.start(*serve_arguments(site.origin.url, *cache)))
-
-
-def check_without_data(site: Site, tmp_path: Path, names: list[str]) -> None:
-    """Download files while neither data nor files can be had from upstream."""
-    site.control.set_faults(data_status_burst={"status": 500, "count": 10_000})
-    site.control.reset_requests()
-    for name in names:
-        done = run(curl(file_url(site, name), tmp_path / "out"))
-        assert done.returncode == 0, done.stderr + site.server.log[-3000:]
-        assert sha256_of(tmp_path / "out") == site.uploaded.digests[name]
-    asked = site.control.requests()
-    assert [one for one in asked if one["kind"] == "data"] == []
-    # Files that are not Xet are looked up, not fetched.
-    assert [one for one in asked if one["method"] == "GET" and "/resolve/" in one["path"]] == []
 
 
 def test_the_names_of_the_server_are_for_its_clients(site: Site, tmp_path: Path) -> None:
@@ -92,7 +42,9 @@ def test_a_whole_repository(site: Site, launcher: Launcher, tmp_path: Path) -> N
     assert re.fullmatch("[0-9a-f]{40}", summary["commit"])
     assert {asked["authorization"] for asked in data_requests(site)} == {None}
     check_without_data(
-        serve(site, launcher, folder), tmp_path, [n for n, d in site.uploaded.digests.items() if d]
+        start_server(site, launcher, folder),
+        tmp_path,
+        [n for n, d in site.uploaded.digests.items() if d],
     )
     site.control.set_faults()
     site.control.reset_requests()
@@ -113,7 +65,7 @@ def test_what_was_stopped_goes_on(site: Site, tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        until(lambda: bool(set(folder.glob("??/*/*.xc")) - before))  # noqa: B023
+        until(lambda: bool(set(folder.glob("??/*/*.xc")) - before))  # noqa: B023 - waits here
         process.send_signal(number)
         _, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == status
@@ -134,12 +86,12 @@ def test_patterns_choose(site: Site, launcher: Launcher, tmp_path: Path) -> None
     assert sorted(lines) == ["config.json", "odd/100% + more.bin", "odd/name with spaces.bin"]
     assert f"{REPO}@" in done.stdout
     assert "3 files, " in done.stdout
-    check_without_data(serve(site, launcher, folder), tmp_path, lines)
+    check_without_data(start_server(site, launcher, folder), tmp_path, lines)
 
 
 def test_beside_a_server_that_runs(site: Site, launcher: Launcher, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    served = serve(site, launcher, folder)
+    served = start_server(site, launcher, folder)
     summary_of(pull(site, folder, "--json", "--include", "r*.bin"))
     check_without_data(served, tmp_path, ["random.bin", "repeats.bin"])
 
@@ -182,7 +134,7 @@ def test_damage_is_named_and_the_rest_is_pulled(
     assert "the chunks make file" in summary["failed"][0]["error"]
     site.control.set_faults()
     assert summary_of(pull(site, folder, *only))["files"] == 3
-    check_without_data(serve(site, launcher, folder), tmp_path, ["damage/raw.bin"])
+    check_without_data(start_server(site, launcher, folder), tmp_path, ["damage/raw.bin"])
 
 
 @pytest.mark.parametrize(

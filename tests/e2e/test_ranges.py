@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
 from tests.conftest import Launcher, Process, need_program, sha256_of
-from tests.e2e.clients import TIMEOUT, Connection, aria2, curl, run, wget
-from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
+from tests.e2e.clients import TIMEOUT, Connection, aria2, curl, file_url, path_of, run, wget
+from tests.e2e.conftest import TOKEN, Site, environment_without_home, serve_arguments
 from tests.e2e.dataset import MIB
 from tests.e2e.raw import until
-from tests.e2e.test_downloads import file_url
 from tests.multiparts import read_parts
 
 MANY = [(at, at + 1) for at in range(0, 20, 2)]  # ten bytes with gaps between them
@@ -105,10 +103,6 @@ def connection(served: Site) -> Iterator[Connection]:
     made = Connection(served.server.url)
     yield made
     made.close()
-
-
-def path_of(name: str) -> str:
-    return f"/download/{REPO}/{quote(name)}"
 
 
 def check_answer(content: bytes, connection: Connection, path: str, row: str) -> None:

@@ -17,7 +17,7 @@ from tests.conftest import Launcher, Process, sha256_of
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, Site, environment_without_home, serve_arguments
 from tests.e2e.raw import until
-from tests.e2e.test_workers import worker_pids
+from tests.e2e.workers import worker_pids
 from tests.peers import Certificates, make_certificates
 
 NAME = "big.bin"

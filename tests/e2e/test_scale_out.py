@@ -5,34 +5,29 @@ import json
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
 
-import xetserve
-from tests.conftest import Launcher, Process, clean_environment, need_program
-from tests.e2e.clients import TIMEOUT, curl, run
+from tests.conftest import Launcher, Process
+from tests.e2e.balancers import PROXY, SECRET, Balancers, find_port
+from tests.e2e.clients import TIMEOUT, answer_of, curl, run
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import run_script, start_origin, write_files
 from tests.e2e.raw import until
-from tests.e2e.test_tls import answer_of, certificates  # noqa: F401 - a fixture
 from tests.peers import Certificates
 
-CONFIGURATIONS = Path(xetserve.__file__).parent / "share/scale"
-PROXY = "127.0.0.1"
 CLIENT = "127.0.0.5"
 REPO = "tester/fleet"
 NUM_FILES = 60
 BIG = "big.bin"
-SECRET = {"XETSERVE_NATIVE_SECRET": "known to all three of them, and long"}
 
 
 def make_files() -> dict[str, bytes]:
@@ -59,17 +54,6 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
         yield Origin(start_origin(launched, base / "origin", "--import", imported).url, files)
     finally:
         launched.stop_all()
-
-
-def find_port() -> int:
-    """Give a port that nobody has, below those that the system gives to clients."""
-    source = random.Random()
-    while True:
-        try:
-            with socket.create_server(("127.0.0.1", source.randrange(20_000, 32_000))) as sock:
-                return int(sock.getsockname()[1])
-        except OSError:
-            continue
 
 
 @dataclass
@@ -150,80 +134,6 @@ class Fleet:
                 assert (status, body == content) == (200, True), name
         found = self.places(agent, NUM_FILES)
         return {path.removeprefix(f"/download/{REPO}/"): n for path, n in found.items()}
-
-
-@dataclass
-class Balancers:
-    """Runs the shipped configurations."""
-
-    folder: Path
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start_haproxy(self, ports: list[int], edit: Callable[[str], str] = str) -> str:
-        """Start HAProxy in front of ports; gives its URL."""
-        config = self.folder / "haproxy.cfg"
-        config.write_text(edit((CONFIGURATIONS / "haproxy.cfg").read_text()))
-        names = ("XETSERVE_ONE", "XETSERVE_TWO", "XETSERVE_THREE")
-        servers = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
-        port, status = find_port(), find_port()
-        binds = {
-            "XETSERVE_BIND": f"127.0.0.1:{port}",
-            "XETSERVE_STATUS_BIND": f"127.0.0.1:{status}",
-        }
-        command = [need_program("haproxy"), "-db", "-f", str(config)]
-        self._start(command, port, {**servers, **binds})
-        return f"http://127.0.0.1:{port}"
-
-    def start_nginx(self, ports: list[int], edit: Callable[[str], str] = str) -> str:
-        """Start nginx in front of ports; gives its URL."""
-        text = edit((CONFIGURATIONS / "nginx.conf").read_text())
-        port = find_port()
-        for number, member in enumerate(ports):
-            text = text.replace(f"127.0.0.1:{8081 + number}", f"127.0.0.1:{member}")
-        text = text.replace("listen 8080;", f"listen 127.0.0.1:{port};")
-        paths = "".join(
-            f"    {name}_temp_path {self.folder}/{name};\n"
-            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        text = text.replace("http {\n", f"http {{\n    access_log off;\n{paths}", 1)
-        config = self.folder / "nginx.conf"
-        config.write_text(
-            f"daemon off;\npid {self.folder}/pid;\nerror_log {self.folder}/log;\n{text}"
-        )
-        command = [need_program("nginx"), "-c", str(config), "-e", str(self.folder / "start.log")]
-        self._start(command, port, {})
-        return f"http://127.0.0.1:{port}"
-
-    def _start(self, command: list[str], port: int, environment: dict[str, str]) -> None:
-        with (self.folder / "balancer.log").open("ab") as log:
-            popen = subprocess.Popen(
-                command, stdout=log, stderr=log, env=clean_environment(**environment)
-            )
-        self.running.append(popen)
-
-        def is_open() -> bool:
-            assert popen.poll() is None, (self.folder / "balancer.log").read_text()
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-            except ConnectionRefusedError:
-                return False
-            return True
-
-        until(is_open)
-
-    def stop(self) -> None:
-        for popen in self.running:
-            popen.terminate()
-            popen.wait(timeout=10)
-
-
-@pytest.fixture
-def balancers(tmp_path: Path) -> Iterator[Balancers]:
-    folder = tmp_path / "balancers"
-    folder.mkdir()
-    balancers = Balancers(folder)
-    yield balancers
-    balancers.stop()
 
 
 @pytest.fixture
@@ -406,7 +316,7 @@ def test_the_balancer_says_who_the_client_is(fleet: Fleet, tmp_path: Path) -> No
 def test_tls_ends_at_haproxy(
     members: Fleet,
     balancers: Balancers,
-    certificates: Certificates,  # noqa: F811
+    certificates: Certificates,
     tmp_path: Path,
 ) -> None:
     pem, port = tmp_path / "both.pem", find_port()

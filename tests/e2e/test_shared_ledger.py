@@ -18,8 +18,7 @@ from tests.conftest import Launcher
 from tests.e2e.clients import Connection, Reply, aria2, curl, run
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import TOKEN, XET_FILE, upload
-from tests.e2e.raw import until
-from tests.e2e.test_native import (
+from tests.e2e.native import (
     MULTIRANGE,
     REPO,
     Place,
@@ -28,8 +27,9 @@ from tests.e2e.test_native import (
     download,
     download_failing,
     find_flip,
-    place,  # noqa: F401 - a fixture
+    running_place,
 )
+from tests.e2e.raw import until
 
 NUM_WORKERS = 3
 NAME = "patched.bin"
@@ -54,7 +54,13 @@ PLACES = (FIRST + PATCH // 2, FIRST + 4 * STEP - STEP // 3, 9_000_000)
 
 
 @pytest.fixture(scope="module")
-def patched(place: Place) -> Place:  # noqa: F811
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with running_place(tmp_path_factory.mktemp("native")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def patched(place: Place) -> Place:
     """The place, with such a file."""
     folder = place.base / "patched"
     folder.mkdir()

@@ -15,11 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Launcher
-from tests.e2e.clients import Connection, Reply, curl, run
+from tests.e2e.clients import Connection, Reply, curl, file_url, run
 from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
 from tests.e2e.raw import until
-from tests.e2e.test_downloads import file_url
-from tests.e2e.test_workers import worker_pids
+from tests.e2e.workers import worker_pids
 from xetserve.metrics.catalogue import ROUTES
 
 NAMES = ("big.bin", "random.bin", "config.json", "big-edited.bin")

@@ -11,9 +11,9 @@ import pytest
 
 from tests.conftest import Launcher, Process
 from tests.e2e.conftest import Site, serve_arguments
-from tests.e2e.raw import PATIENCE, Client, until
-from tests.e2e.test_lifecycle import HEALTH, start_on
-from tests.e2e.test_workers import worker_pids
+from tests.e2e.raw import HEALTH, PATIENCE, Client, until
+from tests.e2e.socket_activation import start_on
+from tests.e2e.workers import worker_pids
 
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 

@@ -13,21 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, Process, sha256_of
-from tests.e2e.clients import aria2, curl, run, wget
-from tests.e2e.conftest import REPO, Site, serve_arguments
-from tests.peers import Certificates, make_certificates
+from tests.e2e.clients import CUT, answer_of, aria2, curl, run, wget
+from tests.e2e.conftest import REPO, Site, serve_arguments, tls_flags
+from tests.peers import Certificates
 
 NAMES = ["big.bin", "model/tensors f32.safetensors", "text/corpus.bin", "one-byte.bin", "empty.bin"]
-CUT = (18, 56)  # curl: the body is incomplete; the connection was reset
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-def tls_flags(certificates: Certificates) -> tuple[str, ...]:
-    return ("--tls-cert", str(certificates.chain), "--tls-key", str(certificates.key))
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +71,6 @@ def redirect_base(server: Process) -> str:
 def unix_path(server: Process) -> str:
     line = next(line for line in server.log.splitlines() if "listening on" in line)
     return line.rpartition("unix:")[2]
-
-
-def answer_of(url: str, folder: Path, *options: str) -> tuple[str, dict[str, str], bytes]:
-    """Status, headers in lower case, body; whatever the status is."""
-    dump, out = folder / "headers", folder / "body"
-    out.write_bytes(b"")
-    command = curl(url, out, "-D", str(dump), "-w", "%{http_code}", *options)
-    command.remove("-f")
-    done = run(command)
-    assert done.returncode == 0, done.stderr
-    pairs = [line.partition(":") for line in dump.read_text().splitlines()[1:]]
-    return done.stdout, {k.lower(): v.strip() for k, _, v in pairs if v}, out.read_bytes()
 
 
 # Downloads

@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import Launcher, Process, need_program, sha256_of
-from tests.e2e.clients import curl, run
-from tests.e2e.conftest import REPO, Site, serve_arguments
+from tests.e2e.clients import answer_of, curl, run
+from tests.e2e.conftest import REPO, Site, serve_arguments, tls_flags
 from tests.e2e.raw import until
-from tests.e2e.test_tls import answer_of, certificates, tls_flags  # noqa: F401 - a fixture
 from tests.peers import Certificates
 
 CLIENT = "127.0.0.5"  # loopback has many addresses; the proxies connect from 127.0.0.1
@@ -243,7 +242,7 @@ def test_haproxy_in_front_of_tls(
     site: Site,
     start: Callable[..., Process],
     proxies: Proxies,
-    certificates: Certificates,  # noqa: F811
+    certificates: Certificates,
     tmp_path: Path,
     send: str,
 ) -> None:
@@ -279,7 +278,7 @@ def test_forwarded_is_read_if_that_is_what_proxies_write(
 @pytest.mark.parametrize("with_tls", [False, True])
 def test_connections_past_the_proxy_are_refused(
     start: Callable[..., Process],
-    certificates: Certificates,  # noqa: F811
+    certificates: Certificates,
     tmp_path: Path,
     with_tls: bool,
 ) -> None:

@@ -13,57 +13,22 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import Launcher, Process, sha256_of
-from tests.e2e.clients import curl, run
-from tests.e2e.conftest import Site, environment_without_home, serve_arguments
+from tests.e2e.clients import CUT, curl, file_url, run
+from tests.e2e.conftest import NUM_WORKERS, Site, environment_without_home, serve_arguments
+from tests.e2e.faults import PASSING
 from tests.e2e.raw import PATIENCE, until
+from tests.e2e.workers import check_server, num_clients, start_workers, worker_pids
 
-# The same tests, against the site below.
-from tests.e2e.test_downloads import (  # noqa: F401 - collected here
-    file_url,
-    test_a_broken_off_download_is_resumed,
-    test_a_file_comes_out_as_it_went_in,
-    test_many_requests_share_a_connection,
-    test_statuses,
-)
-from tests.e2e.test_faults import PASSING
-
-NUM_WORKERS = 3
 NUM_DOWNLOADS = 8
 NAME = "big.bin"
-CUT = (18, 56)  # curl: the body is incomplete; the connection was reset
 READY = re.compile(r"worker (\d+) \(pid (\d+)\) is ready")
 
 
-def start_workers(site: Site, launcher: Launcher, *flags: str) -> Site:
-    server = launcher.start(
-        *serve_arguments(site.origin.url, "--workers", str(NUM_WORKERS), *flags)
-    )
-    return replace(site, server=server)
-
-
-@pytest.fixture(scope="module")
-def _server_with_workers(
-    _running_site: Site, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Process]:
-    launched = Launcher(tmp_path_factory.mktemp("workers"))
-    yield start_workers(_running_site, launched).server
-    launched.stop_all()
-
-
 @pytest.fixture
-def site(site: Site, _server_with_workers: Process) -> Iterator[Site]:
+def site(site: Site, server_with_workers: Process) -> Iterator[Site]:
     """The site with several workers."""
-    yield replace(site, server=_server_with_workers)
-    assert _server_with_workers.popen.poll() is None, "the supervisor has died"
-    assert "starting it again" not in _server_with_workers.log
-    assert "Traceback" not in _server_with_workers.log
-
-
-def worker_pids(server: Process) -> list[int]:
-    return [
-        int(pid)
-        for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    ]
+    yield replace(site, server=server_with_workers)
+    check_server(server_with_workers)
 
 
 def wait_for_end(pidfds: list[int]) -> None:
@@ -73,22 +38,6 @@ def wait_for_end(pidfds: list[int]) -> None:
         ended, _, _ = select.select(list(waiting), [], [], PATIENCE)
         assert ended, "a process is still there"
         waiting -= set(ended)
-
-
-def num_clients(pid: int, port: int) -> int:
-    """How many accepted connections to a port a process holds."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            inodes.add(os.readlink(link))
-        except FileNotFoundError:  # it was closed just now
-            continue
-    num = 0
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        is_ours = int(fields[1].partition(":")[2], 16) == port
-        num += is_ours and fields[3] == "01" and f"socket:[{fields[9]}]" in inodes
-    return num
 
 
 class Downloads:

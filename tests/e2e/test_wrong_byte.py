@@ -16,17 +16,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import Launcher, OriginControl, Process
+from tests.e2e.balancers import PROXY, SECRET, Balancers, find_port
 from tests.e2e.clients import aria2, curl, run
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import run_script, start_origin, upload
-from tests.e2e.test_native import QUICK
-from tests.e2e.test_scale_out import (
-    PROXY,
-    SECRET,
-    Balancers,
-    balancers,  # noqa: F401 - a fixture
-    find_port,
-)
+from tests.e2e.native import QUICK
 from xetserve.xet.compression import Scheme
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE, iter_records
 
@@ -135,7 +129,7 @@ Begin = Callable[[str], Stand]
 
 
 @pytest.fixture
-def begin(wide: Wide, balancers: Balancers, tmp_path: Path) -> Iterator[Begin]:  # noqa: F811
+def begin(wide: Wide, balancers: Balancers, tmp_path: Path) -> Iterator[Begin]:
     """Start servers: one, one with workers, or three behind a balancer."""
     launched = Launcher(tmp_path)
     wide.control.set_faults()
