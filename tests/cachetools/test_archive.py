@@ -37,9 +37,10 @@ from xetserve.errors import UpstreamMissing
 from xetserve.net.url import parse_url
 from xetserve.pipeline.cache.quota import Quota
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
-from xetserve.upstream.answers.cache import Question, make_path
+from xetserve.upstream.answers.folder import BLOCK, IMPORTED
+from xetserve.upstream.answers.question import Question, make_path
 from xetserve.upstream.answers.scope import ANONYMOUS
-from xetserve.upstream.answers.store import BLOCK, IMPORTED, Stored, pack_file
+from xetserve.upstream.answers.stored_file import Stored, pack_file
 from xetserve.upstream.hub.cached_entries import pack_entry, pack_missing
 from xetserve.upstream.hub.entry import FileEntry
 from xetserve.upstream.imported_answers import make_mark

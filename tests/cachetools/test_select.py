@@ -20,7 +20,8 @@ from xetserve.cachetools.select import (
     select_repos,
 )
 from xetserve.net.url import Origin, Url
-from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy, Question
+from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
+from xetserve.upstream.answers.question import Question
 from xetserve.upstream.answers.store import AnswerStore
 from xetserve.upstream.cas.reconstruction_archive import ReconstructionArchive
 from xetserve.upstream.hub.cached_entries import make_file_question, pack_entry

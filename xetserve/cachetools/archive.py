@@ -54,9 +54,10 @@ from xetserve.pipeline.cache.store import MAX_XORB_ENTRIES, CacheStore
 from xetserve.pipeline.cache.temporary import Temporary
 from xetserve.pipeline.verify.ledger import MAX_FILE_MEMORY
 from xetserve.pipeline.verify.ledger_file import parse_ledger
-from xetserve.upstream.answers.cache import REFUSAL, Subject
-from xetserve.upstream.answers.store import BLOCK, IMPORTED, round_up, unpack_file
-from xetserve.upstream.answers.store import Stored as Remembered
+from xetserve.upstream.answers.folder import BLOCK, IMPORTED, round_up
+from xetserve.upstream.answers.question import REFUSAL, Subject
+from xetserve.upstream.answers.stored_file import Stored as Remembered
+from xetserve.upstream.answers.stored_file import unpack_file
 from xetserve.upstream.imported_answers import Unwanted, check_answer, make_mark
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange

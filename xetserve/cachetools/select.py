@@ -21,8 +21,9 @@ from xetserve.pipeline.cache.layout import (
     list_entries,
     make_xorb_path,
 )
-from xetserve.upstream.answers.cache import Subject, read_stored
-from xetserve.upstream.answers.store import MAX_FILE_SIZE, Stored, unpack_file
+from xetserve.upstream.answers.folder import MAX_FILE_SIZE
+from xetserve.upstream.answers.question import Subject, read_stored
+from xetserve.upstream.answers.stored_file import Stored, unpack_file
 from xetserve.upstream.cas.reconstruction_archive import make_plan_folder, parse_plan_name
 from xetserve.upstream.hub.cached_api import list_commit_targets, read_commit
 from xetserve.upstream.hub.cached_entries import COMMIT, unpack_entry

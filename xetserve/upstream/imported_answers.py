@@ -11,7 +11,8 @@ from typing import Final
 
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing
 from xetserve.net.url import Origin, parse_url
-from xetserve.upstream.answers.cache import (
+from xetserve.upstream.answers.folder import PLANS
+from xetserve.upstream.answers.question import (
     MAX_SKEW,
     PERMISSIONS,
     REFUSAL,
@@ -23,7 +24,7 @@ from xetserve.upstream.answers.cache import (
     read_stored,
 )
 from xetserve.upstream.answers.scope import ANONYMOUS
-from xetserve.upstream.answers.store import PLANS, Stored, pack_file
+from xetserve.upstream.answers.stored_file import Stored, pack_file
 from xetserve.upstream.cas.reconstruction_archive import (
     STORED_URL,
     make_plan_folder,

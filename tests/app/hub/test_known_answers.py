@@ -11,8 +11,9 @@ from tests.peers import Answer, RawClient, Received, http_answer
 from xetserve.app.download.service import STALE_FIELD
 from xetserve.app.hub.passthrough import HELD_SIZE
 from xetserve.net.url import parse_url
-from xetserve.upstream.answers.cache import Answer as KeptAnswer
-from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy, Question
+from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
+from xetserve.upstream.answers.question import Answer as KeptAnswer
+from xetserve.upstream.answers.question import Question
 from xetserve.upstream.answers.scope import get_scope
 from xetserve.upstream.hub.cached_api import MAX_ANSWER_SIZE
 from xetserve.upstream.hub.cached_entries import make_file_question, pack_entry

@@ -14,8 +14,8 @@ from xetserve.cachetools.verify import Checker
 from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.cache.store import CacheStore
-from xetserve.upstream.answers.cache import Question, make_path
-from xetserve.upstream.answers.store import Stored, pack_file
+from xetserve.upstream.answers.question import Question, make_path
+from xetserve.upstream.answers.stored_file import Stored, pack_file
 from xetserve.upstream.imported_answers import make_mark
 
 TEXT: Final = b'{"model_type": "test"}\n' * 1000

@@ -20,17 +20,11 @@ from xetserve.errors import (
 )
 from xetserve.metrics.catalogue import METADATA_STALE
 from xetserve.upstream.answers.backoff import DOWN_TIME, MAX_PAUSE
-from xetserve.upstream.answers.cache import (
-    MAX_NAME_SIZE,
-    PERMISSIONS,
-    Answer,
-    AnswerCache,
-    AnswerPolicy,
-    Question,
-    Verdict,
-)
+from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
+from xetserve.upstream.answers.folder import IMPORTED
+from xetserve.upstream.answers.question import MAX_NAME_SIZE, PERMISSIONS, Answer, Question, Verdict
 from xetserve.upstream.answers.scope import ANONYMOUS, get_scope
-from xetserve.upstream.answers.store import IMPORTED, AnswerStore
+from xetserve.upstream.answers.store import AnswerStore
 
 MINE, OTHERS = get_scope("hf_mine"), get_scope("hf_others")
 FILE = Question(MINE, "file", "model/o/n", "main\0a")

@@ -26,8 +26,10 @@ from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.answers.backoff import DOWN_TIME
 from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
+from xetserve.upstream.answers.folder import IMPORTED
 from xetserve.upstream.answers.scope import ANONYMOUS, get_scope
-from xetserve.upstream.answers.store import IMPORTED, AnswerStore, Stored, pack_file, unpack_file
+from xetserve.upstream.answers.store import AnswerStore
+from xetserve.upstream.answers.stored_file import Stored, pack_file, unpack_file
 from xetserve.upstream.cas import reconstruction_archive
 from xetserve.upstream.cas.cached_reconstructions import CachedReconstructions
 from xetserve.upstream.cas.reconstruction_archive import (

@@ -13,7 +13,7 @@ stopped. A failure of the cache is a miss and a counter, never a client's proble
 Entries know xorbs and chunks; no token, URL or path of a repository is ever among them. Beside
 them, in the same folder and under the same quota, lie proven ledgers
 (pipeline/verify/ledger_store.py) and files that are not Xet (blobs.py). What the Hub said of
-repositories is in a folder of its own (upstream/answers/store.py).
+repositories is in a folder of its own (upstream/answers/folder.py).
 """
 
 import asyncio

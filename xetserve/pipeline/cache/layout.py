@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from xetserve.base.regular_files import is_folder, pass_over, scan
 from xetserve.pipeline.cache.entry import parse_entry_name
-from xetserve.upstream.answers.store import IMPORTED
+from xetserve.upstream.answers.folder import IMPORTED
 from xetserve.xet.hashes import format_hash, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 

@@ -24,7 +24,8 @@ from xetserve.errors import (
 )
 from xetserve.metrics.catalogue import METADATA_STALE
 from xetserve.upstream.answers.backoff import Backoff
-from xetserve.upstream.answers.cache import STALE_PATIENCE, Answer, AnswerCache, Question
+from xetserve.upstream.answers.cache import STALE_PATIENCE, AnswerCache
+from xetserve.upstream.answers.question import Answer, Question
 from xetserve.upstream.cas.client import Access
 from xetserve.upstream.cas.reconstruction_archive import (
     STORED_URL,

@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, RangeUnsatisfiable
-from xetserve.upstream.answers.store import AnswerStore, Stored
+from xetserve.upstream.answers.store import AnswerStore
+from xetserve.upstream.answers.stored_file import Stored
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.merge import Part, join_parts

@@ -15,7 +15,8 @@ from xetserve.errors import FormatError, UpstreamError
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Headers
 from xetserve.net.client_connection import ClientResponse
-from xetserve.upstream.answers.cache import Answer, AnswerCache, Question, Renew, Verdict
+from xetserve.upstream.answers.cache import AnswerCache, Renew
+from xetserve.upstream.answers.question import Answer, Question, Verdict
 from xetserve.upstream.hub.cached_entries import ABSENT_CODES
 from xetserve.upstream.hub.entry import RepoRef
 from xetserve.upstream.requests import naming_errors

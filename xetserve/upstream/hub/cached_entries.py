@@ -9,7 +9,7 @@ from typing import Any, Final
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing
 from xetserve.net.url import Origin, Url
-from xetserve.upstream.answers.cache import Answer, Question, Verdict
+from xetserve.upstream.answers.question import Answer, Question, Verdict
 from xetserve.upstream.hub.entry import FileEntry, RepoRef
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")

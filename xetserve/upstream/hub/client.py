@@ -16,7 +16,8 @@ from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
-from xetserve.upstream.answers.cache import Answer, AnswerCache, Question, Verdict
+from xetserve.upstream.answers.cache import AnswerCache
+from xetserve.upstream.answers.question import Answer, Question, Verdict
 from xetserve.upstream.answers.scope import get_scope
 from xetserve.upstream.hub.cached_api import find_commit
 from xetserve.upstream.hub.cached_entries import (

@@ -1,0 +1,265 @@
+"""The folder of cached answers, beside the disk cache: small files, complete or not there.
+
+    DIR/{scope}/{2 hex}/{64 hex}            answers of the Hub to a token, see cache.py
+    DIR/plans/{2 hex}/{64 hex}/{range}      reconstructions of a file,
+                                            see upstream/cas/reconstruction_archive.py
+    DIR/imported/...                        the same, from an archive
+    DIR/**/.{random}                        files that are being written
+
+Each file has the form of stored_file.py. A scope is a fingerprint of a token, never the token
+itself. Several processes share the folder: a rename is atomic.
+
+The size limit counts blocks, of files and of folders. A sweep of a full folder works by shares.
+Answers to no token, plans and imported answers have one share each. Answers to tokens together have
+one, which the tokens divide equally. What one does not need of its share is left to the others.
+Files are removed only from what exceeds its share, those that were not used for longest first. The
+time of modification is the last use, to within an hour; minor files are dated far back.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from xetserve.base.atomic_file import make_folders, replace_file
+from xetserve.base.regular_files import is_folder, open_regular, scan
+from xetserve.metrics.catalogue import METADATA_DAMAGED
+from xetserve.upstream.answers.scope import ANONYMOUS
+from xetserve.upstream.answers.stored_file import Stored, pack_file, unpack_file
+
+PLANS: Final = "plans"
+IMPORTED: Final = "imported"
+MAX_FILE_SIZE: Final = 16 * 1024 * 1024  # bytes; nothing here is larger
+BLOCK: Final = 4096  # bytes that even the smallest file takes
+SWEEP_PART: Final = 8  # a full folder is emptied by an eighth, so that sweeping stays rare
+LEFTOVER_AGE: Final = 600.0  # seconds after which what is being written is what a crash has left
+WRITE_TRIES: Final = 3  # others remove a folder that is empty
+TOUCH_AGE: Final = 3600.0  # seconds after which a use is noted again
+MINOR_AGE: Final = 30 * 86400.0  # seconds that what is minor is older than it is
+
+_COMMON: Final = (ANONYMOUS, PLANS, IMPORTED)
+
+
+class AnswerFolder:
+    """The folder. Everything here blocks, and is for threads.
+
+    Args:
+        max_size: bytes of all files together; a guess that sweeping corrects, since others write
+            here, too.
+    """
+
+    def __init__(self, folder: Path, *, max_size: int) -> None:
+        self._folder = folder
+        self._max_size = max_size
+        self._size: int | None = None  # not counted yet
+
+    def read(self, path: str, *, is_imported: bool = False, lead: float = 0.0) -> Stored | None:
+        """Return what is stored at a path; None: nothing, or something damaged, which goes.
+
+        Args:
+            is_imported: what was brought from elsewhere.
+            lead: see write.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        target = self._locate(path, is_imported)
+        try:
+            with open(open_regular(target), "rb", buffering=0) as file:
+                data = file.read(MAX_FILE_SIZE + 1) or b""
+                now = time.time() + lead
+                if now - os.fstat(file.fileno()).st_mtime > TOUCH_AGE:
+                    with contextlib.suppress(OSError):
+                        os.utime(file.fileno(), (now, now))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        stored = unpack_file(path, data)
+        if stored is None:
+            METADATA_DAMAGED.add()
+            with contextlib.suppress(OSError):
+                os.unlink(target)
+        return stored
+
+    def write(
+        self,
+        path: str,
+        stored: Stored,
+        *,
+        is_minor: bool = False,
+        is_first: bool = False,
+        only_with: str | None = None,
+        lead: float = 0.0,
+    ) -> None:
+        """Put something in place; what is too large is left out.
+
+        Args:
+            is_minor: it goes before all that is not.
+            is_first: leave what is there already.
+            only_with: a path; where nothing is stored there, nor brought from elsewhere, this is
+                not stored.
+            lead: seconds by which it counts as used later than it was.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        if only_with is not None and not self._has(only_with):
+            return
+        if is_first and self._locate(path).exists():
+            return
+        data = pack_file(path, stored)
+        size = round_up(len(data))
+        if len(stored.body) > min(MAX_FILE_SIZE // 2, self._max_size // 2):
+            return
+        if self._size is None or self._size + size > self._max_size:
+            self._sweep(size)
+        lead = -MINOR_AGE if is_minor else lead
+        used = time.time() + lead if lead else None
+        num_folders = self._put(self._locate(path), data, used)
+        self._size = (self._size or 0) + size + num_folders * BLOCK
+
+    def _put(self, target: Path, data: bytes, used: float | None) -> int:
+        """Write a file, used last in Unix seconds, or now; gives the number of folders that were
+        made for it.
+        """
+        temporary = target.parent / f".{os.urandom(12).hex()}"
+        num_folders = 0
+        for number in range(WRITE_TRIES):
+            num_folders += make_folders(target.parent)
+            try:
+                with replace_file(target, temporary) as file:
+                    file.write(data)
+                    if used is not None:
+                        file.flush()
+                        os.utime(file.fileno(), (used, used))
+                break
+            except FileNotFoundError:  # a sweep has removed the folder, which was empty
+                if number + 1 == WRITE_TRIES:
+                    raise
+        return num_folders
+
+    def remove(self, path: str) -> None:
+        """Remove what is stored at a path, if anything is."""
+        self._remove(self._locate(path))
+
+    def list(self, path: str, *, is_imported: bool = False) -> list[str]:
+        """List the names in a folder."""
+        items = scan(self._locate(path, is_imported))
+        return [item.name for item in items if not item.name.startswith(".")]
+
+    def _locate(self, path: str, is_imported: bool = False) -> Path:
+        return self._folder / IMPORTED / path if is_imported else self._folder / path
+
+    def _has(self, path: str) -> bool:
+        return self._locate(path).exists() or self._locate(path, True).exists()
+
+    def _remove(self, target: Path) -> int:
+        """Remove a file and the folders that are empty then; gives the bytes of the folders."""
+        with contextlib.suppress(OSError):
+            os.unlink(target)
+            return self._prune(target.parent)
+        return 0
+
+    def _prune(self, folder: Path) -> int:
+        """Remove folders that are empty, from one upwards; gives their bytes."""
+        size = 0
+        with contextlib.suppress(OSError):  # others are in there, mostly
+            while folder != self._folder:
+                os.rmdir(folder)
+                folder = folder.parent
+                size += BLOCK
+        return size
+
+    def _sweep(self, need: int) -> None:
+        """Count, and make room for need bytes and more; leftovers of crashes and empty folders
+        go.
+        """
+        groups: dict[str, _Group] = {}
+        for item in scan(self._folder):
+            if is_folder(item):
+                groups[item.name] = group = _Group()
+                group.size = _gather(item.path, group.files, time.time())
+        self._size = sum(group.size for group in groups.values())
+        if self._size + need <= self._max_size:
+            return
+        wanted = self._max_size - self._max_size // SWEEP_PART - need
+        limits = _share_out({name: group.size for name, group in groups.items()}, wanted)
+        for name, group in groups.items():
+            excess = group.size - limits[name]
+            for file in sorted(group.files):
+                if excess <= 0:
+                    break
+                freed = self._remove(Path(file.path))
+                if os.path.lexists(file.path):
+                    continue  # it cannot be removed
+                freed += file.size
+                excess -= freed
+                self._size -= freed
+
+
+class _File(NamedTuple):
+    """A file, when it was used last in Unix seconds, and its bytes in whole blocks."""
+
+    used: float
+    size: int
+    path: str
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one scope has, or what all share: its files, and the bytes of files and folders."""
+
+    files: list[_File] = field(default_factory=list)
+    size: int = 0
+
+
+def _gather(folder: str, files: list[_File], now: float) -> int:
+    """Find the files in a folder and below it, and remove leftovers and empty folders; gives the
+    bytes that are left.
+    """
+    size = 0
+    for item in scan(folder):
+        if is_folder(item):
+            size += _gather(item.path, files, now)
+            continue
+        with contextlib.suppress(OSError):
+            stat = item.stat(follow_symlinks=False)
+            if item.name.startswith(".") and now - stat.st_mtime > LEFTOVER_AGE:
+                os.unlink(item.path)
+                continue
+            files.append(_File(stat.st_mtime, round_up(stat.st_size), item.path))
+            size += files[-1].size
+    if not size:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+            return 0
+    return size + BLOCK
+
+
+def _share_out(sizes: dict[str, int], total: int) -> dict[str, int]:
+    """Return how many of total bytes each group may keep."""
+    common = {name: size for name, size in sizes.items() if name in _COMMON}
+    tokens = {name: size for name, size in sizes.items() if name not in _COMMON}
+    level = _find_level([*common.values(), sum(tokens.values())], total)
+    token_level = _find_level(tokens.values(), min(level, sum(tokens.values())))
+    return dict.fromkeys(common, level) | dict.fromkeys(tokens, token_level)
+
+
+def _find_level(sizes: Iterable[int], total: int) -> int:
+    """Find how much each may have at most, so that all together have total: those that want less
+    leave the rest to others.
+    """
+    level, ordered = total, sorted(sizes)
+    for at, size in enumerate(ordered):
+        level = total // (len(ordered) - at)
+        if size > level:
+            break
+        total -= size
+    return max(0, level)
+
+
+def round_up(size: int) -> int:
+    """Return the bytes that a file takes on disk, about."""
+    return -(-size // BLOCK) * BLOCK

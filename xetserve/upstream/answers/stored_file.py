@@ -1,0 +1,65 @@
+"""The form of a stored answer.
+
+    MAGIC                                                             8 bytes
+    check: BLAKE3 of the path and of all that follows                16 bytes
+    said: when the answer was given, Unix seconds             f64, little-endian
+    size of the next field                                    u32, little-endian
+    about: the question that the body answers                             UTF-8
+    body
+
+An older form, with OLD_MAGIC, has no about. The check binds a file to its path: a file that is
+damaged, cut, or copied from the folder of another token counts as missing.
+"""
+
+import struct
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+MAGIC: Final = b"xsmeta2\n"
+OLD_MAGIC: Final = b"xsmeta1\n"
+CHECK_SIZE: Final = 16  # bytes
+_TIME: Final = struct.Struct("<d")
+_FIELDS: Final = struct.Struct("<dI")
+
+
+class Stored(NamedTuple):
+    """A body, and when it was said, in Unix seconds.
+
+    about: the question that it answers, as text; "": not told.
+    """
+
+    said: float
+    body: bytes
+    about: str = ""
+
+
+def unpack_file(path: str, data: bytes) -> Stored | None:
+    """Read a file that was stored at a path under the folder; None: it is damaged, or from another
+    place.
+    """
+    magic, rest = data[: len(MAGIC)], data[len(MAGIC) + CHECK_SIZE :]
+    if magic not in (MAGIC, OLD_MAGIC) or not data.startswith(magic + _make_check(path, rest)):
+        return None
+    try:
+        if magic == OLD_MAGIC:
+            return Stored(_TIME.unpack_from(rest)[0], rest[_TIME.size :])
+        said, size = _FIELDS.unpack_from(rest)
+        end = _FIELDS.size + size
+        if end > len(rest):
+            return None
+        about = rest[_FIELDS.size : end].decode("utf-8", "surrogatepass")
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return Stored(said, rest[end:], about)
+
+
+def pack_file(path: str, stored: Stored) -> bytes:
+    """Return what unpack_file reads."""
+    about = stored.about.encode("utf-8", "surrogatepass")
+    rest = _FIELDS.pack(stored.said, len(about)) + about + stored.body
+    return MAGIC + _make_check(path, rest) + rest
+
+
+def _make_check(path: str, rest: bytes) -> bytes:
+    return blake3(path.encode() + b"\0" + rest).digest(CHECK_SIZE)
