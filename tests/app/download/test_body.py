@@ -1,25 +1,14 @@
 """Bodies that are started before the head is sent."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator
-from typing import Self
 
 import pytest
 
 from tests.peers import turn
-from xetserve.app.download.body import (
-    LEAST_BUFFER_SIZE,
-    PLAIN_BUFFER_SIZE,
-    plain_blocks,
-    start_body,
-)
-from xetserve.app.download.content_digest import ContentDigest
-from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
+from xetserve.app.download.body import start_body
+from xetserve.errors import IntegrityError, UpstreamError
 from xetserve.http.messages import Block
-from xetserve.pipeline.flow.budget import READER_COST, ByteBudget
-
-CONTENT = bytes(range(256)) * 4096  # four receive buffers
 
 
 class Blocks:
@@ -86,96 +75,3 @@ class TestStartedBodies:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert source.is_closed
-
-
-class Source:
-    """A plain answer in memory, and the context it came from."""
-
-    def __init__(self, content: bytes, error: Exception | None = None) -> None:
-        self._content = content
-        self._error = error
-        self.num_exits = 0
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.num_exits += 1
-
-    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
-        await asyncio.sleep(0)
-        part = self._content[: len(view)]
-        if not part and self._error is not None:
-            raise self._error
-        view[: len(part)] = part
-        self._content = self._content[len(part) :]
-        return len(part)
-
-
-async def read(source: Source, digest: ContentDigest | None, into: bytearray) -> None:
-    async for block in plain_blocks(source, source, digest, 1.0, ByteBudget(8 * PLAIN_BUFFER_SIZE)):
-        into += b"".join(block)  # at once: the buffer is used again
-
-
-def sha256(content: bytes) -> ContentDigest:
-    return ContentDigest("sha256", hashlib.sha256(content).hexdigest())
-
-
-class TestPlainBlocks:
-    @pytest.mark.parametrize("size", [0, 1, 262_144, 262_145, len(CONTENT)])
-    async def test_the_content_passes(self, size: int) -> None:
-        source, out = Source(CONTENT[:size]), bytearray()
-        await read(source, sha256(CONTENT[:size]), out)
-        assert out == CONTENT[:size]
-        assert source.num_exits == 1
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            pytest.param(b"", id="nothing"),
-            pytest.param(CONTENT[:-1], id="a byte short"),
-            pytest.param(CONTENT[:-1] + b"x", id="a byte wrong"),
-            pytest.param(CONTENT + b"x", id="a byte more"),
-        ],
-    )
-    async def test_the_last_block_of_wrong_content_never_leaves(self, content: bytes) -> None:
-        source, out = Source(content), bytearray()
-        with pytest.raises(IntegrityError, match="sha256"):
-            await read(source, sha256(CONTENT), out)
-        assert len(out) <= max(0, len(content) - 1)
-        assert source.num_exits == 1
-
-    @pytest.mark.parametrize(
-        ("error", "kind"),
-        [(BrokenStream("reset"), UpstreamError), (TimeoutError(), UpstreamTimeout)],
-    )
-    async def test_what_breaks_is_the_upstreams_trouble(
-        self, error: Exception, kind: type[Exception]
-    ) -> None:
-        source = Source(CONTENT, error)
-        with pytest.raises(kind):
-            await read(source, None, bytearray())
-        assert source.num_exits == 1
-
-    async def test_a_body_that_is_closed_early_leaves_its_context(self) -> None:
-        source = Source(CONTENT)
-        body = await start_body(plain_blocks(source, source, None, 1.0, ByteBudget(0)))
-        await anext(body)
-        await body.aclose()
-        assert source.num_exits == 1
-
-    async def test_buffers_count_against_the_budget_and_are_small_when_it_is_full(self) -> None:
-        budget = ByteBudget(16 * PLAIN_BUFFER_SIZE)
-        bodies = []
-        for _ in range(20):
-            source = Source(CONTENT)
-            bodies.append(await start_body(plain_blocks(source, source, None, 1.0, budget)))
-        sizes = [sum(map(len, body.first)) for body in bodies]
-        assert sizes[0] == PLAIN_BUFFER_SIZE
-        assert sizes[-1] == LEAST_BUFFER_SIZE
-        least = 2 * LEAST_BUFFER_SIZE + READER_COST
-        assert 2 * sum(sizes) <= budget.held <= budget.limit + len(bodies) * least
-        assert budget.num_readers == len(bodies)
-        for body in bodies:
-            await body.aclose()
-        assert (budget.held, budget.num_readers) == (0, 0)

@@ -26,7 +26,6 @@ from tests.peers import (
     http_head,
     open_pool,
 )
-from xetserve.app.download.body import StartedBody
 from xetserve.app.download.service import FileService, Upstreams
 from xetserve.errors import (
     IntegrityError,
@@ -38,7 +37,7 @@ from xetserve.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from xetserve.http.messages import Headers, Request, Response
+from xetserve.http.messages import Body, Headers, Request, Response
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
@@ -202,7 +201,7 @@ class TestXetFiles:
         self, num_blocks: int
     ) -> None:
         async with staged(XET) as stage:
-            body = cast(StartedBody, (await stage.get(range="bytes=0-9,50000-50009,90000-")).body)
+            body = cast(Body, (await stage.get(range="bytes=0-9,50000-50009,90000-")).body)
             for _ in range(num_blocks):
                 await anext(body)
             await body.aclose()
@@ -337,7 +336,7 @@ class TestXetFiles:
     @pytest.mark.parametrize("num_blocks", [0, 1, 3])
     async def test_a_client_that_leaves_releases_everything(self, num_blocks: int) -> None:
         async with staged(XET) as stage:
-            body = cast(StartedBody, (await stage.get()).body)
+            body = cast(Body, (await stage.get()).body)
             for _ in range(num_blocks):
                 await anext(body)
             await body.aclose()
@@ -351,7 +350,7 @@ class TestXetFiles:
             for _ in range(num_turns):
                 await asyncio.sleep(0)
             if not task.cancel():
-                await cast(StartedBody, task.result().body).aclose()
+                await cast(Body, task.result().body).aclose()
                 return
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -575,7 +574,7 @@ class TestPlainFiles:
         big = bytes(4_000_000)
         head = http_answer(200, b"", f"X-Linked-Size: {len(big)}")
         async with staged(head, http_answer(200, big)) as stage:
-            body = cast(StartedBody, (await stage.get("README.md")).body)
+            body = cast(Body, (await stage.get("README.md")).body)
             await anext(body)
             await body.aclose()
 

@@ -3,7 +3,6 @@ from.
 """
 
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,11 +39,9 @@ async def fill(folder: Path) -> None:
         await process.cache.settle()  # so that the files are the same every time
         await process.read()
 
-        async def blocks() -> AsyncGenerator[Sequence[bytes], None]:
-            yield [TEXT]
-
-        async for _ in BlobCache(process.cache).keep(TEXT_KEY, blocks()):
-            pass
+        writer = BlobCache(process.cache).open_writer(TEXT_KEY)
+        await writer.write([TEXT])
+        writer.close()
     # Windows may overlap what was there before; then a read does not see all of it. The xorb is
     # here as a whole.
     assert Checker(make_store(folder), removes=True).run().unproven == []

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -69,14 +69,25 @@ async def shelf(tmp_path: Path, kind: str) -> AsyncIterator[BlobCache]:
         yield made
 
 
-async def blocks_of(content: bytes) -> AsyncGenerator[Sequence[bytes], None]:
-    for at in range(0, len(content), PIECE):
-        yield [content[at : at + PIECE]]
+async def storing(
+    shelf: BlobCache, key: BlobKey, content: bytes = CONTENT
+) -> AsyncGenerator[bytes, None]:
+    """Pass content on and store it, as a body does: in memory that is used again."""
+    writer = shelf.open_writer(key)
+    buffer = bytearray(PIECE)
+    try:
+        for at in range(0, len(content), PIECE):
+            piece = content[at : at + PIECE]
+            buffer[: len(piece)] = piece
+            await writer.write([memoryview(buffer)[: len(piece)]])
+            yield piece
+            await writer.finish()
+    finally:
+        writer.close()
 
 
 async def keep(shelf: BlobCache, key: BlobKey, content: bytes = CONTENT) -> bytes:
-    got = [b"".join(block) async for block in shelf.keep(key, blocks_of(content))]
-    return b"".join(got)
+    return b"".join([piece async for piece in storing(shelf, key, content)])
 
 
 async def read(shelf: BlobCache, key: BlobKey, start: int = 0, end: int = -1) -> bytes | None:
@@ -144,7 +155,7 @@ async def test_what_broke_off_is_not_kept(shelf: BlobCache, tmp_path: Path, size
 
 
 async def test_a_body_that_was_left_is_not_kept(shelf: BlobCache, tmp_path: Path) -> None:
-    blocks = shelf.keep(KEYS[0], blocks_of(CONTENT))
+    blocks = storing(shelf, KEYS[0])
     await anext(blocks)
     await blocks.aclose()
     await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
@@ -214,7 +225,7 @@ async def test_two_at_once(shelf: BlobCache, tmp_path: Path) -> None:
     assert shelf._store.room.get_usage() == KEYS[1].stored_size
     # One that leaves takes nothing from the other.
     shelf._store.remove(str(files(tmp_path)[0]))
-    left = shelf.keep(KEYS[1], blocks_of(CONTENT))
+    left = storing(shelf, KEYS[1])
     await anext(left)
     assert await keep(shelf, KEYS[1]) == CONTENT
     await left.aclose()

@@ -1,16 +1,15 @@
 """The bytes of a file, whole or in part, from the CAS or from the Hub."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from xetserve.app.download.blob_body import BlobBody
 from xetserve.app.download.blob_reader import BlobReader
-from xetserve.app.download.body import StartedBody, no_blocks, plain_blocks, start_body
+from xetserve.app.download.body import no_blocks, start_body
 from xetserve.app.download.content_digest import ContentDigest
 from xetserve.errors import IntegrityError, UpstreamRefused
-from xetserve.http.messages import Block, Record
+from xetserve.http.messages import Block, Body, Record
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.blobs import BlobCache
@@ -31,13 +30,15 @@ class Opened:
     span: which part; None: the whole.
     length: bytes in it, where known.
     reader, file_hash: of a Xet file.
+    sample: of a blob, its first block; good until the body is asked for another one.
     """
 
-    body: StartedBody
+    body: Body
     span: Span | None
     length: int | None
     reader: FileReader | None = None
     file_hash: bytes | None = None
+    sample: Block = ()
 
     def get_verified_hash(self) -> str:
         """Return the hash that the whole Xet file was found to have, once all of it has been given
@@ -134,7 +135,7 @@ class BlobContent:
         if self._shelf is None or key is None or not self._shelf.can_keep(key.size):
             return await self._open_hub(span, None)
         if not key.size and key.make_hash().hexdigest() == key.digest:
-            return Opened(await start_body(no_blocks()), span, 0)
+            return Opened(no_blocks(), span, 0)
         wanted = span or Span(0, key.size)
         stored = await self._shelf.open(key, *wanted)
         if stored is None:
@@ -143,11 +144,19 @@ class BlobContent:
         # Of a large one, not all has been compared with the hash yet; and the Hub may have to go
         # on.
         digest = ContentDigest.of(self._entry) if span is None else None
-        blocks = plain_blocks(reader, reader, digest, self._gap_timeout, self._budget)
         length = wanted.size
         self._record.cache_hits = (self._record.cache_hits or 0) + 1
         self._record.cache_bytes = (self._record.cache_bytes or 0) + length
-        return Opened(await start_body(_condemning(blocks, self._shelf, key)), span, length)
+        body = BlobBody(
+            reader,
+            reader,
+            digest,
+            self._gap_timeout,
+            self._budget,
+            on_damage=partial(self._shelf.condemn, key),
+        )
+        await body.start()
+        return Opened(body, span, length, sample=body.first)
 
     async def _open_hub(self, span: Span | None, key: BlobKey | None) -> Opened:
         """Open it on the Hub; the whole is stored under the key."""
@@ -156,14 +165,15 @@ class BlobContent:
         source = await opened.__aenter__()
         is_part = source.status == 206
         digest = None if is_part else ContentDigest.of(self._entry)
+        writer = None
+        if self._shelf is not None and key is not None and source.status == 200:
+            writer = self._shelf.open_writer(key)
         # From here on the body owns the connection, and leaves it on every way out.
-        blocks = plain_blocks(opened, source, digest, self._gap_timeout, self._budget)
+        body = BlobBody(opened, source, digest, self._gap_timeout, self._budget, writer=writer)
         length = source.content_length
         coding = source.headers.get("content-encoding", "identity")
         expected = span.size if is_part and span is not None else self._entry.size
-        if self._shelf is not None and key is not None and source.status == 200:
-            blocks = self._shelf.keep(key, blocks)
-        body = await start_body(blocks)
+        await body.start()
         if (
             coding != "identity"
             or source.status == 416
@@ -172,7 +182,8 @@ class BlobContent:
         ):
             await body.aclose()
             raise UpstreamRefused("the Hub sent something else than the file it described")
-        return Opened(body, span if is_part else None, expected if length is None else length)
+        length = expected if length is None else length
+        return Opened(body, span if is_part else None, length, sample=body.first)
 
 
 def note_source(record: Record, tally: Tally, *, is_verified: bool) -> None:
@@ -181,19 +192,6 @@ def note_source(record: Record, tally: Tally, *, is_verified: bool) -> None:
     record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes
     record.cache_hits = (record.cache_hits or 0) + tally.cache_hits
     record.is_verified = is_verified and record.is_verified is not False
-
-
-async def _condemning(
-    blocks: AsyncGenerator[Block, None], shelf: BlobCache, key: BlobKey
-) -> AsyncGenerator[Block, None]:
-    """Pass blocks on; what is found to be damaged leaves the shelf."""
-    try:
-        async with aclosing(blocks):
-            async for block in blocks:
-                yield block
-    except IntegrityError as exc:
-        await shelf.condemn(key, exc)
-        raise
 
 
 def _is_range(content_range: str | None, span: Span | None) -> bool:

@@ -1,29 +1,25 @@
 """Several parts of a file in one body, read one after the other."""
 
-from xetserve.app.download.body import StartedBody
 from xetserve.app.download.content import Content
 from xetserve.errors import IntegrityError, UpstreamRefused
-from xetserve.http.messages import Block
+from xetserve.http.messages import Block, Body
 from xetserve.http.multipart import ByteRanges
 
 
-class MultipartBody:
+class MultipartBody(Body):
     """An iterator of blocks: every part with its head, and what closes the last one.
 
     Args:
         first: the first part, begun already.
     """
 
-    def __init__(self, frame: ByteRanges, content: Content, first: StartedBody) -> None:
+    def __init__(self, frame: ByteRanges, content: Content, first: Body) -> None:
         self._frame = frame
         self._content = content
-        self._part: StartedBody | None = first
+        self._part: Body | None = first
         self._number = 0
         self._left = frame.spans[0].size
         self._head = frame.make_part_head(0)
-
-    def __aiter__(self) -> "MultipartBody":
-        return self
 
     async def __anext__(self) -> Block:
         while True:
@@ -44,7 +40,6 @@ class MultipartBody:
                 return [self._frame.make_tail()]
 
     async def aclose(self) -> None:
-        """Release what the body holds."""
         self._number = len(self._frame.spans)
         if self._part is not None:
             await self._part.aclose()

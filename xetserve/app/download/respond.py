@@ -102,9 +102,7 @@ class FileAnswers:
         compressors = self._compressors
         # To measure takes a compressor, too.
         if compressors and not compressors.is_full and self._takes_zstd(request, file):
-            ratio = (
-                opened.reader.packed_ratio if opened.reader else measure_ratio(opened.body.first)
-            )
+            ratio = opened.reader.packed_ratio if opened.reader else measure_ratio(opened.sample)
             if ratio is not None and ratio <= MAX_RATIO:
                 body = compressors.compress(opened.body, opened.length)
                 return Response(200, file.make_zstd_fields(), body, trailers=trailers)

@@ -12,8 +12,7 @@ from typing import Final
 
 import zstandard
 
-from xetserve.app.download.body import StartedBody
-from xetserve.http.messages import Block
+from xetserve.http.messages import Block, Body
 
 LEVEL: Final = 1
 MIN_SIZE: Final = 1024  # bytes; less fits into a packet anyway
@@ -39,7 +38,7 @@ class Compressors:
         """Whether another one would be too many."""
         return self.num_active >= self._limit
 
-    def compress(self, body: StartedBody, size: int | None) -> "ZstdBody":
+    def compress(self, body: Body, size: int | None) -> "ZstdBody":
         """Code a body.
 
         Args:
@@ -48,23 +47,20 @@ class Compressors:
         return ZstdBody(self, body, size)
 
 
-class ZstdBody:
+class ZstdBody(Body):
     """A body with zstd as its content coding: one frame, flushed with every block.
 
     The frame's end comes after the end of the body only: a body that fails leaves a frame without
     an end.
     """
 
-    def __init__(self, compressors: Compressors, body: StartedBody, size: int | None) -> None:
+    def __init__(self, compressors: Compressors, body: Body, size: int | None) -> None:
         compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
         self._frame = compressor.compressobj(size=-1 if size is None else size)
         self._body = body
         self._compressors: Compressors | None = compressors
         self._has_ended = False
         compressors.num_active += 1
-
-    def __aiter__(self) -> "ZstdBody":
-        return self
 
     async def __anext__(self) -> Block:
         coded: list[bytes] = []
@@ -82,7 +78,6 @@ class ZstdBody:
         return coded
 
     async def aclose(self) -> None:
-        """Release what the body holds."""
         if self._compressors is not None:
             self._compressors.num_active -= 1
             self._compressors = None

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Final, NamedTuple, Protocol
 
-from xetserve.app.download.body import BlobSource
+from xetserve.app.download.blob_body import BlobSource
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hub.json_join import ArrayJoiner

@@ -12,8 +12,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -184,27 +183,17 @@ class BlobCache:
         logger.info("cache: %s: %s", key.name, reason)
         CACHE_DAMAGED.add(amount=self._store.remove(key.get_path(self._store.folder)))
 
-    async def keep(
-        self, key: BlobKey, blocks: AsyncGenerator[Sequence[Buffer], None]
-    ) -> AsyncGenerator[Sequence[Buffer], None]:
-        """Pass the whole content on, and store it on the way.
-
-        Args:
-            blocks: the last of them comes only once all were compared with the key.
-        """
-        keeping = _Keeping(self.cache, key)
-        try:
-            async with aclosing(blocks):
-                async for block in blocks:
-                    await keeping.write(block)
-                    yield block
-                    await keeping.finish()  # what comes next may come into the same memory
-        finally:
-            keeping.close()
+    def open_writer(self, key: BlobKey) -> "BlobWriter":
+        """Return what stores a file as it passes."""
+        return BlobWriter(self.cache, key)
 
 
-class _Keeping:
-    """One file that is being stored. A disk that fails or hangs costs speed, never a download."""
+class BlobWriter:
+    """Stores one file, block by block: write, finish, write, ... close.
+
+    The last block may be written only once all of them were compared with the key. A disk that
+    fails or hangs costs speed, never a download.
+    """
 
     def __init__(self, cache: DiskCache, key: BlobKey) -> None:
         self._cache = cache
@@ -235,7 +224,7 @@ class _Keeping:
             await self.finish()
 
     async def finish(self) -> None:
-        """Wait until what was to be written is."""
+        """Wait until the block is written: its memory may be used again."""
         if self._busy is None or not self._is_wanted:
             return
         try:
