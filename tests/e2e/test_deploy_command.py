@@ -48,7 +48,7 @@ def test_without_any_runtime(tmp_path: Path, action: str) -> None:
         assert f"{name} is not installed" in done.stderr
     done = deploy(tmp_path, action, "--target", "podman")
     assert (
-        done.stderr == "xetserve deploy: there is nothing to deploy to: podman is not installed\n"
+        done.stderr == "xetserve deploy: no target works on this machine: podman is not installed\n"
     )
 
 

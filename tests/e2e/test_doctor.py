@@ -59,8 +59,8 @@ def test_all_is_good(site: Site, tmp_path: Path) -> None:
     found = examine(site.origin.url, "--file", f"{REPO}/big.bin", *flags, *small, status=0)
     assert list(found) == [*GOOD, *LAST]
     assert {check["level"] for check in found.values()} == {"ok"}
-    assert found["token"]["text"] == "good, of tester"
-    assert found["data"]["text"].endswith("whole, and verified")
+    assert found["token"]["text"] == "valid, owner tester"
+    assert found["data"]["text"].endswith("read and verified")
     assert not (tmp_path / "cache").exists()
 
 
@@ -83,7 +83,7 @@ def test_lines_for_people(site: Site) -> None:
     lines = done.stdout.splitlines()
     assert "fail  token: the Hub refuses it (401)" in lines
     assert lines[lines.index("fail  token: the Hub refuses it (401)") + 1].startswith("      -> ")
-    assert lines[-1].startswith("it will not work like this: ")
+    assert lines[-1].startswith("the server will not work: ")
 
 
 def test_a_refused_token(site: Site) -> None:

@@ -118,7 +118,7 @@ def test_what_fails_is_named(site: Site, tmp_path: Path) -> None:
     done = pull(site, tmp_path / "small", "--json", "--cache-size", "1000", "--include", "r*.bin")
     failed = {one["path"]: one["error"] for one in summary_of(done, 1)["failed"]}
     assert set(failed) == {"random.bin", "repeats.bin"}
-    assert "is there room" in failed["random.bin"]
+    assert "check the free space" in failed["random.bin"]
     assert "random.bin: " in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""`xetserve cache`: look at the disk cache, check it, make room in it, carry it elsewhere."""
+"""`xetserve cache`: show, verify, shrink, export or import the disk cache."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ STREAM = "-"
 
 
 def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its own commands."""
+    """Add the subcommands to the command's parser."""
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(
@@ -39,45 +39,51 @@ def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
         action.set_defaults(act=act)
         return action
 
-    stats = add("stats", _tell_stats, "say what is in the cache")
-    verify = add("verify", _verify, "read everything, and remove what is damaged")
+    stats = add("stats", _print_stats, "print what the cache holds")
+    verify = add("verify", _verify, "read all entries and remove damaged ones")
     verify.add_argument("--dry-run", action="store_true", help="remove nothing")
-    collect = add("gc", _collect, "remove what was not used for longest")
-    collect.add_argument("--to", metavar="SIZE", help="until the cache has this size at most")
-    collect.add_argument("--older-than", metavar="AGE", help="if not used for so long: 12h, 30d")
+    collect = add("gc", _collect, "remove the least recently used files")
+    collect.add_argument("--to", metavar="SIZE", help="until the cache has at most this size")
+    collect.add_argument(
+        "--older-than",
+        metavar="AGE",
+        help="only files not used for this time (12h, 30d)",
+    )
     export = add("export", _export, "write the cache as one stream, for another site")
     export.add_argument(
         "--repo",
         action="append",
         default=[],
         metavar="OWNER/NAME[@REVISION]",
-        help="only what this repository needs; may be repeated, "
-        "datasets/ or spaces/ before it for those",
+        help="export only the data of this repository; may be repeated. Put datasets/ or spaces/ "
+        "in front of a dataset or a space",
     )
     export.add_argument(
-        "--with-unproven", action="store_true", help="also what no proof of a file or xorb covers"
+        "--with-unproven",
+        action="store_true",
+        help="also export entries that no file hash or xorb hash proves",
     )
-    export.add_argument("file", metavar="FILE", help="where to; - is the standard output")
-    take_in = add("import", _import, "take in what export has written, checked")
-    take_in.add_argument("file", metavar="FILE", help="where from; - is the standard input")
+    export.add_argument("file", metavar="FILE", help="file to write; - is the standard output")
+    take_in = add("import", _import, "add the files of an export to the cache, after a check")
+    take_in.add_argument("file", metavar="FILE", help="file to read; - is the standard input")
     take_in.add_argument(
         "--with-answers",
         action="store_true",
-        help="take in the Hub's answers, too, for offline use; nothing proves them: "
-        "only from those whom you trust",
+        help="also import the Hub's answers, for offline use. They cannot be verified: use this "
+        "only if you trust the source",
     )
     for action in (stats, verify, collect, export, take_in):
         action.add_argument("--json", action="store_true", help="print a summary as JSON")
 
 
 def run_cache(options: argparse.Namespace, config: Config) -> int:
-    """Do what was asked for; gives the exit status: 0, or 1 for damage or a failure.
+    """Run the subcommand; return the exit status: 0, or 1 for damage or a failure.
 
     Raises:
-        ConfigError: there is no such cache, or a bad argument.
+        ConfigError: the cache does not exist, or an argument is invalid.
     """
     if not config.cache.cache_dir:
-        raise ConfigError("cache_dir is not set")
+        raise ConfigError("cache_dir is not set: give --cache-dir")
     folder = Path(config.cache.cache_dir)
     if options.act is _import:
         prepare_folder(folder)
@@ -92,9 +98,8 @@ def run_cache(options: argparse.Namespace, config: Config) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # nothing more to write there
+        # The reader of the output has gone: discard the rest, so that the exit flush succeeds.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ConfigError:
         raise
@@ -104,7 +109,7 @@ def run_cache(options: argparse.Namespace, config: Config) -> int:
         return 1
 
 
-def _tell_stats(options: argparse.Namespace, store: CacheStore) -> int:
+def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
     contents = count_contents(store.folder)
     kinds = {
         "entries": contents.entries,
@@ -168,7 +173,7 @@ def _verify(options: argparse.Namespace, store: CacheStore) -> int:
         store,
         removes=not options.dry_run,
         on_bytes=progress.add,
-        on_damage=lambda name, reason: progress.say(f"{show(name)}: {show(reason)}"),
+        on_damage=lambda name, reason: progress.print_line(f"{show(name)}: {show(reason)}"),
     )
     try:
         report = checker.run()
@@ -228,7 +233,7 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
     wanted = [Wanted(*parse_target(text)) for text in options.repo]
     is_stream = options.file == STREAM
     if is_stream and sys.stdout.isatty():
-        raise ConfigError("this is not for a terminal: name a file, or redirect the output")
+        raise ConfigError("cannot write an export to a terminal: name a file or redirect it")
     selection = select_repos(store.folder, wanted) if wanted else None
     if is_stream:
         counted = _write_to(sys.stdout.buffer, store, selection, options.with_unproven)
@@ -237,17 +242,17 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
     else:
         target = Path(options.file)
         partial = target.with_name(target.name + ".part")
-        # In a folder that others write to, a link of theirs would lead anywhere.
+        # In a shared folder, another user could have put a symbolic link at this path.
         partial.unlink(missing_ok=True)
         with replace_file(target, partial, syncs=True) as stream:
             counted = _write_to(stream, store, selection, options.with_unproven)
         out = sys.stdout
     chosen = [] if selection is None else selection.chosen
-    _tell_counted(options, counted, "exported", "damaged and left out", out, chosen)
+    _print_counted(options, counted, "exported", "damaged and left out", out, chosen)
     if counted.num_unproven:
         sys.stderr.write(
-            f"{counted.num_unproven} entries are left out because nothing proves them yet: "
-            "read their files as a whole first, or export --with-unproven\n"
+            f"{counted.num_unproven} entries are left out because they are not proven: "
+            "download their files completely first, or export --with-unproven\n"
         )
     is_lacking = bool(chosen) and counted.num_unproven > 0
     return 1 if counted.num_skipped or is_lacking or any(one.incomplete for one in chosen) else 0
@@ -256,7 +261,7 @@ def _export(options: argparse.Namespace, store: CacheStore) -> int:
 def _write_to(
     stream: BinaryIO, store: CacheStore, selection: Selection | None, with_unproven: bool
 ) -> Counted:
-    shown = _Shown()
+    progress = _LateProgress()
     try:
         return write_archive(
             store,
@@ -264,22 +269,22 @@ def _write_to(
             version=__version__,
             selection=selection,
             with_unproven=with_unproven,
-            on_start=shown.start,
-            on_bytes=shown.add,
-            on_skip=lambda name, reason: shown.say(f"{show(name)}: {show(reason)}"),
+            on_start=progress.start,
+            on_bytes=progress.add,
+            on_skip=lambda name, reason: progress.print_line(f"{show(name)}: {show(reason)}"),
         )
     finally:
-        shown.close()
+        progress.close()
 
 
 def _import(options: argparse.Namespace, store: CacheStore) -> int:
-    shown = _Shown()
+    progress = _LateProgress()
     importer = Importer(
         store,
         max_answers=options.max_answers if options.with_answers else 0,
-        on_start=shown.start,
-        on_bytes=shown.add,
-        on_skip=lambda name, reason: shown.say(f"{show(name)}: {show(reason)}"),
+        on_start=progress.start,
+        on_bytes=progress.add,
+        on_skip=lambda name, reason: progress.print_line(f"{show(name)}: {show(reason)}"),
     )
     try:
         if options.file == STREAM:
@@ -288,13 +293,13 @@ def _import(options: argparse.Namespace, store: CacheStore) -> int:
             with open(options.file, "rb") as stream:
                 counted = importer.run(stream)
     finally:
-        shown.close()
-    _tell_counted(options, counted, "imported", "here before", sys.stdout)
+        progress.close()
+    _print_counted(options, counted, "imported", "here before", sys.stdout)
     return 1 if options.with_answers and counted.num_left_out else 0
 
 
-class _Shown:
-    """Progress of which the size is known later."""
+class _LateProgress:
+    """A progress display that starts when the total size is known."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -306,16 +311,16 @@ class _Shown:
         if self._progress is not None:
             self._progress.add(size)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         if self._progress is not None:
-            self._progress.say(text)
+            self._progress.print_line(text)
 
     def close(self) -> None:
         if self._progress is not None:
             self._progress.close()
 
 
-def _tell_counted(
+def _print_counted(
     options: argparse.Namespace,
     counted: Counted,
     done: str,
@@ -341,7 +346,7 @@ def _tell_counted(
         for one in chosen:
             out.write(
                 f"{one.wanted.repo.id}@{one.commit or one.wanted.revision}: {one.num_files} files, "
-                f"{format_size(one.size)}; {len(one.incomplete)} of them not here as a whole\n"
+                f"{format_size(one.size)}; {len(one.incomplete)} of them incomplete in this cache\n"
             )
         left_out = ""
         if counted.num_left_out:

@@ -1,6 +1,4 @@
-"""`xetserve config`: print a template of the configuration file, check one, show the effective
-settings.
-"""
+"""`xetserve config`: print a template of the configuration file, check or show the settings."""
 
 import argparse
 import json
@@ -23,7 +21,7 @@ from xetserve.errors import ConfigError
 
 
 def add_flags_of_config(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its own commands."""
+    """Add the subcommands to the command's parser."""
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     template = actions.add_parser(
         "template",
@@ -36,33 +34,33 @@ def add_flags_of_config(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const=make_env_template,
         dest="make",
-        help="as an environment file for containers, not as TOML",
+        help="print an environment file for containers instead of TOML",
     )
     form.add_argument(
         "--markdown",
         action="store_const",
         const=make_markdown,
         dest="make",
-        help="as Markdown tables with flags and variables, as the documentation has them",
+        help="print Markdown tables with flags and variables, as in the documentation",
     )
     template.set_defaults(act=_print_template, make=make_toml_template)
     for name, act, text in (
-        ("check", _check, "report everything that is wrong with the settings"),
-        ("show", _show, "print the effective settings, and where each comes from"),
+        ("check", _check, "report all errors in the settings"),
+        ("show", _show, "print the effective settings and the source of each"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.add_argument(
             "--env-file",
             metavar="FILE",
-            help="read XETSERVE_ variables from there, in place of the environment's",
+            help="read XETSERVE_ variables from this file instead of the environment",
         )
-        action.add_argument("--json", action="store_true", help="print it as JSON")
+        action.add_argument("--json", action="store_true", help="print the result as JSON")
         add_flags(action)
         action.set_defaults(act=act)
 
 
 def run_config(options: argparse.Namespace) -> int:
-    """Do what was asked for; gives the exit status: 0, or 1 where a setting is no good.
+    """Run the subcommand; return the exit status: 0, or 1 if a setting is invalid.
 
     Raises:
         ConfigError: the environment file cannot be read.
@@ -97,7 +95,7 @@ def _show(options: argparse.Namespace) -> int:
     if options.json:
         settings: dict[str, dict[str, Any]] = {}
         for section, setting, value, origin in iter_effective(loaded):
-            # JSON has the literals that we use of TOML.
+            # The TOML literals of our settings are valid JSON.
             settings.setdefault(section, {})[setting.name] = {
                 "value": json.loads(value),
                 "from": origin,
@@ -116,9 +114,9 @@ def _load(options: argparse.Namespace) -> Loaded:
 
 
 def _find_errors(loaded: Loaded) -> list[str]:
-    """Say what is wrong; whether settings go together can be told of good ones only."""
+    """Return all errors; conflicts between settings are found only if each setting is valid."""
     errors = loaded.errors or list(find_conflicts(loaded.config))
-    # Elsewhere the file may be there, and readable; one that is here has to be good.
+    # The file may exist only on the server's machine. If it is readable here, check it.
     if not errors and os.access(loaded.config.status.operator_token_file, os.R_OK):
         try:
             read_secrets(loaded.config)
@@ -128,11 +126,12 @@ def _find_errors(loaded: Loaded) -> list[str]:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Read NAME=value lines as `docker run --env-file` does: no quotes, no expansion, # only at the
-    start of a line.
+    """Read NAME=value lines as `docker run --env-file` does.
+
+    Quotes and $ have no special meaning, and # starts a comment only at the start of a line.
 
     Raises:
-        ConfigError: it cannot be read, or a line is no such thing.
+        ConfigError: the file cannot be read, or a line is not NAME=value.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -145,8 +144,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
-        # Without "=", Docker takes the value from its own environment: nothing that can be told
-        # here.
+        # Without "=", Docker takes the value from its own environment, which is unknown here.
         if not equals or not name or name != name.strip():
             raise ConfigError(f"{path}:{number} must be NAME=value")
         environ[name] = value

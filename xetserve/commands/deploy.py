@@ -1,5 +1,6 @@
-"""`xetserve deploy`: a service on this machine, by systemd, Docker or Podman. Planned, done,
-checked, or taken back.
+"""`xetserve deploy`: install, upgrade, check, roll back or remove the service on this machine.
+
+systemd, Docker or Podman runs the service.
 """
 
 import argparse
@@ -25,77 +26,91 @@ DEFAULT_MEMORY: Final = "512m"
 
 
 def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its own commands."""
+    """Add the subcommands to the command's parser."""
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, text in (
-        ("plan", "print what apply would do, and do nothing"),
-        ("apply", "install or upgrade, start, check; go back by itself if that fails"),
-        ("status", "say what runs, and whether it is ready"),
+        ("plan", "print the steps of apply without running them"),
+        ("apply", "install or upgrade, start and check the service; on failure, roll back"),
+        ("status", "print the running version and whether the service is ready"),
         ("logs", "print the service's log"),
-        ("rollback", "go back to the version before"),
-        ("remove", "remove the service; configuration and cache stay without --purge"),
+        ("rollback", "return to the previous version"),
+        ("remove", "remove the service; keep configuration and cache unless --purge is given"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.set_defaults(action=name)
         action.add_argument(
-            "--target", choices=TARGETS, help="without it, the first of them that is there"
+            "--target", choices=TARGETS, help="default: the first one that this machine has"
         )
         engines = action.add_argument_group("docker and podman")
-        engines.add_argument("--name", default="xetserve", help="of the container; xetserve")
         engines.add_argument(
-            "--config-dir", metavar="DIR", default="/etc/xetserve", help="on this machine"
+            "--name", default="xetserve", help="name of the container; default: xetserve"
+        )
+        engines.add_argument(
+            "--config-dir",
+            metavar="DIR",
+            default="/etc/xetserve",
+            help="configuration folder; default: /etc/xetserve",
         )
         engines.add_argument(
             "--publish",
             metavar="[ADDRESS:]PORT",
             default="8080",
-            help="where clients connect; 8080",
+            help="address and port on this machine for clients; default: 8080",
         )
         if name in ("plan", "apply", "rollback"):
             action.add_argument(
-                "--timeout", metavar="SECONDS", default=DEFAULT_TIMEOUT, help="for a start; 30"
+                "--timeout",
+                metavar="SECONDS",
+                default=DEFAULT_TIMEOUT,
+                help="time limit for a start; default: 30",
             )
         if name in ("plan", "apply"):
             action.add_argument(
                 "--from",
                 dest="source",
                 metavar="PATH",
-                help="wheel, sdist or source folder (docker, podman: folder); "
-                "without it, the version that runs this",
+                help="wheel, sdist or source folder to install (docker, podman: a folder); "
+                "default: the running version",
             )
             action.add_argument(
-                "--python", default=sys.executable, help="systemd: makes the environment; this one"
+                "--python",
+                default=sys.executable,
+                help="systemd: interpreter for the environment; default: this one",
             )
             engines.add_argument(
-                "--image", default="", help="a ready image, in place of building one"
+                "--image", default="", help="use this image instead of building one"
             )
-            engines.add_argument("--network", help="of the engine; host: no port is published")
-            engines.add_argument("--memory", default=DEFAULT_MEMORY, help="limit; 512m")
+            engines.add_argument(
+                "--network", help="network of the container; host publishes no port"
+            )
+            engines.add_argument(
+                "--memory", default=DEFAULT_MEMORY, help="memory limit; default: 512m"
+            )
             engines.add_argument(
                 "--build-arg",
                 action="append",
                 default=[],
                 metavar="NAME=VALUE",
-                help="for the build",
+                help="argument for the image build; may be repeated",
             )
         if name == "remove":
             action.add_argument(
-                "--purge", action="store_true", help="remove configuration and cache, too"
+                "--purge", action="store_true", help="also remove configuration and cache"
             )
         if name == "logs":
-            action.add_argument("--follow", action="store_true", help="go on with what comes")
+            action.add_argument("--follow", action="store_true", help="wait for new lines")
             action.add_argument(
-                "--lines", metavar="N", default=DEFAULT_LINES, help="the last N; 100"
+                "--lines", metavar="N", default=DEFAULT_LINES, help="print the last N; default: 100"
             )
         if name == "status":
-            action.add_argument("--json", action="store_true", help="print it as JSON")
+            action.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run_deploy(options: argparse.Namespace) -> int:
-    """Do what was asked for; gives the exit status: 0, or 1 if it failed.
+    """Run the subcommand; return the exit status: 0, or 1 if it failed.
 
     Raises:
-        ConfigError: a bad argument.
+        ConfigError: an argument is invalid.
     """
     machine = RealMachine()
     try:
@@ -126,27 +141,27 @@ def _run(options: argparse.Namespace, machine: Machine) -> int:
         _show(plan)
         return 0
     if not plan.steps and not plan.after:
-        _say("nothing to change")
+        _print("nothing to change")
         return 0
     if os.geteuid() != 0 and isinstance(target, SystemdTarget):
-        raise DeployError("this has to be done by root")
-    carry_out(plan, machine, _say)
-    _say(_DONE[options.action] if options.action != "remove" or not options.purge else "removed")
+        raise DeployError("only root can change a systemd service: use sudo")
+    carry_out(plan, machine, _print)
+    _print(_DONE[options.action] if options.action != "remove" or not options.purge else "removed")
     return 0
 
 
 _DONE: Final = {
-    "apply": "done: it is ready",
-    "rollback": "done: it is ready, in the version before",
-    "remove": "removed; configuration and cache are still there, --purge removes them",
+    "apply": "done: the service is ready",
+    "rollback": "done: the service is ready with the previous version",
+    "remove": "removed; --purge also removes configuration and cache",
 }
 
 
 def _choose(options: argparse.Namespace, machine: Machine) -> SystemdTarget | ContainerTarget:
-    """Find what to deploy to.
+    """Return the requested target, or the first one that this machine has.
 
     Raises:
-        DeployError: it is not there; what is missing is said.
+        DeployError: the target does not work on this machine; the message names the reasons.
     """
     reasons = []
     for name in (options.target,) if options.target else TARGETS:
@@ -154,7 +169,7 @@ def _choose(options: argparse.Namespace, machine: Machine) -> SystemdTarget | Co
         if reason is None:
             return _make_target(name, options, machine)
         reasons.append(reason)
-    raise DeployError(f"there is nothing to deploy to: {'; '.join(reasons)}")
+    raise DeployError(f"no target works on this machine: {'; '.join(reasons)}")
 
 
 def _make_target(
@@ -196,26 +211,26 @@ def _make_plan(options: argparse.Namespace, target: SystemdTarget | ContainerTar
     if isinstance(target, SystemdTarget):
         return target.plan_apply(read_package(source))
     if options.image and source is not None:
-        raise ConfigError("--image and --from are two ways to say the same: give one")
+        raise ConfigError("--image and --from exclude each other: give only one")
     if source is None and not options.image:
-        source = Path(__file__).parents[2]  # a clone that this runs from
+        source = Path(__file__).parents[2]  # the clone that this command runs from
     return target.plan_apply(None if source is None else read_package(source))
 
 
 def _show(plan: Plan) -> None:
     if not plan.steps and not plan.after:
-        _say("nothing to change")
+        _print("nothing to change")
         return
     for number, step in enumerate(plan.steps):
         if number == plan.switch and plan.undo:
-            _say("# from here on clients are concerned; if anything fails:")
+            _print("# the next steps interrupt clients; if one fails, deploy runs:")
             for back in plan.undo:
-                _say(f"#   {back.describe()}")
-        _say(step.describe())
+                _print(f"#   {back.describe()}")
+        _print(step.describe())
     for step in plan.after:
-        _say(step.describe())
+        _print(step.describe())
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()

@@ -34,13 +34,13 @@ def run_help(options: argparse.Namespace) -> int:
     """Run the command; return the exit status.
 
     Raises:
-        ConfigError: there is no such chapter.
+        ConfigError: the chapter does not exist.
     """
     chapters = find_chapters()
     if options.topic is None:
         _write(format_list(chapters, shutil.get_terminal_size().columns))
         return 0
-    name = options.topic.removesuffix(".md")  # as links between chapters have it
+    name = options.topic.removesuffix(".md")  # links between chapters have this suffix
     if name not in chapters:
         hint = suggest(name, chapters) or _HINT
         raise ConfigError(f"unknown chapter {name!r}{hint}")
@@ -50,12 +50,12 @@ def run_help(options: argparse.Namespace) -> int:
 
 
 def find_chapters(folder: Path = DOCS) -> dict[str, Path]:
-    """Return the file of each chapter by its name, in alphabetical order."""
+    """Return chapter name -> file, in alphabetical order."""
     return {path.stem: path for path in sorted(folder.glob("*.md"))}
 
 
 def format_list(chapters: Mapping[str, Path], width: int) -> str:
-    """Return a list of the chapters for a screen of so many columns."""
+    """Return a list of the chapters for a screen with width columns."""
     lines = []
     for name, path in chapters.items():
         lines += textwrap.wrap(
@@ -69,7 +69,7 @@ def format_list(chapters: Mapping[str, Path], width: int) -> str:
 
 
 def summarize(text: str) -> str:
-    """Return the first sentence behind a chapter's heading, without Markdown's links.
+    """Return the first sentence of a chapter, without Markdown links.
 
     A chapter without a paragraph is summarized by its heading.
     """
@@ -82,7 +82,7 @@ def summarize(text: str) -> str:
 
 
 def show(text: str, command: str) -> None:
-    """Write a text through the pager that a command starts, or as it is where there is none."""
+    """Write a text to the pager that command starts, or to standard output if it cannot start."""
     pager = _start_pager(command)
     if pager is None:
         _write(text)
@@ -92,28 +92,28 @@ def show(text: str, command: str) -> None:
         try:
             pager.communicate(data)
             return
-        except KeyboardInterrupt:  # it is the pager's: less stops a search, and stays
-            data = b""  # communicate() has begun to write, and goes on with the rest
+        except KeyboardInterrupt:  # for the pager: less stops a search and keeps running
+            data = b""  # communicate() continues to write the data of the first call
 
 
 def _start_pager(command: str) -> subprocess.Popen[bytes] | None:
-    """Start a pager that reads from a pipe; None: the command is empty, or cannot be started."""
+    """Start a pager that reads from a pipe; None: the command is empty or does not start."""
     try:
         arguments = shlex.split(command)
-        # As git does: less ends by itself where the text fits on the screen (F).
+        # As git does; with F, less exits at once if the text fits on the screen.
         environ = {"LESS": "FRX", **os.environ}
         return (
             subprocess.Popen(arguments, stdin=subprocess.PIPE, env=environ) if arguments else None
         )
-    except (OSError, ValueError):  # no such program; quotes that do not match
+    except (OSError, ValueError):  # the program does not exist, or quotes do not match
         return None
 
 
 def _write(text: str) -> None:
-    """Write to standard output; a reader that has seen enough (`| head`) is no error."""
+    """Write to standard output; ignore a reader that closes the pipe early (`| head`)."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered is written at exit: to nowhere.
+        # Python flushes its buffer at exit: send it to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`xetserve origin`: a small Hub and CAS on a folder."""
+"""`xetserve origin`: run a small Hub and CAS that store repositories in a folder."""
 
 import argparse
 import logging
@@ -21,15 +21,15 @@ logger = logging.getLogger("xetserve")
 
 
 def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its arguments."""
-    parser.add_argument("dir", metavar="DIR", help="where repositories, xorbs and shards are kept")
+    """Add the arguments to the command's parser."""
+    parser.add_argument("dir", metavar="DIR", help="folder for repositories, xorbs and shards")
     parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="OWNER/NAME=FOLDER",
-        help="take a local folder in as a model repository, before serving; may be repeated",
+        help="import a local folder as a model repository before serving; may be repeated",
     )
     parser.add_argument(
         "--token",
@@ -37,19 +37,19 @@ def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TOKEN=USER",
-        help="a token that is known here; with none, everybody may read and write everything",
+        help="accept this token; without any token, all clients may read and write everything",
     )
-    parser.add_argument("--data-url", metavar="URL", help="where data URLs point to, if not here")
+    parser.add_argument("--data-url", metavar="URL", help="base of data URLs; default: this server")
     parser.add_argument(
-        "--bridge-url", metavar="URL", help="redirect downloads there, as the Hub does, if not here"
+        "--bridge-url", metavar="URL", help="redirect downloads to this base, as the Hub does"
     )
     parser.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
-    # What the origin knows of its repositories is in one process.
+    # The origin keeps its index of repositories in memory, so it runs in one process.
     add_flags(parser, ("server", "proxies", "limits", "log"), without=("workers",))
 
 
 def run_origin(options: argparse.Namespace, config: Config) -> int:
-    """Serve until a signal; gives the exit status."""
+    """Serve until a signal; return the exit status."""
 
     def load() -> Config:
         loaded = load_config(vars(options), os.environ, options.config)
@@ -76,7 +76,7 @@ async def _origin(options: argparse.Namespace) -> AsyncIterator[Handler]:
         for text in options.imports:
             repo_id, folder = _parse_pair(text, "--import", "OWNER/NAME=FOLDER")
             await origin.library.import_folder("model", repo_id, Path(folder))
-            logger.info("took %s in as %s", folder, repo_id)
+            logger.info("imported %s as %s", folder, repo_id)
         yield origin.handle
     finally:
         await origin.aclose()

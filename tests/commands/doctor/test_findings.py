@@ -17,12 +17,12 @@ NOBODY = 65534
 @pytest.mark.parametrize(
     ("date", "level", "text"),
     [
-        pytest.param("Tue, 14 Nov 2023 22:13:20 GMT", Level.OK, "as the Hub's", id="same"),
+        pytest.param("Tue, 14 Nov 2023 22:13:20 GMT", Level.OK, "the same as the Hub's", id="same"),
         pytest.param("Tue, 14 Nov 2023 22:13:10 GMT", Level.OK, "10 s ahead of", id="a bit"),
         pytest.param("Tue, 14 Nov 2023 22:12:20 GMT", Level.WARN, "60 s ahead of", id="ahead"),
         pytest.param("Tue, 14 Nov 2023 22:23:20 GMT", Level.FAIL, "600 s behind", id="behind"),
-        pytest.param("yesterday", Level.WARN, "tells no time", id="no date"),
-        pytest.param(None, Level.WARN, "tells no time", id="none"),
+        pytest.param("yesterday", Level.WARN, "has no valid Date", id="no date"),
+        pytest.param(None, Level.WARN, "has no valid Date", id="none"),
     ],
 )
 def test_clock(date: str | None, level: Level, text: str) -> None:
@@ -53,7 +53,7 @@ def test_no_cache() -> None:
 def test_a_folder_that_is_good_or_can_be_made(tmp_path: Path) -> None:
     assert check_cache(with_cache(tmp_path)).level is Level.OK
     found = check_cache(with_cache(tmp_path / "a" / "b"))
-    assert (found.level, found.text.rpartition(", ")[2]) == (Level.OK, "will be made")
+    assert (found.level, found.text.rpartition(", ")[2]) == (Level.OK, "the server will create it")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from xetserve.commands.pull.listing import Asker, Refused, RemoteFile, is_wanted
+from xetserve.commands.pull.listing import HandlerClient, Refused, RemoteFile, is_wanted
 from xetserve.errors import UpstreamError
 from xetserve.http.messages import Request, Response, error_response
 from xetserve.upstream.hub.client import RepoRef
@@ -31,9 +31,11 @@ class Answers:
         return error_response(404, "nothing here") if found is None else found
 
 
-def make_asker(answers: dict[str, Response], token: str | None = None) -> tuple[Asker, Answers]:
+def make_client(
+    answers: dict[str, Response], token: str | None = None
+) -> tuple[HandlerClient, Answers]:
     handler = Answers(answers)
-    return Asker(handler, REPO, "refs/pr/1", token), handler
+    return HandlerClient(handler, REPO, "refs/pr/1", token), handler
 
 
 def page(items: object, link: str | None = None) -> Response:
@@ -42,8 +44,8 @@ def page(items: object, link: str | None = None) -> Response:
 
 
 async def list_files(answers: dict[str, Response]) -> list[RemoteFile]:
-    asker, _ = make_asker(answers)
-    return [file async for file in asker.iter_files(COMMIT)]
+    client, _ = make_client(answers)
+    return [file async for file in client.iter_files(COMMIT)]
 
 
 FIRST = f"{TREE}?recursive=true&expand=false"
@@ -66,9 +68,9 @@ async def test_all_pages_are_read() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (page([], '<https://elsewhere.test/x>; rel="next"'), "elsewhere"),
+        (page([], '<https://elsewhere.test/x>; rel="next"'), "another host"),
         (page([], f'<{FIRST}>; rel="next"'), "does not end"),
-        (page({"error": 1}), "is none"),
+        (page({"error": 1}), "is not a JSON list"),
         (page([{"type": "file"}]), "damaged"),
         (page([item("a", "many")]), "damaged"),
         (page(["a"]), "damaged"),
@@ -94,17 +96,17 @@ INFO = "/api/datasets/o/n/revision/refs%2Fpr%2F1"
 
 
 async def test_the_commit_of_a_revision() -> None:
-    asker, handler = make_asker({INFO: page({"sha": COMMIT})}, "hf_secret")
-    assert await asker.find_commit() == COMMIT
+    client, handler = make_client({INFO: page({"sha": COMMIT})}, "hf_secret")
+    assert await client.find_commit() == COMMIT
     assert handler.requests[0].headers.get("authorization") == "Bearer hf_secret"
-    assert asker.file_target("a b/ü", "main") == "/datasets/o/n/resolve/main/a%20b/%C3%BC"
+    assert client.file_target("a b/ü", "main") == "/datasets/o/n/resolve/main/a%20b/%C3%BC"
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"sha": None}, {"sha": "main"}, {"sha": "../x" * 10}])
 async def test_a_commit_that_is_none(answer: object) -> None:
-    asker, _ = make_asker({INFO: page(answer)})
+    client, _ = make_client({INFO: page(answer)})
     with pytest.raises(UpstreamError, match="names no commit"):
-        await asker.find_commit()
+        await client.find_commit()
 
 
 @pytest.mark.parametrize(

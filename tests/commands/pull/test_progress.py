@@ -42,7 +42,7 @@ def test_elsewhere_there_is_a_line_for_each_thing() -> None:
         clock.now += 1
         progress.add(50)
         progress.finish(name)
-    progress.say("that is all")
+    progress.print_line("that is all")
     progress.close()
     assert screen.getvalue() == "one\ntwo\nthat is all\n"
 
@@ -57,7 +57,7 @@ def test_on_a_terminal_one_line_is_drawn_again() -> None:
     assert "\n" not in screen.getvalue()
     last = screen.getvalue().rpartition("\r")[2]
     assert "1/2 files, 50.0 kB of 100.0 kB, 5.0 kB/s, 10s left" in last
-    progress.say("trouble")
+    progress.print_line("trouble")
     before, _, after = screen.getvalue().partition("trouble\n")
     assert before.endswith(" \r")  # the line has made room
     assert after.startswith("\r")

@@ -12,7 +12,7 @@ import pytest
 from tests.commands.pull.screen import Screen
 from tests.fakes import FakeCas, FakeFile
 from xetserve.commands.pull import puller as puller_module
-from xetserve.commands.pull.listing import Asker, RemoteFile
+from xetserve.commands.pull.listing import HandlerClient, RemoteFile
 from xetserve.commands.pull.progress import Progress
 from xetserve.commands.pull.puller import MAX_TRIES, Puller, Summary
 from xetserve.errors import UpstreamError
@@ -82,9 +82,9 @@ class Stage:
         self._answers = list(answers)
         self.screen = Screen(is_terminal=False)
         self.progress = Progress("files", 1, len(CONTENT), self.screen)
-        asker = Asker(self._answer, RepoRef("model", "o/n"), revision, None)
+        client = HandlerClient(self._answer, RepoRef("model", "o/n"), revision, None)
         self._puller = Puller(
-            asker, COMMIT, cache, self._can_keep, self._is_kept, self.progress, num_jobs=2
+            client, COMMIT, cache, self._can_keep, self._is_kept, self.progress, num_jobs=2
         )
 
     async def _answer(self, request: Request) -> Response:
@@ -199,12 +199,12 @@ async def test_what_is_always_dropped_fails(make: Make) -> None:
     async with make(dropping) as stage:
         summary = await stage.pull("a")
         assert summary.num_files == 0
-        assert "is there room" in summary.failed["a"]
+        assert "check the free space" in summary.failed["a"]
 
 
 async def test_a_plain_file_has_to_be_stored(make: Make) -> None:
     async with make(plain) as stage:
-        assert "could not be kept" in (await stage.pull("a")).failed["a"]
+        assert "could not store it" in (await stage.pull("a")).failed["a"]
         stage.kept.add(ETAG[1].strip('"'))
         assert (await stage.pull("b")).num_files == 1
 

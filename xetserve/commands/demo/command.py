@@ -1,4 +1,4 @@
-"""`xetserve demo`: see it work."""
+"""`xetserve demo`: run a complete example on this machine."""
 
 import argparse
 import sys
@@ -13,15 +13,15 @@ from xetserve.ops.lifecycle import run_loop
 
 
 def add_flags_of_demo(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its arguments."""
+    """Add the arguments to the command's parser."""
     parser.add_argument("--once", action="store_true", help="stop after the download")
     add_flags(parser, ("server", "log"), without=("workers", "idle_exit"))
 
 
 def run_demo(options: argparse.Namespace, config: Config) -> int:
-    """Run the demo; gives the exit status."""
+    """Run the demo; return the exit status."""
     if config.server.port == OFF:
-        raise ConfigError("the demo needs a port")
+        raise ConfigError("the demo needs a port: set --port to a number")
     host = config.server.host if options.host else "127.0.0.1"
     demo = run(host, config.server.port, once=options.once, write=_print)
     try:

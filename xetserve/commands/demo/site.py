@@ -1,8 +1,7 @@
-"""`xetserve demo`: an origin with a generated repository, the server in front of it, one real
-download.
+"""The demo's processes: an origin with a generated repository, the server, and one download.
 
-Origin and server are processes of their own, started by the command lines that a user would type,
-so what is shown (speed, peak memory) is the server's and nothing else.
+Origin and server are separate processes, started with the command lines that a user would type. The
+speed and peak memory that the demo prints are therefore those of the server alone.
 """
 
 import asyncio
@@ -35,18 +34,18 @@ _LISTENING: Final = re.compile(rb"listening on (http://\S+?:\d+)")
 
 
 class DemoFailed(XetserveError):
-    """A part of the demo did not do what it should."""
+    """A part of the demo failed."""
 
 
 class Original(NamedTuple):
-    """What went in: bytes, and their sha256 in hex."""
+    """The generated file: its size in bytes, and its SHA-256 in hex."""
 
     size: int
     sha256: str
 
 
 def make_repository(folder: Path) -> Original:
-    """Fill a folder with what repositories hold: tensors, text, incompressible data, repeats."""
+    """Fill a folder with typical content: tensors, text, incompressible and repeated data."""
     source = random.Random(20261121)
     weights = array("f", (source.gauss(0, 0.02) for _ in range(500_000))).tobytes()
     noise = source.randbytes(2_000_000)
@@ -67,10 +66,10 @@ def make_repository(folder: Path) -> Original:
 
 
 async def run_demo(host: str, port: int, *, once: bool, write: Callable[[str], object]) -> None:
-    """Run the demo until it is interrupted; with once, until the download is done.
+    """Run the demo until a signal; with once, until the download is complete.
 
     Raises:
-        DemoFailed: something did not start, or the file that came out is not the one that went in.
+        DemoFailed: a process did not start, or the downloaded file differs from the original.
     """
     folder = Path(tempfile.mkdtemp(prefix="xetserve-demo-"))
     try:
@@ -85,7 +84,7 @@ async def run_demo(host: str, port: int, *, once: bool, write: Callable[[str], o
                 url = url.replace("0.0.0.0", "localhost")
                 write(f"xetserve               {url}\n\n")
                 await _download(url, pid, original, write)
-                _tell(url, write)
+                _write_examples(url, write)
                 if not once:
                     write("\nserving until Ctrl-C\n")
                     await _wait_for_signal()
@@ -95,7 +94,7 @@ async def run_demo(host: str, port: int, *, once: bool, write: Callable[[str], o
 
 @asynccontextmanager
 async def _running(*arguments: str) -> AsyncIterator[tuple[str, int]]:
-    """Run a xetserve command; gives its URL and process id once it listens."""
+    """Run a xetserve command; yield its URL and process id once it listens."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "xetserve", *arguments, stderr=asyncio.subprocess.PIPE
     )
@@ -110,7 +109,7 @@ async def _running(*arguments: str) -> AsyncIterator[tuple[str, int]]:
                     break
             else:
                 raise DemoFailed(f"`xetserve {arguments[0]}` ended: {b''.join(lines).decode()}")
-        # Its log must be read on, or the pipe fills up and the process waits.
+        # Keep reading the log: if the pipe is full, the process blocks.
         reading = asyncio.create_task(_discard(process.stderr))
         yield match[1].decode(), process.pid
     finally:
@@ -127,7 +126,7 @@ async def _discard(stream: asyncio.StreamReader) -> None:
 
 
 async def _download(url: str, pid: int, original: Original, write: Callable[[str], object]) -> None:
-    """Download the file through a socket, showing how it goes, and compare it with the original."""
+    """Download the file through a socket, draw the progress, and compare it with the original."""
     pool = ConnectionPool(
         tls=make_client_context(), proxies=ProxyRules({}), connect_timeout=TIMEOUT
     )
@@ -152,7 +151,7 @@ async def _download(url: str, pid: int, original: Original, write: Callable[[str
         await pool.aclose()
     write("\r" + _bar(done, original.size, time.monotonic() - started) + "\n")
     if digest.hexdigest() != original.sha256:
-        raise DemoFailed("the file that came out is not the one that went in")
+        raise DemoFailed("the downloaded file differs from the original")
     write(f"sha256 {digest.hexdigest()}\n")
     write(f"verified; the server's peak memory: {_peak_memory(pid)}\n")
 
@@ -172,7 +171,7 @@ def _peak_memory(pid: int) -> str:
     return f"{int(match[1]) / 1024:.0f} MiB" if match else "unknown"
 
 
-def _tell(url: str, write: Callable[[str], object]) -> None:
+def _write_examples(url: str, write: Callable[[str], object]) -> None:
     write(
         f"""
 try:

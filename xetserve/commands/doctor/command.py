@@ -1,6 +1,4 @@
-"""`xetserve doctor`: would a server with these settings work here? A line for each thing that has
-to be right.
-"""
+"""`xetserve doctor`: check whether a server with these settings would work on this machine."""
 
 import argparse
 import asyncio
@@ -23,30 +21,32 @@ from xetserve.errors import ConfigError, RequestError
 from xetserve.ops.lifecycle import run_loop
 from xetserve.ops.logs import mask_secrets
 
-TIME_LIMIT: Final = 90.0  # seconds for all of it
+TIME_LIMIT: Final = 90.0  # seconds for all checks
 
 
 def add_flags_of_doctor(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its arguments."""
+    """Add the arguments to the command's parser."""
     parser.add_argument(
         "--file",
         metavar="OWNER/REPO/PATH",
-        help="the file to try; without one, a file of hash_repo or of the token's owner",
+        help="file to download; default: a file of hash_repo or of the token's owner",
     )
-    parser.add_argument("--revision", default="main", help="its branch, tag or commit; main")
+    parser.add_argument(
+        "--revision", default="main", help="branch, tag or commit of the file; default: main"
+    )
     parser.add_argument("--type", default="model", choices=KINDS, help="default: model")
     parser.add_argument(
-        "--token-file", metavar="FILE", help="holds the Hub token; otherwise HF_TOKEN does, if set"
+        "--token-file", metavar="FILE", help="read the Hub token from this file; default: HF_TOKEN"
     )
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_flags(parser)
 
 
 def run_doctor(options: argparse.Namespace, config: Config) -> int:
-    """Look at everything; gives the exit status: 0, or 1 where something is wrong.
+    """Run all checks; return the exit status: 0, or 1 if a check fails.
 
     Raises:
-        ConfigError: a bad argument.
+        ConfigError: an argument is invalid.
     """
     target = _parse_target(options.file, options.type, options.revision)
     token = read_token(options.token_file)
@@ -69,7 +69,7 @@ def _parse_target(text: str | None, kind: str, revision: str) -> Target | None:
 async def _examine(config: Config, checkup: Checkup, *, as_json: bool) -> int:
     found: list[Finding] = []
     async for finding in _bounded(config, checkup):
-        # Reasons may quote what others said.
+        # Reasons may quote other servers, so print them without control characters.
         finding = finding._replace(text=mask_secrets(finding.text))
         found.append(finding)
         if not as_json:
@@ -82,7 +82,7 @@ async def _examine(config: Config, checkup: Checkup, *, as_json: bool) -> int:
             json.dumps({"version": __version__, "ok": is_good, "checks": checks}) + "\n"
         )
     else:
-        verdict = "it will work" if is_good else "it will not work like this"
+        verdict = "the server will work" if is_good else "the server will not work"
         sys.stdout.write(f"{verdict}: {', '.join(f'{counts[level]} {level}' for level in Level)}\n")
     return 0 if is_good else 1
 
@@ -95,15 +95,20 @@ async def _bounded(config: Config, checkup: Checkup) -> AsyncIterator[Finding]:
             async for finding in checkup.run():
                 yield finding
     except TimeoutError:
-        yield Finding("time", Level.FAIL, f"not done after {TIME_LIMIT:g} s", "see the last line")
+        yield Finding(
+            "time",
+            Level.FAIL,
+            f"the checks did not end within {TIME_LIMIT:g} s",
+            "see the last line",
+        )
 
 
 def _check_here(config: Config) -> Iterator[Finding]:
-    """Look at what is on this machine."""
+    """Yield the checks that need no network."""
     conflicts = list(find_conflicts(config))
     yield from (Finding("settings", Level.FAIL, each, "correct the settings") for each in conflicts)
     if not conflicts:
-        yield Finding("settings", Level.OK, f"good, for xetserve {__version__}")
+        yield Finding("settings", Level.OK, f"valid for xetserve {__version__}")
     yield check_files(config.limits.max_connections)
     yield check_cache(config)
 

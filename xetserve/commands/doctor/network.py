@@ -1,5 +1,6 @@
-"""The way to a file, step by step, as a server would go it: CA, proxy, DNS, Hub, token, then the
-file. For `xetserve doctor`.
+"""Network checks of `xetserve doctor`, in the order of a download.
+
+CA, proxy, DNS, Hub and token are checked here; trial_download checks a file.
 """
 
 import asyncio
@@ -18,8 +19,8 @@ from xetserve.commands.doctor.findings import (
     advise_on_connection,
     check_ca,
     check_clock,
-    say_error,
-    say_time,
+    describe_error,
+    describe_time,
 )
 from xetserve.commands.doctor.trial_download import MAX_DOCUMENT_SIZE, FileCheck, Target
 from xetserve.commands.pull.progress import show
@@ -34,15 +35,15 @@ from xetserve.upstream.requests import JSON_HEADERS
 
 
 class Checkup:
-    """Goes the way; a step whose ground is missing is skipped.
+    """A run of all network checks; a failed check skips those that depend on it.
 
     Args:
-        token: a Hub token; None: as anybody.
-        target: the file to try; None: one that is found.
+        token: a Hub token; None: send none.
+        target: the file to download; None: find one.
     """
 
     def __init__(self, config: Config, token: str | None, target: Target | None) -> None:
-        # Nothing may come from what is stored.
+        # Do not use the disk cache: the checks must reach the upstreams.
         self._config = replace(
             config,
             cache=replace(config.cache, cache_dir=""),
@@ -51,30 +52,30 @@ class Checkup:
         )
         self._token = token
         self._target = target
-        self._user: str | None = None  # whose token it is, once the Hub has said so
+        self._user: str | None = None  # the owner of the token, from the Hub's response
         self._origin = parse_url(config.hub.hub_url).origin
         self._proxies = ProxyRules()
 
     async def run(self) -> AsyncIterator[Finding]:
-        """Yield the findings, one after the other."""
+        """Yield the finding of each check."""
         if self._config.hub.offline:
-            yield Finding("Hub", Level.SKIP, "offline is on: nobody is to be asked")
+            yield Finding("Hub", Level.SKIP, "offline is set: no upstream is used")
             return
         try:
             context = make_client_context()
-        except (OSError, ssl.SSLError) as exc:  # SSL_CERT_FILE that is none
+        except (OSError, ssl.SSLError) as exc:  # SSL_CERT_FILE is not a certificate file
             yield Finding("CA", Level.FAIL, f"cannot be read: {exc}", "correct SSL_CERT_FILE")
             return
         yield check_ca(context, os.environ, is_needed=self._origin.scheme == "https")
         proxy_finding, proxy = await self._check_proxy()
         yield proxy_finding
         if proxy_finding.level is Level.FAIL:
-            yield Finding("Hub", Level.SKIP, "the proxy is in the way")
+            yield Finding("Hub", Level.SKIP, "the proxy does not work")
             return
         dns = await self._check_dns(is_proxied=proxy is not None)
         yield dns
         if dns.level is Level.FAIL:
-            yield Finding("Hub", Level.SKIP, "its address is not known")
+            yield Finding("Hub", Level.SKIP, "its name does not resolve")
             return
         pool = ConnectionPool(
             tls=context,
@@ -92,7 +93,7 @@ class Checkup:
         finally:
             await pool.aclose()
         if not is_reached:
-            yield Finding("CAS", Level.SKIP, "the Hub would have to be asked first")
+            yield Finding("CAS", Level.SKIP, "needs an answer of the Hub")
             return
         file_check = FileCheck(self._config, self._token, self._user, self._target)
         async for finding in file_check.run():
@@ -127,21 +128,21 @@ class Checkup:
         except (OSError, UnicodeError) as exc:
             reason = "no answer in time" if isinstance(exc, TimeoutError) else _reason(exc)
             if is_proxied:
-                return Finding("DNS", Level.OK, f"{host} is left to the proxy")
+                return Finding("DNS", Level.OK, f"the proxy resolves {host}")
             return Finding(
                 "DNS",
                 Level.FAIL,
                 f"{host}: {reason}",
-                "look at hub_url, /etc/resolv.conf and the network",
+                "check hub_url, /etc/resolv.conf and the network",
             )
         addresses = sorted({str(info[4][0]) for info in infos})
-        text = f"{host} is {', '.join(addresses[:4])}{say_time(began)}"
+        text = f"{host} is {', '.join(addresses[:4])}{describe_time(began)}"
         if time.monotonic() - began > 2.0:
             return Finding("DNS", Level.WARN, text, "the resolver is slow: see /etc/resolv.conf")
         return Finding("DNS", Level.OK, text)
 
     async def _check_hub(self, pool: ConnectionPool) -> AsyncIterator[Finding]:
-        """Ask who the token is: it tells of the Hub, of the time, and of the token."""
+        """Request the token's owner from the Hub; yield findings about Hub, clock and token."""
         base, began = self._config.hub.hub_url, time.monotonic()
         fields = [*JSON_HEADERS]
         if self._token is not None:
@@ -151,10 +152,10 @@ class Checkup:
                 async with pool.request(
                     "GET", parse_url(f"{base}/api/whoami-v2"), fields, timeout=STEP_TIMEOUT
                 ) as response:
-                    now, took = time.time(), say_time(began)
+                    now, took = time.time(), describe_time(began)
                     body = await response.read(MAX_DOCUMENT_SIZE, STEP_TIMEOUT)
         except (XetserveError, TimeoutError) as exc:
-            text = say_error(exc)
+            text = describe_error(exc)
             yield Finding("Hub", Level.FAIL, f"{base}: {text}", advise_on_connection(text))
             return
         status = response.status
@@ -171,7 +172,7 @@ class Checkup:
                 "Hub",
                 Level.WARN,
                 f"{base} answers 429{took}",
-                "it wants fewer requests: give a token, set metadata_ttl",
+                "the Hub limits requests: give a token, or set metadata_ttl",
             )
         else:
             yield Finding("Hub", Level.OK, f"{base} answers{took}")
@@ -185,15 +186,15 @@ class Checkup:
             )
         if status == 200:
             self._user = _read_name(body)
-            return Finding("token", Level.OK, f"good, of {show(self._user or 'somebody')}")
+            return Finding("token", Level.OK, f"valid, owner {show(self._user or 'unknown')}")
         if status in (401, 403):
             return Finding(
                 "token",
                 Level.FAIL,
                 f"the Hub refuses it ({status})",
-                "make a new one in the Hub's settings; is hub_url that token's Hub?",
+                "create a new token in the Hub's settings, and check that hub_url is its Hub",
             )
-        return Finding("token", Level.WARN, f"the Hub does not say who it is ({status})")
+        return Finding("token", Level.WARN, f"the Hub does not name its owner ({status})")
 
 
 def _read_name(body: bytes) -> str | None:

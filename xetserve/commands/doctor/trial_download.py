@@ -1,5 +1,6 @@
-"""The rest of the way, with a file: found, asked for at the CAS, and read, as a server would for a
-client. For `xetserve doctor`.
+"""The trial download of `xetserve doctor`: find a file, query the CAS, and read the file.
+
+The checks use the code that a server runs for a client.
 """
 
 import asyncio
@@ -15,10 +16,10 @@ from xetserve.commands.doctor.findings import (
     Finding,
     Level,
     advise_on_connection,
-    say_error,
-    say_time,
+    describe_error,
+    describe_time,
 )
-from xetserve.commands.pull.listing import Asker
+from xetserve.commands.pull.listing import HandlerClient
 from xetserve.commands.pull.progress import format_size, show
 from xetserve.commands.serve.wiring import make_application, open_upstreams
 from xetserve.config.schema import Config
@@ -28,15 +29,13 @@ from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoR
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
 MAX_DOCUMENT_SIZE: Final = 4 * 1024 * 1024
-MAX_REPOS: Final = 5  # that are looked into for a file
-GOOD_SIZE: Final = (
-    4 * 1024 * 1024
-)  # bytes; of files found by ourselves, the smallest that has so many
-MAX_READ: Final = 256 * 1024 * 1024  # bytes that are read of a file; what is read whole is verified
+MAX_REPOS: Final = 5  # repositories searched for a file
+GOOD_SIZE: Final = 4 * 1024 * 1024  # bytes; the search prefers the smallest one above this
+MAX_READ: Final = 256 * 1024 * 1024  # bytes read of a file; only a whole file is verified
 
 
 class Target(NamedTuple):
-    """A file to try."""
+    """A file to download."""
 
     repo: RepoRef
     revision: str
@@ -44,12 +43,12 @@ class Target(NamedTuple):
 
 
 class FileCheck:
-    """Tries a file.
+    """The checks that download a file.
 
     Args:
-        token: a Hub token; None: as anybody.
-        user: whose it is, where that is known.
-        target: the file; None: one that is found.
+        token: a Hub token; None: send none.
+        user: the owner of the token; None: unknown.
+        target: the file; None: find one.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class FileCheck:
         self._target = target
 
     async def run(self) -> AsyncIterator[Finding]:
-        """Look a file up, ask how it is made, and read it."""
+        """Resolve a file, request its reconstruction, and read it; yield the findings."""
         instance = f"xetserve-{secrets.token_hex(6)}"
         async with open_upstreams(self._config, instance=instance) as (upstreams, _, _):
             hub = upstreams.hub
@@ -72,8 +71,8 @@ class FileCheck:
                         yield Finding(
                             "file",
                             Level.WARN,
-                            "no Xet file was found to try",
-                            "name one: --file OWNER/REPO/PATH",
+                            "no Xet file was found for a download",
+                            "name a file: --file OWNER/REPO/PATH",
                         )
                         return
                     entry = await hub.resolve(
@@ -83,14 +82,18 @@ class FileCheck:
                 yield Finding(
                     "file",
                     Level.FAIL,
-                    say_error(exc),
-                    "is it there, may this token read it, is --type missing?",
+                    describe_error(exc),
+                    "check that the file exists, that the token may read it, and --type",
                 )
                 return
             name = show(f"{target.repo.id}/{target.path}")
             yield Finding("file", Level.OK, f"{name}, {format_size(entry.size or 0)}")
             if entry.file_hash is None:
-                yield Finding("CAS", Level.SKIP, "that file is not Xet: name another with --file")
+                yield Finding(
+                    "CAS",
+                    Level.SKIP,
+                    "this file is not stored in Xet: name another one with --file",
+                )
             else:
                 access = ReadAccess(hub, target.repo, target.revision, self._token, entry.token_url)
                 is_good = True
@@ -100,20 +103,19 @@ class FileCheck:
                     yield finding
                     is_good = is_good and finding.level is not Level.FAIL
                 if not is_good:
-                    yield Finding("data", Level.SKIP, "the CAS would have to be asked first")
+                    yield Finding("data", Level.SKIP, "needs an answer of the CAS")
                     return
             application = make_application(upstreams, self._config)
             async for finding in _check_data(
-                Asker(application.handle, target.repo, target.revision, self._token), target
+                HandlerClient(application.handle, target.repo, target.revision, self._token), target
             ):
                 yield finding
 
     async def _find_target(self, hub: HubClient) -> Target | None:
-        """Find a Xet file of handy size: in the public repository for hashes, or in what the
-        token's owner has.
+        """Find a Xet file of suitable size in hash_repo or in the token owner's repositories.
 
         Raises:
-            UpstreamError: the Hub is in trouble.
+            UpstreamError: the Hub failed.
         """
         repos = [self._config.hub.hash_repo]
         if self._user is not None:
@@ -157,16 +159,16 @@ async def _check_cas(
         yield Finding(
             "read token",
             Level.FAIL,
-            say_error(exc),
-            "the Hub gives no token for the CAS: may this token read the repository?",
+            describe_error(exc),
+            "the Hub gives no token for the CAS: check that your token may read the repository",
         )
         return
     left = given.expires - time.time()
     host = urlsplit(given.cas_url).hostname
-    text = f"for {host}, good for {left:.0f} s{say_time(began)}"
+    text = f"for {host}, valid for {left:.0f} s{describe_time(began)}"
     if left <= 0:
         yield Finding(
-            "read token", Level.FAIL, f"for {host}, has run out {-left:.0f} s ago", "set the clock"
+            "read token", Level.FAIL, f"for {host}, expired {-left:.0f} s ago", "set the clock"
         )
         return
     yield Finding("read token", Level.OK, text)
@@ -179,28 +181,25 @@ async def _check_cas(
             )
     except (XetserveError, TimeoutError) as exc:
         yield Finding(
-            "CAS", Level.FAIL, f"{host}: {say_error(exc)}", advise_on_connection(str(exc))
+            "CAS", Level.FAIL, f"{host}: {describe_error(exc)}", advise_on_connection(str(exc))
         )
         return
     hosts = {
         urlsplit(info.url).hostname or "" for infos in answer.fetch_info.values() for info in infos
     }
-    yield Finding(
-        "CAS",
-        Level.OK,
-        f"{host}: {len(answer.terms)} terms, data from {', '.join(sorted(hosts))}{say_time(began)}",
-    )
+    text = f"{host}: {len(answer.terms)} terms, data from {', '.join(sorted(hosts))}"
+    yield Finding("CAS", Level.OK, f"{text}{describe_time(began)}")
 
 
-async def _check_data(asker: Asker, target: Target) -> AsyncIterator[Finding]:
-    """Read the file, or as much of it as there is time for, as a server would for a client."""
+async def _check_data(client: HandlerClient, target: Target) -> AsyncIterator[Finding]:
+    """Read the file as a server does for a client, until its end or a limit of time or size."""
     began = time.monotonic()
     size = 0
     is_whole = False
     try:
         async with asyncio.timeout(STEP_TIMEOUT * 2):
-            request, response = await asker.ask(
-                "GET", asker.file_target(target.path, target.revision)
+            request, response = await client.ask(
+                "GET", client.file_target(target.path, target.revision)
             )
             try:
                 if isinstance(response.body, bytes):
@@ -218,7 +217,7 @@ async def _check_data(asker: Asker, target: Target) -> AsyncIterator[Finding]:
         yield Finding(
             "data",
             Level.FAIL,
-            f"after {format_size(size)}: {say_error(exc)}",
+            f"after {format_size(size)}: {describe_error(exc)}",
             advise_on_connection(str(exc)),
         )
         return
@@ -227,27 +226,27 @@ async def _check_data(asker: Asker, target: Target) -> AsyncIterator[Finding]:
         yield Finding(
             "data",
             Level.FAIL,
-            f"{format_size(size)} that could not be verified",
+            f"{format_size(size)} read, but verification failed",
             "the upstream's data is damaged",
         )
         return
-    what = "whole, and verified" if is_whole else "unpacked; the rest was not read"
+    what = "read and verified" if is_whole else "read and decoded; the rest was not read"
     yield Finding("data", Level.OK, f"{format_size(size)} {what}")
     rate = size / seconds
     text = f"{rate / 1e6:.1f} MB/s"
     if size >= 1_000_000 and rate < 1_000_000:
         yield Finding(
-            "speed", Level.WARN, text, "slow: look at the network, and at the proxy if there is one"
+            "speed", Level.WARN, text, "slow: check the network, and the proxy if you use one"
         )
     else:
         yield Finding("speed", Level.OK, text)
 
 
 async def _ask_list(hub: HubClient, target: str, token: str | None) -> list[dict[str, Any]]:
-    """Ask the Hub for a list of objects.
+    """Request a JSON list of objects from the Hub.
 
     Raises:
-        UpstreamError: it gives none.
+        UpstreamError: the Hub failed, or its answer is not a list.
     """
     body, _ = await hub.ask(target, token, MAX_DOCUMENT_SIZE)
     try:
@@ -255,5 +254,5 @@ async def _ask_list(hub: HubClient, target: str, token: str | None) -> list[dict
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list):
-        raise UpstreamError("the Hub's answer is no list")
+        raise UpstreamError("the Hub's answer is not a JSON list")
     return [each for each in found if isinstance(each, dict)]

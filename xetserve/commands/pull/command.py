@@ -1,4 +1,4 @@
-"""`xetserve pull`: fill the disk cache with a repository, before clients ask for it."""
+"""`xetserve pull`: fill the disk cache with a repository before clients request it."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xetserve.app.paths import KINDS
-from xetserve.commands.pull.listing import Asker, is_wanted
+from xetserve.commands.pull.listing import HandlerClient, is_wanted
 from xetserve.commands.pull.progress import Progress, format_seconds, format_size
 from xetserve.commands.pull.puller import Puller, Summary
 from xetserve.commands.pull.repo_argument import parse_target
@@ -33,37 +33,44 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 
 def add_flags_of_pull(parser: argparse.ArgumentParser) -> None:
-    """Give the command's parser its arguments."""
+    """Add the arguments to the command's parser."""
     parser.add_argument("repo", metavar="OWNER/NAME[@REVISION]", help="the repository")
     parser.add_argument(
-        "--type", choices=KINDS, help="default: model, or as datasets/ or spaces/ before it says"
+        "--type",
+        choices=KINDS,
+        help="default: dataset or space after datasets/ or spaces/, else model",
     )
-    for flag, text in (("include", "pull only paths that match"), ("exclude", "but not these")):
+    for flag, text in (("include", "pull only matching paths"), ("exclude", "skip matching paths")):
         parser.add_argument(
             f"--{flag}",
             action="append",
             default=[],
             metavar="GLOB",
-            help=f"{text}; may be repeated, * matches / as well",
+            help=f"{text}; may be repeated, * also matches /",
         )
     parser.add_argument(
-        "--token-file", metavar="FILE", help="holds the Hub token; otherwise HF_TOKEN does, if set"
+        "--token-file", metavar="FILE", help="read the Hub token from this file; default: HF_TOKEN"
     )
     parser.add_argument(
-        "--jobs", metavar="N", default=str(DEFAULT_JOBS), help=f"files at a time; {DEFAULT_JOBS}"
+        "--jobs",
+        metavar="N",
+        default=str(DEFAULT_JOBS),
+        help=f"files read at a time; default: {DEFAULT_JOBS}",
     )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     add_flags(parser, ("hub", "memory", "cache", "log"), without=("access_log",))
 
 
 def run_pull(options: argparse.Namespace, config: Config) -> int:
-    """Pull; gives the exit status: 0, 1 if something failed, 130 or 143 if a signal ended it.
+    """Pull a repository; return the exit status.
+
+    0: all files are in the cache. 1: a file failed. 130 or 143: a signal ended the command.
 
     Raises:
-        ConfigError: nothing can be pulled this way.
+        ConfigError: an argument is invalid, or cache_dir is not set.
     """
     if not config.cache.cache_dir:
-        raise ConfigError("there is no cache to fill: cache_dir is not set")
+        raise ConfigError("pull needs a disk cache, but cache_dir is not set: give --cache-dir")
     prepare_folder(Path(config.cache.cache_dir))
     repo, revision = parse_target(options.repo, options.type)
     token = read_token(options.token_file)
@@ -77,7 +84,10 @@ def run_pull(options: argparse.Namespace, config: Config) -> int:
 
 
 def read_token(path: str | None) -> str | None:
-    """Return the token, from a file or the environment: a flag would be seen by others."""
+    """Return the token from a file or from HF_TOKEN; None: there is none.
+
+    There is no flag for the token itself, because other users could see it in the process list.
+    """
     token = os.environ.get("HF_TOKEN", "")
     if path is not None:
         try:
@@ -88,12 +98,12 @@ def read_token(path: str | None) -> str | None:
     if not token and path is None:
         return None
     if not _TOKEN.fullmatch(token):
-        raise ConfigError(f"{path or 'HF_TOKEN'} does not hold a token")
+        raise ConfigError(f"{path or 'HF_TOKEN'} does not hold a valid token")
     return token
 
 
 async def _until_signal(work: Coroutine[Any, Any, int]) -> int:
-    """Run until the end, or until a signal, after which everything is left in order."""
+    """Run until the work is done or a signal cancels it; return the exit status."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     received: list[int] = []
@@ -109,7 +119,7 @@ async def _until_signal(work: Coroutine[Any, Any, int]) -> int:
     except asyncio.CancelledError:
         if not received:
             raise
-        sys.stderr.write("xetserve pull: stopped; started again, it goes on where it was\n")
+        sys.stderr.write("xetserve pull: stopped; a new run continues from here\n")
         return 128 + received[0]
 
 
@@ -121,19 +131,19 @@ async def _pull(
     token: str | None,
     num_jobs: int,
 ) -> int:
-    # Whether a token is needed is for the Hub to say.
+    # The Hub decides whether a token is needed.
     config = replace(config, hub=replace(config.hub, allow_anonymous=True))
     instance = f"xetserve-{secrets.token_hex(6)}"
     async with open_upstreams(config, instance=instance) as (upstreams, cache, _):
         assert cache is not None
         assert upstreams.blob_cache is not None
         application = make_application(upstreams, config)
-        asker = Asker(application.handle, repo, revision, token)
+        client = HandlerClient(application.handle, repo, revision, token)
         try:
-            commit = await asker.find_commit()
+            commit = await client.find_commit()
             files = [
                 file
-                async for file in asker.iter_files(commit)
+                async for file in client.iter_files(commit)
                 if is_wanted(file.path, options.include, options.exclude)
             ]
         except XetserveError as exc:
@@ -149,7 +159,7 @@ async def _pull(
         async def is_kept(digest: str, size: int) -> bool:
             return await shelf.has(BlobKey("sha256" if len(digest) == 64 else "git", digest, size))
 
-        puller = Puller(asker, commit, cache, shelf.can_keep, is_kept, progress, num_jobs=num_jobs)
+        puller = Puller(client, commit, cache, shelf.can_keep, is_kept, progress, num_jobs=num_jobs)
         try:
             summary = await puller.run(files)
         finally:
@@ -157,14 +167,14 @@ async def _pull(
     packed = summary.upstream_size + summary.cache_size
     if summary.num_evicted and packed > config.cache.cache_size:
         summary.failed[""] = (
-            f"{format_size(packed)} went through a cache of "
-            f"{format_size(config.cache.cache_size)}: what was read first is not there any more"
+            f"{format_size(packed)} were written to a cache of "
+            f"{format_size(config.cache.cache_size)}: the first files have been evicted"
         )
-    _tell(summary, repo, revision, as_json=options.json)
+    _print_summary(summary, repo, revision, as_json=options.json)
     return 1 if summary.failed else 0
 
 
-def _tell(summary: Summary, repo: RepoRef, revision: str, *, as_json: bool) -> None:
+def _print_summary(summary: Summary, repo: RepoRef, revision: str, *, as_json: bool) -> None:
     if as_json:
         document = {
             "repo": repo.id,

@@ -1,8 +1,7 @@
-"""Asking the application within the process, as a client would: documents, and the files of a
-repository.
+"""An in-process client: send requests to the application, and list the files of a repository.
 
-What is asked here is what clients ask, in the same words: whatever the server remembers of answers
-is then there for them.
+The requests are the same that clients send. The answers that the server caches for these requests
+are therefore cached for clients too.
 """
 
 import json
@@ -16,17 +15,17 @@ from xetserve.errors import UpstreamError, XetserveError
 from xetserve.http.messages import Handler, Headers, Request, Response
 from xetserve.upstream.hub.client import RepoRef
 
-MAX_PAGE_SIZE: Final = 64 * 1024 * 1024  # bytes of one answer
+MAX_PAGE_SIZE: Final = 64 * 1024 * 1024  # bytes in one response
 MAX_PAGES: Final = 10_000
-_HOST: Final = "pull.invalid"  # links lead there, and so to ourselves
+_HOST: Final = "pull.invalid"  # the host of links in responses, which lead back to the application
 _NEXT: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?')
 
 
 class Refused(XetserveError):
-    """An answer that is an error.
+    """The application answered with an error status.
 
     Args:
-        retry_after: seconds, where the answer names them.
+        retry_after: seconds, from the Retry-After field; None: the response has none.
     """
 
     def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
@@ -42,11 +41,11 @@ class RemoteFile(NamedTuple):
     size: int
 
 
-class Asker:
-    """Asks a handler for a repository.
+class HandlerClient:
+    """A client of a handler in the same process, for one repository.
 
     Args:
-        token: the Hub token that every request carries.
+        token: the Hub token to send with every request; None: send none.
     """
 
     def __init__(self, handler: Handler, repo: RepoRef, revision: str, token: str | None) -> None:
@@ -58,10 +57,10 @@ class Asker:
             self._fields.append(("authorization", f"Bearer {token}"))
 
     async def ask(self, method: str, target: str) -> tuple[Request, Response]:
-        """Send a request; the body of the answer is to be closed.
+        """Send a request; the caller must close the response.
 
         Raises:
-            Refused: the answer is an error.
+            Refused: the status of the response is an error.
         """
         request = Request(method, target, Headers(self._fields))
         response = await self._handler(request)
@@ -71,20 +70,20 @@ class Asker:
         return request, response
 
     async def head(self, target: str) -> dict[str, str]:
-        """Ask for the fields of an answer; their names are in lower case."""
+        """Send a HEAD request; return the response fields by lower-case name."""
         _, response = await self.ask("HEAD", target)
         await response.aclose()
         return {name.lower(): value for name, value in response.headers}
 
     def file_target(self, path: str, revision: str) -> str:
-        """Return where a file is had."""
+        """Return the request target of a file."""
         return f"{self.repo.url_prefix}/resolve/{quote(revision, safe='')}/{quote(path)}"
 
     async def find_commit(self) -> str:
-        """Ask which commit the revision is.
+        """Return the commit of the revision.
 
         Raises:
-            Refused, UpstreamError: that cannot be said.
+            Refused, UpstreamError: the Hub does not name it.
         """
         revision = quote(self.revision, safe="")
         info, _ = await self._get_document(f"{self.repo.api_prefix}/revision/{revision}")
@@ -94,10 +93,10 @@ class Asker:
         return commit
 
     async def iter_files(self, revision: str) -> AsyncIterator[RemoteFile]:
-        """List all files, page by page.
+        """Yield all files, requesting the list page by page.
 
         Raises:
-            Refused, UpstreamError: they cannot be listed.
+            Refused, UpstreamError: the list cannot be read.
         """
         prefix = f"{self.repo.api_prefix}/tree/{quote(revision, safe='')}"
         target: str | None = f"{prefix}?recursive=true&expand=false"
@@ -106,7 +105,7 @@ class Asker:
                 return
             page, link = await self._get_document(target)
             if not isinstance(page, list):
-                raise UpstreamError("the Hub's list of files is none")
+                raise UpstreamError("the Hub's list of files is not a JSON list")
             for item in page:
                 try:
                     if item["type"] == "file":
@@ -116,11 +115,11 @@ class Asker:
             match = _NEXT.search(link)
             target = None if match is None else match[1].removeprefix(f"http://{_HOST}")
             if target is not None and not target.startswith("/"):
-                raise UpstreamError("the Hub's list of files goes on elsewhere")
+                raise UpstreamError("the Hub's list of files continues on another host")
         raise UpstreamError("the Hub's list of files does not end")
 
     async def _get_document(self, target: str) -> tuple[Any, str]:
-        """Return a JSON document, and the Link field that came with it."""
+        """Return a JSON document and the Link field of its response."""
         _, response = await self.ask("GET", target)
         text = await read_body(response, MAX_PAGE_SIZE)
         link = ", ".join(value for name, value in response.headers if name.lower() == "link")
@@ -134,7 +133,7 @@ async def read_body(response: Response, limit: int) -> bytes | bytearray:
     """Read a whole body.
 
     Raises:
-        UpstreamError: it is larger than limit bytes, or breaks off.
+        UpstreamError: the body is larger than limit bytes, or breaks off.
     """
     if isinstance(response.body, bytes):
         return response.body
@@ -144,16 +143,14 @@ async def read_body(response: Response, limit: int) -> bytes | bytearray:
             for part in block:
                 text += part
             if len(text) > limit:
-                raise UpstreamError(f"an answer of more than {limit} bytes")
+                raise UpstreamError(f"a response has more than {limit} bytes")
     finally:
         await response.aclose()
     return text
 
 
 def is_wanted(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Return whether patterns select a path, as those of the Hub's own client do: "*" matches "/"
-    as well.
-    """
+    """Return whether patterns select a path, as in huggingface_hub: "*" also matches "/"."""
 
     def matches(patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(path, f"{p}*" if p.endswith("/") else p) for p in patterns)
@@ -165,7 +162,7 @@ def _read_error(text: bytes) -> str:
     try:
         return str(json.loads(text)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return "no reason was given"
+        return "the server gave no reason"
 
 
 def _read_retry_after(response: Response) -> float | None:

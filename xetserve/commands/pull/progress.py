@@ -1,6 +1,4 @@
-"""How far something is: a line that is drawn again and again on a terminal, lines one below the
-other elsewhere.
-"""
+"""Progress display: one line that is redrawn on a terminal, or separate lines elsewhere."""
 
 import shutil
 import time
@@ -8,13 +6,13 @@ from collections.abc import Callable
 from typing import Final, TextIO
 
 DRAW_INTERVAL: Final = 0.1  # seconds
-RATE_SPAN: Final = 5.0  # seconds that the rate shown is taken over, about
+RATE_SPAN: Final = 5.0  # seconds; time constant of the mean rate that is shown
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def format_size(size: float) -> str:
-    """Write a number of bytes, with decimal units."""
+    """Return a number of bytes as text with decimal units."""
     for unit in _UNITS:
         if size < 1000 or unit == _UNITS[-1]:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -23,7 +21,7 @@ def format_size(size: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a time, to the second, or to the minute if it is long."""
+    """Return a duration as text, rounded to seconds, or to minutes if it is long."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -33,17 +31,17 @@ def format_seconds(seconds: float) -> str:
 
 
 def show(text: str) -> str:
-    """Give text that others have chosen as it is, but for what could steer a terminal."""
+    """Return text from another party without characters that could control a terminal."""
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 class Progress:
-    """Counts things and bytes that are done.
+    """A progress display that counts items and bytes.
 
     Args:
-        what: how the things are called; empty: they are not counted.
-        num, size: of all; 0: not known.
-        stream: where it is shown.
+        what: the name of the items; empty: count only bytes.
+        num, size: the total of items and bytes; 0: unknown.
+        stream: the stream to draw on.
     """
 
     def __init__(
@@ -68,9 +66,7 @@ class Progress:
         self._rate = 0.0  # bytes a second
 
     def add(self, size: int) -> None:
-        """Count bytes; a part that turns out to be for nothing is taken back with a negative
-        number.
-        """
+        """Add bytes to the count; a negative size removes bytes that did not count after all."""
         self.size_done += size
         now = self._clock()
         if now - self._last >= DRAW_INTERVAL:
@@ -79,7 +75,7 @@ class Progress:
             self._draw()
 
     def finish(self, text: str) -> None:
-        """Count a thing that is done, and say so where lines stay."""
+        """Count a finished item; print the text unless the stream is a terminal."""
         self.num_done += 1
         if not self._is_terminal:
             self._stream.write(f"{text}\n")
@@ -87,14 +83,14 @@ class Progress:
         else:
             self._draw()
 
-    def say(self, text: str) -> None:
-        """Say something that is to stay."""
+    def print_line(self, text: str) -> None:
+        """Print a line that stays on the terminal."""
         self._clear()
         self._stream.write(f"{text}\n")
         self._draw()
 
     def close(self) -> None:
-        """Take the line away."""
+        """Erase the progress line."""
         self._clear()
         self._stream.flush()
 
@@ -107,7 +103,7 @@ class Progress:
             self._mark, self._mark_size = now, self.size_done
 
     def describe(self) -> str:
-        """Return how far it is: things, bytes, rate, and the time that the rest will take."""
+        """Return the progress as text: items, bytes, rate and remaining time."""
         of_num = f"/{self._num}" if self._num else ""
         of_size = f" of {format_size(self._size)}" if self._size else ""
         parts = [f"{self.num_done}{of_num} {self._what}"] if self._what else []

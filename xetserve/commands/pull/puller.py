@@ -1,9 +1,8 @@
-"""Filling the cache with a repository: every file is read whole and thrown away, as if clients had
-asked for it.
+"""Fill the cache with a repository: read each file completely, as a client would, and discard it.
 
-What is in the cache already comes from there, so a run that was stopped is simply started again.
-The cache may drop what it cannot write in time; here that counts: a file of which something was
-dropped is read again, and what is missing fetched.
+Data that is already in the cache is read from there, so a new run continues a stopped one. The
+cache drops data that it cannot write in time. The puller then reads the file again, which fetches
+the missing data.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from xetserve.commands.pull.listing import Asker, Refused, RemoteFile
+from xetserve.commands.pull.listing import HandlerClient, Refused, RemoteFile
 from xetserve.commands.pull.progress import Progress, format_size, show
 from xetserve.errors import IntegrityError, UpstreamError, XetserveError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS
@@ -23,26 +22,25 @@ from xetserve.pipeline.cache.disk_cache import DiskCache
 
 logger = logging.getLogger(__name__)
 
-MAX_ROUNDS: Final = 4  # over what could not be kept
-MAX_TRIES: Final = 4  # of one file
-FIRST_DELAY: Final = 1.0  # seconds before the second try, twice as many before the third
+MAX_ROUNDS: Final = 4  # rounds over the files that the cache did not keep completely
+MAX_TRIES: Final = 4  # tries of one file in a round
+FIRST_DELAY: Final = 1.0  # seconds before the second try; each further delay is twice as long
 MAX_DELAY: Final = 60.0
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
 
 
 class NotKept(XetserveError):
-    """A file was read, but is not in the cache."""
+    """The cache does not keep a file."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did. Sizes in bytes.
+    """The result of a run. Sizes are in bytes.
 
-    num_files, size: of what was wanted and is in the cache now.
-    upstream_size, cache_size: packed bytes of Xet files that came from upstream, and from the
-        cache.
-    num_evicted: files that left the cache meanwhile, because it was full.
-    failed: path -> why.
+    num_files, size: the requested files that are in the cache now, and their total size.
+    upstream_size, cache_size: packed bytes of Xet files from upstream and from the cache.
+    num_evicted: cache files that were evicted during the run, because the cache was full.
+    failed: path -> reason.
     """
 
     commit: str = ""
@@ -56,17 +54,17 @@ class Summary:
 
 
 class Puller:
-    """Pulls files of one commit.
+    """A run that pulls files of one commit.
 
     Args:
-        can_keep: tells whether files that are not Xet are kept at all, if they have so many bytes.
-        is_kept: tells of one, by the hash that is its ETag and its size, whether it is stored.
+        can_keep: returns whether the cache keeps blobs (files that are not Xet) of a size in bytes.
+        is_kept: returns whether the cache holds the blob with this ETag hash and size.
         num_jobs: files that are read at the same time.
     """
 
     def __init__(
         self,
-        asker: Asker,
+        client: HandlerClient,
         commit: str,
         cache: DiskCache,
         can_keep: Callable[[int], bool],
@@ -76,7 +74,7 @@ class Puller:
         num_jobs: int,
     ) -> None:
         self.summary = Summary(commit)
-        self._asker = asker
+        self._client = client
         self._commit = commit
         self._cache = cache
         self._can_keep = can_keep
@@ -85,14 +83,14 @@ class Puller:
         self._num_jobs = num_jobs
 
     async def run(self, files: Sequence[RemoteFile]) -> Summary:
-        """Pull files; what fails is in the summary."""
+        """Pull files; failed files are in the summary."""
         started = time.monotonic()
         evicted = CACHE_EVICTIONS.total
         left = list(files)
         for number in range(MAX_ROUNDS):
             if number:
-                logger.info("%d files were not kept whole: reading them again", len(left))
-            # One at a time, when several were too much.
+                logger.info("the cache dropped parts of %d files: reading them again", len(left))
+            # The cache could not keep up with several at a time.
             num_jobs = 1 if number else self._num_jobs
             left = await self._run_round(left, num_jobs, is_last=number == MAX_ROUNDS - 1)
             if not left:
@@ -104,11 +102,11 @@ class Puller:
     async def _run_round(
         self, files: list[RemoteFile], num_jobs: int, *, is_last: bool
     ) -> list[RemoteFile]:
-        """Read files; gives those that are not all in the cache, though they could be read."""
+        """Read files; return those that were read but that the cache did not keep completely."""
         queue = iter(files)
         finished: list[RemoteFile] = []
         again: list[RemoteFile] = []
-        noticed = 0.0  # times that something was dropped, while a file was read
+        noticed = 0.0  # number of dropped writes at the end of the last file
 
         async def work() -> None:
             nonlocal noticed
@@ -130,26 +128,28 @@ class Puller:
             for _ in range(min(num_jobs, len(files))):
                 group.create_task(work())
         await self._cache.settle()
-        if CACHE_ABANDONED.total > noticed:  # what was written last; whose it was is not known
+        if CACHE_ABANDONED.total > noticed:  # a late write was dropped; its file is unknown
             again, finished = again + finished, []
         for file in finished:
             self.summary.num_files += 1
             self.summary.size += file.size
         if is_last:
             for file in again:
-                self._fail(file, "the cache could not keep all of it: is there room for it?")
+                self._fail(
+                    file, "the cache could not store all of it: check the free space and cache_size"
+                )
             return []
         return again
 
     def _fail(self, file: RemoteFile, reason: str) -> None:
         self.summary.failed[file.path] = reason
-        self._progress.say(f"{show(file.path)}: {show(reason)}")
+        self._progress.print_line(f"{show(file.path)}: {show(reason)}")
 
     async def _pull(self, file: RemoteFile) -> None:
-        """Read one file, with several tries where it may help.
+        """Read one file; retry errors that may pass.
 
         Raises:
-            XetserveError: it cannot be had, or not be kept.
+            XetserveError: the file cannot be read, or the cache does not keep it.
         """
         delay = FIRST_DELAY
         for number in range(MAX_TRIES):
@@ -161,20 +161,20 @@ class Puller:
                     raise
                 named = exc.retry_after if isinstance(exc, Refused) else None
                 wait = min(MAX_DELAY, max(delay, named or 0.0))
-                logger.info("%s: %s; again in %g seconds", show(file.path), exc, wait)
+                logger.info("%s: %s; retrying in %g seconds", show(file.path), exc, wait)
             await sleep(wait)
             delay *= 2
         return None
 
     async def _read(self, file: RemoteFile) -> None:
         """Read one file, once."""
-        asker = self._asker
-        if asker.revision != self._commit:
-            # Clients ask for it by the name of the branch first.
-            await asker.head(asker.file_target(file.path, asker.revision))
+        client = self._client
+        if client.revision != self._commit:
+            # Clients first request the file by its branch: let the server cache that answer too.
+            await client.head(client.file_target(file.path, client.revision))
         if not self._can_keep(file.size) and not await self._is_xet(file):
-            raise NotKept("not Xet, and larger than half of the cache: not kept")
-        request, response = await asker.ask("GET", asker.file_target(file.path, self._commit))
+            raise NotKept("not a Xet file, and larger than half of the cache: not kept")
+        request, response = await client.ask("GET", client.file_target(file.path, self._commit))
         received = 0
         try:
             if isinstance(response.body, bytes):
@@ -195,20 +195,20 @@ class Puller:
             self._progress.add(-received)
             if received != file.size:
                 raise UpstreamError(f"{received} bytes, expected {file.size}")
-            raise IntegrityError("it was not verified")
+            raise IntegrityError("the file could not be verified")
         self.summary.upstream_size += record.upstream_bytes or 0
         self.summary.cache_size += record.cache_bytes or 0
         if record.is_verified is None and file.size:
             etag = next((v for name, v in response.headers if name.lower() == "etag"), "")
             if not await self._is_kept(etag.strip('"'), file.size):
-                raise NotKept("not Xet, and could not be kept")
+                raise NotKept("not a Xet file, and the cache could not store it")
         self._progress.finish(f"{show(file.path)} {format_size(file.size)}")
 
     async def _is_xet(self, file: RemoteFile) -> bool:
-        """Ask whether a file is Xet, without reading it; the Hub's own URLs may hide that."""
-        repo = self._asker.repo
+        """Return whether a file is Xet, without reading it; the Hub's own URLs may not show it."""
+        repo = self._client.repo
         if "/" not in repo.id:
-            return True  # only reading it will tell
+            return True  # unknown: /download needs an owner, so the file must be read
         query = urlencode({"type": repo.kind, "revision": self._commit})
-        fields = await self._asker.head(f"/download/{repo.id}/{quote(file.path)}?{query}")
+        fields = await self._client.head(f"/download/{repo.id}/{quote(file.path)}?{query}")
         return "x-xet-hash" in fields

@@ -1,4 +1,4 @@
-"""Repositories as they are named on command lines."""
+"""Repository arguments of commands."""
 
 from typing import Final
 
@@ -10,20 +10,21 @@ _PREFIXES: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
 def parse_target(text: str, kind: str | None = None) -> tuple[RepoRef, str]:
-    """Read [models/|datasets/|spaces/]{id}[@{revision}]; gives repository and revision, "main"
-    without one.
+    """Parse [models/|datasets/|spaces/]{id}[@{revision}] into repository and revision.
+
+    The default revision is "main".
 
     Args:
-        kind: type of the repository, as another flag names it.
+        kind: type of the repository, from another flag; None: not given.
 
     Raises:
-        ConfigError: no repository has such a name, or its type is named in two ways.
+        ConfigError: the name is not valid, or it contradicts kind.
     """
     repo_id, at, revision = text.partition("@")
     prefix, _, rest = repo_id.partition("/")
     if prefix in _PREFIXES and rest:
         if kind not in (None, _PREFIXES[prefix]):
-            raise ConfigError(f"{text!r} is no {kind}")
+            raise ConfigError(f"{text!r} is not a {kind}")
         repo_id, kind = rest, _PREFIXES[prefix]
     try:
         repo = parse_hub_repo(repo_id.split("/"), kind or "model")
