@@ -627,7 +627,7 @@ class TestMemory:
 
         with pytest.raises(UpstreamMissing):
             await bench.cache.get(FILE, ask)
-        kept = bench.cache._kept.peek(FILE)
+        kept = bench.cache._memory._kept.peek(FILE)
         assert kept is not None
         assert isinstance(kept.answer, UpstreamMissing)
         assert (str(kept.answer), kept.answer.code) == ("gone", "RepoNotFound")
@@ -640,18 +640,18 @@ class TestMemory:
     async def test_a_refusal_looks_at_its_own_repository_only(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("xetserve.upstream.answers.cache.MAX_REFUSALS", 10)
+        monkeypatch.setattr("xetserve.upstream.answers.memory.MAX_REFUSALS", 10)
         bench = Bench(ttl=30)
         for number in range(200):
             await bench.get(Upstream(b"yes"), FILE._replace(repo=f"model/o/{number}"))
         looked_at: list[Question] = []
-        peek = bench.cache._kept.peek
+        peek = bench.cache._memory._kept.peek
 
         def look_at(question: Question) -> object:
             looked_at.append(question)
             return peek(question)
 
-        monkeypatch.setattr(bench.cache._kept, "peek", look_at)
+        monkeypatch.setattr(bench.cache._memory._kept, "peek", look_at)
         for number in range(100, 120):
             bench.cache.refuse(MINE, f"model/o/{number}")
         assert [one.repo for one in looked_at] == [f"model/o/{n}" for n in range(100, 120)]

@@ -24,7 +24,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import (
@@ -36,6 +36,7 @@ from xetserve.errors import (
 )
 from xetserve.metrics.catalogue import METADATA_HITS, METADATA_MISSES, METADATA_STALE
 from xetserve.upstream.answers.backoff import Backoff
+from xetserve.upstream.answers.memory import AnswerMemory, Kept
 from xetserve.upstream.answers.question import (
     MAX_SKEW,
     PERMISSIONS,
@@ -54,13 +55,11 @@ from xetserve.upstream.answers.stored_file import Stored
 
 logger = logging.getLogger(__name__)
 
-ENTRY_COST: Final = 700  # bytes of memory beside the texts of question and answer
 STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer would do
-MAX_REFUSALS: Final = 10_000
-MAX_REFUSALS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
 MARK_PAUSE: Final = 3600.0  # seconds after which it is marked again that a repository was shown
 MARK_LEAD: Final = 7200.0  # seconds that a mark counts as used later: no older answer outlives it
 MAX_MARKS: Final = 10_000
+MAX_MARKS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +87,6 @@ FindOther = Callable[[str], Awaitable[Question | None]]
 Renew = Callable[[bytes], Awaitable[float | None]]
 
 
-class _Kept(NamedTuple):
-    """An answer, or a refusal as an error, and when it was said, in Unix seconds."""
-
-    said: float
-    answer: Answer | UpstreamError
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory of the answer, about."""
-        if isinstance(self.answer, Answer):
-            return ENTRY_COST + len(self.answer.data)
-        fields = (len(name) + len(value) + ENTRY_COST // 4 for name, value in self.answer.headers)
-        return 2 * ENTRY_COST + len(str(self.answer)) + sum(fields)
-
-    @property
-    def is_yes(self) -> bool:
-        """Whether it is what may be given when it is old."""
-        return isinstance(self.answer, Answer) and self.answer.verdict is not Verdict.REFUSED
-
-
 class AnswerCache:
     """Keeps answers.
 
@@ -127,25 +106,17 @@ class AnswerCache:
         self.store = store
         self.clock = clock
         self._realm = realm
-        self._kept: LruDict[Question, _Kept] = LruDict(
-            max_cost=policy.max_size, on_leave=self._note_left
-        )
-        # Those that were answered with yes, by scope and repository: a refusal drops them without a
-        # walk over others.
-        self._by_repo: dict[tuple[str, str], dict[Question, None]] = {}
+        self._memory = AnswerMemory(policy.max_size)
         self._flights: SingleFlight[Question, Answer] = SingleFlight()
-        self._refusals: LruDict[tuple[str, str], float] = LruDict(
-            max_num=MAX_REFUSALS, max_cost=MAX_REFUSALS_SIZE
-        )
         self._marks: LruDict[tuple[str, str], float] = LruDict(
-            max_num=MAX_MARKS, max_cost=MAX_REFUSALS_SIZE
+            max_num=MAX_MARKS, max_cost=MAX_MARKS_SIZE
         )
         self._backoff = Backoff(policy.negative_ttl, clock)
 
     @property
     def size(self) -> int:
         """Bytes of memory that it takes, about."""
-        return self._kept.cost
+        return self._memory.size
 
     async def get(
         self,
@@ -170,13 +141,13 @@ class AnswerCache:
             if answer is None:
                 raise UpstreamOffline("this server is offline, and does not have what is asked for")
             return answer
-        kept = self._kept.peek(question)
+        kept = self._memory.peek(question)
         if kept is None or not self._is_fresh(question, kept):
             kept = await self._load(question, kept)
         if kept is not None and self._is_fresh(question, kept):
             METADATA_HITS.add(question.kind)
             self._log("%s: cached, %.1f s old", question, self.clock() - kept.said)
-            self._kept.get(question)  # it is used
+            self._memory.use(question)  # it is used
             if isinstance(kept.answer, UpstreamError):
                 raise _copy(kept.answer)
             return kept.answer
@@ -190,25 +161,20 @@ class AnswerCache:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(text, question.subject, *values)
 
-    def _is_fresh(self, question: Question, kept: _Kept) -> bool:
+    def _is_fresh(self, question: Question, kept: Kept) -> bool:
         is_good = isinstance(kept.answer, Answer) and kept.answer.verdict is Verdict.GOOD
         age = self.clock() - kept.said
         limit = self.policy.ttl if is_good else min(self.policy.negative_ttl, self.policy.ttl)
         return (
             limit > 0
             and -MAX_SKEW < age < limit
-            and (not kept.is_yes or self._is_believed(question, kept.said))
+            and (not kept.is_yes or self._memory.is_believed(question, kept.said))
         )
-
-    def _is_believed(self, question: Question, said: float) -> bool:
-        """Return whether the token was not refused since."""
-        refused = self._refusals.peek((question.scope, question.repo))
-        return refused is None or said > refused
 
     async def _ask(
         self,
         question: Question,
-        kept: _Kept | None,
+        kept: Kept | None,
         ask: Ask,
         renew: Renew | None,
         find_other: FindOther | None,
@@ -242,14 +208,14 @@ class AnswerCache:
         return self.put(question, answer._replace(said=answer.said or asked))
 
     async def _renew(
-        self, question: Question, kept: _Kept | None, renew: Renew | None
+        self, question: Question, kept: Kept | None, renew: Renew | None
     ) -> Answer | None:
         """Return an old answer that never changes, if it may still be given."""
         if renew is None or not self.policy.ttl or kept is None:
             return None
         if not isinstance(kept.answer, Answer):
             return None
-        if not self._is_believed(question, kept.said):
+        if not self._memory.is_believed(question, kept.said):
             return None
         said = await renew(kept.answer.data)
         if said is not None:
@@ -281,9 +247,9 @@ class AnswerCache:
                 return known.answer if isinstance(known.answer, Answer) and known.is_yes else None
         return None
 
-    async def _find_any(self, question: Question) -> _Kept | None:
+    async def _find_any(self, question: Question) -> Kept | None:
         """Return what is known, unless it is a yes that is too old, or not believed any more."""
-        known = self._kept.peek(question)
+        known = self._memory.peek(question)
         if known is None or not self.policy.is_offline:
             known = await self._load(question, known)
         if known is None:
@@ -291,15 +257,15 @@ class AnswerCache:
         if known is None or not isinstance(known.answer, Answer) or not known.is_yes:
             return known
         age = max(0.0, self.clock() - known.said)
-        if not self._is_believed(question, known.said):
+        if not self._memory.is_believed(question, known.said):
             return None
         if not self.policy.is_offline and age > self.policy.stale_for:
             return None
-        return _Kept(known.said, known.answer._replace(stale_age=int(age)))
+        return Kept(known.said, known.answer._replace(stale_age=int(age)))
 
     # Keeping.
 
-    async def _load(self, question: Question, kept: _Kept | None) -> _Kept | None:
+    async def _load(self, question: Question, kept: Kept | None) -> Kept | None:
         """Return what is stored, if that is newer than what is kept in memory."""
         if self.store is None:
             return kept
@@ -308,11 +274,11 @@ class AnswerCache:
             return kept
         if not await self._load_refusal(question):
             self._mark(question)  # it has gone, or an older version has stored the answer
-        if not self._is_believed(question, stored.said):
+        if not self._memory.is_believed(question, stored.said):
             self.store.remove(self._path(question))
             return kept
-        loaded = _Kept(stored.said, read_stored(stored))
-        self._remember(question, loaded)
+        loaded = Kept(stored.said, read_stored(stored))
+        self._memory.remember(question, loaded)
         return loaded
 
     async def _load_refusal(self, question: Question) -> bool:
@@ -321,10 +287,10 @@ class AnswerCache:
         path = self._path(make_refusal(question))
         refused = await self.store.read(path, lead=MARK_LEAD)
         if refused is not None and refused.said > 0:
-            self._note_refusal(question, refused.said)
+            self._memory.note_refusal(question, refused.said)
         return refused is not None
 
-    async def _load_imported(self, question: Question) -> _Kept | None:
+    async def _load_imported(self, question: Question) -> Kept | None:
         """Return what was brought from elsewhere; online it is not remembered, for it is not to be
         believed without asking.
         """
@@ -338,9 +304,9 @@ class AnswerCache:
         refused = await self.store.read(path, is_imported=True, lead=MARK_LEAD)
         if refused is not None and stored.said <= refused.said:
             return None
-        loaded = _Kept(stored.said, read_stored(stored))
+        loaded = Kept(stored.said, read_stored(stored))
         if self.policy.is_offline:
-            self._remember(question, loaded)
+            self._memory.remember(question, loaded)
         return loaded
 
     def put(self, question: Question, answer: Answer) -> Answer:
@@ -350,8 +316,8 @@ class AnswerCache:
             self.drop(question)
             return answer
         if answer.verdict is Verdict.REFUSED:
-            self._note_refusal(question, answer.said)
-        self._remember(question, _Kept(answer.said, answer))
+            self._memory.note_refusal(question, answer.said)
+        self._memory.remember(question, Kept(answer.said, answer))
         if self.store is None or not question.is_kept:
             return answer
         path, note = self._path(question), self._path(make_refusal(question))
@@ -385,7 +351,7 @@ class AnswerCache:
 
     def drop(self, question: Question) -> None:
         """Know nothing more about a question."""
-        self._kept.pop(question)
+        self._memory.pop(question)
         if self.store is not None:
             self.store.remove(self._path(question))
 
@@ -395,7 +361,7 @@ class AnswerCache:
         """
         question = Question(scope, REFUSAL, repo, "")
         now = self.clock()
-        self._note_refusal(question, now)
+        self._memory.note_refusal(question, now)
         self._store_refusal(question, now)
 
     def _path(self, question: Question) -> str:
@@ -411,41 +377,9 @@ class AnswerCache:
 
     def _keep_refusal(self, question: Question, error: UpstreamError) -> None:
         now = self.clock()
-        self._note_refusal(question, now)
-        self._remember(question, _Kept(now, _copy(error)))
+        self._memory.note_refusal(question, now)
+        self._memory.remember(question, Kept(now, _copy(error)))
         self._store_refusal(question, now)
-
-    def _note_refusal(self, question: Question, said: float) -> None:
-        key = (question.scope, question.repo)
-        before = self._refusals.get(key)
-        if before is not None and said <= before:
-            return
-        self._refusals.put(key, said, sum(map(len, key)))
-        # The refusal itself may be forgotten one day: no answer of before is left that could come
-        # back then.
-        for other in list(self._by_repo.get(key, ())):
-            kept = self._kept.peek(other)
-            if kept is not None and kept.said <= said:
-                self._kept.pop(other)
-
-    def _remember(self, question: Question, kept: _Kept) -> None:
-        self._kept.pop(question)
-        size = kept.size + question.size
-        if size > self.policy.max_size // 2 or not question.is_kept:
-            return
-        if kept.is_yes:
-            if not self._is_believed(question, kept.said):
-                return
-            self._by_repo.setdefault((question.scope, question.repo), {})[question] = None
-        self._kept.put(question, kept, size)
-
-    def _note_left(self, question: Question, kept: _Kept) -> None:
-        if kept.is_yes:
-            key = (question.scope, question.repo)
-            others = self._by_repo[key]
-            del others[question]
-            if not others:
-                del self._by_repo[key]
 
     async def aclose(self) -> None:
         """Finish writing."""
