@@ -22,6 +22,26 @@ from xetserve.pipeline.verify.worker_records import SeenChunks
 from xetserve.xet.reconstruction import ChunkRange
 
 
+def test_the_example_of_the_module() -> None:
+    file_hash, size, chunks = make_file([10, 20, 5, 25])
+    assert [position for position, _, _ in chunks] == [0, 10, 30, 35]
+    wrong = (30, 5, bytes(32))
+    ledger = Ledger(file_hash)
+    note_each(ledger, [*chunks[2:], chunks[0]])
+    assert not ledger.can_be_proven(size)
+    note_each(ledger, [chunks[1]])
+    assert ledger.can_be_proven(size)
+    assert prove(ledger)
+    assert not ledger.matches(*wrong)
+    ledger = Ledger(file_hash)
+    note_each(ledger, [wrong, chunks[3], chunks[0], chunks[1]])
+    assert not prove(ledger)
+    assert not ledger.has_chunks
+    note_each(ledger, [chunks[0], wrong, chunks[2]])
+    assert not ledger.has_chunks
+    assert ledger.generation == 2
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_chunks_in_any_order_make_the_file(seed: int) -> None:
     chunks = CHUNKS * 2

@@ -54,7 +54,7 @@ def test_anything_else_is_none(data: bytes) -> None:
 
 
 def test_the_ledger_of_another_file_is_none() -> None:
-    with pytest.raises(FormatError, match="of this file"):
+    with pytest.raises(FormatError, match="belongs to another file"):
         parse_ledger(PACKED, bytes(32))
 
 

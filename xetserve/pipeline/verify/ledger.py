@@ -1,12 +1,27 @@
-"""What is known of a file's chunks: their hashes, remembered as they are computed, whoever asked
-for the bytes.
+"""The chunks of a file that clients have read, in order to verify parts of it.
 
-A part of a file proves nothing by itself, since reconstructions carry no chunk hashes. But parts
-add up: once the hashes of all chunks are known, their root has to be the file hash. From then on
-the list is proven, and every later part is compared with it, chunk by chunk. Of a file with more
-chunks than may be remembered, the first ones are folded into the root and
-forgotten: whoever reads it from its beginning on, in about that order, gets proof all the same, but
-    no list is left.
+A part of a file proves nothing by itself, since reconstructions carry no chunk hashes. But the
+server computes the hash of every chunk it sends, whichever client it is for. Once the hashes of all
+chunks are known, their root has to be the file hash. From then on the ledger is proven, and every
+later chunk is compared with it.
+
+Example: a file of 60 bytes with the chunks a [0, 10), b [10, 30), c [30, 35), d [35, 60).
+
+    a client reads      runs of known chunks
+    30 to 60            [30, 60) c d
+    0 to 10             [0, 10) a, [30, 60) c d
+    10 to 30            [0, 60) a b c d               the runs join: all chunks are known
+
+    root of a b c d = file hash   proven: from now on, a wrong chunk at 30 is found when it is read
+    root of a b c d differs       one chunk is wrong: all are forgotten, and the last answer is cut
+
+If a client reads another chunk at 30 before the file is proven, one of the two is wrong, too: all
+are forgotten.
+
+A file may have more chunks than fit into MAX_FILE_MEMORY. Then the first ones are folded into the
+root and forgotten. A client that reads such a file from its beginning, roughly in order, gets a
+proof nevertheless, but the ledger is not proven afterwards.
+
 Pure: positions are decoded bytes in the file.
 """
 
@@ -22,10 +37,10 @@ from xetserve.pipeline.verify.worker_records import SeenChunks
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree
 from xetserve.xet.reconstruction import ChunkRange
 
-CHUNK_COST: Final = HASH_SIZE + 8  # bytes of memory for a chunk that is known
-XORB_COST: Final = 250  # and for a xorb that chunks came from
+CHUNK_COST: Final = HASH_SIZE + 8  # bytes of memory for a known chunk
+XORB_COST: Final = 250  # bytes of memory for a xorb that chunks came from
 MAX_FILE_MEMORY: Final = 8 * 1024 * 1024  # bytes; 200,000 chunks, of about 13 GB
-FOLDED_AWAY: Final = 4096  # chunks that are forgotten at a time, at most
+FOLDED_AWAY: Final = 4096  # chunks that are folded and forgotten at a time, at most
 
 
 class _ChunkRun:
@@ -34,7 +49,7 @@ class _ChunkRun:
     __slots__ = ("_next", "end", "hashes", "start", "starts")
 
     def __init__(self, start: int) -> None:
-        self._next = 0  # the chunk that is looked for next, if they are read in order
+        self._next = 0  # the index that the next call of has() expects, when chunks come in order
         self.start = start
         self.end = start
         self.starts: array[int] = array("Q")  # of the chunks
@@ -51,7 +66,7 @@ class _ChunkRun:
         self.end = other.end
 
     def is_part_of(self, chunks: ChunkList) -> bool:
-        """Return whether these chunks are some of a file's, at their places."""
+        """Return whether all these chunks are in a list, at the same positions."""
         first = bisect_left(chunks.starts, self.start)
         last = first + len(self.starts)
         end = chunks.starts[last] if last < len(chunks.starts) else chunks.end
@@ -62,7 +77,7 @@ class _ChunkRun:
         )
 
     def has(self, position: int, size: int, chunk_hash: bytes) -> bool:
-        """Return whether the chunk that starts at a position is this one."""
+        """Return whether the run has this chunk at this position."""
         starts, at = self.starts, self._next
         if at >= len(starts) or starts[at] != position:
             at = bisect_left(starts, position)
@@ -74,20 +89,21 @@ class _ChunkRun:
 
 
 class Ledger:
-    """The chunks of one file.
+    """The known chunks of one file.
 
     Args:
-        on_clear: told when chunks turned out to be wrong, and all was forgotten.
+        on_clear: called with the file hash when a chunk has turned out to be wrong and all chunks
+            were forgotten.
 
-    is_proven: whether they make the file hash; then they never change.
-    is_kept: whether they are stored as well, or about to be.
-    is_sent: whether other workers have them.
-    has_lost: whether some chunks that were seen are not remembered, or were not compared with those
-        that are, and nobody has been told. Who counts on all chunks being looked at must not come
-        to an end.
-    generation: how often all was forgotten.
-    epoch: changes whenever chunks are no longer remembered that were, unless all are proven then.
-    sources: where its chunks came from, by xorb: from the first of them to the last.
+    is_proven: whether the chunks fold to the file hash; then they do not change any more.
+    is_kept: whether the ledger is stored on disk, or about to be.
+    is_sent: whether the other workers have the proven ledger.
+    has_lost: whether chunks were dropped, or not compared with known ones, and Ledgers has not
+        recorded this yet. An answer that depends on all chunks being compared must then not end
+        normally.
+    generation: how often all chunks were forgotten.
+    epoch: changes whenever chunks are dropped, unless all are proven then.
+    sources: for each xorb, a range that contains the chunks which came from it.
     """
 
     def __init__(
@@ -101,14 +117,14 @@ class Ledger:
         self.has_lost = False
         self.generation = 0
         self.epoch = 0
-        self._origins = ProvenanceLog()  # of chunks that were noted since the epoch began
+        self._origins = ProvenanceLog()  # of the chunks of this epoch
         self.sources: dict[bytes, ChunkRange] = {}
-        self._runs: list[_ChunkRun] = []  # in order, with gaps between them
+        self._runs: list[_ChunkRun] = []  # by position, with gaps between them
         self._num_chunks = 0
         self._is_full = False
-        self._tree = MerkleTree()  # of the first chunks, when they start at 0
-        self._num_folded = 0  # of those that are known
-        self._base = 0  # bytes up to here are in the tree, and their chunks forgotten
+        self._tree = MerkleTree()  # of the first chunks, if they start at 0
+        self._num_folded = 0  # known chunks that are in the tree
+        self._base = 0  # chunks before this position are in the tree, and forgotten
 
     def __repr__(self) -> str:
         state = "proven" if self.is_proven else f"{len(self._runs)} runs"
@@ -116,27 +132,27 @@ class Ledger:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes, about."""
+        """Bytes of memory, estimated."""
         return 1000 + self._num_chunks * CHUNK_COST + len(self.sources) * XORB_COST
 
     @property
     def has_chunks(self) -> bool:
-        """Whether it knows of chunks."""
+        """Whether any chunk is known."""
         return bool(self._runs)
 
     @property
     def is_full(self) -> bool:
-        """Whether the file has more chunks than can be remembered, and nothing is."""
+        """Whether the file had too many chunks, so that none is kept."""
         return self._is_full
 
     def matches(self, position: int, size: int, chunk_hash: bytes) -> bool:
-        """Return whether a proven list has this chunk at this position."""
+        """Return whether the proven file has this chunk at this position."""
         return bool(self._runs) and self._runs[0].has(position, size, chunk_hash)
 
     def note(self, position: int, size: int, chunk_hash: bytes) -> None:
-        """Remember a chunk, unless the list is proven.
+        """Add a chunk, unless the ledger is proven.
 
-        If it is not what was seen there before, one of the two is wrong, and all is forgotten.
+        If another chunk is known at this position, one of the two is wrong: all are forgotten.
         """
         if self.is_proven or self._is_full:
             return
@@ -145,13 +161,13 @@ class Ledger:
             if position:
                 return
             self.epoch += 1
-            self._restart()  # somebody begins anew, and counts on all chunks being looked at
+            self._restart()  # a client starts at the beginning: all its chunks must be compared
         at = len(self._runs) - 1
         if at >= 0 and position == self._runs[at].end and self.nbytes < MAX_FILE_MEMORY:
             self._runs[at].append(size, chunk_hash)
             self._num_chunks += 1
             return
-        if at < 0 or position != self._runs[at].end:  # mostly they come in order
+        if at < 0 or position != self._runs[at].end:  # the common case is chunks in order
             at = bisect_right(self._runs, position, key=lambda run: run.start) - 1
         if at >= 0 and position < self._runs[at].end:
             if not self._runs[at].has(position, size, chunk_hash):
@@ -172,7 +188,7 @@ class Ledger:
             self._shrink()
 
     def note_seen(self, seen: SeenChunks) -> None:
-        """Remember chunks that somebody else has seen, as if they had been seen here."""
+        """Add chunks that another worker has seen."""
         if self.is_proven or self._is_full or not seen.sizes:
             return
         self.note_source(seen.xorb_hash, seen.chunks)
@@ -182,7 +198,10 @@ class Ledger:
             self.note(position, size, chunk_hash)
 
     def _append(self, seen: SeenChunks) -> bool:
-        """Take chunks over at once that meet no others, but those that end where they begin."""
+        """Add all these chunks at once if they overlap no known ones; return whether they did not.
+
+        They may follow a run directly.
+        """
         runs, start = self._runs, seen.position
         starts = array("Q", accumulate(seen.sizes, initial=start))
         end = starts.pop()
@@ -207,13 +226,11 @@ class Ledger:
         return True
 
     def refutes(self, seen: SeenChunks) -> bool:
-        """Return whether the list is proven, and chunks that somebody else has seen are not the
-        file's.
-        """
+        """Return whether the file is proven and does not have these chunks of another worker."""
         return self.is_proven and not all(self.matches(*chunk) for chunk in seen.each())
 
     def _shrink(self) -> None:
-        """Forget some of the first chunks, once they are in the tree; or else everything."""
+        """Forget some of the first chunks after folding them, or else all chunks."""
         self.epoch += 1
         self._origins.clear()
         self.fold(FOLDED_AWAY)
@@ -230,17 +247,17 @@ class Ledger:
         self._num_chunks -= count
 
     def note_source(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
-        """Remember where chunks come from, unless the list is proven."""
+        """Record where chunks come from, unless the ledger is proven."""
         if not self.is_proven and not self._is_full:
             extend_range(self.sources, xorb_hash, chunks)
 
     def clear(self) -> None:
-        """Forget all chunks, since some are wrong, though not where they came from."""
+        """Forget all chunks, since one is wrong, but not where they came from."""
         self.forget()
         self._on_clear(self.file_hash)
 
     def forget(self) -> None:
-        """Forget all chunks, as clear does, without saying so."""
+        """Forget all chunks, as clear does, without calling on_clear."""
         self.generation += 1
         self.epoch += 1
         self.is_proven = self.is_kept = self.is_sent = False
@@ -255,24 +272,24 @@ class Ledger:
         self._base = 0
 
     def get_chunks(self) -> ChunkList | None:
-        """Return the chunks of a proven list, which will not change; None: it is not proven."""
+        """Return all chunks of a proven file; None if it is not proven."""
         if not self.is_proven or len(self._runs) != 1:
             return None
         run = self._runs[0]
         return ChunkList(run.starts, run.end, run.hashes)
 
     def adopt(self, chunks: ChunkList) -> None:
-        """Take over all chunks of the file, proven elsewhere, unless the list is proven.
+        """Copy all chunks of the file, proven elsewhere, unless the ledger is proven.
 
-        What was noted before is compared with it. If it is something else, it was wrong, see clear;
-        what has been folded is forgotten.
+        The known chunks are compared with them first. If they differ, they were wrong, see clear.
+        Folded chunks cannot be compared, and are forgotten.
         """
         if self.is_proven:
             return
         if self._base:
             self.forget()
         elif not all(run.is_part_of(chunks) for run in self._runs):
-            self.clear()  # whoever was given some of it must not come to an end
+            self.clear()  # an answer that contained a wrong chunk must not end normally
         self._origins.prove()
         self._restart()
         self.sources.clear()
@@ -283,8 +300,8 @@ class Ledger:
         self.is_proven = self.is_kept = True
 
     def find_hashes(self, position: int, size: int) -> bytes | None:
-        """Return the hashes of the chunks that make up a part of a proven file; None: none do, or
-        it is not proven.
+        """Return the hashes of the chunks that make up a part of the file; None if no chunks do, or
+        the ledger is not proven.
         """
         chunks = self.get_chunks()
         return None if chunks is None else chunks.find_hashes(position, size)
@@ -294,12 +311,12 @@ class Ledger:
         return not self._base and self.can_be_proven(size)
 
     def can_be_proven(self, size: int) -> bool:
-        """Return whether all chunks of a file of this size are known, or were."""
+        """Return whether all chunks of a file of this size are known or folded."""
         runs = self._runs
         return len(runs) == 1 and runs[0].start == self._base and runs[0].end == size
 
     def fold(self, count: int) -> bool:
-        """Fold up to so many of the first chunks into the root; tells whether there are more."""
+        """Fold up to count more of the first chunks; return whether there are more to fold."""
         if self.is_proven or not self._runs or self._runs[0].start != self._base:
             return False
         run = self._runs[0]
@@ -312,8 +329,10 @@ class Ledger:
         return end < len(run.starts)
 
     def prove(self) -> bool:
-        """Compare the root of all chunks, folded, with the file hash; what is wrong is forgotten,
-        and what is not all there.
+        """Compare the root of all chunks, which are folded, with the file hash.
+
+        Returns False if it differs, and then all chunks are forgotten. If the first chunks were
+        forgotten after folding, so are the others, and the ledger is not proven.
         """
         if self.is_proven:
             return True
@@ -329,20 +348,19 @@ class Ledger:
         return True
 
     def set_proven(self) -> None:
-        """Take in that all chunks, which are known, make the file."""
+        """Mark the ledger as proven; all chunks of the file are known."""
         self.is_proven = True
         self._origins.prove()
 
     @property
     def has_origins(self) -> bool:
-        """Whether a proof of the file would prove stored entries, too."""
+        """Whether a proof of the file would also prove cache entries."""
         return bool(self._origins)
 
     def take_origins(self, origins: ProvenanceLog, epoch: int) -> None:
-        """Take over where chunks came from that were noted since an epoch, and tell once they are
-        proven.
+        """Add the cache entries that chunks of an epoch came from, to mark them with the proof.
 
-        Chunks that were not remembered, or not compared with those that are, prove nothing.
+        If chunks of this epoch were dropped or not compared, their origins are not proven.
         """
         if epoch != self.epoch or self._is_full or self._base:
             origins.clear()
@@ -353,7 +371,7 @@ class Ledger:
 
 
 def extend_range(ranges: dict[bytes, ChunkRange], xorb_hash: bytes, chunks: ChunkRange) -> None:
-    """Have the range of a xorb reach over some chunks."""
+    """Extend the range of a xorb so that it contains some chunks."""
     seen = ranges.get(xorb_hash)
     if seen is not None:
         chunks = ChunkRange(min(seen.start, chunks.start), max(seen.end, chunks.end))

@@ -1,4 +1,4 @@
-"""A proven ledger as a file: what a Xet file is made of, chunk by chunk.
+"""The file format of a proven ledger: the chunks of one Xet file.
 
     MAGIC           8 bytes
     file hash       32 bytes
@@ -7,8 +7,8 @@
     chunk hashes    32 bytes each
     check           16 bytes, BLAKE3 of all before
 
-Numbers are little-endian. What a disk gives is not believed: the root of the chunks is computed
-again, and is the file hash, or the file is as good as none. Pure: bytes in, values out.
+Numbers are little-endian. A file that was read from disk is not trusted: parse_ledger computes the
+root of the chunks again and compares it with the file hash. Pure: bytes in, values out.
 """
 
 import struct
@@ -28,15 +28,15 @@ from xetserve.xet.xorb import MAX_CHUNK_SIZE
 MAGIC: Final = b"xsledgr1"
 CHECK_SIZE: Final = 16  # bytes
 _HEAD: Final = struct.Struct(f"<{len(MAGIC)}s{HASH_SIZE}sI")
-FOLDED_AT_ONCE: Final = 256  # chunks between two turns
+FOLDED_AT_ONCE: Final = 256  # chunks between two calls of on_turn
 
 
 class ChunkList(NamedTuple):
     """All chunks of a file.
 
-    starts: where each begins, in decoded bytes of the file.
-    end: of the last, the size of the file.
-    hashes: one after the other.
+    starts: decoded position of each chunk in the file.
+    end: end of the last chunk, which is the size of the file.
+    hashes: of all chunks, concatenated.
     """
 
     starts: "array[int]"
@@ -44,7 +44,7 @@ class ChunkList(NamedTuple):
     hashes: bytes | bytearray
 
     def find_hashes(self, position: int, size: int) -> bytes | None:
-        """Return the hashes of the chunks that make up a part of the file; None: none do."""
+        """Return the hashes of the chunks that make up a part of the file; None if no chunks do."""
         first = bisect_left(self.starts, position)
         last = bisect_left(self.starts, position + size)
         ends = (*self.starts[first : first + 1], *self.starts[last : last + 1])
@@ -56,12 +56,12 @@ class ChunkList(NamedTuple):
 
 
 def ledger_file_size(num_chunks: int) -> int:
-    """Bytes of the file for so many chunks."""
+    """Return the bytes of a ledger file with num_chunks chunks."""
     return _HEAD.size + num_chunks * (4 + HASH_SIZE) + CHECK_SIZE
 
 
 def pack_ledger(file_hash: bytes, chunks: ChunkList) -> bytes:
-    """Write the chunks of a file that were proven to be its."""
+    """Return the ledger file of a proven file."""
     ends = [*chunks.starts[1:], chunks.end]
     sizes = array("I", (end - start for start, end in zip(chunks.starts, ends, strict=True)))
     if sys.byteorder == "big":
@@ -72,20 +72,20 @@ def pack_ledger(file_hash: bytes, chunks: ChunkList) -> bytes:
 
 
 def read_file_hash(data: bytes | memoryview) -> bytes:
-    """Return which file a ledger that pack_ledger wrote is of."""
+    """Return the file hash in a ledger file."""
     return bytes(data[len(MAGIC) : len(MAGIC) + HASH_SIZE])
 
 
 def parse_ledger(
     data: bytes, file_hash: bytes, on_turn: Callable[[], object] = lambda: None
 ) -> ChunkList:
-    """Read what pack_ledger wrote, and prove it anew.
+    """Parse a ledger file, and prove it again.
 
     Args:
-        on_turn: called now and then: folding takes microseconds a chunk, and others want to go on.
+        on_turn: called every FOLDED_AT_ONCE chunks, to yield to other threads.
 
     Raises:
-        FormatError: it is damaged, or of another file.
+        FormatError: the ledger is damaged, or belongs to another file.
     """
     chunks = unpack_ledger(data, file_hash)
     tree = MerkleTree()
@@ -100,16 +100,16 @@ def parse_ledger(
 
 
 def unpack_ledger(data: bytes, file_hash: bytes) -> ChunkList:
-    """Read what pack_ledger wrote, for those who may believe that it was proven.
+    """Parse a ledger file from a trusted source, without proving it again.
 
     Raises:
-        FormatError: it is damaged, or of another file.
+        FormatError: the ledger is damaged, or belongs to another file.
     """
     if len(data) < ledger_file_size(0):
-        raise FormatError(f"a ledger of {len(data)} bytes")
+        raise FormatError(f"a ledger of {len(data)} bytes, expected at least {ledger_file_size(0)}")
     magic, found_hash, count = _HEAD.unpack_from(data)
     if magic != MAGIC or found_hash != file_hash or len(data) != ledger_file_size(count):
-        raise FormatError("not the ledger of this file, or one that was cut")
+        raise FormatError("the ledger belongs to another file, or is truncated")
     if blake3(data[:-CHECK_SIZE]).digest(CHECK_SIZE) != data[-CHECK_SIZE:]:
         raise FormatError("the ledger is damaged")
     middle = _HEAD.size + 4 * count
@@ -120,6 +120,6 @@ def unpack_ledger(data: bytes, file_hash: bytes) -> ChunkList:
     hashes = data[middle:-CHECK_SIZE]
     for extreme in (min(sizes, default=1), max(sizes, default=1)):
         if not 0 < extreme <= MAX_CHUNK_SIZE:
-            raise FormatError(f"a chunk of {extreme} bytes")
+            raise FormatError(f"a chunk of {extreme} bytes, expected 1..{MAX_CHUNK_SIZE}")
     starts = array("Q", accumulate(sizes, initial=0))
     return ChunkList(starts, starts.pop(), hashes)

@@ -1,8 +1,8 @@
-"""Proven ledgers on disk, beside the cache: what was proven once is known after a restart, and to
-other processes.
+"""Store proven ledgers in the cache folder, so that they survive a restart.
 
-A ledger is read in a thread when its file is first read, and proven again (ledger_file.py). One
-that is damaged, gone or slow to come is none; keeping one never holds anybody up.
+A thread reads the ledger of a file when the file is first read, and proves it again
+(ledger_file.py). A ledger that is damaged, missing or slow to load is ignored. No response waits
+while a ledger is stored.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from xetserve.xet.hashes import format_hash
 
 logger = logging.getLogger(__name__)
 
-LOAD_TIMEOUT: Final = 1.0  # seconds that a read waits for a ledger; it may come later
+LOAD_TIMEOUT: Final = 1.0  # seconds that a read waits for a ledger, which may arrive later
 
 
 class LedgerStore:
-    """The ledgers that the folder of a cache holds."""
+    """The stored ledgers of a cache folder."""
 
     def __init__(self, cache: DiskCache) -> None:
         self._cache = cache
@@ -39,7 +39,10 @@ class LedgerStore:
         self._loading: dict[bytes, asyncio.Task[ChunkList | None]] = {}
 
     async def load(self, ledger: Ledger) -> None:
-        """Let a ledger have what is stored of its file; never fails, and does not wait for long."""
+        """Copy the stored ledger of the file into a ledger, if there is one.
+
+        It never fails, and waits LOAD_TIMEOUT seconds at most.
+        """
         if ledger.is_proven or self._cache.is_resting:
             return
         file_hash = ledger.file_hash
@@ -60,14 +63,14 @@ class LedgerStore:
             return None
 
     def _read(self, file_hash: bytes) -> ChunkList | None:
-        """For a thread."""
+        """Read and prove the ledger of a file; runs in a thread."""
         path = self._get_path(file_hash)
         try:
             with open(open_regular(path), "rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size > MAX_FILE_MEMORY:
-                    raise FormatError("too large for a ledger")
+                    raise FormatError(f"more than {MAX_FILE_MEMORY} bytes")
                 data = file.read() or b""
-            # Sleeping lets the loop have its turn: folding is Python, and holds the interpreter.
+            # Folding is Python code and holds the interpreter lock; sleeping lets the loop run.
             chunks = parse_ledger(data, file_hash, lambda: time.sleep(0))
         except FileNotFoundError:
             return None
@@ -79,7 +82,7 @@ class LedgerStore:
         return chunks
 
     def keep(self, ledger: Ledger) -> None:
-        """Store a proven ledger beside what else goes on, unless it is stored."""
+        """Store a proven ledger in the background, unless it is stored already."""
         if ledger.is_kept or not ledger.is_proven or self._cache.is_resting:
             return
         chunks = ledger.get_chunks()

@@ -1,12 +1,11 @@
-"""The ledgers of a process, and what it knows from the other workers.
+"""The ledgers of a process, kept in step with those of the other workers (worker_bus.py).
 
-Several workers are one server: what a client has got from one counts when another judges. So each
-tells the others what it has seen before the bytes leave, and hears what they have told before it
-judges. Whoever tells last, of all that have sent parts of a file, then knows all of them: if they
-are not the file, that one's answer is cut, and everybody knows that it was.
+A worker sends the chunks of an answer to the others before the bytes leave, and receives theirs
+before it verifies. So the last worker that sends a part of a file knows all parts. If they are not
+the file, it cuts its answer and marks the file as cut for all workers.
 
-What is forgotten because some of it was wrong is forgotten by all, together with what others have
-told before that and is not heard yet.
+When a chunk turns out to be wrong, all workers forget the chunks of the file, including those that
+were seen before and arrive later.
 """
 
 import os
@@ -19,18 +18,17 @@ from xetserve.pipeline.verify.ledger import Ledger
 from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.pipeline.verify.worker_records import Mark, MarkKind, SeenChunks
 
-MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, of about 26 GB
+MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, about 26 GB of files
 
-CUT_SECONDS: Final = 3600.0  # within which somebody may try to go on with what they have
-SUSPECT_SECONDS: Final = 60.0  # within which those who were at it try, part by part
+CUT_SECONDS: Final = 3600.0  # within this time, a client may resume a download that was cut
+SUSPECT_SECONDS: Final = 60.0  # within this time, clients retry parts of a download
 MAX_CUTS: Final = 1000  # files
 
 
 class _Times:
-    """When something happened last to each of some files, ns of CLOCK_MONOTONIC; those to which it
-    did long ago are forgotten.
+    """The last time of an event for each of MAX_CUTS files, ns of CLOCK_MONOTONIC.
 
-    all_at: when it may have happened to any file whatsoever; -1: never.
+    all_at: the last time at which it may have happened to any file; -1: never.
     """
 
     def __init__(self) -> None:
@@ -44,37 +42,38 @@ class _Times:
             self.all_at = max(self.all_at, first[1])
 
     def get(self, file_hash: bytes) -> int:
-        """Return the time; -1: it did not happen."""
+        """Return the time; -1 if it is not known to have happened."""
         when = self._times.peek(file_hash)
         return -1 if when is None else when
 
     def is_since(self, file_hash: bytes, since: float) -> bool:
-        """Return whether it may have happened to a file after a time, in seconds."""
+        """Return whether it may have happened to a file since a time, in seconds."""
         when = max(self.get(file_hash), self.all_at)
         return when >= 0 and when >= int(since * 1e9)
 
 
 class Ledgers:
-    """The ledgers of the files that were read of late, within a bound of memory.
+    """The ledgers of the files that were read last, in bounded memory.
 
-    And which files were cut of late because they were wrong: somebody has the beginning, and some
-    of it may be wrong.
+    It also records which files were cut because they were damaged: a client may have the beginning
+    of such a file, with a wrong byte in it.
 
     Args:
-        worker_bus: from the other workers, and to them; None: there are none.
+        max_memory: bytes of all ledgers together.
+        worker_bus: the connection to the other workers; None if there are none.
     """
 
     def __init__(self, max_memory: int = MAX_MEMORY, worker_bus: WorkerBus | None = None) -> None:
         self._worker_bus = worker_bus
         self._max_memory = max_memory
-        # Each with the memory that it took when it was looked at last.
+        # The cost of each is its memory when it was accounted for the last time.
         self._begun: LruDict[bytes, Ledger] = LruDict()
         self._proven: LruDict[bytes, Ledger] = LruDict()
         self._cuts = _Times()
         self._forgotten = _Times()
         self._lost = _Times()
         self._watched: set[bytes] = set()
-        self._num_missed = 0  # of what others have told, see WorkerBus
+        self._num_missed = 0  # see WorkerBus
         self.receive()
 
     @property
@@ -83,7 +82,7 @@ class Ledgers:
         return self._worker_bus is not None
 
     def get(self, file_hash: bytes) -> Ledger:
-        """Return the ledger of a file, a new one if it has none."""
+        """Return the ledger of a file; create it if there is none."""
         ledger = self.find(file_hash)
         if ledger is None:
             ledger = Ledger(file_hash, self._on_clear)
@@ -91,19 +90,19 @@ class Ledgers:
         return ledger
 
     def find(self, file_hash: bytes) -> Ledger | None:
-        """Return the ledger of a file, if it has one."""
+        """Return the ledger of a file; None if there is none."""
         ledger = self._begun.get(file_hash)
         return self._proven.get(file_hash) if ledger is None else ledger
 
     def find_hashes(self, file_hash: bytes, position: int, size: int) -> bytes | None:
-        """Return the chunk hashes of a part of a file, if it is proven and its ledger at hand; see
-        Ledger.
+        """Return the chunk hashes of a part of a file, if its ledger is in memory and proven; see
+        Ledger.find_hashes.
         """
         ledger = self.find(file_hash)
         return None if ledger is None else ledger.find_hashes(position, size)
 
     def note_cut(self, file_hash: bytes, now: float) -> None:
-        """Remember that a file was cut; now: seconds, of a steady clock."""
+        """Record that an answer with a file was cut; now: seconds of the monotonic clock."""
         self._mark(file_hash, int(now * 1e9), MarkKind.CUT)
 
     def was_cut(self, file_hash: bytes, now: float) -> bool:
@@ -113,23 +112,23 @@ class Ledgers:
         return when >= 0 and now - when / 1e9 < CUT_SECONDS
 
     def was_cut_since(self, file_hash: bytes, since: float) -> bool:
-        """Return whether a file was cut after a time, of the clock that note_cut was told."""
+        """Return whether a file was cut since a time, in seconds of the monotonic clock."""
         self._receive_marks()
         return self._cuts.is_since(file_hash, since)
 
     def was_lost_since(self, file_hash: bytes, since: float) -> bool:
-        """Return whether what was known of a file had to go, for want of memory, after such a time.
+        """Return whether chunks of a file may have been dropped since a time, to save memory.
 
-        So it is if others have told more than is kept for us: nobody knows of which files.
+        Records of other workers that this one has missed may be of any file.
         """
         self._receive_marks()
         return self._lost.is_since(file_hash, since)
 
     def is_suspect(self, file_hash: bytes, now: float) -> bool:
-        """Return whether a part of a file may be wanted to complete what is wrong.
+        """Return whether a client may want a part of a file to complete a damaged download.
 
-        That is so if it was cut, as was_cut tells, and has not been proven since; at first even
-        then.
+        So it is after a cut (see was_cut) until the file is proven, and for SUSPECT_SECONDS at
+        least.
         """
         if not self.was_cut(file_hash, now):
             return False
@@ -141,16 +140,15 @@ class Ledgers:
 
     @property
     def nbytes(self) -> int:
-        """Memory that they take, about."""
+        """Bytes of memory of all ledgers, estimated."""
         return self._begun.cost + self._proven.cost
 
     def trim(self, file_hash: bytes) -> None:
-        """Account for what a file's ledger has become; others go if all are too large together,
-        those used longest ago first.
+        """Update the memory that a file's ledger takes, and drop others beyond the limit.
 
-        Those of proven files go before all: they are to be had again, from the disk or from a read.
-        Without the other ones nobody would find out that a part which is given out later completes
-        a wrong file.
+        Ledgers of proven files are dropped first, those used longest ago before others: the disk or
+        another read can restore them. Without the ledger of a file that is not proven, a client
+        could complete a wrong file with a later part.
         """
         ledger = self.find(file_hash)
         if ledger is not None:
@@ -159,7 +157,7 @@ class Ledgers:
                 ledger.has_lost = False
                 self._mark(file_hash, time.monotonic_ns(), MarkKind.LOST)
             if ledger.is_full:
-                self._begun.pop(file_hash)  # who begins anew may be luckier
+                self._begun.pop(file_hash)  # the next reader starts with an empty one
         while self.nbytes > self._max_memory:
             for ledgers in (self._proven, self._begun):
                 first = ledgers.peek_first()
@@ -178,16 +176,12 @@ class Ledgers:
         ledgers.put(ledger.file_hash, ledger, ledger.nbytes)
 
     def watch(self, ledger: Ledger) -> None:
-        """Have a ledger hear when its file is proven by another worker, for what is stored here of
-        it.
-        """
+        """Watch for another worker to prove a file, so that cache entries of it are marked here."""
         if self._worker_bus is not None and ledger.has_origins:
             self._watched.add(ledger.file_hash)
 
     def poll(self) -> None:
-        """Hear, and let the ledgers that are watched have what was proven; to be called now and
-        then.
-        """
+        """Receive, and copy proven lists into the watched ledgers; to be called regularly."""
         self.receive()
         for file_hash in list(self._watched):
             ledger = self._begun.peek(file_hash)
@@ -200,15 +194,18 @@ class Ledgers:
             if ledger is None or ledger.is_proven or not ledger.has_origins:
                 self._watched.discard(file_hash)
 
-    # What workers tell each other.
+    # The other workers.
 
     def send(self, seen: Sequence[SeenChunks]) -> None:
-        """Tell the others of chunks that were noted here, before the bytes leave."""
+        """Send chunks to the other workers, before their bytes leave."""
         if self._worker_bus is not None:
             self._worker_bus.send_chunks(seen)
 
     def receive(self) -> None:
-        """Take in what others have told. To be called now and then, or what they tell is lost."""
+        """Add the chunks that other workers have sent.
+
+        To be called regularly, or else chunks are overwritten before they are read.
+        """
         if self._worker_bus is None:
             return
         self._receive_marks()
@@ -223,14 +220,15 @@ class Ledgers:
         self._note_missed()
 
     def _note_missed(self) -> None:
-        """Take in that others have told more than we have heard: what it was is lost."""
+        """Record that records of other workers were missed, if some were."""
         if self._worker_bus is not None and self._worker_bus.num_missed > self._num_missed:
             self._num_missed = self._worker_bus.num_missed
             self._lost.all_at = time.monotonic_ns()
 
     def _correct(self, ledger: Ledger, seen: SeenChunks) -> None:
-        """Have the other know the list of a proven file, and all of them if it has given a wrong
-        chunk away.
+        """Send the list of a proven file to a worker that does not know it is proven.
+
+        If that worker has sent a wrong chunk to a client, the file is also marked as cut.
         """
         if ledger.refutes(seen):
             self._mark(ledger.file_hash, seen.seen_at, MarkKind.CUT)
@@ -242,11 +240,11 @@ class Ledgers:
         self.send_proven(ledger)
 
     def look_up(self, ledger: Ledger) -> None:
-        """Let a ledger have all that is known of its file anywhere."""
+        """Add to a ledger all that other workers know of its file."""
         if self._worker_bus is None:
             return
-        # What was told before this is with the others before we look (schedule() has a full memory
-        # barrier): of two that tell and then look, one sees both.
+        # sched_yield is a full memory barrier (the kernel's schedule() has one). So of two workers
+        # that both send and then receive, at least one sees the records of both.
         os.sched_yield()
         self.receive()
         if (
@@ -257,7 +255,7 @@ class Ledgers:
             ledger.is_sent = True
 
     def send_proven(self, ledger: Ledger) -> None:
-        """Let the others have the list of a proven file."""
+        """Send the list of a proven file to the other workers, unless they have it."""
         if self._worker_bus is None or ledger.is_sent or (chunks := ledger.get_chunks()) is None:
             return
         ledger.is_sent = True
@@ -268,16 +266,16 @@ class Ledgers:
 
     def _mark(self, file_hash: bytes, at: int, kind: MarkKind) -> None:
         mark = Mark(file_hash, at, kind)
-        self._take_in(mark)
+        self._apply(mark)
         if self._worker_bus is not None:
             self._worker_bus.send_mark(mark)
 
-    def _take_in(self, mark: Mark) -> None:
+    def _apply(self, mark: Mark) -> None:
         if mark.kind is MarkKind.LOST:
             self._lost.note(mark.file_hash, mark.at)
             return
-        # What is forgotten because it was wrong counts as cut: whoever has got some of it must not
-        # come to an end.
+        # A file with a wrong chunk counts as cut: a client that has a part of it must not complete
+        # it.
         self._cuts.note(mark.file_hash, mark.at)
         if mark.kind is MarkKind.FORGOTTEN:
             self._forgotten.note(mark.file_hash, mark.at)
@@ -286,7 +284,7 @@ class Ledgers:
         if self._worker_bus is None:
             return
         for mark in self._worker_bus.receive_marks():
-            self._take_in(mark)
+            self._apply(mark)
             ledger = self._begun.peek(mark.file_hash)
             if mark.kind is not MarkKind.FORGOTTEN or ledger is None or ledger.is_proven:
                 continue

@@ -1,22 +1,25 @@
-"""A log in shared memory: one process appends records, all others read them; the oldest give way to
-the newest.
+"""A log in shared memory: one process appends records, other processes read them.
 
-    0    tail: where the oldest record begins        u64
-    8    head: where the next one will begin         u64
+New records overwrite the oldest ones. Layout, native byte order:
+
+    0    tail: the position of the oldest record     u64
+    8    head: the position of the next record       u64
     64   records, around a ring
 
 Positions count bytes from the first record ever written, and are multiples of eight. A record:
 
     0    its position                                u64
-    8    size of what it says, bytes                 u32
-    12   CRC-32 of the above and what it says        u32
-    16   what it says, filled up with zeros to a multiple of eight
+    8    size of the data, bytes                     u32
+    12   CRC-32 of the above and the data            u32
+    16   data, padded with zeros to a multiple of eight
 
-There is no lock. The writer moves the tail before it overwrites anything and the head once a record
-is whole, so one that was begun by a process that died is as if it had never been. A reader copies,
-and then looks whether what it has copied was still there; the position and the checksum show what
-was not all written, from wherever it is seen. Who comes too late has lost records, and knows.
-Pure: the memory is given. Numbers are the machine's own.
+There is no lock. The writer moves the tail before it overwrites records, and moves the head once a
+record is complete. A record that a dying process has left incomplete is never visible. A reader
+copies records and then checks that the tail has not passed them. Position and checksum reveal a
+record that the reader's CPU sees only in part. A reader that is too slow misses records, and counts
+how often.
+
+Pure: the caller passes the memory.
 """
 
 import struct
@@ -26,19 +29,19 @@ from typing import Final, NamedTuple
 
 HEADER_SIZE: Final = 64  # bytes
 _RECORD: Final = struct.Struct("=QII")
-_PLACE: Final = struct.Struct("=QI")  # what is checked of that
+_PLACE: Final = struct.Struct("=QI")  # the part of it that the checksum covers
 _TAIL, _HEAD = 0, 1  # words
 
 
 class Record(NamedTuple):
-    """What somebody has written, and where."""
+    """One record: its position and its data."""
 
     position: int
     data: memoryview
 
 
 def ring_size(capacity: int) -> int:
-    """Bytes of memory for a ring of so many bytes of records."""
+    """Return the bytes of memory for a ring with capacity bytes of records."""
     return HEADER_SIZE + _round_up(capacity)
 
 
@@ -47,7 +50,7 @@ def _round_up(size: int) -> int:
 
 
 class _Ring:
-    """The memory. It begins as zeros."""
+    """The memory of a ring, initially zeros."""
 
     def __init__(self, memory: memoryview) -> None:
         self._words = memory[:HEADER_SIZE].cast("Q")
@@ -55,19 +58,17 @@ class _Ring:
         self._capacity = len(self._memory)
 
     def _copy(self, start: int, end: int) -> bytes:
-        """Return what lies between two positions."""
+        """Return a copy of the bytes between two positions."""
         first, size = start % self._capacity, end - start
         whole = self._memory[first : first + size].tobytes()
         return whole if len(whole) == size else whole + bytes(self._memory[: size - len(whole)])
 
 
 class RingWriter(_Ring):
-    """The one that appends. A new process in the place of one that died goes on behind its last
-    whole record.
-    """
+    """Appends records. After a restart, it goes on behind the last complete record."""
 
     def append(self, data: bytes) -> bool:
-        """Write a record; False: it is larger than the ring."""
+        """Append a record; return False if it is larger than the ring."""
         padded = _round_up(len(data))
         size = _RECORD.size + padded
         if size > self._capacity:
@@ -88,26 +89,26 @@ class RingWriter(_Ring):
         tail = self._words[_TAIL]
         while head + size - tail > self._capacity:
             position, length, _ = _RECORD.unpack(self._copy(tail, tail + _RECORD.size))
-            # Anything else than a record here: somebody has written over our memory.
+            # If there is no record here, the memory was overwritten: drop everything.
             tail = tail + _RECORD.size + _round_up(length) if position == tail < head else head
             tail = min(tail, head)
         self._words[_TAIL] = tail
 
 
 class RingReader(_Ring):
-    """One that reads, from the oldest record on.
+    """Reads records, from the oldest one on.
 
-    num_lost: how often records had gone before they were read.
+    num_lost: how often records were overwritten before they were read.
     """
 
     def __init__(self, memory: memoryview) -> None:
         super().__init__(memory)
         self.num_lost = 0
         self._next = 0
-        self._doubtful = -1  # where a record was seen that is none, the last time
+        self._doubtful = -1  # the position where the last read found no valid record
 
     def read(self) -> Iterator[Record]:
-        """Yield the records that are new."""
+        """Yield the new records."""
         head = self._words[_HEAD]
         if head == self._next:
             return
@@ -128,7 +129,7 @@ class RingReader(_Ring):
             yield record
 
     def find(self, position: int) -> Record | None:
-        """Return the record at a position, if it is still there."""
+        """Return the record at a position; None if it was overwritten."""
         end = self._words[_HEAD]
         if not self._words[_TAIL] <= position <= end - _RECORD.size:
             return None
@@ -139,12 +140,12 @@ class RingReader(_Ring):
         return _parse(self._copy(position, position + size), 0, position)
 
     def _stumble(self, end: int) -> None:
-        """Find another way on than by what is no record."""
+        """Choose where to go on, when there is no valid record at the next position."""
         tail = self._words[_TAIL]
-        if self._next < tail:  # overwritten meanwhile
+        if self._next < tail:  # it was overwritten meanwhile
             self.num_lost += 1
             self._next = tail
-        elif self._doubtful == self._next:  # it stays so: it never will be one
+        elif self._doubtful == self._next:  # invalid for the second time: skip it
             self.num_lost += 1
             self._next = end
         else:
@@ -152,12 +153,12 @@ class RingReader(_Ring):
 
 
 def _check(position: int, data: bytes | memoryview) -> int:
-    # Of zeros it is not zero: memory that was never written holds no records.
+    # Never zero for zeros, so memory that was never written holds no valid record.
     return zlib.crc32(data, zlib.crc32(_PLACE.pack(position, len(data))))
 
 
 def _parse(copy: bytes, at: int, position: int) -> Record | None:
-    """Read the record that begins at a byte of a copy; None: there is none that is whole."""
+    """Parse the record that starts at a byte of a copy; None if it is incomplete or invalid."""
     if at + _RECORD.size > len(copy):
         return None
     found, size, check = _RECORD.unpack_from(copy, at)

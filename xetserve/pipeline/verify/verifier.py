@@ -1,8 +1,9 @@
-"""HeldBuffers what one response reads against what the file has to be.
+"""Verify what one response reads.
 
-What is known to make the file hash, the ledger of a proven file, each chunk is held against at its
-place. Of a file that is not proven, a whole response is folded on the way, and its root is the file
-hash or the answer is cut. Parts are proven by the ledger, with the part that completes it.
+If the file is proven, each chunk is compared with its ledger. Otherwise, the chunks of a response
+with the whole file are folded as they are read; unless their root is the file hash, the answer is
+cut before its last bytes. The chunks of a part are added to the ledger, which is proven with the
+last missing part (ledger.py).
 """
 
 import asyncio
@@ -18,20 +19,20 @@ from xetserve.pipeline.verify.worker_records import SeenCollector
 from xetserve.xet.hashes import MerkleTree, format_hash
 from xetserve.xet.reconstruction import ChunkRange
 
-FOLDED_AT_ONCE: Final = 4096  # chunks, of some milliseconds
+FOLDED_AT_ONCE: Final = 4096  # chunks; they take some milliseconds
 
 
 class Verifier:
-    """The proof of one response. Positions are decoded bytes in the file.
+    """Verifies one response. Positions are decoded bytes in the file.
 
     Args:
         is_whole: whether the response is the whole file.
-        store: where proven ledgers are stored.
-        since: seconds, of a steady clock; the ledger has to know all that was read of the file from
-            then on. None: it may be that other parts were never seen here.
+        store: stores proven ledgers; None if they are not stored.
+        since: seconds of the monotonic clock. The ledger must know all chunks that were read of the
+            file since then. None: other parts may have been read elsewhere.
 
-    is_verified: whether all that was read belongs to the file, as far as finish has been told.
-    chunks: what was to be read, by xorb: from the first of its chunks to the last.
+    is_verified: whether all that was read belongs to the file; set by finish.
+    chunks: for each xorb, a range that contains the chunks which the response uses.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Verifier:
         self._origins = ProvenanceLog()
         self.is_whole = is_whole
         self._tree = MerkleTree() if is_whole and not ledger.is_proven else None
-        self._end = 0  # of what was added last
+        self._end = 0  # of the last chunk that was added
         self._collector = (
             SeenCollector(file_hash) if ledgers.is_shared else None
         )  # for the other workers
@@ -60,66 +61,69 @@ class Verifier:
         self.since = since
 
     async def prepare(self) -> None:
-        """Look whether the file was proven before; to be called before anything is added."""
+        """Look up whether the file is proven; to be called before the first chunk."""
         ledger = self._ledger
         await recall(ledger, self._ledgers, self._store)
         self._generation = ledger.generation
         self._epoch = ledger.epoch
         if ledger.is_proven:
-            self._tree = None  # it could tell no more than the list does
+            self._tree = None  # the ledger is enough
 
     @property
     def is_proven(self) -> bool:
-        """Whether every chunk is held against the list of a proven file."""
+        """Whether every chunk is compared with the ledger of a proven file."""
         return self._ledger.is_proven
 
     def contradicts(self, position: int, size: int, chunk_hash: bytes) -> bool:
-        """Return whether a chunk cannot be the file's, because the file is known."""
+        """Return whether the file is proven and does not have this chunk at this position."""
         ledger = self._ledger
         return ledger.is_proven and not ledger.matches(position, size, chunk_hash)
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether the file's list has turned out wrong since we began, so that what we have read
-        may be.
+        """Whether the file's ledger had a wrong chunk since the response began.
+
+        The wrong chunk may be one of this response.
         """
         return self._ledger.generation != self._generation and not self._ledger.is_full
 
     def check_doubt(self) -> None:
-        """Stop who is in doubt.
+        """Check that the response is not in doubt.
 
         Raises:
-            IntegrityError: they are.
+            IntegrityError: it is.
         """
         if self.is_in_doubt:
             raise IntegrityError("the file has had two different chunks in one place")
 
     def note_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
-        """Take in where the next chunks come from."""
+        """Record which chunks of a xorb the response uses next."""
         extend_range(self.chunks, xorb_hash, chunks)
         self._ledger.note_source(xorb_hash, chunks)
         if self._collector is not None:
             self._collector.note_source(xorb_hash, chunks)
 
     def add(self, position: int, size: int, chunk_hash: bytes) -> None:
-        """Take in the next chunk, which has size decoded bytes."""
+        """Add the next chunk; size: decoded bytes."""
         self._end = position + size
         if self._tree is not None:
             self._tree.add(chunk_hash, size)
         if not self._ledger.is_proven:
             if self._collector is not None:
-                # First, so that it is older than what becomes of it: others forget it, too.
+                # Before the ledger has it: if that finds it wrong, its mark is later than the
+                # chunk, so the other workers forget the chunk, too.
                 self._collector.add(position, size, chunk_hash, time.monotonic_ns())
             self._ledger.note(position, size, chunk_hash)
 
     def add_origin(self, origin: Provenance | None, chunk: int) -> None:
-        """Take in the store's copy of the chunk that was added last, if there is one."""
+        """Record the cache entry that the last chunk came from, if it came from one."""
         if origin is not None:
             self._origins.add(origin, chunk)
 
     def settle(self) -> None:
-        """Have the origins told of what is proven, now or with the rest of the file, and account
-        for the ledger; to be called in the end.
+        """Mark cache entries as proven, now or with the rest of the file; to be called at the end.
+
+        It also updates the memory that the ledger takes.
         """
         if self.is_verified and self._tree is not None:
             self._origins.prove()
@@ -129,17 +133,17 @@ class Verifier:
         self._ledgers.trim(self._ledger.file_hash)
 
     async def pass_on(self, size: int | None) -> None:
-        """Let others count on what was added, before its bytes leave, and judge if it was the last
-        of the file that was missing.
+        """Send the added chunks to the other workers, before their bytes leave, and verify the file
+        if no chunk is missing any more.
 
-        Not only the end of a response completes a file: clients that ask for parts leave when they
-        have what they want.
+        A file may be complete before the end of a response: clients that ask for parts disconnect
+        once they have the bytes they need.
 
         Args:
-            size: of the file; None: it is not known.
+            size: of the file in bytes; None if it is not known.
 
         Raises:
-            IntegrityError: it is the last of a wrong file.
+            IntegrityError: the file is complete and wrong.
         """
         self._send()
         if not self.is_verified and not self._ledger.is_proven:
@@ -155,14 +159,14 @@ class Verifier:
             self._ledgers.send(self._collector.take())
 
     async def finish(self, size: int | None) -> None:
-        """Judge, before the last bytes leave; what is proven by that is stored.
+        """Verify the response, before its last bytes leave. A ledger that is proven now is stored.
 
         Args:
-            size: of the file; None: it is not known, and this is a part.
+            size: of the file in bytes; None if it is not known and the response is a part.
 
         Raises:
-            IntegrityError: what was read is not the file, or together with other parts is not.
-            UpstreamBusy: other parts would have had to be remembered, and were not.
+            IntegrityError: the chunks are not the file, alone or together with other parts.
+            UpstreamBusy: chunks of other parts were dropped, so the file cannot be verified.
         """
         self._send()
         if self._tree is not None:
@@ -172,7 +176,7 @@ class Verifier:
                 self._ledgers.look_up(self._ledger)
             self.check_doubt()
             if self.is_whole and not self._ledger.is_complete(self._end):
-                raise IntegrityError(f"a file of {self._end} bytes, proven to have another size")
+                raise IntegrityError(f"{self._end} bytes were read, but the file has another size")
             await self._prove(size)
             self.check_doubt()
             self.is_verified = self._ledger.is_proven
@@ -185,17 +189,17 @@ class Verifier:
             self._store.keep(self._ledger)
 
     def _check_lost(self) -> None:
-        """Stop who may be about to complete what nobody can judge any more.
+        """Check that no chunk was dropped that is needed to verify a part.
 
         Raises:
-            UpstreamBusy: what was known of the file had to go.
+            UpstreamBusy: one may have been.
         """
         if self.is_verified or self.since is None:
             return
         ledgers, file_hash = self._ledgers, self._ledger.file_hash
         ledgers.trim(file_hash)
         if self._ledger.is_full or ledgers.was_lost_since(file_hash, self.since):
-            raise UpstreamBusy("what was known of the file had to go before all of it was read")
+            raise UpstreamBusy("chunk hashes of the file were dropped before all of it was read")
 
     def _judge_whole(self, tree: MerkleTree) -> None:
         ledger = self._ledger
@@ -206,7 +210,7 @@ class Verifier:
                 f"expected {format_hash(ledger.file_hash)}"
             )
         self.is_verified = True
-        # In doubt, it may have been told the first chunks again, by others.
+        # In doubt, the ledger may have got its first chunks again, from other responses.
         if not self.is_in_doubt and ledger.is_complete(tree.size):
             ledger.set_proven()
 
@@ -216,7 +220,7 @@ class Verifier:
         if size is None or ledger.is_proven or not ledger.can_be_proven(size):
             return
         generation = ledger.generation
-        while ledger.fold(FOLDED_AT_ONCE):  # noqa: ASYNC110 - others have their turn
+        while ledger.fold(FOLDED_AT_ONCE):  # noqa: ASYNC110 - other tasks run meanwhile
             await asyncio.sleep(0)
         is_still = ledger.generation == generation and ledger.can_be_proven(size)
         if is_still and not ledger.prove():
@@ -227,11 +231,10 @@ class Verifier:
         self._ledgers.note_cut(self._ledger.file_hash, time.monotonic())
 
     def fail(self) -> dict[bytes, ChunkRange]:
-        """Forget what the ledger has: some of it is wrong. The file counts as cut from now on.
+        """Forget the chunks of the ledger, since one is wrong. The file counts as cut from now on.
 
-        Gives the chunks that it may be, by xorb: those of this response, and of those before it
-        that have not been proven. A list that is proven stays: it is what shows who is wrong, and
-        what it has let pass was right.
+        Returns the chunks that may be wrong, by xorb: those of this response, and the others of the
+        ledger. A proven ledger is kept, since all chunks in it are right.
         """
         ledger = self._ledger
         self._origins.clear()
@@ -241,7 +244,7 @@ class Verifier:
         for xorb_hash, chunks in self.chunks.items():
             extend_range(suspects, xorb_hash, chunks)
         if self._tree is None and self.is_in_doubt:
-            ledger.forget()  # who has put us in doubt has said so
+            ledger.forget()  # the worker that found the wrong chunk has sent a mark
         else:
             ledger.clear()
         ledger.sources.clear()
@@ -249,7 +252,7 @@ class Verifier:
 
 
 async def recall(ledger: Ledger, ledgers: Ledgers, store: LedgerStore | None) -> None:
-    """Let a ledger have what other workers and the disk know of its file."""
+    """Add to a ledger what other workers and the disk know of its file."""
     if not ledger.is_proven:
         ledgers.look_up(ledger)
     if store is not None and not ledger.is_proven:

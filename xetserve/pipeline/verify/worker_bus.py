@@ -1,15 +1,36 @@
-"""What the workers of a server tell each other of files: a place in shared memory for each, which
-it alone writes.
+"""Share what workers know of files, so that several workers verify a file as one process would.
 
-A place has three rings (ring_log.py):
+What it protects: no client gets a complete but wrong file, whichever workers send its parts. A part
+proves nothing by itself, since reconstructions carry no chunk hashes. Only all chunks of the file
+together fold to the file hash, and the ledger of one worker has only the chunks that this worker
+has sent.
 
-    marks   files that were cut, and files of which all was forgotten
-    notes   chunks of files that are not proven (worker_records.py)
+The scenario that breaks without it: a server with two workers, and a client (aria2, hf-xet) that
+downloads a file of 16 MiB over two connections, which go to different workers. Upstream, one byte
+of the first half is flipped.
+
+    worker 1 sends bytes 0 to 8 MiB     one byte is wrong
+    worker 2 sends bytes 8 to 16 MiB    all are right
+
+    without the bus   each worker knows the chunks of one half, so neither can compute the file
+                      hash: both answers end normally, and the client has a wrong file
+    with the bus      worker 1 sends its chunk hashes to the bus before their bytes leave; worker 2
+                      reads them before its own answer ends, computes another file hash than
+                      promised, and cuts its answer: the download fails; for a while, all workers
+                      refuse requests for parts of this file
+
+The bus also lets all workers check each chunk of a file that one of them has proven.
+tests/e2e/test_shared_ledger.py and tests/pipeline/verify/test_shared_proof.py fail without the bus.
+
+How: each worker has a place in shared memory that only it writes, with three rings (ring_log.py):
+
+    marks   files whose answers were cut, and files whose chunks were forgotten
+    seen    chunks of files that are not proven (worker_records.py)
     lists   the chunks of proven files (ledger_file.py)
 
-Nobody waits for anybody, and a worker that dies leaves what it has told. The one that takes its
-place hears all that the rings still hold, its predecessor's too. It takes memory as it is used: at
-most PLACE_SIZE a worker.
+There are no locks. The records of a worker that dies stay readable. The worker that replaces it
+reads all records that the rings still hold, including those of its predecessor. The system
+allocates the memory as it is used: at most PLACE_SIZE a worker.
 """
 
 import logging
@@ -38,18 +59,18 @@ from xetserve.pipeline.verify.worker_records import (
 logger = logging.getLogger(__name__)
 
 MARKS_SIZE: Final = ring_size(1000 * (16 + MARK_SIZE + 4))
-SEEN_SIZE: Final = ring_size(4 << 20)  # some 100,000 chunks: seconds of what a worker can send
-LISTS_SIZE: Final = ring_size(8 << 20)  # some 200,000 chunks; the longest list that is kept fits
+SEEN_SIZE: Final = ring_size(4 << 20)  # about 100,000 chunks: some seconds at full speed
+LISTS_SIZE: Final = ring_size(8 << 20)  # about 200,000 chunks; the longest ledger fits
 PLACE_SIZE: Final = MARKS_SIZE + SEEN_SIZE + LISTS_SIZE  # bytes of a worker's place
-MAX_LISTS: Final = 8192  # that are found again
+MAX_LISTS: Final = 8192  # lists whose positions are known
 
 
 class WorkerBus:
-    """What one worker tells and hears.
+    """The connection of one worker to the bus.
 
     Args:
-        places: PLACE_SIZE bytes for each worker, zeros in the beginning.
-        own: which of them is ours, counted from 0.
+        places: PLACE_SIZE bytes for each worker, initially zeros.
+        own: the index of this worker's place.
     """
 
     def __init__(self, places: Sequence[memoryview], own: int) -> None:
@@ -62,22 +83,20 @@ class WorkerBus:
 
     @property
     def num_missed(self) -> int:
-        """How often marks or notes had gone before we heard them."""
+        """How often marks or chunks were overwritten before this worker has read them."""
         return self._marks.num_missed + self._seen.num_missed
 
     def send_mark(self, mark: Mark) -> None:
-        """Say what became of a file."""
+        """Send a mark to the other workers."""
         self._marks.own.append(pack_mark(mark))
 
     def send_chunks(self, runs: Iterable[SeenChunks]) -> None:
-        """Say what was seen of files."""
+        """Send chunks of files to the other workers."""
         for seen in runs:
             self._seen.own.append(pack_seen(seen))
 
     def receive_marks(self) -> Iterator[Mark]:
-        """Yield what others have said and we have not heard; the first time also what our
-        predecessor has.
-        """
+        """Yield the new marks of other workers; the first time also those of the predecessor."""
         for data in self._marks.receive():
             try:
                 yield parse_mark(data)
@@ -85,7 +104,7 @@ class WorkerBus:
                 logger.error("shared ledgers: %s", exc)
 
     def receive_chunks(self) -> Iterator[SeenChunks]:
-        """The same of chunks that they have seen."""
+        """Yield the new chunks of other workers; the first time also those of the predecessor."""
         for data in self._seen.receive():
             try:
                 yield parse_seen(data)
@@ -93,15 +112,15 @@ class WorkerBus:
                 logger.error("shared ledgers: %s", exc)
 
     def send_list(self, file_hash: bytes, chunks: ChunkList) -> None:
-        """Let all have the list of a proven file; one that is too long is left out."""
+        """Send the chunk list of a proven file, unless it is larger than the ring."""
         self._own_lists.append(pack_ledger(file_hash, chunks))
 
     def has_list(self, file_hash: bytes) -> bool:
-        """Return whether the list of a proven file is to be had."""
+        """Return whether the bus has the chunk list of a proven file."""
         return self._find(file_hash) is not None
 
     def find_list(self, file_hash: bytes) -> ChunkList | None:
-        """Return the list of a proven file; None: nobody has told it of late."""
+        """Return the chunk list of a proven file; None if the bus does not have it."""
         data = self._find(file_hash)
         if data is None:
             return None
@@ -127,7 +146,7 @@ class WorkerBus:
 
 
 class _Rings:
-    """Rings of one kind, of all workers: ours to write, the others' to read."""
+    """The rings of one kind: this worker writes its own and reads those of the others."""
 
     def __init__(self, memories: Sequence[memoryview], own: int) -> None:
         self.own = RingWriter(memories[own])

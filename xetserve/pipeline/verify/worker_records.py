@@ -1,25 +1,24 @@
-"""What workers tell each other of files that are not proven: chunks that were seen, and what became
-of them.
+"""The records that workers send each other about files that are not proven.
 
-A note is a run of chunks that follow each other in a file and came from one xorb:
+Chunks that a worker has seen: consecutive in the file, from one xorb:
 
     file hash       32 bytes
     xorb hash       32 bytes
-    chunks          u32, u32: of the xorb, from the first to behind the last
-    noted           u64, ns of CLOCK_MONOTONIC: when the first was seen
-    position        u64, of the first, decoded bytes in the file
+    chunks          u32, u32: a range of the xorb that contains them, half-open
+    seen at         u64, ns of CLOCK_MONOTONIC: when the first one was seen
+    position        u64: of the first one, decoded bytes in the file
     n, chunks       u32
     decoded sizes   u32 each
     chunk hashes    32 bytes each
 
-A mark says that a file was cut, or that besides all that was seen of it before is forgotten, or
-that it was for want of memory, and nothing is known to be wrong:
+A mark, which says what happened to a file:
 
     file hash       32 bytes
     at              u64, ns of CLOCK_MONOTONIC
-    kind            u32
+    kind            u32, see MarkKind
 
-Numbers are the machine's own: nothing of this outlives it. Pure: bytes in, values out.
+Numbers are in native byte order, since the records never leave the machine. Pure: bytes in, values
+out.
 """
 
 import struct
@@ -32,14 +31,21 @@ from xetserve.errors import FormatError
 from xetserve.xet.hashes import HASH_SIZE
 from xetserve.xet.reconstruction import ChunkRange
 
-MAX_SEEN: Final = 1024  # chunks in one note
+MAX_SEEN: Final = 1024  # chunks in one record
 _SEEN: Final = struct.Struct(f"={HASH_SIZE}s{HASH_SIZE}sIIQQI")
 _MARK: Final = struct.Struct(f"={HASH_SIZE}sQI")
 MARK_SIZE: Final = _MARK.size  # bytes
 
 
 class SeenChunks(NamedTuple):
-    """Chunks of a file; noted in ns, position in bytes."""
+    """Consecutive chunks of a file from one xorb.
+
+    chunks: a range of the xorb that contains them.
+    seen_at: ns of CLOCK_MONOTONIC, when the first one was seen.
+    position: of the first one, decoded bytes in the file.
+    sizes: decoded bytes of each.
+    hashes: of all, concatenated.
+    """
 
     file_hash: bytes
     xorb_hash: bytes
@@ -50,7 +56,7 @@ class SeenChunks(NamedTuple):
     hashes: bytes | bytearray
 
     def each(self) -> Iterator[tuple[int, int, bytes]]:
-        """Give position, size and hash of every chunk."""
+        """Yield position, size and hash of every chunk."""
         position, at = self.position, 0
         for size in self.sizes:
             yield position, size, bytes(self.hashes[at : at + HASH_SIZE])
@@ -59,24 +65,24 @@ class SeenChunks(NamedTuple):
 
 
 def pack_seen(seen: SeenChunks) -> bytes:
-    """Write a note."""
+    """Return the record of some chunks."""
     sizes = seen.sizes
     head = _SEEN.pack(*seen[:2], *seen.chunks, seen.seen_at, seen.position, len(sizes))
     return b"".join((head, sizes.tobytes(), seen.hashes))
 
 
 def parse_seen(data: bytes | memoryview) -> SeenChunks:
-    """Read what pack_seen wrote.
+    """Parse a record that pack_seen has made.
 
     Raises:
-        FormatError: it is something else.
+        FormatError: its size is wrong.
     """
     if len(data) < _SEEN.size:
-        raise FormatError(f"a note of {len(data)} bytes")
+        raise FormatError(f"a record of {len(data)} bytes, expected at least {_SEEN.size}")
     file_hash, xorb_hash, first, end, seen_at, position, count = _SEEN.unpack_from(data)
     middle = _SEEN.size + 4 * count
     if len(data) != middle + HASH_SIZE * count:
-        raise FormatError(f"a note of {count} chunks in {len(data)} bytes")
+        raise FormatError(f"a record of {count} chunks in {len(data)} bytes")
     sizes: array[int] = array("I")
     sizes.frombytes(data[_SEEN.size : middle])
     hashes = bytes(data[middle:])
@@ -86,15 +92,15 @@ def parse_seen(data: bytes | memoryview) -> SeenChunks:
 
 
 class MarkKind(IntEnum):
-    """What a mark says."""
+    """What happened to a file."""
 
-    CUT = 1
-    FORGOTTEN = 2
-    LOST = 3
+    CUT = 1  # an answer was cut, since the file was damaged
+    FORGOTTEN = 2  # all chunks seen until then were forgotten, since some are wrong
+    LOST = 3  # chunks were dropped to save memory; none is known to be wrong
 
 
 class Mark(NamedTuple):
-    """What became of a file; at in ns."""
+    """What happened to a file; at: ns of CLOCK_MONOTONIC."""
 
     file_hash: bytes
     at: int
@@ -102,18 +108,18 @@ class Mark(NamedTuple):
 
 
 def pack_mark(mark: Mark) -> bytes:
-    """Write a mark."""
+    """Return the record of a mark."""
     return _MARK.pack(*mark)
 
 
 def parse_mark(data: bytes | memoryview) -> Mark:
-    """Read what pack_mark wrote.
+    """Parse a record that pack_mark has made.
 
     Raises:
-        FormatError: it is something else.
+        FormatError: its size is wrong, or its kind unknown.
     """
     if len(data) != MARK_SIZE:
-        raise FormatError(f"a mark of {len(data)} bytes")
+        raise FormatError(f"a mark of {len(data)} bytes, expected {MARK_SIZE}")
     file_hash, at, kind = _MARK.unpack(data)
     try:
         return Mark(file_hash, at, MarkKind(kind))
@@ -122,7 +128,7 @@ def parse_mark(data: bytes | memoryview) -> Mark:
 
 
 class _SeenDraft:
-    """Chunks that follow each other in the file: a Note that may still grow."""
+    """SeenChunks that may still grow."""
 
     __slots__ = ("hashes", "position", "seen_at", "sizes")
 
@@ -134,19 +140,20 @@ class _SeenDraft:
 
 
 class SeenCollector:
-    """Chunks that one answer has seen and not told yet. They come in order, at one place of the
-    file or at several.
+    """Collects the chunks that one response has seen, until they are sent to the other workers.
+
+    The chunks come in order, at one place of the file or at several.
     """
 
     def __init__(self, file_hash: bytes) -> None:
         self._file_hash = file_hash
         self._xorb_hash = bytes(HASH_SIZE)
         self._chunks = ChunkRange(0, 0)
-        self._open: dict[int, _SeenDraft] = {}  # by where they end
+        self._open: dict[int, _SeenDraft] = {}  # by the position of their end
         self._closed: list[SeenChunks] = []
 
     def note_source(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
-        """Take in where the next chunks come from."""
+        """Set the xorb, and the range of it, that the next chunks come from."""
         if xorb_hash == self._xorb_hash:
             first, end = self._chunks
             self._chunks = ChunkRange(min(first, chunks.start), max(end, chunks.end))
@@ -155,7 +162,7 @@ class SeenCollector:
         self._xorb_hash, self._chunks = xorb_hash, chunks
 
     def add(self, position: int, size: int, chunk_hash: bytes, now: int) -> None:
-        """Take in a chunk; now in ns."""
+        """Add a chunk; now: ns of CLOCK_MONOTONIC."""
         end = position + size
         run = self._open.pop(position, None)
         if run is not None and len(run.sizes) == MAX_SEEN:
@@ -163,7 +170,7 @@ class SeenCollector:
             run = None
         if run is None:
             run = _SeenDraft(position, now)
-        if end in self._open:  # the same chunk twice
+        if end in self._open:  # the same chunk was added twice
             self._close(self._open[end])
         run.sizes.append(size)
         run.hashes += chunk_hash
@@ -183,7 +190,7 @@ class SeenCollector:
         self._open.clear()
 
     def take(self) -> list[SeenChunks]:
-        """Return what is there, and begin anew."""
+        """Return the collected chunks, and start again without any."""
         self._close_all()
         taken, self._closed = self._closed, []
         return taken
