@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
-from typing import Final, Protocol
+from typing import Final
 
 from xetserve.app.download.content_digest import ContentDigest
+from xetserve.app.download.hub_answer import BlobSource
 from xetserve.errors import BrokenStream, IntegrityError, UpstreamError, UpstreamTimeout
 from xetserve.http.messages import Block, Body
 from xetserve.pipeline.cache.blobs import BlobWriter
@@ -12,14 +13,6 @@ from xetserve.pipeline.flow.budget import ByteBudget
 
 BUFFER_SIZE: Final = 256 * 1024  # bytes of each of the two buffers
 LEAST_BUFFER_SIZE: Final = 32 * 1024  # bytes of each where the budget has no room for these
-
-
-class BlobSource(Protocol):
-    """Where a body is received from; made in net, which app does not know."""
-
-    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
-        """Receive body bytes; 0 at the end."""
-        ...
 
 
 class BlobBody(Body):

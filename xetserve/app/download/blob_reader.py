@@ -3,10 +3,11 @@
 import logging
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
+from xetserve.app.download.hub_answer import HubAnswer
 from xetserve.errors import UpstreamError, UpstreamRefused
-from xetserve.http.messages import Headers, Record
+from xetserve.http.messages import Record
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.pipeline.cache.blobs import LostError, StoredBlob
 from xetserve.pipeline.cache.disk_cache import DISK_TIMEOUT
@@ -16,24 +17,6 @@ from xetserve.xet.reconstruction import ByteRange
 logger = logging.getLogger(__name__)
 
 _SCRATCH_SIZE: Final = 256 * 1024  # bytes
-
-
-class HubAnswer(Protocol):
-    """What the Hub answers to a request for a file; made in net, which app does not know."""
-
-    @property
-    def status(self) -> int:
-        """The status code."""
-        ...
-
-    @property
-    def headers(self) -> Headers:
-        """The fields."""
-        ...
-
-    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
-        """Receive body bytes; 0 at the end."""
-        ...
 
 
 class BlobReader:

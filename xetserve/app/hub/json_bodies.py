@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from xetserve.app.download.blob_body import BlobSource
+from xetserve.app.download.hub_answer import HubAnswer
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hub.json_join import ArrayJoiner
@@ -18,13 +18,6 @@ MAX_PAGES: Final = 1000  # of a list that is joined: the Hub puts 1,000 entries 
 _BUFFER_SIZE: Final = 64 * 1024
 
 Pieces = AsyncGenerator[bytes, None]
-
-
-class HubAnswer(BlobSource, Protocol):
-    """An answer of the Hub's."""
-
-    status: int
-    headers: Headers
 
 
 class Page(NamedTuple):

@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, Protocol
 
 from xetserve.app.download.body import hold_body, no_blocks, start_body
+from xetserve.app.download.hub_answer import HubAnswer
 from xetserve.app.download.service import STALE_FIELD, head_timeout
 from xetserve.app.hub.json_bodies import (
-    HubAnswer,
     Page,
     Pieces,
     join_pages,
