@@ -4,7 +4,9 @@ import io
 from pathlib import Path
 
 from tests.pipeline.cache.filled import make_store, tree_of
-from xetserve.cachetools.archive import Counted, Importer, write_archive
+from xetserve.cachetools.archive import Counted
+from xetserve.cachetools.archive_reader import Importer
+from xetserve.cachetools.archive_writer import write_archive
 from xetserve.pipeline.cache.store import prepare_folder
 
 LEFT_OUT: list[str] = []  # answers that the last imports did not take, and why

@@ -30,8 +30,8 @@ from tests.pipeline.cache.filled import (
     tree_of,
     write_file,
 )
-from xetserve.cachetools import archive as archive_module
-from xetserve.cachetools.archive import ArchiveError
+from xetserve.cachetools import archive_reader, archive_writer
+from xetserve.cachetools.archive import ArchiveError, forget_members
 from xetserve.cachetools.select import Selection
 from xetserve.errors import UpstreamMissing
 from xetserve.net.url import parse_url
@@ -79,7 +79,7 @@ def test_a_xorb_has_only_so_many_entries(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = export(folder)
-    monkeypatch.setattr(archive_module, "MAX_XORB_ENTRIES", 0)
+    monkeypatch.setattr(archive_reader, "MAX_XORB_ENTRIES", 0)
     with pytest.raises(ArchiveError, match="more than 0 entries of one xorb"):
         take_in(data, tmp_path / "there")
 
@@ -423,19 +423,19 @@ def test_a_disk_that_is_full_is_named(
 def test_what_goes_while_it_is_written_is_left_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = archive_module._iter_sources
+    listed = archive_writer._iter_sources
     calls: list[int] = []
 
     def list_and_remove(
         store: CacheStore, selection: Selection | None
-    ) -> Iterator[archive_module._Source]:
+    ) -> Iterator[archive_writer._Source]:
         found = list(listed(store, selection))
         calls.append(len(found))
         if len(calls) == 2:
             os.unlink(found[0].stored.path)
         return iter(found)
 
-    monkeypatch.setattr(archive_module, "_iter_sources", list_and_remove)
+    monkeypatch.setattr(archive_writer, "_iter_sources", list_and_remove)
     data = export(folder)
     assert json.loads(members(data)[-1][1])["files"] == calls[0] - 1
 
@@ -449,12 +449,11 @@ def test_memory_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     manifest = GOOD[1].replace(b'"files": 1', b'"files": 3000')
     data = pack([("manifest.json", manifest), *files, ("end.json", b'{"files": 3000}')])
     seen: list[int] = []
-    original = archive_module._forget_members
 
     def forget(archive: tarfile.TarFile) -> None:
         seen.append(len(archive.members))  # type: ignore[attr-defined]
-        original(archive)
+        forget_members(archive)
 
-    monkeypatch.setattr(archive_module, "_forget_members", forget)
+    monkeypatch.setattr(archive_reader, "forget_members", forget)
     assert take_in(data, tmp_path).num == 3000
     assert max(seen) <= 2

@@ -14,13 +14,7 @@ from typing import NamedTuple, TypeVar
 from xetserve.base.regular_files import open_regular, pass_over
 from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, XetserveError
 from xetserve.pipeline.cache.blob_file import BlobKey
-from xetserve.pipeline.cache.layout import (
-    LEDGERS,
-    META,
-    iter_answers,
-    list_entries,
-    make_xorb_path,
-)
+from xetserve.pipeline.cache.layout import LEDGERS, META, iter_answers, list_entries, make_xorb_path
 from xetserve.upstream.answers.folder import MAX_FILE_SIZE
 from xetserve.upstream.answers.question import Subject, read_stored
 from xetserve.upstream.answers.stored_file import Stored, unpack_file

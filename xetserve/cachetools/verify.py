@@ -16,13 +16,7 @@ from typing import Final
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache.blob_file import BlobKey, check_plain
-from xetserve.pipeline.cache.entry import (
-    EntryIndex,
-    Standing,
-    index_size,
-    is_unproven,
-    parse_index,
-)
+from xetserve.pipeline.cache.entry import EntryIndex, Standing, index_size, is_unproven, parse_index
 from xetserve.pipeline.cache.layout import (
     LARGE,
     LEDGERS,

@@ -12,7 +12,9 @@ from typing import BinaryIO, TextIO
 
 from xetserve import __version__
 from xetserve.base.atomic_file import replace_file
-from xetserve.cachetools.archive import Counted, Importer, write_archive
+from xetserve.cachetools.archive import Counted
+from xetserve.cachetools.archive_reader import Importer
+from xetserve.cachetools.archive_writer import write_archive
 from xetserve.cachetools.select import Chosen, Selection, Wanted, select_repos
 from xetserve.cachetools.verify import Checker, Tally, count_contents
 from xetserve.commands.pull.progress import Progress, format_seconds, format_size, show

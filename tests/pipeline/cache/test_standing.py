@@ -19,7 +19,8 @@ from tests.pipeline.cache.cached_file import entries, ledgers, running
 from tests.pipeline.cache.filled import make_store
 from tests.pipeline.reading import FILE, SIZE, damaged, make_engine, open_reader, read_all
 from xetserve.base.lru_dict import LruDict
-from xetserve.cachetools.archive import Importer, write_archive
+from xetserve.cachetools.archive_reader import Importer
+from xetserve.cachetools.archive_writer import write_archive
 from xetserve.cachetools.verify import Checker, Report, count_contents
 from xetserve.errors import IntegrityError, XetserveError
 from xetserve.pipeline.cache import disk_cache

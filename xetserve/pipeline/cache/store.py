@@ -24,12 +24,7 @@ from xetserve.base.atomic_file import make_folders
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import ConfigError, FormatError
 from xetserve.pipeline.cache.compare import has_proven_copies
-from xetserve.pipeline.cache.entry import (
-    EntryIndex,
-    EntryKey,
-    Standing,
-    make_entry_name,
-)
+from xetserve.pipeline.cache.entry import EntryIndex, EntryKey, Standing, make_entry_name
 from xetserve.pipeline.cache.indexes import IndexCache
 from xetserve.pipeline.cache.layout import (
     Stored,
