@@ -156,7 +156,6 @@ class PackedReader:
             traffic,
             0,
             self._refresh,
-            lambda: None,
             self.tally,
             is_packed=True,
             takes_imported=self._verifier.is_proven,

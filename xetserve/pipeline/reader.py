@@ -138,6 +138,7 @@ class FileReader:
                             block.release()
                             continue
                         await self._verifier.pass_on(self._size)
+                        self._pump()
                         before = time.monotonic()
                         budget.take(block.decoded_size)  # slabs count already
                         try:
@@ -149,7 +150,6 @@ class FileReader:
                         self._pacer.note_block(block.size, now - before, now - last)
                         self._stall_deadline.renew(now)
                         last = now
-                        self._pump()
                 is_stored = self._table.source.keeps_data and self.tally.upstream_bytes > 0
                 self._pacer.note_window(
                     window.plan.file_range.size,
@@ -378,13 +378,17 @@ class FileReader:
     async def _wait_for_chunk(self, lease: Lease, chunk: int) -> None:
         if not lease.fetch.is_started:
             lease.fetch.start(self._pacer.hold_limit, streams=True, must=True)
-            self._pump()
+        self._pump()
         await self._stall_deadline.wait(lease.fetch.wait(chunk))
 
     # Looking ahead.
 
     def _pump(self) -> None:
-        """Start, in file order, the fetches ahead that the pace asks for and the budget allows."""
+        """Start, in file order, the fetches ahead that the pace asks for and the budget allows.
+
+        Called before every wait, for the client or for the upstream: what the last block has freed
+        is used then, so nobody needs to be called back when it is freed.
+        """
         self._planner.wake()
         pacer = self._pacer
         room = min(max(pacer.hold_limit, pacer.ahead_limit), self._table.budget.share)
@@ -438,7 +442,6 @@ class FileReader:
                     self._traffic,
                     plan.asked.start,
                     refresh,
-                    self._pump,
                     self.tally,
                     is_proven=self._verifier.is_proven,
                     takes_imported=self._is_whole,

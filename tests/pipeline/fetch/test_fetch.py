@@ -195,7 +195,7 @@ class Stage:
             return fresh.pop(0)
 
         step = self.step if uses is None else self.step._replace(uses=uses)
-        return Lease(self.fetch, step, refresh, lambda: None, Tally(), **options)
+        return Lease(self.fetch, step, refresh, Tally(), **options)
 
     def start(self) -> None:
         assert self.fetch.start(1 << 20)
@@ -363,7 +363,7 @@ async def test_a_failing_refresh_fails_the_fetch() -> None:
     async def refuse(stale: FetchInfo) -> FetchInfo:
         raise UpstreamDenied("the CAS refused the token", status=401)
 
-    lease = Lease(stage.fetch, stage.step, refuse, lambda: None, Tally())
+    lease = Lease(stage.fetch, stage.step, refuse, Tally())
     stage.start()
     with pytest.raises(UpstreamDenied):
         await stage.fetch.wait(0)

@@ -82,9 +82,7 @@ def test_who_holds_nothing_against_a_list_shares_only_what_was_looked_over() -> 
 
     def open_fetch(*, is_proven: bool) -> Fetch:
         traffic = FileTraffic()
-        return fetches.open_lease(
-            step, traffic, 0, refresh, lambda: None, Tally(), is_proven=is_proven
-        ).fetch
+        return fetches.open_lease(step, traffic, 0, refresh, Tally(), is_proven=is_proven).fetch
 
     proven = open_fetch(is_proven=True)
     assert open_fetch(is_proven=True) is proven

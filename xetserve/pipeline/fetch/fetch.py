@@ -63,10 +63,6 @@ class User(Protocol):
         """
         ...
 
-    def on_change(self) -> None:
-        """Hear that bytes were given back or that the fetch is complete."""
-        ...
-
 
 class Fetch:
     """One fetch range while it is fetched and used.
@@ -117,7 +113,6 @@ class Fetch:
             budget,
             self.size,
             is_hurried=lambda: bool(self._waiters or self._waking),
-            on_freed=self._tell_users,
         )
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
@@ -370,7 +365,6 @@ class Fetch:
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is the users' to see
             self._error = exc
         self._wake_waiters()
-        self._tell_users()
 
     async def _fetch_until_complete(
         self, error: UpstreamError | FormatError | IntegrityError | None
@@ -514,10 +508,6 @@ class Fetch:
         if self._needed[chunk - self.chunks.start]:
             slab.num_needed += 1
             self._entries[chunk] = ArrivedChunk(record, slab, origin)
-
-    def _tell_users(self) -> None:
-        for user in self._users:
-            user.on_change()
 
     def _wake_waiters(self) -> None:
         """Have those who wait look again, a few at a time: all of a thousand would hold up

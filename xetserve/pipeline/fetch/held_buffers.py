@@ -26,7 +26,6 @@ class HeldBuffers:
     Args:
         size: of all that will be received.
         is_hurried: tells whether somebody waits for the next record.
-        on_freed: hears that a slab was given back.
 
     granted: what it has of the budget now.
     num_left: what has not been received.
@@ -39,7 +38,6 @@ class HeldBuffers:
         size: int,
         *,
         is_hurried: Callable[[], bool],
-        on_freed: Callable[[], None],
     ) -> None:
         self.granted = 0
         self.num_left = size
@@ -47,7 +45,6 @@ class HeldBuffers:
         self._budget = budget
         self._size = size
         self._is_hurried = is_hurried
-        self._on_freed = on_freed
         self._open_space = 0  # what the slab being received into can still take
         self._in_slabs = 0
         self._decoded = 0
@@ -165,7 +162,6 @@ class HeldBuffers:
             self._budget.recycle(slab.buffer)
         self._give_excess()
         self.hurry()
-        self._on_freed()
 
     # What is decoded.
 

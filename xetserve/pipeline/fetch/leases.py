@@ -18,7 +18,6 @@ class Lease:
         fetch: Fetch,
         step: Step,
         refresh: Refresh,
-        on_change: Callable[[], None],
         tally: Tally,
         *,
         is_packed: bool = False,
@@ -27,7 +26,6 @@ class Lease:
         self.fetch = fetch
         self.tally = tally
         self.is_packed = is_packed
-        self.on_change = on_change
         self._refresh = refresh
         self._uses = list(step.uses)
         self._is_open = True

@@ -9,7 +9,7 @@ Responses for one file do not run in step. What the one in front has used up is 
 come close behind it, as long as the budget has room to spare.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
@@ -72,7 +72,6 @@ class FetchTable:
         traffic: FileTraffic,
         position: int,
         refresh: Refresh,
-        on_change: Callable[[], None],
         tally: Tally,
         *,
         is_packed: bool = False,
@@ -93,7 +92,6 @@ class FetchTable:
             Lease,
             step=step,
             refresh=refresh,
-            on_change=on_change,
             tally=tally,
             is_packed=is_packed,
             takes_imported=takes_imported,
