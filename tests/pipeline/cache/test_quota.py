@@ -401,7 +401,7 @@ async def test_a_file_that_was_replaced_in_tmp_is_not_put_in_place(
         "shelf": partial(store.place, temporary, "plain", f"sha256-{'ab' * 32}"),
         "beside": partial(store.place_beside, temporary, str(tmp_path / "meta/x")),
     }
-    with pytest.raises(OSError, match="somebody has replaced a file in tmp"):
+    with pytest.raises(OSError, match="another process has replaced a file in tmp"):
         put[way]()
     store.discard(temporary)
     os.close(temporary.fd)

@@ -1,16 +1,16 @@
-"""Files that are not Xet, as they lie on their shelves.
+"""The format of stored files that are not Xet (blobs).
 
-Small ones, in plain/, are their content and nothing else: they are hashed whole each time that they
-are opened. Large ones, in large/, were hashed while they were written, and have a check for each
-block, so that a part costs that part:
+A small one, in plain/, has nothing but its content, and is hashed as a whole each time it is
+opened. A large one, in large/, was hashed while it was written. It has a check for each block, so
+that reading a part costs no more than that part:
 
     0       the content
     then    CRC-32 of each block of BLOCK_SIZE bytes    u32 each
     last    BLAKE3 of the name and the content's size   16 bytes
             MAGIC                                       8 bytes
 
-Numbers are little-endian. As in entries of xorbs, the checks find what disks do; whoever reads the
-whole compares it with its hash, too. Everything that takes a file descriptor blocks, and is for
+Numbers are little-endian. As in entries of xorbs, the checks find errors of the disk; a reader of
+the whole file compares it with its hash, too. Functions with a file descriptor block, and are for
 threads.
 """
 
@@ -31,8 +31,8 @@ from xetserve.upstream.hub.entry import FileEntry
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-MAX_SMALL_SIZE: Final = 64 * 1024 * 1024  # bytes; hashed whole, for every part that is asked for
-BLOCK_SIZE: Final = 256 * 1024  # bytes; what bodies of plain files take at a time
+MAX_SMALL_SIZE: Final = 64 * 1024 * 1024  # bytes; hashed as a whole for every request
+BLOCK_SIZE: Final = 256 * 1024  # bytes; a body of such a file reads as many at a time
 MAGIC: Final = b"xsplain1"
 _CHECK: Final = struct.Struct("<I")
 _NAME_CHECK_SIZE: Final = 16  # bytes
@@ -41,8 +41,11 @@ _READ_SIZE: Final = 4 * BLOCK_SIZE
 
 
 class BlobKey(NamedTuple):
-    """What a file is known by: "sha256", or "git" (the SHA-1 of a git blob), and hex digits; its
-    size in bytes.
+    """The identity of a file.
+
+    kind: "sha256", or "git" for the SHA-1 of a git blob.
+    digest: hex digits.
+    size: bytes.
     """
 
     kind: str
@@ -51,7 +54,7 @@ class BlobKey(NamedTuple):
 
     @classmethod
     def of(cls, entry: FileEntry) -> "BlobKey | None":
-        """Make the key of an entry; None if the Hub names no hash of its content."""
+        """Return the key of a Hub entry; None if the Hub gives no hash of its content."""
         if entry.size is None:
             return None
         if entry.sha256 is not None:
@@ -63,7 +66,7 @@ class BlobKey(NamedTuple):
 
     @classmethod
     def parse(cls, shelf: str, name: str, stored_size: int) -> "BlobKey":
-        """Read the name that a file has on its shelf, and the size of all that is there.
+        """Parse the name of a stored file, given the bytes that it has on disk.
 
         Raises:
             FormatError: no file of that shelf has such a size.
@@ -80,49 +83,49 @@ class BlobKey(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How the file is named on its shelf."""
+        """The file name on its shelf."""
         return f"{self.kind}-{self.digest}"
 
     @property
     def is_large(self) -> bool:
-        """Whether it has checks of its own."""
+        """Whether the file has checks for its blocks."""
         return self.size > MAX_SMALL_SIZE
 
     @property
     def shelf(self) -> str:
-        """Where it is kept."""
+        """The shelf of the file."""
         return LARGE if self.is_large else PLAIN
 
     @property
     def stored_size(self) -> int:
-        """Bytes that it has there."""
+        """Bytes of the stored file."""
         if not self.is_large:
             return self.size
         return self.size + _CHECK.size * -(-self.size // BLOCK_SIZE) + _TRAILER_SIZE
 
     def get_path(self, folder: Path) -> str:
-        """Return where it lies in the folder of a cache.
+        """Return the path of the file in the folder of a cache.
 
         Raises:
-            ValueError: its digest is none.
+            ValueError: the digest is not one.
         """
         return make_shelf_path(folder, self.shelf, self.name)
 
     def make_hash(self) -> "_Hash":
-        """Return a hash object that the whole content is to be fed to."""
+        """Return a hash object for the whole content."""
         if self.kind == "sha256":
             return hashlib.sha256()
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
 
 def check_plain(fd: int, key: BlobKey, on_bytes: Callable[[int], object] = lambda _: None) -> None:
-    """Compare all of an open file with its key.
+    """Check an open file against its key, by its whole content.
 
     Args:
-        on_bytes: told how many bytes were read, again and again.
+        on_bytes: called after each read with the number of bytes.
 
     Raises:
-        FormatError: it is something else.
+        FormatError: the content is not that of the key.
         OSError: the disk fails.
     """
     if key.is_large:
@@ -143,14 +146,14 @@ def check_plain(fd: int, key: BlobKey, on_bytes: Callable[[int], object] = lambd
         raise FormatError(f"{position} bytes that are not {key.name}")
 
 
-# Large ones.
+# Large files.
 
 
 def check_trailer(fd: int, key: BlobKey) -> None:
-    """Check whether an open file is the large one of a key, without a look at its content.
+    """Check that an open file is the large one of a key, without reading its content.
 
     Raises:
-        FormatError: it is cut, or something else.
+        FormatError: the file is truncated, or another one.
         OSError: the disk fails.
     """
     size = os.fstat(fd).st_size
@@ -160,10 +163,10 @@ def check_trailer(fd: int, key: BlobKey) -> None:
 
 
 def read_block(fd: int, key: BlobKey, position: int) -> bytes:
-    """Read from a position to the end of its block, which is compared with its check.
+    """Read from a position to the end of its block, and check the block.
 
     Raises:
-        FormatError: it is damaged.
+        FormatError: the block is damaged.
         OSError: the disk fails.
     """
     number = position // BLOCK_SIZE
@@ -183,10 +186,10 @@ def _make_trailer(key: BlobKey) -> bytes:
 
 
 class CheckWriter:
-    """Writes what is behind the content of a large file, while that passes.
+    """Writes the checks and the trailer of a large file, while its content is fed.
 
     Args:
-        fd: the file, which has its final size already. The content is written by others.
+        fd: the file, which has its final size already. The caller writes the content.
     """
 
     def __init__(self, fd: int, key: BlobKey) -> None:
@@ -196,7 +199,7 @@ class CheckWriter:
         self._check = 0
 
     def feed(self, data: memoryview) -> None:
-        """Take in the next bytes of the content; after the last of them the file is complete.
+        """Add the next bytes of the content; after the last ones the file is complete.
 
         Raises:
             OSError: the disk fails.

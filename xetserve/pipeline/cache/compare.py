@@ -1,6 +1,4 @@
-"""Comparing stored entries with each other: equal records of a proven entry prove those of
-another one.
-"""
+"""Compare stored entries with each other: a record is proven if a proven entry has an equal one."""
 
 from contextlib import ExitStack
 from typing import Final
@@ -24,12 +22,12 @@ def has_proven_copies(
     """Compare records of an entry with those of proven entries, byte for byte.
 
     Args:
-        entries: all of the xorb.
-        path: of the entry.
+        entries: all entries of the xorb.
+        path: the entry.
         gaps: the chunks whose records are compared.
 
     Returns:
-        False: not all of them are in proven entries, or not the same.
+        whether proven entries have all these records, and they are equal.
 
     Raises:
         OSError: the disk fails.

@@ -1,8 +1,7 @@
-"""How much of an entry is proven while a process reads or writes it; one that is as a whole is
-marked so.
+"""Track which chunks of an entry are proven, while a process reads or writes it.
 
-What speaks for a chunk is the proof of a file that has it, or the xorb's own hash where the entry
-is a whole xorb. Pure.
+A chunk is proven by a proven file that contains it. If the entry is a whole xorb, the xorb hash
+proves all its chunks. Once all chunks are proven, the entry is marked as proven. Pure.
 """
 
 from collections.abc import Callable
@@ -12,12 +11,12 @@ from xetserve.xet.reconstruction import ChunkRange
 
 
 class Coverage:
-    """A Provenance: one entry, on disk or on its way there.
+    """The proven chunks of one entry, on disk or being written. It is a Provenance.
 
     Args:
-        on_proven: told the path once all chunks are proven and the entry is on disk.
-        on_part: told of itself when some of them are, on disk.
-        path: of the entry; None: it is being written.
+        on_proven: called with the path once all chunks are proven and the entry is on disk.
+        on_part: called with this object when some chunks are proven and the entry is on disk.
+        path: of the entry; None while it is being written.
     """
 
     def __init__(
@@ -35,23 +34,23 @@ class Coverage:
         self._path = path
         self._flags = bytearray(chunks.end - chunks.start)
         self._num_left = len(self._flags)
-        # Of a part no hash is known; whether it begins a whole xorb shows when all have come.
+        # A part of a xorb has no hash. Whether the entry is a whole xorb shows with its last chunk.
         self._tree = None if chunks.start else MerkleTree()
-        self._early: dict[int, tuple[bytes, int]] = {}  # hashes and sizes that do not follow yet
+        self._early: dict[int, tuple[bytes, int]] = {}  # hashes and sizes of chunks after a gap
 
     @property
     def xorb_hash(self) -> bytes:
-        """The xorb that the entry is of."""
+        """The xorb of the entry."""
         return self._xorb_hash
 
     @property
     def path(self) -> str | None:
-        """Where the entry is; None: it is being written."""
+        """The path of the entry; None while it is being written."""
         return self._path
 
     @property
     def is_proven(self) -> bool:
-        """Whether all of it is."""
+        """Whether all chunks are proven."""
         return not self._num_left
 
     def note_hash(self, chunk: int, size: int, chunk_hash: bytes) -> None:
@@ -80,7 +79,7 @@ class Coverage:
             self.settle(self._path)
 
     def settle(self, path: str) -> None:
-        """Take in that the entry has been written."""
+        """Record that the entry is at a path, and report what is proven of it."""
         self._path = path
         if self.is_proven:
             self._on_proven(path)
@@ -88,7 +87,7 @@ class Coverage:
             self._on_part(self)
 
     def find_gaps(self) -> list[ChunkRange]:
-        """Return the chunks that are not proven, in order."""
+        """Return the ranges of chunks that are not proven, in order."""
         gaps = []
         end = 0
         while (start := self._flags.find(0, end)) >= 0:

@@ -1,4 +1,4 @@
-"""One cache entry: the packed chunk records of one range of one xorb, and what proves them.
+"""The file format of a cache entry: packed chunk records of one range of one xorb, with checks.
 
     0       the records, exactly as the data host sent them
     then    end offset of each record, from the start of the file     u32 each
@@ -10,11 +10,11 @@
             BLAKE3 of the offsets, checks and trailer fields, cut     16 bytes
             MAGIC                                                     8 bytes
 
-Numbers are little-endian. The size of a file is known before its first byte: a truncated file shows
-at once, and any other damage when a record is read, because its check is compared before it is
-given out.
+Numbers are little-endian. The size of a file is known before its first byte is written, so a
+truncated file is found at once. Any other damage is found when a record is read, since its check is
+compared before it is used.
 
-Pure: bytes in, values out. Nothing in here says who asked, for which file, or where it came from.
+An entry does not say which client, file or URL it came from. Pure: bytes in, values out.
 """
 
 import re
@@ -41,12 +41,12 @@ _NAME: Final = re.compile(r"(\d{1,9})-(\d{1,9})-[0-9a-f]{16}(?:\.(proven|importe
 
 
 class Standing(Enum):
-    """What speaks for the records of an entry; it is part of the file's name, so that a rename
-    changes it at once.
+    """How far the records of an entry are verified. It is part of the file's name, so that a rename
+    changes it atomically.
 
-    UNPROVEN: they came from a data host, and each decodes to its size.
-    PROVEN: they are what the hash of a file or of the xorb promises.
-    IMPORTED: they came in an archive, and each decodes to its size.
+    UNPROVEN: the records came from a data host, and each decodes to its size.
+    PROVEN: a file hash, or the xorb hash, proves the records.
+    IMPORTED: the records came from an archive, and each decodes to its size.
     """
 
     UNPROVEN = ".xc"
@@ -55,27 +55,27 @@ class Standing(Enum):
 
     @staticmethod
     def of(name: str) -> "Standing":
-        """Return the standing that an entry's name or path tells."""
+        """Return the standing in the name or path of an entry."""
         for standing in (Standing.PROVEN, Standing.IMPORTED):
             if name.endswith(standing.value):
                 return standing
         return Standing.UNPROVEN
 
     def rename(self, path: str) -> str:
-        """Return the name or path that an entry has with this standing."""
+        """Return the name or path of an entry with this standing instead."""
         return path.removesuffix(Standing.of(path).value) + self.value
 
 
 def is_unproven(name: str) -> bool:
-    """Return whether a name or path is that of an entry for which nothing speaks yet."""
+    """Return whether a name or path is that of an entry which is not proven, imported or not."""
     return name.endswith(Standing.UNPROVEN.value) and Standing.of(name) is not Standing.PROVEN
 
 
 class EntryKey(NamedTuple):
-    """What an entry holds: chunks of a xorb, and where they lie in it.
+    """The content of an entry: chunks of a xorb, and their place in it.
 
-    byte_range: packed positions in the xorb. The same chunks can be packed in another way
-        elsewhere; the range tells.
+    byte_range: packed positions in the xorb. It tells apart two copies of the xorb that pack the
+        same chunks in different ways.
     """
 
     xorb_hash: bytes
@@ -94,19 +94,19 @@ class EntryKey(NamedTuple):
 
 
 def index_size(chunks: ChunkRange) -> int:
-    """Bytes after the records in an entry with these chunks."""
+    """Return the bytes after the records in an entry with these chunks."""
     return (chunks.end - chunks.start) * (4 + CHECK_SIZE) + TRAILER_SIZE
 
 
 def make_entry_name(
     chunks: ChunkRange, unique: bytes, standing: Standing = Standing.UNPROVEN
 ) -> str:
-    """Name the file of an entry; unique: 8 random bytes, so that nobody needs to lock anything."""
+    """Return the file name of an entry; unique: 8 random bytes, which make locks unnecessary."""
     return f"{chunks.start}-{chunks.end}-{unique.hex()}{standing.value}"
 
 
 def parse_entry_name(name: str) -> ChunkRange | None:
-    """Read the chunk range out of a file name; None: not an entry of ours."""
+    """Parse the chunk range in a file name; None if it is not the name of an entry."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -117,8 +117,8 @@ def parse_entry_name(name: str) -> ChunkRange | None:
 def check_record(record: memoryview) -> bytes:
     """Return the CRC-32 of a packed record, header included.
 
-    It finds what disks do; an attacker who can write here could write any check. And it lets other
-    threads run, which our BLAKE3 does not: blocks are checked beside the loop.
+    It finds errors of the disk. It does not stop an attacker who can write to the folder. Unlike
+    BLAKE3 here, it releases the interpreter lock, so that threads check blocks beside the loop.
     """
     return _to_check(crc32(record))
 
@@ -128,10 +128,10 @@ def _to_check(value: int) -> bytes:
 
 
 class EntryIndex(NamedTuple):
-    """What lies where in an entry.
+    """The index of an entry.
 
     ends: end offset of each record in the file.
-    checks: of each record, one after the other.
+    checks: the CRC-32 of each record, concatenated.
     """
 
     key: EntryKey
@@ -140,21 +140,21 @@ class EntryIndex(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes, about."""
+        """Bytes of memory, estimated."""
         return 500 + self.key.num_chunks * (4 + CHECK_SIZE)
 
     def offset_of(self, chunk: int) -> int:
-        """Return where the record of a chunk starts, or of the one after the last where all end."""
+        """Return the offset of a chunk's record; for the chunk after the last, the end of all."""
         at = chunk - self.key.chunks.start
         return self.ends[at - 1] if at else 0
 
     def position_of(self, chunk: int) -> int:
-        """Return where the record of a chunk starts in the xorb, in packed bytes."""
+        """Return the packed position of a chunk's record in the xorb."""
         return self.key.byte_range.start + self.offset_of(chunk)
 
     def find_last(self, first: int, end: int, size: int) -> int:
-        """Return the end of the longest run of chunks from first on with at most size bytes, or of
-        one chunk.
+        """Return the end of the longest run of chunks from first with at most size bytes; it has at
+        least one chunk.
         """
         limit = self.offset_of(first) + size
         last = first + 1
@@ -163,7 +163,7 @@ class EntryIndex(NamedTuple):
         return last
 
     def is_intact(self, data: memoryview, first: int, last: int) -> bool:
-        """Return whether data is the records of chunks [first, last), byte for byte."""
+        """Return whether data matches the checks of chunks [first, last)."""
         base = start = self.offset_of(first)
         if len(data) != self.offset_of(last) - base:
             return False
@@ -177,7 +177,7 @@ class EntryIndex(NamedTuple):
         return True
 
     def pack(self) -> bytes:
-        """Return what follows the records in the file."""
+        """Return the bytes that follow the records in the file."""
         ends = array("I", self.ends)
         if sys.byteorder == "big":
             ends.byteswap()
@@ -188,15 +188,16 @@ class EntryIndex(NamedTuple):
 
 
 def parse_index(data: bytes, xorb_hash: bytes, chunks: ChunkRange, file_size: int) -> EntryIndex:
-    """Read what follows the records in the file of an entry.
+    """Parse the bytes that follow the records in the file of an entry.
 
     Args:
         data: the last index_size(chunks) bytes of the file.
-        xorb_hash, chunks: what the entry's folder and name say.
+        xorb_hash: from the entry's folder.
+        chunks: from the entry's name.
         file_size: bytes of the whole file.
 
     Raises:
-        FormatError: it is damaged, or the entry of something else.
+        FormatError: the index is damaged, or belongs to another entry.
     """
     if len(data) != index_size(chunks):
         raise FormatError(f"an index of {len(data)} bytes, expected {index_size(chunks)}")
@@ -207,7 +208,7 @@ def parse_index(data: bytes, xorb_hash: bytes, chunks: ChunkRange, file_size: in
         raise FormatError("the index is damaged")
     key = EntryKey(found_hash, ChunkRange(start, end), ByteRange(position, position + size))
     if (found_hash, key.chunks) != (xorb_hash, chunks) or key.file_size != file_size:
-        raise FormatError("the entry of something else, or one that was cut")
+        raise FormatError("the index belongs to another entry, or the file is truncated")
     ends: array[int] = array("I")
     ends.frombytes(data[: 4 * key.num_chunks])
     if sys.byteorder == "big":
@@ -217,9 +218,9 @@ def parse_index(data: bytes, xorb_hash: bytes, chunks: ChunkRange, file_size: in
 
 
 class Indexer:
-    """Makes the index of records that come by, in pieces of any size.
+    """Builds the index of records that it is fed, in pieces of any size.
 
-    Whatever comes has to be exactly the records of the key: so many chunks, so many bytes.
+    The records must have exactly the chunks and bytes of the key.
     """
 
     def __init__(self, key: EntryKey) -> None:
@@ -227,22 +228,22 @@ class Indexer:
         self._ends: array[int] = array("I")
         self._checks = bytearray()
         self._position = 0  # of the next byte
-        self._header = bytearray()  # of the record that has begun, as far as it is here
+        self._header = bytearray()  # of an incomplete record, as far as it was fed
         self._left = 0  # bytes of its payload to come
-        self._check = 0  # of the record that has begun
+        self._check = 0  # of the incomplete record
 
     @property
     def is_complete(self) -> bool:
-        """Whether all chunks have come by."""
+        """Whether all chunks were fed."""
         return len(self._ends) == self._key.num_chunks and (
             self._position == self._key.byte_range.size
         )
 
     def feed(self, data: memoryview) -> None:
-        """Look at the next bytes.
+        """Add the next bytes.
 
         Raises:
-            FormatError: these are not the records that the key names.
+            FormatError: they are not the records of the key.
         """
         if self._position + len(data) > self._key.byte_range.size:
             raise FormatError(f"more than {self._key.byte_range.size} bytes")
@@ -277,5 +278,5 @@ class Indexer:
         self._checks += _to_check(self._check)
 
     def make_index(self) -> EntryIndex:
-        """Return the index, once it is complete."""
+        """Return the index; all chunks must have been fed."""
         return EntryIndex(self._key, self._ends, bytes(self._checks))

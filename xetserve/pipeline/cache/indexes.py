@@ -1,4 +1,4 @@
-"""The indexes of stored entries: parsed once, and the ones used last are kept in memory."""
+"""Keep the indexes of stored entries in memory: those that were used last."""
 
 import os
 import threading
@@ -15,9 +15,9 @@ MAX_INDEX_MEMORY: Final = 8 * 1024 * 1024  # bytes of parsed indexes
 
 
 class IndexCache:
-    """Indexes by the path of their entry; for any thread.
+    """Parsed indexes by the path of their entry; safe to use from any thread.
 
-    Those of files that another process, or a sweep, has removed fall out in time.
+    If another process or a sweep removes the file, its index is dropped later, as the oldest one.
     """
 
     def __init__(self) -> None:
@@ -28,18 +28,18 @@ class IndexCache:
         """Return the index of an entry of a xorb.
 
         Raises:
-            FormatError: the entry is damaged, or was cut.
-            OSError: it is gone, or the disk fails.
+            FormatError: the entry is damaged or truncated.
+            OSError: the entry is gone, or the disk fails.
         """
         with self._lock:
             index = self._indexes.get(stored.path)
             if index is not None:
                 if index.key.file_size != stored.size:
-                    raise FormatError("it was cut")
+                    raise FormatError("the file is truncated")
                 return index
         size = index_size(chunks)
         if size > stored.size:
-            raise FormatError(f"{stored.size} bytes, fewer than its index has")
+            raise FormatError(f"a file of {stored.size} bytes, expected at least {size}")
         with open(open_entry(stored.path), "rb", buffering=0) as file:
             file.seek(stored.size - size)
             index = parse_index(file.read(size) or b"", xorb_hash, chunks, stored.size)
@@ -48,16 +48,16 @@ class IndexCache:
         return index
 
     def drop(self, path: str) -> None:
-        """Forget the index of a file that goes."""
+        """Drop the index of a file that is removed."""
         with self._lock:
             self._indexes.pop(path)
 
 
 def open_entry(path: str, flags: int = os.O_RDONLY) -> int:
-    """Open an entry, also if it was marked since its path was seen; see open_regular.
+    """Open an entry, also if it was marked as proven since its path was listed; see open_regular.
 
     Raises:
-        FileNotFoundError: it is gone.
+        FileNotFoundError: the entry is gone.
         OSError: it cannot be opened.
     """
     try:

@@ -1,4 +1,4 @@
-"""Waiting for a disk that may hang, on behalf of a client that may leave."""
+"""Wait for a disk that may hang, for a client that may disconnect."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,9 +17,9 @@ async def run_io(
     A thread cannot be stopped: if the wait ends early, the work goes on.
 
     Args:
-        timeout: seconds; None: no limit.
-        on_late: called with the result of work that ends well after the wait was over: because of
-            the timeout, or because the caller was cancelled.
+        timeout: seconds; None for no limit.
+        on_late: called with the result if the work succeeds after the wait has ended by timeout or
+            cancellation.
 
     Raises:
         TimeoutError: the work takes longer.

@@ -1,7 +1,7 @@
-"""What lies in the folder of the cache, file by file. Everything here blocks, and is for threads.
+"""List the files in the folder of the cache. All functions block, and are for threads.
 
-Only what is surely ours is listed: the folder may have been one with other things in it. What
-cannot be looked at is passed over, and never ends a walk.
+They list only files whose names are those of the cache, since the operator may have chosen a folder
+with other files in it. A file that cannot be read is skipped, and does not end a walk.
 """
 
 import heapq
@@ -21,22 +21,22 @@ from xetserve.xet.reconstruction import ChunkRange
 LEDGERS: Final = "ledgers"
 PLAIN: Final = "plain"
 LARGE: Final = "large"
-META: Final = "meta"  # what is remembered of the Hub's answers
-# Shelves: folders of files that are named by a hash, and the hash in their names.
+META: Final = "meta"  # cached answers of the Hub
+# Shelves are folders of files that are named by a hash. The pattern finds the hash in a name.
 _CONTENT_NAME: Final = re.compile(r"(?:sha256-([0-9a-f]{64})|git-([0-9a-f]{40}))")
 SHELVES: Final = {
     LEDGERS: re.compile(r"([0-9a-f]{64})\.xl"),
     PLAIN: _CONTENT_NAME,
     LARGE: _CONTENT_NAME,
 }
-BLOCK: Final = 4096  # bytes that even the smallest file takes
+BLOCK: Final = 4096  # bytes; files take whole blocks on disk
 _HEX: Final = frozenset("0123456789abcdef")
 
 
 class Stored(NamedTuple):
-    """A file of ours.
+    """A file of the cache.
 
-    used: when it was used last, in seconds since the epoch.
+    used: the time of its last use, seconds since the epoch.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Bytes that it takes on disk, about: whole blocks."""
+        """Bytes on disk, estimated: whole blocks."""
         return get_cost(self.size)
 
     @property
@@ -55,15 +55,15 @@ class Stored(NamedTuple):
 
 
 def get_cost(size: int) -> int:
-    """Return the bytes that a file of so many takes on disk, about: whole blocks."""
+    """Return the bytes that a file of size bytes takes on disk, estimated: whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
 def make_shelf_path(folder: Path, shelf: str, name: str) -> str:
-    """Return where a file of a shelf lies.
+    """Return the path of a file of a shelf.
 
     Raises:
-        ValueError: nothing on this shelf is named so.
+        ValueError: files of this shelf have other names.
     """
     match = SHELVES[shelf].fullmatch(name)
     if match is None:
@@ -73,22 +73,20 @@ def make_shelf_path(folder: Path, shelf: str, name: str) -> str:
 
 
 def make_xorb_path(folder: Path, xorb_hash: bytes) -> str:
-    """Return where the entries of a xorb lie."""
+    """Return the folder of a xorb's entries."""
     name = format_hash(xorb_hash)
     return f"{folder}/{name[:2]}/{name}"
 
 
 def iter_xorbs(folder: Path) -> Iterator[tuple[bytes, str]]:
-    """Iterate over the xorbs that have a folder, in the order of their names: their hash, and the
-    folder.
-    """
+    """Yield the hash and the folder of each xorb that has a folder, in the order of their names."""
     for group in _list_folders(folder, 2):
         for path in _list_folders(group, 64):
             yield parse_hash(path.rpartition("/")[2]), path
 
 
 def list_entries(folder: str) -> list[tuple[Stored, ChunkRange]]:
-    """List the entries of one xorb, in no order."""
+    """Return the entries of one xorb, in no order."""
     return [
         (stored, chunks)
         for stored in _list_files(folder)
@@ -99,7 +97,7 @@ def list_entries(folder: str) -> list[tuple[Stored, ChunkRange]]:
 def find_longest(
     entries: list[tuple[Stored, ChunkRange]], chunk: int
 ) -> tuple[Stored | None, ChunkRange]:
-    """Find the entry with a chunk that goes on for longest after it."""
+    """Return the entry that has a chunk and goes furthest after it, or None; and its chunks."""
     best: tuple[Stored | None, ChunkRange] = (None, ChunkRange(chunk, chunk))
     for stored, chunks in entries:
         if chunks.start <= chunk and chunks.end > best[1].end:
@@ -108,9 +106,7 @@ def find_longest(
 
 
 def iter_shelf(folder: Path, shelf: str) -> Iterator[Stored]:
-    """Iterate over the files of a shelf, in the order of their names within folders that are in
-    order.
-    """
+    """Yield the files of a shelf, sorted by folder and name."""
     for group in _list_folders(folder / shelf, 2):
         for stored in sorted(_list_files(group)):
             if SHELVES[shelf].fullmatch(stored.name):
@@ -118,7 +114,7 @@ def iter_shelf(folder: Path, shelf: str) -> Iterator[Stored]:
 
 
 def iter_stored(folder: Path) -> Iterator[Stored]:
-    """Iterate over everything that is kept."""
+    """Yield all files that count as used space and can be evicted."""
     for _, path in iter_xorbs(folder):
         for stored, _ in list_entries(path):
             yield stored
@@ -127,7 +123,7 @@ def iter_stored(folder: Path) -> Iterator[Stored]:
 
 
 def iter_tree(folder: Path) -> Iterator[Stored]:
-    """Iterate over all files in a folder and those below it, in order, but not over hidden ones."""
+    """Yield all files below a folder, sorted, without hidden ones."""
     for item in sorted(scan(folder), key=lambda item: item.name):
         if item.name.startswith("."):
             continue
@@ -138,13 +134,12 @@ def iter_tree(folder: Path) -> Iterator[Stored]:
 
 
 def iter_answers(folder: Path, under: str = "") -> Iterator[tuple[str, Stored]]:
-    """Iterate over the Hub's answers, those that were given here before those that were brought for
-    the same question.
+    """Yield the Hub's cached answers: paths within the folder of answers, sorted by their parts.
+
+    An answer from an archive is left out if the Hub has answered the same question here.
 
     Args:
-        under: only those in this folder of them.
-
-    Gives paths as they are within the folder of answers, in the order of their parts.
+        under: a folder of answers; others are left out.
     """
 
     def walk(root: Path) -> Iterator[tuple[list[str], Stored]]:
@@ -161,7 +156,7 @@ def iter_answers(folder: Path, under: str = "") -> Iterator[tuple[str, Stored]]:
 
 
 def look_at(item: os.DirEntry[str]) -> Stored | None:
-    """Return a regular file; None: it is something else, or has gone."""
+    """Return a regular file; None if it is something else, or gone."""
     try:
         stat = item.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -179,7 +174,7 @@ def _list_files(folder: str) -> list[Stored]:
 
 
 def _list_folders(folder: str | Path, length: int) -> list[str]:
-    """List the folders in a folder whose names are so many hex digits, in order."""
+    """Return the folders in a folder whose names have length hex digits, sorted."""
     return sorted(
         item.path
         for item in scan(folder)

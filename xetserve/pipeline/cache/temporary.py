@@ -1,7 +1,7 @@
-"""Files of the cache that are being written.
+"""Create and rename files of the cache that are being written.
 
-A file in tmp is locked (flock) by the process that writes it. The lock goes with the process,
-whichever way it ends, so a file that can be locked is what a crash has left.
+The process that writes a file in tmp holds a lock on it (flock). The system releases the lock when
+the process ends, in any way. So a file that can be locked is a leftover of a crash.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ CREATE_TRIES: Final = 5
 
 
 class Temporary(NamedTuple):
-    """A file that is being written, locked by us.
+    """A file that this process is writing and has locked.
 
-    size: bytes that are accounted for it.
+    size: bytes that the quota counts for it.
     """
 
     path: str
@@ -26,8 +26,9 @@ class Temporary(NamedTuple):
 
 
 def open_temporary(folder: Path, size: int) -> Temporary | None:
-    """Make a file of size bytes in the folder of what is being written, and lock it; None: sweeps
-    took it for a leftover every time.
+    """Create a file of size bytes in a folder, and lock it.
+
+    Returns None if sweeps have removed it as a leftover CREATE_TRIES times.
 
     Raises:
         OSError: the disk fails.
@@ -38,7 +39,7 @@ def open_temporary(folder: Path, size: int) -> Temporary | None:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its final size from the start: sweeping counts it as it will be.
+            # It has its final size from the start, so that a sweep counts it right.
             os.ftruncate(fd, size)
             if os.fstat(fd).st_nlink:
                 return Temporary(path, fd, size)
@@ -51,16 +52,17 @@ def open_temporary(folder: Path, size: int) -> Temporary | None:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise
-        # A sweep came between open and flock, and has taken it for a leftover.
+        # A sweep ran between open and flock, and took the file for a leftover.
     return None
 
 
 def rename_temporary(temporary: Temporary, target: str) -> None:
-    """Put the very file that we have written at a path: whoever may write to tmp may put another in
-    its place.
+    """Rename the file, and check that the target is the file which this process has written.
+
+    Another user who may write to tmp could have replaced it.
 
     Raises:
-        OSError: that has happened, or the disk fails.
+        OSError: the file was replaced, or the disk fails.
     """
     _check_same(temporary.fd, temporary.path)
     os.rename(temporary.path, target)
@@ -73,4 +75,4 @@ def rename_temporary(temporary: Temporary, target: str) -> None:
 
 def _check_same(fd: int, path: str) -> None:
     if not os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
-        raise OSError(errno.ESTALE, "somebody has replaced a file in tmp")
+        raise OSError(errno.ESTALE, "another process has replaced a file in tmp")
