@@ -23,7 +23,6 @@ from xetserve.cachetools.archive_reader import Importer
 from xetserve.cachetools.archive_writer import write_archive
 from xetserve.cachetools.verify import Checker, Report, count_contents
 from xetserve.errors import IntegrityError, XetserveError
-from xetserve.pipeline.cache import disk_cache
 from xetserve.pipeline.cache.coverage import Coverage
 from xetserve.pipeline.cache.entry import (
     EntryKey,
@@ -98,13 +97,13 @@ async def test_it_is_remembered_of_few_entries_how_much_is_proven(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many ranges are stored of files that nobody reads to their end."""
-    monkeypatch.setattr(site.cache, "_coverages", LruDict(max_num=3, max_cost=10))
+    monkeypatch.setattr(site.cache.coverages, "_coverages", LruDict(max_num=3, max_cost=10))
     for chunk in range(1, 8):
         await site.fill(chunk, chunk + 1)
-    assert len(site.cache._coverages) == 3
+    assert len(site.cache.coverages._coverages) == 3
     await site.fill(10, 18)
-    assert len(site.cache._coverages) == 3  # of 10 chunks
-    assert disk_cache.MAX_COVERAGES * 8192 > disk_cache.MAX_COVERED
+    assert len(site.cache.coverages._coverages) == 3  # of 10 chunks
+    assert coverage_table.MAX_COVERAGES * 8192 > coverage_table.MAX_COVERED
 
 
 async def test_nothing_wrong_is_marked(tmp_path: Path) -> None:
@@ -223,7 +222,7 @@ async def test_what_is_proven_in_another_entry_is_not_read_twice(
         with paths[ChunkRange(6, 12) if wrong == 6 else ChunkRange(8, 15)].open("r+b") as file:
             file.write(bytes([1]))
     coverages = {
-        each: site.cache._coverages.peek(str(path))
+        each: site.cache.coverages._coverages.peek(str(path))
         for path in paths.values()
         if (each := parse_entry_name(path.name))
     }

@@ -27,7 +27,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamError
 from xetserve.metrics.catalogue import (
     CACHE_BYTES,
@@ -38,8 +37,8 @@ from xetserve.metrics.catalogue import (
     CACHE_SIZE,
     CACHE_UNPROVEN,
 )
-from xetserve.pipeline.cache.coverage import Coverage
-from xetserve.pipeline.cache.entry import EntryKey, Standing
+from xetserve.pipeline.cache.coverage_table import CoverageTable
+from xetserve.pipeline.cache.entry import EntryKey
 from xetserve.pipeline.cache.read import StoredBody
 from xetserve.pipeline.cache.store import CacheStore, Found, Segment, prepare_folder
 from xetserve.pipeline.cache.write import MAX_BLOCKS, DiskWorkers, EntryWriter
@@ -55,8 +54,6 @@ MAX_THREADS: Final = 8  # also bounds the blocks that are being read
 SCRATCH_SIZE: Final = 256 * 1024  # bytes
 DISK_TIMEOUT: Final = 2.0  # seconds; a disk that needs longer is worse than none
 PAUSE: Final = 30.0  # seconds without the cache after such a wait
-MAX_COVERAGES: Final = 1024  # entries of which it is remembered how much is proven
-MAX_COVERED: Final = 2**22  # chunks of them: about 4 MB
 SWEEP_INTERVAL: Final = 600.0  # seconds
 CATCH_UP_INTERVAL: Final = 0.01  # seconds
 CLOSE_TIMEOUT: Final = 5.0  # seconds for what is being written when the process ends
@@ -83,12 +80,7 @@ class DiskCache:
         self._executor = ThreadPoolExecutor(MAX_THREADS, "cache")
         self.disk_workers = DiskWorkers(self._store, self._executor)
         self._tasks: set[asyncio.Task[Any]] = set()
-        # By path.
-        self._coverages: LruDict[str, Coverage] = LruDict(
-            max_num=MAX_COVERAGES, max_cost=MAX_COVERED
-        )
-        self._partly_proven: dict[bytes, dict[str, Coverage]] = {}  # by xorb and path
-        self._marking: set[asyncio.Task[None]] = set()
+        self.coverages = CoverageTable(self.disk_workers, self.spawn)
         self._removals: dict[bytes, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._resume_time = 0.0  # monotonic; the disk is left alone until then
@@ -292,66 +284,9 @@ class DiskCache:
 
     def make_tee(self, key: EntryKey) -> EntryWriter:
         """Begin to store what passes."""
-        coverage = Coverage(key.xorb_hash, key.chunks, self._mark, on_part=self._note_part)
-
-        def on_placed(path: str) -> None:
-            if Standing.of(path) is not Standing.PROVEN:
-                self._coverages.put(path, coverage, key.num_chunks)
-                coverage.settle(path)
-
+        coverage = self.coverages.make(key)
+        on_placed = partial(self.coverages.add, key, coverage)
         return EntryWriter(self.disk_workers, key, coverage, on_placed)
-
-    def find_coverage(self, segment: Segment) -> Coverage | None:
-        """Return how much of an entry is known to be proven; None: all of it is."""
-        path = segment.path
-        if Standing.of(path) is Standing.PROVEN:
-            return None
-        coverage = self._coverages.get(path)
-        if coverage is None:
-            key = segment.entry.key
-            coverage = Coverage(key.xorb_hash, key.chunks, self._mark, path, self._note_part)
-            self._coverages.put(path, coverage, key.num_chunks)
-        return coverage
-
-    def _mark(self, path: str) -> None:
-        """Mark an entry as proven, beside what else goes on."""
-
-        async def mark() -> None:
-            try:
-                await self.disk_workers.run(self._store.mark_proven, path)
-            except OSError as exc:
-                self.disk_workers.warn("cache: cannot rename: %s", exc.strerror or exc)
-
-        self._coverages.pop(path)
-        task = self.spawn(mark())
-        self._marking.add(task)
-        task.add_done_callback(self._marking.discard)
-
-    def _note_part(self, coverage: Coverage) -> None:
-        """Have the rest of an entry compared with other entries.
-
-        Entries overlap where fetch ranges do. A chunk that is in two of them is read from one, so
-        that the proof of the file speaks for one of them alone: of 0-9 and 6-12, for 9-12 of the
-        second. But the records of 6-9 are the same in both, and those of the first are proven.
-        """
-        path = coverage.path
-        assert path is not None
-        if coverage.xorb_hash not in self._partly_proven:
-            self._partly_proven[coverage.xorb_hash] = {}
-            self.spawn(self._fill_gaps(coverage.xorb_hash))
-        self._partly_proven[coverage.xorb_hash][path] = coverage
-
-    async def _fill_gaps(self, xorb_hash: bytes) -> None:
-        await asyncio.sleep(0)  # all that a proof speaks for is told of in one turn
-        partly_proven = self._partly_proven.pop(xorb_hash)
-        if self._marking:
-            await asyncio.wait(self._marking)
-        gaps = {path: each.find_gaps() for path, each in partly_proven.items()}
-        try:
-            for path in await self.disk_workers.run(self._store.prove_gaps, xorb_hash, gaps):
-                self._coverages.pop(path)
-        except OSError as exc:
-            self.disk_workers.warn("cache: cannot read: %s", exc.strerror or exc)
 
     def note_failure(self, segment: Segment, error: Exception) -> None:
         """Take note that an entry could not be read."""
@@ -392,7 +327,7 @@ class _Body:
     def origin(self) -> Provenance | None:
         """See DataResponse."""
         if self._stored is not None:
-            return self._cache.find_coverage(self._stored.segment)
+            return self._cache.coverages.find(self._stored.segment)
         return self._tee.coverage if self._tee is not None and self._tee.is_wanted else None
 
     async def open_inner(self) -> None:

@@ -1,0 +1,101 @@
+"""The coverages of entries that were used last, and the marks of entries that are proven."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from xetserve.base.lru_dict import LruDict
+from xetserve.pipeline.cache.coverage import Coverage
+from xetserve.pipeline.cache.entry import EntryKey, Standing
+from xetserve.pipeline.cache.store import Segment
+from xetserve.pipeline.cache.write import DiskWorkers
+
+MAX_COVERAGES: Final = 1024  # entries of which it is remembered how much is proven
+MAX_COVERED: Final = 2**22  # chunks of them: about 4 MB
+
+
+class CoverageTable:
+    """Finds the coverage of an entry, and marks entries on disk once all of them is proven.
+
+    Args:
+        spawn: starts a task that renames or compares entries.
+    """
+
+    def __init__(
+        self,
+        disk_workers: DiskWorkers,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        self._disk_workers = disk_workers
+        self._spawn = spawn
+        # By path.
+        self._coverages: LruDict[str, Coverage] = LruDict(
+            max_num=MAX_COVERAGES, max_cost=MAX_COVERED
+        )
+        self._partly_proven: dict[bytes, dict[str, Coverage]] = {}  # by xorb and path
+        self._marking: set[asyncio.Task[None]] = set()
+
+    def make(self, key: EntryKey, path: str | None = None) -> Coverage:
+        """Return the coverage of an entry; path: None if it is being written."""
+        return Coverage(key.xorb_hash, key.chunks, self._mark, path, self._note_part)
+
+    def add(self, key: EntryKey, coverage: Coverage, path: str) -> None:
+        """Take in that an entry has been written."""
+        if Standing.of(path) is not Standing.PROVEN:
+            self._coverages.put(path, coverage, key.num_chunks)
+            coverage.settle(path)
+
+    def find(self, segment: Segment) -> Coverage | None:
+        """Return the coverage of a stored entry; None: all of it is proven."""
+        path = segment.path
+        if Standing.of(path) is Standing.PROVEN:
+            return None
+        coverage = self._coverages.get(path)
+        if coverage is None:
+            key = segment.entry.key
+            coverage = self.make(key, path)
+            self._coverages.put(path, coverage, key.num_chunks)
+        return coverage
+
+    def _mark(self, path: str) -> None:
+        """Mark an entry as proven, without waiting for it."""
+
+        async def mark() -> None:
+            try:
+                await self._disk_workers.run(self._disk_workers.store.mark_proven, path)
+            except OSError as exc:
+                self._disk_workers.warn("cache: cannot rename: %s", exc.strerror or exc)
+
+        self._coverages.pop(path)
+        task = self._spawn(mark())
+        self._marking.add(task)
+        task.add_done_callback(self._marking.discard)
+
+    def _note_part(self, coverage: Coverage) -> None:
+        """Have the rest of an entry compared with other entries.
+
+        Entries overlap where fetch ranges do. A chunk that is in two of them is read from one, so
+        that the proof of the file speaks for one of them alone: of 0-9 and 6-12, for 9-12 of the
+        second. But the records of 6-9 are the same in both, and those of the first are proven.
+        """
+        path = coverage.path
+        assert path is not None
+        if coverage.xorb_hash not in self._partly_proven:
+            self._partly_proven[coverage.xorb_hash] = {}
+            self._spawn(self._fill_gaps(coverage.xorb_hash))
+        self._partly_proven[coverage.xorb_hash][path] = coverage
+
+    async def _fill_gaps(self, xorb_hash: bytes) -> None:
+        await asyncio.sleep(0)  # a proof reports all its entries in one turn of the loop
+        partly_proven = self._partly_proven.pop(xorb_hash)
+        if self._marking:
+            await asyncio.wait(self._marking)
+        gaps = {path: each.find_gaps() for path, each in partly_proven.items()}
+        workers = self._disk_workers
+        try:
+            proven = await workers.run(workers.store.prove_gaps, xorb_hash, gaps)
+        except OSError as exc:
+            workers.warn("cache: cannot read: %s", exc.strerror or exc)
+            return
+        for path in proven:
+            self._coverages.pop(path)
