@@ -23,6 +23,7 @@ from xetserve.cachetools.archive_reader import Importer
 from xetserve.cachetools.archive_writer import write_archive
 from xetserve.cachetools.verify import Checker, Report, count_contents
 from xetserve.errors import IntegrityError, XetserveError
+from xetserve.pipeline.cache import coverage_table
 from xetserve.pipeline.cache.coverage import Coverage
 from xetserve.pipeline.cache.entry import (
     EntryKey,
