@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import unquote
 
 from xetserve.errors import FormatError, IntegrityError, RequestError
@@ -28,16 +28,11 @@ from xetserve.origin.api.management import ManagementApi
 from xetserve.origin.api.ollama import OllamaApi
 from xetserve.origin.api.resolve import ResolveApi
 from xetserve.origin.api.uploads import UploadApi
+from xetserve.origin.api_path import WRITES, ApiPath, parse_api_path
 from xetserve.origin.faults import Misbehaviour, parse_faults
+from xetserve.origin.store.commits import DATASET, MODEL, REPO_TYPES_BY_PLURAL, SPACE, RepoType
 from xetserve.origin.store.library import Library
-from xetserve.origin.store.repos import (
-    DATASET,
-    MODEL,
-    REPO_TYPES_BY_PLURAL,
-    SPACE,
-    Repo,
-    RepoType,
-)
+from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Signer
 
 logger = logging.getLogger(__name__)
@@ -58,31 +53,6 @@ _CAS_ROOTS: Final = frozenset(
         "telemetry",
     )
 )
-# What may follow a repository's id in API paths, and how many parts it needs behind it.
-_VERBS: Final = {
-    "revision": 1,
-    "tree": 1,
-    "paths-info": 1,
-    "refs": 0,
-    "auth-check": 0,
-    "commits": 1,
-    "settings": 0,
-    "preupload": 1,
-    "commit": 1,
-    "branch": 1,
-    "tag": 1,
-    "xet-read-token": 1,
-    "xet-write-token": 1,
-}
-_WRITES: Final = frozenset(("preupload", "commit", "branch", "tag", "xet-write-token", "settings"))
-
-
-class ApiPath(NamedTuple):
-    """A path under /api/{type}s/: the repository, a verb or "", what follows."""
-
-    repo_id: str
-    verb: str
-    rest: tuple[str, ...]
 
 
 class Origin:
@@ -247,7 +217,7 @@ class Origin:
         path = parse_api_path(parts[1:])
         if kind is None or path is None:
             raise RequestError(404, "no such API call")
-        write = path.verb in _WRITES or (path.verb, path.rest) == ("auth-check", ("write",))
+        write = path.verb in WRITES or (path.verb, path.rest) == ("auth-check", ("write",))
         repo = await self._gatekeeper.open_repo(request.headers, kind, path.repo_id, write=write)
         return await self._route_repo(request, repo, path)
 
@@ -330,19 +300,6 @@ class Origin:
                     self._requests.clear()
                     return json_response(200, {})
         raise RequestError(404, "no such page")
-
-
-def parse_api_path(parts: list[str]) -> ApiPath | None:
-    """Find the repository's id, of one part or two, in a path under /api/{type}s/.
-
-    A verb counts only with the parts that it needs behind it: there may be a repository of that
-    name.
-    """
-    for id_size in (2, 1):
-        verb, rest = "".join(parts[id_size : id_size + 1]), tuple(parts[id_size + 1 :])
-        if verb in _VERBS and len(rest) >= _VERBS[verb] and all(parts[:id_size]):
-            return ApiPath("/".join(parts[:id_size]), verb, rest)
-    return ApiPath("/".join(parts), "", ()) if len(parts) in (1, 2) else None
 
 
 def _kind_of(parts: list[str]) -> str:

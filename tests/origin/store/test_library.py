@@ -10,10 +10,10 @@ import pytest
 from tests.origin.client import list_files, pieces
 from xetserve.errors import ConfigError, IntegrityError
 from xetserve.http.ranges import Span
+from xetserve.origin.store.commits import DATASET, MODEL, Commit, Entry
 from xetserve.origin.store.git_ids import hash_object
 from xetserve.origin.store.ingest import Ingest
 from xetserve.origin.store.library import Library
-from xetserve.origin.store.repos import DATASET, MODEL, Commit, Entry
 from xetserve.xet.xorb import iter_records
 
 source = random.Random(3)

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from xetserve.errors import RequestError
 from xetserve.http.messages import Headers
-from xetserve.origin.store.repos import Repo, RepoStore, RepoType
+from xetserve.origin.store.commits import RepoType
+from xetserve.origin.store.repos import Repo, RepoStore
 
 ANYBODY: Final = "user"  # the name of whoever asks an open origin
 

@@ -16,17 +16,13 @@ from xetserve.http.messages import Request, Response, json_response
 from xetserve.http.ranges import Span, UnsatisfiableRange, format_unsatisfied_range, parse_range
 from xetserve.origin.api.auth import get_bearer
 from xetserve.origin.faults import Misbehaviour
+from xetserve.origin.store.commits import REPO_TYPES
 from xetserve.origin.store.files import FileRecord, find_whole_terms, make_file_record
 from xetserve.origin.store.library import Library
-from xetserve.origin.store.repos import REPO_TYPES, Repo
+from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Signer, split_ranges
 from xetserve.origin.store.xorbs import MAX_UPLOAD_SIZE
-from xetserve.xet.batch import (
-    MAX_BATCH_SIZE,
-    make_batch_answer,
-    parse_batch,
-    parse_batch_names,
-)
+from xetserve.xet.batch import MAX_BATCH_SIZE, make_batch_answer, parse_batch, parse_batch_names
 from xetserve.xet.hashes import MerkleTree, format_hash, hash_range, parse_hash
 from xetserve.xet.reconstruction import FetchInfo, Reconstruction, Term, to_v1, to_v2
 from xetserve.xet.shard import MAX_SHARD_SIZE, Shard, ShardFile, ShardXorb, parse_shard

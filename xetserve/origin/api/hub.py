@@ -15,8 +15,10 @@ from xetserve.errors import FormatError
 from xetserve.http.messages import Request, Response, json_response
 from xetserve.origin.api.auth import hub_error
 from xetserve.origin.faults import Misbehaviour
+from xetserve.origin.store.commits import Commit, Entry
 from xetserve.origin.store.git_ids import make_pointer
-from xetserve.origin.store.repos import Commit, Entry, Repo, is_valid_ref_name
+from xetserve.origin.store.names import is_valid_ref_name
+from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Grant, Signer
 from xetserve.xet.hashes import format_hash
 

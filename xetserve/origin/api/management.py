@@ -9,7 +9,9 @@ from typing import Any, Final
 from xetserve.http.messages import Request, Response, json_response
 from xetserve.origin.api.auth import Gatekeeper, hub_error
 from xetserve.origin.api.hub import describe_repo, find_commit, format_time, read_json, take_page
-from xetserve.origin.store.repos import REPO_TYPES, Repo, RepoStore, RepoType, is_valid_id
+from xetserve.origin.store.commits import REPO_TYPES, RepoType
+from xetserve.origin.store.names import is_valid_id
+from xetserve.origin.store.repos import Repo, RepoStore
 
 _VISIBILITIES: Final = {"public": False, "private": True}
 

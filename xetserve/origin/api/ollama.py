@@ -14,7 +14,8 @@ from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response
 from xetserve.origin.api.hub import find_commit
 from xetserve.origin.api.resolve import ResolveApi
-from xetserve.origin.store.repos import Commit, Entry, Repo
+from xetserve.origin.store.commits import Commit, Entry
+from xetserve.origin.store.repos import Repo
 
 MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG: Final = "application/vnd.docker.container.image.v1+json"

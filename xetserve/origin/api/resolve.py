@@ -23,9 +23,10 @@ from xetserve.http.ranges import (
 from xetserve.origin.api.auth import hub_error
 from xetserve.origin.api.hub import find_commit, is_true
 from xetserve.origin.faults import Misbehaviour
+from xetserve.origin.store.commits import Entry, RepoType
 from xetserve.origin.store.git_ids import make_pointer
 from xetserve.origin.store.library import Library
-from xetserve.origin.store.repos import Entry, Repo, RepoType
+from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Signer
 from xetserve.xet.hashes import format_hash
 

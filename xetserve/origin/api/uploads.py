@@ -20,6 +20,7 @@ from xetserve.errors import FormatError, RequestError
 from xetserve.http.messages import Request, Response, json_response
 from xetserve.origin.api.auth import Gatekeeper, hub_error
 from xetserve.origin.api.hub import find_commit, is_true, read_json
+from xetserve.origin.store.commits import Commit, CommitInfo, Entry, RepoType
 from xetserve.origin.store.library import (
     AddFile,
     Change,
@@ -29,14 +30,8 @@ from xetserve.origin.store.library import (
     StagedBlob,
 )
 from xetserve.origin.store.modes import SAMPLE_SIZE, is_large_file
-from xetserve.origin.store.repos import (
-    Commit,
-    CommitInfo,
-    Entry,
-    Repo,
-    RepoType,
-    is_valid_path,
-)
+from xetserve.origin.store.names import is_valid_path
+from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Signer
 
 MAX_LINE_SIZE: Final = (

@@ -13,25 +13,14 @@ import aiofiles
 from xetserve.base.atomic_file import open_private
 from xetserve.errors import ConfigError, IntegrityError, RequestError
 from xetserve.http.ranges import Span
-from xetserve.origin.store.blobs import (
-    TemporaryFiles,
-    make_folder,
-    make_private_folder,
-    publish,
-)
+from xetserve.origin.store.blobs import TemporaryFiles, make_folder, make_private_folder, publish
+from xetserve.origin.store.commits import REPO_TYPES, Commit, CommitInfo, Entry
 from xetserve.origin.store.files import FileStore
 from xetserve.origin.store.git_ids import hash_object, make_pointer
 from xetserve.origin.store.ingest import Ingest
 from xetserve.origin.store.modes import MAX_PLAIN_SIZE, SAMPLE_SIZE, is_large_file
-from xetserve.origin.store.repos import (
-    REPO_TYPES,
-    Commit,
-    CommitInfo,
-    Entry,
-    Repo,
-    RepoStore,
-    is_valid_path,
-)
+from xetserve.origin.store.names import is_valid_path
+from xetserve.origin.store.repos import Repo, RepoStore
 from xetserve.origin.store.signing import load_secret
 from xetserve.origin.store.xorbs import BLOCK_SIZE, XorbStore
 

@@ -18,85 +18,29 @@ import re
 import shutil
 import time
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from xetserve.base.lru_dict import LruDict
 from xetserve.origin.store.blobs import TemporaryFiles, make_private_folder
+from xetserve.origin.store.commits import (
+    REPO_TYPES,
+    Commit,
+    CommitInfo,
+    Entry,
+    RepoType,
+    entry_from_json,
+    entry_to_json,
+)
 from xetserve.origin.store.git_ids import GitObject, hash_commit, hash_trees
+from xetserve.origin.store.names import is_valid_id
 from xetserve.xet.hashes import format_hash, parse_hash
 
 MAX_CACHED_COMMITS: Final = 16
-MAX_PATH_SIZE: Final = 4096  # bytes
 
 _COMMIT_ID: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_NAME: Final = re.compile(r"[A-Za-z0-9_.][\w.-]{0,95}", re.ASCII)
-_REF_NAME: Final = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]{1,244}")
-
-
-class RepoType(NamedTuple):
-    """A kind of repository: its name, in the plural for API paths, and what its URLs start with."""
-
-    name: str
-    plural: str
-    url_prefix: str
-
-
-MODEL: Final = RepoType("model", "models", "/")
-DATASET: Final = RepoType("dataset", "datasets", "/datasets/")
-SPACE: Final = RepoType("space", "spaces", "/spaces/")
-REPO_TYPES: Final = {kind.name: kind for kind in (MODEL, DATASET, SPACE)}
-REPO_TYPES_BY_PLURAL: Final = {kind.plural: kind for kind in REPO_TYPES.values()}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file in a commit.
-
-    oid: git id; for a large file that of its pointer.
-    sha256, file_hash: of a large file; both None for a plain one.
-    changed_in: id of the commit that brought this content to this path.
-    """
-
-    path: str
-    size: int
-    oid: str
-    sha256: str | None = None
-    file_hash: bytes | None = None
-    changed_in: str = ""
-
-    def is_same_content(self, other: "Entry | None") -> bool:
-        """Return whether both have the same content, whichever commit it came with."""
-        return other is not None and (self.oid, self.file_hash) == (other.oid, other.file_hash)
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A state of a repository. date: Unix seconds. entries: by path, in order of their paths."""
-
-    id: str
-    parent: str | None
-    title: str
-    message: str
-    author: str
-    date: int
-    entries: dict[str, Entry] = field(repr=False)
-
-    @cached_property
-    def trees(self) -> dict[str, str]:
-        """The git ids of the folders by path, the root being ""."""
-        return hash_trees(GitObject(entry.path, entry.oid) for entry in self.entries.values())
-
-
-class CommitInfo(NamedTuple):
-    """Who made a commit, and why."""
-
-    title: str
-    message: str
-    author: str
 
 
 class Repo:
@@ -194,7 +138,7 @@ class Repo:
         return commit
 
     def _write_commit(self, commit: Commit, tree: str) -> None:
-        lines = [json.dumps(_entry_to_json(entry)) + "\n" for entry in commit.entries.values()]
+        lines = [json.dumps(entry_to_json(entry)) + "\n" for entry in commit.entries.values()]
         path = self._commit_path(commit.id)
         self._temporary.write(path.with_suffix(".entries"), "".join(lines).encode())
         value = {
@@ -219,7 +163,7 @@ class Repo:
         entries = {}
         with path.with_suffix(".entries").open("rb") as lines:
             for line in lines:
-                entry = _entry_from_json(json.loads(line))
+                entry = entry_from_json(json.loads(line))
                 entries[entry.path] = entry
         return Commit(
             commit_id,
@@ -379,58 +323,3 @@ def _list_ids(folder: Path) -> list[str]:
 def _delete_folder(folder: Path, aside: Path) -> None:
     folder.rename(aside)  # at once; what a crash leaves of it is in nobody's way
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def is_valid_id(repo_id: str) -> bool:
-    """Return whether this can be a repository's id: name, or owner/name, as the Hub has them."""
-    parts = repo_id.split("/")
-    return len(parts) <= 2 and all(
-        _NAME.fullmatch(part)
-        and "--" not in part
-        and ".." not in part
-        and not part.endswith((".git", ".", "-"))
-        and part != "."
-        for part in parts
-    )
-
-
-def is_valid_ref_name(name: str) -> bool:
-    """Return whether this can be the name of a branch or tag (git check-ref-format, in short)."""
-    return (
-        _REF_NAME.fullmatch(name) is not None
-        and not name.startswith(("/", "-", "refs/"))
-        and not name.endswith(("/", ".", ".lock"))
-        and not any(bad in name for bad in ("..", "//", "@{", "/."))
-    )
-
-
-def is_valid_path(path: str) -> bool:
-    """Return whether this can be the path of a file in a repository."""
-    try:
-        size = len(path.encode())
-    except UnicodeEncodeError:
-        return False
-    return (
-        0 < size <= MAX_PATH_SIZE
-        and not any(c < " " or c == "\x7f" for c in path)
-        and all(part not in ("", ".", "..", ".git") for part in path.split("/"))
-    )
-
-
-def _entry_to_json(entry: Entry) -> dict[str, Any]:
-    value: dict[str, Any] = {"path": entry.path, "size": entry.size, "oid": entry.oid}
-    if entry.file_hash is not None:
-        value |= {"sha256": entry.sha256, "xet": format_hash(entry.file_hash)}
-    return value | {"changed_in": entry.changed_in}
-
-
-def _entry_from_json(value: dict[str, Any]) -> Entry:
-    xet = value.get("xet")
-    return Entry(
-        value["path"],
-        value["size"],
-        value["oid"],
-        value.get("sha256"),
-        parse_hash(xet) if xet else None,
-        value["changed_in"],
-    )

@@ -1,0 +1,42 @@
+"""Paths under /api/{type}s/: the repository, what is wanted of it, and the rest."""
+
+from typing import Final, NamedTuple
+
+# What may follow a repository's id in API paths, and how many parts it needs behind it.
+_VERBS: Final = {
+    "revision": 1,
+    "tree": 1,
+    "paths-info": 1,
+    "refs": 0,
+    "auth-check": 0,
+    "commits": 1,
+    "settings": 0,
+    "preupload": 1,
+    "commit": 1,
+    "branch": 1,
+    "tag": 1,
+    "xet-read-token": 1,
+    "xet-write-token": 1,
+}
+WRITES: Final = frozenset(("preupload", "commit", "branch", "tag", "xet-write-token", "settings"))
+
+
+class ApiPath(NamedTuple):
+    """A path under /api/{type}s/: the repository, a verb or "", what follows."""
+
+    repo_id: str
+    verb: str
+    rest: tuple[str, ...]
+
+
+def parse_api_path(parts: list[str]) -> ApiPath | None:
+    """Find the repository's id, of one part or two, in a path under /api/{type}s/.
+
+    A verb counts only with the parts that it needs behind it: there may be a repository of that
+    name.
+    """
+    for id_size in (2, 1):
+        verb, rest = "".join(parts[id_size : id_size + 1]), tuple(parts[id_size + 1 :])
+        if verb in _VERBS and len(rest) >= _VERBS[verb] and all(parts[:id_size]):
+            return ApiPath("/".join(parts[:id_size]), verb, rest)
+    return ApiPath("/".join(parts), "", ()) if len(parts) in (1, 2) else None
