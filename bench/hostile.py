@@ -278,7 +278,7 @@ async def measure(kind: Kind, server: Child) -> Figures:
     await asyncio.wait([probing])
     figures.most = server.peak_memory()
     text = server.log.read_text(errors="replace")
-    figures.culprits = re.findall(r"serves nobody for .* it is in (.{1,160})", text)
+    figures.culprits = re.findall(r"has been blocked for .* s in (.{1,160})", text)
     return figures
 
 

@@ -263,4 +263,4 @@ def test_what_is_handed_over_and_is_no_socket_stops_the_start(site: Site) -> Non
             check=False,
         )
     assert done.returncode == 2
-    assert "xetserve: inherited descriptor 3 is no socket" in done.stderr
+    assert "xetserve: inherited descriptor 3 is not a socket" in done.stderr

@@ -259,8 +259,8 @@ async def test_while_somebody_is_connected_it_stays_and_sigterm_drains(served: S
         await client.send(GET)
         await served.is_asked.wait()
         for _ in range(8):  # looks
-            before = watch.vitals.silence()
-            await until(lambda before=before: watch.vitals.silence() < before)  # type: ignore[misc]
+            before = watch.heartbeats.silence()
+            await until(lambda before=before: watch.heartbeats.silence() < before)  # type: ignore[misc]
         assert not served.listener.has_left
         send_signal(signal.SIGTERM)
         await served.is_draining()
@@ -390,7 +390,7 @@ async def test_a_supervisor_that_dies_before_it_heard_us_is_gone_too(
     async with asyncio.timeout(PATIENCE):
         await task
     assert [(r.levelno, r.message) for r in caplog.records] == [
-        (logging.WARNING, "the supervisor is gone: draining")
+        (logging.WARNING, "the supervisor has died: draining")
     ]
 
 

@@ -61,7 +61,7 @@ def make(manager: socket.socket) -> Iterator[Make]:
 
 def test_each_thing_is_said_in_its_words(manager: socket.socket, make: Make) -> None:
     notifier = make()
-    assert notifier.is_heard
+    assert notifier.is_active
     before = time.monotonic_ns() // 1000
     notifier.ready()
     notifier.status("3 connections")
@@ -75,7 +75,7 @@ def test_each_thing_is_said_in_its_words(manager: socket.socket, make: Make) -> 
     assert before <= int(match[1]) <= time.monotonic_ns() // 1000
     assert said[4:] == ["STOPPING=1\nSTATUS=draining"]
     notifier.close()
-    assert not notifier.is_heard
+    assert not notifier.is_active
     notifier.ready()
     assert read_all(manager) == []
 
@@ -147,7 +147,7 @@ def test_a_manager_that_has_gone_is_no_trouble(manager: socket.socket, make: Mak
 )
 def test_without_a_manager_nothing_is_said(environ: dict[str, str]) -> None:
     notifier = take_notifier(environ)
-    assert not notifier.is_heard
+    assert not notifier.is_active
     assert notifier.watchdog is None
     notifier.ready()
     notifier.status("x")

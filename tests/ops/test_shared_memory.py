@@ -19,30 +19,30 @@ def in_child(work: object) -> int:
 
 
 def test_what_one_writes_others_see() -> None:
-    board = SharedMemory(3, 100)
-    assert [len(place) for place in board.places] == [100] * 3
+    memory = SharedMemory(3, 100)
+    assert [len(place) for place in memory.places] == [100] * 3
 
     def work() -> None:
-        board.take(1)[:5] = b"hello"
+        memory.take(1)[:5] = b"hello"
 
     in_child(work)
-    assert bytes(board.places[1][:5]) == b"hello"
-    assert not any(board.places[0])
-    assert not any(board.places[2])
+    assert bytes(memory.places[1][:5]) == b"hello"
+    assert not any(memory.places[0])
+    assert not any(memory.places[2])
 
 
 def test_who_takes_the_place_of_a_dead_one_finds_what_it_has_left() -> None:
-    board = SharedMemory(2, 64)
+    memory = SharedMemory(2, 64)
 
     def work() -> None:
-        board.take(0)[0] = 7
+        memory.take(0)[0] = 7
 
-    assert not board.is_alive(0)
+    assert not memory.is_alive(0)
     in_child(work)
-    assert not board.is_alive(0)
-    assert board.take(0)[0] == 7
-    assert board.is_heir
-    assert board.is_alive(0)
-    assert board.own is board.places[0]
-    board.take(1)
-    assert not board.is_heir
+    assert not memory.is_alive(0)
+    assert memory.take(0)[0] == 7
+    assert memory.is_replacement
+    assert memory.is_alive(0)
+    assert memory.own is memory.places[0]
+    memory.take(1)
+    assert not memory.is_replacement

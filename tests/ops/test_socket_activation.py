@@ -89,13 +89,13 @@ def test_what_makes_no_sense_is_refused(given: dict[str, str], message: str) -> 
 
 
 def test_a_descriptor_that_is_not_open_is_refused() -> None:
-    with pytest.raises(ConfigError, match="descriptor 950 is no socket: Bad file descriptor"):
+    with pytest.raises(ConfigError, match="descriptor 950 is not a socket: Bad file descriptor"):
         take_sockets(environ(1), 950)
 
 
 def test_a_file_is_refused() -> None:
     descriptor = os.open(os.devnull, os.O_RDONLY)
-    with pytest.raises(ConfigError, match="is no socket"):
+    with pytest.raises(ConfigError, match="is not a socket"):
         take_sockets(environ(1), descriptor)
     os.close(descriptor)
 

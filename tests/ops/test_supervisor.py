@@ -301,7 +301,7 @@ IDLE = """
 from xetserve.ops.watchdog import Watchdog
 watch = Watchdog(2, idle_exit=0.05)
 def say_that(is_idle):
-    watch.vitals.write(time.monotonic() - 1 if is_idle else None)
+    watch.heartbeats.write(time.monotonic() - 1 if is_idle else None)
 """
 
 
@@ -319,7 +319,7 @@ run(work, 2, watch=watch)
     )
     status, lines, log = supervised.finish()
     assert (status, sorted(lines)) == (0, ["order l", "order l", "ready"])
-    assert "nobody is connected: leaving until somebody is" in messages(log)
+    assert "no client is connected: exiting until the next one" in messages(log)
 
 
 def test_one_that_has_clients_keeps_them_all_and_a_signal_after_leaving_is_the_first(
@@ -329,10 +329,10 @@ def test_one_that_has_clients_keeps_them_all_and_a_signal_after_leaving_is_the_f
         IDLE
         + """
 def work(channel):
-    say_that(watch.vitals.own == 0)
+    say_that(watch.heartbeats.own == 0)
     channel.send(b"r")
-    if watch.vitals.own == 1:
-        while watch.vitals.idle_time() == 0:  # until it says otherwise itself
+    if watch.heartbeats.own == 1:
+        while watch.heartbeats.idle_time() == 0:  # until it says otherwise itself
             say("busy")
             signal.sigwait([signal.SIGUSR1])
             say_that(True)
@@ -356,9 +356,9 @@ def test_the_place_of_a_worker_is_cleared_when_it_dies(supervise: Supervise) -> 
         IDLE
         + """
 def work(channel):
-    if watch.vitals.own == 0:
-        say("idle" if watch.vitals.idle_time() else "busy")
-    say_that(watch.vitals.own == 1)
+    if watch.heartbeats.own == 0:
+        say("idle" if watch.heartbeats.idle_time() else "busy")
+    say_that(watch.heartbeats.own == 1)
     channel.send(b"r")
     if channel.recv(1) == b"d":
         return 0

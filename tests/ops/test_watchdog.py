@@ -124,15 +124,15 @@ def test_a_process_that_is_stuck_spoils_it_for_all(
     manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
     watch = manager.watch(2, 10.0)
-    watch.vitals.begin(0, patience=0.0)
-    watch.vitals.begin(1, patience=-100.0)
+    watch.heartbeats.begin(0, patience=0.0)
+    watch.heartbeats.begin(1, patience=-100.0)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
             watch.look()
     assert [each for each in manager.read_all() if "WATCHDOG" in each] == []
     assert len(caplog.records) == 1
     assert "an event loop is stuck" in caplog.text
-    watch.vitals.end(1)
+    watch.heartbeats.end(1)
     watch.look()
     watch.look()
     assert manager.read_all().count("WATCHDOG=1") == 1, "half of the time has not passed"
@@ -179,11 +179,11 @@ def test_while_it_is_wanted_it_stays(num: int, idle_for: float, is_alone: bool) 
     clients = Clients(num, idle_for)
     watch = Watchdog(2, idle_exit=500.0)
     if not is_alone:
-        watch.vitals.own = 1
-        watch.vitals.write(None)
-        watch.vitals.own = 0
-    watch.vitals.write(clients.idle_since)
+        watch.heartbeats.own = 1
+        watch.heartbeats.write(None)
+        watch.heartbeats.own = 0
+    watch.heartbeats.write(clients.idle_since)
     assert not watch.look()
-    watch.vitals.end(1)
-    watch.vitals.write(time.monotonic() - 501)
+    watch.heartbeats.end(1)
+    watch.heartbeats.write(time.monotonic() - 501)
     assert watch.look()

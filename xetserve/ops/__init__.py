@@ -1,1 +1,1 @@
-"""How the process lives: signals, workers, logs."""
+"""Process management: signals, workers, logs, and the interface to the service manager."""

@@ -1,12 +1,11 @@
-"""The access log: a line for each request on standard error, as text or as JSON.
+"""The access log: write one line for each request to standard error, as text or as JSON.
 
-What clients choose (path, user agent, request id) is masked like everything that is logged, and
-escaped, so that a line is a line and a field a field whatever they send. Of the query only the
-parameters show that name what was asked for.
+Values from clients (path, user agent, request id) are masked as in all logs, and escaped, so that a
+client cannot forge lines or fields. Only the query parameters in SHOWN appear with their values.
 
     text  time INFO xetserve.access: id peer "method path" status bytes seconds [cut]
           key=value ... "user agent"
-    JSON  one object; unknown values are null; times in milliseconds
+    JSON  one object; unknown values are null; times are in milliseconds
 """
 
 import json
@@ -19,33 +18,29 @@ from typing import Final, Protocol
 from xetserve.http.messages import Record, Request
 from xetserve.ops.logs import get_label, mask_secrets
 
-SHOWN: Final = frozenset({"revision", "type", "repo", "checksum"})  # parameters that are no secrets
+SHOWN: Final = frozenset({"revision", "type", "repo", "checksum"})  # parameters without secrets
 MAX_TEXT: Final = 1024  # characters of a value that a client chose
 
-_UNSAFE: Final = re.compile(
-    r"[^ !#-\[\]-~]"
-)  # all but printable ASCII; quotation marks, backslashes
+_UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")  # not printable ASCII, or a quote or backslash
 
 
 class AccessLog(Protocol):
-    """Whoever takes requests that are answered."""
+    """A log of answered requests."""
 
     def write(self, request: Request) -> None:
-        """Log a request, from its record."""
+        """Write a line about a request and its record."""
         ...
 
 
 def make_access_log(form: str) -> AccessLog | None:
-    """Return the access log of a form: text, json; None for off."""
+    """Return the access log for a form, "text" or "json"; None for "off"."""
     if form == "off":
         return None
     return JsonLog() if form == "json" else TextLog()
 
 
 def mask_target(target: str) -> str:
-    """Make a request target fit to be logged: parameters that could be secrets lose their
-    values.
-    """
+    """Return a request target for the log; the values of parameters not in SHOWN are masked."""
     path, mark, query = target.partition("?")
     path = mask_secrets(path)
     if not mark:
@@ -61,7 +56,7 @@ def mask_target(target: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Escape what could end a line or a quoted field, or steer a terminal."""
+    """Escape characters that could end a line or a quoted field, or control a terminal."""
     return _UNSAFE.sub(_escape_one, text)
 
 
@@ -71,7 +66,7 @@ def _escape_one(match: re.Match[str]) -> str:
 
 
 class TextLog:
-    """Lines for people, and for grep."""
+    """An access log of text lines."""
 
     def write(self, request: Request) -> None:
         record = request.record
@@ -93,7 +88,7 @@ class TextLog:
 
 
 class JsonLog:
-    """Objects for programs."""
+    """An access log of JSON objects, one a line."""
 
     def write(self, request: Request) -> None:
         record = request.record
@@ -117,7 +112,7 @@ class JsonLog:
         }
         if label := get_label():
             line["process"] = label
-        _write(json.dumps(line))  # ASCII alone: whatever is odd is escaped
+        _write(json.dumps(line))  # json.dumps escapes all but printable ASCII
 
 
 def _times(record: Record) -> dict[str, float | None]:
@@ -152,11 +147,8 @@ def _label() -> str:
 
 
 def _write(line: str) -> None:
-    # In one piece: several processes write to the same place.
+    # One write for the whole line, since several processes write to the same file.
     try:
         sys.stderr.write(line + "\n")
-    except (
-        OSError,
-        ValueError,
-    ):  # nobody reads it, or the disk is full: no reason to fail requests
-        logging.getLogger(__name__).debug("the access log cannot be written")
+    except (OSError, ValueError):  # a closed pipe or a full disk must not fail requests
+        logging.getLogger(__name__).debug("cannot write the access log")

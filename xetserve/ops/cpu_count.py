@@ -1,4 +1,4 @@
-"""Cores for our processes."""
+"""CPU count: the cores that this process may use."""
 
 import contextlib
 import os
@@ -10,12 +10,10 @@ OWN_CGROUP: Final = Path("/proc/self/cgroup")
 
 
 def count_cores() -> int:
-    """How many cores this process may use: its CPU affinity, and its cgroups' quotas, rounded
-    up.
-    """
+    """Return the number of usable cores: CPU affinity, limited by cgroup quotas (rounded up)."""
     num_cores = len(os.sched_getaffinity(0))
     for folder in _cgroup_folders():
-        # No such file or "max": no quota here.
+        # A missing file or "max" means no quota.
         with contextlib.suppress(OSError, ValueError):
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
             num_cores = min(num_cores, -(-int(quota) // int(period)))
@@ -23,8 +21,9 @@ def count_cores() -> int:
 
 
 def _cgroup_folders() -> list[Path]:
-    """Folders of our cgroup (version 2) and those above it. A container may see its own as the
-    top.
+    """Return the folders of this process's cgroup (version 2) and of its ancestors.
+
+    In a container, the own cgroup may appear as the root.
     """
     try:
         lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()

@@ -1,8 +1,8 @@
-"""Who gets the files that a process may open: clients, upstream connections, and the rest.
+"""File limits: divide the files that a process may open among clients, upstreams and the rest.
 
-Of 1000 files, 500 are for clients at most, 125 for what comes and goes (questions, entries of the
-cache), 32 for the process itself. Each request under way may count on one of the 343 that are left,
-for its data.
+Of 1000 files, at most 500 are for clients, 125 for short uses (metadata requests, cache entries)
+and 32 for the process itself. The other 343 are for upstream connections, one for each active
+request.
 """
 
 from typing import Final, NamedTuple
@@ -10,14 +10,14 @@ from typing import Final, NamedTuple
 from xetserve.errors import ConfigError
 
 RESERVED: Final = 32  # event loop, listening sockets, logs, folders, resolver
-MAX_PASSING: Final = 128  # files that come and go
+MAX_PASSING: Final = 128  # the most files for short uses
 
 
 class FileShares(NamedTuple):
-    """How many may be open at a time.
+    """The limits that follow from the number of files.
 
-    connections: of clients.
-    requests: under way, each with an upstream connection.
+    connections: open connections of clients.
+    requests: active requests, each with an upstream connection.
     """
 
     connections: int
@@ -28,10 +28,10 @@ def share_files(max_files: int, max_connections: int) -> FileShares:
     """Divide the files that a process may open.
 
     Args:
-        max_connections: that the operator wants at most; 0: as many as there can be.
+        max_connections: the operator's limit of client connections; 0: as many as possible.
 
     Raises:
-        ConfigError: there are too few for a single download.
+        ConfigError: the files do not suffice for one download.
     """
     connections = max_files // 2
     if max_connections:

@@ -1,16 +1,16 @@
-"""Signs of life of a server's processes, in memory that they share.
+"""Heartbeats of a server's processes, in shared memory.
 
-Every process writes into a place of its own, from its event loop, and the one that talks to the
-service manager reads them all. A loop that is stuck writes nothing, and that is how it shows:
-nobody has to answer anything, no message can be lost or pile up, and a process that dies leaves
-nothing half said but a place that its supervisor clears.
+Each process writes a heartbeat to its own place from its event loop. The process that talks to the
+service manager reads all places. A stuck loop writes no heartbeat, and its age shows this. The
+processes exchange no messages, so no message can be lost or queue up. The supervisor clears the
+place of a dead process.
 
-A place, native 64-bit words:
+Layout of a place, native 64-bit words:
 
-    0   1: somebody is here, 0: nobody
-    1   when it was last written, ns of CLOCK_MONOTONIC; a process that starts is given time in
-        advance
-    2   since when there is no connection, ns of CLOCK_MONOTONIC; 0: there are some
+    0   1: in use, 0: free
+    1   time of the last heartbeat, ns of CLOCK_MONOTONIC; a starting process gets a time in the
+        future
+    2   time since when there is no connection, ns of CLOCK_MONOTONIC; 0: there are connections
 """
 
 import mmap
@@ -22,7 +22,7 @@ _WORDS: Final = 3
 
 
 class Heartbeats:
-    """The places of num_processes processes; made before they are forked.
+    """The places of num_processes processes; create it before the fork.
 
     Attributes:
         own: the place of this process.
@@ -34,33 +34,33 @@ class Heartbeats:
         self.own = 0
 
     def begin(self, place: int, patience: float) -> None:
-        """A process is about to begin, and counts as alive for so many seconds without having
-        written.
-        """
+        """Mark a place as in use; count the process as alive for patience seconds."""
         now = time.monotonic_ns()
         self._put(place, (1, now + int(patience * 1e9), now))
 
     def end(self, place: int) -> None:
-        """A process has ended."""
+        """Clear the place of a process that has ended."""
         self._put(place, (0,) * _WORDS)
 
     def write(self, idle_since: float | None) -> None:
-        """Say how this process is; idle_since in seconds of the monotonic clock, None: it is not
-        idle.
+        """Write a heartbeat of this process.
+
+        Args:
+            idle_since: when the last connection ended, in seconds of the monotonic clock; None:
+                there are connections.
         """
         since = 0 if idle_since is None else max(1, int(idle_since * 1e9))
         self._put(self.own, (1, time.monotonic_ns(), since))
 
     def silence(self) -> float:
-        """Seconds that the process has said nothing which has been silent for longest; 0 with
-        none.
-        """
+        """Return the age of the oldest heartbeat in seconds; 0 without processes."""
         now = time.monotonic_ns()
         return max((now - words[1] for words in self._present()), default=0) / 1e9
 
     def idle_time(self) -> float:
-        """Seconds that nobody has been connected to any process; 0: somebody is, or there is
-        none.
+        """Return the seconds since the last connection of any process ended.
+
+        Returns 0 if a process has connections, or without processes.
         """
         since = [words[2] for words in self._present()]
         if not since or 0 in since:
@@ -77,6 +77,6 @@ class Heartbeats:
         return tuple(self._words[place * _WORDS : (place + 1) * _WORDS])
 
     def _put(self, place: int, values: tuple[int, ...]) -> None:
-        # Word by word: none is ever seen half written.
+        # Each 64-bit word is written atomically.
         for offset, value in enumerate(values, place * _WORDS):
             self._words[offset] = value

@@ -1,4 +1,4 @@
-"""From listening sockets to a clean end: the event loop, signals, drain."""
+"""The life of a serving process: event loop, signals, drain and exit."""
 
 import asyncio
 import logging
@@ -18,33 +18,33 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What a worker and its supervisor tell each other. When the other side is gone, the channel ends.
-READY: Final = b"r"  # the worker: clients can connect
-DRAIN: Final = b"d"  # the supervisor: stop accepting, finish what has begun
-LEAVE: Final = b"l"  # the same, but leave who waits in the queue to the service manager
-CUT: Final = b"c"  # the supervisor: end now
+# Messages between a worker and its supervisor. When one side dies, the other reads the end of the
+# channel.
+READY: Final = b"r"  # from the worker: clients can connect
+DRAIN: Final = b"d"  # from the supervisor: stop accepting, finish active requests
+LEAVE: Final = b"l"  # the same, but leave queued clients to the service manager's socket
+CUT: Final = b"c"  # from the supervisor: end now
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop; on the standard loop where uvloop is not available."""
+    """Run a coroutine on uvloop, or on the standard event loop if uvloop is not installed."""
     try:
         import uvloop
     except ImportError:
-        logger.warning("uvloop is missing: running on the slower standard event loop")
+        logger.warning("uvloop is not installed: running on the slower standard event loop")
         return asyncio.run(main)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
 
 def raise_file_limit() -> int:
-    """Allow as many open files as the system lets us: a client is one, and often 1024 is the soft
-    limit.
+    """Raise the soft limit of open files to the hard limit; return the limit.
 
-    Gives their number.
+    Each client needs a file, and the soft limit is often 1024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    logger.debug("open files: at most %d, it was %d", hard, soft)
+    logger.debug("limit of open files: %d, raised from %d", hard, soft)
     return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
@@ -60,20 +60,20 @@ async def serve_until_signal(
     channel: socket.socket | None = None,
     watch: Watchdog | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal cuts what is left.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal closes all connections.
 
-    Nobody wanting anything for long enough ends it, too: see watch.
+    An idle server also exits if idle_exit is set, see watch.
 
     Args:
-        drain_timeout: seconds that responses may go on once nobody is accepted any more.
-        drain_delay: seconds from the first signal until then.
-        on_ready: awaited once clients can connect; serving ends when it raises.
+        drain_timeout: seconds that responses may take after the server has stopped accepting.
+        drain_delay: seconds between the first signal and the end of accepting.
+        on_ready: awaited once clients can connect; serving ends if it raises.
         on_drain: called at the first signal.
         on_reload: called at SIGHUP.
-        channel: of a worker, to its supervisor: READY is said on it, DRAIN, CUT and its end are
-            obeyed. SIGTERM then means drain however often it comes, and SIGINT is left alone.
-        watch: told of this process; without a channel it looks after all, and decides when to
-            leave.
+        channel: a worker's channel to its supervisor: the worker sends READY, and follows DRAIN,
+            LEAVE, CUT and the channel's end. Each SIGTERM then means drain, and SIGINT is ignored.
+        watch: receives heartbeats of this process. Without a channel it also watches all processes
+            and decides on an idle exit.
     """
     drain, cut = asyncio.Event(), asyncio.Event()
 
@@ -83,13 +83,15 @@ async def serve_until_signal(
 
     def on_idle() -> None:
         leave()
-        logger.info("nobody is connected: leaving until somebody is")
+        logger.info("no client is connected: exiting until the next one")
 
-    heeding = (
-        _heeding_signals(drain, cut) if channel is None else _heeding(channel, drain, cut, leave)
+    handling = (
+        _handling_signals(drain, cut)
+        if channel is None
+        else _following_orders(channel, drain, cut, leave)
     )
     following = None
-    with heeding, _heeding_hangups(on_reload):
+    with handling, _reloading_on_hangup(on_reload):
         try:
             await listener.start(endpoints)
             if on_ready is not None:
@@ -120,10 +122,10 @@ async def serve_until_signal(
 
 
 @contextmanager
-def _heeding_signals(drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]:
-    """Turn the first signal into drain and the second into cut."""
+def _handling_signals(drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]:
+    """Set drain at the first SIGTERM or SIGINT, and cut at the second."""
     loop = asyncio.get_running_loop()
-    heard: list[str] = []  # the server may be draining without a signal
+    heard: list[str] = []  # not the state of drain: the server may drain without a signal
 
     def on_signal(name: str) -> None:
         if heard:
@@ -142,14 +144,14 @@ def _heeding_signals(drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]
 
 
 @contextmanager
-def _heeding_hangups(on_reload: Callable[[], object] | None) -> Iterator[None]:
-    """Turn SIGHUP into a call."""
+def _reloading_on_hangup(on_reload: Callable[[], object] | None) -> Iterator[None]:
+    """Call on_reload at SIGHUP while the block runs."""
     if on_reload is None:
         yield
         return
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, on_reload)
-    # One that came before this was kept waiting.
+    # A SIGHUP that arrived earlier was blocked until now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     try:
         yield
@@ -159,21 +161,21 @@ def _heeding_hangups(on_reload: Callable[[], object] | None) -> Iterator[None]:
 
 
 @contextmanager
-def _heeding(
+def _following_orders(
     channel: socket.socket, drain: asyncio.Event, cut: asyncio.Event, leave: Callable[[], None]
 ) -> Iterator[None]:
-    """Turn what the supervisor says into drain, cut and leave."""
+    """Follow the supervisor's orders: set drain and cut, or call leave."""
     loop = asyncio.get_running_loop()
     channel.setblocking(False)
 
     def on_order() -> None:
         try:
             order = channel.recv(16)
-        except ConnectionResetError:  # it died before it had read that we are ready
+        except ConnectionResetError:  # the supervisor died before it read READY
             order = b""
         if not order:
             loop.remove_reader(channel)
-            logger.warning("the supervisor is gone: draining")
+            logger.warning("the supervisor has died: draining")
         if LEAVE in order:
             leave()
         drain.set()

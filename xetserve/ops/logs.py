@@ -1,6 +1,6 @@
-"""Logging to standard error, one line a record.
+"""Logging to standard error, one line a record, with secrets masked.
 
-With the level debug, the lines of a request begin with its id, as those of the access log do.
+At level debug, the lines of a request begin with its id, like those of the access log.
 """
 
 import logging
@@ -10,10 +10,9 @@ from typing import Final
 
 from xetserve.base.request_id import REQUEST_ID
 
-# What must never be printed, wherever it comes from: bearer tokens, the query of a signed URL, the
-# password of a proxy. Masking too much is fine. Clients choose parts of a line, so every
-# alternative starts with a mark that it does not run over again: the time stays linear in the
-# line's length.
+# Secrets that must never be printed: bearer tokens, queries of signed URLs, passwords of proxies.
+# The pattern may mask too much. Clients choose parts of a line, so each alternative starts with a
+# marker that its rest does not match again: matching takes linear time.
 _SECRETS: Final = re.compile(
     r"""(?ix)
       ( (?: (?: (?:bearer|basic) (?:\s|%20)+ | access[-_]?token ['"]? \s* [:=] \s* ) ['"]? )+ )
@@ -26,18 +25,18 @@ _SECRETS: Final = re.compile(
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(request)s%(message)s"
 
-_label = ""  # of this process
+_label = ""  # the label of this process, see label_process
 
 
 def mask_secrets(text: str) -> str:
-    """Take tokens, URL queries and URL passwords out of a line."""
+    """Replace tokens, URL queries and URL passwords in a text by "***"."""
     return _SECRETS.sub(
         lambda match: (match[match.lastindex] if match.lastindex else "") + "***", text
     )
 
 
 class _MaskingFormatter(logging.Formatter):
-    """The last line of defence: code should not log secrets, and this sees to it."""
+    """A formatter that masks secrets, in case the code logs one."""
 
     def format(self, record: logging.LogRecord) -> str:
         request_id = REQUEST_ID.get() if logging.getLogger().isEnabledFor(logging.DEBUG) else ""
@@ -46,7 +45,7 @@ class _MaskingFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str) -> None:
-    """Log records of at least this level (debug, info, warning, error)."""
+    """Log records of at least this level (debug, info, warning, error) to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_MaskingFormatter(_FORMAT))
     logging.basicConfig(handlers=[handler], force=True)
@@ -54,13 +53,13 @@ def set_up_logging(level: str) -> None:
 
 
 def set_log_level(level: str) -> None:
-    """Log records of at least this level from now on."""
+    """Set the lowest level that is logged."""
     logging.getLogger().setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def label_process(label: str) -> None:
-    """Say in every line which process it comes from, where several log to the same place."""
+    """Add a label to every log line of this process, for example "worker 1"."""
     global _label
     _label = label
     for handler in logging.getLogger().handlers:
@@ -68,5 +67,5 @@ def label_process(label: str) -> None:
 
 
 def get_label() -> str:
-    """Return the label of this process; "" where there is one process only."""
+    """Return the label of this process; "" if it has none."""
     return _label

@@ -1,9 +1,10 @@
-"""How long the event loop keeps others waiting, and who keeps it.
+"""Event loop lag: measure how long the loop is blocked, and log the code that blocks it.
 
-A task on the loop measures how much later than it wanted it comes to its turn. A thread sees that
-it does not come at all, and logs where the loop is at that moment: by then it is the culprit's
-stack. It shows functions, files and lines, no values. A pattern or a hash that runs in C keeps the
-thread waiting, too; it comes next, and sees the caller.
+A task on the loop sleeps for a tick and measures how much later it wakes. A thread checks that the
+task wakes at all. If it does not, the thread logs the stack of the loop's thread, which shows the
+blocking code. The stack shows functions, files and lines, no values. C code that holds the
+interpreter lock (a regular expression, a hash) blocks the thread too; the thread then runs directly
+afterwards and logs the caller.
 """
 
 import asyncio
@@ -21,19 +22,19 @@ from xetserve.metrics.catalogue import LOOP_LAG, LOOP_LAG_MAX
 
 logger = logging.getLogger(__name__)
 
-TICK: Final = 0.1  # seconds between two looks of the task
-CHECK_INTERVAL: Final = 0.25  # seconds between two looks of the thread
-LIMIT: Final = 1.0  # seconds of one turn that are logged
-MAX_FRAMES: Final = 12  # of a stack, the innermost ones
+TICK: Final = 0.1  # seconds that the task sleeps
+CHECK_INTERVAL: Final = 0.25  # seconds between two checks of the thread
+LIMIT: Final = 1.0  # seconds; a longer turn of the loop is logged
+MAX_FRAMES: Final = 12  # innermost frames of a stack that are logged
 
 
 class LoopWatch:
-    """Watches the loop that it is made on. Times in seconds.
+    """A watch over the event loop of the current thread. Times are in seconds.
 
     Args:
-        limit: a turn that takes longer is logged.
-        tick: between two looks of the task.
-        check_interval: between two looks of the thread.
+        limit: a longer turn of the loop is logged.
+        tick: the time that the task sleeps.
+        check_interval: the time between two checks of the thread.
     """
 
     def __init__(
@@ -44,26 +45,26 @@ class LoopWatch:
         self._check_interval = check_interval
         self._loop_thread = threading.get_ident()
         self._ended = threading.Event()
-        self._beat = time.monotonic()  # when the task last had its turn
+        self._beat = time.monotonic()  # when the task last woke
 
     async def measure(self) -> None:
-        """Measure, until cancelled."""
+        """Measure the lag on the loop, until cancelled."""
         while True:
             self._beat = time.monotonic()
             await asyncio.sleep(self._tick)
             self.note(time.monotonic() - self._beat - self._tick)
 
     def note(self, lag: float) -> None:
-        """Record that the task came to its turn late."""
+        """Record the lag of one tick, in seconds."""
         LOOP_LAG.observe(max(0.0, lag))
         if lag > LOOP_LAG_MAX.get():
             LOOP_LAG_MAX.set(round(lag, 3))
         if lag >= self._limit:
-            logger.warning("the event loop serves others again, after %.1f s", lag)
+            logger.warning("the event loop runs again after %.1f s", lag)
 
     def look(self) -> None:
-        """Look again and again whether the task comes to its turn, until stopped; for a thread."""
-        known = None  # the turn that was logged already
+        """Check that the task wakes, until stop is called; run this in a thread."""
+        known = None  # the wake-up time of the turn that was logged last
         while not self._ended.wait(self._check_interval):
             beat = self._beat
             held = time.monotonic() - beat - self._tick
@@ -71,9 +72,9 @@ class LoopWatch:
             if held >= self._limit and beat != known and frame is not None:
                 known = beat
                 logger.warning(
-                    "the event loop serves nobody for %.1f s, it is in %s", held, describe(frame)
+                    "the event loop has been blocked for %.1f s in %s", held, describe(frame)
                 )
-            del frame  # it holds all that the function has
+            del frame  # it references all local variables of the function
 
     def stop(self) -> None:
         """End the thread."""
@@ -96,7 +97,7 @@ async def watching_loop(watch: LoopWatch | None = None) -> AsyncIterator[None]:
 
 
 def describe(frame: FrameType) -> str:
-    """Write a stack in one line: the innermost function first, with file and line."""
+    """Return a stack in one line: functions with file and line, the innermost first."""
     parts: list[str] = []
     at: FrameType | None = frame
     while at is not None and len(parts) < MAX_FRAMES:

@@ -1,8 +1,8 @@
-"""Memory that the C library holds back goes to the system again, where many clients are served.
+"""Return free memory of the C library to the system, on a server with many clients.
 
-Blocks of some 64 KiB of hundreds of clients come and go beside small objects that stay. glibc keeps
-what lies between
-them: a quarter of the process, with 500 clients. musl does not, and has nothing to call.
+Hundreds of clients allocate and free blocks of about 64 KiB between small objects that stay
+allocated. glibc keeps the free memory between those objects: a quarter of the process with 500
+clients. malloc_trim returns it. musl does not keep such memory and has no such function.
 """
 
 import asyncio
@@ -11,19 +11,19 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 INTERVAL: Final = 0.5  # seconds
-MIN_READERS: Final = 32  # with fewer there is little to gain
-MIN_FREE: Final = 8 * 1024 * 1024  # bytes; less is needed again before long
+MIN_READERS: Final = 32  # readers; with fewer, trimming gains little
+MIN_FREE: Final = 8 * 1024 * 1024  # bytes; a smaller amount is soon allocated again
 
 
 class MallocTrimmer(Protocol):
     """The allocator of the process."""
 
     def count_free(self) -> int:
-        """Bytes that are allocated by nobody, and held back."""
+        """Return the bytes that are free but still held by the allocator."""
         ...
 
     def trim(self) -> None:
-        """Give back what is free; may take some milliseconds."""
+        """Return free memory to the system; this may take some milliseconds."""
         ...
 
 
@@ -53,7 +53,7 @@ class _Glibc:
 
 
 def find_heap() -> MallocTrimmer | None:
-    """Return the process's heap, if it is of a kind that has to be told; None: it is not."""
+    """Return the process's allocator; None: it is not glibc, and needs no trimming."""
     try:
         return _Glibc(ctypes.CDLL(None))
     except (AttributeError, OSError):
@@ -61,12 +61,15 @@ def find_heap() -> MallocTrimmer | None:
 
 
 async def keep_trimmed(heap: MallocTrimmer, count_readers: Callable[[], int]) -> None:
-    """Trim now and then while many are served, and once they have gone; never returns."""
+    """Trim periodically while there are many readers, and once after they have gone.
+
+    Never returns.
+    """
     was_many = False
     while True:
         await asyncio.sleep(INTERVAL)
         is_many = count_readers() >= MIN_READERS
         if (is_many or was_many) and heap.count_free() >= MIN_FREE:
-            # In a thread: other threads, and this loop, go on unless they need the allocator.
+            # In a thread: the event loop runs on unless it needs the allocator.
             await asyncio.to_thread(heap.trim)
         was_many = is_many

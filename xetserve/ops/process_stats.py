@@ -1,4 +1,4 @@
-"""What a process says of itself now and then: memory, CPU, open files."""
+"""Process statistics: set the gauges for memory, CPU time and open files."""
 
 import asyncio
 import os
@@ -26,10 +26,10 @@ Sampler = Callable[[], None]
 
 
 class ProcessStats:
-    """Sets the gauges of this process.
+    """A sampler for the gauges of this process.
 
     Args:
-        started: when the server has, Unix seconds.
+        started: the start time of the server in Unix seconds.
     """
 
     def __init__(self, started: float) -> None:
@@ -39,7 +39,7 @@ class ProcessStats:
         START_TIME.set(round(started, 3))
 
     def sample(self) -> None:
-        """Look, and say it."""
+        """Read the statistics of this process and set its gauges."""
         used = time.process_time()
         CPU_SECONDS.add(amount=used - self._cpu_seconds)
         self._cpu_seconds = used
@@ -49,8 +49,9 @@ class ProcessStats:
 
 
 def _read_resident() -> int:
-    """Bytes of memory, without what workers share: that would be counted once for each that has
-    looked at it.
+    """Return resident memory in bytes, without shared memory.
+
+    Each worker that has touched a shared page would count it again.
     """
     sizes = {"VmRSS": 0, "RssShmem": 0}
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
@@ -61,7 +62,7 @@ def _read_resident() -> int:
 
 
 def _count_files() -> int:
-    # Linux 6.2 and later tell it as a size; reading ten thousand names takes milliseconds.
+    # Linux 6.2 and later return the count as st_size; listing 10,000 names takes milliseconds.
     return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
 
 

@@ -1,12 +1,12 @@
-"""What a service manager is told: states and figures, as datagrams on a Unix socket (sd_notify(3)).
+"""Notifications to the service manager: datagrams on a Unix socket (sd_notify(3)).
 
-NOTIFY_SOCKET is its address, a path or, after an "@", a name in the abstract namespace.
-WATCHDOG_USEC is within how many microseconds we have to give signs of life; WATCHDOG_PID, where it
-is set, is whom that is asked of.
+NOTIFY_SOCKET is the address of the socket: a path or, after an "@", a name in the abstract
+namespace. WATCHDOG_USEC is the interval in microseconds within which the manager expects a sign of
+life. WATCHDOG_PID, if it is set, is the process that must send it.
 
-Nothing here ever waits: a manager that does not read what it is sent must not stop the server.
-States that it has no room for are sent before the next message; of figures and signs of life there
-will be newer ones.
+Sending never waits: a manager that does not read must not stop the server. If the socket is full, a
+state is sent again before the next message. A lost figure or sign of life is not sent again,
+because a newer one follows.
 """
 
 import logging
@@ -20,18 +20,18 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-MAX_OWED: Final = 16  # states
+MAX_OWED: Final = 16  # states that wait to be sent again
 MAX_STATUS: Final = 256  # characters
 
 _NO_ROOM: Final = (BlockingIOError, InterruptedError)
 
 
 class Notifier:
-    """Tells the service manager; without one, nothing happens.
+    """A sender of notifications; without a service manager, it does nothing.
 
     Args:
-        address: of its socket; "" where there is none.
-        watchdog: seconds within which it wants a sign of life; None: it does not.
+        address: of the manager's socket; "": there is no manager.
+        watchdog: seconds within which the manager expects a sign of life; None: it expects none.
     """
 
     def __init__(self, address: str = "", watchdog: float | None = None) -> None:
@@ -40,43 +40,43 @@ class Notifier:
         self._owed: deque[bytes] = deque(maxlen=MAX_OWED)
         self._status = ""
         if address and address[0] not in "/@":
-            logger.warning("NOTIFY_SOCKET is no Unix socket: nobody is told how we are")
+            logger.warning("NOTIFY_SOCKET is not a Unix socket: notifications are disabled")
         elif address:
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._sock.setblocking(False)
         self.watchdog = watchdog if self._sock is not None else None
 
     @property
-    def is_heard(self) -> bool:
-        """Whether there is somebody to tell."""
+    def is_active(self) -> bool:
+        """Return whether there is a service manager to notify."""
         return self._sock is not None
 
     def ready(self) -> None:
-        """Clients can connect, or what was reloaded holds."""
+        """Send that clients can connect, or that a reload has ended."""
         self._tell("READY=1", f"MAINPID={os.getpid()}")
 
     def reloading(self) -> None:
-        """Settings are being read again; ready() says when that is over."""
+        """Send that a reload has begun; call ready() when it ends."""
         self._tell(
             "RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
         )
 
     def stopping(self, why: str) -> None:
-        """This is the end, for a reason in a few words."""
+        """Send that the server stops, with a short reason."""
         self._tell("STOPPING=1", f"STATUS={_one_line(why)}")
 
     def status(self, text: str) -> None:
-        """Say how things are, in one line; what was said last is not said again."""
+        """Send a status line, unless it is the same as the last one."""
         text = _one_line(text)
         if text != self._status and self._send(f"STATUS={text}".encode()):
             self._status = text
 
     def alive(self) -> None:
-        """Give the sign of life that the watchdog wants."""
+        """Send the sign of life that the watchdog expects."""
         self._send(b"WATCHDOG=1")
 
     def close(self) -> None:
-        """Say no more."""
+        """Close the socket; later calls do nothing."""
         if self._sock is not None:
             self._sock.close()
             self._sock = None
@@ -87,7 +87,7 @@ class Notifier:
             self._owed.append(message)
 
     def _send(self, message: bytes) -> bool:
-        """Send what is owed, then this; False: there is no room for it now."""
+        """Send the waiting states and then message; return False if the socket is full."""
         if self._sock is None:
             return False
         try:
@@ -97,22 +97,22 @@ class Notifier:
             self._sock.sendto(message, self._address)
         except _NO_ROOM:
             return False
-        except OSError as exc:  # nobody is there, or nobody whom we may tell
+        except OSError as exc:  # the socket does not exist, or access is denied
             self._owed.clear()
-            logger.debug("the service manager cannot be told: %s", exc.strerror)
+            logger.debug("cannot notify the service manager: %s", exc.strerror)
         return True
 
 
 def take_notifier(environ: MutableMapping[str, str]) -> Notifier:
-    """Return the notifier that the environment tells of.
+    """Return the notifier for the variables in the environment.
 
-    The variables are removed: what we start has nothing to tell.
+    The variables are removed, so that child processes do not notify the manager.
     """
     address, usec, pid = (environ.pop(name, "").strip() for name in VARIABLES)
     is_meant = not pid or pid == str(os.getpid())
     is_number = usec.isascii() and usec.isdigit() and len(usec) <= 18 and int(usec) > 0
     if usec and not is_number:
-        logger.warning("WATCHDOG_USEC is no number of microseconds: the watchdog is left alone")
+        logger.warning("WATCHDOG_USEC is not a number of microseconds: the watchdog is disabled")
     return Notifier(address, int(usec) / 1e6 if is_number and is_meant else None)
 
 

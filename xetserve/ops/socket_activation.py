@@ -1,11 +1,11 @@
-"""Listening sockets that another process has opened, as systemd hands them over (sd_listen_fds(3)).
+"""Socket activation: take listening sockets from another process (sd_listen_fds(3)).
 
-They make a server replaceable without a gap: the socket and the clients in its queue outlive every
-process that has it. Start a second server with the same socket, and once it listens send SIGTERM to
-the first.
+An inherited socket lets an operator replace a server without a gap, because the socket and the
+clients in its queue outlive each process that has it. Start a second server with the same socket,
+and send SIGTERM to the first one when the second one listens.
 
-LISTEN_FDS is their number, the first one has descriptor 3; LISTEN_PID, where it is set, is whom
-they are meant for; LISTEN_FDNAMES are their names, separated by colons.
+LISTEN_FDS is the number of sockets; the first one has descriptor 3. LISTEN_PID, if it is set, is
+the process that they are for. LISTEN_FDNAMES has their names, separated by colons.
 """
 
 import os
@@ -22,7 +22,7 @@ VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
 class Inherited(NamedTuple):
-    """A socket and its name; "unknown" where it has none, as systemd says."""
+    """A socket and its name; "unknown" if it has none, as in systemd."""
 
     name: str
     sock: socket.socket
@@ -31,17 +31,15 @@ class Inherited(NamedTuple):
 def take_sockets(
     environ: MutableMapping[str, str], first: int = FIRST_DESCRIPTOR
 ) -> list[Inherited]:
-    """Take over the sockets that the environment tells of; none if it tells of none, or of another
-    process's.
+    """Return the sockets that the environment passes to this process, which may be none.
 
-    The variables are removed: what we start is not meant. Each call gives what is left for it,
-    once.
+    The variables are removed, so that child processes and later calls do not use them again.
 
     Args:
         first: descriptor of the first socket.
 
     Raises:
-        ConfigError: what is told makes no sense, or a descriptor is no listening stream socket.
+        ConfigError: a variable is invalid, or a descriptor is not a listening stream socket.
     """
     values = [environ.pop(name, "") for name in VARIABLES]
     count, pid, names = values
@@ -65,7 +63,7 @@ def _take(descriptor: int) -> socket.socket:
         sock = socket.socket(fileno=descriptor)
     except OSError as exc:
         raise ConfigError(
-            f"inherited descriptor {descriptor} is no socket: {exc.strerror}"
+            f"inherited descriptor {descriptor} is not a socket: {exc.strerror}"
         ) from None
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
         socket.SOL_SOCKET, socket.SO_ACCEPTCONN

@@ -1,23 +1,21 @@
-"""Several processes behind the same listening sockets, and the supervisor that keeps them going.
+"""The supervisor: fork workers that share the listening sockets, and replace workers that die.
 
-The supervisor binds the sockets, forks the workers and waits: no event loop, no thread, no
-connection, no data. That is what makes forking safe at any time, for a worker that has to be
-replaced in a month as for the first one. It shares the pages of the imported code, so that an idle
-worker has 9 MiB of its own where a program started anew has 20, and no upgrade on disk can mix two
-versions.
+The supervisor binds the sockets, forks the workers and waits. It has no event loop, threads,
+connections or data, so it can fork safely at any time. Workers share the pages of the imported
+code: an idle worker has 9 MiB of its own, a new program would have 20 MiB. An upgrade on disk
+cannot mix two versions, because a replacement worker is forked and imports nothing again.
 
-All workers accept from the same sockets, and those with fewer connections go first (net.accept): of
-8 connections begun together or one after the other, 4 workers get 2 each, seldom 3, 2, 2, 1. With a
-socket for each (SO_REUSEPORT) the kernel deals connections out by a hash of the addresses: one of 4
-workers got none in every second round. And those dealt to a worker that has just died, or that
-cannot start, would wait for it or be lost.
+All workers accept from the same sockets, and those with fewer connections go first (net.accept). Of
+8 connections, 4 workers get 2 each, seldom 3, 2, 2, 1. With one socket per worker (SO_REUSEPORT)
+the kernel distributes connections by a hash of the addresses: in every second trial, one of 4
+workers got none. The connections of a dead worker would also wait for its replacement or be lost.
 
-Each worker has a channel to the supervisor, a pair of connected sockets. On it the worker says that
-it is ready; the supervisor says when to drain and when to cut. Orders are not signals because
-signals come from others as well: Ctrl-C and systemd signal every process of the group, so a worker
-would see two where the operator sent one. A SIGTERM to a worker alone makes it drain, and then it
-is replaced. And when either side dies, even by SIGKILL, the other one sees the channel end: a dead
-worker is replaced, and without a supervisor the workers drain and leave.
+Each worker has a channel to the supervisor, a pair of connected sockets. The worker sends READY;
+the supervisor orders it to drain or to cut. Orders are not signals, because Ctrl-C and systemd
+signal every process of the group: a worker would receive two signals for one of the operator's. A
+SIGTERM to one worker makes it drain, and the supervisor replaces it. If either side dies, even by
+SIGKILL, the other one reads the end of the channel. The supervisor then replaces the worker;
+workers without a supervisor drain and exit.
 """
 
 import contextlib
@@ -42,14 +40,14 @@ logger = logging.getLogger(__name__)
 STOPPING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 SIGNALS: Final = (*STOPPING_SIGNALS, signal.SIGHUP)
 
-SETTLED_AFTER: Final = 60.0  # seconds that a worker has to live for its crashes to be forgotten
+SETTLED_AFTER: Final = 60.0  # seconds of life after which a worker's crash count restarts at 0
 FIRST_DELAY: Final = 0.5
 MAX_DELAY: Final = 30.0
-STOP_GRACE: Final = 10.0  # seconds that a worker may take to end, beyond the time for draining
+STOP_GRACE: Final = 10.0  # seconds after drain_timeout until a worker is killed
 
 
 def restart_delay(num_crashes: int) -> float:
-    """Seconds to wait before a worker is started again that has died this often in a row."""
+    """Return the seconds to wait before a worker with num_crashes in a row is started again."""
     if num_crashes <= 1:
         return 0.0
     return min(FIRST_DELAY * 2.0 ** min(num_crashes - 2, 30), MAX_DELAY)
@@ -57,30 +55,30 @@ def restart_delay(num_crashes: int) -> float:
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """A worker's place, which one process after the other may fill."""
+    """A worker, which is one process after the other if processes die."""
 
     number: int
     pid: int = 0
     channel: socket.socket | None = None  # None: no process now
     is_ready: bool = False
     started_at: float = 0.0
-    start_at: float | None = None  # when a process is due; None: not at all
+    start_at: float | None = None  # when to start a process; None: do not start one
     num_crashes: int = 0  # in a row
 
 
 class Supervisor:
-    """Keeps num_workers processes going until a signal ends them.
+    """A supervisor that keeps num_workers processes running until a signal ends them.
 
     Args:
-        sockets: the listening sockets; closed here once the workers are told to drain, so that
-            nobody connects to a server that will not answer.
-        work: what a worker does, with its end of the channel; gives its exit status.
+        sockets: the listening sockets; the supervisor closes them when the workers drain, so that
+            no client connects to a server that will not answer.
+        work: runs in a worker with its end of the channel; returns the exit status.
         drain_timeout: seconds that workers may drain; STOP_GRACE later they are killed.
         on_ready: called once, when all workers are ready.
-        on_start: called in a worker with its number, counted from 1, before it works.
-        on_reload: called at SIGHUP, before it is passed on; False: it is not. Workers that are
-            started later have what it has changed.
-        watch: looks after the workers, and decides when to leave.
+        on_start: called in a worker with its number, counted from 1, before work.
+        on_reload: called at SIGHUP; if it returns True, the workers receive SIGHUP too. Workers
+            that are started later inherit its changes.
+        watch: watches the workers, and decides on an idle exit.
     """
 
     def __init__(
@@ -102,22 +100,23 @@ class Supervisor:
         self._on_ready = on_ready
         self._on_reload = on_reload
         self._watch = watch or Watchdog(num_workers)
-        self._look_at: float | None = None  # once all were ready
+        self._look_at: float | None = None  # time of the next check; None: not all were ready yet
         self._on_start = on_start
-        self._has_begun = False  # one was ready at some time
-        self._is_up = False  # all were, at the same time
+        self._has_begun = False  # a worker was ready at some time
+        self._is_up = False  # all workers were ready at the same time
         self._is_stopping = False
-        self._is_told = False  # by a signal to drain
+        self._is_told = False  # a signal has ordered a drain
         self._kill_at: float | None = None
         self._status = 0
         self._selector = selectors.DefaultSelector()
         self._signals, self._signal_writer = socket.socketpair()
 
     def run(self) -> int:
-        """Run until the last worker has ended; gives the exit status.
+        """Run until the last worker has ended; return the exit status.
 
-        0: all ended in order. 1: one had to be killed or failed while it drained. When the first
-        worker cannot start, nothing is tried again: its own status, or 1 if it has none.
+        0: all workers ended normally. 1: a worker was killed, or failed while it drained. If the
+        first worker fails before it is ready, the supervisor ends with its status, or 1 if a signal
+        killed it.
         """
         self._signals.setblocking(False)
         self._signal_writer.setblocking(False)
@@ -125,7 +124,7 @@ class Supervisor:
         before = {number: signal.signal(number, _wake_up) for number in SIGNALS}
         signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
         try:
-            # One alone: what is wrong for it is wrong for all of them, and is said once.
+            # Start one worker first: an error would be the same for all, and is logged once.
             self._workers[0].start_at = 0.0
             while True:
                 self._start_due()
@@ -163,18 +162,18 @@ class Supervisor:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
-        self._watch.vitals.begin(worker.number - 1, START_PATIENCE)
+        self._watch.heartbeats.begin(worker.number - 1, START_PATIENCE)
         try:
             worker.pid, worker.channel = self._fork(worker)
         except OSError as exc:
-            self._watch.vitals.end(worker.number - 1)
+            self._watch.heartbeats.end(worker.number - 1)
             self._on_failure(worker, 1, f"could not be started: {exc.strerror}")
             return
         worker.channel.setblocking(False)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
     def _fork(self, worker: _Worker) -> tuple[int, socket.socket]:
-        """Make the process; gives its id and our end of the channel."""
+        """Fork the process; return its id and the supervisor's end of the channel."""
         ours, theirs = socket.socketpair()
         # A signal between the fork and the child's own handlers would be written to our socket.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -191,14 +190,12 @@ class Supervisor:
         return pid, ours
 
     def _become(self, worker: _Worker, ours: socket.socket, theirs: socket.socket) -> NoReturn:
-        """Be the worker; in the new process. Nothing of the supervisor's may run here ever
-        again.
-        """
+        """Run the worker in the new process; never return to the supervisor's code."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            # Ctrl-C reaches the whole group; the supervisor has it and says what it means.
+            # Ctrl-C reaches the whole group; the supervisor handles it and sends orders.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._selector.close()
             for sock in (ours, self._signals, self._signal_writer):
@@ -206,10 +203,10 @@ class Supervisor:
             for other in self._workers:
                 if other.channel is not None:
                     other.channel.close()
-            # SIGHUP waits until the worker can heed it: what it was forked with may be old by then.
+            # SIGHUP stays blocked until the worker handles it: a reload may happen meanwhile.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
             label_process(f"worker {worker.number}")
-            self._watch.vitals.own = worker.number - 1
+            self._watch.heartbeats.own = worker.number - 1
             self._on_start(worker.number)
             status = self._work(theirs)
         except ConfigError as exc:
@@ -218,16 +215,16 @@ class Supervisor:
         except BaseException:
             logger.critical("failed", exc_info=True)
         finally:
-            # Not sys.exit: what the supervisor wants done at its exit is not ours to do.
+            # Not sys.exit, which would run the supervisor's exit handlers in the worker.
             os._exit(status)
 
-    # What is heard
+    # Events of workers
 
     def _on_channel(self, worker: _Worker) -> None:
         assert worker.channel is not None
         try:
             data = worker.channel.recv(16)
-        except OSError:  # it died with an order of ours unread
+        except OSError:  # the worker died with an unread order in its channel
             data = b""
         if not data:
             self._on_end(worker)
@@ -252,12 +249,12 @@ class Supervisor:
         self._selector.unregister(worker.channel)
         worker.channel.close()
         worker.channel = None
-        self._watch.vitals.end(worker.number - 1)
+        self._watch.heartbeats.end(worker.number - 1)
         status = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
         was_ready, worker.is_ready = worker.is_ready, False
         how = f"ended with status {status}" if status >= 0 else f"died of {_signal_name(-status)}"
         if self._is_stopping:
-            # A SIGTERM to the whole group ends a worker that has not begun.
+            # A SIGTERM to the whole group kills a worker that is not ready yet.
             if status and not (status == -signal.SIGTERM and not was_ready):
                 logger.error("worker %d (pid %d) %s", worker.number, worker.pid, how)
                 self._status = 1
@@ -284,7 +281,7 @@ class Supervisor:
         for number in numbers:
             if number == signal.SIGHUP:
                 if self._on_reload():
-                    logger.info("SIGHUP: passed on")
+                    logger.info("SIGHUP: sent to the workers")
                     self._signal_all(signal.SIGHUP)
             elif number in STOPPING_SIGNALS:
                 self._stop(_signal_name(number))
@@ -295,7 +292,7 @@ class Supervisor:
         interval = self._watch.interval
         self._look_at = None if interval is None else time.monotonic() + interval
         if interval is not None and self._watch.look() and not self._is_stopping:
-            logger.info("nobody is connected: leaving until somebody is")
+            logger.info("no client is connected: exiting until the next one")
             self._watch.stopping("idle")
             self._end_all(LEAVE, self._drain_timeout)
 
@@ -316,7 +313,7 @@ class Supervisor:
         for worker in self._workers:
             worker.start_at = None
             if worker.channel is not None:
-                with contextlib.suppress(OSError):  # it has just died: its channel says so next
+                with contextlib.suppress(OSError):  # it has just died: _on_channel reads that next
                     worker.channel.send(order)
 
     def _kill_all(self) -> None:
@@ -332,9 +329,7 @@ class Supervisor:
 
 
 def _wake_up(number: int, frame: object) -> None:
-    """Do nothing: a handler is needed for the signal's number to be written to the wakeup
-    socket.
-    """
+    """Do nothing: Python writes a signal's number to the wakeup socket only if it has a handler."""
 
 
 def _signal_name(number: int) -> str:

@@ -1,9 +1,8 @@
-"""Watching over the processes of a server: signs of life, figures for the service manager, and when
-nobody wants it.
+"""Watchdog: check the processes of a server, notify the service manager, and detect idleness.
 
-The process that the manager knows, alone or as the supervisor of workers, looks at all of them
-every so often. Signs of life are passed on only while every event loop is at work: when one is
-stuck the manager hears nothing any more, and does what it was told to do then (WatchdogSec=).
+The process that the manager has started, a single server or the supervisor, checks all processes
+periodically. It sends signs of life only while every event loop runs. If a loop is stuck, the
+manager receives none, and acts as its unit file says (WatchdogSec=).
 """
 
 import asyncio
@@ -18,34 +17,34 @@ from xetserve.ops.sd_notify import Notifier
 
 logger = logging.getLogger(__name__)
 
-LOOK_INTERVAL: Final = 1.0  # seconds at most
-START_PATIENCE: Final = 30.0  # seconds that a process may take until its loop runs
+LOOK_INTERVAL: Final = 1.0  # seconds; the longest interval between two checks
+START_PATIENCE: Final = 30.0  # seconds that a process may take until its event loop runs
 
 
 class Figures(NamedTuple):
-    """What all processes have done, and have to do. Bytes are those of bodies."""
+    """The figures of all processes: open connections, answered requests, sent body bytes."""
 
     num_connections: int = 0
     num_requests: int = 0
     num_bytes: int = 0
 
 
-class Occupied(Protocol):
-    """Whoever has clients."""
+class HasIdleTime(Protocol):
+    """An object that knows whether it has clients."""
 
     @property
     def idle_since(self) -> float | None:
-        """Since when there are none, by the monotonic clock; None: there are some."""
+        """Return when the last client left, by the monotonic clock; None: there are clients."""
         ...
 
 
 class Watchdog:
-    """Looks after num_processes processes.
+    """A watchdog over num_processes processes.
 
     Args:
-        notifier: tells the service manager.
-        idle_exit: seconds without connections after which the server may go; 0: it never may.
-        read_figures: gives what the service manager is told.
+        notifier: sends notifications to the service manager.
+        idle_exit: seconds without connections after which the server may exit; 0: never.
+        read_figures: returns the figures for the service manager.
     """
 
     def __init__(
@@ -55,18 +54,18 @@ class Watchdog:
         idle_exit: float = 0.0,
         read_figures: Callable[[], Figures] = Figures,
     ) -> None:
-        self.vitals = Heartbeats(num_processes)
+        self.heartbeats = Heartbeats(num_processes)
         self._notifier = notifier or Notifier()
         self._idle_exit = idle_exit
         self._read_figures = read_figures
         self._next_sign = 0.0
         self._is_silent = False
-        self._state = ""  # what is going on, before the figures
+        self._state = ""  # the start of the status line, before the figures
 
     @property
     def interval(self) -> float | None:
-        """Seconds between two looks; None: there is nothing to look for."""
-        if not self._notifier.is_heard and not self._idle_exit:
+        """Return the seconds between two checks; None: no check is needed."""
+        if not self._notifier.is_active and not self._idle_exit:
             return None
         wanted = [LOOK_INTERVAL]
         if self._notifier.watchdog is not None:
@@ -77,16 +76,16 @@ class Watchdog:
 
     # In every process that has clients
 
-    async def follow(self, clients: Occupied, on_idle: Callable[[], None] | None) -> None:
-        """Say how this process is, again and again, from its event loop; for ever.
+    async def follow(self, clients: HasIdleTime, on_idle: Callable[[], None] | None) -> None:
+        """Write heartbeats of this process from its event loop, until cancelled.
 
         Args:
-            on_idle: in the process that is to look as well: called once when nobody was connected
-                for long enough, in the same turn of the loop in which this was seen.
+            on_idle: called once after idle_exit seconds without connections, in the turn of the
+                loop that finds this; None: another process checks for idleness.
         """
         interval = self.interval
         while interval is not None:
-            self.vitals.write(clients.idle_since)
+            self.heartbeats.write(clients.idle_since)
             if on_idle is not None and self.look():
                 on_idle()
                 on_idle = _nothing
@@ -95,33 +94,33 @@ class Watchdog:
     # In the process that the service manager knows
 
     def look(self) -> bool:
-        """Tell the manager how things are; True: nobody has been connected for idle_exit."""
+        """Check the heartbeats and notify the manager; return whether to exit as idle."""
         watchdog = self._notifier.watchdog
         now = time.monotonic()
         if watchdog is not None and now >= self._next_sign:
-            silence = self.vitals.silence()
+            silence = self.heartbeats.silence()
             if silence < watchdog / 2:
                 self._notifier.alive()
                 self._next_sign = now + watchdog / 2
             elif not self._is_silent:
-                logger.critical("an event loop is stuck: the service manager gets no sign of life")
+                logger.critical("an event loop is stuck: no more signs of life to the manager")
             self._is_silent = silence >= watchdog / 2
-        if self._notifier.is_heard:
+        if self._notifier.is_active:
             self._notifier.status(self._describe())
-        return self._idle_exit > 0 and self.vitals.idle_time() >= self._idle_exit
+        return self._idle_exit > 0 and self.heartbeats.idle_time() >= self._idle_exit
 
     def ready(self) -> None:
-        """Clients can connect."""
+        """Notify the manager that clients can connect."""
         self._notifier.ready()
 
     def stopping(self, why: str) -> None:
-        """No more clients are accepted."""
+        """Notify the manager that the server stops accepting clients."""
         self._state = f"{why}; "
         self._notifier.stopping(why)
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """Have the manager know that settings are read, for as long as that takes."""
+        """Notify the manager of the start and the end of a reload."""
         self._notifier.reloading()
         try:
             yield

@@ -165,7 +165,7 @@ def test_a_server_that_nobody_would_start_again_may_not_end_when_it_is_idle(
     settings = {"unix_socket": str(path), "idle_exit": "5"}
     found = open_by(settings)
     with pytest.raises(
-        ConfigError, match=r"nobody would start the server again for http:.*, unix:"
+        ConfigError, match=r"nothing would start the server for clients of http:.*, unix:"
     ):
         check_idle_exit(load_config(settings, {}), found)
     assert not path.exists()
@@ -178,5 +178,5 @@ def test_every_socket_has_to_be_handed_over(
     config = load_config({"idle_exit": "5"}, {})
     check_idle_exit(config, open_by({}))
     found = open_by({"unix_socket": str(tmp_path / "ours")})
-    with pytest.raises(ConfigError, match=f"again for unix:{tmp_path}/ours"):
+    with pytest.raises(ConfigError, match=f"clients of unix:{tmp_path}/ours"):
         check_idle_exit(config, found)

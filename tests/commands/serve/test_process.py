@@ -12,7 +12,7 @@ from xetserve.ops.shared_memory import SharedMemory
 
 
 @contextmanager
-def worker(board: SharedMemory, number: int, num: int, size: int) -> Iterator[None]:
+def worker(shared_memory: SharedMemory, number: int, num: int, size: int) -> Iterator[None]:
     """A process that has counted so many connections, as many requests, and bytes; it lives until
     the end.
     """
@@ -20,7 +20,7 @@ def worker(board: SharedMemory, number: int, num: int, size: int) -> Iterator[No
     pid = os.fork()
     if pid == 0:
         try:
-            REGISTRY.move_to(board.take(number)[:CELLS_SIZE])
+            REGISTRY.move_to(shared_memory.take(number)[:CELLS_SIZE])
             CONNECTIONS.add(amount=num)
             REQUESTS.add("download", "200", amount=num)
             SENT_BYTES.add("download", amount=size)
@@ -39,12 +39,12 @@ def worker(board: SharedMemory, number: int, num: int, size: int) -> Iterator[No
 
 
 def test_figures_are_added_up_and_what_was_done_stays_done() -> None:
-    board = SharedMemory(3, CELLS_SIZE)
-    read = make_figures(board)
+    shared_memory = SharedMemory(3, CELLS_SIZE)
+    read = make_figures(shared_memory)
     assert read() == (0, 0, 0)
-    with worker(board, 2, 2, 2**50):
-        with worker(board, 0, 10, 100):
+    with worker(shared_memory, 2, 2, 2**50):
+        with worker(shared_memory, 0, 10, 100):
             assert read() == (12, 12, 2**50 + 100)
         assert read() == (2, 12, 2**50 + 100)
-        with worker(board, 0, 5, 1):
+        with worker(shared_memory, 0, 5, 1):
             assert read() == (7, 17, 2**50 + 101)

@@ -1,4 +1,4 @@
-"""`xetserve serve`: files for clients."""
+"""`xetserve serve`: serve files to clients."""
 
 import argparse
 import asyncio
@@ -48,9 +48,9 @@ from xetserve.xet.signing import KEY_SIZE, Sealer, derive_key
 
 
 def run_serve(options: argparse.Namespace, config: Config) -> int:
-    """Serve until a signal; gives the exit status."""
+    """Serve until a signal; return the exit status."""
     check_together(config)
-    if config.cache.cache_dir:  # a folder that cannot be used stops the start
+    if config.cache.cache_dir:  # an unusable folder must stop the start
         prepare_folder(Path(config.cache.cache_dir))
     num_workers = config.server.workers or count_cores()
 
@@ -62,17 +62,17 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     live = Live(read_secrets(config).for_worker(num_workers), load)
     endpoints = open_endpoints(config, os.environ, with_tls=True)
     readiness = Readiness()
-    # Made here: all workers are one server.
+    # Created before the workers are forked, so that all of them share these values.
     secret = config.hub.native_secret
     sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
     instance = f"xetserve-{secrets.token_hex(6)}"
-    board = SharedMemory(num_workers, PLACE_SIZE)
+    shared_memory = SharedMemory(num_workers, PLACE_SIZE)
     ledgers = SharedMemory(num_workers, worker_bus.PLACE_SIZE) if num_workers > 1 else None
     turns = Turns()
     making = _application(
         live,
         readiness,
-        board,
+        shared_memory,
         ledgers,
         instance=instance,
         num_workers=num_workers,
@@ -80,14 +80,16 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
         turns=turns,
     )
     name = f"hub {config.hub.hub_url}"
-    return run_handler(making, live, endpoints, name, num_workers, readiness, board, turns=turns)
+    return run_handler(
+        making, live, endpoints, name, num_workers, readiness, shared_memory, turns=turns
+    )
 
 
 @asynccontextmanager
 async def _application(
     live: Live,
     readiness: Readiness,
-    board: SharedMemory,
+    shared_memory: SharedMemory,
     ledgers: SharedMemory | None,
     *,
     instance: str,
@@ -95,9 +97,9 @@ async def _application(
     sealer: Sealer,
     turns: Turns,
 ) -> AsyncIterator[Handler]:
-    """Build the application and what is under it; close it afterwards."""
+    """Build the application with its upstreams; close all of it afterwards."""
     config = live.config
-    worker_bus = None if ledgers is None else WorkerBus(ledgers.places, board.number)
+    worker_bus = None if ledgers is None else WorkerBus(ledgers.places, shared_memory.number)
     async with (
         open_upstreams(
             config, instance=instance, num_workers=num_workers, worker_bus=worker_bus
@@ -108,7 +110,7 @@ async def _application(
             readiness.check_cache = opened.cache.check_writable
         if not config.hub.offline:
             readiness.probe_hub = opened.upstreams.hub.probe
-        figures = Snapshot(board.places, board.is_alive)
+        figures = Snapshot(shared_memory.places, shared_memory.is_alive)
         status = _make_status(live, figures, readiness)
         hosts = HostPolicy.parse(config.http.hosts)
         application = make_application(opened.upstreams, config, status, sealer, instance, hosts)
@@ -119,9 +121,9 @@ async def _application(
         live.on_change(lambda config: admission.configure(limits(config)))
         max_open = limits(config).max_with_files
         budget.has_files = lambda: pool.num_open + admission.num_active < max_open
-        streams = StreamTable(board.own[CELLS_SIZE:])
+        streams = StreamTable(shared_memory.own[CELLS_SIZE:])
         control = TrafficControl(application.handle, admission, turns, streams)
-        look = _sample_into(figures, board, opened)
+        look = _sample_into(figures, shared_memory, opened)
         heap = find_heap()
         _run_beside(stack, beat([look, figures.sample, opened.upstreams.engine.hear_workers]))
         if heap is not None:
@@ -130,28 +132,28 @@ async def _application(
 
 
 def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
-    """Run something until the stack is left."""
+    """Run a coroutine as a task until the stack is closed."""
     stack.callback(asyncio.create_task(work).cancel)
 
 
 def _make_status(live: Live, figures: Snapshot, readiness: Readiness) -> StatusService:
-    """Make what answers questions about the server; who may ask can change."""
+    """Make the status service; a reload may change who may use it."""
     operator = Operator()
     status = StatusService(figures, operator, readiness)
 
-    def let_see(config: Config) -> None:
+    def apply_access(config: Config) -> None:
         operator.token = config.status.operator_token
         status.audience = config.status.metrics
 
-    live.on_change(let_see)
+    live.on_change(apply_access)
     return status
 
 
-def _sample_into(figures: Snapshot, board: SharedMemory, opened: Opened) -> Callable[[], None]:
-    """Have the figures that are looked up, not counted, be there when somebody asks; gives what
-    looks them up.
-    """
-    process = ProcessStats(board.started)
+def _sample_into(
+    figures: Snapshot, shared_memory: SharedMemory, opened: Opened
+) -> Callable[[], None]:
+    """Register a callback that samples gauges on demand; return the sampling function."""
+    process = ProcessStats(shared_memory.started)
     engine, cache, pool = opened.upstreams.engine, opened.cache, opened.pool
 
     def look() -> None:

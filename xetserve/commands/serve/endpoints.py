@@ -1,6 +1,4 @@
-"""What a server listens on, made from its settings: TCP with or without TLS, redirects beside it, a
-Unix socket.
-"""
+"""Listening sockets from settings: TCP with or without TLS, redirects to https, a Unix socket."""
 
 import socket
 from collections.abc import MutableMapping
@@ -19,16 +17,16 @@ from xetserve.net.tls import VERSIONS, ServerTls
 from xetserve.net.unix_socket import UnixSocket, bind_unix_socket
 from xetserve.ops.socket_activation import take_sockets
 
-REDIRECT_NAME = "redirect"  # of an inherited socket: it is for redirects
+REDIRECT_NAME = "redirect"  # the name of an inherited socket for redirects
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """All that is listened on.
+    """All listening sockets of a server.
 
-    tls: whose context new connections get; None: there is no TLS.
-    unix: the Unix socket, if we made one.
-    bound: those that we bound ourselves; the others were handed over.
+    tls: the TLS settings of new connections; None: no TLS.
+    unix: the Unix socket that this process created; None: there is none.
+    bound: endpoints that this process bound; the others are inherited.
     """
 
     all: list[Endpoint]
@@ -38,15 +36,15 @@ class Endpoints:
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """The listening sockets."""
+        """Return the listening sockets."""
         return [endpoint.sock for endpoint in self.all]
 
     def describe(self) -> str:
-        """Say where clients can reach us."""
+        """Return the addresses of all endpoints as text, for the log."""
         return ", ".join(_describe(endpoint) for endpoint in self.all)
 
     def remove_files(self) -> None:
-        """Remove what would be left behind."""
+        """Remove the file of the Unix socket."""
         if self.unix is not None:
             self.unix.remove()
 
@@ -54,16 +52,16 @@ class Endpoints:
 def open_endpoints(
     config: Config, environ: MutableMapping[str, str], *, with_tls: bool
 ) -> Endpoints:
-    """Take the sockets that were handed over, and bind those that the settings name beside them.
+    """Take the inherited sockets, and bind further sockets that the settings name.
 
-    Inherited sockets take the place of host and port, and one that is named "redirect" that of
+    Inherited sockets replace host and port. An inherited socket with the name "redirect" replaces
     redirect_port.
 
     Args:
-        with_tls: heed the settings of TLS.
+        with_tls: use the TLS settings.
 
     Raises:
-        ConfigError: an address is taken, a certificate is no good.
+        ConfigError: an address is in use, or a certificate is invalid.
     """
     server = config.server
     tls = make_tls(config) if with_tls else None
@@ -80,7 +78,7 @@ def open_endpoints(
         keep(sockets + redirects)
         if not sockets and server.port != OFF:
             sockets = keep(_bind(server.host, server.port))
-        # On a Unix socket nobody listens in.
+        # A Unix socket needs no TLS: its data does not leave the machine.
         found = [Endpoint(sock, None if sock.family == socket.AF_UNIX else tls) for sock in sockets]
         if tls is not None and config.tls.redirect_port != OFF and not redirects:
             redirects = keep(_bind(server.host, config.tls.redirect_port))
@@ -98,25 +96,25 @@ def open_endpoints(
 
 
 def check_idle_exit(config: Config, endpoints: Endpoints) -> None:
-    """See to it that a server which may end when it is idle is started again by those who want it.
+    """Check that a service manager can restart a server with idle_exit for the next client.
 
     Raises:
-        ConfigError: it listens where nobody would.
+        ConfigError: the server bound a socket itself, which is closed when the server exits.
     """
     if config.server.idle_exit and endpoints.bound:
         where = ", ".join(_describe(endpoint) for endpoint in endpoints.bound)
         endpoints.remove_files()
         raise ConfigError(
-            "idle_exit needs sockets that a service manager hands over (LISTEN_FDS): "
-            f"nobody would start the server again for {where}"
+            "idle_exit needs sockets that a service manager passes (LISTEN_FDS): "
+            f"after an idle exit, nothing would start the server for clients of {where}"
         )
 
 
 def make_tls(config: Config) -> ServerTls | None:
-    """Load the certificate that the settings name.
+    """Load the certificate that the settings name; None: they name none.
 
     Raises:
-        ConfigError: it is no good.
+        ConfigError: the certificate or its key is invalid.
     """
     tls = config.tls
     if not tls.tls_cert:

@@ -1,6 +1,4 @@
-"""Running a handler as a server: sockets, settings that change, the access log, until a signal ends
-it.
-"""
+"""Run a handler as a server: workers, sockets, reloads, the access log, until a signal."""
 
 import asyncio
 import logging
@@ -45,32 +43,33 @@ def run_handler(
     name: str,
     num_workers: int = 1,
     readiness: Readiness | None = None,
-    board: SharedMemory | None = None,
+    shared_memory: SharedMemory | None = None,
     *,
     body_budget: int | None = None,
     turns: Turns | None = None,
 ) -> int:
-    """Serve a handler until a signal ends it; gives the exit status. With workers, each makes its
-    own.
+    """Serve a handler until a signal; return the exit status.
+
+    With several workers, each worker enters making and has its own handler.
 
     Args:
-        board: where workers keep their figures, and what else the handler wants there; None:
-            figures alone.
-        body_budget: bytes of request bodies that a process may hold; None: as the settings say.
-        turns: of each worker's loop, where the handler takes places as well.
+        shared_memory: holds the metrics of all workers, and data of the handler behind them; None:
+            create memory for metrics only.
+        body_budget: bytes of request bodies that a process may hold; None: use the setting.
+        turns: the scheduler of the event loop, if the handler uses it too.
     """
-    board = board or SharedMemory(num_workers, CELLS_SIZE)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until it can be heeded
+    shared_memory = shared_memory or SharedMemory(num_workers, CELLS_SIZE)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until its handler exists
     server = live.config.server
     check_idle_exit(live.config, endpoints)
     notifier = take_notifier(os.environ)
-    watch = Watchdog(num_workers, notifier, server.idle_exit, make_figures(board))
+    watch = Watchdog(num_workers, notifier, server.idle_exit, make_figures(shared_memory))
     max_files = raise_file_limit()
-    share_files(max_files, live.config.limits.max_connections)  # too few stop the start
+    share_files(max_files, live.config.limits.max_connections)  # raises ConfigError if too few
     live.tls = endpoints.tls
     live.on_change(lambda config: set_log_level(config.log.log_level))
 
-    def say_ready() -> None:
+    def report_ready() -> None:
         logger.info("xetserve %s: %s, listening on %s", __version__, name, endpoints.describe())
         watch.ready()
 
@@ -105,8 +104,8 @@ def run_handler(
                     readiness.is_draining = True
 
             async def on_ready() -> None:
-                if channel is None:  # else the supervisor waits for the other workers, and says it
-                    say_ready()
+                if channel is None:  # otherwise the supervisor waits for all workers and reports
+                    report_ready()
 
             await serve_until_signal(
                 listener,
@@ -121,8 +120,8 @@ def run_handler(
             )
 
     def take_place(number: int) -> None:
-        REGISTRY.move_to(board.take(number - 1)[:CELLS_SIZE])
-        WORKER_RESTARTS.add(amount=board.is_heir)
+        REGISTRY.move_to(shared_memory.take(number - 1)[:CELLS_SIZE])
+        WORKER_RESTARTS.add(amount=shared_memory.is_replacement)
 
     def work(channel: socket.socket | None) -> int:
         run_loop(serve(channel))
@@ -137,7 +136,7 @@ def run_handler(
             endpoints.sockets,
             work,
             drain_timeout=server.drain_delay + server.drain_timeout,
-            on_ready=say_ready,
+            on_ready=report_ready,
             on_reload=reload,
             watch=watch,
             on_start=take_place,
@@ -147,15 +146,16 @@ def run_handler(
         endpoints.remove_files()
 
 
-def make_figures(board: SharedMemory) -> Callable[[], Figures]:
-    """Return what reads from a board what the service manager is told; dead workers count for what
-    they have done.
+def make_figures(shared_memory: SharedMemory) -> Callable[[], Figures]:
+    """Return a function that reads the figures for the service manager from shared memory.
+
+    Requests and bytes of dead workers are included.
     """
-    cells = [CellReader(place[:CELLS_SIZE]) for place in board.places]
+    cells = [CellReader(place[:CELLS_SIZE]) for place in shared_memory.places]
 
     def read() -> Figures:
         readings = [each.read() for each in cells]
-        living = [each for number, each in enumerate(readings) if board.is_alive(number)]
+        living = [each for number, each in enumerate(readings) if shared_memory.is_alive(number)]
         return Figures(
             int(CONNECTIONS.total_of(living)),
             int(REQUESTS.total_of(readings)),
@@ -166,7 +166,7 @@ def make_figures(board: SharedMemory) -> Callable[[], Figures]:
 
 
 class _AccessLog:
-    """The access log in the form that is wanted now."""
+    """The access log in the form that the settings currently name."""
 
     def __init__(self, live: Live) -> None:
         self._log: AccessLog | None = None
@@ -182,7 +182,7 @@ class _AccessLog:
 
 @asynccontextmanager
 async def _following(live: Live) -> AsyncIterator[None]:
-    """Take new certificates as they come."""
+    """Reload changed TLS certificates while the block runs."""
     if live.tls is None:
         yield
         return
@@ -212,7 +212,7 @@ def _connection_limits(config: Config, max_files: int) -> ConnectionLimits:
         min_write_rate=limits.min_write_rate,
         write_window=config.server.write_timeout,
         max_requests=limits.max_requests_per_connection,
-        # A client that is served wants files for the upstream and the cache, too.
+        # A request also needs files for upstream connections and the cache.
         max_connections=share_files(max_files, limits.max_connections).connections,
         max_connections_per_client=limits.max_connections_per_client,
         request=_request_limits(limits),

@@ -1,6 +1,4 @@
-"""Settings of a server that runs: some of them change when it is told to read them again, none
-half.
-"""
+"""Reload of settings at SIGHUP: apply all live settings of a valid configuration, or none."""
 
 import dataclasses
 import logging
@@ -12,20 +10,20 @@ from xetserve.net.tls import ServerTls
 
 logger = logging.getLogger(__name__)
 
-# Sections of which everything can change, and single settings. The rest is built into sockets,
-# processes and pools.
+# Sections and single settings that a reload can change. The others are fixed when the server builds
+# its sockets, processes and pools.
 _SECTIONS = frozenset({"status", "limits", "admission", "proxies", "log"})
 _SETTINGS = frozenset({"write_timeout", "handshake_timeout", "hsts_max_age"})
 
 
 class Live:
-    """The settings that count now.
+    """The current settings of a running server.
 
     Args:
-        load: reads them anew.
+        load: reads the settings again.
 
     Attributes:
-        tls: what is reloaded with them; set once there is something.
+        tls: the certificate to reload with the settings; None: there is none.
     """
 
     def __init__(self, config: Config, load: Callable[[], Config]) -> None:
@@ -35,15 +33,14 @@ class Live:
         self.tls: ServerTls | None = None
 
     def on_change(self, apply: Callable[[Config], None]) -> None:
-        """Have apply called with the settings now, and whenever they have changed. It must not
-        fail.
-        """
+        """Call apply with the settings now and after each reload; apply must not raise."""
         self._listeners.append(apply)
         apply(self.config)
 
     def reload(self) -> bool:
-        """Read settings and certificate again; what is no good changes nothing at all, and is
-        logged.
+        """Reload settings and certificate; return whether both are valid.
+
+        If one is invalid, the error is logged and nothing changes.
         """
         try:
             loaded = self._load()
@@ -67,8 +64,9 @@ def is_live(section: str, name: str) -> bool:
 
 
 def _merge(old: Config, new: Config) -> tuple[Config, list[str], list[str]]:
-    """Return the old settings with what can change taken from the new ones, and the names of what
-    did and what did not.
+    """Return old with the live settings of new, and the names of two kinds of settings.
+
+    The first names were changed. The second ones differ in new, but need a restart.
     """
     changed, fixed = [], []
     sections = {}

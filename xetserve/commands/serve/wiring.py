@@ -1,4 +1,4 @@
-"""All that is between the application and the Hub: connections, cache, budget."""
+"""Wiring: build the objects between the application and the upstreams from the settings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,11 +35,11 @@ from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.signing import Sealer
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds
-DISK_FACTOR: Final = 16  # bytes of answers in the cache's folder for one in memory
+DISK_FACTOR: Final = 16  # size of the answer store on disk, as a multiple of metadata_size
 
 
 class Opened(NamedTuple):
-    """What stands between the application and the Hub, while it is open."""
+    """The open objects between the application and the upstreams."""
 
     upstreams: Upstreams
     cache: DiskCache | None
@@ -54,13 +54,12 @@ async def open_upstreams(
     num_workers: int = 1,
     worker_bus: WorkerBus | None = None,
 ) -> AsyncIterator[Opened]:
-    """Build what serving a file needs, and the disk cache if there is to be one; close it
-    afterwards.
+    """Build the upstream clients, the engine and the optional disk cache; close them afterwards.
 
     Args:
         instance: see HubClient.
-        num_workers: of them all, who share what is on disk.
-        worker_bus: from the other workers.
+        num_workers: the number of workers that share the folder on disk.
+        worker_bus: receives chunk hashes from the other workers; None: there is one worker.
     """
     gap = config.hub.upstream_timeout
     limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
@@ -114,7 +113,7 @@ async def open_upstreams(
 
 
 def make_reach(hub: HubConfig) -> AddressPolicy:
-    """Make what decides which addresses may be connected to."""
+    """Make the policy for upstream addresses from the setting upstream_networks."""
     named = {"auto": None, "public": ()}
     setting = hub.upstream_networks
     networks = named[setting] if setting in named else setting.split(",")
@@ -122,7 +121,7 @@ def make_reach(hub: HubConfig) -> AddressPolicy:
 
 
 def _make_metadata(config: Config, num_workers: int) -> AnswerCache:
-    """Make what remembers answers; beside the disk cache it does so from one start to the next."""
+    """Make the cache of upstream answers; with a disk cache, it keeps them across restarts."""
     settings = config.metadata
     policy = AnswerPolicy(
         ttl=settings.metadata_ttl,
@@ -149,11 +148,11 @@ def make_application(
     instance: str = "",
     hosts: HostPolicy | None = None,
 ) -> Application:
-    """Build what answers requests.
+    """Build the application.
 
     Args:
-        sealer: for native Xet clients.
-        hosts: which names requests may be for; our own commands use none of them.
+        sealer: seals data URLs for native Xet clients.
+        hosts: the accepted host names; None: all, for in-process clients.
     """
     return Application(
         upstreams,
