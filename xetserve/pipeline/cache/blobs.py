@@ -1,11 +1,10 @@
-"""Files that are not Xet, beside the cache: small git files mostly, without which a model is of no
-use, and old large ones.
+"""Store files that are not Xet (blobs) beside the cache: mostly small git files, and old LFS files.
 
-They lie there under the hash that the Hub names them by, which is asked for in every request: what
-the Hub does not let a client read now is not looked for. A small file is compared with its hash
-before a byte of it is given out, a large one block by block with what was taken when all of it had
-its hash (blob_file.py). A damaged one is as good as none, and so is one that the disk does not give
-in time.
+A file is stored under the hash that the Hub gives for it. The Hub is asked for this hash in every
+request, so a client gets no file that the Hub does not let it read now. A small file is compared
+with its hash before its first byte is sent. A large one is compared block by block with checks,
+which were made when the whole file was compared with its hash (blob_file.py). A file that is
+damaged, or that the disk does not read in time, counts as not stored.
 """
 
 import asyncio
@@ -36,12 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 class LostError(UpstreamError):
-    """A stored file cannot be read any further."""
+    """The disk cannot read a stored file any further, or it is damaged."""
 
 
 class StoredBlob:
-    """An open file, and the part of it that is wanted. A context manager: leaving it closes the
-    file.
+    """An open stored file, and the range to read. A context manager that closes the file.
 
     position: of the next byte.
     """
@@ -65,7 +63,7 @@ class StoredBlob:
     ) -> None:
         if self._reading is None or self._reading.done():
             self._close()
-        else:  # its descriptor must not be another's as long as a thread may use it
+        else:  # the descriptor must not be reused while a thread may read from it
             self._reading.add_done_callback(lambda _: self._close())
 
     def _close(self) -> None:
@@ -75,7 +73,7 @@ class StoredBlob:
         """Receive into view; 0 at the end.
 
         Raises:
-            LostError: the disk fails or hangs, or what it gives is damaged.
+            LostError: the disk fails or hangs, or the file is damaged.
         """
         count = min(len(view), self._end - self.position)
         if not count:
@@ -96,32 +94,32 @@ class StoredBlob:
                 raise LostError("the disk of a stored file does not answer") from exc
             raise LostError(f"a stored file cannot be read: {exc.strerror}") from exc
         if not data:
-            raise LostError("a stored file was cut while it was read")
+            raise LostError("a stored file was truncated while it was read")
         view[: len(data)] = data
         self.position += len(data)
         CACHE_BYTES.add(amount=len(data))
         return len(data)
 
     def _read(self, count: int) -> bytes:
-        """Read so many bytes, or as many as one block has; for a thread."""
+        """Read up to count bytes, of one block at most; runs in a thread."""
         if self._key.is_large:
             return read_block(self._fd, self._key, self.position)[:count]
         return os.pread(self._fd, count, self.position)
 
 
 class BlobCache:
-    """The plain files that the folder of a cache holds."""
+    """The stored blobs in the folder of a cache."""
 
     def __init__(self, cache: DiskCache) -> None:
         self.cache = cache
         self._store = cache.disk_workers.store
 
     def can_keep(self, size: int) -> bool:
-        """Return whether a file of so many bytes is kept at all."""
+        """Return whether a file of size bytes is small enough to store."""
         return BlobKey("", "", size).stored_size <= self._store.max_entry_size
 
     async def has(self, key: BlobKey) -> bool:
-        """Return whether a file is stored, without a look at its content."""
+        """Return whether a file is stored, without reading its content."""
         try:
             path = key.get_path(self._store.folder)
             return await self.cache.disk_workers.run(os.path.getsize, path) == key.stored_size
@@ -129,9 +127,9 @@ class BlobCache:
             return False
 
     async def open(self, key: BlobKey, start: int, end: int) -> StoredBlob | None:
-        """Open bytes [start, end) of a file; None: it is not here.
+        """Open bytes [start, end) of a file; None if it is not stored.
 
-        A small one was compared with its key then.
+        A small file is compared with its key first.
         """
         if not self.can_keep(key.size) or self.cache.is_resting:
             return None
@@ -153,7 +151,7 @@ class BlobCache:
         return StoredBlob(self, key, fd, start, end)
 
     def _open(self, key: BlobKey) -> int | None:
-        """For a thread."""
+        """Open and check a file; None if it is not stored or damaged. Runs in a thread."""
         path = key.get_path(self._store.folder)
         try:
             fd = open_regular(path)
@@ -176,7 +174,7 @@ class BlobCache:
         return fd
 
     async def condemn(self, key: BlobKey, reason: Exception) -> None:
-        """Remove a file that turned out to be damaged."""
+        """Remove a file that is damaged."""
         await self.cache.disk_workers.run(self._remove, key, reason)
 
     def _remove(self, key: BlobKey, reason: Exception) -> None:
@@ -184,15 +182,15 @@ class BlobCache:
         CACHE_DAMAGED.add(amount=self._store.remove(key.get_path(self._store.folder)))
 
     def open_writer(self, key: BlobKey) -> "BlobWriter":
-        """Return what stores a file as it passes."""
+        """Return a writer that stores a file as it passes."""
         return BlobWriter(self.cache, key)
 
 
 class BlobWriter:
     """Stores one file, block by block: write, finish, write, ... close.
 
-    The last block may be written only once all of them were compared with the key. A disk that
-    fails or hangs costs speed, never a download.
+    Before the last block is written, the caller must have compared the whole content with the key.
+    A disk that fails or hangs delays a download, but never breaks it.
     """
 
     def __init__(self, cache: DiskCache, key: BlobKey) -> None:
@@ -205,7 +203,7 @@ class BlobWriter:
         self._busy: asyncio.Future[None] | None = None  # in a thread
 
     async def write(self, block: Sequence[Buffer]) -> None:
-        """Begin to write the next bytes; of the last ones, wait until the file is in place."""
+        """Start writing the next bytes; after the last ones, wait until the file is in place."""
         if not self._is_wanted:
             return
         self._left -= sum(map(len, block))
@@ -224,7 +222,7 @@ class BlobWriter:
             await self.finish()
 
     async def finish(self) -> None:
-        """Wait until the block is written: its memory may be used again."""
+        """Wait until the block is written and its memory may be reused."""
         if self._busy is None or not self._is_wanted:
             return
         try:
@@ -240,17 +238,17 @@ class BlobWriter:
             self._cache.disk_workers.warn("cache: cannot write: %s", error.strerror or error)
 
     async def _create(self) -> Temporary | None:
-        """Open a file; None: there is no room."""
+        """Create a file; None if there is no room."""
         creating = self._cache.spawn(self._cache.disk_workers.create(self._key.stored_size))
         return await run_io(creating, DISK_TIMEOUT, on_late=self._discard)
 
     def _discard(self, temporary: Temporary | None) -> None:
-        """Remove a file that was opened too late."""
+        """Remove a file that was created too late."""
         self._temporary = temporary
         self._clear()
 
     def _write(self, temporary: Temporary, block: Sequence[Buffer]) -> None:
-        """For a thread."""
+        """Write a block, and put a complete file in place; runs in a thread."""
         store = self._cache.disk_workers.store
         if self._checks is None and self._key.is_large:
             self._checks = CheckWriter(temporary.fd, self._key)
@@ -262,7 +260,7 @@ class BlobWriter:
             store.place(temporary, self._key.shelf, self._key.name)
 
     def close(self) -> None:
-        """End; what is not complete is removed."""
+        """Close the file, and remove it if it is not complete."""
         busy = self._busy
         if busy is not None and not busy.done():
             busy.add_done_callback(lambda _: self._clear())

@@ -1,4 +1,4 @@
-"""The coverages of entries that were used last, and the marks of entries that are proven."""
+"""Track the proven chunks of the entries that were used last, and mark proven entries on disk."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,12 +10,12 @@ from xetserve.pipeline.cache.entry import EntryKey, Standing
 from xetserve.pipeline.cache.store import Segment
 from xetserve.pipeline.cache.write import DiskWorkers
 
-MAX_COVERAGES: Final = 1024  # entries of which it is remembered how much is proven
-MAX_COVERED: Final = 2**22  # chunks of them: about 4 MB
+MAX_COVERAGES: Final = 1024  # entries whose proven chunks are tracked
+MAX_COVERED: Final = 2**22  # chunks of these entries: about 4 MB
 
 
 class CoverageTable:
-    """Finds the coverage of an entry, and marks entries on disk once all of them is proven.
+    """Finds the coverage of an entry, and marks an entry on disk once all its chunks are proven.
 
     Args:
         spawn: starts a task that renames or compares entries.
@@ -36,17 +36,17 @@ class CoverageTable:
         self._marking: set[asyncio.Task[None]] = set()
 
     def make(self, key: EntryKey, path: str | None = None) -> Coverage:
-        """Return the coverage of an entry; path: None if it is being written."""
+        """Return a new coverage of an entry; path: None while the entry is being written."""
         return Coverage(key.xorb_hash, key.chunks, self._mark, path, self._note_part)
 
     def add(self, key: EntryKey, coverage: Coverage, path: str) -> None:
-        """Take in that an entry has been written."""
+        """Add the coverage of an entry that has been written to a path."""
         if Standing.of(path) is not Standing.PROVEN:
             self._coverages.put(path, coverage, key.num_chunks)
             coverage.settle(path)
 
     def find(self, segment: Segment) -> Coverage | None:
-        """Return the coverage of a stored entry; None: all of it is proven."""
+        """Return the coverage of a stored entry; None if all its chunks are proven."""
         path = segment.path
         if Standing.of(path) is Standing.PROVEN:
             return None
@@ -72,11 +72,12 @@ class CoverageTable:
         task.add_done_callback(self._marking.discard)
 
     def _note_part(self, coverage: Coverage) -> None:
-        """Have the rest of an entry compared with other entries.
+        """Compare the unproven chunks of an entry with other entries, in the background.
 
-        Entries overlap where fetch ranges do. A chunk that is in two of them is read from one, so
-        that the proof of the file speaks for one of them alone: of 0-9 and 6-12, for 9-12 of the
-        second. But the records of 6-9 are the same in both, and those of the first are proven.
+        Entries overlap where fetch ranges do. A chunk in two entries is read from one of them, and
+        the proof of the file proves it only there. Example: the file is read from the entries 0-9
+        and 6-12, so the proof covers 0-9 of the first one and 9-12 of the second one. Its records
+        6-9 are then compared with those of the first one.
         """
         path = coverage.path
         assert path is not None

@@ -1,19 +1,18 @@
-"""The disk cache: packed chunk records of xorb ranges, kept between the pipeline and the CAS.
+"""The disk cache: it stores packed chunk records of xorb ranges, between the pipeline and the CAS.
 
-A cache is a CasSource around another one. Reconstructions always come from the other one: cached
-bytes are only reached through a plan that the CAS gave to this very token, so whoever may not read
-a file does not get it from here either. Data that is stored comes from disk, and no URL is used for
-it; data that is not comes from the other source, and is written beside the download while it passes
-(write.py).
+The cache is a CasSource around another one, the inner source. Reconstructions always come from the
+inner source: the cache serves data only for a reconstruction that the CAS gave to the client's
+token. So a client that may not read a file does not get it from the cache either. Stored data comes
+from disk, without a request. Other data comes from the inner source, and is written beside the
+download as it passes (write.py).
 
-What comes from disk has been compared with the hashes that were taken when it was fetched. If it is
-damaged, cut or gone, in the middle of a body too, the other source goes on where the disk has
-stopped. A failure of the cache is a miss and a counter, never a client's problem.
+Data from disk is compared with the checks that were made when it was fetched. If an entry is
+damaged, truncated or gone, the inner source goes on where the disk has stopped, also in the middle
+of a body. A failure of the cache is a miss and a counter, never a client's problem.
 
-Entries know xorbs and chunks; no token, URL or path of a repository is ever among them. Beside
-them, in the same folder and under the same quota, lie proven ledgers
-(pipeline/verify/ledger_store.py) and files that are not Xet (blobs.py). What the Hub said of
-repositories is in a folder of its own (upstream/answers/folder.py).
+Entries hold xorb hashes and chunks, and never a token, a URL or the path of a repository. The same
+folder also has proven ledgers (pipeline/verify/ledger_store.py) and files that are not Xet
+(blobs.py), under the same quota, and the Hub's answers (upstream/answers/folder.py).
 """
 
 import asyncio
@@ -50,25 +49,25 @@ from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Recons
 
 logger = logging.getLogger(__name__)
 
-MAX_THREADS: Final = 8  # also bounds the blocks that are being read
+MAX_THREADS: Final = 8  # this also limits the blocks that are read at one time
 SCRATCH_SIZE: Final = 256 * 1024  # bytes
-DISK_TIMEOUT: Final = 2.0  # seconds; a disk that needs longer is worse than none
-PAUSE: Final = 30.0  # seconds without the cache after such a wait
+DISK_TIMEOUT: Final = 2.0  # seconds; with a slower disk, the cache only delays clients
+PAUSE: Final = 30.0  # seconds without the cache after such a timeout
 SWEEP_INTERVAL: Final = 600.0  # seconds
 CATCH_UP_INTERVAL: Final = 0.01  # seconds
-CLOSE_TIMEOUT: Final = 5.0  # seconds for what is being written when the process ends
+CLOSE_TIMEOUT: Final = 5.0  # seconds to finish writing when the process ends
 
 
 T = TypeVar("T")
 
 
 class DiskCache:
-    """Keeps what passes, and gives it again.
+    """Stores data as it passes, and serves it from disk.
 
     Args:
-        inner: where everything comes from that is not stored.
+        inner: the source of reconstructions, and of data that is not stored.
         max_size: bytes that the folder may hold.
-        min_free: bytes of its file system that are left to others.
+        min_free: bytes of its file system that stay free.
     """
 
     keeps_data = True
@@ -83,20 +82,20 @@ class DiskCache:
         self.coverages = CoverageTable(self.disk_workers, self.spawn)
         self._removals: dict[bytes, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
-        self._resume_time = 0.0  # monotonic; the disk is left alone until then
+        self._resume_time = 0.0  # monotonic; the disk is not used before
 
     async def start(self) -> None:
-        """Make the folder, and begin to sweep it now and then.
+        """Create the folder, and start to sweep it regularly.
 
         Raises:
-            ConfigError: the folder cannot be used.
+            ConfigError: the folder cannot be created or written to.
         """
         await self.disk_workers.run(prepare_folder, self._store.folder)
         CACHE_LIMIT.set(self._max_size)
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever())
 
     async def aclose(self) -> None:
-        """Finish writing what is complete, within a few seconds."""
+        """Finish writing complete entries, within a few seconds."""
         for tee in self.disk_workers.tees:
             tee.close()
         with contextlib.suppress(TimeoutError):
@@ -109,22 +108,21 @@ class DiskCache:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        # What is submitted is done, unless the disk hangs.
+        # The threads finish their work, unless the disk hangs.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await asyncio.to_thread(self._executor.shutdown)
 
     async def settle(self) -> None:
-        """Wait until everything that was complete has been written."""
+        """Wait until all complete entries are written."""
         while tasks := self._tasks | {t.task for t in self.disk_workers.tees if t.task is not None}:
             await asyncio.wait(tasks)
 
     async def catch_up(self) -> None:
-        """Wait while much of what has passed is to be written still, but not for longer than a disk
-        may need.
+        """Wait until few full blocks are left to write, DISK_TIMEOUT seconds at most.
 
-        For those to whom that matters more than speed. Blocks that are not full do not count: only
-        more data fills them.
+        For callers that want to store data rather than to be fast. Blocks that are not full do not
+        count, since only more data fills them.
         """
         deadline = time.monotonic() + DISK_TIMEOUT
         while sum(tee.num_waiting for tee in self.disk_workers.tees) > MAX_BLOCKS // 4:
@@ -143,16 +141,16 @@ class DiskCache:
             await asyncio.sleep(SWEEP_INTERVAL)
 
     async def check_writable(self) -> None:
-        """Check whether something can be kept now, and how much is.
+        """Check that a file can be written now, and measure the used space.
 
         Raises:
-            OSError: it cannot.
+            OSError: it cannot be written.
         """
         await self.disk_workers.run(self._store.check_writable)
         await self.measure()
 
     async def measure(self) -> None:
-        """Tell how full it is; where that cannot be read, nothing new is told."""
+        """Set the metric of used space; leave it unchanged if the space cannot be read."""
         with contextlib.suppress(OSError):
             CACHE_SIZE.set(await self.disk_workers.run(self._store.room.get_usage))
 
@@ -161,7 +159,7 @@ class DiskCache:
     async def fetch_reconstruction(
         self, access: Access, file_hash: bytes, byte_range: ByteRange
     ) -> Reconstruction:
-        """Ask how a range of a file is built: always the other source, with this token."""
+        """Fetch a reconstruction from the inner source, with the client's token."""
         return await self._inner.fetch_reconstruction(access, file_hash, byte_range)
 
     @asynccontextmanager
@@ -173,7 +171,7 @@ class DiskCache:
         is_proven: bool = False,
         takes_imported: bool = True,
     ) -> AsyncIterator[DataResponse]:
-        """Open the packed bytes of a fetch range of a xorb, from disk where they are stored."""
+        """Open the packed bytes of a fetch range of a xorb, from disk if they are stored."""
         key = EntryKey(xorb_hash, info.chunks, info.byte_range)
         found = await self._find(key, takes_imported=takes_imported)
         segments = None if found is None else found.segments
@@ -197,7 +195,7 @@ class DiskCache:
             logger.debug("cache: xorb %s, chunks %d..%d: %s", name, *key.chunks, what)
 
     async def _find(self, key: EntryKey, *, takes_imported: bool) -> Found | None:
-        """Look for stored chunks; a disk that fails or hangs has none."""
+        """Find stored chunks; None if the disk fails or hangs."""
         if self.is_resting:
             return None
         try:
@@ -217,9 +215,9 @@ class DiskCache:
         return found
 
     def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
-        """Drop what is stored or about to be stored of these chunks: it is not what was promised.
+        """Remove all entries with these chunks, stored or being written, since their data is wrong.
 
-        The next open_data does not see it any more.
+        The next open_data does not find them any more.
         """
         late = [
             tee
@@ -239,7 +237,7 @@ class DiskCache:
     def _remove_later(
         self, xorb_hash: bytes, remove_now: Callable[[], int], late: list[asyncio.Task[None]]
     ) -> None:
-        """Remove entries of a xorb once some tasks have ended; look-ups for it wait until then."""
+        """Remove entries of a xorb once some tasks have ended. Lookups of the xorb wait for it."""
         if xorb_hash in self._removals:
             late.append(self._removals[xorb_hash])
 
@@ -259,7 +257,7 @@ class DiskCache:
     # For bodies.
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run something beside the downloads; aclose waits for it."""
+        """Run a task beside the downloads; aclose waits for it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -270,7 +268,7 @@ class DiskCache:
         return time.monotonic() < self._resume_time
 
     def rest(self) -> None:
-        """Leave the disk alone for a while, because it hangs."""
+        """Do not use the disk for PAUSE seconds, because it hangs."""
         self._resume_time = time.monotonic() + PAUSE
         self.disk_workers.warn(
             "cache: the disk does not answer; going without for %g seconds", PAUSE
@@ -279,27 +277,27 @@ class DiskCache:
     def open_inner(
         self, key: EntryKey, info: FetchInfo
     ) -> AbstractAsyncContextManager[DataResponse]:
-        """Open the other source."""
+        """Open a fetch range of the inner source."""
         return self._inner.open_data(key.xorb_hash, info)
 
     def make_tee(self, key: EntryKey) -> EntryWriter:
-        """Begin to store what passes."""
+        """Return a writer that stores an entry as its data passes."""
         coverage = self.coverages.make(key)
         on_placed = partial(self.coverages.add, key, coverage)
         return EntryWriter(self.disk_workers, key, coverage, on_placed)
 
     def note_failure(self, segment: Segment, error: Exception) -> None:
-        """Take note that an entry could not be read."""
+        """Handle an entry that could not be read: remove it, or pause if the disk hangs."""
         logger.info("cache: %s: %s", segment.path.rpartition("/")[2], error)
         if isinstance(error, TimeoutError):
             self.rest()
-        elif not isinstance(error, FileNotFoundError):  # that is an eviction by somebody else
+        elif not isinstance(error, FileNotFoundError):  # another process has evicted the entry
             remove = partial(self._store.remove, segment.path)
             self._remove_later(segment.entry.key.xorb_hash, remove, [])
 
 
 class _Body:
-    """The packed bytes of a range: from disk as far as that goes, then from the other source."""
+    """The packed bytes of a range: from disk as far as possible, then from the inner source."""
 
     def __init__(
         self, cache: DiskCache, key: EntryKey, info: FetchInfo, stack: AsyncExitStack
@@ -315,12 +313,12 @@ class _Body:
         self.has_imported = False
 
     def open_stored(self, segments: tuple[Segment, ...], *, checks: bool) -> None:
-        """Begin with what is on disk."""
+        """Start with stored segments."""
         self._stored = StoredBody(self._cache.disk_workers, segments, checks=checks)
 
     @property
     def is_stored(self) -> bool:
-        """Whether the bytes received last came from disk."""
+        """Whether the last received bytes came from disk."""
         return self._stored is not None
 
     @property
@@ -331,7 +329,7 @@ class _Body:
         return self._tee.coverage if self._tee is not None and self._tee.is_wanted else None
 
     async def open_inner(self) -> None:
-        """Begin with the other source, and keep what it gives."""
+        """Start with the inner source, and store its data."""
         response = self._cache.open_inner(self._key, self._info)
         self._inner = await self._stack.enter_async_context(response)
         if not self._cache.is_resting:
@@ -353,7 +351,7 @@ class _Body:
     async def _go_on_inside(
         self, stored: StoredBody, error: Exception, timeout: float | None
     ) -> None:
-        """Let the other source go on where the disk has stopped."""
+        """Go on with the inner source where the disk has stopped."""
         self._stored = None
         self._cache.note_failure(stored.segment, error)
         self._cache.spawn(stored.aclose())
@@ -368,14 +366,14 @@ class _Body:
 
     async def _receive_inner(self, view: memoryview, timeout: float | None) -> int:
         if self._inner is None:
-            raise UpstreamError("the data host could not be asked")  # it has failed before
+            raise UpstreamError("the data host could not be asked")  # opening it has failed before
         count = await self._inner.receive_into(view, timeout)
         if self._tee is not None:
             self._tee.feed(view[:count])
         return count
 
     def close(self) -> None:
-        """End; whatever is to be done on disk is done afterwards."""
+        """Close the body; tasks in the background finish the work on disk."""
         if self._stored is not None:
             self._cache.spawn(self._stored.aclose())
         if self._tee is not None:

@@ -1,13 +1,12 @@
-"""Room in the folder of the cache: the bytes that are used, and what goes when they are too many.
-Blocks; for threads.
+"""Count the bytes in the folder of the cache, and evict files when there are too many.
 
-    DIR/usage        bytes of all files in whole blocks, those in tmp included; a guess that
-                     sweeping corrects
-    DIR/sweep.lock   held by whoever sweeps
+    DIR/usage        bytes of all files in whole blocks, those in tmp included; an estimate that
+                     each sweep corrects
+    DIR/sweep.lock   locked by the process that sweeps
 
-Whoever is about to write takes room first, and gives it back when nothing came of it. The least
-recently used files go first, whatever they are: the time of modification is when an entry was last
-used, give or take a minute.
+A writer takes room before it writes, and gives it back if it fails. The least recently used files
+are evicted first, whatever they hold: the modification time of a file is the time of its last use,
+within a minute. All functions block, and are for threads.
 """
 
 import contextlib
@@ -23,9 +22,9 @@ from xetserve.base.regular_files import open_regular, pass_over, scan
 from xetserve.pipeline.cache.entry import is_unproven
 from xetserve.pipeline.cache.layout import Stored, get_cost, iter_stored, look_at
 
-HYSTERESIS: Final = 10  # a full cache is emptied by a tenth, so that sweeping stays rare
-MIN_FREE_FILES: Final = 1000  # inodes of the file system that are left to others
-EVICTION_ROUNDS: Final = 8  # walks over the folder, where files cannot be removed
+HYSTERESIS: Final = 10  # a sweep evicts a tenth of a full cache, so that sweeps stay rare
+MIN_FREE_FILES: Final = 1000  # inodes of the file system that stay free
+EVICTION_ROUNDS: Final = 8  # walks over the folder, if files cannot be removed
 LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
 
 
@@ -37,14 +36,14 @@ class Evicted(NamedTuple):
 
 
 class Quota:
-    """How much all files of a cache have, and may have; whichever processes write them.
+    """The bytes that all files of a cache use and may use, across processes.
 
     Args:
-        folder: a prepared one, see store.py.
+        folder: prepared by prepare_folder, see store.py.
         max_size: bytes that all files together may have.
         min_free: bytes of the file system that stay free.
 
-    num_unproven: entries for which nothing spoke when they were last counted here.
+    num_unproven: entries that were not proven at the last count of this process.
     """
 
     def __init__(self, folder: Path, *, max_size: int, min_free: int) -> None:
@@ -53,10 +52,10 @@ class Quota:
         self._folder = folder
         self._min_free = min_free
 
-    # The account.
+    # Used bytes.
 
     def take(self, size: int) -> bool:
-        """Account for bytes that come, unless there is no room for them.
+        """Add bytes to the usage, if there is room; return whether there is.
 
         Raises:
             OSError: the disk fails.
@@ -65,7 +64,7 @@ class Quota:
         return self.get_free() - cost >= self._min_free and self._add(cost, limit=self.max_size)
 
     def give_back(self, size: int) -> None:
-        """Account for bytes that have gone.
+        """Subtract bytes from the usage.
 
         Raises:
             OSError: the disk fails.
@@ -73,7 +72,7 @@ class Quota:
         self._add(-get_cost(size))
 
     def remove(self, path: str) -> int:
-        """Remove a file; gives 1, or 0 where somebody else has done it or the disk refuses."""
+        """Remove a file; return 1, or 0 if it is gone already or the disk fails."""
         with contextlib.suppress(OSError):
             size = os.stat(path, follow_symlinks=False).st_size
             os.unlink(path)
@@ -83,7 +82,7 @@ class Quota:
         return 0
 
     def get_free(self) -> int:
-        """Return the bytes that the file system has left; none, if it can hardly have more files.
+        """Return the free bytes of the file system; 0 if it has almost no free inodes.
 
         Raises:
             OSError: the disk fails.
@@ -94,7 +93,7 @@ class Quota:
         return stat.f_bavail * stat.f_frsize
 
     def get_usage(self) -> int:
-        """Return the bytes that are accounted for.
+        """Return the used bytes.
 
         Raises:
             OSError: the disk fails.
@@ -103,7 +102,7 @@ class Quota:
             return _read_number(fd)
 
     def _add(self, size: int, *, limit: int | None = None) -> bool:
-        """Account for bytes that come or go, unless that passed the limit."""
+        """Add bytes to the usage, unless that exceeds the limit; return whether it was done."""
         with self._lock_usage() as fd:
             usage = _read_number(fd) + size
             if limit is not None and usage > limit:
@@ -113,14 +112,14 @@ class Quota:
 
     @contextlib.contextmanager
     def _lock_usage(self) -> Iterator[int]:
-        """Open and lock the file with the account."""
+        """Open and lock the usage file."""
         fd = open_regular(self._folder / "usage", os.O_RDWR | os.O_CREAT)
         try:
             for _ in range(LOCK_TRIES):
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                time.sleep(0.001)  # in a thread; a blocking lock could hang with a stopped process
+                time.sleep(0.001)  # a blocking lock could wait forever for a stopped process
             else:
                 raise BlockingIOError("the cache's usage file stays locked")
             yield fd
@@ -130,10 +129,10 @@ class Quota:
     # Sweeping.
 
     def sweep(self, need: int = 0) -> int:
-        """Remove what crashes have left, count, and evict until there is room for need bytes, and
-        more.
+        """Remove leftovers of crashes, count the used bytes, and evict files to make room for need
+        bytes and a reserve.
 
-        One process sweeps at a time; for others this does nothing.
+        One process sweeps at a time; in others this does nothing.
 
         Returns:
             the number of evicted files.
@@ -151,11 +150,11 @@ class Quota:
             os.close(fd)
 
     def evict(self, *, size: int | None = None, unused_since: float | None = None) -> Evicted:
-        """Sweep, and evict more than has to go. Waits for others who sweep.
+        """Sweep, and evict more files than necessary. It waits for a sweep of another process.
 
         Args:
-            size: bytes that may stay.
-            unused_since: what was not used since then goes, in seconds since the epoch.
+            size: bytes to keep at most.
+            unused_since: seconds since the epoch; files that were not used since are evicted.
 
         Raises:
             OSError: the disk fails.
@@ -179,7 +178,7 @@ class Quota:
         before = self.get_usage()
         total = self._remove_leftovers() + self._count()
         with self._lock_usage() as fd:
-            total += _read_number(fd) - before  # what others did while we counted
+            total += _read_number(fd) - before  # changes of other processes during the count
             _write_number(fd, total)
         excess = 0
         if total + need > self.max_size:
@@ -190,10 +189,9 @@ class Quota:
         return self._evict(excess)
 
     def _evict(self, excess: int) -> int:
-        """Remove the files that were not used for longest, until excess bytes are gone; gives their
-        number.
+        """Remove the least recently used files, excess bytes together; return their number.
 
-        Files that cannot be removed are passed over, and later ones go instead.
+        If a file cannot be removed, a more recent one is removed instead.
         """
         count = 0
         refused: set[str] = set()
@@ -219,18 +217,18 @@ class Quota:
         return size
 
     def _remove_all(self, evicted: Iterable[Stored]) -> int:
-        """Remove files, and folders that are empty then; gives the number of files."""
+        """Remove files, and folders that become empty; return the number of files."""
         count = 0
         for stored in evicted:
             count += self.remove(stored.path)
-            with contextlib.suppress(OSError):  # others are in there, mostly
+            with contextlib.suppress(OSError):  # it usually has other files
                 os.rmdir(os.path.dirname(stored.path))
         return count
 
     def _remove_leftovers(self) -> int:
-        """Remove temporary files that nobody writes any more; gives the bytes of the others.
+        """Remove temporary files without a writer; return the bytes of the others.
 
-        Files of other users are not ours: they must not push out what is.
+        Files of other users do not count, so that they cannot evict entries.
         """
         total = 0
         for item in scan(self._folder / "tmp"):
@@ -245,11 +243,11 @@ class Quota:
 
 
 def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
-    """Find the entries that were not used for longest and have excess bytes together.
+    """Return the least recently used entries that have excess bytes together.
 
-    Holds only about those, whatever the number of entries.
+    Memory is proportional to the result, whatever the number of entries.
     """
-    heap: list[tuple[float, Stored]] = []  # the latest of them first
+    heap: list[tuple[float, Stored]] = []  # the most recently used one first
     size = 0
     for stored in entries:
         if excess <= 0:
@@ -266,11 +264,11 @@ def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
 def _is_own(path: str) -> bool:
     with contextlib.suppress(OSError):
         return os.stat(path, follow_symlinks=False).st_uid == os.geteuid()
-    return True  # it has gone
+    return True  # the file is gone
 
 
 def _remove_unless_locked(path: str) -> bool:
-    """Remove a file unless somebody has locked it; tells whether it is gone."""
+    """Remove a file unless it is locked; return whether it is gone."""
     try:
         fd = open_regular(path, os.O_RDWR)
     except FileNotFoundError:

@@ -1,10 +1,11 @@
-"""Reading stored chunk records: a block at a time, and nothing that was not compared with its
-checks, unless whoever asks holds every chunk against a proven file.
+"""Read stored chunk records, and compare them with their checks.
 
-What the system has in its page cache is read at once, straight into the buffer of whoever wants it.
-For the rest a thread reads and checks a block while the one before is given out. Where many do so
-at once, the others read only what fits, or one record, so that a thousand slow clients do not hold
-a thousand blocks. Reading further ahead is left to the kernel, whose page cache is made for it.
+The checks are skipped if the caller compares every chunk with a proven file.
+
+Records in the kernel's page cache are read at once, directly into the caller's buffer. For others,
+a thread reads and checks one block while the caller takes the previous one. Only MAX_HELD readers
+hold blocks; the others read just the bytes that the caller has room for, or one record. So a
+thousand slow clients do not hold a thousand blocks. Reading further ahead is left to the kernel.
 """
 
 import asyncio
@@ -21,14 +22,15 @@ from xetserve.pipeline.cache.indexes import open_entry
 from xetserve.pipeline.cache.store import Segment
 from xetserve.pipeline.cache.write import BLOCK_SIZE, MAX_HELD, DiskWorkers
 
-# Read what needs no disk, or nothing (Linux 4.14); musl came to know it later.
+# Read from the page cache or not at all (Linux 4.14). Older versions of musl do not define it.
 PAGE_CACHE_ONLY: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 
 
 class _Block(NamedTuple):
-    """Records [first, last) on their way into a buffer.
+    """Records that a thread reads into a buffer.
 
-    is_held: whether the buffer counts as held.
+    last: the chunk after the last one.
+    is_held: whether the block counts towards MAX_HELD.
     """
 
     buffer: bytearray
@@ -41,7 +43,7 @@ class _Block(NamedTuple):
 def _load(
     fd: int, view: memoryview, entry: EntryIndex, first: int, last: int, checks: bool
 ) -> None:
-    """Read records [first, last) into view, which has their size; for a thread."""
+    """Read records [first, last) into view, which has their size; runs in a thread."""
     start = entry.offset_of(first)
     filled = 0
     while filled < len(view):
@@ -61,10 +63,10 @@ _load_async = aiofiles.os.wrap(_load)
 
 
 class StoredBody:
-    """Packed records of a chunk range, from the entries that hold them.
+    """Reads the packed records of a chunk range from the entries that hold them.
 
     Args:
-        checks: compare them with their checks; else whoever wants them has better ones.
+        checks: whether to compare records with their checks; False if the caller verifies them.
     """
 
     def __init__(
@@ -75,8 +77,8 @@ class StoredBody:
         self._segments = segments
         self._number = 0  # of the segment that is being read
         self._chunk = segments[0].chunks.start  # the next one to load
-        self._block: _Block | None = None  # whose records are given out
-        self._rest = memoryview(b"")  # of it, not given out yet
+        self._block: _Block | None = None  # the caller takes its records
+        self._rest = memoryview(b"")  # of its bytes, which the caller has not taken yet
         self._next: _Block | None = None
         self._file: AsyncFileIO | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -90,11 +92,12 @@ class StoredBody:
         """Receive into view; 0 at the end.
 
         Args:
-            timeout: seconds that the disk may need.
+            timeout: seconds.
 
         Raises:
             FormatError: the entry is damaged.
-            OSError: it is gone, or the disk fails; TimeoutError: or hangs.
+            TimeoutError: the disk hangs.
+            OSError: the entry is gone, or the disk fails.
         """
         if not self._rest:
             self._let_go()
@@ -104,9 +107,7 @@ class StoredBody:
                         if not await self._open_next():
                             return 0
                 if count := self._receive_cached(view):
-                    await asyncio.sleep(
-                        0
-                    )  # others have their turn; what is here is to be used first
+                    await asyncio.sleep(0)  # let other tasks run
                     return count
                 self._load_next(len(view))
             async with asyncio.timeout(timeout):
@@ -123,8 +124,9 @@ class StoredBody:
         return count
 
     def _receive_cached(self, view: memoryview) -> int:
-        """Receive whole records that need no disk, or the beginning of one; 0: a thread has to see
-        to it.
+        """Receive whole records from the page cache, or the beginning of one.
+
+        Returns 0 if a thread has to read them from disk.
 
         Raises:
             FormatError: the entry is damaged.
@@ -139,9 +141,7 @@ class StoredBody:
         records = view[:size] if fits else memoryview(bytearray(size))
         try:
             count = os.preadv(self._file.fileno(), [records], start, PAGE_CACHE_ONLY)
-        except (
-            OSError
-        ):  # or a file system that cannot tell; if the disk fails, the thread will say so
+        except OSError:  # not in the page cache, or not supported; a thread reads it instead
             return 0
         if count < size:
             return 0
@@ -155,12 +155,10 @@ class StoredBody:
         return len(view)
 
     async def _take_block(self) -> None:
-        """Have the records of the block that is being loaded to give out, and the next one
-        loaded.
-        """
+        """Wait for the block that is being loaded, and start loading the next one."""
         block = self._next
         assert block is not None
-        # Not into the caller's view: a thread would go on writing there after this was cancelled.
+        # The thread has a buffer of its own: it would go on writing after this was cancelled.
         await asyncio.shield(block.loading)
         self._block, self._next = block, None
         self._rest = memoryview(block.buffer)[: block.size]
@@ -168,14 +166,14 @@ class StoredBody:
             self._load_next(BLOCK_SIZE)
 
     async def _open_next(self) -> bool:
-        """Have the file open that holds the next chunk; False: there is no next one."""
+        """Open the file with the next chunk; return False if there is none."""
         if self._chunk == self.segment.chunks.end:
             if self._number + 1 == len(self._segments):
                 return False
             await self._close_file()
             self._number += 1
         if self._file is None:
-            # It goes on when this is cancelled, and closing has to know.
+            # Opening goes on when this is cancelled, and _close_file waits for it.
             self._opening = asyncio.ensure_future(self._open(self.segment))
             await asyncio.shield(self._opening)
         return True
@@ -195,9 +193,7 @@ class StoredBody:
         return self._disk_workers.num_held < MAX_HELD
 
     def _load_next(self, size: int) -> None:
-        """Have a thread load a block of records, or what fits into size bytes if others hold many
-        blocks.
-        """
+        """Start loading a block of records in a thread; only size bytes if MAX_HELD are held."""
         disk_workers, file = self._disk_workers, self._file
         assert file is not None
         is_held = self._may_hold
@@ -224,7 +220,7 @@ class StoredBody:
         self._next = _Block(buffer, wanted, last, is_held, loading)
 
     def _let_go(self) -> None:
-        """Give the block back whose records were given out."""
+        """Return the current block to the pool."""
         block, self._block = self._block, None
         self._rest = memoryview(b"")
         if block is not None:
@@ -232,7 +228,7 @@ class StoredBody:
             self._disk_workers.give_block(block.buffer)
 
     async def aclose(self) -> None:
-        """Close, once nobody reads the file any more: its descriptor would soon be another's."""
+        """Close the file, once no thread reads it any more: its descriptor would be reused."""
         self._let_go()
         await self._close_file()
 
@@ -240,7 +236,7 @@ class StoredBody:
         block, self._next = self._next, None
         if block is not None:
             self._disk_workers.num_held -= block.is_held
-            # Its buffer is lost if the thread is stuck: it may be writing there.
+            # If the thread hangs, the buffer is not reused, since it may still write there.
             await asyncio.gather(block.loading, return_exceptions=True)
             self._disk_workers.give_block(block.buffer)
         if self._opening is not None:

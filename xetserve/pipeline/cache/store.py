@@ -1,16 +1,16 @@
-"""The folder of the cache. Everything here blocks, and is for threads.
+"""Store entries in the folder of the cache. All functions block, and are for threads.
 
     DIR/ab/{64 hex: xorb hash}/                entries, see entry.py
-      {start}-{end}-{random}.xc                .proven.xc once they are proven,
-                                               .imported.xc as long as only an archive has them
+      {start}-{end}-{random}.xc                .proven.xc once the entry is proven,
+                                               .imported.xc if it came from an archive
     DIR/ledgers/ab/{64 hex: file hash}.xl      ledgers of proven files, see verify/ledger_file.py
-    DIR/plain/ab/{git or sha256}-{hex}         files that are not Xet, see blob_file.py
-    DIR/large/ab/{git or sha256}-{hex}         large ones, with checks
-    DIR/tmp/{random}                           what is being written
+    DIR/plain/ab/{git or sha256}-{hex}         small files that are not Xet, see blob_file.py
+    DIR/large/ab/{git or sha256}-{hex}         large files that are not Xet, with checks
+    DIR/tmp/{random}                           files that are being written
     DIR/usage, DIR/sweep.lock                  see quota.py
 
-Several processes share a folder. Names are unique and a rename is atomic, so reading and writing
-need no lock: a file is complete or not there. See temporary.py for what is being written.
+Several processes share a folder. Names are unique and renames are atomic, so a file is either
+complete or not there, and reading and writing need no lock. See temporary.py for files in tmp.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ from xetserve.pipeline.cache.quota import Quota
 from xetserve.pipeline.cache.temporary import Temporary, open_temporary, rename_temporary
 from xetserve.xet.reconstruction import ChunkRange
 
-TOUCH_AGE: Final = 60.0  # seconds after which a use is noted again
-PLACE_TRIES: Final = 5  # a sweep may remove an empty folder before a file comes into it
-MAX_XORB_ENTRIES: Final = 8192  # of one xorb: whoever looks for chunks of it looks at all
+TOUCH_AGE: Final = 60.0  # seconds after which a use is recorded again
+PLACE_TRIES: Final = 5  # a sweep may remove a new folder before a file is in it
+MAX_XORB_ENTRIES: Final = 8192  # of one xorb, since a lookup lists all of them
 
 
 class Segment(NamedTuple):
@@ -51,8 +51,10 @@ class Segment(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a lookup gave: the segments that make up the range, None if they do not; entries removed
-    as damaged.
+    """The result of a lookup.
+
+    segments: they make up the range; None if the range is not stored completely.
+    num_damaged: damaged entries that were removed.
     """
 
     segments: tuple[Segment, ...] | None
@@ -60,15 +62,15 @@ class Found(NamedTuple):
 
     @property
     def has_imported(self) -> bool:
-        """Whether some of them came in an archive, and nothing speaks for them yet."""
+        """Whether some segments came from an archive and are not proven."""
         return any(Standing.of(one.path) is Standing.IMPORTED for one in self.segments or ())
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder of a cache.
+    """Create the folder of a cache.
 
     Raises:
-        ConfigError: it cannot be made or written to.
+        ConfigError: it cannot be created or written to.
     """
     try:
         for path in (folder, folder / "tmp"):
@@ -79,33 +81,32 @@ def prepare_folder(folder: Path) -> None:
 
 
 class CacheStore:
-    """Entries on disk.
+    """The entries in a folder.
 
     Args:
-        folder: a prepared one.
+        folder: prepared by prepare_folder.
         max_size: bytes that all files together may have.
         min_free: bytes of the file system that stay free.
 
-    room: for all that is in the folder.
+    room: the quota of the folder.
     """
 
     def __init__(self, folder: Path, *, max_size: int, min_free: int) -> None:
         self.folder = folder
         self.room = Quota(folder, max_size=max_size, min_free=min_free)
-        self.max_entry_size = max_size // 2  # bytes; a larger one would push out all others
+        self.max_entry_size = max_size // 2  # bytes; a larger entry would evict all others
         self._temporary = folder / "tmp"
         self._indexes = IndexCache()
-        # Of two files that come with the same name, each is counted out once.
+        # Two threads may place the same name: the quota must give back each replaced file once.
         self._placing = threading.Lock()
 
     # Reading.
 
     def find(self, key: EntryKey, takes_imported: bool = True) -> Found:
-        """Find stored entries that together hold the chunks of a key; the newest indexes are kept
-        in memory.
+        """Find stored entries that together hold the chunks of a key.
 
         Args:
-            takes_imported: also those that are imported, where there is no other.
+            takes_imported: whether to use imported entries where there is no other one.
 
         Raises:
             OSError: the disk fails.
@@ -150,24 +151,24 @@ class CacheStore:
         return Found(tuple(segments) or None, num_damaged)
 
     def touch(self, path: str) -> None:
-        """Note that a file is used."""
+        """Record that a file is used now."""
         with contextlib.suppress(OSError):
             os.utime(path, follow_symlinks=False)
 
     def remove(self, path: str) -> int:
-        """Remove a file; gives 1, or 0 where somebody else has done it or the disk refuses."""
+        """Remove a file; return 1, or 0 if it is gone already or the disk fails."""
         self._indexes.drop(path)
         if self.room.remove(path):
             return 1
         proven = Standing.PROVEN.rename(path)
         if not path.endswith(Standing.UNPROVEN.value) or proven == path:
             return 0
-        # It may have been marked since its path was seen.
+        # It may have been marked since its path was listed.
         self._indexes.drop(proven)
         return self.room.remove(proven)
 
     def mark_proven(self, path: str) -> None:
-        """Give an entry its standing, if it is still there.
+        """Mark an entry as proven, if it is still there.
 
         Raises:
             OSError: the disk fails.
@@ -176,20 +177,20 @@ class CacheStore:
             os.rename(path, Standing.PROVEN.rename(path))
 
     def prove_gaps(self, xorb_hash: bytes, gaps: dict[str, list[ChunkRange]]) -> list[str]:
-        """Mark entries of which other entries prove what is not proven otherwise.
+        """Mark entries as proven whose unproven chunks have equal records in proven entries.
 
         Args:
-            gaps: path of an entry -> the chunks that nothing else proves.
+            gaps: path of an entry -> its unproven chunks.
 
         Returns:
-            the paths that the entries had which are marked now.
+            the former paths of the entries that are marked now.
 
         Raises:
             OSError: the disk fails.
         """
         proven: list[str] = []
         left = dict(gaps)
-        while True:  # what has been marked may prove another one
+        while True:  # an entry that is marked now may prove another one
             found = [path for path in left if self._has_copies(xorb_hash, path, left[path])]
             for path in found:
                 del left[path]
@@ -203,7 +204,7 @@ class CacheStore:
         return has_proven_copies(self._indexes, entries, xorb_hash, path, gaps)
 
     def remove_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
-        """Remove all entries that hold any of these chunks; gives their number."""
+        """Remove all entries that hold any of these chunks; return their number."""
         paths = [
             stored.path
             for stored, found in list_entries(self._get_folder(xorb_hash))
@@ -217,8 +218,7 @@ class CacheStore:
     # Writing.
 
     def create(self, size: int) -> Temporary | None:
-        """Open a new file for an entry of size bytes; None: there is no room for it, sweeping may
-        help.
+        """Create a file for an entry of size bytes; None if there is no room before a sweep.
 
         Raises:
             OSError: the disk fails.
@@ -236,7 +236,7 @@ class CacheStore:
         return temporary
 
     def write(self, temporary: Temporary, data: bytes | memoryview) -> None:
-        """Write all of data where the last write ended.
+        """Append data to the file.
 
         Raises:
             OSError: the disk fails.
@@ -248,13 +248,14 @@ class CacheStore:
     def publish(
         self, temporary: Temporary, key: EntryKey, standing: Standing = Standing.UNPROVEN
     ) -> str | None:
-        """Put a complete file in place; what it contains as well goes, and so does it if others
-        contain it, or are too many.
+        """Rename a complete file into the folder of its xorb.
 
-        Those that are imported do not count as others, unless it is, too.
+        Entries that it contains are removed. If another entry contains it, or the xorb has too many
+        entries, the file itself is removed. Imported entries matter here only for another imported
+        one.
 
         Returns:
-            its path; None: it has gone.
+            the path; None if the file was removed.
 
         Raises:
             OSError: the disk fails.
@@ -273,7 +274,7 @@ class CacheStore:
         target = f"{folder}/{make_entry_name(key.chunks, os.urandom(8), standing)}"
         try:
             rename_temporary(temporary, target)
-        except FileNotFoundError:  # no folder yet
+        except FileNotFoundError:  # the folder does not exist yet
             make_folders(Path(folder))
             rename_temporary(temporary, target)
         for old, chunks in stored:
@@ -283,7 +284,7 @@ class CacheStore:
         return target
 
     def place(self, temporary: Temporary, shelf: str, name: str) -> None:
-        """Put a complete file on a shelf, in place of the one that has its name.
+        """Rename a complete file into a shelf, and replace the one of this name.
 
         Raises:
             OSError: the disk fails.
@@ -295,15 +296,14 @@ class CacheStore:
                 replaced = os.stat(target, follow_symlinks=False).st_size
             try:
                 rename_temporary(temporary, target)
-            except FileNotFoundError:  # no folder yet
+            except FileNotFoundError:  # the folder does not exist yet
                 make_folders(Path(target).parent)
                 rename_temporary(temporary, target)
         if replaced:
             self.room.give_back(replaced)
 
     def place_beside(self, temporary: Temporary, target: str) -> None:
-        """Put a complete file at a path that is not under the quota, in place of the one that is
-        there.
+        """Rename a complete file to a path outside the quota, and replace the one that is there.
 
         Raises:
             OSError: the disk fails.
@@ -313,7 +313,7 @@ class CacheStore:
             try:
                 rename_temporary(temporary, target)
                 break
-            except FileNotFoundError:  # somebody has removed the folder, which was empty
+            except FileNotFoundError:  # another process has removed the empty folder
                 if number + 1 == PLACE_TRIES:
                     raise
         self.room.give_back(temporary.size)
@@ -326,10 +326,10 @@ class CacheStore:
             self.room.give_back(temporary.size)
 
     def check_writable(self) -> None:
-        """Write something, and remove it.
+        """Check that a file can be written, and remove it.
 
         Raises:
-            OSError: it cannot be done.
+            OSError: it cannot.
         """
         path = f"{self._temporary}/{os.urandom(16).hex()}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -337,5 +337,5 @@ class CacheStore:
             os.write(fd, b"\0")
         finally:
             os.close(fd)
-            with contextlib.suppress(FileNotFoundError):  # whoever sweeps takes it for a leftover
+            with contextlib.suppress(FileNotFoundError):  # a sweep takes it for a leftover
                 os.unlink(path)

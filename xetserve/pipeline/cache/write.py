@@ -1,8 +1,8 @@
-"""Writing what passes by into the cache, without ever holding it up.
+"""Write data into the cache as it passes, without delaying the download.
 
-A tee is fed from the path of a download: it hashes, copies and returns. A task of its own writes.
-If that falls behind, if memory or room is short or the disk fails, the tee gives up, and the
-download never knows.
+The download feeds an EntryWriter, which checks, copies and returns. A task writes the copies. If it
+falls behind, if memory or room is short, or if the disk fails, the writer gives up, and the
+download goes on.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from xetserve.xet.hashes import format_hash
 
 logger = logging.getLogger(__name__)
 
-BLOCK_SIZE: Final = 1024 * 1024  # bytes a write; smaller ones cost more than they save
+BLOCK_SIZE: Final = 1024 * 1024  # bytes of one write; smaller writes cost more CPU time
 MAX_BLOCKS: Final = 32  # of the whole process
-MAX_WRITER_BLOCKS: Final = 12  # of one tee: a fetch may bring 1 MiB with every turn of the loop
+MAX_WRITER_BLOCKS: Final = 12  # of one writer; a fetch may receive 1 MiB per turn of the loop
 MAX_FREE_BLOCKS: Final = 4
-MAX_HELD: Final = 16  # blocks of readers; those beyond it read with more calls
-MAX_WRITERS: Final = 64  # each has a file open
-LOG_PAUSE: Final = 60.0  # seconds between two warnings about the same thing
+MAX_HELD: Final = 16  # blocks of readers; further readers need more calls
+MAX_WRITERS: Final = 64  # each has an open file
+LOG_PAUSE: Final = 60.0  # seconds between two warnings
 
 T = TypeVar("T")
 
@@ -41,11 +41,10 @@ _writev = aiofiles.os.wrap(os.writev)
 
 
 class DiskWorkers:
-    """What all tees of a process share: threads, memory, open files, and one at a time who makes
-    room.
+    """The threads, memory and open files that all writers and readers of a process share.
 
     Args:
-        executor: its threads do all that blocks.
+        executor: its threads run all blocking calls.
     """
 
     def __init__(self, store: CacheStore, executor: Executor) -> None:
@@ -63,7 +62,7 @@ class DiskWorkers:
         return self._free.pop() if self._free else bytearray(BLOCK_SIZE)
 
     def give_block(self, block: bytearray) -> None:
-        """Take back a buffer that nobody uses any more, threads included."""
+        """Keep a buffer for reuse; no task or thread may use it any more."""
         if len(block) == BLOCK_SIZE and len(self._free) < MAX_FREE_BLOCKS:
             self._free.append(block)
 
@@ -73,7 +72,7 @@ class DiskWorkers:
         return await loop.run_in_executor(self.executor, partial(function, *args))
 
     async def create(self, size: int) -> Temporary | None:
-        """Open a file for an entry of size bytes; evicts others for it where that is needed.
+        """Create a file for an entry of size bytes, and evict others if necessary.
 
         Raises:
             OSError: the disk fails.
@@ -89,7 +88,7 @@ class DiskWorkers:
             return temporary
 
     async def sweep(self) -> None:
-        """Remove what has no owner, and what is too much.
+        """Remove leftovers of crashes, and evict files beyond the limit.
 
         Raises:
             OSError: the disk fails.
@@ -98,13 +97,13 @@ class DiskWorkers:
             await self.sweep_now(0)
 
     async def sweep_now(self, need: int) -> None:
-        """Make room for need bytes; the caller takes care that nobody else does."""
+        """Make room for need bytes; the caller holds the lock for it."""
         evicted = await self.run(self.store.room.sweep, need)
         CACHE_EVICTIONS.add(amount=evicted)
         logger.debug("cache: swept, %d entries evicted", evicted)
 
     def warn(self, message: str, *args: object) -> None:
-        """Log a failure of the disk; not every one, for they come in swarms."""
+        """Log a failure of the disk, at most once in LOG_PAUSE seconds as a warning."""
         now = time.monotonic()
         if now - self._last_warning >= LOG_PAUSE:
             self._last_warning = now
@@ -114,13 +113,13 @@ class DiskWorkers:
 
 
 class EntryWriter:
-    """Takes the bytes of one fetch range while they pass by; close it when they end.
+    """Stores the bytes of one fetch range as they pass. Close it after the last ones.
 
     Args:
-        on_placed: told the path of the entry once it is in place.
-        coverage: what is proven of these bytes.
+        coverage: tracks which of these chunks are proven.
+        on_placed: called with the path of the entry once it is in place.
 
-    task: writes; it ends by itself once the tee was closed or abandoned.
+    task: writes; it ends by itself once the writer is closed or abandoned.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class EntryWriter:
         self._num_blocks = 0
         self._block = bytearray()
         self._filled = 0
-        self._is_closed = False  # nothing more will come
+        self._is_closed = False  # no more bytes will be fed
         self._is_wanted = True
         self._waiter: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -157,7 +156,7 @@ class EntryWriter:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether what passes by is going to be stored."""
+        """Whether the bytes are going to be stored."""
         return self._is_wanted
 
     @property
@@ -166,7 +165,7 @@ class EntryWriter:
         return len(self._waiting)
 
     def feed(self, data: memoryview) -> None:
-        """Take the next bytes; never waits and never fails."""
+        """Add the next bytes. It never waits and never fails."""
         if not self._is_wanted:
             return
         try:
@@ -174,8 +173,7 @@ class EntryWriter:
         except FormatError:
             self.abandon("not what was planned")
             return
-        # A copy: the buffer is the receiver's, who will use it for other bytes before these are
-        # written.
+        # Copy the data: the receiver reuses its buffer before these bytes are written.
         at = 0
         while at < len(data):
             if self._filled == len(self._block) and not self._next_block():
@@ -189,7 +187,7 @@ class EntryWriter:
             self._hand_over()
 
     def _next_block(self) -> bool:
-        """Start another block, if memory allows."""
+        """Start another block; return False if there are too many."""
         self._hand_over()
         disk_workers = self._disk_workers
         if self._num_blocks >= MAX_WRITER_BLOCKS or disk_workers.num_blocks >= MAX_BLOCKS:
@@ -208,7 +206,7 @@ class EntryWriter:
             wake(self._waiter)
 
     def close(self) -> None:
-        """Tell that no more bytes come; what is complete is kept, anything else is not."""
+        """End the entry: it is stored if it is complete, and otherwise abandoned."""
         if self._is_wanted and not self._is_closed and not self._indexer.is_complete:
             self.abandon("cut short")
         self._hand_over()
@@ -216,7 +214,7 @@ class EntryWriter:
         wake(self._waiter)
 
     def abandon(self, cause: str) -> None:
-        """Keep nothing, whatever comes."""
+        """Store nothing, and ignore further bytes."""
         if self._is_wanted:
             self._is_wanted = False
             CACHE_ABANDONED.add(cause)
@@ -268,13 +266,13 @@ class EntryWriter:
             disk_workers.executor.submit(os.close, temporary.fd)
             raise
         finally:
-            # Cancelled (the process ends): a thread may be writing still, and the descriptor stays
-            # open.
+            # When the task is cancelled because the process ends, a thread may still be writing, so
+            # the descriptor stays open.
             if not is_published:
                 disk_workers.executor.submit(store.discard, temporary)
 
     async def _next_blocks(self) -> list[tuple[bytearray, int]]:
-        """Wait for full blocks; none when there will be no more."""
+        """Wait for full blocks; return none after the last ones."""
         while self._is_wanted:
             if self._waiting:
                 blocks, self._waiting = self._waiting, []
@@ -286,7 +284,7 @@ class EntryWriter:
         return []
 
     async def _write_all(self, fd: int, views: list[memoryview]) -> None:
-        """Write all of the views, if possible in one call: a call may stop early."""
+        """Write all views, with further calls if one writes only a part."""
         while views:
             count = await _writev(fd, views, executor=self._disk_workers.executor)
             while views and count >= len(views[0]):
