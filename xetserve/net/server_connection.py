@@ -359,8 +359,9 @@ class ServerConnection:
             while True:
                 if observer is not None:
                     await observer.before_block()
-                block = await anext(body, None)
-                if block is None:
+                try:
+                    block = await anext(body)
+                except StopAsyncIteration:
                     break
                 size = sum(map(len, block))
                 if observer is not None:
