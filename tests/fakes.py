@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from xetserve.errors import RangeUnsatisfiable, RequestError, UpstreamError
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access
 from xetserve.upstream.hub.client import CasToken
 from xetserve.xet.compression import Scheme
 from xetserve.xet.hashes import MerkleTree, hash_chunk

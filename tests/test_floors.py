@@ -43,17 +43,17 @@ SHARED = {"base", "errors", "metrics"}
 INNER: dict[str, dict[str, set[str]]] = {
     "pipeline": {
         "provenance": set(),
-        "source": {"provenance"},
+        "tally": set(),
         "flow": set(),
         "plan": {"flow"},
-        "cache": {"source", "provenance"},
+        "cache": {"provenance"},
         "verify": {"provenance", "cache"},
-        "fetch": {"source", "provenance", "flow", "plan", "cache", "verify"},
+        "fetch": {"tally", "provenance", "flow", "plan", "cache", "verify"},
         "blocks": {"fetch"},
         "windows": {"fetch", "plan"},
-        "reader": {"blocks", "windows", "fetch", "source", "flow", "plan", "verify"},
-        "packed_reader": {"reader", "fetch", "source", "flow", "plan", "verify"},
-        "engine": {"reader", "packed_reader", "fetch", "source", "flow", "verify"},
+        "reader": {"blocks", "windows", "fetch", "tally", "flow", "plan", "verify"},
+        "packed_reader": {"reader", "fetch", "tally", "flow", "plan", "verify"},
+        "engine": {"reader", "packed_reader", "fetch", "tally", "flow", "verify"},
     },
     "app": {
         "auth": {"errors"},

@@ -9,9 +9,9 @@ from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader, ReadLimits
-from xetserve.pipeline.source import CasSource
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.worker_bus import WorkerBus
+from xetserve.upstream.cas.source import CasSource
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo

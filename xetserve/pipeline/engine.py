@@ -11,13 +11,12 @@ from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.pipeline.reader import FileReader, ReadLimits
-from xetserve.pipeline.source import CasSource
 from xetserve.pipeline.verify.ledger import Ledger
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.ledgers import Ledgers
 from xetserve.pipeline.verify.verifier import Verifier, recall
 from xetserve.pipeline.verify.worker_bus import WorkerBus
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access, CasSource
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.grants import Grant, GrantedRange
 

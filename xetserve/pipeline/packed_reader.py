@@ -34,7 +34,7 @@ from xetserve.pipeline.flow.pacing import Pacer
 from xetserve.pipeline.flow.stall_deadline import StallDeadline
 from xetserve.pipeline.plan.window_plan import Step, check_fetch_range
 from xetserve.pipeline.reader import MAX_REJECTS
-from xetserve.pipeline.source import Tally
+from xetserve.pipeline.tally import Tally
 from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo

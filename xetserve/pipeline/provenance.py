@@ -5,25 +5,14 @@ Only the very bytes that were hashed count. A chunk that came from a store, or i
 an origin; when it turns out to be right, its origin is told. Pure.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
+from xetserve.upstream.cas.source import Provenance
 from xetserve.xet.reconstruction import ChunkRange
 
 # that are remembered of one file, some 3 MB, 1 TB of whole xorbs; beyond them, entries stay
 # unproven
 MAX_RUNS: Final = 16_384
-
-
-class Provenance(Protocol):
-    """A store's copy of some chunks of a xorb."""
-
-    def note_hash(self, chunk: int, size: int, chunk_hash: bytes) -> None:
-        """Take in the hash and decoded size of a chunk that was read from it."""
-        ...
-
-    def note_proven(self, chunks: ChunkRange) -> None:
-        """Take in that chunks which were read from it are right."""
-        ...
 
 
 class ProvenanceLog:

@@ -34,10 +34,10 @@ from xetserve.pipeline.flow.stall_deadline import StallDeadline
 from xetserve.pipeline.plan.kept_chunks import KeptChunk, KeptChunks
 from xetserve.pipeline.plan.planner import Planner
 from xetserve.pipeline.plan.window_plan import MAX_PIECES, WindowPlan
-from xetserve.pipeline.source import Tally
+from xetserve.pipeline.tally import Tally
 from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.pipeline.windows import Window
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.xorb import make_raw_record
 

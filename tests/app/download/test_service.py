@@ -41,7 +41,7 @@ from xetserve.http.messages import Body, Headers, Request, Response
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.hashes import format_hash

@@ -6,8 +6,7 @@ import pytest
 
 from xetserve.app.download.sizes import MAX_SIZE, PROBE_SIZE, FileSizes
 from xetserve.errors import RangeUnsatisfiable
-from xetserve.pipeline.source import CasSource
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access, CasSource
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, Term
 
 FILE = b"f" * 32

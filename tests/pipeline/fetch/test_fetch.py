@@ -27,9 +27,8 @@ from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.flow.budget import SLAB_SIZE, ByteBudget
 from xetserve.pipeline.flow.pacing import FarSide
 from xetserve.pipeline.plan.window_plan import Step
-from xetserve.pipeline.provenance import Provenance
-from xetserve.pipeline.source import Tally
-from xetserve.upstream.cas.client import Access
+from xetserve.pipeline.tally import Tally
+from xetserve.upstream.cas.source import Access, Provenance
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
 from xetserve.xet.hashes import hash_chunk

@@ -21,7 +21,7 @@ from xetserve.pipeline.plan import planner as planner_module
 from xetserve.pipeline.plan import window_plan as plan_module
 from xetserve.pipeline.plan.window_plan import WindowPlan
 from xetserve.pipeline.reader import FileReader
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, Term
 
 MIB = 1024 * 1024

@@ -15,7 +15,7 @@ from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import FarSide, Pacer
 from xetserve.pipeline.plan.window_plan import Step
-from xetserve.pipeline.source import Tally
+from xetserve.pipeline.tally import Tally
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 
 XORB = FakeXorb.make(make_chunks(60), ALL_SCHEMES)

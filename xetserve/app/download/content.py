@@ -16,8 +16,8 @@ from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
-from xetserve.pipeline.source import Tally
-from xetserve.upstream.cas.client import Access
+from xetserve.pipeline.tally import Tally
+from xetserve.upstream.cas.source import Access
 from xetserve.upstream.hub.client import FileEntry, HubClient
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange

@@ -4,8 +4,7 @@ from typing import Final
 
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import RangeUnsatisfiable
-from xetserve.pipeline.source import CasSource
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access, CasSource
 from xetserve.xet.reconstruction import ByteRange
 
 MAX_SIZES: Final = 10_000  # files whose size is remembered; what a hash names never changes

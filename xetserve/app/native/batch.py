@@ -7,8 +7,7 @@ from typing import Final
 
 from xetserve.errors import FormatError, RangeUnsatisfiable, RequestError, UpstreamTooLarge
 from xetserve.http.messages import Request
-from xetserve.pipeline.source import CasSource
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access, CasSource
 from xetserve.xet.batch import MAX_BATCH_SIZE, parse_batch, parse_batch_names
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 

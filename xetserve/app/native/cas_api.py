@@ -36,8 +36,8 @@ from xetserve.errors import (
 )
 from xetserve.http.messages import Block, Headers, Request, Response, json_response
 from xetserve.http.ranges import format_unsatisfied_range
-from xetserve.upstream.cas.client import Access
 from xetserve.upstream.cas.reconstruction_budget import ReconstructionBudget, estimate_size
+from xetserve.upstream.cas.source import Access
 from xetserve.upstream.hub.read_tokens import CasToken, make_cas_token, parse_cas_token
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.batch import merge_fetch_infos

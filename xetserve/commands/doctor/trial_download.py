@@ -24,7 +24,7 @@ from xetserve.commands.pull.progress import format_size, show
 from xetserve.commands.serve.wiring import make_application, open_upstreams
 from xetserve.config.schema import Config
 from xetserve.errors import UpstreamDenied, UpstreamError, XetserveError
-from xetserve.pipeline.source import CasSource
+from xetserve.upstream.cas.source import CasSource
 from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 

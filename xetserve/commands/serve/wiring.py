@@ -22,7 +22,6 @@ from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import ReadLimits
-from xetserve.pipeline.source import CasSource
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
@@ -30,6 +29,7 @@ from xetserve.upstream.answers.store import AnswerStore
 from xetserve.upstream.cas.cached_reconstructions import CachedReconstructions
 from xetserve.upstream.cas.client import CasClient
 from xetserve.upstream.cas.reconstruction_budget import FREE_READ_SIZE, ReconstructionBudget
+from xetserve.upstream.cas.source import CasSource
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.signing import Sealer

@@ -41,9 +41,7 @@ from xetserve.pipeline.cache.entry import EntryKey
 from xetserve.pipeline.cache.read import StoredBody
 from xetserve.pipeline.cache.store import CacheStore, Found, Segment, prepare_folder
 from xetserve.pipeline.cache.write import MAX_BLOCKS, DiskWorkers, EntryWriter
-from xetserve.pipeline.provenance import Provenance
-from xetserve.pipeline.source import CasSource, DataResponse
-from xetserve.upstream.cas.client import Access
+from xetserve.upstream.cas.source import Access, CasSource, DataResponse, Provenance
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 

@@ -2,7 +2,7 @@
 
 from xetserve.base.buffers import Buffer
 from xetserve.pipeline.flow.budget import Slab
-from xetserve.pipeline.provenance import Provenance
+from xetserve.upstream.cas.source import Provenance
 from xetserve.xet.xorb import ChunkRecord
 
 

@@ -29,8 +29,8 @@ from xetserve.pipeline.fetch.held_buffers import HeldBuffers
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.pacing import FarSide, Stopwatch
 from xetserve.pipeline.plan.window_plan import Step
-from xetserve.pipeline.provenance import Provenance
-from xetserve.pipeline.source import CasSource, Tally
+from xetserve.pipeline.tally import Tally
+from xetserve.upstream.cas.source import CasSource, Provenance
 from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.xet.hashes import format_hash, hash_chunk
 from xetserve.xet.reconstruction import FetchInfo

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from xetserve.pipeline.fetch.fetch import Fetch
 from xetserve.pipeline.plan.window_plan import Step
-from xetserve.pipeline.source import Tally
+from xetserve.pipeline.tally import Tally
 from xetserve.xet.reconstruction import FetchInfo
 
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]

@@ -19,7 +19,8 @@ from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import FarSide
 from xetserve.pipeline.plan.window_plan import Step
-from xetserve.pipeline.source import CasSource, Tally
+from xetserve.pipeline.tally import Tally
+from xetserve.upstream.cas.source import CasSource
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.reconstruction import ChunkRange
 

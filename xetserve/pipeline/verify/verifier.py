@@ -11,11 +11,12 @@ import time
 from typing import Final
 
 from xetserve.errors import IntegrityError, UpstreamBusy
-from xetserve.pipeline.provenance import Provenance, ProvenanceLog
+from xetserve.pipeline.provenance import ProvenanceLog
 from xetserve.pipeline.verify.ledger import Ledger, extend_range
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.ledgers import Ledgers
 from xetserve.pipeline.verify.worker_records import SeenCollector
+from xetserve.upstream.cas.source import Provenance
 from xetserve.xet.hashes import MerkleTree, format_hash
 from xetserve.xet.reconstruction import ChunkRange
 

@@ -9,7 +9,7 @@ agreed to show that token the file. Without that note nothing from the archive i
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, Protocol, runtime_checkable
 
@@ -26,12 +26,12 @@ from xetserve.metrics.catalogue import METADATA_STALE
 from xetserve.upstream.answers.backoff import Backoff
 from xetserve.upstream.answers.cache import STALE_PATIENCE, AnswerCache
 from xetserve.upstream.answers.question import Answer, Question
-from xetserve.upstream.cas.client import Access
 from xetserve.upstream.cas.reconstruction_archive import (
     STORED_URL,
     ReconstructionArchive,
     pack_plan,
 )
+from xetserve.upstream.cas.source import Access, CasSource, DataResponse
 from xetserve.upstream.slices import run_slices
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import (
@@ -57,45 +57,6 @@ class ScopedAccess(Access, Protocol):
     repo_name: str
 
 
-class DataResponse(Protocol):
-    """Packed bytes as they arrive."""
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether they come from a store of ours."""
-        ...
-
-    @property
-    def origin(self) -> None:
-        """The store's copy that they are of: there is none."""
-        ...
-
-    @property
-    def has_imported(self) -> bool:
-        """Whether some of them come from an archive."""
-        ...
-
-    async def receive_into(self, view: memoryview, timeout: float | None) -> int:
-        """Receive into view; 0 at the end."""
-        ...
-
-
-class Cas(Protocol):
-    """What is asked: a CasClient."""
-
-    async def fetch_reconstruction(
-        self, access: Access, file_hash: bytes, byte_range: ByteRange
-    ) -> Reconstruction:
-        """See CasClient."""
-        ...
-
-    def open_data(
-        self, xorb_hash: bytes, info: FetchInfo, *, is_proven: bool = False
-    ) -> AbstractAsyncContextManager[DataResponse]:
-        """See CasClient."""
-        ...
-
-
 class _TooLargeToKeep(Exception):
     """An answer that is given out, but not kept."""
 
@@ -105,7 +66,7 @@ class CachedReconstructions:
 
     keeps_data = False
 
-    def __init__(self, inner: Cas, metadata: AnswerCache) -> None:
+    def __init__(self, inner: CasSource, metadata: AnswerCache) -> None:
         self._inner = inner
         self._metadata = metadata
         policy = metadata.policy

@@ -8,7 +8,7 @@ Source: hub-docs xet/api.md; xet-core remote_client.rs.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final
 
 from xetserve.errors import (
     FormatError,
@@ -24,6 +24,7 @@ from xetserve.http.ranges import Span, parse_content_range
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.upstream.cas.reconstruction_budget import JSON_COST, HeldBuffers, ReconstructionBudget
+from xetserve.upstream.cas.source import Access
 from xetserve.upstream.hub.read_tokens import CasToken
 from xetserve.upstream.requests import (
     JSON_HEADERS,
@@ -51,18 +52,6 @@ from xetserve.xet.reconstruction import (
 # 10 MB. A window of ours needs a few KiB.
 MAX_RECONSTRUCTION_SIZE: Final = 16 * 1024 * 1024
 MAX_REDIRECTS: Final = 3
-
-
-class Access(Protocol):
-    """Whatever can give a read token for the CAS."""
-
-    async def get_token(self) -> CasToken:
-        """Return a token that is good for a while."""
-        ...
-
-    async def renew_token(self) -> CasToken:
-        """Return another one, after the last was refused."""
-        ...
 
 
 class _WrongVersion(UpstreamMissing):
