@@ -154,7 +154,7 @@ class FileReader:
                 self._pacer.note_window(
                     window.plan.file_range.size,
                     budget.share,
-                    self._table.far_side,
+                    self._table.host_speed,
                     may_be_large=self._traffic.is_alone and not is_stored,
                 )
                 self._windows.popleft()

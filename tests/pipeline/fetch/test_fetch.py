@@ -25,7 +25,7 @@ from xetserve.metrics.catalogue import EXPIRED_URLS, FETCH_WAITS, UPSTREAM_RETRI
 from xetserve.pipeline.fetch.fetch import MAX_REFRESHES, Fetch
 from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.flow.budget import SLAB_SIZE, ByteBudget
-from xetserve.pipeline.flow.pacing import FarSide
+from xetserve.pipeline.flow.pacing import HostSpeed
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.tally import Tally
 from xetserve.upstream.cas.source import Access, Provenance
@@ -176,7 +176,7 @@ class Stage:
             policy=policy,
             stall_timeout=1.0,
             is_awaited=lambda: self.is_awaited,
-            far_side=FarSide(),
+            host_speed=HostSpeed(),
             **options,
         )
 

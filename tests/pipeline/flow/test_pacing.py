@@ -12,7 +12,7 @@ from xetserve.pipeline.flow.pacing import (
     MIN_BLOCK,
     MIN_HOLD,
     MIN_WINDOW,
-    FarSide,
+    HostSpeed,
     Pacer,
     Stopwatch,
 )
@@ -21,18 +21,18 @@ GB = 1e9
 PLENTY = 1 << 40
 
 
-def far_side(latency: float, bandwidth: float) -> FarSide:
-    far = FarSide()
+def host_speed(latency: float, bandwidth: float) -> HostSpeed:
+    far = HostSpeed()
     far.note_fetch(latency, int(bandwidth), 1.0)
     return far
 
 
-NEAR = far_side(0.0005, 2 * GB)
-FAR = far_side(0.04, 10e6)
+NEAR = host_speed(0.0005, 2 * GB)
+FAR = host_speed(0.04, 10e6)
 
 
 def test_the_example_of_the_module() -> None:
-    far, pacer = FarSide(), Pacer()
+    far, pacer = HostSpeed(), Pacer()
     far.note_fetch(0.05, 10_000_000, 1.0)
     for _ in range(2000):
         pacer.note_block(40_000, 0.0, 0.005)
@@ -52,7 +52,7 @@ def play(
     starved: float = 0.0,
     share: int = PLENTY,
     count: int = 1,
-    far: FarSide | None = None,
+    far: HostSpeed | None = None,
 ) -> None:
     """Let windows pass at a rate in bytes a second; blocked and starved are shares of the time."""
     for _ in range(count):
@@ -135,16 +135,16 @@ def test_what_is_fetched_ahead_shrinks_when_the_client_is_the_slow_one() -> None
 
 
 def test_a_fetch_is_timed_from_the_request_on_and_its_bandwidth_without_the_first_read() -> None:
-    far, watch = FarSide(), Stopwatch(100.0)
+    far, watch = HostSpeed(), Stopwatch(100.0)
     watch.note_bytes(1 << 20, 100.5)
     watch.note_bytes(4_000_000, 101.0)
     watch.note_bytes(4_000_000, 102.5)
-    watch.tell(far, 102.5)
+    watch.record_in(far, 102.5)
     assert far.get_fetch_seconds(4_000_000) == pytest.approx(2 * 0.5 + 1.0)
 
 
-def test_the_far_side_is_as_good_as_its_best_fetches() -> None:
-    far = FarSide()
+def test_the_speed_of_a_host_is_that_of_its_best_fetches() -> None:
+    far = HostSpeed()
     assert far.get_fetch_seconds(1000) == 0.0
     far.note_fetch(0.05, 1_000_000, 0.1)
     assert far.get_fetch_seconds(10_000_000) == pytest.approx(1.1)

@@ -13,7 +13,7 @@ from xetserve.pipeline.cache.entry import EntryIndex
 from xetserve.pipeline.fetch.fetch import Fetch
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
-from xetserve.pipeline.flow.pacing import FarSide, Pacer
+from xetserve.pipeline.flow.pacing import HostSpeed, Pacer
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.tally import Tally
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
@@ -97,7 +97,7 @@ async def test_windows_stay_small_where_what_is_fetched_is_stored(
     said: list[bool] = []
 
     def note_window(
-        pacer: Pacer, size: int, share: int, far: FarSide, *, may_be_large: bool
+        pacer: Pacer, size: int, share: int, far: HostSpeed, *, may_be_large: bool
     ) -> None:
         said.append(may_be_large)
 

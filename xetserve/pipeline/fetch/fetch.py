@@ -27,7 +27,7 @@ from xetserve.metrics.catalogue import EXPIRED_URLS, UPSTREAM_RETRIES
 from xetserve.pipeline.fetch.buffers import ArrivedChunk, ReceiveSlab
 from xetserve.pipeline.fetch.held_buffers import HeldBuffers
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.flow.pacing import FarSide, Stopwatch
+from xetserve.pipeline.flow.pacing import HostSpeed, Stopwatch
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.tally import Tally
 from xetserve.upstream.cas.source import CasSource, Provenance
@@ -71,7 +71,7 @@ class Fetch:
         step: which; its uses are not looked at, users bring their own.
         stall_timeout: seconds without a byte after which a connection is given up.
         is_awaited: tells whether others will come for what its users have used up.
-        far_side: is told how long things took.
+        host_speed: the duration of the fetch is recorded there.
         is_proven: its users hold every chunk against the list of a proven file.
         takes_imported: they end well only if all is proven; see CasSource.
     """
@@ -85,7 +85,7 @@ class Fetch:
         policy: RetryPolicy,
         stall_timeout: float,
         is_awaited: Callable[[], bool],
-        far_side: FarSide,
+        host_speed: HostSpeed,
         is_proven: bool = False,
         takes_imported: bool = False,
     ) -> None:
@@ -97,7 +97,7 @@ class Fetch:
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._is_awaited = is_awaited
-        self._far_side = far_side
+        self._host_speed = host_speed
         self.is_proven = is_proven
         self._takes_imported = takes_imported
         self._has_imported = False
@@ -472,7 +472,7 @@ class Fetch:
                         self._wake_waiters()
                         del records, record  # this frame may wait for long, and slabs are reused
                 if not holding.was_paused:
-                    watch.tell(self._far_side, time.monotonic())
+                    watch.record_in(self._host_speed, time.monotonic())
                 if reader.position != filled or chunk != self._info.chunks.end:
                     raise FormatError(
                         f"{chunk - self._info.chunks.start} chunks in a range, expected "

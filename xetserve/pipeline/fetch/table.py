@@ -17,7 +17,7 @@ from xetserve.pipeline.fetch.fetch import Fetch
 from xetserve.pipeline.fetch.leases import Lease, Refresh
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
-from xetserve.pipeline.flow.pacing import FarSide
+from xetserve.pipeline.flow.pacing import HostSpeed
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.tally import Tally
 from xetserve.upstream.cas.source import CasSource
@@ -48,7 +48,7 @@ class FetchTable:
         self.source = source
         self.budget = budget
         budget.reclaim = self._reclaim
-        self.far_side = FarSide()
+        self.host_speed = HostSpeed()
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}
@@ -113,7 +113,7 @@ class FetchTable:
             policy=self._policy,
             stall_timeout=self._stall_timeout,
             is_awaited=lambda: self._is_awaited(traffic, position),
-            far_side=self.far_side,
+            host_speed=self.host_speed,
             is_proven=is_proven,
             takes_imported=takes_imported,
         )

@@ -41,7 +41,7 @@ PARALLEL_FETCHES: Final = 8  # windows that fit into ahead_limit, when the upstr
 STARVED: Final = 0.1  # a response that waits this share of the time fetches further ahead
 GROWTH: Final = 2.0  # a response that waits for the upstream aims at this multiple of its rate
 SHRINKING: Final = 0.95  # ahead_limit decreases at most by this factor, after a slow moment
-FAR_SECONDS: Final = 0.05  # a longer fetch is split into several parallel ones
+SLOW_FETCH_SECONDS: Final = 0.05  # a longer fetch is split into several parallel ones
 # Per fetch. Parallel fetches share a line, so without it the upstream would look ever slower.
 FADING: Final = 1.002
 MIN_MEASURED: Final = 128 * 1024  # bytes; the bandwidth is not measured with fewer
@@ -96,22 +96,22 @@ class Pacer:
         self._starved += seconds
 
     def note_window(
-        self, size: int, share: int, far: "FarSide", *, may_be_large: bool = True
+        self, size: int, share: int, host_speed: "HostSpeed", *, may_be_large: bool = True
     ) -> None:
         """Set the sizes for the next window, after one of size bytes.
 
         Args:
             share: bytes that the budget would grant to this response.
-            far: the latency and bandwidth of the data host.
+            host_speed: the latency and bandwidth of the data host.
             may_be_large: whether this is the only reader of the file and the data is not stored in
                 the cache.
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
-            self._judge(far)
+            self._judge(host_speed)
         self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share))
         most = MAX_SHARED_WINDOW
-        if far.get_fetch_seconds(MAX_SHARED_WINDOW) > FAR_SECONDS:
+        if host_speed.get_fetch_seconds(MAX_SHARED_WINDOW) > SLOW_FETCH_SECONDS:
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
         elif may_be_large and self.hold_limit == MAX_HOLD:
             most = MAX_WINDOW  # more than hold_limit: its fetches are streamed
@@ -120,7 +120,7 @@ class Pacer:
             wanted.bit_length() - 1
         )  # a power of two, so windows of readers match
 
-    def _judge(self, far: "FarSide") -> None:
+    def _judge(self, host_speed: "HostSpeed") -> None:
         """Adjust ahead_limit to the time that the last windows have waited."""
         starved, blocked = self._starved / self._elapsed, self._blocked / self._elapsed
         rate = self._judged_size / self._elapsed
@@ -130,13 +130,13 @@ class Pacer:
             # The bytes in flight at twice the rate (Little's law). The waiting time alone would be
             # misleading: on a busy machine all responses wait, and holding more does not help.
             window = min(self.window_size, MAX_SHARED_WINDOW)
-            wanted = int(GROWTH * rate * far.get_fetch_seconds(window))
+            wanted = int(GROWTH * rate * host_speed.get_fetch_seconds(window))
             self.ahead_limit = max(int(self.ahead_limit * SHRINKING), wanted)
         elif blocked > BLOCKED:
             self.ahead_limit //= 2
 
 
-class FarSide:
+class HostSpeed:
     """The latency and bandwidth of the data host, without delays on our side."""
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ class Stopwatch:
         else:
             self._first_byte = now
 
-    def tell(self, far_side: FarSide, now: float) -> None:
+    def record_in(self, host_speed: HostSpeed, now: float) -> None:
         """Record the fetch, which is complete, with its data host."""
         latency = self._first_byte - self._started
-        far_side.note_fetch(latency, self._size, now - self._first_byte)
+        host_speed.note_fetch(latency, self._size, now - self._first_byte)
