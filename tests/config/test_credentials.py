@@ -61,7 +61,7 @@ def test_others_are_none_of_our_business(folder: Path) -> None:
             "native_secret",
             b"secretword",
             "credential xetserve.native_secret must have at least 32 characters: "
-            "make one with `openssl rand -hex 32`$",
+            "create one with `openssl rand -hex 32`$",
             id="bad, and not shown",
         ),
         pytest.param("native_secret", b"\xff" * 20, "is not UTF-8", id="no text"),

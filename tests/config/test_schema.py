@@ -254,7 +254,7 @@ def test_a_secret_is_read_from_file_or_environment_and_never_shown(
     with pytest.raises(ConfigError) as caught:
         load_config({}, {variable: "short"})
     length = 32 if setting.name == "native_secret" else 16
-    advice = "make one with `openssl rand -hex 32`"
+    advice = "create one with `openssl rand -hex 32`"
     assert str(caught.value) == f"{variable} must have at least {length} characters: {advice}"
     parser = argparse.ArgumentParser()
     add_flags(parser)
@@ -436,18 +436,18 @@ TLS = {"tls_cert": "c.pem", "tls_key": "k.pem"}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tls_cert": "c.pem"}, "tls_cert and tls_key belong together"),
-        ({"tls_key": "k.pem"}, "tls_cert and tls_key belong together"),
+        ({"tls_cert": "c.pem"}, "tls_cert and tls_key must be set together"),
+        ({"tls_key": "k.pem"}, "tls_cert and tls_key must be set together"),
         ({"redirect_port": "80"}, "redirect_port needs TLS"),
         (
             {**TLS, "redirect_port": "80", "port": "off", "unix_socket": "/x"},
             "redirect_port needs a port",
         ),
-        ({**TLS, "acme_webroot": "/var/www"}, "acme_webroot is served on redirect_port"),
-        ({"acme_webroot": "/var/www"}, "acme_webroot is served on redirect_port"),
+        ({**TLS, "acme_webroot": "/var/www"}, "acme_webroot needs redirect_port"),
+        ({"acme_webroot": "/var/www"}, "acme_webroot needs redirect_port"),
         ({**TLS, "redirect_target": "off"}, "redirect_target must be a port"),
         ({"proxy_protocol": "on"}, "proxy_protocol needs trusted_proxies"),
-        ({"port": "off"}, "there is nothing to listen on"),
+        ({"port": "off"}, "no listener is set"),
         ({"offline": "on"}, "offline needs a cache_dir"),
         ({"metrics": "token"}, "metrics = token needs operator_token"),
     ],
@@ -642,7 +642,7 @@ def test_the_environment_is_the_one_that_is_given(monkeypatch: pytest.MonkeyPatc
 )
 @pytest.mark.parametrize("parse", [parse_secret, parse_password])
 def test_a_secret_that_can_be_guessed_is_refused(parse: Callable[[str], str], secret: str) -> None:
-    with pytest.raises(ValueError, match="can be guessed: make one with `openssl") as caught:
+    with pytest.raises(ValueError, match="can be guessed: create one with `openssl") as caught:
         parse(secret)
     assert secret not in str(caught.value)
 

@@ -1,8 +1,7 @@
-"""Files that a service manager hands over for its service's eyes only: systemd's credentials
-(systemd.exec(5)).
+"""Credentials: files with secrets that a service manager passes to its service (systemd.exec(5)).
 
-Each is a file in the folder that CREDENTIALS_DIRECTORY names. Those that are ours are called
-"xetserve." and the name of a setting; others are none of our business.
+CREDENTIALS_DIRECTORY names the folder. A file "xetserve.NAME" holds the value of the setting NAME;
+other files are ignored.
 """
 
 import os
@@ -19,10 +18,10 @@ MAX_SECRET_SIZE: Final = 64 * 1024  # bytes
 
 
 def find_credentials(environ: Mapping[str, str]) -> dict[str, Path]:
-    """Return the files that we were handed, by the names of their settings.
+    """Return setting name -> credential file.
 
     Raises:
-        ConfigError: there is a folder, but it cannot be read.
+        ConfigError: the folder cannot be read.
     """
     folder = environ.get(VARIABLE, "")
     if not folder:
@@ -38,7 +37,7 @@ def read_credential(file: Path) -> str:
     """Return the text of a credential.
 
     Raises:
-        ConfigError: it cannot be read, or is no text.
+        ConfigError: the credential cannot be read, or is not text.
     """
     try:
         return read_secret_file(file)
@@ -51,11 +50,12 @@ def read_credential(file: Path) -> str:
 def read_secret_file(path: Path) -> str:
     """Return the text of a file that holds a secret.
 
-    A link is followed: container platforms make them. A FIFO is not waited for.
+    Symbolic links are followed, since container platforms use them. A FIFO does not block.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no text, no file, larger than a secret, or everybody's to change.
+        OSError: the file cannot be read.
+        ValueError: the path is not a regular file, every user may write to it, or its content is
+            not text or too large.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
@@ -63,7 +63,7 @@ def read_secret_file(path: Path) -> str:
         if not stat.S_ISREG(mode):
             raise ValueError("is not a regular file")
         if mode & stat.S_IWOTH:
-            raise ValueError("may be changed by everybody: chmod o-w")
+            raise ValueError("is writable by every user: chmod o-w")
         data = file.read(MAX_SECRET_SIZE + 1)
     if len(data) > MAX_SECRET_SIZE:
         raise ValueError(f"has more than {MAX_SECRET_SIZE} bytes")

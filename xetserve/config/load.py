@@ -1,7 +1,6 @@
-"""Where settings come from: flags, environment, credentials, a TOML file, in that order.
+"""Load settings from flags, environment, credentials and a TOML file, in this order of priority.
 
-Everything that is wrong is found at once; who starts a server is told the first of it, `config
-check` tells all.
+All errors are collected. A server start reports the first one, `xetserve config check` all.
 """
 
 import argparse
@@ -26,10 +25,10 @@ DEFAULT: Final = "default"
 
 @dataclass(slots=True)
 class Loaded:
-    """Settings, and how they came about.
+    """Loaded settings with their sources.
 
-    origins: by setting, where its value comes from: DEFAULT, a flag, a variable or the file.
-    errors: sentences; what they are about has its default in config.
+    origins: setting -> source of its value: DEFAULT, a flag, a variable, a credential or the file.
+    errors: messages; a setting with an error has its default in config.
     """
 
     config: Config = field(default_factory=Config)
@@ -43,9 +42,7 @@ def add_flags(
     sections: Sequence[str] = tuple(SECTIONS),
     without: Sequence[str] = (),
 ) -> None:
-    """Give a parser --config and a flag for every setting of the sections, but not for those
-    without.
-    """
+    """Add --config and a flag for every setting of the sections, except those in without."""
     parser.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG_VARIABLE}]")
     for name in sections:
         group = parser.add_argument_group(f"[{name}]")
@@ -72,14 +69,14 @@ def flag_of(name: str) -> str:
 def load_config(
     flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None = None
 ) -> Config:
-    """Put the settings together.
+    """Load the settings from all sources.
 
     Args:
-        flags: values of the flags by setting name; None where a flag was not given.
-        config_file: path of the TOML file; without it, XETSERVE_CONFIG names one.
+        flags: setting name -> value of the flag; None: the flag was not given.
+        config_file: path of the TOML file; None: use XETSERVE_CONFIG.
 
     Raises:
-        ConfigError: an unknown key or a bad value.
+        ConfigError: a key is unknown or a value is invalid.
     """
     loaded = load_all(flags, environ, config_file)
     if loaded.errors:
@@ -90,7 +87,7 @@ def load_config(
 def load_all(
     flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None = None
 ) -> Loaded:
-    """Put the settings together, see load_config; whatever is wrong is listed."""
+    """Load the settings as load_config does, but collect all errors in the result."""
     loaded = Loaded(path=config_file or environ.get(CONFIG_VARIABLE) or None)
     tables: dict[str, Any] = {}
     if loaded.path:
@@ -124,7 +121,7 @@ def _read_file(path: str) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
-    except (ValueError, RecursionError) as exc:  # TOML, UTF-8, a number of 5000 digits, nesting
+    except (ValueError, RecursionError) as exc:  # TOML, UTF-8, very long numbers, deep nesting
         raise ConfigError(f"{path} is not TOML: {exc}") from None
 
 
@@ -191,10 +188,10 @@ def _find_value(
     credentials: Mapping[str, Path],
     path: str | None,
 ) -> tuple[str, str] | None:
-    """Give (where it comes from, its text) for a setting that is set somewhere.
+    """Return (source, text) of a setting; None: no source sets it.
 
     Raises:
-        ConfigError: it is no single value.
+        ConfigError: the file has a list or table as its value.
     """
     flag = flags.get(setting.name)
     if flag is not None:
@@ -204,7 +201,7 @@ def _find_value(
             return variable, environ[variable]
     if setting.name in credentials:
         file = credentials[setting.name]
-        # Of a file that is meant to be read later, the value is where it is.
+        # For a setting that names a file to be read later, the value is the credential's path.
         is_file = setting.metadata["parse"] is parse_file
         return f"credential {file.name}", str(file) if is_file else read_credential(file)
     if setting.name in table:
@@ -219,13 +216,13 @@ def _find_value(
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that names the closest known word; empty where none is close."""
+    """Return "; did you mean ...?" with the closest known word; "" if none is close."""
     close = get_close_matches(wrong, list(known), n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _find_section(key: str) -> str:
-    """Say in which section a key belongs, if there is one."""
+    """Return "; it belongs in [SECTION]" for a known key; "" for an unknown one."""
     for name, section in SECTIONS.items():
         if key in {setting.name for setting in dataclasses.fields(section)}:
             return f"; it belongs in [{name}]"
@@ -233,10 +230,10 @@ def _find_section(key: str) -> str:
 
 
 def read_secrets(config: Config) -> Config:
-    """Put the secrets in that the settings name files of.
+    """Return the settings with the secrets read from the files that they name.
 
     Raises:
-        ConfigError: one cannot be read, or is none.
+        ConfigError: a file cannot be read, or does not hold a valid secret.
     """
     status = config.status
     if not status.operator_token_file:

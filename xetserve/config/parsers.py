@@ -1,4 +1,7 @@
-"""Reading the value of one setting from text: what it has to be, or a ValueError that says so."""
+"""Parsers: read the value of one setting from text.
+
+Each function raises ValueError with the required form, to be put behind the name of the setting.
+"""
 
 import re
 from collections import Counter
@@ -12,8 +15,8 @@ MIN_BUDGET: Final = 8 * 1024 * 1024  # bytes
 MIN_SECRET_LENGTH: Final = 32  # characters: 128 bits in hex digits
 MIN_PASSWORD_LENGTH: Final = 16
 MIN_BITS_PER_CHARACTER: Final = 2.5
-MAKE_SECRET: Final = "make one with `openssl rand -hex 32`"
-MIN_BODY_BUDGET: Final = 1024 * 1024  # bytes; the largest body that is taken is no larger
+MAKE_SECRET: Final = "create one with `openssl rand -hex 32`"
+MIN_BODY_BUDGET: Final = 1024 * 1024  # bytes; the size of the largest accepted body
 
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(?:([KMGT])(i)?)?B?", re.ASCII | re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
@@ -23,14 +26,14 @@ _MAX_SIZE = 2**63 - 1
 
 
 def parse_text(text: str) -> str:
-    """Read a setting that may be any non-empty text."""
+    """Parse a non-empty text."""
     if not text.strip():
         raise ValueError("must not be empty")
     return text.strip()
 
 
 class _NoPort(int):
-    """What stands for a TCP listener that is not wanted."""
+    """The port value that disables a TCP listener."""
 
     def __str__(self) -> str:
         return "off"
@@ -40,7 +43,7 @@ OFF: Final = _NoPort(-1)
 
 
 def parse_port(text: str) -> int:
-    """Read a TCP port, 0 to 65535; 0 lets the system choose, and "off" is OFF."""
+    """Parse a TCP port, 0 to 65535; 0 lets the system choose, and "off" returns OFF."""
     if text.strip().lower() == "off":
         return OFF
     if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
@@ -49,7 +52,7 @@ def parse_port(text: str) -> int:
 
 
 def parse_bool(text: str) -> bool:
-    """Read a switch."""
+    """Parse true or false."""
     value = text.strip().lower()
     if value in ("1", "true", "yes", "on"):
         return True
@@ -59,7 +62,7 @@ def parse_bool(text: str) -> bool:
 
 
 def parse_seconds(text: str) -> float:
-    """Read a time in seconds, more than 0."""
+    """Parse a time in seconds, above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -70,7 +73,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_age(text: str) -> float:
-    """Read a time that has passed, in seconds, or with a unit: 45m, 12h, 30d."""
+    """Parse an age in seconds, or with a unit: 45m, 12h, 30d."""
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", text.strip().lower(), re.ASCII)
     if match is None:
         raise ValueError("must be a time such as 3600, 45m, 12h or 30d")
@@ -78,7 +81,7 @@ def parse_age(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Read a size: bytes, or with a unit, 128MiB and 128M being the same, 128MB a decimal one."""
+    """Parse a size in bytes, or with a unit: 128MiB and 128M are equal, 128MB is decimal."""
     match = _SIZE.fullmatch(text.strip())
     size = _MAX_SIZE + 1
     if match is not None:
@@ -92,30 +95,28 @@ def parse_size(text: str) -> int:
 
 
 def parse_url(text: str) -> str:
-    """Read an http(s) base URL; a slash at its end is dropped."""
+    """Parse an http(s) base URL; drop a slash at its end."""
     url = text.strip()
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    # Printable ASCII, but no "?" or "#": even an empty query would swallow what is appended.
+    # Printable ASCII, but no "?" or "#": appended paths would become part of the query.
     if not usable or "@" in parts.netloc or not re.fullmatch(r"[!\"$->@-~]+", url):
         raise ValueError("must be an http or https URL, without credentials or query")
     return url.rstrip("/")
 
 
 def parse_repo(text: str) -> str:
-    """Read a repository id: owner/name."""
+    """Parse a repository id, owner/name."""
     if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", text.strip(), re.ASCII):
         raise ValueError("must be a repository: owner/name")
     return text.strip()
 
 
 def parse_cors(text: str) -> str:
-    """Read which web pages may read answers: "*" for all, "off" for none, or their origins and
-    commas.
-    """
+    """Parse the origins whose pages may read responses: "*", "off", or origins and commas."""
     parts = [part.strip() for part in text.lower().split(",")]
     if parts in (["*"], ["off"]):
         return parts[0]
@@ -125,7 +126,7 @@ def parse_cors(text: str) -> str:
 
 
 def parse_hosts(text: str) -> str:
-    """Read names that a server answers under, and "*." before one for all below it; empty: any."""
+    """Parse host names, separated by commas; "*.name" means all subdomains, empty means any."""
     names = [name.strip().removesuffix(".") for name in text.lower().split(",")]
     if names == [""]:
         return ""
@@ -135,7 +136,7 @@ def parse_hosts(text: str) -> str:
 
 
 def parse_compression(text: str) -> str:
-    """Read whether answers are coded for clients that ask for it."""
+    """Parse the compression mode: auto or off."""
     value = text.strip().lower()
     if value not in ("auto", "off"):
         raise ValueError("must be auto or off")
@@ -143,7 +144,7 @@ def parse_compression(text: str) -> str:
 
 
 def parse_xet_mode(text: str) -> str:
-    """Read how clients that know Xet are served."""
+    """Parse the mode for native Xet clients: plain, native or auto."""
     value = text.strip().lower()
     if value not in ("plain", "native", "auto"):
         raise ValueError("must be plain, native or auto")
@@ -151,21 +152,23 @@ def parse_xet_mode(text: str) -> str:
 
 
 def parse_secret(text: str) -> str:
-    """Read a secret that keys are made from; empty: none.
+    """Parse a secret for key derivation; empty: none.
 
-    Whoever has a value that is signed with it can try guesses without asking anybody.
+    It must be strong: an attacker with a signed value can test guesses offline.
     """
     return _check_strength(text.strip(), MIN_SECRET_LENGTH)
 
 
 def parse_password(text: str) -> str:
-    """Read a secret that is shown to a server, which can be tried online only; empty: none."""
+    """Parse a secret that clients send, so guesses can be tested only online; empty: none."""
     return _check_strength(text.strip(), MIN_PASSWORD_LENGTH)
 
 
 def _check_strength(secret: str, min_length: int) -> str:
-    """Return a secret that has enough characters, different ones, and is no shorter text
-    repeated.
+    """Return a secret with enough characters and entropy that does not repeat a shorter text.
+
+    Raises:
+        ValueError: the secret is too short or can be guessed.
     """
     if not secret:
         return secret
@@ -180,7 +183,7 @@ def _check_strength(secret: str, min_length: int) -> str:
 
 
 def parse_audience(text: str) -> str:
-    """Read who may see figures."""
+    """Parse who may read the metrics: public, token or off."""
     value = text.strip().lower()
     if value not in ("public", "token", "off"):
         raise ValueError("must be public, token or off")
@@ -188,7 +191,7 @@ def parse_audience(text: str) -> str:
 
 
 def parse_log_level(text: str) -> str:
-    """Read a log level."""
+    """Parse a log level."""
     level = text.strip().lower()
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError("must be debug, info, warning or error")
@@ -196,7 +199,7 @@ def parse_log_level(text: str) -> str:
 
 
 def parse_access_log(text: str) -> str:
-    """Read the form of the access log."""
+    """Parse the form of the access log: off, text or json."""
     form = text.strip().lower()
     if form not in ("off", "text", "json"):
         raise ValueError("must be off, text or json")
@@ -204,7 +207,7 @@ def parse_access_log(text: str) -> str:
 
 
 def parse_workers(text: str) -> int:
-    """Read a number of processes, 1 to 1024; 0 stands for "auto", as many as there are cores."""
+    """Parse a number of processes, 1 to 1024; "auto" returns 0, one per core."""
     if text.strip().lower() == "auto":
         return 0
     if not re.fullmatch(r"\d{1,4}", text, re.ASCII) or not 1 <= int(text) <= 1024:
@@ -213,7 +216,7 @@ def parse_workers(text: str) -> int:
 
 
 def parse_min_budget(text: str) -> int:
-    """Read the memory budget, at least 8 MiB: less could not keep one download going."""
+    """Parse the memory budget, at least 8 MiB: one download needs that much."""
     size = parse_size(text)
     if size < MIN_BUDGET:
         raise ValueError("must be at least 8MiB")
@@ -221,7 +224,7 @@ def parse_min_budget(text: str) -> int:
 
 
 def parse_body_budget(text: str) -> int:
-    """Read the budget of request bodies, at least 1 MiB: less could not hold each that is taken."""
+    """Parse the budget of request bodies, at least 1 MiB: the largest accepted body."""
     size = parse_size(text)
     if size < MIN_BODY_BUDGET:
         raise ValueError("must be at least 1MiB")
@@ -229,7 +232,7 @@ def parse_body_budget(text: str) -> int:
 
 
 def parse_head_size(text: str) -> int:
-    """Read the size of a part of a request's head, 256 bytes to 1 MiB."""
+    """Parse a size limit for a part of a request's head, 256 bytes to 1 MiB."""
     size = parse_size(text)
     if not 256 <= size <= 1024 * 1024:
         raise ValueError("must be a size from 256 to 1MiB")
@@ -237,14 +240,14 @@ def parse_head_size(text: str) -> int:
 
 
 def parse_count(text: str) -> int:
-    """Read a number of things, 1 or more."""
+    """Parse a count, 1 or more."""
     if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII) or not int(text):
         raise ValueError("must be a number, 1 or more")
     return int(text)
 
 
 def parse_optional_seconds(text: str) -> float:
-    """Read a time in seconds; 0: no limit."""
+    """Parse a time in seconds; 0: no limit."""
     try:
         value = float(text)
     except ValueError:
@@ -255,46 +258,46 @@ def parse_optional_seconds(text: str) -> float:
 
 
 def parse_optional_count(text: str) -> int:
-    """Read a number of things; 0: no limit."""
+    """Parse a count; 0: no limit."""
     if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII):
         raise ValueError("must be a number, or 0 for no limit")
     return int(text)
 
 
 def parse_rate(text: str) -> float:
-    """Read how often something may happen in a second; 0: no limit."""
+    """Parse a rate per second; 0: no limit."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e9:
-        raise ValueError("must be a number for each second, or 0 for no limit")
+        raise ValueError("must be a number per second, or 0 for no limit")
     return value
 
 
 def parse_file(text: str) -> str:
-    """Read the path of a file; empty: none."""
+    """Parse the path of a file; empty: none."""
     if text and not text.strip():
-        raise ValueError("must be a file, or empty for none")
+        raise ValueError("must be the path of a file, or empty for none")
     return text.strip()
 
 
 def parse_mode(text: str) -> str:
-    """Read the permissions of a file, three octal digits."""
+    """Parse the permissions of a file, three octal digits."""
     if not re.fullmatch(r"0?[0-7]{3}", text.strip(), re.ASCII):
         raise ValueError("must be three octal digits such as 660")
     return text.strip()[-3:]
 
 
 def parse_tls_version(text: str) -> str:
-    """Read a version of TLS that is still good."""
+    """Parse the oldest accepted TLS version: 1.2 or 1.3."""
     if text.strip() not in ("1.2", "1.3"):
         raise ValueError("must be 1.2 or 1.3")
     return text.strip()
 
 
 def parse_networks(text: str) -> str:
-    """Read networks, separated by commas, such as 10.0.0.0/8, ::1; "unix" is one, too."""
+    """Parse networks, separated by commas, such as 10.0.0.0/8, ::1; "unix" is valid too."""
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     for name in names:
         try:
@@ -306,9 +309,7 @@ def parse_networks(text: str) -> str:
 
 
 def parse_upstream_networks(text: str) -> str:
-    """Read networks, separated by commas, such as 10.0.0.0/8, fd00::/8; or auto, or public: none
-    besides.
-    """
+    """Parse networks, separated by commas, such as 10.0.0.0/8, fd00::/8; or auto, or public."""
     names = [name.strip().lower() for name in text.split(",")]
     if names in (["auto"], ["public"]):
         return names[0]
@@ -321,7 +322,7 @@ def parse_upstream_networks(text: str) -> str:
 
 
 def parse_proxy_headers(text: str) -> str:
-    """Read which fields proxies write."""
+    """Parse the kind of fields that proxies write: x-forwarded, forwarded or off."""
     kind = text.strip().lower()
     if kind not in ("x-forwarded", "forwarded", "off"):
         raise ValueError("must be x-forwarded, forwarded or off")
@@ -329,7 +330,7 @@ def parse_proxy_headers(text: str) -> str:
 
 
 def parse_folder(text: str) -> str:
-    """Read the path of a folder; empty: none."""
+    """Parse the path of a folder; empty: none."""
     if text and not text.strip():
-        raise ValueError("must be a folder, or empty for none")
+        raise ValueError("must be the path of a folder, or empty for none")
     return text.strip()

@@ -1,10 +1,10 @@
-"""Settings: one frozen dataclass a section.
+"""Settings: one frozen dataclass for each section.
 
-Every setting is declared once, with its environment variables, its parser and its help text. The
-command line, the environment and the file (load.py), the templates and the tables of the
-documentation (template.py) are made from these declarations. Nothing is guessed: an unknown key or
-a bad value stops the start with a sentence that names it. The first line of a section's docstring
-is printed above its table in the documentation.
+Every setting is declared once, with its environment variables, its parser and its help text.
+load.py and template.py use these declarations for the command line, the environment, the file, the
+templates and the tables of the documentation. An unknown key or an invalid value stops the start
+with a message that names it. The first line of a section's docstring appears above its table in
+the documentation.
 """
 
 import dataclasses
@@ -60,9 +60,12 @@ def _setting(
     metavar: str = "",
     is_secret: bool = False,
 ) -> Any:
-    """Declare a setting; variables are environment variables, the first one found counts.
+    """Declare a setting.
 
-    A secret has no flag, since everybody may see command lines, and is never shown.
+    A secret has no flag, because other users can see command lines, and is never printed.
+
+    Args:
+        variables: names of environment variables; the first one that is set counts.
     """
     return field(
         default=default,
@@ -99,14 +102,14 @@ class ServerConfig:
         "",
         parse_file,
         "XETSERVE_UNIX_SOCKET",
-        "path of a Unix socket to listen on as well, for plain HTTP",
+        "path of a Unix socket to listen on in addition, for plain HTTP",
         metavar="FILE",
     )
     unix_socket_mode: str = _setting(
         "660",
         parse_mode,
         "XETSERVE_UNIX_SOCKET_MODE",
-        "permissions of the Unix socket's file: who may connect",
+        "permissions of the Unix socket's file; users with write permission may connect",
         metavar="MODE",
     )
     workers: int = _setting(
@@ -120,14 +123,14 @@ class ServerConfig:
         30.0,
         parse_seconds,
         "XETSERVE_DRAIN_TIMEOUT",
-        "seconds that running downloads may go on after SIGTERM",
+        "seconds that active downloads may continue after SIGTERM",
         metavar="SECONDS",
     )
     drain_delay: float = _setting(
         0.0,
         parse_optional_seconds,
         "XETSERVE_DRAIN_DELAY",
-        "seconds after SIGTERM during which clients are still accepted and /ready is 503",
+        "seconds after SIGTERM in which the server still accepts clients and /ready is 503",
         metavar="SECONDS",
     )
     idle_exit: float = _setting(
@@ -142,7 +145,7 @@ class ServerConfig:
         60.0,
         parse_seconds,
         "XETSERVE_WRITE_TIMEOUT",
-        "seconds after which a client that takes no byte is cut",
+        "seconds after which the server cuts a client that reads no byte",
         metavar="SECONDS",
     )
 
@@ -191,8 +194,8 @@ class TlsConfig:
         0,
         parse_optional_count,
         "XETSERVE_HSTS_MAX_AGE",
-        "seconds for which browsers use https only (Strict-Transport-Security); 0: the header "
-        "is not sent",
+        "seconds for which browsers use only https (Strict-Transport-Security); 0: do not send "
+        "the header",
         metavar="SECONDS",
     )
     redirect_port: int = _setting(
@@ -206,14 +209,14 @@ class TlsConfig:
         0,
         parse_port,
         "XETSERVE_REDIRECT_TARGET",
-        "port to which redirect_port sends clients; 0: the one that is listened on",
+        "port to which redirect_port sends clients; 0: the port of the TLS listener",
         metavar="PORT",
     )
     acme_webroot: str = _setting(
         "",
         parse_folder,
         "XETSERVE_ACME_WEBROOT",
-        "folder whose .well-known/acme-challenge is served on redirect_port",
+        "folder whose .well-known/acme-challenge the server publishes on redirect_port",
         metavar="DIR",
     )
 
@@ -226,8 +229,8 @@ class ProxiesConfig:
         "",
         parse_networks,
         "XETSERVE_TRUSTED_PROXIES",
-        "networks, separated by commas, whose statements about their clients are believed; "
-        "unix: every client of the Unix socket",
+        "networks of trusted proxies, separated by commas; the server believes what they send "
+        "about their clients. unix: every peer on the Unix socket",
         metavar="NETWORKS",
     )
     proxy_headers: str = _setting(
@@ -242,8 +245,7 @@ class ProxiesConfig:
         False,
         parse_bool,
         "XETSERVE_PROXY_PROTOCOL",
-        "accept connections from trusted proxies only; each must begin with a PROXY header, "
-        "version 1 or 2",
+        "accept only connections from trusted proxies, each with a PROXY header, version 1 or 2",
         metavar="BOOL",
     )
 
@@ -256,14 +258,14 @@ class HubConfig:
         "https://huggingface.co",
         parse_url,
         "XETSERVE_HUB_URL",
-        "URL of the Hub. HF_ENDPOINT is a setting of clients and is not read",
+        "URL of the Hub; the server does not read HF_ENDPOINT, which is a setting of clients",
         metavar="URL",
     )
     allow_anonymous: bool = _setting(
         False,
         parse_bool,
         "XETSERVE_ALLOW_ANONYMOUS",
-        "serve /download and /download-hash without a token, too; the Hub decides about access",
+        "serve /download and /download-hash also without a token; the Hub decides on access",
         metavar="BOOL",
     )
     hash_repo: str = _setting(
@@ -277,8 +279,8 @@ class HubConfig:
         "auto",
         parse_xet_mode,
         "XETSERVE_XET_MODE",
-        "who is offered native Xet. plain: nobody; native: Hub clients, for all Xet files; "
-        "auto: Hub clients, for files larger than native_from",
+        "which clients are offered native Xet. plain: none; native: Hub clients, for all Xet "
+        "files; auto: Hub clients, for files larger than native_from",
         metavar="MODE",
     )
     native_from: int = _setting(
@@ -292,9 +294,9 @@ class HubConfig:
         "",
         parse_secret,
         "XETSERVE_NATIVE_SECRET",
-        "secret of 32 characters or more (openssl rand -hex 32) that signs tokens and data URLs "
-        "of native clients. Several servers behind one address share it. Without one, every "
-        "start makes its own",
+        "secret of at least 32 characters (openssl rand -hex 32) that signs tokens and data URLs "
+        "of native clients. Servers behind one address must share it. Without it, each start "
+        "creates a new one",
         metavar="SECRET",
         is_secret=True,
     )
@@ -303,8 +305,8 @@ class HubConfig:
         parse_upstream_networks,
         "XETSERVE_UPSTREAM_NETWORKS",
         "networks, separated by commas, that redirects, CAS URLs and data URLs may lead to "
-        "besides public addresses; public: none; auto: private networks where hub_url leads to "
-        "a private address, and loopback ones where it leads to a loopback address",
+        "besides public addresses. public: none. auto: private networks if hub_url has a private "
+        "address, and also loopback if hub_url has a loopback address",
         metavar="NETWORKS",
     )
     upstream_timeout: float = _setting(
@@ -319,8 +321,8 @@ class HubConfig:
         False,
         parse_bool,
         "XETSERVE_OFFLINE",
-        "open no connection to an upstream: serve what is stored in cache_dir, whatever its "
-        "age, and 504 for the rest",
+        "open no connection to an upstream: serve content stored in cache_dir of any age, and "
+        "answer 504 for other content",
         metavar="BOOL",
     )
 
@@ -333,8 +335,8 @@ class MetadataConfig:
         30.0,
         parse_optional_seconds,
         "XETSERVE_METADATA_TTL",
-        "seconds for which answers and permissions of the Hub and the CAS are reused; 0: every "
-        "request asks them",
+        "seconds for which answers and permissions of the Hub and the CAS are reused; 0: request "
+        "them each time",
         metavar="SECONDS",
     )
     negative_ttl: float = _setting(
@@ -348,28 +350,28 @@ class MetadataConfig:
         0.0,
         parse_optional_seconds,
         "XETSERVE_STALE_FOR",
-        "greatest age, in seconds, of answers that are served while the Hub or the CAS is in "
-        "trouble; 0: that is an error at once",
+        "maximum age, in seconds, of answers that are served while the Hub or the CAS fails; 0: "
+        "a failure is an error at once",
         metavar="SECONDS",
     )
     metadata_size: int = _setting(
         16 * 1024 * 1024,
         parse_size,
         "XETSERVE_METADATA_SIZE",
-        "bytes of answers cached in memory; in cache_dir, 16 times as many",
+        "maximum bytes of answers cached in memory; cache_dir holds 16 times as many",
         metavar="SIZE",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """What answers look like, and under which names requests are answered."""
+    """The form of responses, and the host names that the server accepts."""
 
     cors: str = _setting(
         "*",
         parse_cors,
         "XETSERVE_CORS",
-        "web pages that may read answers: * for all, off for none, or a list of origins, "
+        "web pages that may read responses: * for all, off for none, or a list of origins, "
         "separated by commas",
         metavar="ORIGINS",
     )
@@ -377,17 +379,16 @@ class HttpConfig:
         "",
         parse_hosts,
         "XETSERVE_HOSTS",
-        "host names, separated by commas, under which requests are answered (*.name: all names "
-        "below one); others are 421. Addresses and localhost are always answered. Empty: any "
-        "name",
+        "accepted host names, separated by commas (*.name: all subdomains); others get 421. "
+        "Addresses and localhost are always accepted. Empty: any name",
         metavar="NAMES",
     )
     compression: str = _setting(
         "auto",
         parse_compression,
         "XETSERVE_COMPRESSION",
-        "auto: send what shrinks with zstd, and small texts also with gzip, to clients that "
-        "accept it; or off",
+        "auto: compress content that shrinks with zstd, and small texts also with gzip, for "
+        "clients that accept it; or off",
         metavar="MODE",
     )
 
@@ -400,14 +401,14 @@ class MemoryConfig:
         128 * 1024 * 1024,
         parse_min_budget,
         "XETSERVE_MEMORY_BUDGET",
-        "most bytes of file data held between upstream and clients",
+        "maximum bytes of file data held between upstream and clients",
         metavar="SIZE",
     )
     body_budget: int = _setting(
         32 * 1024 * 1024,
         parse_body_budget,
         "XETSERVE_BODY_BUDGET",
-        "most bytes of request bodies held at a time; further ones wait for 5 s, then 503",
+        "maximum bytes of request bodies held at a time; further bodies wait 5 s, then get 503",
         metavar="SIZE",
     )
 
@@ -427,7 +428,7 @@ class CacheConfig:
         32 * 1024**3,
         parse_size,
         "XETSERVE_CACHE_SIZE",
-        "most bytes of the disk cache; the entries that were unused for longest are removed first",
+        "maximum bytes of the disk cache; the least recently used entries are removed first",
         metavar="SIZE",
     )
     cache_min_free: int = _setting(
@@ -441,22 +442,22 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True)
 class StatusConfig:
-    """Who may see what the server does."""
+    """Who may see the state of the server."""
 
     metrics: str = _setting(
         "public",
         parse_audience,
         "XETSERVE_METRICS",
-        "who may read the figures at /metrics, /status and /: public, token (with the operator "
-        "token) or off",
+        "who may read /metrics, /status and /: public, token (clients with the operator token) "
+        "or off",
         metavar="WHO",
     )
     operator_token: str = _setting(
         "",
         parse_password,
         "XETSERVE_OPERATOR_TOKEN",
-        "token that shows the names of files, repositories and clients at /status and /; 16 "
-        "characters or more",
+        "token that shows the names of files, repositories and clients at /status and /; at "
+        "least 16 characters",
         metavar="TOKEN",
         is_secret=True,
     )
@@ -464,7 +465,7 @@ class StatusConfig:
         "",
         parse_file,
         "XETSERVE_OPERATOR_TOKEN_FILE",
-        "file that holds the operator token; not one that everybody may write to",
+        "file that holds the operator token; it must not be writable by every user",
         metavar="FILE",
     )
 
@@ -477,15 +478,15 @@ class LimitsConfig:
         10_000,
         parse_optional_count,
         "XETSERVE_MAX_CONNECTIONS",
-        "most connections at a time, 503 beyond; 0: no limit. Never more than half of the files "
-        "that the process may open",
+        "maximum connections at a time, 503 beyond; 0: no limit. Never more than half of the "
+        "files that the process may open",
         metavar="N",
     )
     max_connections_per_client: int = _setting(
         0,
         parse_optional_count,
         "XETSERVE_MAX_CONNECTIONS_PER_CLIENT",
-        "most connections of one address (IPv6: one /64), 429 beyond; 0: no limit",
+        "maximum connections of one address (IPv6: one /64), 429 beyond; 0: no limit",
         metavar="N",
     )
     max_requests_per_connection: int = _setting(
@@ -521,7 +522,7 @@ class LimitsConfig:
         500,
         parse_size,
         "XETSERVE_MIN_BODY_RATE",
-        "slowest rate of a request's body, in bytes a second; a slower one uses up "
+        "minimum rate of a request's body, in bytes a second; a slower body uses up "
         "body_timeout, then 408; 0: no limit",
         metavar="SIZE",
     )
@@ -529,8 +530,8 @@ class LimitsConfig:
         0,
         parse_size,
         "XETSERVE_MIN_WRITE_RATE",
-        "slowest rate at which a client takes its answer, in bytes a second, on an average of "
-        "write_timeout; a slower one is cut. 0: no limit",
+        "minimum rate at which a client reads its response, in bytes a second, on average over "
+        "write_timeout; a slower client is cut. 0: no limit",
         metavar="SIZE",
     )
 
@@ -552,14 +553,14 @@ class LimitsConfig:
         100,
         parse_count,
         "XETSERVE_MAX_HEADER_FIELDS",
-        "most header fields of a request; 431 beyond",
+        "maximum number of header fields of a request; 431 beyond",
         metavar="N",
     )
     max_trailer_size: int = _setting(
         8 * 1024,
         parse_head_size,
         "XETSERVE_MAX_TRAILER_SIZE",
-        "most bytes of trailer fields after a chunked request body; 431 beyond",
+        "maximum bytes of trailer fields after a chunked request body; 431 beyond",
         metavar="SIZE",
     )
 
@@ -572,42 +573,43 @@ class AdmissionConfig:
         0,
         parse_optional_count,
         "XETSERVE_MAX_ACTIVE_REQUESTS",
-        "most requests under way at a time, 503 beyond; 0: no limit",
+        "maximum active requests at a time, 503 beyond; 0: no limit",
         metavar="N",
     )
     token_request_rate: float = _setting(
         0.0,
         parse_rate,
         "XETSERVE_TOKEN_REQUEST_RATE",
-        "most requests a second with one token, 429 beyond; 0: no limit",
+        "maximum requests a second with one token, 429 beyond; 0: no limit",
         metavar="N",
     )
     address_request_rate: float = _setting(
         0.0,
         parse_rate,
         "XETSERVE_ADDRESS_REQUEST_RATE",
-        "most requests a second from one address, 429 beyond; 0: no limit",
+        "maximum requests a second from one address, 429 beyond; 0: no limit",
         metavar="N",
     )
     token_byte_rate: int = _setting(
         0,
         parse_size,
         "XETSERVE_TOKEN_BYTE_RATE",
-        "most bytes a second to one token; answers are slowed down, not refused; 0: no limit",
+        "maximum bytes a second to one token; responses are slowed down, not refused; 0: no limit",
         metavar="SIZE",
     )
     address_byte_rate: int = _setting(
         0,
         parse_size,
         "XETSERVE_ADDRESS_BYTE_RATE",
-        "most bytes a second to one address; answers are slowed down, not refused; 0: no limit",
+        "maximum bytes a second to one address; responses are slowed down, not refused; "
+        "0: no limit",
         metavar="SIZE",
     )
     rate_burst: float = _setting(
         10.0,
         parse_seconds,
         "XETSERVE_RATE_BURST",
-        "seconds' worth of a rate that may be used up at once",
+        "seconds of a rate that may be used at once",
         metavar="SECONDS",
     )
 
@@ -627,8 +629,8 @@ class LogConfig:
         "text",
         parse_access_log,
         "XETSERVE_ACCESS_LOG",
-        "format of the line that is logged for each request: text, json or off; log_level does "
-        "not matter",
+        "format of the line that is logged for each request: text, json or off; log_level has no "
+        "effect on it",
         metavar="FORM",
     )
 
@@ -653,9 +655,9 @@ class Config:
     def for_worker(self, num_workers: int) -> "Config":
         """Return the settings of one of num_workers processes.
 
-        It has its part of the memory budget, at least MIN_BUDGET, of the budget of request bodies,
-        at least MIN_BODY_BUDGET, of what is kept of answers, and of the numbers of connections and
-        requests, rounded up.
+        Each process has an equal part of the memory budget (at least MIN_BUDGET), the body budget
+        (at least MIN_BODY_BUDGET), the answer cache, and the limits of connections and requests.
+        Parts are rounded up.
         """
 
         def part(limit: int) -> int:
@@ -698,34 +700,34 @@ SECTIONS: Final[Mapping[str, type]] = {
 
 
 def check_together(config: Config) -> None:
-    """See to it that the settings of a server make sense beside each other.
+    """Check that the settings of a server do not contradict each other.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: they do; the message has the first conflict.
     """
     for conflict in find_conflicts(config):
         raise ConfigError(conflict)
 
 
 def find_conflicts(config: Config) -> Iterator[str]:
-    """Say what makes no sense beside each other."""
+    """Yield a message for each conflict between settings."""
     tls, proxies = config.tls, config.proxies
     if config.server.port == OFF and not config.server.unix_socket:
-        yield "there is nothing to listen on: port is off, and there is no unix_socket"
+        yield "no listener is set: port is off and unix_socket is empty"
     if bool(tls.tls_cert) != bool(tls.tls_key):
-        yield "tls_cert and tls_key belong together"
+        yield "tls_cert and tls_key must be set together"
     if tls.redirect_port != OFF and not tls.tls_cert:
         yield "redirect_port needs TLS: tls_cert and tls_key"
     if tls.redirect_port != OFF and config.server.port == OFF:
         yield "redirect_port needs a port to send clients to"
     if tls.acme_webroot and tls.redirect_port == OFF:
-        yield "acme_webroot is served on redirect_port, which is off"
+        yield "acme_webroot needs redirect_port, which is off"
     if tls.redirect_target == OFF:
         yield "redirect_target must be a port"
     if config.hub.offline and not config.cache.cache_dir:
-        yield "offline needs a cache_dir: there is nothing else to serve from"
+        yield "offline needs a cache_dir with stored content"
     status = config.status
     if status.metrics == "token" and not (status.operator_token or status.operator_token_file):
         yield "metrics = token needs operator_token or operator_token_file"
     if proxies.proxy_protocol and not proxies.trusted_proxies:
-        yield "proxy_protocol needs trusted_proxies: nobody else may connect"
+        yield "proxy_protocol needs trusted_proxies: only they may connect"

@@ -25,18 +25,18 @@ _UNITS: Final = (
     ("MiB", 2**20),
     ("KiB", 2**10),
 )
-# Words of a help text that are code: names of settings, paths, patterns.
+# Words in help texts that are code: names of settings, paths, patterns.
 _CODE: Final = re.compile(r"(?<![^\s(])(?:[a-z]+_[a-z_]+|[/?.*][\w./=*-]*[\w=*/]|[/*])(?![\w/])")
 
 _TOML_HEAD: Final = """\
 # Settings of xetserve {version}. A # without a space precedes a default: remove the # to change it.
-# Flags and environment variables win over this file. Sizes: 1048576, 128MiB, 50GB. Times: seconds.
+# Flags and environment variables override this file. Sizes: 1048576, 128MiB, 50GB. Times: seconds.
 # After a change: xetserve config check --config FILE
 """
 _ENV_HEAD: Final = """\
 # Environment of xetserve {version}, for `docker run --env-file FILE` and EnvironmentFile= of
-# systemd. One NAME=value a line, without quotes; everything after the = is the value. Flags win
-# over these variables, and they win over the TOML file.
+# systemd. One NAME=value a line, without quotes; everything after the = is the value. Flags
+# override these variables, and these variables override the TOML file.
 # After a change: xetserve config check --env-file FILE
 """
 
@@ -62,7 +62,7 @@ def make_env_template() -> str:
 
 
 def make_markdown() -> str:
-    """Return a Markdown table for each section, as the configuration chapter has them."""
+    """Return a Markdown table for each section, for the configuration chapter."""
     lines = []
     for name, section in SECTIONS.items():
         lines += [
@@ -114,7 +114,7 @@ def format_toml(setting: dataclasses.Field[Any], value: Any = None) -> str:
     is_bare = isinstance(value, bool) or (
         isinstance(value, int | float) and text.replace(".", "").isdigit()
     )
-    # A basic string of TOML is one of JSON, but for DEL.
+    # A JSON string is a basic string of TOML, except that TOML requires an escape for DEL.
     return text if is_bare else json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
