@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.waiting import PATIENCE
 from xetserve.http.messages import Handler
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.body_budget import BodyBudget
@@ -28,8 +29,6 @@ from xetserve.net.server_connection import ConnectionLimits, OnAnswer
 from xetserve.net.tls import ServerTls
 from xetserve.net.url import Url, parse_url
 
-PATIENCE = 10.0  # seconds after which a test that waits for its peer has failed
-
 _LENGTH = re.compile(rb"(?im)^content-length: *(\d+)\r?$")
 
 
@@ -37,13 +36,6 @@ async def turn(count: int = 1) -> None:
     """Let the loop turn."""
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until the condition holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await turn()
 
 
 @dataclass

@@ -7,12 +7,8 @@ import logging
 import pytest
 
 from tests.app.world import CAS_TOKEN, CONTENT, NAME, SIGNATURE, TOKEN, XORB, World, ask
-from tests.peers import (
-    PATIENCE,
-    Answer,
-    http_answer,
-    until,
-)
+from tests.peers import Answer, http_answer
+from tests.waiting import PATIENCE, until
 from xetserve.http.hosts import HostPolicy
 
 

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.peers import PATIENCE, open_pool
+from tests.peers import open_pool
+from tests.waiting import PATIENCE
 from xetserve.app.application import Application
 from xetserve.app.download.service import Upstreams
 from xetserve.app.hub.xet_mode import XetMode

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from tests.fakes import FakeFile, FakeXorb
 from tests.peers import (
-    PATIENCE,
     Answer,
     RawClient,
     Received,
@@ -18,8 +17,8 @@ from tests.peers import (
     http_answer,
     open_pool,
     serving,
-    until,
 )
+from tests.waiting import PATIENCE, until
 from xetserve.app.application import Application
 from xetserve.app.download.service import Upstreams
 from xetserve.app.hub.xet_mode import XetMode

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xetserve
 from tests.conftest import clean_environment, need_program
-from tests.e2e.raw import until
+from tests.waiting import wait_until
 
 CONFIGURATIONS = Path(xetserve.__file__).parent / "share/scale"
 PROXY = "127.0.0.1"
@@ -84,7 +84,7 @@ class Balancers:
                 return False
             return True
 
-        until(is_open)
+        wait_until(is_open)
 
     def stop(self) -> None:
         for popen in self.running:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from tests.e2e.dataset import make_dataset
 from tests.e2e.hub import start_origin, upload, write_files
 from tests.e2e.shelf import Shelf
 from tests.peers import Certificates, make_certificates
+from tests.waiting import wait_until
 
 TOKEN = hub.TOKEN
 REPO = "tester/everything"
@@ -60,10 +60,8 @@ class Site:
     def empty_cache(self) -> None:
         """Have nothing stored: every test begins cold."""
         if self.cache is not None:
-            deadline = time.monotonic() + 30
-            while any((self.cache / "tmp").iterdir()):  # what is being written comes first
-                assert time.monotonic() < deadline
-                os.sched_yield()
+            temporary = self.cache / "tmp"
+            wait_until(lambda: not any(temporary.iterdir()))  # what is being written comes first
             for folder in (
                 *self.cache.glob("??"),
                 *map(self.cache.joinpath, ("ledgers", "plain", "large")),

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.conftest import Launcher, OriginControl, Process
 from tests.e2e.hub import XET_FILE, make_files, run_script, start_origin, upload, write_files
-from tests.e2e.raw import until
+from tests.waiting import wait_until
 
 REPO = "tester/through-us"
 PRIVATE = "tester/for-its-owner"
@@ -79,7 +79,7 @@ class Site:
 
     def wait_for_cache(self) -> None:
         """Wait until what is being written to the cache is there."""
-        until(lambda: not any((self.cache / "tmp").iterdir()))
+        wait_until(lambda: not any((self.cache / "tmp").iterdir()))
 
     def asked(self, kind: str) -> list[dict[str, Any]]:
         """What the origin was asked, of a kind."""

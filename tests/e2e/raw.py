@@ -1,17 +1,14 @@
 """A raw socket, and the answers that come on it."""
 
-import os
 import select
 import socket
-import time
-from collections.abc import Callable
 from typing import Self
 from urllib.parse import urlsplit
 
 from tests.conftest import Process
 from tests.e2e.dataset import MIB
+from tests.waiting import PATIENCE
 
-PATIENCE = 30.0  # seconds
 HEALTH = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -66,11 +63,3 @@ class Client:
             if readable:
                 return
             self.send(bytes([byte]))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something in another process that nothing tells us of."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()

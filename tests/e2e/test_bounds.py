@@ -5,7 +5,7 @@ import contextlib
 import os
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from tests.e2e.clients import curl, run
 from tests.e2e.conftest import TOKEN, Site, environment_without_home, serve_arguments
 from tests.e2e.dataset import MIB
 from tests.e2e.hub import start_origin
+from tests.waiting import until, wait_until
 from xetserve.app.application import Application
 from xetserve.app.download.service import Upstreams
 from xetserve.config.schema import MemoryConfig
@@ -128,13 +129,6 @@ async def test_bodies_of_many_clients_stay_within_their_budget(
     assert server.peak_memory() - before < budget + NUM_SENDERS * MIB // 4 + 8 * MIB
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something is so that has no event of its own; ten seconds at most."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - turns of the loop, not time
-            await asyncio.sleep(0)
-
-
 class InProcess:
     """The server inside the test's own loop, so that what is left behind can be seen."""
 
@@ -208,8 +202,7 @@ def test_a_server_that_is_stopped_finishes_what_it_has_begun(
         f"{server.url}/download/tester/everything/big.bin", tmp_path / "out", "--limit-rate", "40M"
     )
     client = subprocess.Popen(command, env=environment_without_home())
-    while not (tmp_path / "out").exists() or not (tmp_path / "out").stat().st_size:
-        os.sched_yield()
+    wait_until(lambda: (tmp_path / "out").exists() and (tmp_path / "out").stat().st_size)
     assert server.stop() == 0
     assert client.wait(timeout=60) == 0
     assert (tmp_path / "out").read_bytes() == (site.uploaded.folder / "big.bin").read_bytes()

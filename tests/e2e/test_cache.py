@@ -25,7 +25,7 @@ from tests.e2e.conftest import (
     serve_arguments,
 )
 from tests.e2e.hub import start_origin, upload
-from tests.e2e.raw import PATIENCE, until
+from tests.waiting import PATIENCE, wait_until
 
 NAMES = ["model/tensors f32.safetensors", "text/corpus.bin", "repeats.bin", "big.bin"]
 
@@ -52,7 +52,7 @@ def warm(site: Site, name: str, target: Path, folder: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while download(site, name, target):
         assert time.monotonic() < deadline
-        until(lambda: not any((folder / "tmp").iterdir()))
+        wait_until(lambda: not any((folder / "tmp").iterdir()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +83,7 @@ def test_a_part_of_a_proven_file_is_verified_after_a_restart(
     cached: Site, launcher: Launcher, tmp_path: Path, folder: Path
 ) -> None:
     warm(cached, "big.bin", tmp_path / "out", folder)
-    until(lambda: len(list(folder.glob("ledgers/*/*"))) == 1)
+    wait_until(lambda: len(list(folder.glob("ledgers/*/*"))) == 1)
     stop(cached.server)
     again = start_server(cached, launcher, folder, "--access-log", "json")
     done = run(curl(file_url(again, "big.bin"), tmp_path / "part", "-r", "30000000-30000009"))
@@ -109,14 +109,14 @@ def test_a_plain_file_is_fetched_once_and_given_to_those_who_may_read_it(
         return sum(one["method"] == "GET" for one in asked)
 
     assert fetches() == 1
-    until(lambda: len(list(folder.glob("plain/*/*"))) == 1)
+    wait_until(lambda: len(list(folder.glob("plain/*/*"))) == 1)
     assert fetches() == 0
     assert run(curl(url, tmp_path / "part", "-r", "3-9")).returncode == 0
     assert (tmp_path / "part").read_bytes() == content[3:10]
     (stored,) = folder.glob("plain/*/*")
     stored.write_bytes(content[::-1])
     assert fetches() == 1
-    until(lambda: len(list(folder.glob("plain/*/*"))) == 1)
+    wait_until(lambda: len(list(folder.glob("plain/*/*"))) == 1)
     assert fetches() == 0
     stranger = curl(url, tmp_path / "stolen", "--oauth2-bearer", "hf_" + "x" * 34)
     at = stranger.index("-H")
@@ -162,9 +162,9 @@ def test_a_new_revision_costs_what_is_new(
         upload(sys.executable, origin.url, tmp_path / "home", "model", repo, tmp_path / name)
         digests.append(uploaded.digests[name])
         sizes.append(fetch())
-        until(lambda: not any((folder / "tmp").iterdir()))
+        wait_until(lambda: not any((folder / "tmp").iterdir()))
         while fetch():
-            until(lambda: not any((folder / "tmp").iterdir()))
+            wait_until(lambda: not any((folder / "tmp").iterdir()))
     # The text is new, and so are the chunks that the edits touch.
     assert 0 < sizes[1] < sizes[0] // 10
 
@@ -232,7 +232,7 @@ def test_a_killed_server_leaves_nothing_wrong(
         env=environment_without_home(),
         stderr=subprocess.DEVNULL,
     )
-    until(lambda: bool(entries(folder)) and any((folder / "tmp").iterdir()))
+    wait_until(lambda: bool(entries(folder)) and any((folder / "tmp").iterdir()))
     cached.server.popen.send_signal(signal.SIGKILL)
     cached.server.popen.wait()
     assert client.wait(timeout=PATIENCE) in (18, 56)
@@ -240,7 +240,7 @@ def test_a_killed_server_leaves_nothing_wrong(
     assert left
     cached.control.set_faults()
     again = start_server(cached, launcher, folder)
-    until(lambda: not left & set((folder / "tmp").iterdir()))
+    wait_until(lambda: not left & set((folder / "tmp").iterdir()))
     download(again, "big.bin", tmp_path / "out")
     warm(again, "big.bin", tmp_path / "out", folder)
 
@@ -252,7 +252,7 @@ def test_a_small_quota_is_kept(
     small = start_server(site, launcher, folder, "--cache-size", str(limit))
     for name in ["big.bin", "big-edited.bin", "repeats.bin"]:
         download(small, name, tmp_path / "out")
-        until(lambda: not any((folder / "tmp").iterdir()))
+        wait_until(lambda: not any((folder / "tmp").iterdir()))
         assert sum(path.stat().st_size for path in entries(folder)) <= limit
     stop(small.server)
 

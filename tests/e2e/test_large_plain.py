@@ -21,7 +21,7 @@ from tests.e2e.clients import Connection, aria2, ask, curl, run
 from tests.e2e.commands import run_command, told
 from tests.e2e.conftest import TOKEN, environment_without_home, serve_arguments
 from tests.e2e.dataset import MIB
-from tests.e2e.raw import until
+from tests.waiting import wait_until
 from xetserve.pipeline.cache.blob_file import BLOCK_SIZE, MAX_SMALL_SIZE
 
 REPO = "tester/large-plain"
@@ -139,15 +139,15 @@ def test_a_client_that_leaves_leaves_nothing(
         )
         for number in range(2)
     ]
-    until(lambda: len(list((folder / "tmp").iterdir())) == 2)
+    wait_until(lambda: len(list((folder / "tmp").iterdir())) == 2)
     slow[0].kill()
     slow[0].wait()
-    until(lambda: len(list((folder / "tmp").iterdir())) == 1)
+    wait_until(lambda: len(list((folder / "tmp").iterdir())) == 1)
     slow[1].kill()
     slow[1].wait()
-    until(lambda: not list((folder / "tmp").iterdir()))
+    wait_until(lambda: not list((folder / "tmp").iterdir()))
     assert kept(folder) == []
-    until(lambda: (folder / "usage").read_text().strip("\0 \n") == "0")
+    wait_until(lambda: (folder / "usage").read_text().strip("\0 \n") == "0")
     # Two at once, and one of them stays.
     clients = [
         subprocess.Popen(curl(url, tmp_path / f"out{number}"), env=environment_without_home())
@@ -170,13 +170,13 @@ def test_a_killed_server_leaves_nothing_wrong(
         env=environment_without_home(),
         stderr=subprocess.DEVNULL,
     )
-    until(lambda: bool(list((folder / "tmp").iterdir())))
+    wait_until(lambda: bool(list((folder / "tmp").iterdir())))
     server.popen.send_signal(signal.SIGKILL)
     server.popen.wait()
     assert client.wait(timeout=60) != 0
     assert kept(folder) == []
     server = start(place, launcher, folder)
-    until(lambda: not list((folder / "tmp").iterdir()))
+    wait_until(lambda: not list((folder / "tmp").iterdir()))
     assert download(server, tmp_path / "out", place) > SIZE
     assert download(server, tmp_path / "out", place) < MIB
 

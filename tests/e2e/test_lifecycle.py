@@ -18,9 +18,10 @@ import pytest
 from tests.conftest import Launcher, Process, clean_environment, sha256_of
 from tests.e2e.clients import CUT, curl
 from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
-from tests.e2e.raw import HEALTH, Client, until
+from tests.e2e.raw import HEALTH, Client
 from tests.e2e.socket_activation import HAND_OVER, start_on
 from tests.e2e.workers import num_clients
+from tests.waiting import wait_until
 
 NAME = "big.bin"
 SMALL = "config.json"
@@ -37,7 +38,7 @@ class Download:
             env=environment_without_home(),
             stderr=subprocess.DEVNULL,
         )
-        until(lambda: target.exists() and target.stat().st_size > 0)
+        wait_until(lambda: target.exists() and target.stat().st_size > 0)
 
     def finish(self, digest: str) -> int:
         """Wait for its end; gives curl's status. Only with 0 it has the file."""
@@ -52,7 +53,7 @@ def start(site: Site, launcher: Launcher, *flags: str) -> Process:
 
 def terminate(server: Process, until_logged: str = "SIGTERM: draining") -> None:
     server.popen.send_signal(signal.SIGTERM)
-    until(lambda: until_logged in server.log)
+    wait_until(lambda: until_logged in server.log)
 
 
 # Draining
@@ -63,7 +64,7 @@ def test_ready_says_whether_the_server_drains(site: Site, launcher: Launcher) ->
     with Client(server) as early, Client(server) as late:
         early.send(READY)
         assert (early.read_answer()[::2]) == (200, b'{"status": "ready"}\n')
-        until(lambda: num_clients(server.pid, urlsplit(server.url).port or 0) == 2)
+        wait_until(lambda: num_clients(server.pid, urlsplit(server.url).port or 0) == 2)
         terminate(server)
         assert early.read_end() == "closed"
         # Connected before the signal, and heard after it.
@@ -119,7 +120,7 @@ def test_nobody_can_connect_any_more(site: Site, launcher: Launcher, tmp_path: P
         except ConnectionResetError:  # in the queue of a socket that was closed just then
             return False
 
-    until(is_refused)  # the log is quicker than the sockets
+    wait_until(is_refused)  # the log is quicker than the sockets
     assert download.finish(site.uploaded.digests[NAME]) == 0
     assert server.popen.wait(timeout=20) == 0
 
@@ -225,7 +226,7 @@ def test_a_server_is_replaced_under_load_and_no_request_fails(
             for number in range(2):
                 downloads = [Download(server, tmp_path / f"{number}-{n}", "60M") for n in range(2)]
                 served = load.num_served
-                until(lambda served=served: load.num_served > served + 10)  # type: ignore[misc]
+                wait_until(lambda: load.num_served > served + 10)  # noqa: B023 - waits here
                 following = start_on(sock, site, launcher, "--workers", workers)
                 server.popen.send_signal(signal.SIGTERM)
                 for download in downloads:
@@ -233,7 +234,7 @@ def test_a_server_is_replaced_under_load_and_no_request_fails(
                 assert server.popen.wait(timeout=40) == 0
                 server = following
                 served = load.num_served
-                until(lambda served=served: load.num_served > served + 10)  # type: ignore[misc]
+                wait_until(lambda: load.num_served > served + 10)  # noqa: B023 - waits here
         finally:
             load.stop()
     assert load.failures == []

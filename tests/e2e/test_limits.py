@@ -18,7 +18,8 @@ from tests.conftest import Launcher, Process, sha256_of, with_files
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
 from tests.e2e.dataset import MIB
-from tests.e2e.raw import PATIENCE, Client, until
+from tests.e2e.raw import Client
+from tests.waiting import PATIENCE, wait_until
 
 GET = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 NAME = "big.bin"
@@ -77,7 +78,7 @@ def test_connections(site: Site, launcher: Launcher, flag: str, status: int) -> 
         # Those who are there are served as before.
         clients[0].send(GET)
         assert clients[0].read_answer()[0] == 200
-    until(lambda: ask(server)[0] == 200)
+    wait_until(lambda: ask(server)[0] == 200)
 
 
 def test_connections_of_several_workers(site: Site, launcher: Launcher) -> None:
@@ -103,14 +104,14 @@ def test_files_that_run_out(site: Site, launcher: Launcher) -> None:
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(server)) for _ in range(60)]
-        until(lambda: "cannot accept clients: Too many open files" in server.log)
+        wait_until(lambda: "cannot accept clients: Too many open files" in server.log)
         clients[0].send(GET)
         assert clients[0].read_answer()[0] == 200
         before = cpu_seconds(server.pid)
         time.sleep(1)  # of the server's time, which is what is measured
         assert cpu_seconds(server.pid) - before < 0.3
         assert server.log.count("cannot accept") == 1
-    until(lambda: "accepting again" in server.log)
+    wait_until(lambda: "accepting again" in server.log)
     assert ask(server)[0] == 200
     assert server.stop() == 0
 
@@ -259,7 +260,7 @@ def test_a_client_that_takes_nothing(site: Site, launcher: Launcher) -> None:
     server = start(site, launcher, "--write-timeout", "0.5")
     with Client(server) as client:
         client.send(DOWNLOAD)
-        until(lambda: "cut after" in server.log)
+        wait_until(lambda: "cut after" in server.log)
         assert client.read_end() == "reset"
     assert "the client reads nothing" in server.log
 
@@ -277,7 +278,7 @@ def test_a_client_that_takes_too_little(site: Site, launcher: Launcher) -> None:
                 client.sock.recv(65536)  # some megabytes a second: alive, but below the floor
             except ConnectionResetError:
                 is_reset = True
-        until(lambda: "reads less than 1.04858e+08 bytes a second" in server.log)
+        wait_until(lambda: "reads less than 1.04858e+08 bytes a second" in server.log)
         assert is_reset or client.read_end() == "reset"
 
 
@@ -288,7 +289,7 @@ def test_a_flood_of_requests_behind_a_response_is_not_read(site: Site, launcher:
     server = start(site, launcher, "--access-log", "off")
     with Client(server) as client:
         client.send(DOWNLOAD)
-        until(lambda: bool(select.select([client.sock], [], [], 0)[0]))
+        wait_until(lambda: bool(select.select([client.sock], [], [], 0)[0]))
         client.sock.setblocking(False)
         sent = 0
         deadline = time.monotonic() + 3
@@ -321,7 +322,7 @@ def test_requests_under_way(site: Site, launcher: Launcher, tmp_path: Path) -> N
     server = start(site, launcher, "--max-active-requests", "1", "--write-timeout", "60")
     with Client(server) as busy:
         busy.send(DOWNLOAD)
-        until(lambda: bool(select.select([busy.sock], [], [], 0)[0]))
+        wait_until(lambda: bool(select.select([busy.sock], [], [], 0)[0]))
         with Client(server) as other:
             other.send(DOWNLOAD + GET)
             status, headers, body = other.read_answer()
@@ -329,7 +330,7 @@ def test_requests_under_way(site: Site, launcher: Launcher, tmp_path: Path) -> N
             assert b"as many requests" in body
             assert other.read_answer()[0] == 200, "/health is always answered"
     url = f"{server.url}/download/{REPO}/config.json"
-    until(lambda: run(curl(url, tmp_path / "out")).returncode == 0)
+    wait_until(lambda: run(curl(url, tmp_path / "out")).returncode == 0)
 
 
 @pytest.mark.parametrize("flag", ["--token-request-rate", "--address-request-rate"])

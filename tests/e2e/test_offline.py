@@ -31,7 +31,7 @@ from tests.e2e.hub import (
     upload,
     write_files,
 )
-from tests.e2e.raw import until
+from tests.waiting import wait_until
 
 REPO = "tester/kept"
 PRIVATE = "tester/kept-private"
@@ -107,7 +107,7 @@ def download_all(server: Process, home: Path, repo: str = REPO, **more: str | No
 
 def wait_for_disk(cache: Path) -> None:
     """Wait until what is being written is there."""
-    until(lambda: not any((cache / "tmp").iterdir()))
+    wait_until(lambda: not any((cache / "tmp").iterdir()))
 
 
 def test_a_warm_repository_while_the_hub_is_gone(place: Place, tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_access_that_is_taken_back_is_noticed(place: Place, tmp_path: Path) -> N
         place.launcher, place.base / "origin", port=place.port, users=(f"{OTHER_TOKEN}=x",)
     )
     for path in paths:
-        until(lambda path=path: ask(server, path).status != 200)  # type: ignore[misc]
+        wait_until(lambda path=path: ask(server, path).status != 200)  # type: ignore[misc]
         assert ask(server, path).status == 401
     # Nor does it come back when nobody can be asked, by whichever way it was known.
     place.origin.stop()

@@ -14,7 +14,7 @@ from tests.e2e.cached_site import check_without_data, start_server
 from tests.e2e.commands import TIMEOUT, pull, pull_command, summary_of
 from tests.e2e.conftest import REPO, TOKEN, Site
 from tests.e2e.damage import find_record
-from tests.e2e.raw import until
+from tests.waiting import wait_until
 from xetserve.xet.compression import Scheme
 
 
@@ -65,7 +65,7 @@ def test_what_was_stopped_goes_on(site: Site, tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        until(lambda: bool(set(folder.glob("??/*/*.xc")) - before))  # noqa: B023 - waits here
+        wait_until(lambda: bool(set(folder.glob("??/*/*.xc")) - before))  # noqa: B023 - waits here
         process.send_signal(number)
         _, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == status

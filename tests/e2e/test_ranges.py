@@ -14,8 +14,8 @@ from tests.conftest import Launcher, Process, need_program, sha256_of
 from tests.e2e.clients import TIMEOUT, Connection, aria2, curl, file_url, path_of, run, wget
 from tests.e2e.conftest import TOKEN, Site, environment_without_home, serve_arguments
 from tests.e2e.dataset import MIB
-from tests.e2e.raw import until
 from tests.multiparts import read_parts
+from tests.waiting import wait_until
 
 MANY = [(at, at + 1) for at in range(0, 20, 2)]  # ten bytes with gaps between them
 
@@ -201,7 +201,7 @@ def test_curl_resumes_after_a_cut(impatient_site: Site, tmp_path: Path) -> None:
     client = subprocess.Popen(
         curl(url, target), env=environment_without_home(), stderr=subprocess.DEVNULL
     )
-    until(lambda: target.exists() and target.stat().st_size > MIB)
+    wait_until(lambda: target.exists() and target.stat().st_size > MIB)
     site.control.set_faults(data_status_burst={"status": 500, "count": 10_000})
     assert client.wait(timeout=TIMEOUT) in (18, 56)
     site.control.set_faults()

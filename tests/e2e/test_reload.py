@@ -16,9 +16,9 @@ import pytest
 from tests.conftest import Launcher, Process, sha256_of
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, Site, environment_without_home, serve_arguments
-from tests.e2e.raw import until
 from tests.e2e.workers import worker_pids
 from tests.peers import Certificates, make_certificates
+from tests.waiting import wait_until
 
 NAME = "big.bin"
 
@@ -78,7 +78,7 @@ class Download:
         self.client = subprocess.Popen(
             curl(url, target, "--limit-rate", "40M", *options), env=environment_without_home()
         )
-        until(lambda: target.exists() and target.stat().st_size > 0)
+        wait_until(lambda: target.exists() and target.stat().st_size > 0)
         self.client.send_signal(signal.SIGSTOP)
         assert self.client.poll() is None, "it was over before anything happened"
 
@@ -91,7 +91,7 @@ class Download:
 def hang_up(server: Process, said: str, times: int = 1) -> None:
     """Send SIGHUP and wait until the log says so, as often as that."""
     server.popen.send_signal(signal.SIGHUP)
-    until(lambda: server.log.count(said) >= times)
+    wait_until(lambda: server.log.count(said) >= times)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -123,10 +123,10 @@ def test_a_certificate_that_changes_on_disk_is_taken(
     download = Download(site, server, tmp_path / "out", "--cacert", str(pairs[0].ca))
     # The certificate alone is no good, and stays without effect.
     renewed.lead_to(pairs[1], key=False)
-    until(lambda: "certificate not changed" in server.log)
+    wait_until(lambda: "certificate not changed" in server.log)
     assert certificate_of(server) == digest_of(pairs[0])
     renewed.lead_to(pairs[1], chain=False)
-    until(lambda: certificate_of(server) == digest_of(pairs[1]))
+    wait_until(lambda: certificate_of(server) == digest_of(pairs[1]))
     download.finish()
     assert server.log.count("certificate not changed") == 1
     assert server.stop() == 0
@@ -145,7 +145,7 @@ def test_a_worker_that_starts_later_has_what_is_new(
     hang_up(server, "reloaded; changed: max_url_size", 3)
     for pid in worker_pids(server):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: server.log.count("is ready") == 4)
+    wait_until(lambda: server.log.count("is ready") == 4)
     for _ in range(4):
         assert certificate_of(server) == digest_of(pairs[1])
         url = f"{server.url}/{'x' * 400}"
@@ -179,7 +179,7 @@ def test_settings_change_for_what_comes_next(
     hang_up(server, "reloaded; changed: ")
     assert "a restart is needed to change memory_budget" in server.log
     assert [status() for _ in range(3)] == ["200", "429", "429"]
-    until(lambda: '{"time": ' in server.log)
+    wait_until(lambda: '{"time": ' in server.log)
     download.finish()
     assert server.stop() == 0
 

@@ -21,8 +21,8 @@ from tests.e2e.balancers import PROXY, SECRET, Balancers, find_port
 from tests.e2e.clients import TIMEOUT, answer_of, curl, run
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import run_script, start_origin, write_files
-from tests.e2e.raw import until
 from tests.peers import Certificates
+from tests.waiting import wait_until
 
 CLIENT = "127.0.0.5"
 REPO = "tester/fleet"
@@ -103,7 +103,7 @@ class Fleet:
                         found[str(line["path"])] = number
             return len(found) >= expected
 
-        until(look)
+        wait_until(look)
         assert len(found) == expected
         return found
 
@@ -169,7 +169,7 @@ def test_every_file_has_its_server_and_a_death_moves_no_other(fleet: Fleet) -> N
     assert {n for name, n in after.items() if before[name] == 1} == {0, 2}
     fleet.start(1)
     number = iter(range(10_000))
-    until(lambda: fleet.get_all(f"again {next(number)}") == before)
+    wait_until(lambda: fleet.get_all(f"again {next(number)}") == before)
 
 
 def test_all_urls_of_a_file_lead_to_one_server(fleet: Fleet) -> None:
@@ -187,7 +187,7 @@ def test_all_urls_of_a_file_lead_to_one_server(fleet: Fleet) -> None:
             status, body = fleet.get(target, agent)
             assert status in (200, 404)  # 404: only one of the last two need be a name of main
             assert status == 404 or body == fleet.origin.files[name]
-        until(lambda: len(fleet.who_answered(agent)) == 6)  # noqa: B023 - waits here
+        wait_until(lambda: len(fleet.who_answered(agent)) == 6)  # noqa: B023 - waits here
         assert len(set(fleet.who_answered(agent))) == 1, name
 
 
@@ -220,7 +220,7 @@ class Load:
     def wait_for(self, count: int) -> None:
         """Wait for some more downloads."""
         goal = self.num_done + count
-        until(lambda: self.num_done >= goal)
+        wait_until(lambda: self.num_done >= goal)
 
     def stop(self) -> None:
         self._over.set()
@@ -240,7 +240,7 @@ def test_a_rolling_restart_loses_no_download(fleet: Fleet, tmp_path: Path) -> No
                 assert fleet.members[number].stop() == 0
                 load.wait_for(20)
                 fleet.start(number)
-                until(lambda: fleet.has_served(number))  # noqa: B023 - waits here
+                wait_until(lambda: fleet.has_served(number))  # noqa: B023 - waits here
                 _, errors = popen.communicate(timeout=TIMEOUT)
             assert (popen.returncode, errors) == (0, "")
             assert target.read_bytes() == fleet.origin.files[BIG]
@@ -255,13 +255,13 @@ def test_what_a_death_cuts_can_be_resumed(fleet: Fleet, tmp_path: Path) -> None:
     target = tmp_path / "out"
     url = f"{fleet.url}/download/{REPO}/{BIG}"
     assert run(curl(url, target, "-r", "0-9", "-A", "probe")).returncode == 0
-    until(lambda: len(fleet.who_answered("probe")) == 1)
+    wait_until(lambda: len(fleet.who_answered("probe")) == 1)
     (victim,) = fleet.who_answered("probe")
     load = Load(fleet, 2)
     try:
         command = curl(url, target, "--limit-rate", "6M")
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
-            until(lambda: target.exists() and target.stat().st_size > 1_000_000)
+            wait_until(lambda: target.exists() and target.stat().st_size > 1_000_000)
             fleet.kill(victim)
             popen.communicate(timeout=TIMEOUT)
         assert popen.returncode in (18, 56), popen.returncode
@@ -308,7 +308,7 @@ def test_the_balancer_says_who_the_client_is(fleet: Fleet, tmp_path: Path) -> No
     more = ("-H", "X-Forwarded-Host: evil.example", "-H", "Forwarded: for=198.51.100.2")
     answer = answer_of(f"{fleet.url}/", tmp_path, "--interface", CLIENT, "-A", "me", *lies, *more)
     assert f"{fleet.url}/download/" in answer[2].decode()
-    until(lambda: len(fleet.who_answered("me")) == 1)
+    wait_until(lambda: len(fleet.who_answered("me")) == 1)
     peers = [ln["peer"] for n in range(3) for ln in fleet.lines(n) if ln["user_agent"] == "me"]
     assert peers == [CLIENT]
 

@@ -29,7 +29,7 @@ from tests.e2e.native import (
     find_flip,
     running_place,
 )
-from tests.e2e.raw import until
+from tests.waiting import wait_until
 
 NUM_WORKERS = 3
 NAME = "patched.bin"
@@ -166,7 +166,7 @@ def test_a_proven_file_is_proven_for_all(start: Start, tmp_path: Path, is_native
             assert (reply.status, reply.body) == (206, content[at : at + 10])
         return served_by(site, SERVED) == {"1", "2", "3"}
 
-    until(is_known_to_all)
+    wait_until(is_known_to_all)
     # From now on damage is found in the part that has it, by whoever gives it out.
     flip(site, at)
     for reply in ask_all(site, ("Range", f"bytes={at}-{at + 9}")):
@@ -197,11 +197,11 @@ def test_a_worker_that_was_killed_has_told_what_it_gave_out(start: Start) -> Non
     reply = first.ask(URL, [("Range", f"bytes=0-{middle - 1}")])
     assert reply.status == 206
     assert reply.body != site.place.files[NAME][:middle]
-    until(lambda: " 206 1000000 " in site.server.log)
+    wait_until(lambda: " 206 1000000 " in site.server.log)
     (number,) = served_by(site, re.compile(r"\[worker (\d+)\] xetserve.access: .* 206 1000000 "))
     pid = next(int(pid) for worker, pid in READY.findall(site.server.log) if worker == number)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: len(READY.findall(site.server.log)) == NUM_WORKERS + 1)
+    wait_until(lambda: len(READY.findall(site.server.log)) == NUM_WORKERS + 1)
     second = Connection(site.server.url)
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
         second.ask(URL, [("Range", f"bytes={middle}-{10**7 * 2}")])

@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import Launcher
 from tests.e2e.clients import Connection, Reply, curl, file_url, run
 from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
-from tests.e2e.raw import until
 from tests.e2e.workers import worker_pids
+from tests.waiting import wait_until
 from xetserve.metrics.catalogue import ROUTES
 
 NAMES = ("big.bin", "random.bin", "config.json", "big-edited.bin")
@@ -86,9 +86,9 @@ def test_totals_are_what_clients_have_counted(watched: Site, tmp_path: Path) -> 
     assert [status for status, _ in told] == ["200"] * 8 + ["206", "200", "404"]
     sizes = [int(size) for _, size in told]
     # The client is gone before the server has counted it.
-    until(lambda: value(scrape(watched), "xetserve_requests_total", route="download") == 10)
-    until(lambda: value(scrape(watched), "xetserve_requests_total", route="resolve") == 1)
-    until(lambda: value(scrape(watched), "xetserve_readers") == 0)
+    wait_until(lambda: value(scrape(watched), "xetserve_requests_total", route="download") == 10)
+    wait_until(lambda: value(scrape(watched), "xetserve_requests_total", route="resolve") == 1)
+    wait_until(lambda: value(scrape(watched), "xetserve_readers") == 0)
     samples = scrape(watched)
     for status, count in (("200", 8), ("206", 1), ("404", 1)):
         found = value(samples, "xetserve_requests_total", route="download", status=status)
@@ -115,7 +115,7 @@ def test_totals_are_what_clients_have_counted(watched: Site, tmp_path: Path) -> 
 
 def test_whoever_is_asked_tells_the_same(watched: Site, tmp_path: Path) -> None:
     assert run(curl(file_url(watched, "random.bin"), tmp_path / "out")).returncode == 0
-    until(lambda: value(scrape(watched), "xetserve_requests_total", route="download") == 1)
+    wait_until(lambda: value(scrape(watched), "xetserve_requests_total", route="download") == 1)
     found = [scrape(watched) for _ in range(12)]
     for name in ("xetserve_sent_bytes_total", "xetserve_requests_total"):
         assert {value(samples, name, route="download") for samples in found} == {
@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_takes_no_count_along(
     site = replace(site, server=server)
     for n in range(6):
         assert run(curl(file_url(site, "random.bin"), tmp_path / str(n))).returncode == 0
-    until(lambda: value(scrape(site), "xetserve_requests_total", route="download") == 6)
+    wait_until(lambda: value(scrape(site), "xetserve_requests_total", route="download") == 6)
     before = scrape(site)
     for pid in worker_pids(server):
         # One after the other, so that each of them has lost its memory once.
@@ -141,8 +141,8 @@ def test_a_worker_that_is_killed_takes_no_count_along(
         os.kill(pid, signal.SIGKILL)
         assert select.select([ending], [], [], 30)[0]
         os.close(ending)
-        until(lambda: len({*worker_pids(server), pid}) == 4)  # noqa: B023 - waits here
-    until(lambda: value(scrape(site), "xetserve_workers") == 3)
+        wait_until(lambda: len({*worker_pids(server), pid}) == 4)  # noqa: B023 - waits here
+    wait_until(lambda: value(scrape(site), "xetserve_workers") == 3)
     after = scrape(site)
     for key, count in before.items():
         if key[0].endswith(("_total", "_bucket", "_sum", "_count")):
@@ -161,9 +161,11 @@ def test_a_download_is_seen_while_it_lasts(watched: Site, tmp_path: Path) -> Non
         head = f"GET /download/{REPO}/big.bin HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}"
         client.sendall(f"{head}\r\n\r\n".encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
-        until(lambda: json.loads(ask(watched, "/status").body)["streams"] != [])
+        wait_until(lambda: json.loads(ask(watched, "/status").body)["streams"] != [])
         size = (watched.uploaded.folder / "big.bin").stat().st_size
-        until(lambda: json.loads(ask(watched, "/status").body)["streams"][0]["stage"] == "sending")
+        wait_until(
+            lambda: json.loads(ask(watched, "/status").body)["streams"][0]["stage"] == "sending"
+        )
         for _ in range(6):
             reply = ask(watched, "/status", token=OPERATOR)
             (stream,) = json.loads(reply.body)["streams"]
@@ -183,9 +185,9 @@ def test_a_download_is_seen_while_it_lasts(watched: Site, tmp_path: Path) -> Non
                 assert not any(secret in text for secret in SECRETS)
             assert "a private file" in text
         assert value(scrape(watched), "xetserve_active_requests") == 2  # and the one that asks
-    until(lambda: json.loads(ask(watched, "/status").body)["streams"] == [])
-    until(lambda: value(scrape(watched), "xetserve_cut_requests_total", route="download") == 1)
-    until(lambda: value(scrape(watched), "xetserve_active_requests") == 1)
+    wait_until(lambda: json.loads(ask(watched, "/status").body)["streams"] == [])
+    wait_until(lambda: value(scrape(watched), "xetserve_cut_requests_total", route="download") == 1)
+    wait_until(lambda: value(scrape(watched), "xetserve_active_requests") == 1)
 
 
 def test_terminals_and_browsers_get_what_they_can_show(watched: Site, tmp_path: Path) -> None:
@@ -225,16 +227,16 @@ def test_figures_can_be_withdrawn_while_the_server_runs(
     assert ask(site, "/metrics").status == 200
     config.write_text(f"[status]\nmetrics = 'token'\noperator_token_file = '{secret}'\n")
     server.popen.send_signal(signal.SIGHUP)
-    until(lambda: ask(site, "/metrics").status == 401)
+    wait_until(lambda: ask(site, "/metrics").status == 401)
     assert ask(site, "/status").status == 401
     assert ask(site, "/metrics", token=OPERATOR).status == 200
     secret.write_text("another-operator-token\n")
     server.popen.send_signal(signal.SIGHUP)
-    until(lambda: ask(site, "/metrics", token=OPERATOR).status == 401)
+    wait_until(lambda: ask(site, "/metrics", token=OPERATOR).status == 401)
     assert ask(site, "/metrics", token="another-operator-token").status == 200
     config.write_text("[status]\nmetrics = 'off'\n")
     server.popen.send_signal(signal.SIGHUP)
-    until(lambda: ask(site, "/metrics").status == 404)
+    wait_until(lambda: ask(site, "/metrics").status == 404)
     assert ask(site, "/status").status == 404
     assert ask(site, "/health").status == 200
 
@@ -253,7 +255,7 @@ def test_ready_once_the_hub_answers(site: Site, launcher: Launcher) -> None:
     launcher.start(
         *("origin", str(site.uploaded.origin_folder), "--host", "127.0.0.1", "--port", str(port))
     )
-    until(lambda: [ask(site, "/ready").status for _ in range(4)] == [200] * 4)
+    wait_until(lambda: [ask(site, "/ready").status for _ in range(4)] == [200] * 4)
 
 
 def test_not_ready_with_a_cache_that_cannot_be_written_to(
@@ -267,5 +269,5 @@ def test_not_ready_with_a_cache_that_cannot_be_written_to(
     assert reply.status == 503
     assert json.loads(reply.body)["error"] == "the disk cache cannot be written to"
     (tmp_path / "elsewhere").rename(cache / "tmp")
-    until(lambda: ask(site, "/ready").status == 200)
+    wait_until(lambda: ask(site, "/ready").status == 200)
     assert list((cache / "tmp").iterdir()) == []

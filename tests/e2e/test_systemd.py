@@ -11,9 +11,10 @@ import pytest
 
 from tests.conftest import Launcher, Process
 from tests.e2e.conftest import Site, serve_arguments
-from tests.e2e.raw import HEALTH, PATIENCE, Client, until
+from tests.e2e.raw import HEALTH, Client
 from tests.e2e.socket_activation import start_on
 from tests.e2e.workers import worker_pids
+from tests.waiting import PATIENCE, wait_until
 
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 
@@ -106,7 +107,7 @@ def test_one_worker_that_is_stuck_silences_the_supervisor(
     stuck = worker_pids(server)[1]
     os.kill(stuck, signal.SIGSTOP)
     try:
-        until(lambda: "an event loop is stuck" in server.log)
+        wait_until(lambda: "an event loop is stuck" in server.log)
         manager.forget()
         assert not manager.is_told(2.0), "the watchdog would have bitten by now"
     finally:
@@ -137,7 +138,7 @@ def test_whoever_comes_when_it_leaves_is_answered_by_it_or_by_the_next_one(
         server = manager.start(site, launcher, *flags)
         clients: list[Client] = []
         # Just before it would go, and all the while that it goes.
-        until(lambda: "no client is connected: exiting" in server.log)  # noqa: B023 - waits here
+        wait_until(lambda: "no client is connected: exiting" in server.log)  # noqa: B023 - waits here
         while server.popen.poll() is None and len(clients) < 50:
             clients.append(Client(server))
             clients[-1].send(HEALTH)

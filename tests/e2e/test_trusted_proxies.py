@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import Launcher, Process, need_program, sha256_of
 from tests.e2e.clients import answer_of, curl, run
 from tests.e2e.conftest import REPO, Site, serve_arguments, tls_flags
-from tests.e2e.raw import until
 from tests.peers import Certificates
+from tests.waiting import wait_until
 
 CLIENT = "127.0.0.5"  # loopback has many addresses; the proxies connect from 127.0.0.1
 PROXY = "127.0.0.1"
@@ -81,7 +81,7 @@ class Proxies:
         config.write_text(NGINX.format(folder=self._folder, port=port, backend=backend))
         command = [need_program("nginx"), "-c", str(config), "-e", str(self._folder / "start.log")]
         self._start(command, ())
-        until(lambda: is_open(port))
+        wait_until(lambda: is_open(port))
         return f"http://localhost:{port}"
 
     def start_haproxy(
@@ -148,7 +148,7 @@ def peers(server: Process) -> list[Any]:
 
 def assert_peers(server: Process, expected: list[str]) -> None:
     """The access log has these and no others; a line comes after the answer."""
-    until(lambda: len(peers(server)) >= len(expected))
+    wait_until(lambda: len(peers(server)) >= len(expected))
     assert peers(server) == expected
 
 
@@ -261,9 +261,9 @@ def test_haproxy_checks_its_servers(
     server = start("--trusted-proxies", PROXY, "--proxy-protocol", "on")
     option = "option httpchk GET /ready"
     base = proxies.start_haproxy(server, "check inter 50ms send-proxy-v2", option=option)
-    until(lambda: PROXY in peers(server))
+    wait_until(lambda: PROXY in peers(server))
     page(base, tmp_path)
-    until(lambda: CLIENT in peers(server))
+    wait_until(lambda: CLIENT in peers(server))
 
 
 def test_forwarded_is_read_if_that_is_what_proxies_write(

@@ -16,8 +16,8 @@ from tests.conftest import Launcher, Process, sha256_of
 from tests.e2e.clients import CUT, curl, file_url, run
 from tests.e2e.conftest import NUM_WORKERS, Site, environment_without_home, serve_arguments
 from tests.e2e.faults import PASSING
-from tests.e2e.raw import PATIENCE, until
 from tests.e2e.workers import check_server, num_clients, start_workers, worker_pids
+from tests.waiting import PATIENCE, wait_until
 
 NUM_DOWNLOADS = 8
 NAME = "big.bin"
@@ -55,7 +55,7 @@ class Downloads:
             )
             for target in self.targets
         ]
-        until(lambda: all(path.exists() and path.stat().st_size for path in self.targets))
+        wait_until(lambda: all(path.exists() and path.stat().st_size for path in self.targets))
 
     def finish(self) -> list[int]:
         """Wait for the clients; gives their statuses. Those that say 0 have the file."""
@@ -102,7 +102,7 @@ def test_a_worker_that_is_killed_costs_its_own_downloads_and_no_other(
         done = run(curl(file_url(site, "five-kilobytes.bin"), tmp_path / "new"))
         assert done.returncode == 0, done.stderr
         assert sha256_of(tmp_path / "new") == site.uploaded.digests["five-kilobytes.bin"]
-    until(lambda: len(READY.findall(site.server.log)) == NUM_WORKERS + 1)
+    wait_until(lambda: len(READY.findall(site.server.log)) == NUM_WORKERS + 1)
     (number,) = (n for n, pid in READY.findall(site.server.log) if int(pid) == victim)
     assert f"worker {number} (pid {victim}) died of SIGKILL; starting it again" in site.server.log
     assert len(worker_pids(site.server)) == NUM_WORKERS
@@ -121,7 +121,7 @@ def test_sigterm_lets_the_downloads_of_all_workers_finish(
     site.server.popen.send_signal(signal.SIGTERM)
     # 7 is curl's "cannot connect": nobody listens while downloads go on.
     command = curl(file_url(site, "one-byte.bin"), tmp_path / "new")
-    until(lambda: run(command).returncode == 7)
+    wait_until(lambda: run(command).returncode == 7)
     assert site.server.popen.poll() is None
     assert downloads.finish() == [0] * NUM_DOWNLOADS
     assert site.server.stop() == 0
@@ -143,7 +143,7 @@ def test_a_second_sigterm_cuts(site: Site, launcher: Launcher, tmp_path: Path) -
     site = start_workers(site, launcher)
     downloads = Downloads(site, tmp_path, NUM_DOWNLOADS, "1M")
     site.server.popen.send_signal(signal.SIGTERM)
-    until(lambda: "SIGTERM: draining" in site.server.log)
+    wait_until(lambda: "SIGTERM: draining" in site.server.log)
     site.server.popen.send_signal(signal.SIGTERM)
     statuses = downloads.finish()
     assert set(statuses) <= set(CUT)
@@ -170,7 +170,7 @@ def test_sighup_changes_nothing(site: Site, launcher: Launcher, tmp_path: Path) 
     site = start_workers(site, launcher)
     before = worker_pids(site.server)
     site.server.popen.send_signal(signal.SIGHUP)
-    until(lambda: "SIGHUP" in site.server.log)
+    wait_until(lambda: "SIGHUP" in site.server.log)
     for _ in range(NUM_WORKERS):
         assert run(curl(file_url(site, "random.bin"), tmp_path / "out")).returncode == 0
     assert worker_pids(site.server) == before
@@ -185,7 +185,7 @@ def test_a_worker_that_is_told_to_leave_finishes_and_is_replaced(
     for pid in worker_pids(site.server):
         os.kill(pid, signal.SIGTERM)
     assert downloads.finish() == [0] * NUM_WORKERS
-    until(lambda: len(READY.findall(site.server.log)) == 2 * NUM_WORKERS)
+    wait_until(lambda: len(READY.findall(site.server.log)) == 2 * NUM_WORKERS)
     assert run(curl(file_url(site, "random.bin"), tmp_path / "new")).returncode == 0
     assert site.server.stop() == 0
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.peers import PATIENCE, turn, until
+from tests.peers import turn
+from tests.waiting import PATIENCE, until
 from xetserve.metrics.catalogue import ACCEPT_PAUSES
 from xetserve.net import accept
 from xetserve.net.accept import Acceptor

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.peers import RawClient, connected, serving, turn, until
+from tests.peers import RawClient, connected, serving, turn
+from tests.waiting import until
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response
 from xetserve.metrics.catalogue import REQUESTS_REFUSED

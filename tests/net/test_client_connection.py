@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from tests.peers import PATIENCE, STALL, Answer, ScriptedPeer, Wire, answering, http_answer, turn
+from tests.peers import STALL, Answer, ScriptedPeer, Wire, answering, http_answer, turn
+from tests.waiting import PATIENCE
 from xetserve.errors import BrokenStream, UpstreamError
 from xetserve.net.client_connection import ClientConnection, ClientResponse
 from xetserve.net.stream import ByteStream

@@ -12,7 +12,6 @@ import pytest
 
 from tests.peers import (
     CLOSE,
-    PATIENCE,
     RESET,
     STALL,
     Answer,
@@ -24,6 +23,7 @@ from tests.peers import (
     http_head,
     turn,
 )
+from tests.waiting import PATIENCE
 from xetserve.errors import BrokenStream, UpstreamRefused
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection

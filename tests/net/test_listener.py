@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from tests.peers import PATIENCE, connected, serving, turn, until
+from tests.peers import connected, serving, turn
+from tests.waiting import PATIENCE, until
 from xetserve.http.messages import Request, Response
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.server_connection import ConnectionLimits

@@ -10,7 +10,6 @@ import pytest
 
 from tests.peers import (
     CLOSE,
-    PATIENCE,
     RESET,
     STALL,
     Received,
@@ -21,8 +20,8 @@ from tests.peers import (
     http_answer,
     open_pool,
     turn,
-    until,
 )
+from tests.waiting import PATIENCE, until
 from xetserve.errors import BrokenStream, OutOfFiles
 from xetserve.net import pool as pool_module
 from xetserve.net.pool import MAX_IDLE, ConnectionPool

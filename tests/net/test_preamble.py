@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.peers import PATIENCE, Certificates, RawClient, connected, serving, until
+from tests.peers import Certificates, RawClient, connected, serving
+from tests.waiting import PATIENCE, until
 from xetserve.http.messages import Request, Response, json_response
 from xetserve.http.proxy_headers import Forwarding, TrustedProxies
 from xetserve.net.listener import ProxyPolicy

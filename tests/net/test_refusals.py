@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from tests.peers import PATIENCE, RawClient, connected, serving, until
+from tests.peers import RawClient, connected, serving
+from tests.waiting import PATIENCE, until
 from xetserve.http.messages import Request, Response
 from xetserve.metrics.catalogue import CONNECTIONS_REFUSED
 from xetserve.net import refusals

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.peers import PATIENCE, RawClient, connected, gather_answers, serving, turn, until
+from tests.peers import RawClient, connected, gather_answers, serving, turn
+from tests.waiting import PATIENCE, until
 from xetserve.errors import BrokenStream, IntegrityError, RequestError, UpstreamError
 from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Block, Handler, Request, Response, json_response

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.peers import PATIENCE, Certificates, ScriptedPeer, Wire, turn, until
+from tests.peers import Certificates, ScriptedPeer, Wire, turn
+from tests.waiting import PATIENCE, until
 from xetserve.errors import BrokenStream
 from xetserve.net.stream import RECEIVE_LIMIT, ByteStream
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import Certificates, make_certificates, until
+from tests.peers import Certificates, make_certificates
+from tests.waiting import until
 from xetserve.errors import ConfigError
 from xetserve.net.tls import ServerTls, make_server_context
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.peers import PATIENCE, Certificates, RawClient, connected, serving, turn, until
+from tests.peers import Certificates, RawClient, connected, serving, turn
+from tests.waiting import PATIENCE, until
 from xetserve.http.messages import Block, Request, Response
 from xetserve.net.loop_turns import Turns
 from xetserve.net.server_connection import ConnectionLimits

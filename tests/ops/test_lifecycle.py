@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from tests.peers import PATIENCE, connected, until
+from tests.peers import connected
+from tests.waiting import PATIENCE, until
 from xetserve.http.messages import Request, Response
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.server_connection import ConnectionLimits

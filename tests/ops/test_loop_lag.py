@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.peers import PATIENCE
+from tests.waiting import PATIENCE
 from xetserve.metrics.catalogue import LOOP_LAG, LOOP_LAG_MAX, REGISTRY
 from xetserve.ops.loop_lag import MAX_FRAMES, LoopWatch, describe, watching_loop
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import PATIENCE
+from tests.waiting import PATIENCE
 from xetserve.ops.sd_notify import Notifier
 from xetserve.ops.watchdog import LOOK_INTERVAL, Figures, Watchdog
 

@@ -10,7 +10,6 @@ from itertools import pairwise
 import pytest
 
 from tests.fakes import FakeAccess, FakeFile, FakeXorb
-from tests.peers import until
 from tests.pipeline.packed_reading import Damage, Side, drain
 from tests.pipeline.reading import (
     FILE,
@@ -19,6 +18,7 @@ from tests.pipeline.reading import (
     read_all,
     simple_file,
 )
+from tests.waiting import until
 from xetserve.errors import IntegrityError, UpstreamBusy, UpstreamError, UrlExpired, XetserveError
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES
 from xetserve.pipeline.packed_reader import PLACES_AT_ONCE

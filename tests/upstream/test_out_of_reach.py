@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.peers import PATIENCE, ScriptedPeer, answering, http_answer, open_pool
+from tests.peers import ScriptedPeer, answering, http_answer, open_pool
+from tests.waiting import PATIENCE
 from xetserve.errors import UpstreamRefused
 from xetserve.metrics.catalogue import UPSTREAM_RETRIES
 from xetserve.net.address_policy import AddressPolicy

@@ -9,7 +9,6 @@ import zstandard
 
 from tests.peers import (
     CLOSE,
-    PATIENCE,
     RESET,
     STALL,
     Script,
@@ -19,6 +18,7 @@ from tests.peers import (
     http_answer,
     open_pool,
 )
+from tests.waiting import PATIENCE
 from xetserve.errors import (
     BrokenStream,
     UpstreamBusy,

@@ -16,7 +16,6 @@ from tests.app.download.responses import headers_of, read
 from tests.fakes import FakeCas, FakeFile, FakeXorb
 from tests.multiparts import read_parts
 from tests.peers import (
-    PATIENCE,
     STALL,
     Answer,
     Received,
@@ -26,6 +25,7 @@ from tests.peers import (
     http_head,
     open_pool,
 )
+from tests.waiting import PATIENCE
 from xetserve.app.download.service import FileService, Upstreams
 from xetserve.errors import (
     IntegrityError,

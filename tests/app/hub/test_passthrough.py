@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.app.world import TOKEN, World, ask
-from tests.peers import PATIENCE, Answer, Received, http_answer, until
+from tests.peers import Answer, Received, http_answer
+from tests.waiting import PATIENCE, until
 from xetserve import __version__
 from xetserve.app.hub.passthrough import HELD_SIZE, MAX_QUESTION_SIZE
 

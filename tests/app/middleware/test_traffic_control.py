@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 import pytest
 
 from tests.bodies import iter_blocks, next_block
-from tests.peers import connected, serving, until
+from tests.peers import connected, serving
+from tests.waiting import until
 from xetserve.app.middleware.admission import Admission, AdmissionLimits
 from xetserve.app.middleware.traffic_control import Places, TrafficControl
 from xetserve.app.status.active_streams import STREAMS_SIZE, Stage, StreamReader, StreamTable

@@ -23,8 +23,9 @@ from tests.app.world import (
     World,
     ask,
 )
-from tests.peers import Answer, RawClient, Received, connected, http_answer, until
+from tests.peers import Answer, RawClient, Received, connected, http_answer
 from tests.sealed import changed
+from tests.waiting import until
 from xetserve.app.hub.passthrough import HELD_SIZE
 from xetserve.app.hub.xet_mode import AUTO, NATIVE, XetMode
 from xetserve.app.native import batch

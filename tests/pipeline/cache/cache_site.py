@@ -1,9 +1,8 @@
 """A disk cache around a CAS in memory, for the tests of what it is made of."""
 
 import asyncio
-import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +114,3 @@ class Counts(NamedTuple):
 def count_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files cost what they have, not whole blocks: sizes in tests are small."""
     monkeypatch.setattr(layout, "BLOCK", 1)
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    """Wait for what a thread does in its own time."""
-    while not is_true():
-        os.sched_yield()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.fakes import FakeCas, FakeFile
 from tests.pipeline.cache.cache_site import start_swept
+from tests.waiting import wait_until
 from xetserve.pipeline.cache import blob_file, blobs
 from xetserve.pipeline.cache.blob_file import BLOCK_SIZE, BlobKey
 from xetserve.pipeline.cache.blobs import BlobCache, LostError
@@ -164,14 +165,12 @@ async def test_a_body_that_was_left_is_not_kept(shelf: BlobCache, tmp_path: Path
 
 def wait_until_empty(folder: Path) -> None:
     """Wait for what a thread does in its own time."""
-    while any(folder.iterdir()):
-        os.sched_yield()
+    wait_until(lambda: not any(folder.iterdir()))
 
 
 def wait_until_unused(shelf: BlobCache) -> None:
     """Wait until nothing is accounted for: that follows the file's removal."""
-    while shelf._store.room.get_usage():
-        os.sched_yield()
+    wait_until(lambda: not shelf._store.room.get_usage())
 
 
 async def test_what_is_longer_than_it_says_is_not_kept(shelf: BlobCache, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from tests.pipeline.cache.cache_site import (
     Site,
     make_site,
     make_xorb,
-    wait_until,
 )
+from tests.waiting import wait_until
 from xetserve.errors import ConfigError, UpstreamError, UrlExpired
 from xetserve.pipeline.cache import disk_cache, store
 from xetserve.pipeline.cache import write as write_module

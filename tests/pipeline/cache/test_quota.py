@@ -13,17 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.cache.cache_site import (
-    HUGE,
-    LARGE,
-    XORB,
-    Counts,
-    Site,
-    make_site,
-    make_xorb,
-    wait_until,
-)
+from tests.pipeline.cache.cache_site import HUGE, LARGE, XORB, Counts, Site, make_site, make_xorb
 from tests.pipeline.cache.filled import files, fill, make_store
+from tests.waiting import wait_until
 from xetserve.errors import ConfigError
 from xetserve.pipeline.cache import layout
 from xetserve.pipeline.cache import quota as quota_module

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 
 from tests.fakes import FakeXorb
-from tests.peers import until
+from tests.waiting import until
 from xetserve.errors import (
     FormatError,
     IntegrityError,

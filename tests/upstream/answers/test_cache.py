@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import until
+from tests.waiting import until
 from xetserve.errors import (
     UpstreamBusy,
     UpstreamDenied,

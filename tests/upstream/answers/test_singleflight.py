@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.peers import turn, until
+from tests.peers import turn
+from tests.waiting import until
 from xetserve.errors import UpstreamError
 from xetserve.upstream.answers.singleflight import AT_ONCE, SingleFlight
 

@@ -8,7 +8,6 @@ import zstandard
 
 from tests.peers import (
     CLOSE,
-    PATIENCE,
     RESET,
     STALL,
     Answer,
@@ -20,6 +19,7 @@ from tests.peers import (
     open_pool,
 )
 from tests.upstream.cas.answers import HASH, INFO, PLAN, POLICY, Access
+from tests.waiting import PATIENCE
 from xetserve.errors import (
     RangeUnsatisfiable,
     UpstreamBusy,

@@ -6,8 +6,9 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.peers import PATIENCE, Received, ScriptedPeer, answering, http_answer, open_pool, until
+from tests.peers import Received, ScriptedPeer, answering, http_answer, open_pool
 from tests.upstream.cas.answers import HASH, PLAN, POLICY, Access
+from tests.waiting import PATIENCE, until
 from xetserve.errors import UpstreamBusy, UpstreamTooLarge
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.upstream.cas import client as cas_module

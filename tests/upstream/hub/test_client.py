@@ -9,7 +9,6 @@ import pytest
 
 from tests.peers import (
     CLOSE,
-    PATIENCE,
     RESET,
     Answer,
     Received,
@@ -19,6 +18,7 @@ from tests.peers import (
     http_head,
     open_pool,
 )
+from tests.waiting import PATIENCE
 from xetserve.errors import (
     UpstreamBusy,
     UpstreamDenied,

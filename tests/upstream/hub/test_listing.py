@@ -6,16 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.peers import (
-    PATIENCE,
-    Answer,
-    Received,
-    ScriptedPeer,
-    answering,
-    http_answer,
-    open_pool,
-    until,
-)
+from tests.peers import Answer, Received, ScriptedPeer, answering, http_answer, open_pool
+from tests.waiting import PATIENCE, until
 from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing, UpstreamRefused
 from xetserve.upstream.hub import listing as listing_module
 from xetserve.upstream.hub.client import HubClient, RepoRef
