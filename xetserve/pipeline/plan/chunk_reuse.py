@@ -1,8 +1,8 @@
-"""Files that use the same chunks several times: which chunks to keep, packed, until their next use.
+"""Decide which chunks of a file to keep, packed, because a later term uses them again.
 
 A window knows only its own terms. The planner therefore asks the CAS for terms further ahead, up to
-HORIZON. From them, the chunks to keep are chosen all at once: while they need more than the
-capacity, the chunk whose next use is furthest away is dropped (Belady's algorithm).
+HORIZON. ChunkReuse walks these terms in order and keeps each chunk that is used again. When the
+chunks exceed the capacity, it drops the one whose next use is furthest away (Belady's algorithm).
 
 Example, with chunks of 64 KiB and a capacity of two chunks:
 

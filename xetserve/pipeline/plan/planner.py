@@ -105,12 +105,12 @@ class Planner:
         self._questions: deque[_Question] = deque()
         self._rest: _Rest | None = None
         self._survey: asyncio.Task[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
         """Plan further if more is wanted now. It is called for every block, so it is cheap."""
-        if self._room is not None and not self._room.done() and self._wants_question():
-            self._room.set_result(None)
+        if self._waiter is not None and not self._waiter.done() and self._wants_question():
+            self._waiter.set_result(None)
 
     def _wants_question(self) -> bool:
         """Return whether to ask one more question.
@@ -147,8 +147,8 @@ class Planner:
                 if not self._questions and self._is_at_end(self._position):
                     return
                 self._start_survey(loop)
-                self._room = loop.create_future()
-                waited: set[asyncio.Future[object]] = {self._room}  # type: ignore[arg-type]
+                self._waiter = loop.create_future()
+                waited: set[asyncio.Future[object]] = {self._waiter}  # type: ignore[arg-type]
                 if self._questions and self._questions[0].task is not None:
                     waited.add(self._questions[0].task)  # type: ignore[arg-type]
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -195,7 +195,7 @@ class Planner:
         if self._reuse.known_end == start:
             return  # no term was added, and none would be the next time
         self._survey = None
-        wake(self._room)  # for the next survey
+        wake(self._waiter)  # for the next survey
 
     # Windows.
 
