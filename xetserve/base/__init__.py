@@ -1,1 +1,1 @@
-"""Small pieces that any room may use."""
+"""Small pieces that any package may use."""

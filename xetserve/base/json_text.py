@@ -1,4 +1,4 @@
-"""JSON that others wrote: whatever is wrong with it is one error."""
+"""JSON that others wrote: every fault in it is one kind of error."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from xetserve.errors import FormatError
 
-MAX_DEPTH: Final = 64  # of lists and objects inside each other: repr and json.dumps recurse, too
+MAX_DEPTH: Final = 64  # of nested lists and objects: repr and json.dumps recurse, too
 MAX_DIGITS: Final = 20  # of an integer: 64 bits and a sign
 
 
@@ -14,16 +14,17 @@ def parse_json(
     text: bytes | bytearray | str,
     make_object: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """Parse a JSON text of UTF-8 or UTF-16.
+    """Parse a JSON text in UTF-8 or UTF-16.
 
-    Numbers are finite, and integers have no more digits than those of 64 bits. Strings may hold
-    half a surrogate pair, which has no UTF-8 form.
+    Numbers are finite, and integers have no more digits than 64 bits need. Strings may hold half a
+    surrogate pair, which has no UTF-8 form.
 
     Args:
-        make_object: makes an object's value of its members; may raise ValueError.
+        make_object: makes the value of an object from its members; may raise ValueError.
 
     Raises:
-        FormatError: it is not such JSON, or nested more than MAX_DEPTH deep; says in what way.
+        FormatError: the text is not such JSON, or is nested more than MAX_DEPTH deep. The message
+            says which.
     """
     try:
         value = json.loads(

@@ -1,4 +1,4 @@
-"""A dictionary that is bounded by count, by cost, or by both, and drops what was used longest ago.
+"""A dictionary bounded by count, by cost, or by both, which drops its least recently used entries.
 
 The cost is a running total: no operation walks the entries, so a full dictionary is as fast as an
 empty one.
@@ -18,13 +18,13 @@ class _Item(NamedTuple, Generic[V]):
 
 
 class LruDict(Generic[K, V]):
-    """Keeps the entries that were used last. The one that was put last stays, whatever it costs.
+    """Keep the entries that were used last. The newest entry stays, whatever it costs.
 
     Args:
-        max_num: entries at most; None: any number.
-        max_cost: of all entries together, in the unit of the caller; None: any.
-        on_leave: called with each entry that leaves: dropped, popped or replaced. It must not
-            change the dictionary.
+        max_num: the largest number of entries; None: no limit.
+        max_cost: the largest cost of all entries together, in any unit; None: no limit.
+        on_leave: called with each entry that is dropped, popped or replaced. It must not change the
+            dictionary.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class LruDict(Generic[K, V]):
 
     @property
     def cost(self) -> int:
-        """Cost of all entries together."""
+        """The cost of all entries together."""
         return self._cost
 
     def get(self, key: K) -> V | None:
-        """Return a value, which counts as used now; None: there is none."""
+        """Return a value and mark it as used now; None: there is none."""
         item = self._items.get(key)
         if item is None:
             return None
@@ -60,17 +60,17 @@ class LruDict(Generic[K, V]):
         return item.value
 
     def peek(self, key: K) -> V | None:
-        """Return a value without using it; None: there is none."""
+        """Return a value without marking it as used; None: there is none."""
         item = self._items.get(key)
         return None if item is None else item.value
 
     def peek_first(self) -> tuple[K, V] | None:
-        """Return the entry that was used longest ago, without using it; None: there is none."""
+        """Return the least recently used entry, without marking it as used; None: empty."""
         key = next(iter(self._items), None)
         return None if key is None else (key, self._items[key].value)
 
     def put(self, key: K, value: V, cost: int = 1) -> None:
-        """Set a value and its cost, and drop others until the bounds hold."""
+        """Set a value and its cost, then drop old entries until the bounds hold."""
         self.pop(key)
         self._items[key] = _Item(value, cost)
         self._cost += cost
@@ -78,7 +78,7 @@ class LruDict(Generic[K, V]):
             self._leave(*self._items.popitem(last=False))
 
     def pop(self, key: K) -> V | None:
-        """Remove an entry, and return its value; None: there was none."""
+        """Remove an entry and return its value; None: there was none."""
         item = self._items.pop(key, None)
         if item is None:
             return None

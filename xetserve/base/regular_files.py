@@ -1,8 +1,7 @@
-"""Files of ours in folders that may hold other things: only regular files are opened, and what is
-odd is passed over.
+"""Our files in folders that may hold other things, too: only regular files are opened.
 
-Somebody else may have put a link, a FIFO or a file of theirs there. Opening one must not lead
-elsewhere, wait for ever, or end a walk over all the others.
+Somebody else may have put a link, a FIFO or a file of their own there. Such a file must not lead
+elsewhere, block its reader, or end a walk over the other files. It is skipped, and logged once.
 """
 
 import contextlib
@@ -23,22 +22,22 @@ _logged: Final[LruDict[str, None]] = LruDict(max_num=MAX_LOGGED)
 
 
 class NotRegular(FileNotFoundError):
-    """Something else than a regular file is there: for readers as good as nothing."""
+    """Something other than a regular file has this name; for readers, there is no file."""
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """Open a file, and return its descriptor; a new one is for nobody else.
+    """Open a file and return its descriptor; a new file is readable by our own user only.
 
-    A symbolic link is not followed, and the other end of a FIFO is not waited for.
+    A symbolic link is not followed, and a FIFO without a writer does not block.
 
     Raises:
-        NotRegular: it is no regular file.
-        OSError: there is none, or it cannot be opened.
+        NotRegular: it is not a regular file.
+        OSError: it does not exist, or cannot be opened.
     """
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        # A link; a FIFO without a reader, or a socket; a folder that is to be written to.
+        # A link; a FIFO without a reader, or a socket; a folder opened for writing.
         if exc.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise _make_error(path) from None
         raise
@@ -49,7 +48,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def pass_over(path: str | Path, reason: OSError | str) -> None:
-    """Log that something in a folder is left where it is, once for each path."""
+    """Log that something in a folder is skipped, once for each path."""
     if str(path) not in _logged:
         text = reason if isinstance(reason, str) else reason.strerror or str(reason)
         logger.warning("passed over in a folder of the cache: %s: %s", path, text)
@@ -57,7 +56,7 @@ def pass_over(path: str | Path, reason: OSError | str) -> None:
 
 
 def scan(folder: str | Path) -> list[os.DirEntry[str]]:
-    """List what a folder holds; nothing, if it cannot be read."""
+    """Return the items of a folder; none if it cannot be read."""
     try:
         with os.scandir(folder) as items:
             return list(items)
@@ -69,7 +68,7 @@ def scan(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def is_folder(item: os.DirEntry[str]) -> bool:
-    """Return whether this is a folder, and no link to one."""
+    """Return whether an item is a folder, and not a link to one."""
     with contextlib.suppress(OSError):
         return item.is_dir(follow_symlinks=False)
     return False

@@ -1,1 +1,1 @@
-"""What the Hub and the CAS say, through net; nothing here knows who is asking."""
+"""Requests to the Hub and the CAS, and their cached answers; clients are not known here."""

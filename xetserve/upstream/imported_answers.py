@@ -1,9 +1,8 @@
-"""Answers that are brought from elsewhere: which of them may lie in a folder, for offline and in
-time of trouble.
+"""Imported answers: which of them may be stored, for use offline or while the upstream fails.
 
-Whoever has made an archive has written what it says. So an answer has to be what we would have
-stored ourselves: in its place, of a kind that we know, readable, said in the past, and without a
-URL that leads off the Hub.
+An archive says whatever its maker wrote. So an imported answer must be one that this server could
+have stored itself: at its path, of a known kind, readable, given in the past, and without a URL
+that leads off the Hub.
 """
 
 import re
@@ -38,23 +37,22 @@ from xetserve.xet.hashes import parse_hash
 from xetserve.xet.reconstruction import parse_reconstruction
 
 _SCOPE: Final = re.compile(r"[0-9a-f]{32}")
-_BETWEEN: Final = re.compile(r"[\s<>\"',;]+")  # what stands around a URL in a field
+_BETWEEN: Final = re.compile(r"[\s<>\"',;]+")  # what separates URLs in a field
 
 
 class Unwanted(FormatError):
-    """An answer that may not come."""
+    """An answer that must not be imported."""
 
 
 def check_answer(path: str, stored: Stored, now: float) -> Question | None:
-    """Check an answer, and return the question that it answers; None: it is about how a file is
-    built.
+    """Check an answer and return the question that it answers; None: it is a reconstruction.
 
     Args:
-        path: under the folder, as unpack_file has checked it.
+        path: below the folder; unpack_file has checked it.
         now: Unix seconds.
 
     Raises:
-        Unwanted: it may not come.
+        Unwanted: the answer must not be imported.
     """
     if not stored.said <= now + MAX_SKEW:
         raise Unwanted("said in the future")
@@ -78,9 +76,7 @@ def check_answer(path: str, stored: Stored, now: float) -> Question | None:
 
 
 def make_mark(question: Question, realm: str) -> tuple[str, bytes]:
-    """Return where it is marked that an answer about a repository is there for a scope, and the
-    file.
-    """
+    """Return the path and content of the mark for a scope that has answers about a repository."""
     note = make_refusal(question)
     path = make_path(note, realm)
     return path, pack_file(path, Stored(0.0, b"", note.describe(realm)))
@@ -126,7 +122,7 @@ def _check_entry(answer: Answer, realm: str) -> None:
 
 
 def _check_api(answer: Answer, realm: str) -> None:
-    """Check the fields; a body is for the client, as it would be of any Hub."""
+    """Check the header fields; the body goes to the client unread, as that of any Hub would."""
     try:
         headers = unpack_api(answer).headers
     except UpstreamError as exc:

@@ -1,4 +1,4 @@
-"""One request to the Hub, the CAS or a data host: errors named, retried, documents read."""
+"""One request to the Hub, the CAS or a data host: named errors, retries, small documents."""
 
 import asyncio
 import logging
@@ -42,17 +42,20 @@ JSON_HEADERS: Final = (
     ("Accept-Encoding", ACCEPT_ENCODING),
 )
 
-# What they are called in metrics.
+# Names in metrics.
 _KINDS: Final = {"the Hub": "hub", "the CAS": "cas", "the data host": "data"}
 
 T = TypeVar("T")
 
 
 def make_url(text: str, what: str) -> Url:
-    """Read a URL that an upstream gave.
+    """Parse a URL that an upstream sent.
+
+    Args:
+        what: names the URL in the message of an error.
 
     Raises:
-        UpstreamRefused: it cannot be requested; `what` says in the message what it was.
+        UpstreamRefused: no request can be sent to it.
     """
     try:
         return parse_url(text)
@@ -61,10 +64,10 @@ def make_url(text: str, what: str) -> Url:
 
 
 def join_url(base: Url, reference: str, what: str) -> Url:
-    """Resolve a Location.
+    """Resolve the URL of a Location field.
 
     Raises:
-        UpstreamRefused: as make_url.
+        UpstreamRefused: see make_url.
     """
     try:
         return base.join(reference)
@@ -95,11 +98,11 @@ async def send_request(
     *,
     kind: str | None = None,
 ) -> AsyncIterator[ClientResponse]:
-    """Send a request; failures of the connection, until the block is left, are UpstreamErrors.
+    """Send a request. Failures of the connection, until the block ends, become UpstreamErrors.
 
     Args:
-        who: the upstream, in messages.
-        kind: the upstream, in metrics, where that is another one.
+        who: the upstream, for messages.
+        kind: the upstream, for metrics; by default it follows from who.
     """
     kind = kind or _KINDS[who]
     UPSTREAM_REQUESTS.add(kind)
@@ -110,7 +113,7 @@ async def send_request(
                 _note_answer(kind, response.status)
                 _log(who, method, url, headers, response.status, started)
                 response.meter = partial(_count_bytes, kind)
-                del body  # not kept while the answer is read
+                del body  # it need not stay in memory while the answer is read
                 yield response
         except (BrokenStream, TimeoutError) as exc:
             UPSTREAM_FAILURES.add(kind)
@@ -126,9 +129,7 @@ def _log(
     end: int | str,
     started: float,
 ) -> None:
-    """Log how a request ended: a status or an error. The URL is without its query, which may be a
-    signature.
-    """
+    """Log how a request ended: with a status or an error; without the query, which may sign it."""
     if logger.isEnabledFor(logging.DEBUG):
         asked = next((f" {value}" for name, value in headers if name == "Range"), "")
         took = (time.monotonic() - started) * 1000
@@ -147,7 +148,7 @@ def _count_bytes(kind: str, count: int) -> None:
 
 
 def error_for_status(who: str, status: int, headers: Headers) -> UpstreamError:
-    """Return the error for an answer that is neither a success nor a fact the caller knows."""
+    """Return the error for a status that is neither a success nor handled by the caller."""
     if status in (429, 503):
         return UpstreamBusy(
             f"{who} answered {status}",
@@ -169,17 +170,17 @@ def error_for_status(who: str, status: int, headers: Headers) -> UpstreamError:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Read Retry-After in seconds; its date form is not used by these upstreams."""
+    """Parse Retry-After in seconds; these upstreams do not use its date form."""
     if value is None or not value.isascii() or not value.isdigit() or len(value) > 9:
         return None
     return float(value)
 
 
 async def read_document(response: ClientResponse, who: str, limit: int, timeout: float) -> bytes:
-    """Read a small body, its content coding undone.
+    """Read a small body and undo its content coding.
 
     Raises:
-        UpstreamError: too large or damaged.
+        UpstreamError: it is too large or damaged.
     """
     with naming_errors(who):
         data = await response.read(limit, timeout)
@@ -195,7 +196,7 @@ async def read_document(response: ClientResponse, who: str, limit: int, timeout:
 
 
 async def retrying(attempt: Callable[[], Awaitable[T]], policy: RetryPolicy, who: str) -> T:
-    """Run attempt until it succeeds, fails for good, or the policy's time is over."""
+    """Call attempt until it succeeds, fails for good, or the policy's time limit is reached."""
     state = RetryState(policy, time.monotonic())
     while True:
         try:

@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait. No clock: the caller tells the time."""
+"""When to try again, and how long to wait. Pure: the caller passes the time."""
 
 import random
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from xetserve.errors import UpstreamBusy, UpstreamError
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How persistent to be. Times in seconds.
+    """Limits of retrying. Times are in seconds.
 
-    first_delay: upper bound of the first pause; it doubles with every failure.
-    max_delay: upper bound of every pause, except one that the upstream asks for.
-    time_limit: from the first try on; no try is made after it.
+    first_delay: the upper bound of the first pause; it doubles with every failure.
+    max_delay: the upper bound of every pause, except one that the upstream asks for.
+    time_limit: counted from the first try; no try starts after it.
     """
 
     first_delay: float = 0.1
@@ -24,7 +24,7 @@ class RetryState:
     """The failures of one request so far.
 
     Args:
-        now: the time of the first try, seconds on any steady clock.
+        now: the time of the first try, in seconds of any steady clock.
     """
 
     def __init__(self, policy: RetryPolicy, now: float) -> None:
@@ -33,15 +33,15 @@ class RetryState:
         self._num_failures = 0
 
     def note_progress(self, now: float) -> None:
-        """Start over: the upstream has delivered something since the last failure."""
+        """Start over, because the upstream has sent data since the last failure."""
         self._num_failures = 0
         self._deadline = now + self._policy.time_limit
 
     def next_delay(self, error: UpstreamError, now: float) -> float | None:
-        """Return the pause before the next try; None: give up.
+        """Return the pause before the next try, in seconds; None: give up.
 
-        A pause is drawn between half and all of its bound, so that clients which failed together do
-        not come back together. What Retry-After asks for is kept, if it fits the time limit.
+        A pause is drawn between half of its bound and all of it, so that clients that failed
+        together do not retry together. Retry-After is honoured if it fits the time limit.
         """
         if not error.retriable:
             return None

@@ -1,1 +1,1 @@
-"""What the Hub and the CAS answered, cached per token, in memory and on disk."""
+"""Answers of the Hub and the CAS, cached for each token, in memory and on disk."""

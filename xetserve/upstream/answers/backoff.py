@@ -1,8 +1,8 @@
-"""When an upstream is left alone: after a 429 until the time that it names, and for a while after
-other trouble.
+"""When an upstream is not asked: after a 429 until the time that it names, and shortly after other
+failures.
 
-What is noted holds for one token and one kind of question: it may be that question, or that token,
-that is the trouble.
+Each record is for one token and one kind of question, because that token or that question may be
+the cause.
 """
 
 import re
@@ -12,9 +12,9 @@ from typing import Final
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import UpstreamBusy, UpstreamError
 
-MAX_PAUSE: Final = 60.0  # seconds that a 429 counts for, whatever it says
-MAX_TROUBLES: Final = 10_000  # of each kind, remembered
-DOWN_TIME: Final = 5.0  # seconds after trouble in which old answers are given without asking
+MAX_PAUSE: Final = 60.0  # seconds that a 429 counts at most
+MAX_TROUBLES: Final = 10_000  # records of each kind
+DOWN_TIME: Final = 5.0  # seconds after a failure in which old answers are used at once
 
 _Key = tuple[str, str]  # scope and kind
 
@@ -22,47 +22,45 @@ _RESET: Final = re.compile(r";\s*t=(\d{1,6})\b")
 
 
 class Backoff:
-    """Remembers trouble for as long as it counts.
+    """Record failures for as long as they count.
 
     Args:
-        pause: seconds that a 429 counts for which names no time.
-        clock: Unix seconds.
+        pause: seconds that a 429 counts if it names no time.
+        clock: returns Unix seconds.
     """
 
     def __init__(self, pause: float, clock: Callable[[], float]) -> None:
         self._pause = pause
         self._clock = clock
-        # An error is kept as a copy of its own, which holds no traceback.
+        # Errors are kept as copies without a traceback.
         self._pauses: LruDict[_Key, tuple[float, UpstreamBusy]] = LruDict(max_num=MAX_TROUBLES)
         self._down_until: LruDict[_Key, float] = LruDict(max_num=MAX_TROUBLES)
 
     def find(self, scope: str, kind: str) -> UpstreamError | None:
-        """Return what speaks against asking now: after a 429 UpstreamBusy with the time that is
-        left.
-        """
+        """Return the error that forbids asking now; after a 429 it has the time that is left."""
         now = self._clock()
         until, busy = self._pauses.peek((scope, kind)) or (0.0, None)
         if busy is not None and now < until:
             return _copy(busy, until - now)
         if now < (self._down_until.peek((scope, kind)) or 0.0):
-            return UpstreamError("the upstream was in trouble shortly before")
+            return UpstreamError("the upstream failed a moment ago")
         return None
 
     def note_down(self, scope: str, kind: str) -> None:
-        """Note that there was trouble where an old answer does."""
+        """Record that the upstream failed while an old answer was at hand."""
         now = self._clock()
         while (first := self._down_until.peek_first()) is not None and first[1] <= now:
             self._down_until.pop(first[0])
         self._down_until.put((scope, kind), now + DOWN_TIME)
 
     def note_up(self, scope: str, kind: str) -> None:
-        """Note that there was an answer."""
+        """Record that the upstream answered."""
         self._down_until.pop((scope, kind))
 
     def note_busy(self, scope: str, kind: str, busy: UpstreamBusy) -> None:
-        """Note a 429: nothing is to be asked in this name for a while."""
+        """Record a 429: this token asks nothing of this kind for a while."""
         delay = busy.retry_after
-        if delay is None:  # the Hub may tell it in RateLimit only
+        if delay is None:  # the Hub may name it in RateLimit only
             found = [
                 _RESET.search(value) for name, value in busy.headers if name.lower() == "ratelimit"
             ]

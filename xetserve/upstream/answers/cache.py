@@ -1,22 +1,22 @@
-"""What the Hub and the CAS said to whom, kept for a while: answers to questions, yes or no, per
-token.
+"""Answers of the Hub and the CAS, cached for a while for each token.
 
-A yes is believed for `ttl`, a no for `negative_ttl`; then the upstream is asked again, for answers
-that never change only whether the token may still read. Equal questions at the same time are one.
-After a 429 nobody asks in that token's name until Retry-After. Where the upstream is in trouble, a
-yes that is older may do (`stale_for`), and offline whatever its age.
+A positive answer is used for `ttl` seconds, a negative one for `negative_ttl`. Then the upstream is
+asked again; for answers that never change, only whether the token may still read. Equal questions
+at the same time become one request. After a 429, nothing more is asked with that token until
+Retry-After. While the upstream fails, older positive answers are used, up to `stale_for` seconds
+old; offline, answers of any age.
 
-An answer is for the token that it was given to. What was said to no token at all is public: it may
-stand in, only where the upstream cannot be asked. A refusal makes all older answers about the
-repository worthless, in the folder, too: a mark stands there for each token and repository that had
-a yes, and a refusal is written in its place. Where there is no mark, there is nothing to make
-worthless, and a no is not stored: tokens that are made up leave nothing behind.
+An answer belongs to the token that got it. Answers to requests without a token are public: they
+stand in for others, but only while the upstream cannot be asked. A refusal invalidates all older
+answers about the repository, also those on disk. For that, each token and repository with a stored
+positive answer has a mark on disk, and a refusal replaces the mark. Without a mark there is nothing
+to invalidate, and no negative answer is stored: invented tokens leave no files behind.
 
-What was brought from elsewhere (imported) stands in offline, and where the upstream is in trouble,
-for want of an answer of our own. It never spares a question, and online it permits nothing.
+Answers imported from an archive are used offline, or while the upstream fails and there is no
+answer of our own. They never replace a request, and they grant no permission online.
 
-Answers are bytes here; whoever asks knows how to read them. Memory is bounded in bytes. With a
-store, a yes is also written there, for other processes and for the next start.
+The cache holds answers as bytes, which the caller decodes. Its memory is bounded. With a store,
+positive answers are also written to disk, for other processes and the next start.
 """
 
 import asyncio
@@ -55,19 +55,19 @@ from xetserve.upstream.answers.stored_file import Stored
 
 logger = logging.getLogger(__name__)
 
-STALE_PATIENCE: Final = 2.0  # seconds that an upstream has where an old answer would do
-MARK_PAUSE: Final = 3600.0  # seconds after which it is marked again that a repository was shown
-MARK_LEAD: Final = 7200.0  # seconds that a mark counts as used later: no older answer outlives it
+STALE_PATIENCE: Final = 2.0  # seconds that an upstream has if an old answer is at hand
+MARK_PAUSE: Final = 3600.0  # seconds after which a mark is written again
+MARK_LEAD: Final = 7200.0  # seconds that a mark is dated ahead, so that it outlives its answers
 MAX_MARKS: Final = 10_000
 MAX_MARKS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPolicy:
-    """How long what is believed. Times in seconds, 0: not at all.
+    """How long answers are used. Times are in seconds; 0: not at all.
 
-    stale_for: oldest age of an answer that is given when the upstream is in trouble.
-    is_offline: nobody is asked.
+    stale_for: the largest age of an answer that is used while the upstream fails.
+    is_offline: the upstream is never asked.
     max_size: bytes in memory.
     """
 
@@ -78,21 +78,21 @@ class AnswerPolicy:
     max_size: int = 16 * 1024 * 1024
 
 
-# Asks the upstream; told whether to be patient, or to give up on the first trouble.
+# Asks the upstream. The argument: whether to retry, or to give up after the first failure.
 Ask = Callable[[bool], Awaitable[Answer]]
-# Gives, for a scope, another question whose answer says the same; None: there is none.
+# Returns another question of a scope whose answer says the same; None: there is none.
 FindOther = Callable[[str], Awaitable[Question | None]]
-# Gives when the token was last allowed to read what an old answer is about, if that answer never
+# Returns when the token was last allowed to read what an old answer describes, if that answer never
 # changes; None: ask again.
 Renew = Callable[[bytes], Awaitable[float | None]]
 
 
 class AnswerCache:
-    """Keeps answers.
+    """Ask an upstream, or use a cached answer.
 
     Args:
-        realm: whose answers they are, for stores that are shared: the URL of the Hub.
-        clock: Unix seconds.
+        realm: the URL of the Hub, for stores that several Hubs share.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class AnswerCache:
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it takes, about."""
+        """Approximate bytes of memory that the answers take."""
         return self._memory.size
 
     async def get(
@@ -128,18 +128,21 @@ class AnswerCache:
         """Return the answer to a question.
 
         Args:
-            ask: called if the answer is not known, or too old.
-            renew: for answers that may never change; without it they are asked for again.
-            find_other: called for want of an answer to this question where nobody can be asked.
+            ask: called if there is no cached answer that is new enough.
+            renew: for answers that never change; without it, an old answer is asked for again.
+            find_other: called if the upstream cannot be asked and there is no answer to this
+                question.
 
         Raises:
-            UpstreamOffline: nobody is to be asked, and there is no answer.
-            UpstreamError and its kinds: as ask raises them, now or shortly before.
+            UpstreamOffline: the server is offline and has no answer.
+            UpstreamError and its kinds: as ask raises them, now or a moment ago.
         """
         if self.policy.is_offline:
             answer = await self.find_old(question, find_other)
             if answer is None:
-                raise UpstreamOffline("this server is offline, and does not have what is asked for")
+                raise UpstreamOffline(
+                    "this server is offline, and has no stored answer to this request"
+                )
             return answer
         kept = self._memory.peek(question)
         if kept is None or not self._is_fresh(question, kept):
@@ -147,7 +150,7 @@ class AnswerCache:
         if kept is not None and self._is_fresh(question, kept):
             METADATA_HITS.add(question.kind)
             self._log("%s: cached, %.1f s old", question, self.clock() - kept.said)
-            self._memory.use(question)  # it is used
+            self._memory.use(question)  # marks it as used
             if isinstance(kept.answer, UpstreamError):
                 raise _copy(kept.answer)
             return kept.answer
@@ -204,13 +207,13 @@ class AnswerCache:
             self._backoff.note_down(question.scope, question.kind)
             return self._give_old(question, old)
         self._backoff.note_up(question.scope, question.kind)
-        # What it says was true when it was asked for, at least.
+        # It was true at the latest when it was asked for.
         return self.put(question, answer._replace(said=answer.said or asked))
 
     async def _renew(
         self, question: Question, kept: Kept | None, renew: Renew | None
     ) -> Answer | None:
-        """Return an old answer that never changes, if it may still be given."""
+        """Return an old answer that never changes, if the token may still read it."""
         if renew is None or not self.policy.ttl or kept is None:
             return None
         if not isinstance(kept.answer, Answer):
@@ -232,7 +235,8 @@ class AnswerCache:
     async def find_old(
         self, question: Question, find_other: FindOther | None = None
     ) -> Answer | None:
-        """Return an answer that will do for want of a new one: this token's, or else a public one.
+        """Return an old answer to use if the upstream cannot be asked: this token's, or else a
+        public one.
 
         Args:
             find_other: see get.
@@ -243,12 +247,12 @@ class AnswerCache:
                 other = await find_other(scope)
                 known = None if other is None else await self._find_any(other)
             if known is not None:
-                # The last word of all may have been no.
+                # The newest answer may be negative.
                 return known.answer if isinstance(known.answer, Answer) and known.is_yes else None
         return None
 
     async def _find_any(self, question: Question) -> Kept | None:
-        """Return what is known, unless it is a yes that is too old, or not believed any more."""
+        """Return a known answer, unless it is positive and too old, or was refused since."""
         known = self._memory.peek(question)
         if known is None or not self.policy.is_offline:
             known = await self._load(question, known)
@@ -263,17 +267,17 @@ class AnswerCache:
             return None
         return Kept(known.said, known.answer._replace(stale_age=int(age)))
 
-    # Keeping.
+    # Storing.
 
     async def _load(self, question: Question, kept: Kept | None) -> Kept | None:
-        """Return what is stored, if that is newer than what is kept in memory."""
+        """Return the stored answer if it is newer than the one in memory."""
         if self.store is None:
             return kept
         stored = await self.store.read(self._path(question))
         if stored is None or (kept is not None and stored.said <= kept.said):
             return kept
         if not await self._load_refusal(question):
-            self._mark(question)  # it has gone, or an older version has stored the answer
+            self._mark(question)  # the mark was removed, or an older version stored the answer
         if not self._memory.is_believed(question, stored.said):
             self.store.remove(self._path(question))
             return kept
@@ -282,7 +286,7 @@ class AnswerCache:
         return loaded
 
     async def _load_refusal(self, question: Question) -> bool:
-        """Take in whether a token was refused; tells whether that, or a mark, is stored."""
+        """Load a stored refusal; return whether there is a refusal or a mark."""
         assert self.store is not None
         path = self._path(make_refusal(question))
         refused = await self.store.read(path, lead=MARK_LEAD)
@@ -291,8 +295,8 @@ class AnswerCache:
         return refused is not None
 
     async def _load_imported(self, question: Question) -> Kept | None:
-        """Return what was brought from elsewhere; online it is not remembered, for it is not to be
-        believed without asking.
+        """Return an imported answer; online it is not kept in memory, where it would count as
+        fresh.
         """
         if self.store is None or (question.kind in PERMISSIONS and not self.policy.is_offline):
             return None
@@ -310,7 +314,7 @@ class AnswerCache:
         return loaded
 
     def put(self, question: Question, answer: Answer) -> Answer:
-        """Keep an answer that was given now, or when it says; gives it as it is kept."""
+        """Cache an answer, dated now unless it has a date; return it as it is cached."""
         answer = answer._replace(said=answer.said or self.clock(), stale_age=None)
         if answer.verdict is Verdict.PASSING:
             self.drop(question)
@@ -325,7 +329,7 @@ class AnswerCache:
         if answer.verdict is Verdict.REFUSED:
             self._store_refusal(question, answer.said)
         elif answer.verdict is Verdict.ABSENT:
-            # There is no end to what is not there.
+            # There is no limit to the names that do not exist.
             stored = stored._replace(body=b"-" + answer.data)
             self.store.write(path, stored, is_minor=True, only_with=note)
         elif self._mark(question):
@@ -333,9 +337,7 @@ class AnswerCache:
         return answer
 
     def _mark(self, question: Question) -> bool:
-        """Mark that something of a repository is stored for a token; False: there is no room for it
-        now.
-        """
+        """Mark that a token has stored answers about a repository; False: there is no room now."""
         assert self.store is not None
         key = (question.scope, question.repo)
         now = self.clock()
@@ -350,15 +352,13 @@ class AnswerCache:
         return True
 
     def drop(self, question: Question) -> None:
-        """Know nothing more about a question."""
+        """Remove the answer to a question."""
         self._memory.pop(question)
         if self.store is not None:
             self.store.remove(self._path(question))
 
     def refuse(self, scope: str, repo: str) -> None:
-        """Take note that a token was refused: what it was told about a repository is not believed
-        any more.
-        """
+        """Record that a token was refused: older answers about the repository are not used."""
         question = Question(scope, REFUSAL, repo, "")
         now = self.clock()
         self._memory.note_refusal(question, now)
@@ -388,7 +388,7 @@ class AnswerCache:
 
 
 def _copy(error: UpstreamError) -> UpstreamError:
-    """Return an error that can be kept or raised once more: it holds no traceback and no cause."""
+    """Return a copy of an error to keep or to raise again: without traceback and cause."""
     if isinstance(error, UpstreamDenied):
         return UpstreamDenied(
             str(error), status=error.status, code=error.code, headers=error.headers

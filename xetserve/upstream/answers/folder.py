@@ -32,23 +32,23 @@ from xetserve.upstream.answers.stored_file import Stored, pack_file, unpack_file
 
 PLANS: Final = "plans"
 IMPORTED: Final = "imported"
-MAX_FILE_SIZE: Final = 16 * 1024 * 1024  # bytes; nothing here is larger
+MAX_FILE_SIZE: Final = 16 * 1024 * 1024  # bytes; no file is larger
 BLOCK: Final = 4096  # bytes that even the smallest file takes
-SWEEP_PART: Final = 8  # a full folder is emptied by an eighth, so that sweeping stays rare
-LEFTOVER_AGE: Final = 600.0  # seconds after which what is being written is what a crash has left
-WRITE_TRIES: Final = 3  # others remove a folder that is empty
-TOUCH_AGE: Final = 3600.0  # seconds after which a use is noted again
-MINOR_AGE: Final = 30 * 86400.0  # seconds that what is minor is older than it is
+SWEEP_PART: Final = 8  # a sweep frees an eighth, so that sweeps stay rare
+LEFTOVER_AGE: Final = 600.0  # seconds after which an unfinished file is what a crash has left
+WRITE_TRIES: Final = 3  # other processes remove empty folders
+TOUCH_AGE: Final = 3600.0  # seconds after which a use is recorded again
+MINOR_AGE: Final = 30 * 86400.0  # seconds that minor files are dated back
 
 _COMMON: Final = (ANONYMOUS, PLANS, IMPORTED)
 
 
 class AnswerFolder:
-    """The folder. Everything here blocks, and is for threads.
+    """The folder. All methods block, so they are for threads.
 
     Args:
-        max_size: bytes of all files together; a guess that sweeping corrects, since others write
-            here, too.
+        max_size: bytes of all files together. The count is an estimate, because other processes
+            write here, too; each sweep corrects it.
     """
 
     def __init__(self, folder: Path, *, max_size: int) -> None:
@@ -57,10 +57,11 @@ class AnswerFolder:
         self._size: int | None = None  # not counted yet
 
     def read(self, path: str, *, is_imported: bool = False, lead: float = 0.0) -> Stored | None:
-        """Return what is stored at a path; None: nothing, or something damaged, which goes.
+        """Return the answer stored at a path; None: there is none, or it was damaged and is
+        removed.
 
         Args:
-            is_imported: what was brought from elsewhere.
+            is_imported: read an imported answer.
             lead: see write.
 
         Raises:
@@ -93,14 +94,13 @@ class AnswerFolder:
         only_with: str | None = None,
         lead: float = 0.0,
     ) -> None:
-        """Put something in place; what is too large is left out.
+        """Store an answer at a path; one that is too large is left out.
 
         Args:
-            is_minor: it goes before all that is not.
-            is_first: leave what is there already.
-            only_with: a path; where nothing is stored there, nor brought from elsewhere, this is
-                not stored.
-            lead: seconds by which it counts as used later than it was.
+            is_minor: it is removed before all answers that are not.
+            is_first: leave an answer that is there already.
+            only_with: store nothing unless there is an answer at this path, imported or not.
+            lead: seconds by which the last use is dated ahead.
 
         Raises:
             OSError: the disk fails.
@@ -121,8 +121,10 @@ class AnswerFolder:
         self._size = (self._size or 0) + size + num_folders * BLOCK
 
     def _put(self, target: Path, data: bytes, used: float | None) -> int:
-        """Write a file, used last in Unix seconds, or now; gives the number of folders that were
-        made for it.
+        """Write a file and return the number of folders made for it.
+
+        Args:
+            used: the time of its last use, Unix seconds; None: now.
         """
         temporary = target.parent / f".{os.urandom(12).hex()}"
         num_folders = 0
@@ -141,11 +143,11 @@ class AnswerFolder:
         return num_folders
 
     def remove(self, path: str) -> None:
-        """Remove what is stored at a path, if anything is."""
+        """Remove the answer stored at a path, if there is one."""
         self._remove(self._locate(path))
 
     def list(self, path: str, *, is_imported: bool = False) -> list[str]:
-        """List the names in a folder."""
+        """Return the names in a folder."""
         items = scan(self._locate(path, is_imported))
         return [item.name for item in items if not item.name.startswith(".")]
 
@@ -156,16 +158,16 @@ class AnswerFolder:
         return self._locate(path).exists() or self._locate(path, True).exists()
 
     def _remove(self, target: Path) -> int:
-        """Remove a file and the folders that are empty then; gives the bytes of the folders."""
+        """Remove a file and the folders that it leaves empty; return the bytes of the folders."""
         with contextlib.suppress(OSError):
             os.unlink(target)
             return self._prune(target.parent)
         return 0
 
     def _prune(self, folder: Path) -> int:
-        """Remove folders that are empty, from one upwards; gives their bytes."""
+        """Remove empty folders, from one upwards; return their bytes."""
         size = 0
-        with contextlib.suppress(OSError):  # others are in there, mostly
+        with contextlib.suppress(OSError):  # most folders are not empty
             while folder != self._folder:
                 os.rmdir(folder)
                 folder = folder.parent
@@ -173,9 +175,7 @@ class AnswerFolder:
         return size
 
     def _sweep(self, need: int) -> None:
-        """Count, and make room for need bytes and more; leftovers of crashes and empty folders
-        go.
-        """
+        """Count all files, remove leftovers, and make room for need bytes and more."""
         groups: dict[str, _Group] = {}
         for item in scan(self._folder):
             if is_folder(item):
@@ -200,7 +200,7 @@ class AnswerFolder:
 
 
 class _File(NamedTuple):
-    """A file, when it was used last in Unix seconds, and its bytes in whole blocks."""
+    """A file: when it was used last (Unix seconds), its bytes in whole blocks, its path."""
 
     used: float
     size: int
@@ -209,16 +209,14 @@ class _File(NamedTuple):
 
 @dataclass(slots=True)
 class _Group:
-    """What one scope has, or what all share: its files, and the bytes of files and folders."""
+    """What one share covers: its files, and the bytes of files and folders."""
 
     files: list[_File] = field(default_factory=list)
     size: int = 0
 
 
 def _gather(folder: str, files: list[_File], now: float) -> int:
-    """Find the files in a folder and below it, and remove leftovers and empty folders; gives the
-    bytes that are left.
-    """
+    """Find files below a folder, remove leftovers and empty folders; return the bytes left."""
     size = 0
     for item in scan(folder):
         if is_folder(item):
@@ -248,9 +246,7 @@ def _share_out(sizes: dict[str, int], total: int) -> dict[str, int]:
 
 
 def _find_level(sizes: Iterable[int], total: int) -> int:
-    """Find how much each may have at most, so that all together have total: those that want less
-    leave the rest to others.
-    """
+    """Return the limit for each at which the sum is total: the small ones leave their rest."""
     level, ordered = total, sorted(sizes)
     for at, size in enumerate(ordered):
         level = total // (len(ordered) - at)
@@ -261,5 +257,5 @@ def _find_level(sizes: Iterable[int], total: int) -> int:
 
 
 def round_up(size: int) -> int:
-    """Return the bytes that a file takes on disk, about."""
+    """Return the approximate bytes that a file takes on disk: whole blocks."""
     return -(-size // BLOCK) * BLOCK

@@ -1,4 +1,4 @@
-"""The answers that are kept in memory, and the refusals that make older answers worthless."""
+"""Answers in memory, and the refusals that invalidate older ones."""
 
 from typing import Final, NamedTuple
 
@@ -6,20 +6,20 @@ from xetserve.base.lru_dict import LruDict
 from xetserve.errors import UpstreamError
 from xetserve.upstream.answers.question import Answer, Question, Verdict
 
-ENTRY_COST: Final = 700  # bytes of memory beside the texts of question and answer
+ENTRY_COST: Final = 700  # bytes of memory besides the texts of question and answer
 MAX_REFUSALS: Final = 10_000
-MAX_REFUSALS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
+MAX_REFUSALS_SIZE: Final = 2 * 1024 * 1024  # bytes of scopes and names
 
 
 class Kept(NamedTuple):
-    """An answer, or a refusal as an error, and when it was said, in Unix seconds."""
+    """An answer, or a refusal as an error, and when it was given, in Unix seconds."""
 
     said: float
     answer: Answer | UpstreamError
 
     @property
     def size(self) -> int:
-        """Bytes of memory of the answer, about."""
+        """Approximate bytes of memory."""
         if isinstance(self.answer, Answer):
             return ENTRY_COST + len(self.answer.data)
         fields = (len(name) + len(value) + ENTRY_COST // 4 for name, value in self.answer.headers)
@@ -27,18 +27,18 @@ class Kept(NamedTuple):
 
     @property
     def is_yes(self) -> bool:
-        """Whether it is what may be given when it is old."""
+        """Whether it is an answer that may be used when it is old."""
         return isinstance(self.answer, Answer) and self.answer.verdict is not Verdict.REFUSED
 
 
 class AnswerMemory:
-    """Answers by question, of max_size bytes together, and the last refusals."""
+    """Answers by question, of at most max_size bytes together, and the latest refusals."""
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
         self._kept: LruDict[Question, Kept] = LruDict(max_cost=max_size, on_leave=self._note_left)
-        # Questions that were answered with yes, by scope and repository: a refusal drops them
-        # without a walk over others.
+        # Questions with positive answers, by scope and repository, so that a refusal finds them
+        # without a walk over all.
         self._by_repo: dict[tuple[str, str], dict[Question, None]] = {}
         self._refusals: LruDict[tuple[str, str], float] = LruDict(
             max_num=MAX_REFUSALS, max_cost=MAX_REFUSALS_SIZE
@@ -46,28 +46,28 @@ class AnswerMemory:
 
     @property
     def size(self) -> int:
-        """Bytes of memory that the answers take, about."""
+        """Approximate bytes of memory that the answers take."""
         return self._kept.cost
 
     def peek(self, question: Question) -> Kept | None:
-        """Return what is kept; None: nothing."""
+        """Return the answer to a question; None: there is none."""
         return self._kept.peek(question)
 
     def use(self, question: Question) -> None:
-        """Count an answer as used now."""
+        """Mark an answer as used now."""
         self._kept.get(question)
 
     def pop(self, question: Question) -> None:
-        """Forget an answer."""
+        """Remove an answer."""
         self._kept.pop(question)
 
     def is_believed(self, question: Question, said: float) -> bool:
-        """Return whether the token was not refused since."""
+        """Return whether the token has not been refused since an answer was given."""
         refused = self._refusals.peek((question.scope, question.repo))
         return refused is None or said > refused
 
     def note_refusal(self, question: Question, said: float) -> None:
-        """Note that a token was refused a repository, and drop older answers about it.
+        """Record that a token was refused a repository, and remove older answers about it.
 
         Args:
             question: any about the repository.
@@ -78,15 +78,14 @@ class AnswerMemory:
         if before is not None and said <= before:
             return
         self._refusals.put(key, said, sum(map(len, key)))
-        # The refusal itself may be forgotten one day: no answer of before is left that could come
-        # back then.
+        # The refusal itself may be dropped one day. By then no older answer may be left.
         for other in list(self._by_repo.get(key, ())):
             kept = self._kept.peek(other)
             if kept is not None and kept.said <= said:
                 self._kept.pop(other)
 
     def remember(self, question: Question, kept: Kept) -> None:
-        """Keep an answer, unless it is too large, or older than a refusal."""
+        """Keep an answer, unless it is too large or older than a refusal."""
         self._kept.pop(question)
         size = kept.size + question.size
         if size > self._max_size // 2 or not question.is_kept:

@@ -7,10 +7,10 @@ from blake3 import blake3
 
 from xetserve.upstream.answers.stored_file import Stored
 
-MAX_NAME_SIZE: Final = 4096  # characters; answers to longer questions are not kept
-MAX_SKEW: Final = 5.0  # seconds; an answer from the future is of a clock that was wrong
-# Kinds of what is kept: a note that a token was refused, or the mark in its place; and what says
-# only that a token may read.
+MAX_NAME_SIZE: Final = 4096  # characters; answers to longer questions are not cached
+MAX_SKEW: Final = 5.0  # seconds; a date further ahead comes from a clock that was wrong
+# Kinds of stored files: a refusal, or the mark in its place; answers that say only that a token may
+# read.
 REFUSAL: Final = "refusal"
 PERMISSIONS: Final = ("grant", "plan")
 
@@ -18,8 +18,9 @@ PERMISSIONS: Final = ("grant", "plan")
 class Question(NamedTuple):
     """A question to an upstream.
 
-    scope: in whose name, see scope.py. kind: what sort of answer. repo: the repository that it is
-        about; "": none.
+    scope: who asks, see scope.py.
+    kind: what sort of answer it has.
+    repo: the repository that it is about; "": none.
     """
 
     scope: str
@@ -29,28 +30,30 @@ class Question(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Characters of its texts."""
+        """The characters of its texts."""
         return len(self.scope) + len(self.repo) + len(self.name)
 
     @property
     def is_kept(self) -> bool:
-        """Whether its answer may be kept: it is not too long."""
+        """Whether its answer may be cached: the question is short enough."""
         return self.size <= MAX_NAME_SIZE
 
     @property
     def subject(self) -> str:
-        """What it is about, for logs: not in whose name, and without queries."""
+        """What it is about, for logs: without scope and query."""
         about = " ".join((self.repo, *self.name.partition("?")[0].split("\0")))
         return f"{self.kind} {about.strip()!a}"
 
     def describe(self, realm: str) -> str:
-        """Return all but the scope, and whose answer it is, as one text."""
+        """Return the realm and all fields but the scope, as one text."""
         return "\0".join((realm, *self[1:]))
 
 
 class Verdict(Enum):
-    """What an answer is: something; the word that there is no such thing; a refusal; or nothing to
-    be kept.
+    """What an answer means.
+
+    GOOD: a positive answer. ABSENT: there is no such thing. REFUSED: the token may not know.
+    PASSING: nothing that may be cached.
     """
 
     GOOD = "good"
@@ -62,9 +65,9 @@ class Verdict(Enum):
 class Answer(NamedTuple):
     """An answer.
 
-    said: Unix seconds; the cache fills it in.
-    stale_age: its age in seconds, where it is given because the upstream could not be asked.
-    is_minor: there is no end to such answers; in the folder it goes before others.
+    said: when it was given, Unix seconds; 0: the cache fills it in.
+    stale_age: its age in seconds, if it is used because the upstream could not be asked.
+    is_minor: there may be any number of such answers; on disk they are removed first.
     """
 
     data: bytes
@@ -75,9 +78,7 @@ class Answer(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """Which question a stored answer is one to: Question without its scope, and the Hub that was
-    asked.
-    """
+    """The question that a stored answer is about: without its scope, and with the Hub's URL."""
 
     realm: str
     kind: str
@@ -86,24 +87,24 @@ class Subject(NamedTuple):
 
     @classmethod
     def parse(cls, about: str) -> "Subject | None":
-        """Read what Question.describe gives; None: it is something else."""
+        """Parse the text of Question.describe; None: it is something else."""
         parts = about.split("\0", 3)
         return cls(*parts) if len(parts) == 4 else None
 
 
 def make_path(question: Question, realm: str) -> str:
-    """Return where an answer is stored: nothing but hex digits, and the scope."""
+    """Return the path of a stored answer: the scope and hex digits."""
     text = question.describe(realm)
     digest = blake3(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{question.scope}/{digest[:2]}/{digest}"
 
 
 def read_stored(stored: Stored) -> Answer:
-    """Read an answer as it lies in a store."""
+    """Return the answer that a stored file holds."""
     verdict = Verdict.ABSENT if stored.body[:1] == b"-" else Verdict.GOOD
     return Answer(stored.body[1:], verdict, stored.said)
 
 
 def make_refusal(question: Question) -> Question:
-    """Return the place of the note that a token was refused."""
+    """Return the question under which refusals, and marks for them, are stored."""
     return Question(question.scope, REFUSAL, question.repo, "")

@@ -1,6 +1,4 @@
-"""Equal questions at the same time are one: whoever comes later waits for the first one's
-answer.
-"""
+"""Equal questions at the same time become one: later callers wait for the first answer."""
 
 import asyncio
 import logging
@@ -9,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE: Final = 16  # of those that have waited, who go on in one turn of the event loop
+AT_ONCE: Final = 16  # callers that go on in one turn of the event loop
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -23,7 +21,7 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[K, T]):
-    """What is being asked now, by key."""
+    """The questions that are being asked now, by key."""
 
     def __init__(self) -> None:
         self._flights: dict[K, _Flight[T]] = {}
@@ -32,13 +30,15 @@ class SingleFlight(Generic[K, T]):
         return len(self._flights)
 
     async def share(self, key: K, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return what ask gives; if somebody asks the same already, that answer, or that failure.
+        """Return the result of ask; if the same question is being asked already, its answer or
+        failure.
 
-        All of a thousand who wait could go on in one turn of the loop, and would hold up everybody
-        else; they go on a few at a time.
+        A thousand callers that wait for one answer would all go on in one turn of the loop and
+        delay everything else. So they go on a few at a time.
 
-        Cancellation: the others still get their answer; the question is dropped with the last who
-            waits for it.
+        Cancellation: the other callers still get their answer. The question is cancelled with its
+        last
+            caller.
         """
 
         async def run() -> T:
@@ -69,4 +69,4 @@ class SingleFlight(Generic[K, T]):
         if flight is not None and flight.task is task:
             del self._flights[key]
         if task.done() and not task.cancelled():
-            task.exception()  # nobody may be left to look at it
+            task.exception()  # marks it as seen: no caller may be left

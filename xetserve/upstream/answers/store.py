@@ -1,4 +1,4 @@
-"""Stored answers, from the event loop: reads wait for a thread, writes are done later."""
+"""Stored answers, for the event loop: reads wait for a thread, writes are done later."""
 
 import asyncio
 import contextlib
@@ -14,43 +14,46 @@ from xetserve.upstream.answers.stored_file import Stored
 
 logger = logging.getLogger(__name__)
 
-WAIT_COST: Final = 1024  # bytes of memory for what waits to be written or removed, beside its texts
-READ_TIMEOUT: Final = 2.0  # seconds; a disk that needs longer is worse than none
-CLOSE_TIMEOUT: Final = 5.0  # seconds for what is being written when the process ends
+WAIT_COST: Final = 1024  # bytes of memory for each pending change, besides its texts
+READ_TIMEOUT: Final = 2.0  # seconds; a slower disk is worse than none
+CLOSE_TIMEOUT: Final = 5.0  # seconds for pending writes when the process ends
 
 T = TypeVar("T")
 
 
 class AnswerStore:
-    """The folder, from the event loop: reads wait for a thread, writes are done later, one after
-    the other.
+    """The folder of answers, for the event loop. Writes are done later, one after the other.
 
     Args:
-        max_pending: bytes that may wait to be written; what comes beyond is not stored.
+        max_pending: bytes that may wait to be written; answers beyond that are not stored.
     """
 
     def __init__(self, folder: Path, *, max_size: int, max_pending: int) -> None:
         self._folder = AnswerFolder(folder, max_size=max_size)
         self._reading = ThreadPoolExecutor(4, "metadata")
-        self._writing = ThreadPoolExecutor(1, "metadata-write")  # one: writes stay in order
+        self._writing = ThreadPoolExecutor(
+            1, "metadata-write"
+        )  # one thread, so that writes stay in order
         self._max_pending = max_pending
         self._pending = 0
-        self._waiting: dict[str, Stored | None] = {}  # what reads have to see already; None: gone
+        self._waiting: dict[
+            str, Stored | None
+        ] = {}  # pending changes, which reads must see; None: removed
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     async def read(
         self, path: str, *, is_imported: bool = False, lead: float = 0.0
     ) -> Stored | None:
-        """Return what is stored at a path, or soon will be; a disk that fails or hangs has
-        nothing.
+        """Return the answer at a path, also one still to be written; None if the disk fails or
+        hangs.
         """
         if path in self._waiting and not is_imported:
             return self._waiting[path]
         return await self._run(partial(self._folder.read, path, is_imported=is_imported, lead=lead))
 
     async def list(self, path: str, *, is_imported: bool = False) -> list[str]:
-        """List the names in a folder."""
+        """Return the names in a folder."""
         return await self._run(partial(self._folder.list, path, is_imported=is_imported)) or []
 
     async def _run(self, function: Callable[[], T | None]) -> T | None:
@@ -73,11 +76,11 @@ class AnswerStore:
         lead: float = 0.0,
         is_refusal: bool = False,
     ) -> bool:
-        """Store something soon; see AnswerFolder. False: too much is waiting, it will not be
+        """Store an answer later; see AnswerFolder. False: too much is waiting, so it will not be
         stored.
 
         Args:
-            is_refusal: it takes something back, and has room of its own where others have none.
+            is_refusal: it invalidates answers, so it may wait even if there is no room for others.
         """
         size = WAIT_COST + len(path) + len(stored.body) + len(stored.about)
         if not self._has_room(size, is_refusal=is_refusal):
@@ -97,7 +100,7 @@ class AnswerStore:
         return True
 
     def remove(self, path: str) -> None:
-        """Remove something soon."""
+        """Remove an answer later."""
         size = WAIT_COST + len(path)
         if self._waiting.get(path, self) is None or not self._has_room(size, is_refusal=True):
             return
@@ -134,7 +137,7 @@ class AnswerStore:
             await asyncio.wait(tasks)
 
     async def aclose(self) -> None:
-        """Finish writing, within a few seconds."""
+        """Finish writing, within CLOSE_TIMEOUT."""
         self._is_closed = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):

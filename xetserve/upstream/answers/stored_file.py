@@ -24,9 +24,10 @@ _FIELDS: Final = struct.Struct("<dI")
 
 
 class Stored(NamedTuple):
-    """A body, and when it was said, in Unix seconds.
+    """A stored answer.
 
-    about: the question that it answers, as text; "": not told.
+    said: when it was given, Unix seconds.
+    about: the question that it answers, as text; "": not recorded.
     """
 
     said: float
@@ -35,9 +36,7 @@ class Stored(NamedTuple):
 
 
 def unpack_file(path: str, data: bytes) -> Stored | None:
-    """Read a file that was stored at a path under the folder; None: it is damaged, or from another
-    place.
-    """
+    """Parse the file stored at a path; None: it is damaged, or was stored at another path."""
     magic, rest = data[: len(MAGIC)], data[len(MAGIC) + CHECK_SIZE :]
     if magic not in (MAGIC, OLD_MAGIC) or not data.startswith(magic + _make_check(path, rest)):
         return None
@@ -55,7 +54,7 @@ def unpack_file(path: str, data: bytes) -> Stored | None:
 
 
 def pack_file(path: str, stored: Stored) -> bytes:
-    """Return what unpack_file reads."""
+    """Return the file to store at a path."""
     about = stored.about.encode("utf-8", "surrogatepass")
     rest = _FIELDS.pack(stored.said, len(about)) + about + stored.body
     return MAGIC + _make_check(path, rest) + rest
