@@ -192,7 +192,10 @@ class Body(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Release everything that the body holds, begun or not. May be called again."""
+        """Release everything that the body holds, begun or not: it has no more blocks then.
+
+        May be called again.
+        """
         ...
 
 

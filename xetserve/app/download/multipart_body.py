@@ -41,8 +41,9 @@ class MultipartBody(Body):
 
     async def aclose(self) -> None:
         self._number = len(self._frame.spans)
-        if self._part is not None:
-            await self._part.aclose()
+        part, self._part = self._part, None
+        if part is not None:
+            await part.aclose()
 
     async def _open_part(self) -> None:
         span = self._frame.spans[self._number]
