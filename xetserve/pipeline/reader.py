@@ -10,6 +10,7 @@ the last block is given out. A part of a file proves nothing by itself; the file
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -40,6 +41,8 @@ from xetserve.pipeline.windows import Window
 from xetserve.upstream.cas.source import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 from xetserve.xet.xorb import make_raw_record
+
+logger = logging.getLogger(__name__)
 
 WINDOWS_AHEAD = 2
 MAX_REJECTS = 3  # times that a chunk which does not decode is fetched again
@@ -448,6 +451,14 @@ class FileReader:
                 )
             )
         WINDOWS.add()
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "window %d..%d: %d pieces from %d fetches of %d bytes",
+                *plan.file_range,
+                len(plan.pieces),
+                len(plan.steps),
+                sum(step.info.byte_range.size for step in plan.steps),
+            )
         self._windows.append(window)
         if len(self._windows) == 1:
             self._move_to(plan.file_range.start)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.fakes import FakeXorb
 from tests.waiting import until
+from xetserve.base.request_id import REQUEST_ID
 from xetserve.errors import (
     FormatError,
     IntegrityError,
@@ -219,6 +220,20 @@ class Stage:
 
 
 CONTENT = b"".join(CHUNKS)
+
+
+async def test_a_shared_fetch_works_in_the_name_of_the_request_that_started_it() -> None:
+    named = []
+    stage = Stage()
+    stage.source.before_open = lambda: named.append(REQUEST_ID.get())
+    first = stage.join()
+    REQUEST_ID.set("one")
+    stage.start()
+    REQUEST_ID.set("two")
+    second = stage.join()
+    assert await stage.read(second) == CONTENT
+    assert named == ["one"]
+    await stage.finish(first, second)
 
 
 async def test_one_user_gets_all_chunks_of_one_request() -> None:

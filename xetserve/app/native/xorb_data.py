@@ -98,7 +98,7 @@ class XorbData:
             raise RequestError(409, "what was known of the file had to go: start again")
         spans = _check_ranges(request.headers.get("range"), grant)
         logger.debug(
-            "native: xorb %s, %d of the %d ranges granted for file %s",
+            "native: xorb %s, %d of %d granted ranges, file %s",
             name,
             len(spans),
             len(grant.ranges),

@@ -157,6 +157,8 @@ class Fetch:
 
     def add_user(self, user: User, uses: tuple[int, ...], *, takes_imported: bool = False) -> None:
         """Keep chunks for one more user, as often as it needs each of them."""
+        if self._users or self._task is not None:
+            self._log("shared with a response that came before")
         self._users.append(user)
         self._takes_imported = self._takes_imported and takes_imported
         for at, count in enumerate(uses):
@@ -386,6 +388,7 @@ class Fetch:
             if isinstance(error, UrlExpired) and num_refreshes < MAX_REFRESHES:
                 num_refreshes += 1
                 EXPIRED_URLS.add()
+                self._log("the data URL was refused, asking for another")
                 self._info = await self._refresh(error)
             else:
                 cause = error
@@ -396,6 +399,7 @@ class Fetch:
                     raise cause
                 UPSTREAM_RETRIES.add("data", type(error).__name__)
                 logger.info("fetching chunk %d.. again: %s", self._next_chunk, error)
+                self._log("again in %.2f s", delay)
                 await asyncio.sleep(delay)
             error = None
 
@@ -418,7 +422,8 @@ class Fetch:
         not.
         """
         slab: ReceiveSlab | None = None
-        watch = Stopwatch(time.monotonic())
+        started = time.monotonic()
+        watch = Stopwatch(started)
         holding = self._held_buffers
         holding.begin(self._info.byte_range.size)
         try:
@@ -481,10 +486,21 @@ class Fetch:
                 # An answer of unknown length must end here, too.
                 if await response.receive_into(memoryview(bytearray(1)), self._stall_timeout):
                     raise UpstreamError("the data host sent more than was asked for")
+                self._log(
+                    "%d bytes from the %s in %.0f ms",
+                    self._info.byte_range.size,
+                    "cache" if response.is_stored else "data host",
+                    (time.monotonic() - started) * 1000,
+                )
                 return True
         finally:
             if slab is not None:
                 holding.close_slab(slab)
+
+    def _log(self, text: str, *values: object) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            name = format_hash(self.xorb_hash)[:8]
+            logger.debug("xorb %s, chunks %d..%d: %s", name, *self.chunks, text % values)
 
     def _count_bytes(self, count: int, is_stored: bool, *, is_first: bool) -> None:
         """Count bytes that came, for the response that has wanted them longest."""
