@@ -59,12 +59,13 @@ INNER: dict[str, dict[str, set[str]]] = {
         "auth": {"errors"},
         "errors": set(),
         "paths": set(),
+        "route_table": {"paths"},
         "text_compression": set(),
-        "status": {"auth", "errors", "paths"},
-        "middleware": {"auth", "errors", "paths", "status"},
-        "download": {"auth", "errors", "paths"},
-        "native": {"auth", "errors", "paths", "download"},
-        "hub": {"auth", "errors", "paths", "download", "native"},
+        "status": {"auth", "errors", "paths", "route_table"},
+        "middleware": {"auth", "errors", "paths", "route_table", "status"},
+        "download": {"auth", "errors", "paths", "route_table"},
+        "native": {"auth", "errors", "paths", "route_table", "download"},
+        "hub": {"auth", "errors", "paths", "route_table", "download", "native"},
     },
 }
 

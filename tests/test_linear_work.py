@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.routes import TABLE
 from tests.steps import (
     CountedPattern,
     LineCounter,
@@ -29,15 +30,10 @@ from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hub.json_join import ArrayJoiner
 from xetserve.app.hub.paths import (
-    check_api_path,
     find_api_verb,
     find_kept_question,
     is_lasting_question,
-    is_raw_path,
     list_api_readings,
-    parse_lfs_path,
-    parse_registry_path,
-    parse_resolve_path,
 )
 from xetserve.app.hub.xet_mode import AUTO, XetMode
 from xetserve.app.paths import get_revision, split_path
@@ -221,6 +217,11 @@ def read_head(value: str, field: str) -> None:
     get_token(request, required=False, takes_basic=True)
 
 
+def read_route(path: str) -> None:
+    route, matched = TABLE.match(path)
+    route.read(matched)
+
+
 def read_target(value: str, start: str) -> None:
     """What is read of a request's target."""
     request = Request("GET", f"{start}{value}", Headers())
@@ -228,8 +229,8 @@ def read_target(value: str, start: str) -> None:
     escape(request.target)
     path = request.raw_path
     readers: tuple[Callable[[str], object], ...] = (
-        split_path, check_api_path, list_api_readings, find_api_verb, find_kept_question,
-        is_raw_path, is_lasting_question, parse_resolve_path, parse_lfs_path, parse_registry_path,
+        split_path, list_api_readings, find_api_verb, find_kept_question, is_lasting_question,
+        read_route,
     )  # fmt: skip
     for reader in readers:
         try:

@@ -5,7 +5,6 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from xetserve.app.paths import (
-    check_method,
     get_revision,
     join_file_path,
     parse_repo,
@@ -138,19 +137,3 @@ def test_a_revision_that_git_would_not_allow_is_400(value: str) -> None:
     with pytest.raises(RequestError) as caught:
         get_revision(Request("GET", f"/x?revision={value}"))
     assert caught.value.status == 400
-
-
-def test_check_method() -> None:
-    check_method(Request("GET", "/"))
-    check_method(Request("HEAD", "/"))
-    check_method(Request("PUT", "/"), ["PUT"])
-    with pytest.raises(RequestError) as caught:
-        check_method(Request("POST", "/"))
-    assert (caught.value.status, caught.value.headers) == (405, (("Allow", "GET, HEAD"),))
-
-
-@pytest.mark.parametrize("method", ["get", "Head", "FOO", "PROPFIND", "G" * 32])
-def test_what_is_no_method_is_501(method: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        check_method(Request(method, "/"))
-    assert (caught.value.status, caught.value.headers) == (501, ())

@@ -2,17 +2,18 @@
 
 import secrets
 
-from xetserve.app.auth import fingerprint, get_token
+from xetserve.app.auth import MISSING_TOKEN, fingerprint, get_token, unauthorized
 from xetserve.app.download.service import FileService, Upstreams
 from xetserve.app.errors import from_error
 from xetserve.app.hub.api import HubService
 from xetserve.app.hub.xet_mode import XetMode
 from xetserve.app.native.cas_api import CasService
-from xetserve.app.paths import check_method, split_path
+from xetserve.app.route_table import Auth, Call, check_method
+from xetserve.app.routes import make_routes
 from xetserve.app.status.service import StatusService
 from xetserve.app.text_compression import pack_document
 from xetserve.errors import RequestError, XetserveError
-from xetserve.http.cors import METHODS, CorsPolicy
+from xetserve.http.cors import CorsPolicy, add_vary
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Request, Response
 from xetserve.xet.signing import Sealer
@@ -46,16 +47,15 @@ class Application:
         instance: str = "",
     ) -> None:
         self._hub = upstreams.hub
-        self._files = FileService(upstreams, compression=compression)
+        files = FileService(upstreams, compression=compression)
         mode = mode or XetMode()
-        self._cas_face: CasService | None = None
+        cas: CasService | None = None
         if not mode.is_plain and sealer is not None:
-            self._cas_face = CasService(upstreams, sealer, instance or secrets.token_hex(6))
-        self._hub_face = HubService(
-            self._files, upstreams.hub, upstreams.engine.limits, mode, self._cas_face
+            cas = CasService(upstreams, sealer, instance or secrets.token_hex(6))
+        hub = HubService(files, upstreams.hub, upstreams.engine.limits, mode, cas)
+        self.routes = make_routes(
+            status or StatusService(), hub, cas, files, allow_anonymous=allow_anonymous
         )
-        self._status = status or StatusService()
-        self._wants_token = not allow_anonymous
         self._compression = compression
         self._cors = cors or CorsPolicy()
         self._hosts = hosts or HostPolicy()
@@ -74,40 +74,39 @@ class Application:
         return response
 
     async def _route(self, request: Request) -> Response:
-        record = request.record
         self._hosts.check(request)
         if request.method == "OPTIONS":
-            record.route = "options"
+            request.record.route = "options"
             return self._cors.answer_options(request)
         if self._hub.is_own(request.headers):
             raise RequestError(508, "this server is its own Hub")
-        if self._status.is_for(request):
-            return await self._status.answer(request)
-        if self._hub_face.is_for(request):
-            record.route = self._hub_face.name_route(request)
-            takes_basic = self._hub_face.takes_basic(request)
-            token = self._get_token(request, required=False, takes_basic=takes_basic)
-            return await self._hub_face.answer(request, token)
-        if self._cas_face is not None and self._cas_face.is_for(request):
-            record.route = self._cas_face.name_route(request)
-            return await self._cas_face.answer(request)
-        match split_path(request.raw_path):
-            case ["download", owner, name, *path] if path:
-                record.route = "download"
-                check_method(request, METHODS)
-                token = self._get_token(request, required=self._wants_token)
-                return await self._files.get_file(request, owner, name, path, token)
-            case ["download-hash", text]:
-                record.route = "download-hash"
-                check_method(request, METHODS)
-                token = self._get_token(request, required=self._wants_token)
-                return await self._files.get_by_hash(request, text, token)
-        raise RequestError(404, "there is nothing at this path; / tells what there is")
+        route, path = self.routes.match(request.raw_path)
+        request.record.route = route.name
+        # What is malformed is refused first, then a wrong method, then a missing token.
+        token = _read_token(request, route.auth)
+        call = Call(request, route.read(path), token)
+        try:
+            check_method(request, route.allowed)
+            if token is None and route.auth is Auth.REQUIRED:
+                raise unauthorized(MISSING_TOKEN)
+            response = await route.handler(call)
+        except XetserveError as exc:
+            if route.refuse is None:
+                raise
+            response = route.refuse(exc, request)
+        add_vary(response.headers, *route.vary)
+        return response
 
-    def _get_token(
-        self, request: Request, *, required: bool, takes_basic: bool = False
-    ) -> str | None:
-        token = get_token(request, required=required, takes_basic=takes_basic)
-        if token is not None:
-            request.record.token = fingerprint(token)
-        return token
+
+def _read_token(request: Request, auth: Auth) -> str | None:
+    """Return the Hub token of a request; None: it has none, or the route takes none.
+
+    Raises:
+        RequestError: 401, it is malformed.
+    """
+    if auth not in (Auth.OPTIONAL, Auth.BASIC, Auth.REQUIRED):
+        return None
+    token = get_token(request, required=False, takes_basic=auth is Auth.BASIC)
+    if token is not None:
+        request.record.token = fingerprint(token)
+    return token

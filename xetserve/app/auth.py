@@ -14,6 +14,7 @@ from xetserve.http.messages import Request
 
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE | re.ASCII)
 MAX_TOKEN_SIZE: Final = 4096  # characters
+MISSING_TOKEN: Final = "send a Hub token: Authorization: Bearer hf_..."
 _FINGERPRINT_CONTEXT: Final = "xetserve 2026 fingerprint of a client's token"
 
 
@@ -37,7 +38,7 @@ def get_token(
     values = request.headers.get_all("authorization")
     if not values:
         if required:
-            raise unauthorized("send a Hub token: Authorization: Bearer hf_...")
+            raise unauthorized(MISSING_TOKEN)
         return None
     value = values[0].strip()
     if takes_basic and value[:6].lower() == "basic ":

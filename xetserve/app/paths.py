@@ -17,7 +17,6 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")  # \ufffd: was not UTF-8
 _MAX_PATH_SIZE: Final = 4096  # bytes, encoded; servers take URLs of 8 KiB
-_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 KINDS: Final = ("model", "dataset", "space")
 
 
@@ -126,17 +125,3 @@ def check_revision(revision: str) -> str:
     if is_odd or not _REVISION.fullmatch(revision):
         raise RequestError(400, "revision must be a branch, a tag, a commit id or refs/pr/N")
     return revision
-
-
-def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> None:
-    """Refuse other methods.
-
-    Raises:
-        RequestError: 405 with Allow; 501, it is no method at all (RFC 9110, 9.1; methods have one
-            case only).
-    """
-    if request.method not in _METHODS:
-        raise RequestError(501, "unknown method")
-    if request.method not in allowed:
-        names = ", ".join(allowed)
-        raise RequestError(405, f"only {names} here", [("Allow", names)])

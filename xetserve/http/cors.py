@@ -11,8 +11,7 @@ from typing import Final
 
 from xetserve.http.messages import Request, Response
 
-METHODS: Final = ("GET", "HEAD", "OPTIONS")
-ALLOW: Final = ", ".join(METHODS)
+ALLOW: Final = "GET, HEAD, OPTIONS"
 MAX_AGE: Final = 86_400  # seconds; browsers cap the lifetime of a preflight at 2 to 24 hours
 
 # Request fields that a page may send besides those that browsers always allow.

@@ -2,21 +2,28 @@
 
 import pytest
 
-from xetserve.app.hub.paths import (
-    find_api_verb,
-    find_kept_question,
-    is_lasting_question,
-    is_raw_path,
-    is_resolve_path,
-    parse_lfs_path,
-    parse_registry_path,
-    parse_resolve_path,
-)
+from tests.routes import TABLE
+from xetserve.app.hub.paths import find_api_verb, find_kept_question, is_lasting_question
 from xetserve.errors import RequestError
 from xetserve.upstream.hub.client import RepoRef
 
 COMMIT = "c" * 40
+NOTHING = "nothing"
 KINDS = {"/api/models": "model", "/api/datasets": "dataset", "/api/spaces": "space"}
+
+
+def name_route(path: str) -> str:
+    """The name of the route that a path has."""
+    try:
+        return TABLE.match(path)[0].name
+    except RequestError:
+        return NOTHING
+
+
+def read_path(path: str) -> object:
+    """What the route of a path makes of it."""
+    route, matched = TABLE.match(path)
+    return route.read(matched)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +49,8 @@ KINDS = {"/api/models": "model", "/api/datasets": "dataset", "/api/spaces": "spa
     ],
 )
 def test_a_file_is_found(path: str, kind: str, repo: str, revision: str, file: str) -> None:
-    assert is_resolve_path(path)
-    assert parse_resolve_path(path) == ((kind, repo), revision, file)
+    assert name_route(path) == "resolve"
+    assert read_path(path) == ((kind, repo), revision, file)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +63,7 @@ def test_a_file_is_found(path: str, kind: str, repo: str, revision: str, file: s
     ],
 )  # fmt: skip
 def test_other_paths(path: str) -> None:
-    assert not is_resolve_path(path)
-    assert parse_resolve_path(path) is None
+    assert name_route(path) != "resolve"
 
 
 @pytest.mark.parametrize(
@@ -78,8 +84,9 @@ def test_other_paths(path: str) -> None:
     ],
 )
 def test_what_could_be_no_file(path: str, status: int) -> None:
+    assert name_route(path) == "resolve"
     with pytest.raises(RequestError) as caught:
-        parse_resolve_path(path)
+        read_path(path)
     assert caught.value.status == status
 
 
@@ -93,31 +100,31 @@ def test_what_could_be_no_file(path: str, status: int) -> None:
     ],
 )
 def test_an_lfs_path(path: str, kind: str, repo: str, name: str) -> None:
-    assert parse_lfs_path(path) == ((kind, repo), name)
+    assert name_route(path) == "lfs"
+    assert read_path(path) == ((kind, repo), name)
 
 
 @pytest.mark.parametrize(
     "path",
     ["/o/n/info/lfs/objects/batch", "/info/lfs/objects/batch", "/datasets/info/lfs/objects/batch",
-     "/o/n.git/info/lfs/locks", "/o/n.git/info/lfs/objects", "/"],
+     "/o/n.git/info/lfs/locks", "/o/n.git/info/lfs/objects", "/",
+     "/a/o/n.git/info/lfs/objects/batch", "/o/n/resolve/main/n.git/info/lfs/objects/batch"],
 )  # fmt: skip
 def test_no_lfs_path(path: str) -> None:
-    assert parse_lfs_path(path) is None
+    assert name_route(path) != "lfs"
 
 
 def test_a_registry_path() -> None:
-    assert parse_registry_path("/v2/o/n/manifests/Q4") == ("manifests", (("model", "o/n"), "Q4"))
-    assert parse_registry_path("/v2/o/n/blobs/sha256%3A0") == (
-        "blobs",
-        (("model", "o/n"), "sha256:0"),
-    )
+    for path, name in (("manifests/Q4", "Q4"), ("blobs/sha256%3A0", "sha256:0")):
+        assert name_route(f"/v2/o/n/{path}") == "registry"
+        assert read_path(f"/v2/o/n/{path}") == (("model", "o/n"), name)
     for path in (
         "/v2/n/manifests/Q4",
         "/v2/reconstructions/00",
         "/v1/o/n/blobs/0",
         "/v2/o/n/tags/0",
     ):
-        assert parse_registry_path(path) is None
+        assert name_route(path) != "registry"
 
 
 NAMES = ["tree", "resolve", "raw", "xet-read-token", "revision", "paths-info", "refs", "commits"]
@@ -135,8 +142,7 @@ def test_no_name_is_taken_for_a_verb(prefix: str, name: str, verb: str) -> None:
     # Nor is an owner for a way to a file, which would be fetched, passed on and kept.
     for owner in ("acme", name):
         path = f"{prefix}/{owner}/{name}/{verb}/main/resolve/raw"
-        assert not is_resolve_path(path)
-        assert not is_raw_path(path)
+        assert name_route(path) == "api"
     path = f"{prefix}/acme/repo/tree/{name}/{name}/{verb}/main"
     assert find_api_verb(path) == "tree"
     for token in ("xet-read-token", "xet-write-token", "Xet-Read-Token"):
@@ -152,9 +158,9 @@ def test_no_name_is_taken_for_a_way_to_a_file(prefix: str, name: str) -> None:
     for owner, revision in (("acme", "main"), ("acme", branch), (name, branch)):
         repo = f"{owner}/{name}"
         path = f"{prefix}/{repo}/resolve/{revision}/{name}/resolve/raw"
-        assert parse_resolve_path(path) == ((kind, repo), revision, f"{name}/resolve/raw")
-        path = f"{prefix}/{repo}/raw/{revision}/{name}"
-        assert (is_raw_path(path), parse_resolve_path(path)) == (True, None)
+        assert name_route(path) == "resolve"
+        assert read_path(path) == ((kind, repo), revision, f"{name}/resolve/raw")
+        assert name_route(f"{prefix}/{repo}/raw/{revision}/{name}") == "raw"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import pytest
 
 from tests.fakes import FakeBody
 from xetserve import __version__
+from xetserve.app.route_table import Call, check_method
+from xetserve.app.routes import list_status_routes
 from xetserve.app.status.active_streams import StreamTable
 from xetserve.app.status.operator import COOKIE, Operator
 from xetserve.app.status.readiness import Readiness
@@ -31,6 +33,14 @@ def make_service(audience: str = "public", token: str = "operator-token-0123") -
     return StatusService(Snapshot([place]), Operator(token), Readiness(), audience)
 
 
+async def answer(service: StatusService, request: Request) -> Response:
+    """Answer by the handler of the route."""
+    routes = {route.pattern: route for route in list_status_routes(service)}
+    route = routes[request.raw_path]
+    check_method(request, route.allowed)
+    return await route.handler(Call(request, None, None))
+
+
 async def get(
     target: str,
     *fields: tuple[str, str],
@@ -39,7 +49,7 @@ async def get(
     service: StatusService | None = None,
 ) -> Response:
     request = Request("GET", target, Headers([("Host", host), *fields]), secure=secure)
-    return await (service or make_service()).answer(request)
+    return await answer(service or make_service(), request)
 
 
 async def get_text(target: str, *fields: tuple[str, str], **options: object) -> str:
@@ -89,7 +99,7 @@ async def test_no_cache_answers_in_our_place(target: str) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 async def test_nothing_can_be_changed(method: str) -> None:
     with pytest.raises(RequestError) as caught:
-        await make_service().answer(Request(method, "/status"))
+        await answer(make_service(), Request(method, "/status"))
     assert caught.value.status == 405
 
 
@@ -192,14 +202,14 @@ async def test_without_an_operator_token_nobody_is_asked_for_it() -> None:
     page = await get_text("/", HTML, ("Authorization", "Bearer "), service=service)
     assert "<form" not in page
     with pytest.raises(RequestError) as caught:
-        await service.answer(Request("POST", "/operator", body=FakeBody(b"token=")))
+        await answer(service, Request("POST", "/operator", body=FakeBody(b"token=")))
     assert caught.value.status == 404
 
 
 async def test_the_form_gives_a_cookie_for_the_token() -> None:
     service = make_service()
     body = FakeBody(b"token=operator-token-0123")
-    response = await service.answer(Request("POST", "/operator", body=body))
+    response = await answer(service, Request("POST", "/operator", body=body))
     assert response.status == 303
     cookie = dict(response.headers)["Set-Cookie"].partition(";")[0]
     page = await get_text("/", HTML, ("Cookie", f"other=1; {cookie}"), service=service)
@@ -209,7 +219,7 @@ async def test_the_form_gives_a_cookie_for_the_token() -> None:
 
 async def test_a_wrong_token_is_told_on_the_page() -> None:
     body = FakeBody(b"token=operator-token-9999")
-    response = await make_service().answer(Request("POST", "/operator", body=body))
+    response = await answer(make_service(), Request("POST", "/operator", body=body))
     assert response.status == 403
     assert isinstance(response.body, bytes)
     assert b"That is not it." in response.body

@@ -11,21 +11,13 @@ from xetserve.app.hub.by_sha256 import ObjectService
 from xetserve.app.hub.git_lfs import LfsApi
 from xetserve.app.hub.ollama import OllamaService
 from xetserve.app.hub.passthrough import PassThrough
-from xetserve.app.hub.paths import (
-    check_api_path,
-    find_api_verb,
-    is_raw_path,
-    is_resolve_path,
-    is_token_verb,
-    parse_resolve_path,
-)
 from xetserve.app.hub.repo_api import ManagementApi
-from xetserve.app.hub.writes import Commands, find_command_method
+from xetserve.app.hub.writes import Commands
 from xetserve.app.hub.xet_mode import ALL_FILES, XetMode
 from xetserve.app.native.cas_api import CasService, ask_for_token
-from xetserve.app.paths import check_method
+from xetserve.app.paths import ResolvePath
+from xetserve.app.route_table import Call
 from xetserve.errors import RequestError
-from xetserve.http.cors import METHODS, add_vary
 from xetserve.http.messages import Headers, Request, Response
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.hub.client import HubClient
@@ -63,89 +55,91 @@ class HubService:
         self._files = files
         self._api = PassThrough(hub, limits)
         self._commands = Commands(hub, limits)
-        self._management = ManagementApi(self._commands)
+        self.management = ManagementApi(self._commands)
         objects = ObjectService(files, hub, limits)
-        self._lfs = LfsApi(hub, objects, limits)
-        self._registry = OllamaService(self._api, objects)
+        self.lfs = LfsApi(hub, objects, limits)
+        self.registry = OllamaService(self._api, objects)
         self._mode = mode
         self._cas = cas
 
-    def is_for(self, request: Request) -> bool:
-        """Return whether a request is for the Hub."""
-        return (
-            request.raw_path.startswith("/api/")
-            or is_resolve_path(request.raw_path)
-            or is_raw_path(request.raw_path)
-            or self._lfs.is_for(request)
-            or self._registry.is_for(request)
-        )
-
-    def name_route(self, request: Request) -> str:
-        """Return what a request that is for the Hub is counted as."""
-        path = request.raw_path
-        if is_resolve_path(path):
-            return "resolve"
-        if self._lfs.is_for(request):
-            return "lfs"
-        if self._registry.is_for(request):
-            return "registry"
-        if is_raw_path(path):
-            return "raw"
-        is_command = self._management.is_for(request) or find_command_method(path) is not None
-        return "manage" if is_command else "api"
-
-    def takes_basic(self, request: Request) -> bool:
-        """Return whether the client may have its token in Basic authentication, as git does."""
-        return self._lfs.is_for(request)
-
-    async def answer(self, request: Request, token: str | None) -> Response:
-        """Answer a request.
+    async def answer_file(self, call: Call[ResolvePath]) -> Response:
+        """Answer GET and HEAD for a file.
 
         Raises:
-            RequestError, UpstreamError, IntegrityError: it cannot be answered.
+            RequestError, UpstreamError, IntegrityError: it cannot be had.
         """
-        native_above = None if self._cas is None else self._mode.find_limit(request)
-        response = await self._answer(request, token, native_above)
-        if self._cas is not None:
-            add_vary(response.headers, "User-Agent", "Accept")
+        native_above = self._find_limit(call.request)
+        return await self._files.get_resolved(
+            call.request, call.target, call.token, native_above=native_above
+        )
+
+    async def answer_raw(self, call: Call[str]) -> Response:
+        """Answer GET and HEAD for what git has of a file.
+
+        Raises:
+            RequestError, UpstreamError: it cannot be had.
+        """
+        response = await self._api.answer(call.request, call.token, native_above=ALL_FILES)
+        names = {name for name, _ in _INERT}
+        kept = [field for field in response.headers if field[0] not in names]
+        response.headers = [*kept, *_INERT]
         return response
 
-    async def _answer(
-        self, request: Request, token: str | None, native_above: int | None
-    ) -> Response:
-        wanted = parse_resolve_path(request.raw_path)
-        if wanted is not None:
-            check_method(request, METHODS)
-            return await self._files.get_resolved(request, wanted, token, native_above=native_above)
-        if self._lfs.is_for(request):
-            return await self._lfs.answer(request, token)
-        if self._registry.is_for(request):
-            return await self._registry.answer(request, token)
-        if self._management.is_for(request):
-            return await self._management.answer(request, token)
-        check_api_path(request.raw_path)
-        if is_raw_path(request.raw_path):
-            check_method(request, METHODS)
-            response = await self._api.answer(request, token, native_above=ALL_FILES)
-            names = {name for name, _ in _INERT}
-            kept = [field for field in response.headers if field[0] not in names]
-            response.headers = [*kept, *_INERT]
-            return response
-        command = find_command_method(request.raw_path)
-        if command is not None:
-            check_method(request, (command, "OPTIONS"))
-            return await self._commands.pass_on(request, token)
-        verb = find_api_verb(request.raw_path)
-        check_method(request, ("POST", "OPTIONS") if verb == "paths-info" else METHODS)
-        if is_token_verb(verb):
-            if self._cas is None:
-                raise RequestError(404, "files come over plain HTTP from this server")
-            if verb == "xet-write-token":
-                raise RequestError(403, "nothing can be uploaded through this server")
-            # Whoever asks knows Xet, whatever it was told.
-            answer = await self._api.answer(ask_for_token(request), token, native_above=None)
-            return await self._cas.make_token_answer(answer, request.base_url)
-        joins_pages = verb == "tree" and cannot_page(request.headers)
+    async def answer_question(self, call: Call[str]) -> Response:
+        """Pass a question on to the Hub.
+
+        Raises:
+            RequestError, UpstreamError: it cannot be answered.
+        """
+        native_above = self._find_limit(call.request)
+        return await self._api.answer(call.request, call.token, native_above=native_above)
+
+    async def answer_tree(self, call: Call[str]) -> Response:
+        """Answer with a list of files, in one page for clients that ask for no second one.
+
+        Raises:
+            RequestError, UpstreamError: it cannot be answered.
+        """
         return await self._api.answer(
-            request, token, native_above=native_above, joins_pages=joins_pages
+            call.request,
+            call.token,
+            native_above=self._find_limit(call.request),
+            joins_pages=cannot_page(call.request.headers),
         )
+
+    async def answer_command(self, call: Call[str]) -> Response:
+        """Pass a command on to the Hub.
+
+        Raises:
+            RequestError, UpstreamError: it cannot be sent.
+        """
+        return await self._commands.pass_on(call.request, call.token)
+
+    async def answer_read_token(self, call: Call[str]) -> Response:
+        """Answer with a token for native clients, who know Xet, whatever they were told.
+
+        Raises:
+            RequestError: 404, they are not served here.
+            UpstreamError: the Hub gives none.
+        """
+        cas = self._check_native()
+        asked = ask_for_token(call.request)
+        answer = await self._api.answer(asked, call.token, native_above=None)
+        return await cas.make_token_answer(answer, call.request.base_url)
+
+    async def refuse_write_token(self, call: Call[str]) -> Response:
+        """Refuse a token for uploads.
+
+        Raises:
+            RequestError: always; 403, or 404 where native clients are not served.
+        """
+        self._check_native()
+        raise RequestError(403, "nothing can be uploaded through this server")
+
+    def _check_native(self) -> CasService:
+        if self._cas is None:
+            raise RequestError(404, "files come over plain HTTP from this server")
+        return self._cas
+
+    def _find_limit(self, request: Request) -> int | None:
+        return None if self._cas is None else self._mode.find_limit(request)

@@ -13,8 +13,9 @@ from xetserve.app.auth import unauthorized
 from xetserve.app.download.service import head_timeout
 from xetserve.app.errors import from_error
 from xetserve.app.hub.by_sha256 import ObjectService, is_sha256
-from xetserve.app.hub.paths import ObjectPath, parse_lfs_path
-from xetserve.app.paths import check_method, check_revision
+from xetserve.app.hub.paths import ObjectPath
+from xetserve.app.paths import check_revision
+from xetserve.app.route_table import Call
 from xetserve.base.json_text import parse_json
 from xetserve.errors import (
     FormatError,
@@ -23,7 +24,6 @@ from xetserve.errors import (
     UpstreamMissing,
     XetserveError,
 )
-from xetserve.http.cors import METHODS
 from xetserve.http.messages import Headers, Request, Response, json_response
 from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.hub.client import FileEntry, HubClient, RepoRef
@@ -80,27 +80,13 @@ class LfsApi:
         self._objects = objects
         self._limits = limits
 
-    def is_for(self, request: Request) -> bool:
-        """Return whether a request is one of these."""
-        return parse_lfs_path(request.raw_path) is not None
-
-    async def answer(self, request: Request, token: str | None) -> Response:
-        """Answer a request.
+    async def answer_batch(self, call: Call[ObjectPath]) -> Response:
+        """Answer which objects there are, and where.
 
         Raises:
-            RequestError, UpstreamError, IntegrityError: an object cannot be had.
+            RequestError, UpstreamError: the Hub does not tell, or it was no such question.
         """
-        wanted = parse_lfs_path(request.raw_path)
-        assert wanted is not None
-        if wanted.name != "batch":
-            return await self._get_object(request, wanted, token)
-        try:
-            check_method(request, ("POST", "OPTIONS"))
-            return await self._answer_batch(request, wanted.repo, token)
-        except XetserveError as exc:
-            return _make_error(exc, request)
-
-    async def _answer_batch(self, request: Request, repo: RepoRef, token: str | None) -> Response:
+        request, repo = call.request, call.target.repo
         batch = read_batch(await request.body.read(_MAX_BATCH_SIZE))
         base = f"{request.base_url}{repo.url_prefix}.git/info/lfs/objects"
         links = [f"{base}/{oid}?{_make_query(batch, size)}" for oid, size in batch.objects]
@@ -108,7 +94,7 @@ class LfsApi:
             raise RequestError(413, "these are too many objects for one answer: ask for fewer")
         hub = self._hub.on_behalf(request.headers, names_agent=True)
         async with head_timeout(self._limits):
-            found = await self._ask(hub, repo, batch, token)
+            found = await self._ask(hub, repo, batch, call.token)
         objects = [
             _describe(oid, size, found.get(oid), link)
             for (oid, size), link in zip(batch.objects, links, strict=True)
@@ -140,12 +126,14 @@ class LfsApi:
             raise UpstreamError("the Hub's answer to an LFS batch is not what it should be")
         return {item["oid"]: item for item in objects if isinstance(item, dict) and "oid" in item}
 
-    async def _get_object(
-        self, request: Request, wanted: ObjectPath, token: str | None
-    ) -> Response:
-        """Answer GET and HEAD for an object."""
-        check_method(request, METHODS)
-        repo, digest = wanted
+    async def answer_object(self, call: Call[ObjectPath]) -> Response:
+        """Answer GET and HEAD for an object.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: it cannot be had.
+        """
+        request, token = call.request, call.token
+        repo, digest = call.target
         if not is_sha256(digest):
             raise RequestError(404, "an LFS object is named by its sha256")
         revision = check_revision(request.query.get("revision", "main"))
@@ -266,8 +254,8 @@ def _make_response(status: int, value: object) -> Response:
     return response
 
 
-def _make_error(error: XetserveError, request: Request) -> Response:
-    """Return a failure as LFS clients read it."""
+def refuse(error: XetserveError, request: Request) -> Response:
+    """Return the response to an error, as LFS clients read it."""
     plain = from_error(error, request)
     response = _make_response(plain.status, {"message": str(error)})
     response.headers += [field for field in plain.headers if field[0] != "Content-Type"]

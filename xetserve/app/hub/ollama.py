@@ -6,12 +6,11 @@ from typing import Final
 
 from xetserve.app.hub.by_sha256 import ObjectService, is_sha256
 from xetserve.app.hub.passthrough import PassThrough
-from xetserve.app.hub.paths import check_api_path, parse_registry_path
+from xetserve.app.hub.paths import ObjectPath
 from xetserve.app.hub.xet_mode import ALL_FILES
-from xetserve.app.paths import check_method
+from xetserve.app.route_table import Call
 from xetserve.errors import RequestError
-from xetserve.http.cors import METHODS
-from xetserve.http.messages import Request, Response
+from xetserve.http.messages import Response
 
 _ALGORITHM: Final = "sha256:"
 
@@ -23,24 +22,23 @@ class OllamaService:
         self._api = api
         self._objects = objects
 
-    def is_for(self, request: Request) -> bool:
-        """Return whether a request is one of these."""
-        return parse_registry_path(request.raw_path) is not None
-
-    async def answer(self, request: Request, token: str | None) -> Response:
-        """Answer a request.
+    async def answer_manifest(self, call: Call[ObjectPath]) -> Response:
+        """Answer GET and HEAD for a manifest.
 
         Raises:
-            RequestError, UpstreamError, IntegrityError: it cannot be answered.
+            RequestError, UpstreamError: it cannot be had.
         """
-        found = parse_registry_path(request.raw_path)
-        assert found is not None
-        what, (repo, name) = found
-        check_method(request, METHODS)
-        check_api_path(request.raw_path)
-        if what == "manifests":
-            # There is nothing of Xet in it, and its digest is of what it is.
-            return await self._api.answer(request, token, native_above=ALL_FILES)
+        # There is nothing of Xet in it, and its digest is of what it is.
+        return await self._api.answer(call.request, call.token, native_above=ALL_FILES)
+
+    async def answer_blob(self, call: Call[ObjectPath]) -> Response:
+        """Answer GET and HEAD for a blob.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: it cannot be had.
+        """
+        request, token = call.request, call.token
+        repo, name = call.target
         digest = name.removeprefix(_ALGORITHM)
         if digest == name or not is_sha256(digest):
             raise RequestError(404, "a blob is named sha256:, and 64 hex digits")

@@ -11,11 +11,11 @@ from xetserve.app.paths import (
     join_file_path,
     parse_hub_repo,
 )
+from xetserve.app.route_table import MatchedPath
 from xetserve.errors import RequestError
 from xetserve.upstream.hub.client import RepoRef
 
-_PREFIXES: Final = {"datasets": "dataset", "spaces": "space"}
-KINDS_BY_PLURAL: Final = {"models": "model", **_PREFIXES}
+_KINDS_BY_PLURAL: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _TOKENS: Final = ("xet-read-token", "xet-write-token")
 # What is asked about a repository: the verb, and how many segments may follow it. The Hub has more.
 # Those that change something are here so that no name of a repository makes them pass for another.
@@ -27,45 +27,10 @@ _VERBS: Final = {
     **dict.fromkeys(("tree", "treesize"), (1, _ANY)),
     **dict.fromkeys(("discussions", "logs", "events", "secrets", "variables"), (0, _ANY)),
 }
-_FILE_VERBS: Final = ("resolve", "raw")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Questions whose answers are kept: what clients ask before they download. Never tokens, logs,
 # events, settings.
 _KEPT_VERBS: Final = ("", "revision", "tree", "paths-info", "refs", "commits")
-
-
-def is_resolve_path(raw_path: str) -> bool:
-    """Return whether a path is one for parse_resolve_path."""
-    return _split_resolve(raw_path) is not None
-
-
-def is_raw_path(raw_path: str) -> bool:
-    """Return whether a path is for what git has of a file:
-    /[datasets/|spaces/]{id}/raw/{revision}/{path}.
-    """
-    split = _split_file(raw_path[1:].split("/"))
-    return split is not None and split[0] == "raw"
-
-
-def parse_resolve_path(raw_path: str) -> ResolvePath | None:
-    """Read the path of a file; None: it is of another kind.
-
-        /[datasets/|spaces/]{id}/resolve/{revision}/{path}
-        /api/resolve-cache/{models|datasets|spaces}/{id}/{revision}/{path}
-
-    Raises:
-        RequestError: it names no file that could be.
-    """
-    split = _split_resolve(raw_path)
-    if split is None:
-        return None
-    kind, repo_id, rest = split
-    # refs/pr/1 and refs/convert/parquet come with their slashes as they are, too.
-    size = 3 if rest[0] == "refs" and len(rest) > 3 else 1
-    revision = decode_segment("/".join(rest[:size]), may_have_slash=True)
-    path = join_file_path([decode_segment(part) for part in rest[size:]])
-    repo = parse_hub_repo([decode_segment(part) for part in repo_id], kind)
-    return ResolvePath(repo, check_revision(revision), path)
 
 
 class ObjectPath(NamedTuple):
@@ -77,56 +42,53 @@ class ObjectPath(NamedTuple):
     name: str
 
 
-def parse_lfs_path(raw_path: str) -> ObjectPath | None:
-    """Read the path of an LFS call (git-lfs, docs/api); None: it is of another kind.
+def read_file_path(path: MatchedPath) -> ResolvePath:
+    """Read the path of a file.
 
-        /[datasets/|spaces/]{id}.git/info/lfs/objects/{name}
+    Raises:
+        RequestError: it names no file that could be.
+    """
+    values = path.values
+    rest = [values.get("commit") or values["revision"], *values["path"].split("/")]
+    # refs/pr/1 and refs/convert/parquet come with their slashes as they are, too.
+    size = 3 if rest[0] == "refs" and len(rest) > 3 else 1
+    revision = decode_segment("/".join(rest[:size]), may_have_slash=True)
+    file_path = join_file_path([decode_segment(part) for part in rest[size:]])
+    repo = _read_repo(path)
+    return ResolvePath(repo, check_revision(revision), file_path)
+
+
+def read_object_path(path: MatchedPath) -> ObjectPath:
+    """Read the path of a call of git-lfs or ollama; its last segment is the name.
 
     Raises:
         RequestError: no repository can be named so.
     """
-    parts = raw_path[1:].split("/")
-    if parts[-4:-1] != ["info", "lfs", "objects"]:
-        return None
-    kind = _PREFIXES.get(parts[0], "model")
-    repo_id = parts[:-4] if kind == "model" else parts[1:-4]
-    if not repo_id or not repo_id[-1].endswith(".git"):
-        return None
-    decoded = [decode_segment(part) for part in repo_id]
-    decoded[-1] = decoded[-1].removesuffix(".git")
-    return ObjectPath(parse_hub_repo(decoded, kind), decode_segment(parts[-1]))
+    return ObjectPath(_read_repo(path), decode_segment(path.raw.rpartition("/")[2]))
 
 
-def parse_registry_path(raw_path: str) -> tuple[str, ObjectPath] | None:
-    """Read a path of the OCI distribution API, as ollama asks for models; None: it is of another
-    kind.
-
-        /v2/{owner}/{name}/{manifests|blobs}/{tag or digest}
-
-    Returns:
-        "manifests" or "blobs", and what of which model.
-
-    Raises:
-        RequestError: no repository can be named so.
-    """
-    parts = raw_path[1:].split("/")
-    if len(parts) != 5 or parts[0] != "v2" or parts[3] not in ("manifests", "blobs"):
-        return None
-    repo = parse_hub_repo([decode_segment(part) for part in parts[1:3]], "model")
-    return parts[3], ObjectPath(repo, decode_segment(parts[4]))
-
-
-def check_api_path(raw_path: str) -> None:
-    """Check a path that goes to the Hub unchanged.
+def read_hub_path(path: MatchedPath) -> str:
+    """Return a path that goes to the Hub unchanged.
 
     Raises:
         RequestError: 400, its meaning depends on who reads it.
     """
-    parts = raw_path[1:].split("/")
+    parts = path.raw[1:].split("/")
     if not all(parts[:-1]):
         raise RequestError(400, "the path has two slashes in a row")
     for part in parts:
         decode_segment(part, may_have_slash=True)
+    return path.raw
+
+
+def _read_repo(path: MatchedPath) -> RepoRef:
+    """Read the repository of a path: a kind, without it a model; an owner, if there is one; a name.
+
+    Raises:
+        RequestError: 400, 404, none can be named so.
+    """
+    parts = [path.decode(part)[0] for part in ("owner", "name") if part in path.values]
+    return parse_hub_repo(parts, _KINDS_BY_PLURAL[path.values.get("kind", "models")])
 
 
 class ApiPath(NamedTuple):
@@ -175,11 +137,6 @@ def find_api_verb(raw_path: str) -> str:
     return next((reading.verb for reading in list_api_readings(raw_path)), "")
 
 
-def is_token_verb(verb: str) -> bool:
-    """Return whether the answer to a question is a token for the CAS."""
-    return verb in _TOKENS
-
-
 def find_kept_question(raw_path: str) -> RepoRef | None:
     """Return the repository that a question is about; None: its answer is not to be kept."""
     readings = list_api_readings(raw_path)
@@ -207,31 +164,4 @@ def _split_api(raw_path: str) -> tuple[str | None, list[str]]:
     rest = [decode_segment(part, may_have_slash=True) for part in parts[2:]]
     while rest and not rest[-1]:
         rest.pop()
-    return KINDS_BY_PLURAL.get("".join(parts[1:2])), rest
-
-
-def _split_resolve(raw_path: str) -> tuple[str, list[str], list[str]] | None:
-    """Return kind, id parts, and what follows: revision and path; None: no such path."""
-    parts = raw_path[1:].split("/")
-    if parts[:2] == ["api", "resolve-cache"]:
-        kind, parts = KINDS_BY_PLURAL.get("".join(parts[2:3]), ""), parts[3:]
-        # An id of one part shows by the commit behind it.
-        size = 1 if _COMMIT.fullmatch("".join(parts[1:2])) else 2
-        return (kind, parts[:size], parts[size:]) if kind and len(parts) > size + 1 else None
-    split = _split_file(parts)
-    return split[1:] if split is not None and split[0] == "resolve" else None
-
-
-def _split_file(parts: list[str]) -> tuple[str, str, list[str], list[str]] | None:
-    """Return verb, kind, id, and what follows."""
-    if parts[0] in (
-        "download",
-        "api",
-    ):  # a route of ours; one of the Hub, whatever an owner is called
-        return None
-    kind = _PREFIXES.get(parts[0], "model")
-    parts = parts if kind == "model" else parts[1:]
-    for size in (2, 1):
-        if len(parts) > size + 2 and parts[size] in _FILE_VERBS:
-            return parts[size], kind, parts[:size], parts[size + 1 :]
-    return None
+    return _KINDS_BY_PLURAL.get("".join(parts[1:2])), rest

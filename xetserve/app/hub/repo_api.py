@@ -11,19 +11,15 @@ All of them need a token. What the Hub says of them is the answer.
 import re
 from typing import Any, Final
 
-from xetserve.app.auth import unauthorized
 from xetserve.app.hub.writes import Commands
-from xetserve.app.paths import KINDS, check_method
+from xetserve.app.paths import KINDS
+from xetserve.app.route_table import Call
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
-from xetserve.http.cors import METHODS
 from xetserve.http.messages import Request, Response
 from xetserve.upstream.hub.client import RepoRef
 
 MAX_BODY_SIZE: Final = 4 * 1024  # bytes; a name has at most 193 characters
-ACCOUNT: Final = "/api/account"
-REPO: Final = "/api/repo"
-
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 # The members of each method's body, and whether they must be there.
 _MEMBERS: Final[dict[str, dict[str, bool]]] = {
@@ -39,45 +35,50 @@ class ManagementApi:
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
 
-    def is_for(self, request: Request) -> bool:
-        """Return whether a request is one of them."""
-        return request.raw_path in (ACCOUNT, REPO)
-
-    async def answer(self, request: Request, token: str | None) -> Response:
-        """Answer a request.
+    async def answer_account(self, call: Call[None]) -> Response:
+        """Answer with who the token is.
 
         Raises:
-            RequestError: 401, 405; 400, 413, 415, 422: its body is not what it should be.
             UpstreamError: the Hub is in trouble.
         """
-        is_account = request.raw_path == ACCOUNT
-        check_method(request, METHODS if is_account else (*_MEMBERS, "OPTIONS"))
-        if token is None:
-            raise unauthorized("send a Hub token: Authorization: Bearer hf_...")
-        if is_account:
-            return await self._commands.send(request, "GET", "/api/whoami-v2", token)
+        return await self._send(call, "GET", "/api/whoami-v2")
+
+    async def answer_repo(self, call: Call[None]) -> Response:
+        """Make, change or remove a repository.
+
+        Raises:
+            RequestError: 400, 413, 415, 422, the body is not what it should be.
+            UpstreamError: the Hub is in trouble.
+        """
+        request = call.request
         value = await _read_body(request)
         kind, private = value["type"], value.get("private")
         visibility = {} if private is None else {"visibility": "private" if private else "public"}
         if request.method == "PUT":
             repo = RepoRef(kind, value["namespace"])
             target = f"{repo.api_prefix}/settings"
-            return await self._commands.send(request, "PUT", target, token, visibility)
+            return await self._send(call, "PUT", target, visibility)
         owner, _, name = value["name"].rpartition("/")
         command = {"type": kind, "name": name, "organization": owner or None}
         if request.method == "DELETE":
-            return await self._commands.send(request, "DELETE", "/api/repos/delete", token, command)
+            return await self._send(call, "DELETE", "/api/repos/delete", command)
         # A space has to have an SDK; static is the one that runs nothing.
         sdk = {"sdk": "static"} if kind == "space" else {}
         command |= visibility | sdk
-        return await self._commands.send(request, "POST", "/api/repos/create", token, command)
+        return await self._send(call, "POST", "/api/repos/create", command)
+
+    async def _send(
+        self, call: Call[None], method: str, target: str, value: object = None
+    ) -> Response:
+        assert call.token is not None  # its routes require one
+        return await self._commands.send(call.request, method, target, call.token, value)
 
 
 async def _read_body(request: Request) -> dict[str, Any]:
     """Read and check the body that goes with the method.
 
     Raises:
-        RequestError: see ManagementApi.answer.
+        RequestError: see ManagementApi.answer_repo.
     """
     media_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
     if media_type != "application/json":

@@ -1,13 +1,11 @@
 """Requests that change something on the Hub: small ones, each sent once."""
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Final
 
 from xetserve.app.download.service import head_timeout
 from xetserve.app.hub.passthrough import make_answer_fields
-from xetserve.app.hub.paths import KINDS_BY_PLURAL
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError
 from xetserve.http.messages import Request, Response
@@ -19,21 +17,6 @@ from xetserve.upstream.requests import read_document
 MAX_COMMAND_SIZE: Final = 64 * 1024  # bytes of a request's body
 _MAX_ANSWER_SIZE: Final = 256 * 1024
 _JSON: Final = (("Content-Type", "application/json"), ("Accept", "application/json"))
-_FIXED: Final = {
-    "/api/repos/create": "POST",
-    "/api/repos/delete": "DELETE",
-    "/api/repos/move": "POST",
-}
-_SETTINGS: Final = re.compile(
-    rf"/api/(?:{'|'.join(KINDS_BY_PLURAL)})/[^/]+(?:/[^/]+)?/settings", re.ASCII
-)
-
-
-def find_command_method(raw_path: str) -> str | None:
-    """Return the method of the command that a path of the Hub's API is for; None: it is for none
-    that is passed on.
-    """
-    return "PUT" if _SETTINGS.fullmatch(raw_path) else _FIXED.get(raw_path)
 
 
 class Commands:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from xetserve.app.paths import check_method
+from xetserve.app.route_table import check_method
 from xetserve.errors import RequestError
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler, Request, Response, error_response

@@ -26,7 +26,7 @@ from xetserve.app.download.sizes import FileSizes
 from xetserve.app.errors import CHALLENGE
 from xetserve.app.native.batch import fetch_batch, read_batch
 from xetserve.app.native.xorb_data import GRANT_SECONDS, XorbData
-from xetserve.app.paths import check_method
+from xetserve.app.route_table import Call, MatchedPath
 from xetserve.errors import (
     RangeUnsatisfiable,
     RequestError,
@@ -56,10 +56,6 @@ HELD_SIZE: Final = 64 * 1024  # bytes; a smaller answer is sent as a whole, with
 MAX_TELEMETRY_SIZE: Final = 256 * 1024  # bytes
 _PURPOSE: Final = "token"
 _NO_END: Final = 2**53  # bytes; the CAS gives what there is
-_PATH: Final = re.compile(
-    r"/(?:v([12])/)?(reconstructions)/([^/]+)|/v1/(files)/([^/]+)|/v1/(telemetry)|/(xorbs)/([^/]+)"
-    r"|/(?:v1/)?(reconstructions)"
-)
 _RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
 _SHARED: Final = (
     "two of the files have chunks in common, and one URL can hold them against one file only: "
@@ -108,14 +104,6 @@ class CasService:
         self._room = ReconstructionBudget(engine.budget)
         self._data = XorbData(engine, sealer, instance)
 
-    def is_for(self, request: Request) -> bool:
-        """Return whether a request is for a CAS."""
-        return _PATH.fullmatch(request.raw_path) is not None
-
-    def name_route(self, request: Request) -> str:
-        """Return what a request for a CAS is counted as."""
-        return "xorb" if request.raw_path.startswith("/xorbs/") else "reconstruction"
-
     async def make_token_answer(self, answer: Response, base_url: str) -> Response:
         """Make the Hub's token answer one that leads to us.
 
@@ -144,38 +132,42 @@ class CasService:
         value = {"casUrl": base_url, "accessToken": sealed, "exp": expires}
         return json_response(200, value, [*fields, *_NO_STORE])
 
-    async def answer(self, request: Request) -> Response:
-        """Answer a request.
+    async def answer_v1(self, call: Call[str]) -> Response:
+        """Answer how a range of a file is built, one range for each URL."""
+        return await self._reconstruct(call.request, call.target, 1)
+
+    async def answer_v2(self, call: Call[str]) -> Response:
+        """Answer how a range of a file is built."""
+        return await self._reconstruct(call.request, call.target, 2)
+
+    async def answer_size(self, call: Call[str]) -> Response:
+        """Answer HEAD for a file with its size.
 
         Raises:
-            RequestError, UpstreamError, IntegrityError: it cannot be answered.
+            RequestError: 400, 401.
+            UpstreamError: as the CAS says.
         """
-        match = _PATH.fullmatch(request.raw_path)
-        assert match is not None
-        version, reconstructions, name, files, file_name, telemetry, _, xorb_name, batch = (
-            match.groups()
-        )
-        if reconstructions:
-            check_method(request, ("GET", "OPTIONS"))
-            return await self._reconstruct(request, name, int(version or 1))
-        if batch:
-            check_method(request, ("GET", "POST", "OPTIONS"))
-            return await self._reconstruct_several(request)
-        if files:
-            check_method(request, ("HEAD", "OPTIONS"))
-            return await self._head_file(request, file_name)
-        if telemetry:
-            check_method(request, ("POST", "OPTIONS"))
-            await _discard(request, MAX_TELEMETRY_SIZE)
-            return Response(204)
-        check_method(request, ("GET", "HEAD", "OPTIONS"))
-        return await self._data.answer(request, xorb_name)
-
-    async def _head_file(self, request: Request, name: str) -> Response:
-        file_hash, access = _parse_name(name), self._open_token(request)
+        file_hash, access = _parse_name(call.target), self._open_token(call.request)
         async with head_timeout(self._engine.limits):
             size = await self._sizes.get(access, file_hash)
         return Response(200, list(_NO_STORE), no_blocks(), size)
+
+    async def answer_telemetry(self, call: Call[None]) -> Response:
+        """Read what is nobody's business here, and drop it.
+
+        Raises:
+            RequestError: 413.
+        """
+        await _discard(call.request, MAX_TELEMETRY_SIZE)
+        return Response(204)
+
+    async def answer_xorb(self, call: Call[str]) -> Response:
+        """Answer GET and HEAD for packed data.
+
+        Raises:
+            RequestError, UpstreamError, IntegrityError: see XorbData.answer.
+        """
+        return await self._data.answer(call.request, call.target)
 
     async def _reconstruct(self, request: Request, name: str, version: int) -> Response:
         """Ask the CAS how a range of a file is built, and give its answer with our URLs.
@@ -213,7 +205,7 @@ class CasService:
             )
             return await self._send([answer], write_plan(answer, version, infos))
 
-    async def _reconstruct_several(self, request: Request) -> Response:
+    async def answer_batch(self, call: Call[None]) -> Response:
         """Return how whole files are built.
 
         Of a range that several files have, the first one gets the URL. It speaks for the others
@@ -223,6 +215,7 @@ class CasService:
             RequestError: 400, 401, 413, 422.
             UpstreamError: as the CAS says of any of them.
         """
+        request = call.request
         access = self._open_token(request)
         hashes = await read_batch(request)
         async with head_timeout(self._engine.limits):
@@ -349,6 +342,11 @@ async def _find_names(
         return await run_slices(granter.iter_names(answer, start, file_hash, size))
     except TooManyUses as exc:
         raise RequestError(422, str(exc)) from None
+
+
+def read_name(path: MatchedPath) -> str:
+    """Return the name of a file or a xorb; the handlers judge it."""
+    return path.values["hash"]
 
 
 def _parse_name(name: str) -> bytes:

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from xetserve import __version__
-from xetserve.app.paths import check_method
+from xetserve.app.route_table import Call
 from xetserve.app.status.operator import Operator
 from xetserve.app.status.page import make_page
 from xetserve.app.status.page_assets import POLICY
@@ -14,7 +14,7 @@ from xetserve.app.status.readiness import Readiness
 from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
 from xetserve.app.status.usage import make_usage_text
 from xetserve.errors import RequestError
-from xetserve.http.cors import METHODS, add_vary
+from xetserve.http.cors import add_vary
 from xetserve.http.messages import Headers, Request, Response, json_response
 from xetserve.metrics.exposition import CONTENT_TYPE, format_families
 
@@ -25,16 +25,6 @@ _NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
 _HTML: Final = re.compile(
     r"[ \t]*+text/html[ \t]*+(?:;[ \t]*+(?!q=0(?:\.0*)?[ \t]*(?:;|$))[^,]*)?", re.IGNORECASE
 )
-
-ROUTES: Final = {
-    "/": "page",
-    "/health": "health",
-    "/healthz": "health",
-    "/ready": "ready",
-    "/metrics": "metrics",
-    "/status": "status",
-    "/operator": "operator",
-}
 
 
 class StatusService:
@@ -57,45 +47,63 @@ class StatusService:
         self._readiness = readiness or Readiness()
         self.audience = audience
 
-    def is_for(self, request: Request) -> bool:
-        """Return whether a request is about the server."""
-        return request.raw_path in ROUTES
-
-    async def answer(self, request: Request) -> Response:
-        """Answer a request.
-
-        Raises:
-            RequestError: 401, 404, 405, 413.
-        """
-        route = request.record.route = ROUTES[request.raw_path]
-        if route == "operator":
-            check_method(request, ("POST", "OPTIONS"))
-            response = await self._operator.log_in(request)
-            return response or await self._get_page(request, was_refused=True)
-        check_method(request, METHODS)
-        if route == "health":
-            return get_health()
-        if route == "ready":
-            return await get_ready(self._readiness)
-        if route == "page":
-            return await self._get_root(request)
-        if self.audience == "off":
-            raise RequestError(404, "this server keeps its figures to itself")
-        if self.audience == "token":
-            self._operator.insist(request)
-        await self._figures.refresh()
-        if route == "metrics":
-            text = format_families(self._figures.collect())
-            return Response(200, [("Content-Type", CONTENT_TYPE), _NOT_STORED], text.encode())
-        with_names = self._operator.is_operator(request)
-        return json_response(200, self._figures.describe(with_names=with_names), [_NOT_STORED])
-
-    async def _get_root(self, request: Request) -> Response:
+    async def answer_page(self, call: Call[None]) -> Response:
+        """Answer with the page, or with commands to copy for clients that take any text."""
+        request = call.request
         if wants_html(request.headers):
             return await self._get_page(request)
         headers = [("Content-Type", "text/plain; charset=utf-8"), _NOT_STORED, _NOSNIFF]
         add_vary(headers, "Accept")
         return Response(200, headers, make_usage_text(request.base_url).encode())
+
+    async def answer_health(self, _: Call[None]) -> Response:
+        """Answer that the process answers."""
+        return json_response(200, {"status": "ok", "version": __version__}, [_NOT_STORED])
+
+    async def answer_ready(self, _: Call[None]) -> Response:
+        """Answer whether a load balancer should send clients here: 200, or 503 and why not."""
+        return await get_ready(self._readiness)
+
+    async def answer_metrics(self, call: Call[None]) -> Response:
+        """Answer with the metrics of all workers as Prometheus reads them.
+
+        Raises:
+            RequestError: 401, 404.
+        """
+        await self._refresh_figures(call.request)
+        text = format_families(self._figures.collect())
+        return Response(200, [("Content-Type", CONTENT_TYPE), _NOT_STORED], text.encode())
+
+    async def answer_status(self, call: Call[None]) -> Response:
+        """Answer with the figures of all workers as JSON.
+
+        Raises:
+            RequestError: 401, 404.
+        """
+        await self._refresh_figures(call.request)
+        with_names = self._operator.is_operator(call.request)
+        return json_response(200, self._figures.describe(with_names=with_names), [_NOT_STORED])
+
+    async def answer_operator(self, call: Call[None]) -> Response:
+        """Answer the form of the page.
+
+        Raises:
+            RequestError: 404, 413.
+        """
+        response = await self._operator.log_in(call.request)
+        return response or await self._get_page(call.request, was_refused=True)
+
+    async def _refresh_figures(self, request: Request) -> None:
+        """Check who asks for figures, and bring them up to date.
+
+        Raises:
+            RequestError: 401, 404.
+        """
+        if self.audience == "off":
+            raise RequestError(404, "this server keeps its figures to itself")
+        if self.audience == "token":
+            self._operator.insist(request)
+        await self._figures.refresh()
 
     async def _get_page(self, request: Request, *, was_refused: bool = False) -> Response:
         is_operator = self._operator.is_operator(request)
@@ -121,11 +129,6 @@ class StatusService:
         ]
         add_vary(headers, "Accept", "Cookie", "Authorization")
         return Response(403 if was_refused else 200, headers, page.encode(errors="replace"))
-
-
-def get_health() -> Response:
-    """Say that the process answers."""
-    return json_response(200, {"status": "ok", "version": __version__}, [_NOT_STORED])
 
 
 async def get_ready(readiness: Readiness) -> Response:

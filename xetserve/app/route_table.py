@@ -1,0 +1,275 @@
+"""A table of routes: from a path to the methods that it takes, its token and its handler.
+
+A pattern is a path with placeholders. They stand for segments as they were sent, percent-encoded:
+
+    {revision}         one segment, which may be empty
+    {hash+}            one segment of at least one character
+    {commit}           one segment of 40 hex digits
+    {path...}          all that is left, one segment or more
+    {id}, {id+}        owner/name or a name alone: the values "owner" and "name", or "name"
+    {models|spaces}    one of these words: the value "kind"
+    [models/|spaces/]  likewise, or nothing
+    /api/.../refs      a question to the Hub about its verb "refs"; /api/...: about any other one
+
+"/[datasets/|spaces/]{id}/raw/{revision}/{path...}" matches "/datasets/squad/raw/main/a/b%20c" with
+the values kind=datasets, name=squad, revision=main, path=a/b%20c.
+
+A path is cut into segments once. Only patterns with the same first segment, or without a fixed one,
+are compared with it, segment by segment, so the work is proportional to the path's length.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from xetserve.app.paths import decode_segment, split_path
+from xetserve.errors import RequestError, XetserveError
+from xetserve.http.messages import Request, Response
+
+T = TypeVar("T")
+
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+# First segments that are no owner: a route of ours, one of the Hub's, and prefixes of ids.
+_NOT_OWNERS: Final = frozenset({"api", "download", "datasets", "spaces"})
+_QUESTION: Final = "/api/..."
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_OPTION: Final = re.compile(r"\[([^][]*)\]")
+_SEGMENT: Final = re.compile(r"\{([a-z|]+)(\+?)\}(.*)")
+_REST: Final = re.compile(r"\{([a-z]+)\.\.\.\}")
+
+
+class Auth(Enum):
+    """Which token a route takes; the value is its name in the documentation."""
+
+    NONE = "none"
+    OPTIONAL = "optional"  # the Hub's
+    BASIC = "optional, or by Basic"
+    REQUIRED = "required"
+    CAS = "CAS token"  # of a native client, opened by the handler
+    OPERATOR = "operator"  # judged by the handler
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedPath:
+    """A path, and what the placeholders of its pattern stand for; all percent-encoded."""
+
+    raw: str
+    values: Mapping[str, str]
+
+    def decode(self, name: str) -> list[str]:
+        """Return the decoded segments that a placeholder stands for.
+
+        Raises:
+            RequestError: 400, see decode_segment.
+        """
+        return [decode_segment(segment) for segment in self.values[name].split("/")]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A request on its way to a handler.
+
+    target: what the route's reader has made of the path.
+    token: the Hub token; None: the client has sent none, or the route takes none.
+    """
+
+    request: Request
+    target: T
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[T]):
+    """A row of the table.
+
+    name: in metrics and logs, one of metrics.catalogue.ROUTES.
+    methods: separated by blanks; OPTIONS is allowed everywhere.
+    pattern: as above.
+    read: reads the path, and raises RequestError if it names nothing that could be.
+    refuse: makes the response to an error of the handler, where it is not the usual one.
+    vary: request fields that every response depends on.
+    """
+
+    name: str
+    methods: str
+    pattern: str
+    auth: Auth
+    read: Callable[[MatchedPath], T]
+    handler: Callable[[Call[T]], Awaitable[Response]]
+    refuse: Callable[[XetserveError, Request], Response] | None = None
+    vary: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The methods for Allow."""
+        return (*self.methods.split(), "OPTIONS")
+
+
+class RouteTable:
+    """Routes, tried in order; those with an owner/name are all tried before a name alone.
+
+    Args:
+        find_verb: returns the verb of a path that starts with /api/, "" where there is none that
+            is known.
+    """
+
+    def __init__(self, routes: Sequence[Route[Any]], find_verb: Callable[[str], str]) -> None:
+        self.routes = tuple(routes)
+        self._find_verb = find_verb
+        self._questions: dict[str, Route[Any]] = {}
+        readings: list[_Reading] = []
+        for route in routes:
+            if route.pattern.startswith(_QUESTION):
+                verb = route.pattern.removeprefix(_QUESTION)[1:].partition("/")[0]
+                self._questions[verb] = route
+            else:
+                readings += _compile(route)
+        readings.sort(key=lambda reading: reading.is_name_alone)
+        words = _NOT_OWNERS.union(*(reading.segments[0].words for reading in readings))
+        self._by_first = {
+            word: [each for each in readings if each.segments[0].may_be_first(word)]
+            for word in words
+        }
+        self._others = [each for each in readings if not each.segments[0].words]
+
+    def match(self, raw_path: str) -> tuple[Route[Any], MatchedPath]:
+        """Return the route of a path.
+
+        Raises:
+            RequestError: 404, there is none; 400, nor could there be.
+        """
+        segments = raw_path[1:].split("/")
+        for reading in self._by_first.get(segments[0], self._others):
+            values = reading.read(segments)
+            if values is not None:
+                return reading.route, MatchedPath(raw_path, values)
+        if len(segments) > 1 and segments[0] == "api" and self._questions:
+            try:
+                verb = self._find_verb(raw_path)
+            except RequestError:  # the route's reader raises it again
+                verb = ""
+            route = self._questions.get(verb) or self._questions[""]
+            return route, MatchedPath(raw_path, {})
+        split_path(raw_path)
+        raise RequestError(404, "there is nothing at this path; / tells what there is")
+
+
+def no_target(_: MatchedPath) -> None:
+    """Read a path that is all of the target."""
+
+
+def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> None:
+    """Refuse other methods.
+
+    Raises:
+        RequestError: 405 with Allow; 501, it is no method at all (RFC 9110, 9.1; methods have one
+            case only).
+    """
+    if request.method not in _METHODS:
+        raise RequestError(501, "unknown method")
+    if request.method not in allowed:
+        names = ", ".join(allowed)
+        raise RequestError(405, f"only {names} here", [("Allow", names)])
+
+
+class _Segment(NamedTuple):
+    """What a segment of a path has to be.
+
+    name: of its value; "": it has none.
+    words: one of these; empty: any text.
+    is_filled: it has a character at least.
+    suffix: follows the value.
+    """
+
+    name: str
+    words: frozenset[str] = frozenset()
+    is_filled: bool = False
+    suffix: str = ""
+
+    def may_be_first(self, word: str) -> bool:
+        """Return whether a path may start with this, and with the word."""
+        return word in self.words or (not self.words and word not in _NOT_OWNERS)
+
+    def read(self, segment: str) -> str | None:
+        """Return the value of a segment, None if it does not match."""
+        if self.words:
+            return segment if segment in self.words else None
+        if not segment.endswith(self.suffix) or (self.is_filled and not segment):
+            return None
+        if self.name == "commit" and not _COMMIT.fullmatch(segment):
+            return None
+        return segment.removesuffix(self.suffix)
+
+
+class _Reading(NamedTuple):
+    """One way to read a pattern.
+
+    segments: of the path, in order.
+    rest: the name of what is left behind them; "": nothing may be left.
+    is_name_alone: an id is read as a name without an owner.
+    """
+
+    route: Route[Any]
+    segments: tuple[_Segment, ...]
+    rest: str
+    is_name_alone: bool
+
+    def read(self, segments: Sequence[str]) -> dict[str, str] | None:
+        """Return the values of a path, None if it does not match."""
+        size = len(self.segments)
+        if not (len(segments) > size if self.rest else len(segments) == size):
+            return None
+        values = {}
+        for wanted, segment in zip(self.segments, segments, strict=False):
+            value = wanted.read(segment)
+            if value is None:
+                return None
+            if wanted.name:
+                values[wanted.name] = value
+        if self.rest:
+            values[self.rest] = "/".join(segments[size:])
+        return values
+
+
+def _compile(route: Route[Any]) -> Iterator[_Reading]:
+    """Yield every way to read a pattern."""
+    for pattern in _choose_options(route.pattern):
+        for text, is_name_alone in _choose_ids(pattern):
+            *parts, last = text[1:].split("/")
+            rest = _REST.fullmatch(last)
+            if rest is None:
+                parts.append(last)
+            segments = tuple(map(_read_segment, parts))
+            yield _Reading(route, segments, rest[1] if rest else "", is_name_alone)
+
+
+def _choose_options(pattern: str) -> Iterator[str]:
+    """Yield a pattern with and without its optional words."""
+    option = _OPTION.search(pattern)
+    if option is not None:
+        words = option[1].replace("/", "")
+        yield pattern.replace(option[0], f"{{{words}}}/")
+    yield _OPTION.sub("", pattern)
+
+
+def _choose_ids(pattern: str) -> Iterator[tuple[str, bool]]:
+    """Yield a pattern with an owner/name and with a name alone for its id."""
+    for mark in ("", "+"):
+        if f"{{id{mark}}}" in pattern:
+            yield pattern.replace(f"{{id{mark}}}", f"{{owner{mark}}}/{{name{mark}}}"), False
+            yield pattern.replace(f"{{id{mark}}}", f"{{name{mark}}}"), True
+            return
+    yield pattern, False
+
+
+def _read_segment(text: str) -> _Segment:
+    """Read a segment of a pattern."""
+    found = _SEGMENT.fullmatch(text)
+    if found is None:
+        return _Segment("", frozenset({text}))
+    name, mark, suffix = found.groups()
+    if "|" in name:
+        return _Segment("kind", frozenset(name.split("|")))
+    return _Segment(name, is_filled=mark == "+", suffix=suffix)
