@@ -88,7 +88,7 @@ def make_versions(cache: Path, python: str) -> list[str]:
             shutil.copytree(ROOT, source, ignore=ignored)
             (source / "xetserve/__init__.py").write_text(init.replace(f'"{first}"', f'"{version}"'))
             if version == versions[2]:
-                with (source / "xetserve/commands/serve.py").open("a") as file:
+                with (source / "xetserve/commands/serve/command.py").open("a") as file:
                     file.write("\n\ndef run_serve(options, config):\n    return 1\n")
             run(*pip, "wheel", "--no-deps", "--wheel-dir", cache / "wheels", source)
     return versions
