@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,14 +19,26 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from tests.programs import PACKAGES, find_missing, find_program
+
 START_TIMEOUT = 30.0
 # An example that takes long says something of the machine, nothing of what is tested.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
-
-# Debian's packages
-NEEDED = "curl wget aria2 git git-lfs nodejs npm openssl haproxy nginx-light systemd procps"
 LISTENING = re.compile(r"listening on (https?://\S+?:\d+|unix:\S+)")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Name all missing programs once: not for each test, nor for each process of pytest-xdist."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    missing = find_missing()
+    if missing and reporter is not None and not hasattr(session.config, "workerinput"):
+        reporter.write_line(
+            f"Missing programs: {', '.join(missing)}. Tests that run them will fail. "
+            "`.ci/run tests` installs them, or: "
+            f"sudo apt-get install {' '.join(dict.fromkeys(missing.values()))}",
+            red=True,
+        )
 
 
 def pytest_asyncio_loop_factories(
@@ -144,10 +155,10 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
 
 
 def need_program(name: str) -> str:
-    """Give the path of a client program; a machine that runs the tests has to have it."""
-    # Where servers are is not on everybody's path.
-    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-    assert path is not None, f"{name} is not installed: apt-get install {NEEDED}"
+    """Return the path of one of PACKAGES; a machine that runs the tests has to have it."""
+    assert name in PACKAGES, f"add {name} to tests/programs.py"
+    path = find_program(name)
+    assert path is not None, f"{name} is missing: apt-get install {PACKAGES[name]}"
     return path
 
 

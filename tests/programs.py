@@ -1,0 +1,42 @@
+"""The programs that the tests run: clients, balancers, and tools of the system.
+
+As a script, print the Debian packages of those that are missing. It runs before anything is
+installed, so it needs nothing but the standard library.
+"""
+
+import os
+import shutil
+import sys
+from typing import Final
+
+# Program, and the package of Debian and Ubuntu that has it.
+PACKAGES: Final = {
+    "curl": "curl",
+    "wget": "wget",
+    "aria2c": "aria2",
+    "axel": "axel",
+    "git": "git",
+    "git-lfs": "git-lfs",
+    "node": "nodejs",
+    "npm": "npm",
+    "openssl": "openssl",
+    "haproxy": "haproxy",
+    "nginx": "nginx-light",
+    "systemd-analyze": "systemd",
+    "ps": "procps",
+    "sha256sum": "coreutils",
+}
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program, or None. Servers are not on every user's PATH."""
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+def find_missing() -> dict[str, str]:
+    """Return the programs that are missing, and their packages."""
+    return {name: package for name, package in PACKAGES.items() if find_program(name) is None}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(" ".join(find_missing().values()) + "\n")
