@@ -1,10 +1,9 @@
-"""Reconstructions that are kept: equal questions are asked once, and what was learned serves when
-the CAS cannot be asked.
+"""Cached reconstructions: equal questions become one, and known answers serve while the CAS fails.
 
-Fresh answers, with the URLs that they sign, are kept in memory for the token that asked, like
-anything else that is said to a token (upstream/answers/cache.py). How a file is built is archived
-(reconstruction_archive.py), and beside it is kept, for each token and repository, when the CAS last
-agreed to show that token the file. Without that note nothing from the archive is given.
+Fresh answers, with their signed URLs, are kept in memory for the token that asked, like all answers
+to a token (upstream/answers/cache.py). Reconstructions are also archived on disk, without URLs
+(reconstruction_archive.py). A permission beside them records, for each token and repository, when
+the CAS last showed that token the file. Without a permission, nothing from the archive is used.
 """
 
 import asyncio
@@ -42,13 +41,13 @@ from xetserve.xet.reconstruction import (
     iter_reconstruction,
 )
 
-MAX_NOTES: Final = 1000  # that are remembered, of a token and a file
-NOTE_PAUSE: Final = 10.0  # seconds after which it is noted again that a token may see a file
+MAX_NOTES: Final = 1000  # permissions of a token and a file that are remembered
+NOTE_PAUSE: Final = 10.0  # seconds after which a permission is recorded again
 
 
 @runtime_checkable
 class ScopedAccess(Access, Protocol):
-    """Access of which it is known whose it is: without that nothing is kept.
+    """An Access whose client is known. Answers to any other Access are not cached.
 
     scope: see upstream/answers/scope.py. repo_name: the repository that it is for.
     """
@@ -58,11 +57,11 @@ class ScopedAccess(Access, Protocol):
 
 
 class _TooLargeToKeep(Exception):
-    """An answer that is given out, but not kept."""
+    """The answer is used, but is too large to be cached."""
 
 
 class CachedReconstructions:
-    """A CAS that is asked only for what is not known."""
+    """A CAS that is asked only for answers that are not known."""
 
     keeps_data = False
 
@@ -70,21 +69,21 @@ class CachedReconstructions:
         self._inner = inner
         self._metadata = metadata
         policy = metadata.policy
-        # What it keeps is of no use without the CAS: its URLs run out.
+        # These answers are of no use without the CAS: their URLs expire.
         fresh = replace(policy, stale_for=0.0, is_offline=False, max_size=policy.max_size // 2)
         self._fresh = AnswerCache(fresh, clock=metadata.clock)
         self._archive = None if metadata.store is None else ReconstructionArchive(metadata.store)
         self._noted: LruDict[Question, float] = LruDict(max_num=MAX_NOTES)
-        self._epoch = 0  # what was asked in an earlier one has URLs that have run out
+        self._epoch = 0  # answers of earlier epochs have URLs that expired
         self._backoff = Backoff(policy.negative_ttl, metadata.clock)
 
     async def fetch_reconstruction(
         self, access: Access, file_hash: bytes, byte_range: ByteRange
     ) -> Reconstruction:
-        """Ask how a range of a file is built; see CasClient.
+        """Return the reconstruction of a range of a file; see CasClient.
 
         Raises:
-            UpstreamOffline: nobody is to be asked, and it is not known.
+            UpstreamOffline: the CAS may not be asked, and there is no stored answer.
         """
         policy = self._metadata.policy
         if not isinstance(access, ScopedAccess):
@@ -124,7 +123,7 @@ class CachedReconstructions:
         await (
             access.get_token()
         )  # asks the Hub, if its word is not young: plans do not add to its age
-        given: list[Reconstruction] = []  # not read back if it was we who asked
+        given: list[Reconstruction] = []  # the answer itself, if this call asked
 
         async def ask(patient: bool) -> Answer:
             answer = await self._inner.fetch_reconstruction(access, file_hash, asked)
@@ -134,14 +133,14 @@ class CachedReconstructions:
                 raise _TooLargeToKeep
             return Answer(data)
 
-        # About this file alone: a CAS that does not know it says nothing about others of the
+        # For this file alone: a CAS that does not know it says nothing about other files of the
         # repository.
         repo = f"{grant.repo} {grant.name}"
         question = Question(grant.scope, "plan", repo, f"{self._epoch} {asked.start}-{asked.end}")
         try:
             answer = await self._fresh.get(question, ask)
         except _TooLargeToKeep:
-            if not given:  # it was somebody else who asked
+            if not given:  # another call asked
                 given.append(await self._inner.fetch_reconstruction(access, file_hash, asked))
         except RangeUnsatisfiable:
             self._note(grant)
@@ -160,7 +159,7 @@ class CachedReconstructions:
         return given[0]
 
     def _note(self, grant: Question) -> None:
-        """Note that the CAS agrees to show the file."""
+        """Record that the CAS shows this token the file."""
         now = self._metadata.clock()
         noted = self._noted.peek(grant)
         if noted is None or not 0 <= now - noted < NOTE_PAUSE:
@@ -170,18 +169,20 @@ class CachedReconstructions:
     async def _find_stored(
         self, grant: Question, file_hash: bytes, asked: ByteRange
     ) -> Reconstruction:
-        """Return what is stored, if this token may see it, and its word is young enough.
+        """Return the archived reconstruction, if this token has a permission that is new enough.
 
         Raises:
-            RangeUnsatisfiable: the file is known to end before.
-            UpstreamOffline: nothing will do.
+            RangeUnsatisfiable: the file is known to end before the range.
+            UpstreamOffline: there is no permission, or the archive lacks part of the range.
         """
         if self._archive is not None and await self._metadata.find_old(grant) is not None:
             takes_imported = self._metadata.policy.is_offline
             found = await self._archive.find(file_hash, asked, takes_imported=takes_imported)
             if found is not None:
                 return found
-        raise UpstreamOffline("this server is offline, and does not have all of the file's plan")
+        raise UpstreamOffline(
+            "this server is offline, and has not stored all of the file's reconstruction"
+        )
 
     @asynccontextmanager
     async def open_data(
@@ -199,7 +200,7 @@ class CachedReconstructions:
         """
         if self._metadata.policy.is_offline:
             raise UpstreamOffline(
-                "this server is offline, and does not have all of the file's data"
+                "this server is offline, and has not stored all of the file's data"
             )
         if info.url == STORED_URL:
             raise UrlExpired("the CAS could not be asked where data is that is not stored")
@@ -211,4 +212,4 @@ class CachedReconstructions:
             raise
 
     def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
-        """There are no copies of data here."""
+        """Do nothing: no data is stored here."""

@@ -85,11 +85,11 @@ class _Unlimited:
 
 
 class CasClient:
-    """Asks CAS servers and data hosts.
+    """Ask CAS servers and data hosts.
 
     Args:
         timeout: seconds without a byte before a connection is given up.
-        room: where large answers are held while they are read; None: they are not counted.
+        room: the budget for large answers while they are read; None: they are not counted.
     """
 
     keeps_data = False
@@ -111,7 +111,7 @@ class CasClient:
     async def fetch_reconstruction(
         self, access: Access, file_hash: bytes, byte_range: ByteRange
     ) -> Reconstruction:
-        """Ask how a range of a file is built.
+        """Return the reconstruction of a range of a file.
 
         Args:
             byte_range: decoded positions in the file; its end may lie past the end of the file.
@@ -119,10 +119,10 @@ class CasClient:
         Raises:
             RangeUnsatisfiable: the range starts at or past the end of the file.
             UpstreamMissing: the CAS does not know the file.
-            UpstreamDenied: it refuses the token, a renewed one too.
-            UpstreamTooLarge: the answer has more terms, ranges or bytes than are taken at once.
-            UpstreamBusy: a large answer, and no memory for it.
-            UpstreamError: it is in trouble, or its answer breaks the rules.
+            UpstreamDenied: it refuses the token, and a renewed one too.
+            UpstreamTooLarge: the answer has too many terms, ranges or bytes.
+            UpstreamBusy: the answer is large, and there is no memory for it.
+            UpstreamError: the CAS fails, or its answer breaks the rules.
         """
 
         async def attempt() -> Reconstruction:
@@ -190,7 +190,9 @@ class CasClient:
 
         response.meter = note
         body = await read_document(response, "the CAS", MAX_RECONSTRUCTION_SIZE, self._timeout)
-        holding.grow(max(0, len(body) * JSON_COST - holding.size))  # it may have been coded
+        holding.grow(
+            max(0, len(body) * JSON_COST - holding.size)
+        )  # the body may have been compressed
         try:
             return await run_slices(iter_reconstruction(body))
         except TooLarge as exc:
@@ -207,15 +209,16 @@ class CasClient:
         is_proven: bool = False,
         takes_imported: bool = True,
     ) -> AsyncIterator[_DataBody]:
-        """Open the packed bytes of a fetch range; the body has exactly that many bytes or breaks.
+        """Open the packed bytes of a fetch range; the body has exactly that many bytes, or breaks
+        off.
 
         Args:
-            xorb_hash, is_proven, takes_imported: for caches in front of this; the URL says itself
-                whose fetch range it is.
+            xorb_hash, is_proven, takes_imported: for caches in front of this source; the URL itself
+                says whose fetch range it is.
 
         Raises:
             UrlExpired: 403 or 409.
-            UpstreamError: anything else but the range that was asked for.
+            UpstreamError: any other answer than the requested range.
         """
         url = make_url(info.url, "a data URL")
         fields = (
@@ -237,12 +240,12 @@ class CasClient:
         raise UpstreamRefused("the data host redirects in circles")
 
     def forget(self, xorb_hash: bytes, chunks: ChunkRange) -> None:
-        """There are no copies here."""
+        """Do nothing: no data is stored here."""
 
 
 def _check_data_response(response: ClientResponse, asked: ByteRange) -> None:
     status = response.status
-    if status in (403, 409):  # 409: a server of our kind, which has not signed it since its start
+    if status in (403, 409):  # 409: an xetserve that has restarted since it signed the URL
         raise UrlExpired("the data host refused a signed URL")
     if status not in (200, 206):
         raise error_for_status("the data host", status, response.headers)

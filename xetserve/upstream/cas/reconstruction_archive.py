@@ -1,12 +1,12 @@
-"""How files are built, on disk: answers of the CAS without their URLs, by file hash and range.
+"""Reconstructions on disk, without their URLs, by file hash and range.
 
-That depends on nobody, and never changes. What is given from here has dead URLs: the bytes have to
-come from the disk cache. An answer is stored from the start of its first chunk on, whichever byte
-of that was asked for, and not where one that is not much larger says the same: reading a file byte
-by byte stores one answer for a chunk.
+They depend on no token and never change. Their URLs are placeholders, so the data must come from
+the disk cache. An answer is stored from the start of its first chunk, whichever byte of the chunk
+was requested. It is not stored if stored answers of about its size cover it, so reading a file byte
+by byte stores one answer for each chunk.
 
-What was brought from elsewhere may be wrong, in records that are right for their xorb: it is marked
-as imported, and serves only those who hold what they read against the file's hash.
+An imported reconstruction may be wrong, even if every record is right for its xorb. It is marked as
+imported, and used only by callers that verify the data against the file hash.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ from xetserve.xet.reconstruction_writer import PIECE_SIZE, write_plan
 STORED_URL: Final = "http://stored.invalid/"
 MAX_STORED_SIZE: Final = 4 * 1024 * 1024  # bytes of one answer
 MAX_JOINED_SIZE: Final = 8 * 1024 * 1024  # bytes of the stored answers that one question may read
-MAX_TERMS_AT_ONCE: Final = 500  # that are joined in one turn of the loop
+MAX_TERMS_AT_ONCE: Final = 500  # terms that are joined in one turn of the loop
 MAX_JOINED: Final = 1000
-MAX_RANGES: Final = 10_000  # of a file that are stored
+MAX_RANGES: Final = 10_000  # stored ranges of a file
 MAX_KNOWN: Final = (
     50_000  # ranges that are remembered, of all files together; a file counts as some
 )
 FILE_COST: Final = 10
-MUCH_LARGER: Final = 4  # times; so much larger an answer is slower to read than one of its own
+MUCH_LARGER: Final = 4  # times; reading an answer that is larger takes longer than storing another
 
 _RANGE: Final = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 _END: Final = re.compile(r"end-(\d{1,18})", re.ASCII)
 
 
 class _Known(NamedTuple):
-    """Stored ranges of a file, in order, and where it ends, if that was seen."""
+    """The stored ranges of a file, in order, and the end of the file, if it is known."""
 
     ranges: list[ByteRange]
     end: int | None
@@ -52,7 +52,7 @@ class _Known(NamedTuple):
             insort(self.ranges, one)
 
     def has(self, one: ByteRange) -> bool:
-        """Return whether this very range is known."""
+        """Return whether exactly this range is known."""
         at = bisect_left(self.ranges, one)
         return at < len(self.ranges) and self.ranges[at] == one
 
@@ -62,9 +62,10 @@ class _Known(NamedTuple):
             del self.ranges[bisect_left(self.ranges, one)]
 
     def covers(self, wanted: ByteRange) -> bool:
-        """Return whether ranges that are not much larger cover one, or finer ones together.
+        """Return whether one range that is not much larger, or finer ones together, cover a range.
 
-        Looks only at those that can: none that starts before all that is small enough.
+        Only ranges that may count are looked at: none that starts before the first one small
+        enough.
         """
         limit = MUCH_LARGER * wanted.size
         position = wanted.start
@@ -82,14 +83,14 @@ class _Known(NamedTuple):
 
 
 class ReconstructionArchive:
-    """How files are built, on disk: an answer of the CAS a file, without its URLs."""
+    """Reconstructions on disk, without their URLs."""
 
     def __init__(self, store: AnswerStore) -> None:
         self._store = store
         self._known: LruDict[bytes, _Known] = LruDict(max_cost=MAX_KNOWN)
 
     async def add(self, file_hash: bytes, asked: ByteRange, answer: Reconstruction) -> None:
-        """Store an answer, unless others cover it."""
+        """Store an answer, unless stored ones cover it."""
         known = await self._list(file_hash)
         end = asked.start + answer.decoded_size
         if end < asked.end and known.end is None:
@@ -101,14 +102,14 @@ class ReconstructionArchive:
             return
         body = await pack_plan(_without_urls(answer._replace(offset_into_first_range=0)))
         if body is not None:
-            known = await self._list(file_hash)  # others had their turn
+            known = await self._list(file_hash)  # other tasks may have changed it meanwhile
             known.add(covered)
             self._remember(file_hash, known)
             path = f"{make_plan_folder(file_hash)}/{covered.start}-{covered.end}"
             self._store.write(path, Stored(0.0, body))
 
     async def note_past_end(self, file_hash: bytes, position: int) -> None:
-        """Take note that a file ends at a position or before it: at it, if all before is known."""
+        """Record that a file ends at position, if all before it is known."""
         known = await self._list(file_hash)
         if known.end is None and _find_end(known.ranges) == position:
             self._note_end(file_hash, known, position)
@@ -120,16 +121,15 @@ class ReconstructionArchive:
     async def find(
         self, file_hash: bytes, asked: ByteRange, *, takes_imported: bool
     ) -> Reconstruction | None:
-        """Return how a range is built; None: that is not stored.
+        """Return the reconstruction of a range; None: it is not stored.
 
         Args:
-            takes_imported: what was brought from elsewhere stands in for what was not asked here.
+            takes_imported: use imported answers where there are no others.
 
         Raises:
-            RangeUnsatisfiable: the file ends before.
+            RangeUnsatisfiable: the file ends before the range.
         """
-        # Others may have stored more since we looked, and something may have been brought from
-        # elsewhere.
+        # Other processes may have stored more since, and there may be imported answers.
         tries = ((False, False), (True, False), (True, True))
         for is_again, is_imported in tries if takes_imported else tries[:2]:
             known = await self._list(file_hash, again=is_again)
@@ -146,7 +146,7 @@ class ReconstructionArchive:
     async def _load(
         self, file_hash: bytes, known: _Known, more: _Known | None, wanted: ByteRange
     ) -> list[Part]:
-        """Load stored answers that meet a range. more: those that were brought from elsewhere."""
+        """Load the stored answers that overlap a range. more: the imported ones."""
         ranges = {one: False for one in known.ranges if _meet(one, wanted)}
         if more is not None:
             ranges = {one: True for one in more.ranges if _meet(one, wanted)} | ranges
@@ -165,9 +165,9 @@ class ReconstructionArchive:
                 answer = await run_slices(iter_reconstruction(stored.body))
                 part = Part(one.start, _without_urls(answer))
             except FormatError:
-                continue  # of another version
+                continue  # another version wrote it
             parts.append(part)
-            # Not after each of thousands.
+            # Joining after each of thousands would be slow.
             if len(parts).bit_count() == 1 and await _join(parts, wanted) is not None:
                 break
         return parts
@@ -176,7 +176,7 @@ class ReconstructionArchive:
         known = self._known.get(file_hash)
         if known is None or again:
             found = await self._list_folder(file_hash)
-            if known is not None:  # it may not be written yet
+            if known is not None:  # some may not be written yet
                 found = found._replace(ranges=sorted({*found.ranges, *known.ranges}))
             ends = [one.end for one in (known, found) if one is not None and one.end is not None]
             known = found._replace(end=min(ends, default=None))
@@ -194,37 +194,35 @@ class ReconstructionArchive:
 
 
 def make_plan_folder(file_hash: bytes) -> str:
-    """Return where what is known of a file's plan is stored."""
+    """Return the folder in which the reconstructions of a file are stored."""
     name = format_hash(file_hash)
     return f"plans/{name[:2]}/{name}"
 
 
 def parse_plan_name(name: str) -> ByteRange | None:
-    """Read of which range of its file a stored answer is; None: it is something else."""
+    """Parse the range of a stored answer from its name; None: it is something else."""
     match = _RANGE.fullmatch(name)
     return None if match is None else ByteRange(int(match[1]), int(match[2]))
 
 
 def parse_end_name(name: str) -> int | None:
-    """Read where a file ends, from the name of the note of it; None: it is something else."""
+    """Parse the end of a file from the name that records it; None: it is something else."""
     match = _END.fullmatch(name)
     return None if match is None else int(match[1])
 
 
 def _meet(one: ByteRange, other: ByteRange) -> bool:
-    """Return whether two ranges have bytes in common."""
+    """Return whether two ranges overlap."""
     return one.start < other.end and other.start < one.end
 
 
 def _find_end(ranges: list[ByteRange]) -> int:
-    """Return where the last of some ranges ends, in the order of their starts; 0: there are
-    none.
-    """
+    """Return the largest end of some ranges; 0: there are none."""
     return max((one.end for one in ranges), default=0)
 
 
 def _without_urls(answer: Reconstruction) -> Reconstruction:
-    """Return an answer whose URLs lead nowhere."""
+    """Return an answer with placeholders for its URLs."""
     infos = {
         xorb_hash: tuple(info._replace(url=STORED_URL) for info in found)
         for xorb_hash, found in answer.fetch_info.items()
@@ -233,7 +231,7 @@ def _without_urls(answer: Reconstruction) -> Reconstruction:
 
 
 async def pack_plan(answer: Reconstruction) -> bytes | None:
-    """Write a plan as JSON, piece by piece; None: it has more than MAX_STORED_SIZE bytes."""
+    """Write a reconstruction as JSON, in slices; None: it exceeds MAX_STORED_SIZE bytes."""
     body = bytearray()
     for piece in write_plan(answer, 1):
         body += piece
@@ -245,7 +243,7 @@ async def pack_plan(answer: Reconstruction) -> bytes | None:
 
 
 async def _join(parts: list[Part], wanted: ByteRange) -> Reconstruction | None:
-    """Join parts; many terms in a thread, which lets the loop have its turns."""
+    """Join parts; with many terms in a thread, so that the event loop goes on."""
     if sum(len(part.answer.terms) for part in parts) <= MAX_TERMS_AT_ONCE:
         return join_parts(parts, wanted)
     return await asyncio.to_thread(join_parts, parts, wanted)

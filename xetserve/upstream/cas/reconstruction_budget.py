@@ -1,9 +1,9 @@
-"""Memory for large reconstructions, of the same budget as file data.
+"""Memory for large reconstructions, from the same budget as file data.
 
-They count while they are read from the CAS, and while clients read them from us. A small one is
-part of what every response may cost: windows of plain reads have to go on where file data takes all
-of the budget. For more, there has to be room; but one holder at a time may always go on, however
-small the budget is.
+They count while they are read from the CAS, and while native clients receive them. A small one is
+part of the cost of every response, because plain reads must go on while file data fills the budget.
+A larger one needs room in the budget. One holder at a time is always let through, however small the
+budget is.
 """
 
 from collections.abc import Iterator
@@ -13,34 +13,34 @@ from typing import Final, Protocol
 from xetserve.errors import UpstreamBusy
 from xetserve.xet.reconstruction import Reconstruction
 
-# Bytes that a holder has without asking: of what a client reads, as slowly as it likes, and of what
-# is read from the CAS, which is over soon. That is 256 KiB of JSON, of a window 1,700 terms.
+# Bytes that each holder may have without room in the budget: while a client receives, at any speed,
+# and while the CAS is read, which is short. That is 256 KiB of JSON, or 1,700 terms of a window.
 FREE_SIZE: Final = 64 * 1024
 FREE_READ_SIZE: Final = 1024 * 1024
 # Bytes of a term with its use, and of a fetch range without its URL, as Python objects.
 TERM_COST: Final = 400
-JSON_COST: Final = 4  # bytes for one of JSON that is read: the text twice, and what it says
+JSON_COST: Final = 4  # bytes of memory for each byte of JSON: the text twice, and its values
 RETRY_AFTER: Final = 1.0  # seconds
 
 
 class Budget(Protocol):
-    """A pipeline's ByteBudget."""
+    """The ByteBudget of the pipeline."""
 
     def try_take(self, size: int) -> bool:
-        """Take bytes if there is room for them."""
+        """Take bytes if there is room for them; return whether there was."""
         ...
 
     def take(self, size: int) -> None:
-        """Take bytes."""
+        """Take bytes in any case."""
         ...
 
     def give(self, size: int) -> None:
-        """Give bytes back."""
+        """Return bytes."""
         ...
 
 
 class HeldBuffers:
-    """What one holder has taken. size: bytes, those that are free among them."""
+    """What one holder has taken. size: in bytes, with those that need no room."""
 
     def __init__(self, room: "ReconstructionBudget") -> None:
         self._room = room
@@ -48,7 +48,7 @@ class HeldBuffers:
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Hold some more bytes.
+        """Hold more bytes.
 
         Raises:
             UpstreamBusy: there is no room.
@@ -60,7 +60,7 @@ class HeldBuffers:
         self.size += size
 
     def release(self) -> None:
-        """Give everything back."""
+        """Return all bytes."""
         if self._taken:
             self._room.give(self._taken)
         self.size = self._taken = 0
@@ -69,7 +69,7 @@ class HeldBuffers:
 class ReconstructionBudget:
     """What all holders have taken.
 
-    held: bytes. free_size: bytes that each holder has without asking.
+    held: bytes. free_size: bytes that each holder may have without taking them from the budget.
     """
 
     def __init__(self, budget: Budget, free_size: int = FREE_SIZE) -> None:
@@ -79,7 +79,7 @@ class ReconstructionBudget:
 
     @contextmanager
     def hold(self) -> Iterator[HeldBuffers]:
-        """Hold bytes until the block is left."""
+        """Hold bytes until the block ends."""
         holding = HeldBuffers(self)
         try:
             yield holding
@@ -92,7 +92,7 @@ class ReconstructionBudget:
             self._budget.take(size)
         elif not self._budget.try_take(size):
             raise UpstreamBusy(
-                "other large files are being planned: try again",
+                "the reconstructions of other large files take all memory: try again",
                 status=503,
                 retry_after=RETRY_AFTER,
             )
@@ -105,7 +105,7 @@ class ReconstructionBudget:
 
 
 def estimate_size(answer: Reconstruction) -> int:
-    """Return what a reconstruction takes, in bytes."""
+    """Return the bytes of memory that a reconstruction takes."""
     urls = {info.url for infos in answer.fetch_info.values() for info in infos}
     num_ranges = sum(map(len, answer.fetch_info.values())) + len(answer.fetch_info)
     return TERM_COST * (len(answer.terms) + num_ranges) + sum(map(len, urls))

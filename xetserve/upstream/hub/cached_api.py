@@ -1,6 +1,4 @@
-"""Answers of the Hub's API that are kept: questions about a repository, and listings, up to a few
-MiB each.
-"""
+"""Cached answers of the Hub's API: about a repository, and listings, up to a few MiB each."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,28 +20,27 @@ from xetserve.upstream.hub.entry import RepoRef
 from xetserve.upstream.requests import naming_errors
 from xetserve.upstream.slices import Slices
 
-MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; what is larger is passed on and not kept
-MAX_COLLECTED: Final = 8 * MAX_ANSWER_SIZE  # bytes being received by all questions together
-MAX_LARGE: Final = 1000  # questions whose answer was too large or a token, remembered
+MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; a larger answer is passed on and not cached
+MAX_COLLECTED: Final = 8 * MAX_ANSWER_SIZE  # bytes that all questions together may be receiving
+MAX_LARGE: Final = 1000  # remembered questions whose answer was too large or held a token
 JSON_TYPE: Final = "application/json"
-MAX_ACCEPT_SIZE: Final = 200  # characters of an Accept field; answers to a longer one are not kept
+MAX_ACCEPT_SIZE: Final = 200  # characters; answers to a longer Accept field are not cached
 _BUFFER_SIZE: Final = 64 * 1024
-# Fields that are about one connection or for one client, and never kept.
+# Fields about one connection or for one client, which are never cached.
 _NOT_KEPT: Final = frozenset(
     ("connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding",
      "set-cookie", "date", "via", "trailer")
 )  # fmt: skip
-# An answer with one of these holds a token for the CAS, whatever the path of the question looked
-# like.
+# An answer with one of these holds a token for the CAS, whatever its path is.
 _TOKEN_FIELD: Final = "x-xet-access-token"
 _TOKEN_MEMBERS: Final = (b'"accessToken"', b'"casUrl"')
 
-# Of questions about one repository, as clients ask them before they download.
+# Paths that clients request before they download.
 _PARAMETERS: Final = frozenset(("recursive", "expand", "blobs", "limit", "cursor"))
 
 
 class ApiAnswer(NamedTuple):
-    """An answer, its body decoded and in the memory of the cache. stale_age: see Answer."""
+    """An answer with its body decoded; the cache keeps it in memory. stale_age: see Answer."""
 
     status: int
     headers: Headers
@@ -52,9 +49,7 @@ class ApiAnswer(NamedTuple):
 
 
 class NotKept(Exception):
-    """The answer is too large, a token, or nothing that is kept: it is to be asked for and passed
-    on.
-    """
+    """The answer is too large, holds a token, or may not be cached: ask again and pass it on."""
 
 
 Opened = AbstractAsyncContextManager[ClientResponse]
@@ -62,7 +57,7 @@ Open = Callable[[bool], Opened]
 
 
 class ApiAnswers:
-    """Asks, keeps, and gives again.
+    """Ask the Hub's API, or use a cached answer.
 
     Args:
         timeout: seconds without a byte.
@@ -78,7 +73,7 @@ class ApiAnswers:
         """Return an answer.
 
         Args:
-            open_: asks the Hub, patiently or not.
+            open_: sends the request; its argument is whether to retry.
 
         Raises:
             NotKept: see there.
@@ -96,7 +91,7 @@ class ApiAnswers:
         return unpack_api(await self._metadata.get(question, ask, renew))
 
     async def _collect(self, question: Question, response: ClientResponse) -> Answer:
-        """Receive an answer, as far as it may be kept."""
+        """Receive an answer, if it may be cached."""
         status, headers = response.status, response.headers
         if status not in (200, 401, 403, 404, 410) or not _is_json(headers):
             raise NotKept
@@ -139,15 +134,15 @@ def make_question(
     fields: Sequence[tuple[str, str]] = (),
     body: bytes = b"",
 ) -> Question:
-    """Return what tells one question to the API from another.
+    """Return the question of a request to the API.
 
     Args:
         target: path and query, encoded.
-        fields: of the request, as far as they change the answer: select_kept_fields.
+        fields: the request's fields that may change the answer; see select_kept_fields.
     """
     told = {name.lower(): value for name, value in fields}
     accept = told.get("accept", JSON_TYPE)
-    # The last word was the language once, and stays so that what is stored is found.
+    # The last part was the language once. It stays, so that older stored answers are found.
     words = [method, target, "" if accept == JSON_TYPE else accept, ""]
     if body:
         words += [told.get("content-type", ""), sha256(body).hexdigest()]
@@ -155,12 +150,10 @@ def make_question(
 
 
 def select_kept_fields(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]] | None:
-    """Return the fields of a request that may change the Hub's answer, for a question whose answer
-    is kept.
+    """Return the fields of a request that may change the answer: Accept and Content-Type.
 
-    The API gives JSON in one language, and what others may get must not depend on what this client
-    has already.
-    None: the answer is not to be kept.
+    None: the answer must not be cached. The client's language is left out, because the API's JSON
+    has one language, and so are conditions: a cached answer is for other clients, too.
     """
     kept = []
     for name, told in fields:
@@ -178,7 +171,7 @@ def select_kept_fields(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str
 async def find_commit(
     metadata: AnswerCache, scope: str, repo: RepoRef, revision: str
 ) -> str | None:
-    """Return the commit that a revision was, as far as is known without asking."""
+    """Return the last known commit of a revision, without asking."""
     for target in list_commit_targets(repo, revision):
         answer = await metadata.find_old(make_question(scope, repo, "GET", target))
         commit = None if answer is None else read_commit(answer)
@@ -188,13 +181,13 @@ async def find_commit(
 
 
 def list_commit_targets(repo: RepoRef, revision: str) -> list[str]:
-    """List the questions whose answers name the commit of a revision."""
+    """Return the targets whose answers name the commit of a revision."""
     targets = [f"{repo.api_prefix}/revision/{quote(revision, safe='')}"]
     return [*targets, repo.api_prefix] if revision == "main" else targets
 
 
 def read_commit(answer: Answer) -> str | None:
-    """Return the commit that a kept answer about a revision names; None: it names none."""
+    """Return the commit that a cached answer about a revision names; None: it names none."""
     if answer.verdict is Verdict.GOOD:
         with suppress(FormatError, KeyError, TypeError, UpstreamError):
             return str(parse_json(bytes(unpack_api(answer).body))["sha"])
@@ -202,9 +195,7 @@ def read_commit(answer: Answer) -> str | None:
 
 
 def _is_minor(question: Question) -> bool:
-    """Return whether whoever asks can make up ever more of such questions: searches, lists of
-    paths, unknown parameters.
-    """
+    """Return whether clients can invent any number of such questions, such as searches."""
     method, _, target = question.name.partition("\0")
     query = target.partition("\0")[0].partition("?")[2]
     names = {part.partition("=")[0].removesuffix("[]") for part in query.split("&") if part}
@@ -212,7 +203,7 @@ def _is_minor(question: Question) -> bool:
 
 
 def _is_json(headers: Headers) -> bool:
-    # Refusals of the Hub may have no body, and so no type.
+    # A refusal may have no body, and so no type.
     return "json" in (headers.get("content-type") or "json").lower()
 
 
@@ -221,7 +212,7 @@ def _judge(status: int, headers: Headers) -> Verdict:
         return Verdict.GOOD
     if status in (404, 410):
         code = headers.get("x-error-code")
-        # A 404 without a word may be about anything: it is kept, and proves nothing about the
+        # A 404 without a code may mean anything: it is cached, and says nothing about the
         # repository.
         return Verdict.ABSENT if code is None or code in ABSENT_CODES else Verdict.REFUSED
     return Verdict.REFUSED
@@ -233,10 +224,10 @@ def _pack(status: int, headers: Sequence[tuple[str, str]] | Headers, body: bytea
 
 
 def unpack_api(answer: Answer) -> ApiAnswer:
-    """Read a kept answer.
+    """Decode a cached answer.
 
     Raises:
-        UpstreamError: it was written by another version, maybe.
+        UpstreamError: it cannot be read; another version may have written it.
     """
     try:
         end = answer.data.index(b"\n")

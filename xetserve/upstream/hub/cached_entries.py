@@ -1,4 +1,4 @@
-"""File entries as answers that are kept: in bytes and back, and when they never change."""
+"""File entries as cached answers: their form, and which of them never change."""
 
 import json
 import re
@@ -13,17 +13,17 @@ from xetserve.upstream.answers.question import Answer, Question, Verdict
 from xetserve.upstream.hub.entry import FileEntry, RepoRef
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-# Of a 404: the repository may be read, but has no such thing. Any other is as good as a refusal.
+# Codes of a 404 for a readable repository. Any other 404 counts as a refusal.
 ABSENT_CODES: Final = ("EntryNotFound", "RevisionNotFound")
 
 
 def make_file_question(scope: str, repo: RepoRef, revision: str, path: str) -> Question:
-    """Return what tells one question about a file from another."""
+    """Return the question about a file."""
     return Question(scope, "file", repo.name, f"{revision}\0{path}")
 
 
 def pack_entry(entry: FileEntry) -> Answer:
-    """Return an entry as an answer to keep."""
+    """Return an entry as an answer to cache."""
     fields = asdict(entry)
     del fields["stale_age"]
     fields["file_hash"] = None if entry.file_hash is None else entry.file_hash.hex()
@@ -32,9 +32,7 @@ def pack_entry(entry: FileEntry) -> Answer:
 
 
 def pack_missing(error: UpstreamMissing) -> Answer:
-    """Return the word that there is no such file as an answer to keep; refusals are raised
-    again.
-    """
+    """Return an answer that says there is no such file; a refusal is raised again."""
     if error.code not in ABSENT_CODES:
         raise error
     fields = {"message": str(error), "code": error.code, "headers": error.headers}
@@ -42,11 +40,11 @@ def pack_missing(error: UpstreamMissing) -> Answer:
 
 
 def unpack_entry(answer: Answer) -> FileEntry:
-    """Read a kept answer.
+    """Decode a cached answer.
 
     Raises:
-        UpstreamMissing: it says that there is no such file.
-        UpstreamError: it was written by another version, maybe.
+        UpstreamMissing: the answer says that there is no such file.
+        UpstreamError: it cannot be read; another version may have written it.
     """
     try:
         fields: dict[str, Any] = parse_json(answer.data)
@@ -71,16 +69,15 @@ def unpack_entry(answer: Answer) -> FileEntry:
 
 
 def is_lasting(data: bytes, revision: str, is_on_hub: Callable[[Url], object]) -> bool:
-    """Return whether a kept entry is one of a commit, named by its full id: then it never changes.
+    """Return whether a cached entry never changes: its revision is the full id of a commit.
 
     Args:
-        is_on_hub: tells whether a URL is the Hub's; an entry with another one is nothing that the
-            Hub has said.
+        is_on_hub: returns whether a URL is the Hub's; an entry with another URL does not count.
     """
     if COMMIT.fullmatch(revision) is None:
         return False
     try:
         entry = unpack_entry(Answer(data))
-    except UpstreamError:  # it has no such file, or was written by another version
+    except UpstreamError:  # there is no such file, or another version wrote the answer
         return False
     return entry.commit == revision and bool(is_on_hub(entry.url))

@@ -1,7 +1,7 @@
-"""The Hub: from (repo, revision, path) to a file entry, read tokens for the CAS, and whatever is
-passed on.
+"""The Hub: file entries by (repository, revision, path), read tokens for the CAS, forwarded
+requests.
 
-Trouble that may pass is waited for, within the retry policy.
+Failures that may pass are retried, within the retry policy.
 
 Source: huggingface_hub file_download.py and utils/_xet.py; hub-docs xet/auth.md.
 """
@@ -38,13 +38,13 @@ __all__ = ["CasToken", "FileEntry", "HubClient", "ReadAccess", "RepoRef"]
 
 
 class HubClient:
-    """Asks the Hub, on behalf of whoever's token is passed.
+    """Ask the Hub, with the token of the client that is served.
 
     Args:
         hub_url: base URL without a slash at its end.
         timeout: seconds without a byte.
-        instance: what we call ourselves in Via; empty: nothing.
-        metadata: keeps what the Hub says; None: it is asked every time.
+        instance: our name in the Via field; empty: no Via is sent.
+        metadata: caches the Hub's answers; None: the Hub is asked every time.
     """
 
     def __init__(
@@ -64,34 +64,33 @@ class HubClient:
         self.metadata = metadata
 
     def make_via(self, headers: Headers) -> tuple[str, str]:
-        """Return the Via field of a message that we pass on."""
+        """Return the Via field for a message that is forwarded."""
         return self._link.make_via(headers)
 
     def on_behalf(self, headers: Headers, *, names_agent: bool = False) -> "HubClient":
-        """Return a client that tells the Hub by which way we were asked; it shares all else with
-        this one.
+        """Return a client whose requests carry the Via of a client's request; all else is shared.
 
         Args:
-            headers: of the request that is served.
-            names_agent: tell the User-Agent that asked us, too.
+            headers: of the client's request.
+            names_agent: send the client's User-Agent, too.
         """
         client = copy.copy(self)
         client._link = self._link.on_behalf(headers, names_agent=names_agent)
         return client
 
     def is_own(self, headers: Headers) -> bool:
-        """Return whether a request is one that we sent: this server is its own Hub, by some way."""
+        """Return whether this server sent the request that it received: it is its own Hub."""
         return self._link.is_own(headers)
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """What the Hub's own URLs start with, without a slash at the end."""
+        """The start of the Hub's own URLs, without a slash at the end."""
         return self._link.bases
 
     async def resolve(
         self, repo: RepoRef, revision: str, path: str, token: str | None
     ) -> FileEntry:
-        """Look a file up.
+        """Look up a file.
 
         Args:
             revision: branch, tag, commit id or refs/pr/N, not encoded.
@@ -99,8 +98,8 @@ class HubClient:
             token: the client's Hub token.
 
         Raises:
-            UpstreamDenied, UpstreamMissing, UpstreamBusy: as the Hub says.
-            UpstreamError: the Hub is in trouble.
+            UpstreamDenied, UpstreamMissing, UpstreamBusy: as the Hub answers.
+            UpstreamError: the Hub fails.
         """
         target = f"{repo.url_prefix}/resolve/{quote(revision, safe='')}/{quote(path, safe='/')}"
         url = self._link.make_url(target)
@@ -135,7 +134,7 @@ class HubClient:
         return entry
 
     async def look_up(self, target: str, token: str | None) -> FileEntry:
-        """Look up a file that the Hub has at another URL of its own.
+        """Look up a file at another URL of the Hub.
 
         Args:
             target: path and query, encoded.
@@ -147,31 +146,30 @@ class HubClient:
         return await retrying(lambda: self._link.head(url, token), self._policy, "hub")
 
     async def probe(self, timeout: float) -> None:
-        """Check whether the Hub answers at all; what it answers does not matter.
+        """Check whether the Hub answers at all; any answer will do.
 
         Raises:
-            UpstreamError: it does not, or is in trouble.
+            UpstreamError: it does not, or it fails.
         """
         await self._link.probe(timeout)
 
     async def ask(self, target: str, token: str | None, limit: int) -> tuple[bytes, Headers]:
-        """Get a JSON document, and the fields that came with it.
+        """Get a JSON document and its header fields.
 
         Args:
             target: path and query, encoded.
             limit: bytes.
 
         Raises:
-            UpstreamError and its kinds, as resolve; or it is longer.
+            UpstreamError and its kinds, as resolve; also if the document is longer.
         """
         url = self._link.make_url(target)
         return await retrying(lambda: self._link.ask(url, token, limit), self._policy, "hub")
 
     async def find_grant(self, repo: RepoRef, token: str | None) -> float | None:
-        """Return when the Hub last said that a token may read all of a repository; None: it does
-        not say.
+        """Return when the Hub last let a token read all of a repository; None: it does not say.
 
-        One question serves for all files of the repository.
+        One question serves all files of the repository.
         """
         if self.metadata is None:
             return None
@@ -187,7 +185,7 @@ class HubClient:
         try:
             answer = await self.metadata.get(question, ask)
         except UpstreamError:
-            return None  # the question proper will tell why
+            return None  # the actual request will show why
         is_yes = answer.verdict is Verdict.GOOD and answer.stale_age is None
         return answer.said if is_yes else None
 
@@ -200,11 +198,11 @@ class HubClient:
         *,
         is_granted: bool = True,
     ) -> CasToken:
-        """Return a read token for the CAS, a remembered one while it is good for a minute more.
+        """Return a read token for the CAS: a cached one while it is valid for a minute more.
 
         Args:
-            is_granted: it is known that the client may read; if not, the token has to be as new as
-                what is believed of other answers.
+            is_granted: the client is known to be allowed to read. If not, the token must be as new
+                as a cached answer must be.
 
         Raises:
             UpstreamError and its kinds, as resolve.
@@ -228,7 +226,7 @@ class HubClient:
 
     @contextmanager
     def _noting_refusals(self, repo: RepoRef, token: str | None) -> Iterator[None]:
-        """Believe nothing older about a repository whose read tokens this token does not get."""
+        """Invalidate older answers about a repository when a read token for it is refused."""
         try:
             yield
         except (UpstreamDenied, UpstreamMissing) as exc:
@@ -270,19 +268,19 @@ class HubClient:
         patient: bool = True,
         once: bool = False,
     ) -> AsyncIterator[ClientResponse]:
-        """Pass a request on, and give what the Hub answers, errors included.
+        """Forward a request and return the Hub's answer, errors included.
 
         Redirects within the Hub are followed; one to another host is itself the answer.
 
         Args:
             target: path and query, encoded.
-            fields: besides those that tell who asks.
-            patient: try again where it may help.
-            once: it changes something, and must not happen twice.
+            fields: header fields, besides those that name the client.
+            patient: retry failures that may pass.
+            once: the request changes something, and must not be sent twice.
 
         Raises:
-            UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub is in trouble, for longer than we
-                retry.
+            UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub fails for longer than the retries
+                last.
         """
         url = self._link.make_url(target)
         async with AsyncExitStack() as opened:
@@ -293,17 +291,17 @@ class HubClient:
 
             policy = self._policy if patient else self._one_try
             response = await (attempt() if once else retrying(attempt, policy, "hub"))
-            body = b""  # not kept while the answer is read
+            body = b""  # it need not stay in memory while the answer is read
             yield response
 
 
 class ReadAccess:
-    """One client's right to read one repository from the CAS; renews its token by itself.
+    """One client's right to read one repository from the CAS; it renews its token by itself.
 
     Args:
-        is_granted: the Hub has just said that the client may read it.
+        is_granted: the Hub has just allowed the client to read it.
 
-    scope, repo_name: whose right it is, and to what; see CachedReconstructions.
+    scope, repo_name: whose right it is, and to which repository; see CachedReconstructions.
     """
 
     def __init__(
@@ -323,13 +321,11 @@ class ReadAccess:
         self.repo_name = repo.name
 
     async def get_token(self) -> CasToken:
-        """Return a token that is good for a while; the first one was given by the Hub not long
-        ago.
-        """
+        """Return a token that stays valid for a while; the Hub gave the first one recently."""
         given = await self._hub.get_read_token(*self._arguments, is_granted=self._is_granted)
         self._is_granted = True
         return given
 
     async def renew_token(self) -> CasToken:
-        """Return another token, after the CAS has refused the last one."""
+        """Return a new token, after the CAS has refused the last one."""
         return await self._hub.renew_read_token(*self._arguments)

@@ -1,4 +1,4 @@
-"""What the Hub says of a file, as values: no I/O.
+"""The Hub's description of a file, as values: no I/O.
 
 Source: huggingface_hub file_download.py.
 """
@@ -28,7 +28,7 @@ class RepoRef(NamedTuple):
 
     @property
     def url_prefix(self) -> str:
-        """What stands before /resolve/ in a file URL."""
+        """The part of a file URL before /resolve/."""
         path = quote(self.id, safe="/")
         return f"/{path}" if self.kind == "model" else f"/{self.kind}s/{path}"
 
@@ -39,19 +39,19 @@ class RepoRef(NamedTuple):
 
     @property
     def api_prefix(self) -> str:
-        """What API URLs of the repository start with."""
+        """The start of the repository's API URLs."""
         return f"/api/{self.kind}s/{quote(self.id, safe='/')}"
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """What the Hub says of one file.
+    """The Hub's description of one file.
 
-    size: bytes, where known. etag: without quotes; sha256: hex, where the Hub names it.
+    size: bytes, if known. etag: without quotes. sha256: hex, if the Hub names it.
     file_hash: 32 raw bytes; None for a file that is not Xet.
-    token_url: where the Hub says a read token is to be had; None: at its usual place.
-    url: the last URL asked on the Hub; a plain file is fetched from there.
-    stale_age: seconds since the Hub said so, where it could not be asked now.
+    token_url: where the Hub gives a read token; None: at its usual place.
+    url: the last URL requested on the Hub; a file that is not Xet is fetched from there.
+    stale_age: the age of the description in seconds, if the Hub could not be asked now.
     """
 
     size: int | None
@@ -67,7 +67,7 @@ class FileEntry:
 
 
 def make_entry(url: Url, headers: Headers, length: int | None) -> FileEntry:
-    """Read what the headers of a resolve answer say; length: that of its body, where known."""
+    """Return the entry that a resolve answer describes. length: of its body, if known."""
     links = {rel: link for value in headers.get_all("link") for link, rel in _LINK.findall(value)}
     linked_size = headers.get("x-linked-size") or ""
     linked_etag = _strip_etag(headers.get("x-linked-etag"))
@@ -96,7 +96,7 @@ def _strip_etag(value: str | None) -> str | None:
 
 
 def hub_error(status: int, headers: Headers) -> UpstreamError:
-    """Return the error for a Hub answer; the Hub's own code and message go along."""
+    """Return the error for an answer of the Hub, with the Hub's own code and message."""
     code = headers.get("x-error-code")
     passed = [
         (name, value)

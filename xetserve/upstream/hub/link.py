@@ -1,7 +1,7 @@
-"""Requests to the Hub: redirects within it are followed, with the client's token, which goes
+"""Requests to the Hub. Redirects within the Hub are followed with the client's token, which is sent
 nowhere else.
 
-One try each; whoever asks decides about others.
+Each call tries once; the caller decides about retries.
 """
 
 import copy
@@ -28,18 +28,18 @@ from xetserve.upstream.requests import (
 
 MAX_REDIRECTS: Final = 5
 
-# Token URLs name the public Hub even where a mirror stands in for it.
+# Token URLs name the public Hub, even if a mirror is configured in its place.
 PUBLIC_HUB: Final = Origin("https", "huggingface.co", 443)
-_OFF_THE_HUB: Final = (("User-Agent", USER_AGENT),)  # who asked us is between us and the Hub
+_OFF_THE_HUB: Final = (("User-Agent", USER_AGENT),)  # only the Hub learns who the client is
 
 
 class HubLink:
-    """Reaches the Hub, and says who asks.
+    """Send requests to the Hub, with the fields that name the client.
 
     Args:
         hub_url: base URL without a slash at its end.
         timeout: seconds without a byte.
-        instance: what we call ourselves in Via; empty: nothing.
+        instance: our name in the Via field; empty: no Via is sent.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class HubLink:
         self._identity = self._describe(Headers(), names_agent=False)
 
     def _describe(self, headers: Headers, *, names_agent: bool) -> tuple[tuple[str, str], ...]:
-        """Return the fields that say who asks the Hub, and for whom."""
+        """Return the fields that name this server and the client."""
         agent = extend_agent(USER_AGENT, headers) if names_agent else USER_AGENT
         fields = [("User-Agent", agent)]
         if self._instance:
@@ -61,48 +61,48 @@ class HubLink:
         return tuple(fields)
 
     def make_via(self, headers: Headers) -> tuple[str, str]:
-        """Return the Via field of a message that we pass on."""
+        """Return the Via field for a message that is forwarded."""
         return ("Via", extend_via(headers, self._instance or "xetserve"))
 
     def on_behalf(self, headers: Headers, *, names_agent: bool) -> "HubLink":
-        """Return a link that tells the Hub by which way we were asked.
+        """Return a link whose requests carry the Via of a client's request.
 
         Args:
-            headers: of the request that is served.
-            names_agent: tell the User-Agent that asked us, too.
+            headers: of the client's request.
+            names_agent: send the client's User-Agent, too.
         """
         link = copy.copy(self)
         link._identity = self._describe(headers, names_agent=names_agent)
         return link
 
     def is_own(self, headers: Headers) -> bool:
-        """Return whether a request is one that we sent: this server is its own Hub, by some way."""
+        """Return whether this server sent the request that it received: it is its own Hub."""
         return bool(self._instance) and has_passed(headers, self._instance)
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """What the Hub's own URLs start with, without a slash at the end."""
+        """The start of the Hub's own URLs, without a slash at the end."""
         return (self._base, f"https://{PUBLIC_HUB.authority}")
 
     def make_url(self, target: str) -> Url:
-        """Return the URL of a target, path and query encoded.
+        """Return the URL of a target: path and query, encoded.
 
         Raises:
-            UpstreamRefused: it cannot be requested; the Hub may have given it.
+            UpstreamRefused: no request can be sent to it; the target may have come from the Hub.
         """
         return make_url(self._base + target, "a URL of the Hub's")
 
     def find_on_hub(self, url: Url) -> Url | None:
-        """Return where a URL is to be asked for; None: it is not the Hub's."""
+        """Return where to request a URL of the Hub; None: it is not the Hub's."""
         if url.origin == PUBLIC_HUB:
             return self.make_url(url.target)
         return url if url.origin == self._origin else None
 
     async def head(self, url: Url, token: str | None) -> FileEntry:
-        """Ask about a file; an answer that points to another host is itself the answer.
+        """Send a HEAD for a file; a redirect to another host is itself the answer.
 
         Raises:
-            UpstreamError and its kinds, as the Hub says.
+            UpstreamError and its kinds, as the Hub answers.
         """
         fields = (("Accept-Encoding", "identity"), *self._headers(token))
         for _ in range(MAX_REDIRECTS + 1):
@@ -123,10 +123,10 @@ class HubLink:
         raise UpstreamRefused("the Hub redirects in circles")
 
     async def probe(self, timeout: float) -> None:
-        """Check whether the Hub answers at all; what it answers does not matter.
+        """Check whether the Hub answers at all; any answer will do.
 
         Raises:
-            UpstreamError: it does not, or is in trouble.
+            UpstreamError: it does not, or it fails.
         """
         async with send_request(
             self._pool, "the Hub", "HEAD", self.make_url("/"), self._identity, timeout
@@ -143,13 +143,13 @@ class HubLink:
         *,
         may_leave: bool = True,
     ) -> AsyncIterator[ClientResponse]:
-        """Send a GET and follow redirects; the token goes along as long as they stay on the Hub.
+        """Send a GET and follow redirects; the token is sent as long as they stay on the Hub.
 
-        Once one has left the Hub, no further request carries the token, even if it leads back:
-        another host chose its URL.
+        Once a redirect has left the Hub, no further request carries the token, even if one leads
+        back: another host chose its URL.
 
         Args:
-            may_leave: follow redirects off the Hub, too; not for answers that have to be the Hub's
+            may_leave: follow redirects off the Hub, too; not for answers that must be the Hub's
                 own.
         """
         is_hub = True
@@ -176,15 +176,15 @@ class HubLink:
                     continue
                 if is_hub:
                     raise hub_error(response.status, response.headers)
-                # What another host says of its own URL is no verdict on the client's token.
+                # A refusal by another host says nothing about the client's token.
                 raise error_for_status("the Hub's storage", response.status, response.headers)
         raise UpstreamRefused("the Hub redirects in circles")
 
     async def ask(self, url: Url, token: str | None, limit: int) -> tuple[bytes, Headers]:
-        """Get a JSON document of at most limit bytes, and the fields that came with it.
+        """Get a JSON document of at most limit bytes, and its header fields.
 
         Raises:
-            UpstreamError and its kinds, as the Hub says.
+            UpstreamError and its kinds, as the Hub answers.
         """
         fields = (("Accept", "application/json"), ("Accept-Encoding", ACCEPT_ENCODING))
         async with self.open(url, token, fields, may_leave=False) as response:
@@ -201,13 +201,13 @@ class HubLink:
         token: str | None,
         body: bytes,
     ) -> AsyncIterator[ClientResponse]:
-        """Pass a request on, and give what the Hub answers, errors included.
+        """Forward a request and return the Hub's answer, errors included.
 
         Raises:
-            UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub is in trouble.
+            UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub fails.
         """
         sent = (*fields, *self._headers(token))
-        # The others may turn the method into GET.
+        # Other redirects may turn the method into GET.
         followed = (301, 302, 303, 307, 308) if method in ("GET", "HEAD") else (307, 308)
         for _ in range(MAX_REDIRECTS + 1):
             async with send_request(
@@ -221,7 +221,7 @@ class HubLink:
                 if status in followed and location is not None:
                     target = self.find_on_hub(join_url(url, location, "the Hub's redirect"))
                 if target is None:
-                    del body  # not kept while the answer is read
+                    del body  # it need not stay in memory while the answer is read
                     yield response
                     return
                 url = target

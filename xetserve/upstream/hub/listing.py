@@ -1,7 +1,6 @@
-"""Where the large files of a repository are: the Hub's listing, page by page, read as far as it is
-needed.
+"""The large files of a repository: the Hub's listing, read page by page as far as it is needed.
 
-The Hub knows a file by its path; git-lfs and registries ask by sha256.
+The Hub names files by path; git-lfs and registries ask by sha256.
 
 Source: huggingface_hub hf_api.py, list_repo_tree.
 """
@@ -22,18 +21,18 @@ from xetserve.errors import FormatError, UpstreamError, UpstreamRefused
 from xetserve.http.relay import find_link, move_url
 from xetserve.upstream.hub.client import HubClient, RepoRef
 
-MAX_FILES: Final = 20_000  # of one listing; a longer one is not read to its end
-MAX_PAGES: Final = 1000  # of one listing, with a thousand entries each
+MAX_FILES: Final = 20_000  # files of one listing; a longer one is not read to its end
+MAX_PAGES: Final = 1000  # pages of one listing, with a thousand entries each
 MAX_MEMORY: Final = 8 * 1024 * 1024  # bytes, of all listings together
 LISTING_COST: Final = 1500  # bytes of memory of a listing without files
-FILE_COST: Final = 250  # and of a file, beside its path
-LIFETIME: Final = 60.0  # seconds; what was pushed since is found behind the next listing
+FILE_COST: Final = 250  # and of a file, besides its path
+LIFETIME: Final = 60.0  # seconds; later pushes are in the next listing
 _MAX_PAGE_SIZE: Final = 4 * 1024 * 1024  # bytes; a page has at most 1000 entries
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class _Key(NamedTuple):
-    """What a listing is of, and for whom."""
+    """The repository, revision and client of a listing."""
 
     repo: RepoRef
     revision: str
@@ -42,9 +41,9 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Listing:
-    """A listing as far as it was read.
+    """A listing as far as it has been read.
 
-    target: where it goes on; None: it was read to its end, or is too long. cost: bytes of memory.
+    target: the next page; None: it has been read to its end, or is too long. cost: bytes of memory.
     """
 
     target: str | None
@@ -56,32 +55,31 @@ class _Listing:
 
 
 class LargeFiles:
-    """Finds large files by their sha256. A path is where to look, not a right to read.
+    """Find large files by their sha256. A path says where to look; it gives no right to read.
 
-    A listing is kept once its first page has come: failures are not. Those who ask for it before
-    that share it.
+    A listing is kept once its first page has come; a failure is not kept. Callers that ask before
+    that share the request.
 
     Args:
-        clock: seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._listings: LruDict[_Key, _Listing] = LruDict(max_cost=MAX_MEMORY)
-        self._begun: dict[_Key, _Listing] = {}  # asked for now, and nothing of it is known
+        self._begun: dict[_Key, _Listing] = {}  # requested, and nothing has come yet
 
     @property
     def num_kept(self) -> int:
-        """Listings that are kept."""
+        """The number of listings that are kept."""
         return len(self._listings)
 
     async def find(
         self, hub: HubClient, repo: RepoRef, revision: str, digest: str, token: str | None
     ) -> str | None:
-        """Return the path of a file; None: the listing has none, or is too long.
+        """Return the path of a file; None: the listing does not have it, or is too long.
 
-        Who asks while a page is read waits for it. One that is cancelled loses nothing that was
-        read.
+        Callers wait while a page is read. If one is cancelled, nothing that was read is lost.
 
         Args:
             digest: sha256, in lower-case hex.
@@ -102,10 +100,10 @@ class LargeFiles:
         return listing.paths.get(wanted)
 
     def forget(self, repo: RepoRef, revision: str, token: str | None) -> None:
-        """List a repository anew the next time: a file was not where it was said to be."""
+        """Read the listing anew next time: a file was not at its path."""
         listing = self._listings.pop(_make_key(repo, revision, token))
         if listing is not None:
-            listing.expires = -math.inf  # whoever is reading it still does not bring it back
+            listing.expires = -math.inf  # a caller that is still reading it does not bring it back
 
     def _get_listing(self, key: _Key) -> _Listing:
         listing = self._listings.get(key) or self._begun.get(key)
@@ -119,7 +117,7 @@ class LargeFiles:
     async def _read_page(
         self, hub: HubClient, key: _Key, listing: _Listing, target: str, token: str | None
     ) -> None:
-        """Read a page, and keep the listing. A failure changes nothing."""
+        """Read a page and keep the listing. A failure changes nothing."""
         document, headers = await hub.ask(target, token, _MAX_PAGE_SIZE)
         found = _read_entries(document)
         link = find_link(", ".join(headers.get_all("link")), "next")
@@ -130,7 +128,7 @@ class LargeFiles:
         listing.paths.update(found)
         listing.cost += sum(FILE_COST + len(path) for path in found.values())
         listing.num_pages += 1
-        # Pages without large files have to end, too: they might lead back to one before.
+        # Pages without large files count, too: they might lead back to an earlier one.
         is_short = len(listing.paths) < MAX_FILES and listing.num_pages < MAX_PAGES
         listing.target = following if is_short else None
         if listing.expires >= self._clock():
@@ -142,7 +140,7 @@ def _make_key(repo: RepoRef, revision: str, token: str | None) -> _Key:
 
 
 def _read_entries(document: bytes) -> dict[bytes, str]:
-    """Read a page; what is not understood in it is left out."""
+    """Parse a page; entries that are not understood are left out."""
     try:
         entries = parse_json(document)
     except FormatError:

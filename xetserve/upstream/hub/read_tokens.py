@@ -1,5 +1,5 @@
-"""Read tokens for the CAS: asked of the Hub with the client's token, kept until they are about to
-run out.
+"""Read tokens for the CAS: requested from the Hub with the client's token, and cached until shortly
+before they expire.
 
 Source: huggingface_hub utils/_xet.py; hub-docs xet/auth.md.
 """
@@ -52,7 +52,7 @@ _Key = tuple[str, bytes]
 
 
 class ReadTokens:
-    """Asks for read tokens, and remembers the last ones."""
+    """Request read tokens, and cache the latest ones."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -62,10 +62,10 @@ class ReadTokens:
     async def get(
         self, link: HubLink, url: Url, token: str | None, max_age: float | None = None
     ) -> CasToken:
-        """Return a read token, a remembered one while it is good for a minute more.
+        """Return a read token: a cached one while it is valid for a minute more.
 
         Args:
-            max_age: seconds since the Hub gave it, at most; None: any.
+            max_age: the largest age of a cached token in seconds; None: any.
 
         Raises:
             UpstreamError and its kinds: as renew.
@@ -75,7 +75,7 @@ class ReadTokens:
         now = time.time()
         is_good = known is not None and known.token.expires - now > RENEW_BEFORE
         if known is not None and is_good and (max_age is None or 0 <= now - known.given < max_age):
-            self._tokens.get(key)  # it is used
+            self._tokens.get(key)  # marks it as used
             return known.token
         if max_age == 0:
             return await self.renew(link, url, token)
@@ -85,8 +85,8 @@ class ReadTokens:
         """Return a new read token.
 
         Raises:
-            UpstreamDenied, UpstreamMissing, UpstreamBusy: as the Hub says.
-            UpstreamError: the Hub is in trouble.
+            UpstreamDenied, UpstreamMissing, UpstreamBusy: as the Hub answers.
+            UpstreamError: the Hub fails.
         """
         try:
             fresh = await retrying(lambda: _ask(link, url, token), self._policy, "hub")
@@ -100,10 +100,10 @@ class ReadTokens:
 
 
 def choose_token_url(link: HubLink, repo: RepoRef, revision: str, token_url: str | None) -> Url:
-    """Choose where to ask; the client's token must not follow a URL off the Hub.
+    """Return the URL to request a read token from; the client's token must not leave the Hub.
 
     Args:
-        token_url: what the Hub says; None, or off the Hub: at the usual place.
+        token_url: as the Hub names it. If it is None or off the Hub, the usual place is used.
     """
     if token_url is not None:
         url = link.find_on_hub(make_url(token_url, "the Hub's token URL"))
@@ -122,10 +122,10 @@ async def _ask(link: HubLink, url: Url, token: str | None) -> CasToken:
 
 
 def parse_cas_token(body: bytes) -> CasToken:
-    """Read the JSON of a token answer.
+    """Parse the JSON of a token answer.
 
     Raises:
-        UpstreamError: it is not what it should be.
+        UpstreamError: it does not hold a token.
     """
     try:
         answer = parse_json(body)
@@ -139,7 +139,7 @@ def parse_cas_token(body: bytes) -> CasToken:
 
 
 def make_cas_token(values: Any) -> CasToken | None:
-    """Return the token that CAS URL, bearer and expiry make; None: values are not of that kind."""
+    """Return the token made of CAS URL, bearer and expiry; None: the values are of other kinds."""
     try:
         cas_url, access_token, expires = values
         if _TOKEN.fullmatch(access_token) is None:  # it goes into a header
@@ -150,5 +150,5 @@ def make_cas_token(values: Any) -> CasToken | None:
 
 
 def _token_key(url: Url, token: str | None) -> _Key:
-    """Key of the token cache; the client's token itself is not kept."""
+    """Return the key of a token in the cache; it does not hold the client's token itself."""
     return f"{url.origin}{url.target}", sha256((token or "").encode()).digest()
