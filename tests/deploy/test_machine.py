@@ -58,7 +58,7 @@ def test_what_cannot_be_done_is_said(machine: RealMachine, tmp_path: Path) -> No
         machine.make_folder(below, 0o700, None)
     with pytest.raises(DeployError, match="cannot link"):
         machine.make_link(below, "y")
-    with pytest.raises(DeployError, match="there is no group no-such-group"):
+    with pytest.raises(DeployError, match="the group no-such-group does not exist"):
         machine.write(tmp_path / "new", b"", 0o600, "no-such-group")
     assert os.listdir(tmp_path) == ["file"]
     with pytest.raises(DeployError, match="cannot run /no/program"):
@@ -76,7 +76,7 @@ def test_commands(machine: RealMachine) -> None:
 
 def test_a_command_that_does_not_end(machine: RealMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "COMMAND_TIMEOUT", 0.2)
-    with pytest.raises(DeployError, match=r"not done after 0\.2 s"):
+    with pytest.raises(DeployError, match=r"did not end within 0\.2 s"):
         machine.run((sys.executable, "-c", "import time; time.sleep(60)"))
 
 
@@ -111,5 +111,5 @@ def test_asking(machine: RealMachine, url: str, monkeypatch: pytest.MonkeyPatch)
     Check(lambda _: ["http://127.0.0.1:1", url], "7", 5).do(machine)
     with pytest.raises(DeployError, match="is version 7"):
         Check(lambda _: [url], "8", 0).do(machine)
-    with pytest.raises(DeployError, match="not ready after 0 s: it does not answer"):
+    with pytest.raises(DeployError, match="not ready after 0 s: the server does not answer"):
         Check(lambda _: [], None, 0).do(machine)

@@ -70,7 +70,7 @@ def test_a_container_that_is_never_ready_is_taken_away_again(docker: Path, tmp_p
     lines = Path(f"{docker}.log").read_text().splitlines()
     assert "start xetserve-next" in lines
     assert lines[-1] == "rm --force xetserve-next"
-    assert "not ready after 0.1 s: it does not answer; rolled back" in done.stderr
+    assert "not ready after 0.1 s: the server does not answer; rolled back" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_hostile_hellos_do_no_harm(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--tls-cert", "c.pem"], "belong together"),
+        (["--tls-cert", "c.pem"], "must be set together"),
         (["--tls-cert", "/no/c.pem", "--tls-key", "/no/k.pem"], "cannot read /no/c.pem"),
         (["--redirect-port", "80"], "redirect_port needs TLS"),
         (["--acme-webroot", "/var/www"], "acme_webroot needs redirect_port"),

@@ -1,3 +1,1 @@
-"""Putting xetserve on a machine as a service: what is to be done is planned first, from what is
-there, then done.
-"""
+"""Deployment of xetserve as a service: inspect the machine, make a plan, then carry it out."""

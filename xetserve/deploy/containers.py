@@ -1,9 +1,8 @@
-"""A container of Docker or Podman: read-only, without rights, behind a published port; the one
-before waits beside it.
+"""Deployment as a container of Docker or Podman: read-only, without privileges, with a public port.
 
-NAME is the one that runs, NAME-previous the one before, NAME-next the one that is to take over. A
-port has one owner, so that clients are refused from the end of the old one's drain until the new
-one listens.
+NAME is the running container, NAME-previous the stopped container of the previous version, and
+NAME-next the new container before the switch. Only one container can publish the port, so clients
+are refused from the end of the old container's drain until the new one listens.
 """
 
 import hashlib
@@ -18,32 +17,34 @@ from xetserve.deploy.package import Package
 from xetserve.deploy.steps import Check, Command, File, Folder, Plan, Remove, Step, describe_ready
 
 ENGINES: Final = ("docker", "podman")
-USER: Final = "1000"  # in the image; its group may read the configuration
-CACHE: Final = "/var/cache/xetserve"  # in the container
-STOP_TIMEOUT: Final = 45  # seconds: drain_timeout and some more
+USER: Final = "1000"  # user and group in the image; the group may read the configuration
+CACHE: Final = "/var/cache/xetserve"  # path in the container
+STOP_TIMEOUT: Final = 45  # seconds; longer than the default drain_timeout
 SPEC_LABEL: Final = "io.xetserve.spec"
 OWNER_LABEL: Final = "io.xetserve.deploy"
 _PUBLISH: Final = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|\d{1,3}(?:\.\d{1,3}){3}):)?(\d{1,5})")
 
 
 def find_engine(machine: Machine, engine: str) -> str | None:
-    """Say why an engine cannot be used; None: it can."""
+    """Return the reason why an engine cannot be used; None: it can."""
     if machine.which(engine) is None:
         return f"{engine} is not installed"
     form = "{{.Server.Version}}" if engine == "docker" else "{{.Client.Version}}"
     done = machine.run((engine, "version", "--format", form))
     if done.status:
-        lines = (done.errors.strip() or done.out.strip() or "no reason given").splitlines()
+        lines = (done.errors.strip() or done.out.strip() or "it gave no reason").splitlines()
         return f"{engine} does not work: {lines[-1]}"
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How the container is to be.
+    """The properties of the container.
 
-    publish: [ADDRESS:]PORT of this machine. network: None: the engine's own bridge.
-    memory: as the engine reads it. image: a ready one; empty: built from a source folder.
+    publish: [ADDRESS:]PORT on this machine.
+    network: of the engine; None: its default bridge.
+    memory: the limit, in the engine's notation.
+    image: an existing image; empty: build one from a source folder.
     """
 
     name: str = "xetserve"
@@ -56,10 +57,10 @@ class Shape:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it can be reached from this machine.
+        """Return host and port at which this machine reaches the container.
 
         Raises:
-            DeployError: publish is nothing of the kind.
+            DeployError: publish is not [ADDRESS:]PORT.
         """
         match = _PUBLISH.fullmatch(self.publish)
         if match is None or not 0 < int(match[2]) < 65536:
@@ -71,10 +72,10 @@ class Shape:
 
 
 class ContainerTarget:
-    """Plans for an engine.
+    """A target that plans deployments to an engine.
 
     Args:
-        template, env_template: what new configuration files hold.
+        template, env_template: the content of new configuration files.
         timeout: seconds that a start may take.
     """
 
@@ -101,7 +102,7 @@ class ContainerTarget:
         self._previous = f"{shape.name}-previous"
 
     def plan_apply(self, package: Package | None) -> Plan:
-        """Plan to have the shape's image, or one built from a package, running."""
+        """Return a plan that runs the shape's image, or an image built from a package."""
         name = self._shape.name
         image, building = self._get_image(package)
         plan = Plan(steps=[*self._make_configuration(), *building])
@@ -119,7 +120,7 @@ class ContainerTarget:
         volume = f"{name}-cache"
         if self._run("volume", "inspect", volume).status:
             plan.steps.append(self._command("volume", "create", volume))
-        if self._inspect(self._next) is not None:  # it was interrupted
+        if self._inspect(self._next) is not None:  # an earlier apply was interrupted
             plan.steps.append(self._command("rm", "--force", self._next))
         check = ("config", "check", "--config", "/etc/xetserve/xetserve.toml")
         plan.steps.append(
@@ -143,7 +144,7 @@ class ContainerTarget:
         self._take_over(plan, self._next, current is not None, version)
         plan.undo.insert(0, self._command("rm", "--force", self._next, may_fail=True))
         if current is None:
-            plan.back_to = "what was before: nothing"
+            plan.back_to = "the state without xetserve"
             plan.after = [self._command("rename", self._next, name)]
         else:
             plan.back_to = f"image {current['Config'].get('Image', 'of before')}"
@@ -156,10 +157,10 @@ class ContainerTarget:
         return plan
 
     def plan_rollback(self) -> Plan:
-        """Plan to have the container of before again.
+        """Return a plan that runs the previous container again.
 
         Raises:
-            DeployError: there is none.
+            DeployError: there is no previous container.
         """
         current, previous = self._inspect(self._shape.name), self._inspect(self._previous)
         if previous is None:
@@ -175,7 +176,7 @@ class ContainerTarget:
         return plan
 
     def plan_remove(self, *, purge: bool) -> Plan:
-        """Plan to have nothing left; configuration and cache only with purge."""
+        """Return a plan that removes the containers; with purge also configuration and cache."""
         shape = self._shape
         names = [shape.name, self._next, self._previous]
         plan = Plan()
@@ -200,7 +201,7 @@ class ContainerTarget:
         return plan
 
     def get_status(self) -> dict[str, str]:
-        """Say what there is."""
+        """Return the state of the service: name -> value."""
         state = {}
         for role, name in (("current", self._shape.name), ("previous", self._previous)):
             found = self._inspect(name)
@@ -235,12 +236,12 @@ class ContainerTarget:
             steps.append(Folder(folder, 0o750, USER))
         if not self._machine.exists(folder / "xetserve.toml"):
             steps.append(File(folder / "xetserve.toml", self._template, 0o640, USER))
-        if not self._machine.exists(self._env_file):  # read by the engine, not in the container
+        if not self._machine.exists(self._env_file):  # the engine reads it, not the container
             steps.append(File(self._env_file, self._env_template, 0o640, "0"))
         return steps
 
     def _get_image(self, package: Package | None) -> tuple[str, list[Step]]:
-        """Return the image, and the steps that get it where it is not there."""
+        """Return the image, and the steps that build it if it does not exist."""
         if self._shape.image:
             image = self._shape.image
             if self._find_image(image) is not None:
@@ -251,13 +252,13 @@ class ContainerTarget:
         source = Path(package.requirement)
         recipe = source / "Dockerfile.alpine"
         if not self._machine.exists(recipe):
-            raise DeployError(f"there is no {recipe}: an image is built from a source folder")
+            raise DeployError(f"{recipe} does not exist: --from must be a source folder")
         image = f"{self._shape.name}:{package.name}"
         if self._find_image(image) is not None:
             return image, []
         flags = ["--file", str(recipe), "--tag", image]
         flags += ["--label", f"{OWNER_LABEL}={self._shape.name}"]
-        # HEALTHCHECK is not in podman's own format.
+        # Podman's own image format has no HEALTHCHECK.
         flags += ["--format", "docker"] if self._engine == "podman" else []
         for argument in (f"VERSION={package.version}", *self._shape.build_arguments):
             flags += ["--build-arg", argument]
@@ -265,7 +266,7 @@ class ContainerTarget:
         return image, [self._command("build", *flags, *network, str(source))]
 
     def _flags(self) -> tuple[str, ...]:
-        """Return what every container has: no rights, nothing to write to but its cache."""
+        """Return the flags of every container: no privileges, and only the cache is writable."""
         shape = self._shape
         return (
             *("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
@@ -299,8 +300,9 @@ class ContainerTarget:
         return ("serve", "--config", "/etc/xetserve/xetserve.toml")
 
     def _make_spec(self, image: str, environment: bytes) -> str:
-        """Return a fingerprint of all that a container is made from: with another one it has to be
-        made anew.
+        """Return a fingerprint of everything a container is created from.
+
+        If the fingerprint changes, the container must be created again.
         """
         parts = [
             image,
@@ -337,7 +339,7 @@ class ContainerTarget:
             found: dict[str, Any] = json.loads(done.out)[0]
             found["State"], found["Config"]
         except (ValueError, LookupError, TypeError):
-            raise DeployError(f"{self._engine} says nothing sensible of container {name}") from None
+            raise DeployError(f"{self._engine} inspect {name} returned unexpected output") from None
         return found
 
     def _find_image(self, image: str) -> str | None:

@@ -1,6 +1,4 @@
-"""The machine that is deployed to, as far as it is touched: files, commands, questions to the
-server.
-"""
+"""The machine of a deployment: read and change files, run commands, send requests to the server."""
 
 import contextlib
 import grp
@@ -24,11 +22,11 @@ MAX_ANSWER_SIZE: Final = 64 * 1024
 
 
 class DeployError(XetserveError):
-    """It cannot be done; the message says why, and what would help."""
+    """A deployment is not possible; the message has the reason and the remedy."""
 
 
 class Done(NamedTuple):
-    """A command that has ended."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -36,62 +34,62 @@ class Done(NamedTuple):
 
 
 class Machine(Protocol):
-    """What deploying needs. Every method may raise DeployError."""
+    """The operations on a machine. Every method may raise DeployError."""
 
     def read(self, path: Path) -> bytes | None:
-        """Return the content of a file; None: it is not there."""
+        """Return the content of a file; None: it does not exist."""
         ...
 
     def exists(self, path: Path) -> bool:
-        """Return whether there is something, be it a link to nowhere."""
+        """Return whether the path exists; a broken link counts."""
         ...
 
     def read_link(self, path: Path) -> str | None:
-        """Return where a link points to; None: there is none."""
+        """Return the target of a symbolic link; None: there is no link."""
         ...
 
     def list_folder(self, path: Path) -> list[str]:
-        """Return the names in a folder; none if there is no folder."""
+        """Return the names in a folder; empty if it does not exist."""
         ...
 
     def write(self, path: Path, content: bytes, mode: int, group: str | None) -> None:
-        """Write a file, all of it or nothing. group: name or number; None: as it comes."""
+        """Write a file atomically. group: name or number; None: the default group."""
         ...
 
     def make_folder(self, path: Path, mode: int, group: str | None) -> None:
-        """Make a folder, and those that it is in."""
+        """Make a folder and its parents."""
         ...
 
     def make_link(self, path: Path, target: str) -> None:
-        """Point a link elsewhere, in one step."""
+        """Make or replace a symbolic link atomically."""
         ...
 
     def remove(self, path: Path) -> None:
-        """Remove whatever is there."""
+        """Remove a file, a link or a folder tree, if it exists."""
         ...
 
     def which(self, name: str) -> str | None:
-        """Find a program."""
+        """Return the path of a program; None: it is not installed."""
         ...
 
     def run(self, command: tuple[str, ...]) -> Done:
-        """Run a command to its end."""
+        """Run a command and wait for its end."""
         ...
 
     def ask(self, url: str) -> tuple[int, bytes] | None:
-        """Send a GET; gives status and body, None where there is no answer."""
+        """Send a GET; return status and body, None without a response."""
         ...
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait."""
         ...
 
 
 class RealMachine:
-    """The one that we run on."""
+    """The machine that this process runs on."""
 
     def read(self, path: Path) -> bytes | None:
-        """Return the content of a file; None: it is not there."""
+        """Return the content of a file; None: it does not exist."""
         try:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -100,30 +98,30 @@ class RealMachine:
             raise DeployError(f"cannot read {path}: {exc.strerror}") from None
 
     def exists(self, path: Path) -> bool:
-        """Return whether there is something, be it a link to nowhere."""
+        """Return whether the path exists; a broken link counts."""
         try:
             return os.path.lexists(path)
         except OSError as exc:
-            raise DeployError(f"cannot look at {path}: {exc.strerror}") from None
+            raise DeployError(f"cannot examine {path}: {exc.strerror}") from None
 
     def read_link(self, path: Path) -> str | None:
-        """Return where a link points to; None: there is none."""
+        """Return the target of a symbolic link; None: there is no link."""
         try:
             return str(path.readlink())
         except OSError:
             return None
 
     def list_folder(self, path: Path) -> list[str]:
-        """Return the names in a folder; none if there is no folder."""
+        """Return the names in a folder; empty if it does not exist."""
         try:
             return sorted(os.listdir(path))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as exc:
-            raise DeployError(f"cannot look into {path}: {exc.strerror}") from None
+            raise DeployError(f"cannot list {path}: {exc.strerror}") from None
 
     def write(self, path: Path, content: bytes, mode: int, group: str | None) -> None:
-        """Write a file, all of it or nothing."""
+        """Write a file atomically."""
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with replace_file(path, temporary, syncs=True) as file:
@@ -133,7 +131,7 @@ class RealMachine:
             raise DeployError(f"cannot write {path}: {exc.strerror}") from None
 
     def make_folder(self, path: Path, mode: int, group: str | None) -> None:
-        """Make a folder, and those that it is in."""
+        """Make a folder and its parents."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             _hand_over(path, mode, group)
@@ -141,7 +139,7 @@ class RealMachine:
             raise DeployError(f"cannot make {path}: {exc.strerror}") from None
 
     def make_link(self, path: Path, target: str) -> None:
-        """Point a link elsewhere, in one step."""
+        """Make or replace a symbolic link atomically."""
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             temporary.symlink_to(target)
@@ -152,7 +150,7 @@ class RealMachine:
             raise DeployError(f"cannot link {path}: {exc.strerror}") from None
 
     def remove(self, path: Path) -> None:
-        """Remove whatever is there."""
+        """Remove a file, a link or a folder tree, if it exists."""
         try:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -162,11 +160,11 @@ class RealMachine:
             raise DeployError(f"cannot remove {path}: {exc.strerror}") from None
 
     def which(self, name: str) -> str | None:
-        """Find a program."""
+        """Return the path of a program; None: it is not installed."""
         return shutil.which(name)
 
     def run(self, command: tuple[str, ...]) -> Done:
-        """Run a command to its end."""
+        """Run a command and wait for its end."""
         try:
             done = subprocess.run(
                 command,
@@ -175,18 +173,19 @@ class RealMachine:
                 text=True,
                 errors="replace",
                 timeout=COMMAND_TIMEOUT,
-                umask=0o022,  # a service's user has to read what is installed
+                umask=0o022,  # the service's user must be able to read the files
                 check=False,
             )
         except OSError as exc:
             raise DeployError(f"cannot run {command[0]}: {exc.strerror}") from None
         except subprocess.TimeoutExpired:
-            raise DeployError(f"{command[0]} was not done after {COMMAND_TIMEOUT:g} s") from None
+            raise DeployError(f"{command[0]} did not end within {COMMAND_TIMEOUT:g} s") from None
         return Done(done.returncode, done.stdout, done.stderr)
 
     def ask(self, url: str) -> tuple[int, bytes] | None:
-        """Send a GET; gives status and body, None where there is no answer. No proxy, and any
-        certificate: it is we.
+        """Send a GET; return status and body, None without a response.
+
+        It uses no proxy and accepts any certificate, since the server is on this machine.
         """
         parts = urlsplit(url)
         host, port = parts.hostname or "localhost", parts.port
@@ -210,7 +209,7 @@ class RealMachine:
             connection.close()
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait."""
         time.sleep(seconds)
 
 
@@ -219,6 +218,6 @@ def _hand_over(path: Path, mode: int, group: str | None) -> None:
         try:
             number = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
         except KeyError:
-            raise DeployError(f"there is no group {group}") from None
+            raise DeployError(f"the group {group} does not exist") from None
         os.chown(path, 0 if os.geteuid() == 0 else -1, number)
     path.chmod(mode)

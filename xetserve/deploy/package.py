@@ -1,6 +1,6 @@
-"""What is to be installed: a wheel, an sdist, a source folder, or what is running now.
+"""Packages to install: a wheel, an sdist, a source folder, or the running version.
 
-Its version, its units, and its lock: the dependencies with their hashes.
+A package has a version, systemd units, and a lock: its dependencies with their hashes.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from xetserve.deploy.machine import DeployError
 
 UNITS: Final = ("xetserve.service", "xetserve.socket")
 LOCK: Final = "requirements.lock"
-LOCK_PATH: Final = ("xetserve", "deploy", LOCK)  # in a package
-SHARED: Final = "share/xetserve/systemd"  # in an installation
+LOCK_PATH: Final = ("xetserve", "deploy", LOCK)  # path in a package
+SHARED: Final = "share/xetserve/systemd"  # folder of the units in an installation
 _VERSION: Final = re.compile(r"(?m)^Version: ([A-Za-z0-9.!+_-]+)\s*$")
 _DUNDER: Final = re.compile(r'(?m)^__version__(?::[^=]*)? = "([^"]+)"')
 _MAX_MEMBER: Final = 1024 * 1024  # bytes
@@ -27,12 +27,13 @@ _MAX_MEMBER: Final = 1024 * 1024  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """Something that pip can install.
+    """A package that pip can install.
 
-    version: as the server says it. name: of the folder it is installed into, another one for other
-        content.
-    requirement: for pip. units: file name -> content. lock: requirements with hashes; None: of an
-        older version.
+    version: the version that the server reports.
+    name: of the installation folder; it differs for packages with other content.
+    requirement: the argument for pip.
+    units: file name -> content.
+    lock: requirements with hashes; None: an older version has none.
     """
 
     version: str
@@ -43,10 +44,10 @@ class Package:
 
 
 def read_package(path: Path | None) -> Package:
-    """Look into a package; None: what is running now, which pip gets from its index.
+    """Read a package; path None: the running version, which pip downloads from its index.
 
     Raises:
-        DeployError: it is none of ours.
+        DeployError: the path is not a package of xetserve.
     """
     if path is None:
         requirement = f"xetserve=={__version__}"
@@ -125,7 +126,7 @@ def _read_sdist(path: Path) -> tuple[str, dict[str, bytes], str]:
             if not member.isfile() or member.size > _MAX_MEMBER:
                 continue
             file = archive.extractfile(member)
-            assert file is not None  # it is a regular one
+            assert file is not None  # the member is a regular file
             if parts[1:] == ("PKG-INFO",):
                 match = _VERSION.search(file.read().decode("utf-8"))
             elif (parts[1:-1] == ("systemd",) and parts[-1] in UNITS) or parts[1:] == LOCK_PATH:
@@ -140,5 +141,5 @@ def _hash(path: Path) -> str:
 
 def _get_version(match: re.Match[str] | None, path: Path) -> str:
     if match is None:
-        raise DeployError(f"{path} names no version: is it xetserve?")
+        raise DeployError(f"{path} has no version: is it xetserve?")
     return match[1]

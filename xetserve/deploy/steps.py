@@ -1,4 +1,4 @@
-"""Single steps, and plans made of them: what is shown before is what is done."""
+"""Steps and plans: describe each step before a deployment, and carry out the same steps."""
 
 import json
 import shlex
@@ -10,21 +10,21 @@ from typing import Final, Protocol
 
 from xetserve.deploy.machine import DeployError, Machine
 
-POLL: Final = 0.5  # seconds between two looks at a server that is starting
+POLL: Final = 0.5  # seconds between two requests to a server that is starting
 
 
 class Step(Protocol):
-    """Something to do."""
+    """One action on a machine."""
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return one line about the step."""
         ...
 
     def do(self, machine: Machine) -> None:
-        """Do it.
+        """Carry out the step.
 
         Raises:
-            DeployError: it cannot be done.
+            DeployError: the step failed.
         """
         ...
 
@@ -38,11 +38,11 @@ class Folder:
     group: str | None = None
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return one line about the step."""
         return f"make folder {self.path} ({_rights(self.mode, self.group)})"
 
     def do(self, machine: Machine) -> None:
-        """Do it."""
+        """Carry out the step."""
         machine.make_folder(self.path, self.mode, self.group)
 
 
@@ -56,27 +56,27 @@ class File:
     group: str | None = None
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return one line about the step."""
         return f"write {self.path} ({_rights(self.mode, self.group)}, {len(self.content)} bytes)"
 
     def do(self, machine: Machine) -> None:
-        """Do it."""
+        """Carry out the step."""
         machine.write(self.path, self.content, self.mode, self.group)
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Point a link somewhere."""
+    """Point a symbolic link at a target."""
 
     path: Path
     target: str
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return one line about the step."""
         return f"link {self.path} -> {self.target}"
 
     def do(self, machine: Machine) -> None:
-        """Do it."""
+        """Carry out the step."""
         machine.make_link(self.path, self.target)
 
 
@@ -87,31 +87,31 @@ class Remove:
     path: Path
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return one line about the step."""
         return f"remove {self.path}"
 
     def do(self, machine: Machine) -> None:
-        """Do it."""
+        """Carry out the step."""
         machine.remove(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Run a command; may_fail: its status does not matter."""
+    """Run a command; may_fail: ignore its status."""
 
     command: tuple[str, ...]
     may_fail: bool = False
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return one line about the step."""
         return f"run {shlex.join(self.command)}"
 
     def do(self, machine: Machine) -> None:
-        """Do it."""
+        """Carry out the step."""
         done = machine.run(self.command)
         if done.status and not self.may_fail:
-            lines = (done.errors.strip() or done.out.strip() or "no reason given").splitlines()
-            # The line before this one has all of the command.
+            lines = (done.errors.strip() or done.out.strip() or "it gave no reason").splitlines()
+            # The log line before this one has the whole command.
             start = " ".join(self.command[:2])
             raise DeployError(f"{start}: status {done.status}: {' / '.join(lines[-4:])}")
 
@@ -120,9 +120,9 @@ YES: Final = "yes"
 
 
 def describe_ready(answer: tuple[int, bytes]) -> str:
-    """Say what /ready has answered; it begins with YES if nothing speaks against this version.
+    """Return a text about a response of /ready; it begins with YES if the version works.
 
-    A Hub that does not answer is not its fault, and no reason to go back.
+    A Hub that does not answer is not the version's fault, so it is no reason for a rollback.
     """
     status, body = answer
     if status == 200:
@@ -136,10 +136,10 @@ def describe_ready(answer: tuple[int, bytes]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Wait until the server is ready, in the version that is wanted.
+    """Wait until the server is ready with the expected version.
 
-    find: gives where it listens: URLs without a path, the first that answers counts.
-    version: None: any.
+    find: returns the server's URLs without a path; the first one that answers counts.
+    version: None: any version.
     timeout: seconds.
     """
 
@@ -148,13 +148,13 @@ class Check:
     timeout: float
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return one line about the step."""
         version = f" in version {self.version}" if self.version else ""
-        return f"wait until it is ready{version}, {self.timeout:g} s at most"
+        return f"wait until the server is ready{version}, at most {self.timeout:g} s"
 
     def do(self, machine: Machine) -> None:
-        """Do it."""
-        waited, reason = 0.0, "it does not answer"
+        """Carry out the step."""
+        waited, reason = 0.0, "the server does not answer"
         while True:
             for url in self.find(machine):
                 answer = machine.ask(f"{url}/ready")
@@ -175,30 +175,30 @@ class Check:
 
 @dataclass(slots=True)
 class Plan:
-    """What to do.
+    """The steps of a deployment.
 
-    steps: those up to `switch` change nothing for clients.
-    cleanup: what undoes them, if one of those fails.
-    undo: what brings back what was before, if one of the others fails.
-    back_to: what that is.
-    after: what is tidied up once all has gone well; nothing depends on it.
-    log: a command that prints the last lines of what failed.
+    steps: all steps; those before index `switch` do not affect clients.
+    cleanup: steps that undo the steps before switch, if one of them fails.
+    undo: steps that restore the previous state, if a later step fails.
+    back_to: the name of the previous state, for messages.
+    after: steps that tidy up after success; their failure has no effect.
+    log: a command that prints the last log lines of the failed service.
     """
 
     steps: list[Step] = field(default_factory=list)
     switch: int = 0
     cleanup: list[Step] = field(default_factory=list)
     undo: list[Step] = field(default_factory=list)
-    back_to: str = "what was before"
+    back_to: str = "the previous state"
     after: list[Step] = field(default_factory=list)
     log: tuple[str, ...] = ()
 
 
 def carry_out(plan: Plan, machine: Machine, say: Callable[[str], None]) -> None:
-    """Do what is planned; if it fails, bring back what was before.
+    """Carry out a plan; if a step fails, restore the previous state.
 
     Raises:
-        DeployError: it failed; the message says what has become of it.
+        DeployError: a step failed; the message says which state the service has now.
     """
     for number, step in enumerate(plan.steps):
         say(step.describe())
@@ -211,7 +211,9 @@ def carry_out(plan: Plan, machine: Machine, say: Callable[[str], None]) -> None:
             undo = plan.undo if number >= plan.switch else plan.cleanup
             failures = _undo(undo, machine, say)
             if failures:
-                raise DeployError(f"{exc}; and going back failed: {'; '.join(failures)}") from None
+                raise DeployError(
+                    f"{exc}; the rollback failed too: {'; '.join(failures)}"
+                ) from None
             outcome = (
                 f"rolled back to {plan.back_to}"
                 if number >= plan.switch
@@ -223,7 +225,7 @@ def carry_out(plan: Plan, machine: Machine, say: Callable[[str], None]) -> None:
         try:
             step.do(machine)
         except DeployError as exc:
-            say(f"left behind: {exc}")
+            say(f"not removed: {exc}")
 
 
 def _show_log(command: tuple[str, ...], machine: Machine, say: Callable[[str], None]) -> None:
@@ -234,7 +236,7 @@ def _show_log(command: tuple[str, ...], machine: Machine, say: Callable[[str], N
 
 
 def _undo(steps: list[Step], machine: Machine, say: Callable[[str], None]) -> list[str]:
-    """Do all steps, whatever fails; gives the failures."""
+    """Carry out all steps even if some fail; return the failures."""
     failures = []
     for step in steps:
         say(f"back: {step.describe()}")

@@ -1,14 +1,14 @@
-"""A service of systemd: one virtual environment a version, `current` points to the one that runs,
-the socket stays.
+"""Deployment as a systemd service: one virtual environment for each version, and a lasting socket.
 
-    /opt/xetserve/versions/NAME/      a virtual environment; complete once it has .complete
-    /opt/xetserve/current             -> versions/NAME
-    /opt/xetserve/previous            -> versions/NAME, the one before
+    /opt/xetserve/versions/NAME/      a virtual environment; the file .complete marks a complete one
+    /opt/xetserve/current             -> versions/NAME, the running version
+    /opt/xetserve/previous            -> versions/NAME, the version before
     /opt/xetserve/bin                 -> current/bin, which the unit names
-    /etc/xetserve/xetserve.toml       made once, never written again
+    /etc/xetserve/xetserve.toml       created once, never overwritten
     /etc/systemd/system/xetserve.*    the units of the package, and a drop-in
 
-The unit's user exists only while it runs, so a group of its own lets it read the configuration.
+The unit has a dynamic user, which exists only while the service runs. A permanent group lets it
+read the configuration.
 """
 
 import re
@@ -35,7 +35,7 @@ SERVICE: Final = "xetserve.service"
 SOCKET: Final = "xetserve.socket"
 GROUP: Final = "xetserve-conf"
 DROP_IN: Final = f"""\
-# Written by xetserve deploy; own changes belong into another file beside it.
+# Written by xetserve deploy. Put your own changes into another file in this folder.
 [Service]
 SupplementaryGroups={GROUP}
 """
@@ -46,17 +46,17 @@ _ANY: Final = {"[::]": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where things are."""
+    """The paths of an installation."""
 
     etc: Path = Path("/etc/xetserve")
     opt: Path = Path("/opt/xetserve")
     units: Path = Path("/etc/systemd/system")
-    # With a dynamic user, the first is a link to the second.
+    # With a dynamic user, the first folder is a link to the second.
     caches: tuple[Path, ...] = (Path("/var/cache/xetserve"), Path("/var/cache/private/xetserve"))
 
     @property
     def config(self) -> Path:
-        """The configuration file."""
+        """Return the path of the configuration file."""
         return self.etc / "xetserve.toml"
 
     @property
@@ -66,7 +66,7 @@ class Paths:
 
 
 def find_systemd(machine: Machine) -> str | None:
-    """Say why systemd cannot be used here; None: it can."""
+    """Return the reason why systemd cannot be used on this machine; None: it can."""
     if machine.which("systemctl") is None:
         return "systemctl is not installed"
     if not machine.exists(Path("/run/systemd/system")):
@@ -75,11 +75,11 @@ def find_systemd(machine: Machine) -> str | None:
 
 
 class SystemdTarget:
-    """Plans for a machine with systemd.
+    """A target that plans deployments to a machine with systemd.
 
     Args:
-        template: what a new configuration file holds.
-        python: makes the virtual environments.
+        template: the content of a new configuration file.
+        python: the interpreter for virtual environments.
         timeout: seconds that a start may take.
     """
 
@@ -99,10 +99,10 @@ class SystemdTarget:
         self._timeout = timeout
 
     def plan_apply(self, package: Package) -> Plan:
-        """Plan to have a package installed and running.
+        """Return a plan that installs and runs a package.
 
         Raises:
-            DeployError: there is an installation that was made by hand.
+            DeployError: an installation exists that deploy did not make.
         """
         machine, paths = self._machine, self._paths
         program = paths.opt / "bin"
@@ -110,7 +110,7 @@ class SystemdTarget:
             raise DeployError(f"{paths.opt} was installed by hand: move it away first")
         wanted = f"versions/{package.name}"
         current = machine.read_link(paths.opt / "current")
-        plan = Plan(back_to=current or "what was before: nothing", log=_FAILURE_LOG)
+        plan = Plan(back_to=current or "the state without xetserve", log=_FAILURE_LOG)
         plan.steps = self._make_configuration()
         installing = self._install(package)
         plan.steps += installing
@@ -142,10 +142,10 @@ class SystemdTarget:
         return plan
 
     def plan_rollback(self) -> Plan:
-        """Plan to go back to the version before.
+        """Return a plan that runs the previous version again.
 
         Raises:
-            DeployError: there is none.
+            DeployError: there is no previous version.
         """
         machine, paths = self._machine, self._paths
         current = machine.read_link(paths.opt / "current")
@@ -173,10 +173,10 @@ class SystemdTarget:
         return plan
 
     def plan_remove(self, *, purge: bool) -> Plan:
-        """Plan to have nothing left; configuration and cache only with purge.
+        """Return a plan that removes the service; with purge also configuration and cache.
 
         Raises:
-            DeployError: there is an installation that was made by hand.
+            DeployError: an installation exists that deploy did not make.
         """
         machine, paths = self._machine, self._paths
         plan = Plan()
@@ -189,7 +189,7 @@ class SystemdTarget:
         plan.steps += [Remove(path) for path in unit_files]
         if machine.exists(paths.drop_in):
             plan.steps.append(Remove(paths.drop_in))
-            # Files of others beside it stay.
+            # Other drop-ins in the folder stay.
             if machine.list_folder(paths.drop_in.parent) == [paths.drop_in.name]:
                 plan.steps.append(Remove(paths.drop_in.parent))
         if unit_files:
@@ -200,7 +200,7 @@ class SystemdTarget:
         if machine.exists(paths.opt / "versions"):
             plan.steps.append(Remove(paths.opt))
         if purge:
-            # Not `systemctl clean`: the units may have gone before.
+            # Not `systemctl clean`, which fails if the units are removed already.
             leftovers = (*paths.caches, paths.etc)
             plan.steps += [Remove(path) for path in leftovers if machine.exists(path)]
             if self._has_group():
@@ -209,7 +209,7 @@ class SystemdTarget:
         return plan
 
     def get_status(self) -> dict[str, str]:
-        """Say what there is."""
+        """Return the state of the service: name -> value."""
         machine, paths = self._machine, self._paths
         state = {"version": _name(machine.read_link(paths.opt / "current"))}
         state["previous"] = _name(machine.read_link(paths.opt / "previous"))
@@ -250,7 +250,7 @@ class SystemdTarget:
         if self._machine.exists(folder / ".complete"):
             return []
         steps: list[Step] = []
-        if self._machine.exists(folder):  # it was interrupted
+        if self._machine.exists(folder):  # an earlier apply was interrupted
             steps.append(Remove(folder))
         else:
             steps.append(Folder(folder.parent))
@@ -272,7 +272,7 @@ class SystemdTarget:
             steps.append(File(lock, package.lock))
             steps.append(Command((*pip, "--require-hashes", "-r", str(lock))))
             steps.append(Command((*pip, "--no-deps", package.requirement)))
-        # Read by a rollback, which has no package any more.
+        # A rollback reads the units from here, because it has no package.
         steps.append(Folder(folder / SHARED))
         steps += [File(folder / SHARED / name, content) for name, content in package.units.items()]
         steps.append(File(folder / ".complete", b""))
@@ -307,8 +307,9 @@ class SystemdTarget:
         return steps
 
     def _restart(self, *, is_socket_changed: bool) -> list[Step]:
-        """Restart behind the socket, which keeps those who wait; only a socket that is another one
-        now cannot.
+        """Return the steps for a restart.
+
+        The socket keeps waiting clients during the restart, unless the socket itself has changed.
         """
         steps: list[Step] = []
         if is_socket_changed and self._is("is-active", SOCKET):
@@ -363,7 +364,7 @@ class SystemdTarget:
 
 
 def find_urls(machine: Machine) -> list[str]:
-    """Ask systemd where clients connect; with and without TLS, since the socket does not know."""
+    """Return the server's URLs from systemd's sockets, with http and https for each."""
     done = machine.run(("systemctl", "show", "--property=Listen", "--value", SOCKET))
     return [
         f"{scheme}://{_ANY.get(host, host)}:{port}"

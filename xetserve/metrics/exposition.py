@@ -1,4 +1,4 @@
-"""Families of samples as Prometheus reads them.
+"""The text format of /metrics: write families of samples for Prometheus.
 
 Source: Prometheus, "Exposition formats", text format 0.0.4.
 """
@@ -33,6 +33,6 @@ def _escape(value: str) -> str:
 
 
 def _format_value(value: float) -> str:
-    """Return a number; whole ones without a point, whatever their size."""
+    """Return a number as text; whole numbers have no decimal point or exponent."""
     value = float(value)
     return str(int(value)) if value.is_integer() else repr(value)

@@ -1,18 +1,18 @@
-"""Counters, gauges and histograms, and the memory that they count in. No I/O: memory is given, text
-is made elsewhere.
+"""Counters, gauges and histograms, and the memory that holds their values. No I/O.
 
-The values of a process lie in one flat buffer, its cells. Where several processes serve, that
-buffer is memory which all of them see, so that whichever is asked can tell the totals, exact and at
-once, without asking the others. A process that takes a dead one's place goes on counting in its
-cells: counters never fall, and nothing is lost, however it died.
+All values of a process lie in one flat buffer, its cells. With several workers, the buffers are in
+shared memory, so each worker can compute exact totals without messages to the others. A worker that
+replaces a dead one continues with its cells: counters never decrease and lose nothing.
 
-    0       bytes of keys that are used     u64     written last: what it covers is complete
-    8       values that are used            u64
-    64      values                          f64 each; the first ones are for what finds no room
-    ...     keys, one a line: JSON          [name, [label values], number of values]
+Layout of a buffer:
 
-Keys are only ever added. One process writes to a buffer; others read, and may see a histogram one
-observation apart.
+    0       used bytes of keys      u64     written last: the keys that it covers are complete
+    8       used values             u64
+    64      values                  f64 each; the first _SPARE ones are shared by keys without room
+    ...     keys, one a line        JSON: [name, [label values], number of values]
+
+Keys are only added. One process writes a buffer and others read it. A reader may see the values of
+a histogram one observation apart.
 """
 
 import json
@@ -25,7 +25,7 @@ HEADER_SIZE: Final = 64  # bytes
 NUM_VALUES: Final = 4096
 KEYS_SIZE: Final = 64 * 1024  # bytes
 CELLS_SIZE: Final = HEADER_SIZE + 8 * NUM_VALUES + KEYS_SIZE
-_SPARE: Final = 32  # values; no instrument has more for one set of labels
+_SPARE: Final = 32  # values; no instrument has more for one combination of labels
 
 Labels = tuple[str, ...]
 Key = tuple[str, Labels]
@@ -33,7 +33,7 @@ Reading = Mapping[Key, Sequence[float]]
 
 
 class Sample(NamedTuple):
-    """One line of what is shown: what follows the family's name, (label, value) pairs, value."""
+    """One line of output: suffix of the family's name, (label, value) pairs, and value."""
 
     suffix: str
     labels: tuple[tuple[str, str], ...]
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class Family(NamedTuple):
-    """All that is shown of an instrument; kind: counter, gauge or histogram."""
+    """The output of one instrument; kind: counter, gauge or histogram."""
 
     name: str
     kind: str
@@ -53,8 +53,7 @@ class Cells:
     """The values of this process.
 
     Args:
-        buffer: CELLS_SIZE bytes, zeros or what a process before us has left; None: memory of our
-            own.
+        buffer: CELLS_SIZE bytes, zeros or the cells of a dead process; None: allocate a buffer.
     """
 
     def __init__(self, buffer: memoryview | None = None) -> None:
@@ -68,7 +67,7 @@ class Cells:
             self._index[key] = start
 
     def find(self, key: Key, width: int) -> int:
-        """Return where the values of a key begin; they are made if they are not there yet."""
+        """Return the index of the first value of a key; add the key if it is new."""
         start = self._index.get(key)
         if start is None:
             start = self._index[key] = self._make(key, width)
@@ -78,7 +77,7 @@ class Cells:
         line = json.dumps([key[0], key[1], width]).encode() + b"\n"
         keys_end, start = self._header[0] + len(line), self._header[1]
         if keys_end > len(self._keys) or start + width > len(self.values):
-            return 0  # labels are few by design; if they are not, counting must not fail
+            return 0  # the buffer is full, which is a bug: count in the spare values
         self._keys[self._header[0] : keys_end] = line
         self._header[1] = start + width
         self._header[0] = keys_end
@@ -86,7 +85,7 @@ class Cells:
 
 
 class CellReader:
-    """Reads the cells of a process, this one or another."""
+    """A reader of the cells of this or another process."""
 
     def __init__(self, buffer: memoryview) -> None:
         self._header, self._values, self._keys = _split(buffer)
@@ -94,7 +93,7 @@ class CellReader:
         self._places: dict[Key, tuple[int, int]] = {}
 
     def read(self) -> Reading:
-        """Return the values as they are now."""
+        """Return the current values."""
         size = self._header[0]
         if size != self._size:
             self._places = _parse_keys(bytes(self._keys[:size]))
@@ -117,7 +116,7 @@ def _split(
 
 
 def _parse_keys(data: bytes) -> dict[Key, tuple[int, int]]:
-    """Give (start, number of values) by key."""
+    """Return key -> (index of the first value, number of values)."""
     places: dict[Key, tuple[int, int]] = {}
     start = _SPARE
     for line in data.splitlines():
@@ -128,16 +127,14 @@ def _parse_keys(data: bytes) -> dict[Key, tuple[int, int]]:
 
 
 class Registry:
-    """All instruments of a program, in the order in which they are shown."""
+    """All instruments of a program, in output order."""
 
     def __init__(self) -> None:
         self.cells = Cells()
         self.instruments: list[Instrument] = []
 
     def move_to(self, buffer: memoryview) -> None:
-        """Count in a buffer from now on; counters go on from what is there, gauges begin at
-        zero.
-        """
+        """Move all values to a buffer; counters continue from its values, gauges start at zero."""
         self.cells = Cells(buffer)
         for instrument in self.instruments:
             instrument.forget()
@@ -149,10 +146,10 @@ class Registry:
                     self.cells.values[at] = 0.0
 
     def collect(self, living: Iterable[Reading], ended: Iterable[Reading] = ()) -> list[Family]:
-        """Put together what several processes have counted.
+        """Merge the values of several processes.
 
         Args:
-            ended: of processes whose gauges mean nothing any more.
+            ended: readings of ended processes, whose gauges are ignored.
         """
         living, ended = list(living), list(ended)
         families = []
@@ -163,10 +160,10 @@ class Registry:
 
 
 class Instrument:
-    """What counter, gauge and histogram have in common.
+    """The base of counter, gauge and histogram.
 
     Args:
-        labels: names of its labels. Each has few values, none of which a client chooses.
+        labels: names of the labels. Each label has few values, and clients cannot choose them.
     """
 
     kind = "untyped"
@@ -184,7 +181,7 @@ class Instrument:
         registry.instruments.append(self)
 
     def forget(self) -> None:
-        """The cells are other ones now."""
+        """Forget the indices of values, after the registry has changed its cells."""
         self._places.clear()
         self._values = self._registry.cells.values
 
@@ -197,7 +194,7 @@ class Instrument:
         return place
 
     def merge(self, readings: Iterable[Reading]) -> dict[Labels, list[float]]:
-        """Return this instrument's values over several readings, by labels."""
+        """Return label values -> this instrument's values, merged over several readings."""
         found: dict[Labels, list[Sequence[float]]] = {} if self.labels else {(): []}
         for reading in readings:
             for (name, labels), values in reading.items():
@@ -211,14 +208,14 @@ class Instrument:
         }
 
     def total_of(self, readings: Iterable[Reading]) -> float:
-        """Return the sum over all labels, and over several readings."""
+        """Return the sum over all labels and several readings."""
         return sum(values[0] for values in self.merge(readings).values())
 
     def _unite(self, column: tuple[float, ...]) -> float:
         return sum(column)
 
     def collect(self, readings: Iterable[Reading]) -> Family:
-        """Return what is shown."""
+        """Return the output of this instrument for several readings."""
         samples = [
             sample
             for labels, values in self.merge(readings).items()
@@ -231,12 +228,12 @@ class Instrument:
 
 
 class Counter(Instrument):
-    """A number that only grows, for each combination of its labels' values."""
+    """A number that only increases, for each combination of label values."""
 
     kind = "counter"
 
     def add(self, *label_values: str, amount: float = 1) -> None:
-        """Count amount for these label values."""
+        """Add amount for these label values."""
         place = self._places.get(label_values)
         if place is None:
             place = self._find(label_values)
@@ -244,22 +241,22 @@ class Counter(Instrument):
 
     @property
     def values(self) -> Mapping[Labels, float]:
-        """What this process has counted, by labels."""
+        """Return label values -> count of this process."""
         found: dict[Labels, float] = defaultdict(float)
         found.update({labels: self._values[place] for labels, place in self._places.items()})
         return found
 
     @property
     def total(self) -> float:
-        """The sum over all labels."""
+        """Return this process's sum over all labels."""
         return sum(self.values.values())
 
 
 class Gauge(Instrument):
-    """A number that comes and goes.
+    """A number that increases and decreases.
 
     Args:
-        unite: what several processes' values make together.
+        unite: merges the values of several processes.
     """
 
     kind = "gauge"
@@ -277,11 +274,11 @@ class Gauge(Instrument):
         self._function = unite
 
     def set(self, value: float, *label_values: str) -> None:
-        """Say what it is."""
+        """Set the value for these label values."""
         self._values[self._find(label_values)] = value
 
     def add(self, *label_values: str, amount: float = 1) -> None:
-        """Say how it has changed."""
+        """Add amount, which may be negative, for these label values."""
         self._values[self._find(label_values)] += amount
 
     def get(self, *label_values: str) -> float:
@@ -293,10 +290,10 @@ class Gauge(Instrument):
 
 
 class Histogram(Instrument):
-    """How often a value was in which range.
+    """A count of observed values by range.
 
     Args:
-        bounds: upper ends of the ranges, rising; what is above the last is counted as well.
+        bounds: inclusive upper ends of the ranges, ascending; a last range without an end is added.
     """
 
     kind = "histogram"
@@ -312,11 +309,11 @@ class Histogram(Instrument):
     ) -> None:
         super().__init__(registry, name, help_text, labels)
         self.bounds = tuple(bounds)
-        self.width = len(bounds) + 2  # one for each, what is above them, the sum
+        self.width = len(bounds) + 2  # one per bound, one above the last bound, the sum
         assert self.width <= _SPARE, name
 
     def observe(self, value: float, *label_values: str) -> None:
-        """Count a value."""
+        """Count a value in its range."""
         values, place = self._values, self._find(label_values)
         values[place + bisect_left(self.bounds, value)] += 1
         values[place + self.width - 1] += value
