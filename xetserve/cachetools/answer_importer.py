@@ -1,4 +1,4 @@
-"""Taking cached answers of the Hub out of an archive, and files that come into a cache."""
+"""Importing the Hub's cached answers from an archive, and files on their way into a cache."""
 
 import os
 import time
@@ -19,11 +19,11 @@ from xetserve.upstream.imported_answers import check_answer, make_mark
 
 
 class AnswerImporter:
-    """The Hub's answers that were brought, in their place.
+    """Store answers from an archive, in a folder of their own.
 
     Args:
-        max_size: bytes that they may take, in blocks, folders included; never more than the cache
-            may.
+        max_size: bytes that they may take, in blocks, with folders; never more than the cache's
+            quota.
     """
 
     def __init__(self, store: CacheStore, max_size: int) -> None:
@@ -36,11 +36,11 @@ class AnswerImporter:
         )
 
     def take(self, path: str, data: bytes) -> bool:
-        """Take an answer in; False: it is known here.
+        """Store an answer; False: this server has one of its own, or a newer imported one.
 
         Raises:
             FormatError: it is damaged.
-            Unwanted: it may not come.
+            Unwanted: it must not be imported.
             ArchiveError: there is no room for it.
         """
         brought = unpack_file(path, data)
@@ -54,28 +54,29 @@ class AnswerImporter:
             return False
         if question is not None and not is_note:
             subject = Subject.parse(brought.about)
-            assert subject is not None  # there is a question
+            assert subject is not None  # since there is a question
             self._marks.update([make_mark(question, subject.realm)])
         return True
 
     def finish(self) -> None:
-        """Mark where there is something to refuse now, unless a mark has come, too.
+        """Write marks for the imported answers, so that a refusal finds them; not where a mark was
+        imported.
 
         Raises:
-            ArchiveError: there is no room for it.
+            ArchiveError: there is no room for them.
         """
         for path, content in self._marks.items():
             self._place(path, content, 0.0)
         self._marks.clear()
 
     def _place(self, path: str, data: bytes, said: float) -> bool:
-        """Put a file in place, unless there is one that was said then or later."""
+        """Put a file in place, unless there is one of the same age or newer."""
         target = self._folder / IMPORTED / path
         present = _read_answer(target, path)
         if present is not None and present.said >= said:
             return False
         cost = round_up(len(data)) + BLOCK
-        # A mark for each may have to follow.
+        # Room for a mark of each is kept free.
         if self._size + cost + 2 * BLOCK * len(self._marks) > self._max_size:
             raise ArchiveError(
                 f"the Hub's answers need more than {self._max_size} bytes: see metadata_size"
@@ -97,7 +98,7 @@ def _read_answer(target: Path, path: str) -> Remembered | None:
 
 
 class Incoming:
-    """A file that is being written; removed in the end, unless it was put in place."""
+    """A file that is being written; it is removed in the end, unless it was put in place."""
 
     def __init__(self, store: CacheStore, size: int) -> None:
         self._store = store

@@ -39,7 +39,7 @@ END: Final = "end.json"
 BLOCK_SIZE: Final = 1024 * 1024  # bytes
 MAX_DOCUMENT_SIZE: Final = 65536  # bytes of manifest and end
 MAX_META_SIZE: Final = 16 * 1024 * 1024
-# A xorb holds at most so many payload bytes; headers and index come on top of them.
+# A xorb has at most MAX_XORB_SIZE payload bytes; headers and index are extra.
 MAX_ENTRY_SIZE: Final = 2 * MAX_XORB_SIZE
 
 ENTRY_NAME: Final = re.compile(
@@ -49,18 +49,15 @@ META_NAME: Final = re.compile(r"meta(?:/[A-Za-z0-9_][A-Za-z0-9_.=-]{0,79}){1,5}"
 
 
 class ArchiveError(XetserveError):
-    """The stream is not what it should be, or there is no room for it. What came before is in
-    place.
-    """
+    """The archive is malformed, or there is no room for it. Files read before the error stay."""
 
 
 class Counted(NamedTuple):
-    """Files, their bytes, and those that were passed over: damaged (export), or here already
-    (import).
+    """The number of files, their bytes, and the files skipped: damaged (export) or known (import).
 
-    num_left_out: answers of the Hub that were not to come, or may not.
-    num_unproven: entries that were left out because nothing speaks for them (export), or are such
-        (import).
+    num_left_out: answers of the Hub that were not wanted, or must not be imported.
+    num_unproven: entries left out because they are not proven (export), or imported unproven
+    (import).
     """
 
     num: int
@@ -79,5 +76,5 @@ def make_shelf_check(shelf: str, stored: Stored) -> Callable[[int], object]:
 
 
 def forget_members(archive: tarfile.TarFile) -> None:
-    """Let an archive not remember every file that it has seen."""
+    """Keep an archive from remembering every member that it has seen."""
     archive.members = []  # type: ignore[attr-defined]

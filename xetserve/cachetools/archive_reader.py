@@ -1,4 +1,4 @@
-"""Taking an archive into a cache; see archive.py."""
+"""Importing an archive into a cache; see archive.py."""
 
 import json
 import os
@@ -47,7 +47,7 @@ from xetserve.xet.reconstruction import ChunkRange
 
 
 class _Member(tarfile.TarInfo):
-    """A header that may announce regular files only; nothing else is even looked at, long names
+    """A header of a regular file. Other kinds are refused before they are read, long names
     included.
     """
 
@@ -60,14 +60,13 @@ class _Member(tarfile.TarInfo):
 
 
 class Importer:
-    """Takes an archive in.
+    """Import an archive.
 
     Args:
-        max_answers: bytes that the Hub's answers may take, with those that were brought before; 0:
-            they are left out.
-        on_start: told how many files and bytes there are, about.
-        on_bytes: told how many bytes were read, again and again.
-        on_skip: told of an answer's name, and why it may not come.
+        max_answers: bytes that all imported answers of the Hub may take; 0: answers are left out.
+        on_start: called with the approximate number of files and bytes.
+        on_bytes: called with the number of bytes read, again and again.
+        on_skip: called with the name of an answer and the reason why it is left out.
     """
 
     def __init__(
@@ -86,13 +85,13 @@ class Importer:
         self._on_bytes = on_bytes
         self._num = self._size = self._num_skipped = self._num_left_out = 0
         self._num_unproven = 0
-        self._name = MANIFEST  # of what is being read
+        self._name = MANIFEST  # of the member that is being read
 
     def run(self, stream: BinaryIO) -> Counted:
-        """Read an archive to its end; whatever is here already is passed over.
+        """Read an archive to its end; files that are here already are skipped.
 
         Raises:
-            ArchiveError: it is none, it is damaged or cut, or there is no room.
+            ArchiveError: it is not an archive, is damaged or cut, or there is no room.
             OSError: the stream cannot be read, or the disk fails.
         """
         try:
@@ -146,7 +145,7 @@ class Importer:
             raise ArchiveError(f"{size} bytes are too many for a cache of {quota}")
 
     def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        """Take one file in, or pass it over."""
+        """Import or skip one file."""
         if member.name.startswith(f"{META}/"):
             is_taken = self._take_answer(archive, member)
         else:
@@ -157,13 +156,13 @@ class Importer:
         elif is_taken:
             self._num += 1
             self._size += member.size
-            self._check_room(self._size)  # whatever the manifest has said
+            self._check_room(self._size)  # the manifest may have named a smaller size
         else:
             self._num_skipped += 1
             self._on_bytes(member.size)
 
     def _take_answer(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
-        """Take an answer of the Hub in; None: it is left out."""
+        """Import an answer of the Hub; None: it is left out."""
         if not META_NAME.fullmatch(member.name):
             raise FormatError("a cache holds nothing of that name")
         _check_size(member, MAX_META_SIZE)
@@ -201,7 +200,7 @@ class Importer:
         raise FormatError("a cache holds nothing of that name")
 
     def _get_limit(self, shelf: str) -> int:
-        """Return the bytes that a file of a shelf may have."""
+        """Return the largest size of a file on a shelf, in bytes."""
         limits = {PLAIN: MAX_SMALL_SIZE, LARGE: self._store.max_entry_size}
         return limits.get(shelf, MAX_FILE_MEMORY)
 
@@ -227,7 +226,7 @@ class Importer:
             self._copy(archive, member, incoming.temporary)
             index = read_index(fd, xorb_hash, chunks)
             leaves = check_entry(fd, index, lambda _: None)
-            # Its checks are the archive's own. Only the hash of the xorb is not.
+            # The checks come with the archive, so they prove nothing. The xorb hash does.
             is_proven = is_whole_xorb(xorb_hash, chunks, leaves)
             standing = Standing.PROVEN if is_proven else Standing.IMPORTED
             self._num_unproven += not is_proven

@@ -1,4 +1,4 @@
-"""Writing a cache into an archive; see archive.py."""
+"""Exporting a cache into an archive; see archive.py."""
 
 import io
 import json
@@ -40,7 +40,7 @@ from xetserve.xet.reconstruction import ChunkRange
 
 
 class _Source(NamedTuple):
-    """A file that goes into an archive, and what checks it once it is open."""
+    """A file to export, and the function that checks it once it is open."""
 
     name: str
     stored: Stored
@@ -58,15 +58,15 @@ def write_archive(
     on_bytes: Callable[[int], object] = lambda _: None,
     on_skip: Callable[[str, str], object] = lambda _, __: None,
 ) -> Counted:
-    """Write what a cache holds. What is damaged is left out, and so is what goes meanwhile.
+    """Export a cache. Files that are damaged, or removed meanwhile, are left out.
 
     Args:
         version: of the program.
-        selection: what is to be written; None: everything.
-        with_unproven: entries for which nothing speaks yet, too.
-        on_start: told how many files and bytes there are, about.
-        on_bytes: told how many bytes were written, again and again.
-        on_skip: told of a name, and why it is left out.
+        selection: the files to export; None: all.
+        with_unproven: export unproven entries, too.
+        on_start: called with the approximate number of files and bytes.
+        on_bytes: called with the number of bytes written, again and again.
+        on_skip: called with the name of a file and the reason why it is left out.
 
     Raises:
         OSError: the stream cannot be written.
@@ -118,7 +118,7 @@ def write_archive(
 
 
 def _iter_sources(store: CacheStore, selection: Selection | None = None) -> Iterator[_Source]:
-    """Iterate over files, in the order of their names."""
+    """Yield the files to export, in the order of their names."""
     folder = store.folder
     for source in _iter_named(store):
         if selection is None or source.name in selection.names:
@@ -133,7 +133,7 @@ def _iter_sources(store: CacheStore, selection: Selection | None = None) -> Iter
 
 
 def _iter_named(store: CacheStore) -> Iterator[_Source]:
-    """Iterate over files that are not entries."""
+    """Yield the files that are not entries."""
     for shelf in sorted(SHELVES):
         if shelf == PLAIN:
             yield from _iter_meta(store)
@@ -162,7 +162,7 @@ def _add_document(archive: tarfile.TarFile, name: str, value: object) -> None:
 
 
 class _Counting:
-    """A file that tells how much of it was read."""
+    """A file that reports how much of it was read."""
 
     def __init__(self, file: IO[bytes], on_bytes: Callable[[int], object]) -> None:
         self._file = file

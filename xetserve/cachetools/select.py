@@ -1,7 +1,8 @@
-"""Which files of a cache a repository needs: to export one model, and not all that is there.
+"""The files of a cache that a repository needs, to export one model instead of everything.
 
-What is stored does not say for whom it is, but for the Hub's answers. They name the files of a
-revision, these their plans or their shelf, and plans the chunks of xorbs. Everything here blocks.
+Stored data does not name the repositories that use it; only the Hub's answers do. They name the
+files of a revision, the files have reconstructions or lie on a shelf, and the reconstructions name
+chunks of xorbs. Everything here blocks.
 """
 
 from bisect import bisect_right
@@ -40,9 +41,9 @@ class Wanted(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What is known of a wanted repository. size: bytes of its files.
+    """What is stored of a wanted repository. size: bytes of its files.
 
-    incomplete: path -> what is not here of it.
+    incomplete: path -> what is missing.
     """
 
     wanted: Wanted
@@ -56,8 +57,8 @@ class Chosen(NamedTuple):
 class Selection:
     """Files of a cache.
 
-    names: of those in meta and on shelves, with their folder. spans: xorb hash -> chunk ranges, in
-        order and apart.
+    names: of answers and of files on shelves, with their folder.
+    spans: xorb hash -> chunk ranges, sorted and disjoint.
     """
 
     names: set[str] = field(default_factory=set)
@@ -72,7 +73,7 @@ class Selection:
 
 
 class _File(NamedTuple):
-    """What the Hub said of a file. entry: None, there is no such file."""
+    """The Hub's description of a file. entry: None: there is no such file."""
 
     name: str
     revision: str
@@ -83,11 +84,11 @@ class _File(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What is stored of a repository of one Hub. Names are those of stored answers.
+    """Stored answers about a repository of one Hub, by their names.
 
-    grants: file hash as text -> notes that it may be read. commits: question -> when which commit
-        was told.
-    others: answers about the repository as such.
+    grants: file hash as text -> permissions to read it.
+    commits: question -> when it was answered, and with which commit.
+    others: answers about the repository itself.
     """
 
     files: list[_File] = field(default_factory=list)
@@ -97,10 +98,10 @@ class _Known:
 
 
 def select_repos(folder: Path, wanted: Iterable[Wanted]) -> Selection:
-    """Choose what the files of some repositories need, and say what of them is not here.
+    """Select the files that some repositories need, and find out what is missing.
 
     Raises:
-        NotKnown: one of them was never asked for, at that revision.
+        NotKnown: nothing is stored of one of them, at that revision.
         OSError: the disk fails.
     """
     wanted = list(dict.fromkeys(wanted))
@@ -110,7 +111,7 @@ def select_repos(folder: Path, wanted: Iterable[Wanted]) -> Selection:
     for one in wanted:
         found = [stored for (_, name), stored in known.items() if name == one.repo.name]
         num_before = len(selection.chosen)
-        for stored in found:  # more than one, where the folder serves several Hubs
+        for stored in found:  # more than one if the folder serves several Hubs
             chooser.choose(one, stored)
         if len(selection.chosen) == num_before:
             reason = f"nothing is known of {one.repo.kind} {one.repo.id} at {one.revision}"
@@ -118,11 +119,11 @@ def select_repos(folder: Path, wanted: Iterable[Wanted]) -> Selection:
     return selection
 
 
-# Reading what was said.
+# Reading answers.
 
 
 def _read_known(folder: Path, names: set[str]) -> dict[tuple[str, str], _Known]:
-    """Read all answers; gives those about repositories of these names, by Hub and name."""
+    """Return the stored answers about repositories of these names, by Hub and name."""
     found: dict[tuple[str, str], _Known] = {}
     for path, file in iter_answers(folder):
         if path.startswith("plans/"):
@@ -155,7 +156,7 @@ def _sort_in(known: _Known, name: str, subject: Subject, stored: Stored) -> None
         except UpstreamMissing:
             known.files.append(_File(name, revision, path, None, stored.said))
         except UpstreamError:
-            return  # of another version
+            return  # another version wrote it
     elif subject.kind == "plan":
         known.grants.setdefault(subject.name, []).append(name)
     else:
@@ -169,7 +170,7 @@ def _sort_in(known: _Known, name: str, subject: Subject, stored: Stored) -> None
 
 
 def _find_commit(known: _Known, wanted: Wanted) -> str | None:
-    """Return the commit that a revision was when it was last asked about."""
+    """Return the commit that a revision was when the Hub was last asked."""
     if COMMIT.fullmatch(wanted.revision):
         return wanted.revision
     targets = list_commit_targets(*wanted)
@@ -183,9 +184,7 @@ def _find_commit(known: _Known, wanted: Wanted) -> str | None:
 
 
 def _is_of(file: _File, revision: str, commit: str | None) -> bool:
-    """Return whether an answer is about a revision; one by its name may be older than the commit
-    that it is now.
-    """
+    """Return whether an answer is about a revision; by name, it may be older than its commit."""
     if file.entry is None or file.entry.commit is None:
         return file.revision in (revision, commit)
     return file.entry.commit == commit
@@ -195,16 +194,18 @@ def _is_of(file: _File, revision: str, commit: str | None) -> bool:
 
 
 class _Chooser:
-    """Adds to a selection."""
+    """A selection that grows, repository by repository."""
 
     def __init__(self, folder: Path, selection: Selection) -> None:
         self._folder = folder
         self._selection = selection
-        self._present: dict[bytes, list[ChunkRange]] = {}  # chunk ranges of xorbs that are here
-        self._seen: dict[tuple[bytes, int | None], str | None] = {}  # Xet files, and what they lack
+        self._present: dict[bytes, list[ChunkRange]] = {}  # stored chunk ranges of xorbs
+        self._seen: dict[
+            tuple[bytes, int | None], str | None
+        ] = {}  # Xet files, and what is missing of them
 
     def choose(self, wanted: Wanted, known: _Known) -> None:
-        """Add what a repository needs; nothing, if none of its files is known at the revision."""
+        """Add the files of a repository; nothing if none is known at the revision."""
         commit = _find_commit(known, wanted)
         files = {}
         names = []
@@ -230,7 +231,7 @@ class _Chooser:
         self._selection.chosen.append(Chosen(wanted, commit, len(files), size, incomplete))
 
     def _add_plain(self, entry: FileEntry) -> str | None:
-        """Add a file that is not Xet; gives what is not here."""
+        """Add a file that is not Xet; return what is missing."""
         if entry.size == 0:
             return None
         key = BlobKey.of(entry)
@@ -243,7 +244,7 @@ class _Chooser:
         return "it was not kept"
 
     def _add_xet(self, file_hash: bytes, size: int | None) -> str | None:
-        """Add a Xet file; gives what is not here."""
+        """Add a Xet file; return what is missing."""
         seen = (file_hash, size)
         if seen not in self._seen:
             self._seen[seen] = self._add_new_xet(file_hash, size)
@@ -272,14 +273,14 @@ class _Chooser:
         return f"without {first}" + (f" and {num_more} more" if num_more else "")
 
     def _iter_plans(self, file_hash: bytes) -> Iterator[tuple[ByteRange, Reconstruction]]:
-        """Iterate over what is stored of how a file is built, and add it."""
+        """Add the stored reconstructions of a file, and yield them."""
         plans = make_plan_folder(file_hash)
         for path, file in iter_answers(self._folder, plans):
             self._selection.names.add(f"{META}/{path}")
             part = parse_plan_name(file.name)
             stored = None if part is None else _read_stored(Path(file.path), path)
             if part is not None and stored is not None:
-                with suppress(FormatError):  # of another version
+                with suppress(FormatError):  # another version wrote it
                     yield part, parse_reconstruction(stored.body)
 
     def _list_present(self, xorb_hash: bytes) -> list[ChunkRange]:
@@ -291,7 +292,7 @@ class _Chooser:
 
 
 def merge_spans(spans: Iterable[S]) -> list[S]:
-    """Join ranges that touch; gives them in order."""
+    """Return ranges sorted, those that touch joined."""
     merged: list[S] = []
     for span in sorted(spans):
         if merged and span.start <= merged[-1].end:
@@ -303,6 +304,6 @@ def merge_spans(spans: Iterable[S]) -> list[S]:
 
 
 def covers(merged: list[S], wanted: S) -> bool:
-    """Return whether one of several merged ranges contains another one."""
+    """Return whether one of several merged ranges contains a range."""
     at = bisect_right(merged, wanted.start, key=lambda span: span.start) - 1
     return at >= 0 and merged[at].end >= wanted.end

@@ -1,10 +1,8 @@
-"""Looking at everything that the folder of the cache holds, and at what is wrong with it.
-Everything here blocks.
+"""Checking all files in the folder of the cache. Everything here blocks.
 
-A read compares what it takes with the checks of the entry; here every chunk is decoded and hashed
-as well. Where the entries of a xorb hold all of it, its own hash says whether they are right.
-Servers may use the folder meanwhile: files are complete or not there, and one that goes is no
-damage.
+A read compares data with the checks of its entry. Here, every chunk is decoded and hashed as well.
+If the entries of a xorb hold all of it, the xorb hash shows whether they are right. Servers may use
+the folder meanwhile: files are complete or not there, and a file that vanishes is not damaged.
 """
 
 import os
@@ -41,7 +39,7 @@ Leaf = tuple[bytes, int]  # a chunk's hash, and its decoded size in bytes
 
 @dataclass(slots=True)
 class Tally:
-    """Files of one kind, and their bytes; when they were used last, in seconds since the epoch.
+    """The number of files of one kind, their bytes, and their last use in seconds since the epoch.
 
     cost: bytes in whole blocks.
     """
@@ -63,14 +61,12 @@ class Tally:
 
 @dataclass(slots=True)
 class Contents:
-    """What a folder holds."""
+    """The files in a folder, counted by kind."""
 
     num_xorbs: int = 0
     entries: Tally = field(default_factory=Tally)
-    unproven: Tally = field(
-        default_factory=Tally
-    )  # of the entries, those for which nothing speaks yet
-    imported: Tally = field(default_factory=Tally)  # and of these, those that came in an archive
+    unproven: Tally = field(default_factory=Tally)  # of the entries, the unproven ones
+    imported: Tally = field(default_factory=Tally)  # of these, the imported ones
     ledgers: Tally = field(default_factory=Tally)
     plain: Tally = field(default_factory=Tally)
     meta: Tally = field(default_factory=Tally)
@@ -78,12 +74,12 @@ class Contents:
 
     @property
     def size(self) -> int:
-        """Bytes that count for the quota."""
+        """Bytes that count against the quota."""
         return self.entries.cost + self.ledgers.cost + self.plain.cost + self.writing.cost
 
 
 def count_contents(folder: Path) -> Contents:
-    """Count everything."""
+    """Count all files."""
     contents = Contents()
     for _, path in iter_xorbs(folder):
         found = list_entries(path)
@@ -110,10 +106,10 @@ def read_index(fd: int, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
     """Read the index of an open entry.
 
     Raises:
-        FormatError: it is damaged, or the entry of something else.
+        FormatError: it is damaged, or belongs to another entry.
     """
     size, wanted = os.fstat(fd).st_size, index_size(chunks)
-    if wanted > size:  # a name can say anything, and a read takes memory for all that it asks for
+    if wanted > size:  # a name may claim any size, and a read allocates the size that it asks for
         raise FormatError(f"{size} bytes, fewer than its index has")
     return parse_index(os.pread(fd, wanted, size - wanted), xorb_hash, chunks, size)
 
@@ -121,11 +117,12 @@ def read_index(fd: int, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
 def check_entry(
     fd: int, index: EntryIndex, on_bytes: Callable[[int], object], *, decodes: bool = True
 ) -> list[Leaf]:
-    """Read all of an open entry; gives its chunks.
+    """Read all of an open entry and return its chunks.
 
     Args:
-        on_bytes: told how many bytes were read, again and again.
-        decodes: decode the chunks, too; otherwise only the checks are compared, and none are given.
+        on_bytes: called with the number of bytes read, again and again.
+        decodes: decode the chunks, too; otherwise only the checks are compared, and the result is
+            empty.
 
     Raises:
         FormatError: it is damaged.
@@ -157,11 +154,10 @@ def check_entry(
 
 @dataclass(slots=True)
 class Report:
-    """What was found. num_proven: xorbs that are here as a whole, and have their hash.
+    """The result of a check. num_proven: xorbs that are complete and have their hash.
 
-    unproven: paths within the folder of entries that are well formed, but nothing speaks for what
-        is in them.
-    damaged: path within the folder -> what is wrong.
+    unproven: paths below the folder of entries that are well-formed, but not proven.
+    damaged: path below the folder -> the damage.
     """
 
     num_entries: int = 0
@@ -175,12 +171,12 @@ class Report:
 
 
 class Checker:
-    """Checks a folder.
+    """Check a folder.
 
     Args:
-        removes: remove what is damaged, and mark what is found to be proven.
-        on_bytes: told how many bytes were read, again and again.
-        on_damage: told of a path and of what is wrong.
+        removes: remove damaged files, and mark entries that turn out to be proven.
+        on_bytes: called with the number of bytes read, again and again.
+        on_damage: called with a path and the damage.
     """
 
     def __init__(
@@ -198,7 +194,7 @@ class Checker:
         self.report = Report()
 
     def run(self) -> Report:
-        """Check everything."""
+        """Check all files."""
         folder, report = self._store.folder, self.report
         for xorb_hash, path in iter_xorbs(folder):
             self._check_xorb(xorb_hash, path)
@@ -266,7 +262,7 @@ class Checker:
         is_proven = num > 0 and _make_root(known) == xorb_hash
         self.report.num_proven += is_proven
         for chunk, first, second in conflicts:
-            # Unless the xorb's own hash or a proof speaks for one of them, nothing tells which is
+            # Without the xorb hash or a proof for one of them, nothing shows which one is
             # wrong.
             wrong = [each for each in (first, second) if is_unproven(each.path)]
             if is_proven or not wrong:
@@ -287,9 +283,7 @@ class Checker:
     def _judge(
         self, stored: Stored, chunks: ChunkRange, leaves: list[Leaf], right: dict[int, Leaf]
     ) -> None:
-        """Mark an entry whose chunks are all known to be right, or name it among those that are
-        unproven.
-        """
+        """Mark an entry whose chunks are all proven, or list it as unproven."""
         name = str(Path(stored.path).relative_to(self._store.folder))
         if name in self.report.damaged:
             return
@@ -305,7 +299,7 @@ class Checker:
 
 
 def is_whole_xorb(xorb_hash: bytes, chunks: ChunkRange, leaves: Sequence[Leaf]) -> bool:
-    """Return whether the chunks of an entry are all of its xorb: then its hash has proven them."""
+    """Return whether the chunks of an entry have the xorb hash, which proves all of them."""
     if chunks.start:
         return False
     tree = MerkleTree()
@@ -315,7 +309,7 @@ def is_whole_xorb(xorb_hash: bytes, chunks: ChunkRange, leaves: Sequence[Leaf]) 
 
 
 def _make_root(known: dict[int, tuple[Leaf, Stored]]) -> bytes | None:
-    """Return the hash of a xorb with these chunks; None: some of them are missing."""
+    """Return the hash of a xorb with these chunks; None: some are missing."""
     tree = MerkleTree()
     for chunk in range(len(known)):
         if chunk not in known:
