@@ -98,6 +98,8 @@ FORBIDDEN: dict[str, set[str]] = {
 PURE = {"xet", "http"}
 # Modules without asyncio, clocks, files and sockets in rooms that have them.
 PURE_MODULES = {
+    "xetserve.app.paths",
+    "xetserve.app.route_table",
     "xetserve.base.json_text",
     "xetserve.base.lru_dict",
     "xetserve.base.request_id",

@@ -64,7 +64,6 @@ def match(table: RouteTable, path: str) -> tuple[str, dict[str, str]] | None:
         pytest.param("/{id}/x", "/o/n/x", {"owner": "o", "name": "n"}, id="an id with an owner"),
         pytest.param("/{id}/x", "/n/x", {"name": "n"}, id="an id without one"),
         pytest.param("/{id}/x", "/a/o/n/x", None, id="an id has two parts at most"),
-        pytest.param("/{id+}/x", "/o//x", None, id="parts of an id are filled"),
         pytest.param("/{id}.git/x", "/o/n.git/x", {"owner": "o", "name": "n"}, id="a suffix"),
         pytest.param("/{id}.git/x", "/o/n/x", None, id="no suffix"),
         pytest.param("/{id}/x", "/api/x", None, id="api is no name"),

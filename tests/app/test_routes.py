@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.routes import METHODS, NO_METHODS, TABLE, RecordingApplication, make_table
+from xetserve.app.middleware.traffic_control import EXEMPT
 from xetserve.app.route_table import Auth, Route
+from xetserve.http.hosts import PROBES
 from xetserve.http.messages import Headers, Response
 from xetserve.metrics.catalogue import ROUTES
 
@@ -146,7 +148,7 @@ REFUSED = [
     ("/v2/-o/n/manifests/Q4", 404, "registry"),
     ("/v2/o/n/manifests/a%2Fb", 400, "registry"),
     ("/api//models", 400, "api"),
-    ("/api/models//settings", 400, "api"),
+    ("/api/models//settings", 400, "manage"),
     ("/api/models/o/../settings", 400, "manage"),
     ("/api/models/o/n/xet-read-token/%zz", 400, "api"),
 ]
@@ -219,6 +221,12 @@ def test_native_paths_are_for_servers_with_native_clients() -> None:
     native = {route.pattern: route.name for route in TABLE.routes}
     assert {native[pattern] for pattern in native.keys() - plain} == {"reconstruction", "xorb"}
     assert plain < native.keys()
+
+
+def test_middleware_knows_paths_of_the_table() -> None:
+    assert {TABLE.match(path)[0].name for path in EXEMPT | PROBES} == {
+        "health", "ready", "metrics", "status",
+    }  # fmt: skip
 
 
 async def test_answers_depend_on_the_client_where_some_are_native() -> None:

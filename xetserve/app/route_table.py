@@ -6,7 +6,7 @@ A pattern is a path with placeholders. They stand for segments as they were sent
     {hash+}            one segment of at least one character
     {commit}           one segment of 40 hex digits
     {path...}          all that is left, one segment or more
-    {id}, {id+}        owner/name or a name alone: the values "owner" and "name", or "name"
+    {id}               owner/name or a name alone: the values "owner" and "name", or "name"
     {models|spaces}    one of these words: the value "kind"
     [models/|spaces/]  likewise, or nothing
     /api/.../refs      a question to the Hub about its verb "refs"; /api/...: about any other one
@@ -31,7 +31,7 @@ from xetserve.http.messages import Request, Response
 T = TypeVar("T")
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-# First segments that are no owner: a route of ours, one of the Hub's, and prefixes of ids.
+# First segments that are never an owner: they start routes, or stand before an id.
 _NOT_OWNERS: Final = frozenset({"api", "download", "datasets", "spaces"})
 _QUESTION: Final = "/api/..."
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -44,11 +44,11 @@ class Auth(Enum):
     """Which token a route takes; the value is its name in the documentation."""
 
     NONE = "none"
-    OPTIONAL = "optional"  # the Hub's
-    BASIC = "optional, or by Basic"
-    REQUIRED = "required"
-    CAS = "CAS token"  # of a native client, opened by the handler
-    OPERATOR = "operator"  # judged by the handler
+    OPTIONAL = "optional"  # a Hub token
+    BASIC = "optional, or by Basic"  # a Hub token, or a password with it
+    REQUIRED = "required"  # a Hub token
+    CAS = "CAS token"  # sealed by this server; the handler opens it
+    OPERATOR = "operator"  # the handler compares it, if the settings ask for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class MatchedPath:
 class Call(Generic[T]):
     """A request on its way to a handler.
 
-    target: what the route's reader has made of the path.
+    target: what the route's read has made of the path.
     token: the Hub token; None: the client has sent none, or the route takes none.
     """
 
@@ -87,7 +87,7 @@ class Route(Generic[T]):
     name: in metrics and logs, one of metrics.catalogue.ROUTES.
     methods: separated by blanks; OPTIONS is allowed everywhere.
     pattern: as above.
-    read: reads the path, and raises RequestError if it names nothing that could be.
+    read: makes the target of the path; raises RequestError if the path is malformed.
     refuse: makes the response to an error of the handler, where it is not the usual one.
     vary: request fields that every response depends on.
     """
@@ -108,11 +108,13 @@ class Route(Generic[T]):
 
 
 class RouteTable:
-    """Routes, tried in order; those with an owner/name are all tried before a name alone.
+    """Routes in order; the first one that matches a path wins.
+
+    An id is read as owner/name wherever a route matches then: "/a/resolve/raw/main/b" is a raw file
+    of a/resolve, not the file main/b of a.
 
     Args:
-        find_verb: returns the verb of a path that starts with /api/, "" where there is none that
-            is known.
+        find_verb: returns the verb of a path below /api/, "" if it has no known verb.
     """
 
     def __init__(self, routes: Sequence[Route[Any]], find_verb: Callable[[str], str]) -> None:
@@ -138,7 +140,7 @@ class RouteTable:
         """Return the route of a path.
 
         Raises:
-            RequestError: 404, there is none; 400, nor could there be.
+            RequestError: 404, the path has no route; 400, the path is malformed, too.
         """
         segments = raw_path[1:].split("/")
         for reading in self._by_first.get(segments[0], self._others):
@@ -157,7 +159,7 @@ class RouteTable:
 
 
 def no_target(_: MatchedPath) -> None:
-    """Read a path that is all of the target."""
+    """Read a path without placeholders: it has no target."""
 
 
 def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> None:
@@ -177,10 +179,10 @@ def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> 
 class _Segment(NamedTuple):
     """What a segment of a path has to be.
 
-    name: of its value; "": it has none.
-    words: one of these; empty: any text.
-    is_filled: it has a character at least.
-    suffix: follows the value.
+    name: the name of its value; "": it has no value.
+    words: the texts that it may have; empty: any text.
+    is_filled: it must not be empty.
+    suffix: what follows the value in the segment.
     """
 
     name: str
@@ -206,9 +208,9 @@ class _Segment(NamedTuple):
 class _Reading(NamedTuple):
     """One way to read a pattern.
 
-    segments: of the path, in order.
-    rest: the name of what is left behind them; "": nothing may be left.
-    is_name_alone: an id is read as a name without an owner.
+    segments: the first segments of the path, in order.
+    rest: the name of what follows them; "": nothing may follow.
+    is_name_alone: the id is read as a name without an owner.
     """
 
     route: Route[Any]
@@ -256,12 +258,11 @@ def _choose_options(pattern: str) -> Iterator[str]:
 
 def _choose_ids(pattern: str) -> Iterator[tuple[str, bool]]:
     """Yield a pattern with an owner/name and with a name alone for its id."""
-    for mark in ("", "+"):
-        if f"{{id{mark}}}" in pattern:
-            yield pattern.replace(f"{{id{mark}}}", f"{{owner{mark}}}/{{name{mark}}}"), False
-            yield pattern.replace(f"{{id{mark}}}", f"{{name{mark}}}"), True
-            return
-    yield pattern, False
+    if "{id}" in pattern:
+        yield pattern.replace("{id}", "{owner}/{name}"), False
+        yield pattern.replace("{id}", "{name}"), True
+    else:
+        yield pattern, False
 
 
 def _read_segment(text: str) -> _Segment:

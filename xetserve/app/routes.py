@@ -92,7 +92,7 @@ def list_hub_routes(hub: HubService) -> list[Route[Any]]:
               Auth.OPTIONAL, read_hub_path, hub.answer_command),
         Route("manage", "DELETE", "/api/repos/delete",
               Auth.OPTIONAL, read_hub_path, hub.answer_command),
-        Route("manage", "PUT", "/api/{models|datasets|spaces}/{id+}/settings",
+        Route("manage", "PUT", "/api/{models|datasets|spaces}/{id}/settings",
               Auth.OPTIONAL, read_hub_path, hub.answer_command),
         Route("api", "GET HEAD", "/api/.../tree/{revision}",
               Auth.OPTIONAL, read_hub_path, hub.answer_tree),

@@ -1,10 +1,7 @@
 """The CAS as native Xet clients know it, with us in its place.
 
-    GET  /v1|/v2/reconstructions/{file hash}, and without a version as hf-xet 1.2 asks
-    POST /v1/reconstructions, GET with ?file_id=...  several files, see batch.py
-    HEAD /v1/files/{file hash}
-    POST /v1/telemetry
-    GET  /xorbs/{xorb hash}?file=...&grant=... see xorb_data.py
+app/routes.py lists the paths; hf-xet 1.2 asks for reconstructions without a version. Questions
+about several files are in batch.py, xorb data is in xorb_data.py.
 
 A client's access token is one that we have sealed: the CAS behind us and the token for it. That CAS
 is asked every time with that token, so it alone decides who may read what; of its answer only the
@@ -133,11 +130,11 @@ class CasService:
         return json_response(200, value, [*fields, *_NO_STORE])
 
     async def answer_v1(self, call: Call[str]) -> Response:
-        """Answer how a range of a file is built, one range for each URL."""
+        """Answer with a reconstruction in version 1: a URL has one range. See _reconstruct."""
         return await self._reconstruct(call.request, call.target, 1)
 
     async def answer_v2(self, call: Call[str]) -> Response:
-        """Answer how a range of a file is built."""
+        """Answer with a reconstruction in version 2: a URL has many ranges. See _reconstruct."""
         return await self._reconstruct(call.request, call.target, 2)
 
     async def answer_size(self, call: Call[str]) -> Response:
@@ -153,7 +150,7 @@ class CasService:
         return Response(200, list(_NO_STORE), no_blocks(), size)
 
     async def answer_telemetry(self, call: Call[None]) -> Response:
-        """Read what is nobody's business here, and drop it.
+        """Read telemetry and drop it.
 
         Raises:
             RequestError: 413.
