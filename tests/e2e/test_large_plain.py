@@ -206,7 +206,7 @@ def test_damage_on_disk_does_not_come_through(
     damage(folder, position)
     assert SIZE - position <= download(server, tmp_path / "out", place) < SIZE - position + MIB
     assert kept(folder) == []
-    assert "going on with the Hub's at byte" in server.log
+    assert "the Hub sends the rest, from byte" in server.log
 
 
 def test_an_offline_site(place: Place, launcher: Launcher, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A file that is not Xet, from the disk as far as that goes, and then from the Hub."""
+"""A blob from the disk cache, continued from the Hub where the stored copy is unreadable."""
 
 import logging
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -23,7 +23,7 @@ class BlobReader:
     """Reads bytes up to end of a stored file. A context manager: leaving it closes what is open.
 
     Args:
-        record: of the request, whose bytes from the cache are counted there already.
+        record: of the request; all bytes are already counted there as from the cache.
     """
 
     def __init__(
@@ -62,20 +62,18 @@ class BlobReader:
         """Receive into view; 0 at the end.
 
         Raises:
-            UpstreamError: the Hub was needed, and does not give it.
+            UpstreamError: the stored copy is unreadable, and the Hub does not send the rest.
         """
         if self._rest is None:
             try:
                 return await self._stored.receive_into(view, DISK_TIMEOUT)
             except LostError as exc:
-                logger.info("%s: going on with the Hub's at byte %d", exc, self._stored.position)
+                logger.info("%s: the Hub sends the rest, from byte %d", exc, self._stored.position)
                 self._rest = await self._open_rest(self._stored.position, timeout)
         return await self._rest.receive_into(view, timeout)
 
     async def _open_rest(self, position: int, timeout: float | None) -> HubAnswer:
-        """Ask the Hub for what is missing; where it gives all of the file, pass over what was
-        there.
-        """
+        """Request the rest from the Hub; if it sends the whole file, skip the bytes before."""
         wanted = Span(position, self._end)
         if self._record.cache_bytes is not None:
             self._record.cache_bytes -= wanted.size

@@ -1,4 +1,6 @@
-"""Bodies: started before the head is sent, so that a failure still has a status."""
+"""Bodies made of generators. Their first block is read before the head is sent, so that a failure
+still has a status.
+"""
 
 from collections.abc import AsyncGenerator, Callable
 
@@ -6,7 +8,7 @@ from xetserve.http.messages import Block, Body
 
 
 class StartedBody(Body):
-    """The blocks of a generator, the first one of which is here already.
+    """The blocks of a generator that has been started.
 
     Args:
         on_close: called once it is closed.
@@ -37,9 +39,7 @@ class StartedBody(Body):
 
 
 async def no_blocks() -> AsyncGenerator[Block, None]:
-    """A body without bytes: of an empty file, or to a HEAD request that does not tell the
-    length.
-    """
+    """Yield nothing: the body of an empty file, or of an answer to HEAD without a length."""
     return
     yield []
 
@@ -47,7 +47,7 @@ async def no_blocks() -> AsyncGenerator[Block, None]:
 async def start_body(
     blocks: AsyncGenerator[Block, None], on_close: Callable[[], None] | None = None
 ) -> StartedBody:
-    """Wait for the first block; whatever keeps it from coming is raised here."""
+    """Wait for the first block. If it fails, the generator is closed and the error raised."""
     try:
         first = await anext(blocks, None)
     except BaseException:
@@ -57,10 +57,9 @@ async def start_body(
 
 
 async def hold_body(blocks: AsyncGenerator[Block, None], limit: int) -> bytes | StartedBody:
-    """Read a body as far as it may be held: all of it, or its beginning; failures are raised here.
+    """Return a body of at most limit bytes as a whole, else a body whose beginning was read.
 
-    Args:
-        limit: bytes; a smaller body is returned whole.
+    If reading fails, the generator is closed and the error raised.
     """
     held: list[bytes] = []
     size = 0

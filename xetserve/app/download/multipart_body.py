@@ -1,4 +1,4 @@
-"""Several parts of a file in one body, read one after the other."""
+"""Several ranges of a file in one body (multipart/byteranges), opened one after the other."""
 
 from xetserve.app.download.content import Content
 from xetserve.errors import IntegrityError, UpstreamRefused
@@ -7,10 +7,11 @@ from xetserve.http.multipart import ByteRanges
 
 
 class MultipartBody(Body):
-    """An iterator of blocks: every part with its head, and what closes the last one.
+    """The parts with their heads, and the closing delimiter.
 
     Args:
-        first: the first part, begun already.
+        content: opens the parts.
+        first: the first part, already opened.
     """
 
     def __init__(self, frame: ByteRanges, content: Content, first: Body) -> None:

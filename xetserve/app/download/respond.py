@@ -1,6 +1,4 @@
-"""From a file and a request for it to a response: conditions first, then which bytes, then how they
-are coded.
-"""
+"""From a file and a request to a response: conditions, then ranges, then the content coding."""
 
 import secrets
 import time
@@ -31,9 +29,9 @@ class FileAnswers:
     """Answers GET and HEAD for files.
 
     Args:
-        compressors: None: files are never coded.
-        with_length: send whole files with Content-Length, too. What fails verification is then cut
-            before its last block instead of its last chunk.
+        compressors: None: files are never compressed.
+        with_length: send whole files with Content-Length, too. A file that fails verification is
+            then cut before its last block, not before the last chunk of the chunked coding.
     """
 
     def __init__(self, compressors: Compressors | None, *, with_length: bool = False) -> None:
@@ -55,11 +53,11 @@ class FileAnswers:
         return None
 
     def answer_head(self, request: Request, file: Representation) -> Response:
-        """Return what a GET of the whole would give, without the body.
+        """Return the answer to a GET of the whole, without the body.
 
-        Only the data tells whether it would be coded. Where it might be, there is no
-        Content-Length, which would have to be exact (RFC 9110, 8.6); X-Linked-Size has the size all
-        the same.
+        Only the data shows whether it would be compressed. Where it might be, there is no
+        Content-Length, which would have to be exact (RFC 9110, 8.6). X-Linked-Size has the size in
+        any case.
         """
         length = None if self._takes_zstd(request, file) else file.size
         return self._finish(Response(200, file.make_fields(), no_blocks(), length, chunked=True))
@@ -71,11 +69,11 @@ class FileAnswers:
 
         Raises:
             RequestError: 416, 409.
-            UpstreamError, IntegrityError: it cannot be had.
+            UpstreamError, IntegrityError: the content cannot be read.
         """
         if self._with_length and file.size == 0 and _asks_from_start(request):
-            # Clients that ask for a size in this way take no 416 for an answer, and read it behind
-            # the slash.
+            # Some Hub clients request the first bytes to learn a size. They do not accept a 416,
+            # and read the size behind the slash.
             headers = [*file.make_fields(), ("Content-Range", format_unsatisfied_range(0))]
             return self._finish(Response(200, headers))
         spans = _select_spans(request, file)
@@ -100,7 +98,7 @@ class FileAnswers:
         is_xet = opened.reader is not None and not self._with_length
         trailers = {"X-Xet-Verified": opened.get_verified_hash} if is_xet else {}
         compressors = self._compressors
-        # To measure takes a compressor, too.
+        # Measuring a sample needs a compressor, too.
         if compressors and not compressors.is_full and self._takes_zstd(request, file):
             ratio = opened.reader.packed_ratio if opened.reader else measure_ratio(opened.sample)
             if ratio is not None and ratio <= MAX_RATIO:
@@ -111,8 +109,9 @@ class FileAnswers:
         )
 
     def _takes_zstd(self, request: Request, file: Representation) -> bool:
-        """Return whether the whole file may be coded for a client; one of HTTP/1.0 needs a length
-        to see a failure.
+        """Return whether the whole file may be compressed for a client.
+
+        An HTTP/1.0 client needs a length to notice a failure, so it gets no coding.
         """
         return (
             self._compressors is not None
@@ -128,7 +127,7 @@ class FileAnswers:
 
 
 def wants_part(request: Request) -> bool:
-    """Return whether a part may be asked for: Range is for GET only (RFC 9110, 14.2)."""
+    """Return whether a request has a Range field that counts: only GET does (RFC 9110, 14.2)."""
     return request.method == "GET" and "range" in request.headers
 
 
@@ -138,18 +137,18 @@ def _asks_from_start(request: Request) -> bool:
 
 
 def _select_spans(request: Request, file: Representation) -> list[Span] | None:
-    """Return the parts that are asked for; None: the whole.
+    """Return the requested ranges; None: the whole.
 
     Raises:
-        RequestError: 416; 409, the client goes on with what may be wrong.
+        RequestError: 416; 409, the client resumes a file that may be damaged.
     """
     values = request.headers.get_all("range")
-    # The field is no list: several of them mean nothing (RFC 9110, 5.3).
+    # Range is not a list: several fields are ignored (RFC 9110, 5.3).
     if len(values) != 1 or not wants_part(request) or file.size is None:
         return None
     if file.is_suspect or (file.was_cut and is_resumption(values[0])):
-        # Parts that have an end are what several connections ask for: aria2 comes back for the one
-        # that was cut. Not the whole in its place: wget would drop the bytes that it has, and
+        # aria2 downloads over several connections and requests the range that was cut again. The
+        # whole in place of a range is no way out: wget would discard the bytes that it has, and
         # append the rest.
         raise RequestError(
             409, "the file was cut of late because it was damaged: start again, as a whole"

@@ -1,11 +1,11 @@
-"""zstd on the wire, for data that shrinks and clients that ask for it.
+"""zstd as a content coding, for clients that accept it and files that compress.
 
-Whether data shrinks is read off the data: a Xet file's chunks are stored packed where that helps,
-and their sizes are known when the first window is planned; of a plain file the first block is
-tried.
+The data shows whether a file compresses. The chunks of a Xet file are stored compressed where that
+helps, and their sizes are known once the first window is planned. For a blob, the first block is
+compressed as a sample.
 
-Level 1 codes 250 MB/s of text and 750 MB/s of floats on one core, as measured; levels 2 and 3 gain
-a few per cent, and the negative ones leave floats as they are.
+Measured on one core, level 1 compresses 250 MB/s of text and 750 MB/s of floats. Levels 2 and 3
+save a few per cent more, and negative levels do not compress floats at all.
 """
 
 from typing import Final
@@ -15,19 +15,19 @@ import zstandard
 from xetserve.http.messages import Block, Body
 
 LEVEL: Final = 1
-MIN_SIZE: Final = 1024  # bytes; less fits into a packet anyway
-MAX_RATIO: Final = 0.9  # bytes that may be left of one, for coding to be worth its time
+MIN_SIZE: Final = 1024  # bytes; a smaller file fits into one packet anyway
+MAX_RATIO: Final = 0.9  # compressed by original size; above it, the time is not worth it
 MAX_COMPRESSORS: Final = 32  # at a time, each with about 0.6 MiB of tables
 
 
 def measure_ratio(block: Block) -> float:
-    """Try how far a block shrinks: coded bytes for one byte."""
+    """Return the compressed size of a block, divided by its size."""
     data = b"".join(block)
     return len(zstandard.ZstdCompressor(level=LEVEL).compress(data)) / max(1, len(data))
 
 
 class Compressors:
-    """Counts those at work: each has memory of its own, outside of the budget."""
+    """Limits how many compressors run at a time: their memory is not part of the budget."""
 
     def __init__(self, limit: int = MAX_COMPRESSORS) -> None:
         self._limit = limit
@@ -35,14 +35,14 @@ class Compressors:
 
     @property
     def is_full(self) -> bool:
-        """Whether another one would be too many."""
+        """Whether no more compressors may be started."""
         return self.num_active >= self._limit
 
     def compress(self, body: Body, size: int | None) -> "ZstdBody":
-        """Code a body.
+        """Return a body, compressed.
 
         Args:
-            size: of the body in bytes, where known; the frame then tells it.
+            size: of the body in bytes; the frame's header contains it. None: unknown.
         """
         return ZstdBody(self, body, size)
 
@@ -50,8 +50,7 @@ class Compressors:
 class ZstdBody(Body):
     """A body with zstd as its content coding: one frame, flushed with every block.
 
-    The frame's end comes after the end of the body only: a body that fails leaves a frame without
-    an end.
+    The frame ends only if the body does: after a failure, the client has a frame without an end.
     """
 
     def __init__(self, compressors: Compressors, body: Body, size: int | None) -> None:

@@ -1,8 +1,8 @@
-"""Who is served now: a ceiling on requests under way, and rates for each token and each address.
+"""Limits on active requests, and rates of requests and bytes for each token and each address.
 
-Requests beyond a limit are refused (503, 429) with the time to wait. Bytes are paced: a body's next
-block is asked for only once those before it are paid for, so that nothing is fetched or held
-meanwhile. Tokens are known here by their fingerprint only.
+A request beyond a limit is refused (503 or 429) with the time to wait. Bytes are paced: the next
+block of a body is asked for only once the blocks before it are paid for, so nothing is fetched or
+held in between. Tokens appear here as fingerprints only.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response, error_response
 from xetserve.metrics.catalogue import REQUESTS_REFUSED
 
-TICK: Final = 0.001  # seconds; what is owed for less is not waited for
-MAX_KEYS: Final = 10_000  # tokens, and addresses, that are remembered; some hundred bytes each
+TICK: Final = 0.001  # seconds; shorter waits are skipped
+MAX_KEYS: Final = 10_000  # tokens, and as many addresses, with a bucket; some hundred bytes each
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """0 is no limit, everywhere.
+    """What is admitted. 0 is no limit.
 
-    max_active: requests under way at a time, as the operator wants it.
-    max_with_files: requests under way at a time, as the files allow that the process may open.
+    max_active: active requests, as the operator set it.
+    max_with_files: active requests, as the number of files allows that the process may open.
     token_requests, address_requests: requests a second.
     token_bytes, address_bytes: bytes of bodies a second.
-    burst: seconds' worth of a rate that may be used up at once.
+    burst: seconds of a rate that may be used at once.
     """
 
     max_active: int = 0
@@ -43,7 +43,7 @@ class AdmissionLimits:
 
 
 class Admission:
-    """Decides which requests are let through.
+    """Decides which requests are answered now.
 
     Args:
         clock: seconds, monotonic.
@@ -64,9 +64,7 @@ class Admission:
         self.configure(limits)
 
     def configure(self, limits: AdmissionLimits) -> None:
-        """Change the limits. Buckets are full again then; bodies under way are paid for as they
-        began.
-        """
+        """Change the limits. Buckets are full then. Bodies under way keep their old buckets."""
         if limits == self._limits:
             return
 
@@ -80,7 +78,7 @@ class Admission:
         self._bytes = (make_table(limits.token_bytes), make_table(limits.address_bytes))
 
     def admit(self, request: Request) -> "Admitted | Response":
-        """Admit a request, which counts until it leaves; or return its refusal."""
+        """Return an admitted request, which counts until it leaves, or a refusal."""
         if self._max_active and self.num_active >= self._max_active:
             return _refuse("active", 503, "the server has as many requests as it may have", 1)
         if self._max_with_files and self.num_active >= self._max_with_files:
@@ -98,7 +96,7 @@ class Admission:
 
 
 class Admitted:
-    """A request that was admitted, and what its body is paid from."""
+    """An admitted request, and the buckets that pay for its body."""
 
     def __init__(self, admission: Admission, buckets: list[Bucket]) -> None:
         self._admission = admission
@@ -106,11 +104,11 @@ class Admitted:
 
     @property
     def is_paced(self) -> bool:
-        """Whether there is a rate for its bytes."""
+        """Whether a rate limits its bytes."""
         return bool(self._buckets)
 
     async def pay(self) -> None:
-        """Wait until nothing is owed. Others may take from the same buckets meanwhile."""
+        """Wait until no bucket is in debt. Other bodies may take from the same buckets."""
         while True:
             now = self._admission.clock()
             wait = max((bucket.wait_time(0, now) for bucket in self._buckets), default=0.0)
@@ -131,7 +129,7 @@ class Admitted:
 
 
 def _keys(request: Request) -> tuple[str | None, str | None]:
-    """Return what the request's token and its address are known by."""
+    """Return the keys of the request's token and address; None: it has none."""
     try:
         token = get_token(request, required=False)
     except RequestError:  # the handler will say so

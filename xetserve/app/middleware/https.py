@@ -1,6 +1,4 @@
-"""What is served without TLS beside a server that has it: the way to https, and answers to ACME
-challenges (RFC 8555, 8.3).
-"""
+"""Plain HTTP beside HTTPS: redirects, ACME challenges (RFC 8555, 8.3), and HSTS."""
 
 import asyncio
 import os
@@ -24,13 +22,13 @@ _PORT: Final = re.compile(r":[0-9]*$")
 
 
 class Redirect:
-    """A handler that sends everybody to https, but for the certificate authority.
+    """A handler that redirects to HTTPS, except for ACME challenges.
 
     Args:
-        port: where https is spoken.
-        webroot: folder with .well-known/acme-challenge, where an ACME client such as certbot puts
+        port: of the HTTPS server.
+        webroot: folder with .well-known/acme-challenge, where an ACME client such as certbot writes
             its answers.
-        hosts: which names requests may be for.
+        hosts: accepted host names.
     """
 
     def __init__(
@@ -57,8 +55,7 @@ class Redirect:
             raise RequestError(400, "without a Host field it is not known where to go")
         if not request.target.startswith("/"):  # OPTIONS *
             raise RequestError(404, "this is served by https only")
-        # 308: the method stays (RFC 9110, 15.4.9). Nothing is remembered that could be wrong
-        # tomorrow.
+        # 308 keeps the method (RFC 9110, 15.4.9). It must not be cached: the settings may change.
         location = f"https://{host}{self._port}{request.target}"
         return Response(308, [("Location", location), ("Cache-Control", "no-store")])
 
@@ -75,8 +72,9 @@ class Redirect:
 
 
 def _read_file(root: Path, parts: tuple[str, ...]) -> bytes | None:
-    """Read a regular file below a folder, following no links from there on; None: there is none, or
-    it is too large.
+    """Return the content of a regular file below root, without following links below it.
+
+    None: there is no such file, or it is larger than MAX_CHALLENGE.
     """
     follow = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -98,10 +96,10 @@ def _read_file(root: Path, parts: tuple[str, ...]) -> bytes | None:
 
 
 def insist_on_https(handler: Handler, max_age: Callable[[], int]) -> Handler:
-    """Return a handler that tells those who use https to go on using it (RFC 6797, 7.2).
+    """Return a handler that adds Strict-Transport-Security to answers over TLS (RFC 6797, 7.2).
 
     Args:
-        max_age: gives for how many seconds; 0: say nothing.
+        max_age: returns its max-age in seconds; 0: the field is not sent.
     """
 
     async def handle(request: Request) -> Response:

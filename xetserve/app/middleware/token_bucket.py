@@ -1,10 +1,10 @@
-"""Token buckets: how often, and how much, on an average. Pure: the time is told."""
+"""Token buckets: rates of requests and bytes. Pure: callers pass the time."""
 
 from xetserve.base.lru_dict import LruDict
 
 
 class Bucket:
-    """Fills at a rate up to a capacity; is emptied by what happens.
+    """Fills at a rate, up to a capacity; requests and bytes empty it.
 
     Args:
         rate: units a second.
@@ -25,7 +25,7 @@ class Bucket:
         return max(0.0, (min(amount, self._capacity) - self._level) / self._rate)
 
     def take(self, amount: float, now: float) -> None:
-        """Take amount out, whatever is there: what is owed is filled up first."""
+        """Take amount out. The level may become negative: the debt is filled up first."""
         self._fill(now)
         self._level -= amount
 
@@ -35,13 +35,13 @@ class Bucket:
 
 
 class BucketTable:
-    """A bucket for each key that was used lately.
+    """A bucket for each recent key.
 
     Args:
         rate: units a second of one key.
-        burst: seconds' worth of the rate that a bucket holds; at least one unit.
-        max_keys: buckets at most. The one that was not used for longest goes first, and has most
-            likely filled up anyway.
+        burst: capacity of a bucket, in seconds of its rate; at least one unit.
+        max_keys: buckets at most. The least recently used one is dropped first; most likely it is
+            full anyway.
     """
 
     def __init__(self, rate: float, burst: float, max_keys: int) -> None:
