@@ -34,4 +34,4 @@ def take_in(
     finally:
         assert list((folder / "tmp").iterdir()) == []
         kept = [data for name, data in tree_of(folder).items() if not name.startswith("meta/")]
-        assert make_store(folder).room.get_usage() == sum(map(len, kept))
+        assert make_store(folder).quota.get_usage() == sum(map(len, kept))

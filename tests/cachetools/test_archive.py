@@ -292,7 +292,7 @@ HOSTILE = {
     "absolute": one("/etc/cron.d/x"),
     "upwards": one("../../x"),
     "upwards inside": one("meta/../../x"),
-    "upwards in a shelf": one("plain/../x"),
+    "upwards from a subfolder": one("plain/../x"),
     "dots": one("meta/.."),
     "hidden": one("meta/.x"),
     "a folder of somebody's": one("tmp/x"),

@@ -31,7 +31,7 @@ def test_everything_is_counted(folder: Path) -> None:
         len(make_said(META)) + len(MARK[1]),
         0,
     )
-    assert contents.size == make_store(folder).room.get_usage()
+    assert contents.size == make_store(folder).quota.get_usage()
     assert contents.entries.oldest is not None
     assert contents.entries.newest is not None
     assert contents.entries.oldest <= contents.entries.newest <= time.time()

@@ -29,7 +29,7 @@ class AnswerImporter:
     def __init__(self, store: CacheStore, max_size: int) -> None:
         self._store = store
         self._folder = store.folder / META
-        self._max_size = min(max_size, store.room.max_size)
+        self._max_size = min(max_size, store.quota.max_size)
         self._marks: dict[str, bytes] = {}
         self._size = BLOCK + sum(
             round_up(stored.size) + BLOCK for stored in iter_tree(self._folder / IMPORTED)
@@ -109,7 +109,7 @@ class Incoming:
         store = self._store
         temporary = store.create(self._size)
         if temporary is None:
-            store.room.sweep(self._size)
+            store.quota.sweep(self._size)
             temporary = store.create(self._size)
         if temporary is None:
             raise ArchiveError("there is no room in the cache, or on its disk")

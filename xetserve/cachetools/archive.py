@@ -67,10 +67,10 @@ class Counted(NamedTuple):
     num_unproven: int = 0
 
 
-def make_shelf_check(shelf: str, stored: Stored) -> Callable[[int], object]:
-    """Return a function that checks an open file of a shelf; it raises FormatError."""
-    if shelf in (PLAIN, LARGE):
-        return lambda fd: check_plain(fd, BlobKey.parse(shelf, stored.name, stored.size))
+def make_file_check(subfolder: str, stored: Stored) -> Callable[[int], object]:
+    """Return a function that checks an open file of a subfolder; it raises FormatError."""
+    if subfolder in (PLAIN, LARGE):
+        return lambda fd: check_plain(fd, BlobKey.parse(subfolder, stored.name, stored.size))
     file_hash = parse_hash(stored.name.partition(".")[0])
     return lambda fd: parse_ledger(os.pread(fd, stored.size + 1, 0), file_hash)
 

@@ -21,7 +21,7 @@ from xetserve.cachetools.archive import (
     ArchiveError,
     Counted,
     forget_members,
-    make_shelf_check,
+    make_file_check,
 )
 from xetserve.cachetools.verify import check_entry, is_whole_xorb, read_index
 from xetserve.errors import FormatError
@@ -31,10 +31,10 @@ from xetserve.pipeline.cache.layout import (
     LARGE,
     META,
     PLAIN,
-    SHELVES,
+    SUBFOLDERS,
     Stored,
     list_entries,
-    make_shelf_path,
+    make_file_path,
     make_xorb_path,
 )
 from xetserve.pipeline.cache.quota import HYSTERESIS
@@ -140,7 +140,7 @@ class Importer:
         self._on_start(num, size)
 
     def _check_room(self, size: int) -> None:
-        quota = self._store.room.max_size
+        quota = self._store.quota.max_size
         if size > quota - quota // HYSTERESIS:
             raise ArchiveError(f"{size} bytes are too many for a cache of {quota}")
 
@@ -181,28 +181,28 @@ class Importer:
 
     def _take_named(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
         name, store = member.name, self._store
-        shelf, _, rest = name.partition("/")
+        subfolder, _, rest = name.partition("/")
         if (match := ENTRY_NAME.fullmatch(name)) is not None:
             return self._take_entry(
                 archive, member, parse_hash(match[1]), ChunkRange(int(match[2]), int(match[3]))
             )
-        if shelf in SHELVES and SHELVES[shelf].fullmatch(rest):
-            _check_size(member, self._get_limit(shelf))
-            if os.path.exists(make_shelf_path(store.folder, shelf, rest)):
+        if subfolder in SUBFOLDERS and SUBFOLDERS[subfolder].fullmatch(rest):
+            _check_size(member, self._get_limit(subfolder))
+            if os.path.exists(make_file_path(store.folder, subfolder, rest)):
                 return False
             stored = Stored(rest, member.size, 0.0)
             with Incoming(store, member.size) as incoming:
                 self._copy(archive, member, incoming.temporary)
-                make_shelf_check(shelf, stored)(incoming.temporary.fd)
-                store.place(incoming.temporary, shelf, rest)
+                make_file_check(subfolder, stored)(incoming.temporary.fd)
+                store.place(incoming.temporary, subfolder, rest)
                 incoming.is_placed = True
             return True
         raise FormatError("a cache holds nothing of that name")
 
-    def _get_limit(self, shelf: str) -> int:
-        """Return the largest size of a file on a shelf, in bytes."""
+    def _get_limit(self, subfolder: str) -> int:
+        """Return the largest size of a file in a subfolder, in bytes."""
         limits = {PLAIN: MAX_SMALL_SIZE, LARGE: self._store.max_entry_size}
-        return limits.get(shelf, MAX_FILE_MEMORY)
+        return limits.get(subfolder, MAX_FILE_MEMORY)
 
     def _take_entry(
         self,

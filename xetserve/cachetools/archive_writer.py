@@ -18,7 +18,7 @@ from xetserve.cachetools.archive import (
     VERSION,
     Counted,
     forget_members,
-    make_shelf_check,
+    make_file_check,
 )
 from xetserve.cachetools.select import Selection
 from xetserve.cachetools.verify import check_entry, read_index
@@ -27,10 +27,10 @@ from xetserve.pipeline.cache.entry import is_unproven
 from xetserve.pipeline.cache.layout import (
     META,
     PLAIN,
-    SHELVES,
+    SUBFOLDERS,
     Stored,
     iter_answers,
-    iter_shelf,
+    iter_subfolder,
     iter_xorbs,
     list_entries,
 )
@@ -134,11 +134,11 @@ def _iter_sources(store: CacheStore, selection: Selection | None = None) -> Iter
 
 def _iter_named(store: CacheStore) -> Iterator[_Source]:
     """Yield the files that are not entries."""
-    for shelf in sorted(SHELVES):
-        if shelf == PLAIN:
+    for subfolder in sorted(SUBFOLDERS):
+        if subfolder == PLAIN:
             yield from _iter_meta(store)
-        for stored in iter_shelf(store.folder, shelf):
-            yield _Source(f"{shelf}/{stored.name}", stored, make_shelf_check(shelf, stored))
+        for stored in iter_subfolder(store.folder, subfolder):
+            yield _Source(f"{subfolder}/{stored.name}", stored, make_file_check(subfolder, stored))
 
 
 def _iter_meta(store: CacheStore) -> Iterator[_Source]:

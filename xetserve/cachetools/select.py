@@ -1,8 +1,8 @@
 """The files of a cache that a repository needs, to export one model instead of everything.
 
 Stored data does not name the repositories that use it; only the Hub's answers do. They name the
-files of a revision, the files have reconstructions or lie on a shelf, and the reconstructions name
-chunks of xorbs. Everything here blocks.
+files of a revision, the files have reconstructions or lie in a subfolder, and the reconstructions
+name chunks of xorbs. Everything here blocks.
 """
 
 from bisect import bisect_right
@@ -57,7 +57,7 @@ class Chosen(NamedTuple):
 class Selection:
     """Files of a cache.
 
-    names: of answers and of files on shelves, with their folder.
+    names: of answers and of files in subfolders, with their folder.
     spans: xorb hash -> chunk ranges, sorted and disjoint.
     """
 
@@ -239,7 +239,7 @@ class _Chooser:
             return "the Hub names no hash of it"
         with suppress(OSError, ValueError):
             if Path(key.get_path(self._folder)).stat().st_size == key.stored_size:
-                self._selection.names.add(f"{key.shelf}/{key.name}")
+                self._selection.names.add(f"{key.subfolder}/{key.name}")
                 return None
         return "it was not kept"
 

@@ -21,7 +21,7 @@ from xetserve.pipeline.cache.layout import (
     META,
     PLAIN,
     Stored,
-    iter_shelf,
+    iter_subfolder,
     iter_tree,
     iter_xorbs,
     list_entries,
@@ -90,10 +90,10 @@ def count_contents(folder: Path) -> Contents:
                 contents.unproven.add(stored)
             if Standing.of(stored.path) is Standing.IMPORTED:
                 contents.imported.add(stored)
-    for stored in iter_shelf(folder, LEDGERS):
+    for stored in iter_subfolder(folder, LEDGERS):
         contents.ledgers.add(stored)
-    for shelf in (PLAIN, LARGE):
-        for stored in iter_shelf(folder, shelf):
+    for subfolder in (PLAIN, LARGE):
+        for stored in iter_subfolder(folder, subfolder):
             contents.plain.add(stored)
     for stored in iter_tree(folder / META):
         contents.meta.add(stored)
@@ -198,16 +198,16 @@ class Checker:
         folder, report = self._store.folder, self.report
         for xorb_hash, path in iter_xorbs(folder):
             self._check_xorb(xorb_hash, path)
-        for stored in iter_shelf(folder, LEDGERS):
+        for stored in iter_subfolder(folder, LEDGERS):
             report.num_ledgers += self._check(stored, self._check_ledger) is not None
-        for shelf in (PLAIN, LARGE):
+        for subfolder in (PLAIN, LARGE):
 
-            def check(fd: int, stored: Stored, shelf: str = shelf) -> object:
-                key = BlobKey.parse(shelf, stored.name, stored.size)
+            def check(fd: int, stored: Stored, subfolder: str = subfolder) -> object:
+                key = BlobKey.parse(subfolder, stored.name, stored.size)
                 check_plain(fd, key, self._on_bytes)
                 return True
 
-            for stored in iter_shelf(folder, shelf):
+            for stored in iter_subfolder(folder, subfolder):
                 report.num_plain += self._check(stored, check) is not None
         return report
 

@@ -126,8 +126,8 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
         document: dict[str, object] = {
             "folder": str(store.folder),
             "bytes": contents.size,
-            "quota": store.room.max_size,
-            "free": store.room.get_free(),
+            "quota": store.quota.max_size,
+            "free": store.quota.get_free(),
             "xorbs": contents.num_xorbs,
         }
         for name, tally in kinds.items():
@@ -137,14 +137,14 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
             document[name] = value
         _print_json(document)
         return 0
-    part = 100 * contents.size / max(1, store.room.max_size)
+    part = 100 * contents.size / max(1, store.quota.max_size)
     lines = [
         ("folder", str(store.folder)),
         (
             "size",
-            f"{format_size(contents.size)} of {format_size(store.room.max_size)}, {part:.1f} %",
+            f"{format_size(contents.size)} of {format_size(store.quota.max_size)}, {part:.1f} %",
         ),
-        ("disk", f"{format_size(store.room.get_free())} free"),
+        ("disk", f"{format_size(store.quota.get_free())} free"),
         ("entries", f"{_describe(contents.entries)}, of {contents.num_xorbs} xorbs"),
         ("unproven", f"{_describe(contents.unproven)}, {contents.imported.num} of them imported"),
         ("ledgers", _describe(contents.ledgers)),
@@ -220,7 +220,7 @@ def _collect(options: argparse.Namespace, store: CacheStore) -> int:
         age = None if options.older_than is None else parse_age(options.older_than)
     except ValueError as exc:
         raise ConfigError(f"--older-than {exc}, not {options.older_than!r}") from None
-    evicted = store.room.evict(size=size, unused_since=None if age is None else time.time() - age)
+    evicted = store.quota.evict(size=size, unused_since=None if age is None else time.time() - age)
     left = count_contents(store.folder).size
     if options.json:
         _print_json({"removed": evicted.num, "removed_bytes": evicted.size, "bytes": left})

@@ -96,7 +96,7 @@ async def make_site(
         assert (
             cache.disk_workers.num_blocks
             == cache.disk_workers.num_held
-            == len(cache.disk_workers.tees)
+            == len(cache.disk_workers.writers)
             == 0
         )
         assert cas.num_open == 0

@@ -1,4 +1,4 @@
-"""Files that are not Xet, on their shelves: what is there is the file, or is found not to be."""
+"""Files that are not Xet: names, checks and damage of the stored files."""
 
 import hashlib
 import os
@@ -32,21 +32,21 @@ def test_names_are_read_again(size: int, kind: str) -> None:
     digest = "a" * (64 if kind == "sha256" else 40)
     for offset in (0, MAX_SMALL_SIZE):
         key = BlobKey(kind, digest, offset + size)
-        assert BlobKey.parse(key.shelf, key.name, key.stored_size) == key
+        assert BlobKey.parse(key.subfolder, key.name, key.stored_size) == key
 
 
 @given(sizes, st.sampled_from(["plain", "large"]))
-def test_sizes_that_none_has(size: int, shelf: str) -> None:
+def test_sizes_that_none_has(size: int, subfolder: str) -> None:
     try:
-        key = BlobKey.parse(shelf, KEY.name, size)
+        key = BlobKey.parse(subfolder, KEY.name, size)
     except FormatError:
         return
-    assert (key.shelf, key.stored_size) == (shelf, size)
+    assert (key.subfolder, key.stored_size) == (subfolder, size)
 
 
 def test_a_few_sizes_that_none_has() -> None:
     stored = BlobKey("git", "a" * 40, MAX_SMALL_SIZE + BLOCK_SIZE).stored_size
-    for shelf, size in (
+    for subfolder, size in (
         ("plain", MAX_SMALL_SIZE + 1),
         ("large", 0),
         ("large", MAX_SMALL_SIZE),
@@ -54,7 +54,7 @@ def test_a_few_sizes_that_none_has() -> None:
         ("large", stored + 4),
     ):
         with pytest.raises(FormatError):
-            BlobKey.parse(shelf, KEY.name, size)
+            BlobKey.parse(subfolder, KEY.name, size)
 
 
 @pytest.fixture

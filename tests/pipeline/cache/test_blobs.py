@@ -38,7 +38,7 @@ KEYS = [git_key(CONTENT), sha256_key(CONTENT)]
 
 
 @asynccontextmanager
-async def shelf_in(folder: Path, max_size: int = 1 << 40) -> AsyncIterator[BlobCache]:
+async def open_blob_cache(folder: Path, max_size: int = 1 << 40) -> AsyncIterator[BlobCache]:
     cache = DiskCache(FakeCas(FakeFile([])), folder, max_size=max_size, min_free=0)
     await start_swept(cache)
     try:
@@ -65,16 +65,16 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture
-async def shelf(tmp_path: Path, kind: str) -> AsyncIterator[BlobCache]:
-    async with shelf_in(tmp_path) as made:
+async def blob_cache(tmp_path: Path, kind: str) -> AsyncIterator[BlobCache]:
+    async with open_blob_cache(tmp_path) as made:
         yield made
 
 
 async def storing(
-    shelf: BlobCache, key: BlobKey, content: bytes = CONTENT
+    blob_cache: BlobCache, key: BlobKey, content: bytes = CONTENT
 ) -> AsyncGenerator[bytes, None]:
     """Pass content on and store it, as a body does: in memory that is used again."""
-    writer = shelf.open_writer(key)
+    writer = blob_cache.open_writer(key)
     buffer = bytearray(PIECE)
     try:
         for at in range(0, len(content), PIECE):
@@ -87,12 +87,12 @@ async def storing(
         writer.close()
 
 
-async def keep(shelf: BlobCache, key: BlobKey, content: bytes = CONTENT) -> bytes:
-    return b"".join([piece async for piece in storing(shelf, key, content)])
+async def keep(blob_cache: BlobCache, key: BlobKey, content: bytes = CONTENT) -> bytes:
+    return b"".join([piece async for piece in storing(blob_cache, key, content)])
 
 
-async def read(shelf: BlobCache, key: BlobKey, start: int = 0, end: int = -1) -> bytes | None:
-    stored = await shelf.open(key, start, key.size if end < 0 else end)
+async def read(blob_cache: BlobCache, key: BlobKey, start: int = 0, end: int = -1) -> bytes | None:
+    stored = await blob_cache.open(key, start, key.size if end < 0 else end)
     if stored is None:
         return None
     async with stored:
@@ -104,32 +104,32 @@ async def read(shelf: BlobCache, key: BlobKey, start: int = 0, end: int = -1) ->
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for shelf in ("plain", "large") for path in folder.glob(f"{shelf}/*/*")]
+    return [path for subfolder in ("plain", "large") for path in folder.glob(f"{subfolder}/*/*")]
 
 
 @pytest.mark.parametrize("key", KEYS, ids=["git", "lfs"])
 async def test_what_was_read_once_is_here(
-    shelf: BlobCache, tmp_path: Path, key: BlobKey, kind: str
+    blob_cache: BlobCache, tmp_path: Path, key: BlobKey, kind: str
 ) -> None:
-    assert await read(shelf, key) is None
-    assert await keep(shelf, key) == CONTENT
-    assert await read(shelf, key) == CONTENT
-    assert await read(shelf, key, 5, 2_000_000) == CONTENT[5:2_000_000]
-    async with shelf_in(tmp_path) as other:
+    assert await read(blob_cache, key) is None
+    assert await keep(blob_cache, key) == CONTENT
+    assert await read(blob_cache, key) == CONTENT
+    assert await read(blob_cache, key, 5, 2_000_000) == CONTENT[5:2_000_000]
+    async with open_blob_cache(tmp_path) as other:
         assert await read(other, key) == CONTENT
-    assert await read(shelf, KEYS[key.kind == "git"]) is None
-    assert shelf._store.room.get_usage() == key.stored_size
-    assert await shelf.has(key)
-    assert key.shelf == ("large" if kind == "large" else "plain")
+    assert await read(blob_cache, KEYS[key.kind == "git"]) is None
+    assert blob_cache._store.quota.get_usage() == key.stored_size
+    assert await blob_cache.has(key)
+    assert key.subfolder == ("large" if kind == "large" else "plain")
     assert [path.stat().st_size for path in files(tmp_path)] == [key.stored_size]
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "grow", "empty"])
 async def test_a_damaged_one_is_not_here_any_more(
-    shelf: BlobCache, tmp_path: Path, how: str
+    blob_cache: BlobCache, tmp_path: Path, how: str
 ) -> None:
-    await keep(shelf, KEYS[0])
-    assert await read(shelf, KEYS[0], 7, 9) == CONTENT[7:9]
+    await keep(blob_cache, KEYS[0])
+    assert await read(blob_cache, KEYS[0], 7, 9) == CONTENT[7:9]
     (path,) = files(tmp_path)
     data = bytearray(path.read_bytes())
     if how == "flip":
@@ -141,22 +141,22 @@ async def test_a_damaged_one_is_not_here_any_more(
     else:
         data.clear()
     path.write_bytes(data)
-    assert await read(shelf, KEYS[0], 7, 9) is None
+    assert await read(blob_cache, KEYS[0], 7, 9) is None
     assert files(tmp_path) == []
-    assert await keep(shelf, KEYS[0]) == CONTENT
-    assert await read(shelf, KEYS[0]) == CONTENT
+    assert await keep(blob_cache, KEYS[0]) == CONTENT
+    assert await read(blob_cache, KEYS[0]) == CONTENT
 
 
 @pytest.mark.parametrize("size", [1, PIECE, len(CONTENT) - 1])
-async def test_what_broke_off_is_not_kept(shelf: BlobCache, tmp_path: Path, size: int) -> None:
-    assert await keep(shelf, KEYS[0], CONTENT[:size]) == CONTENT[:size]
+async def test_what_broke_off_is_not_kept(blob_cache: BlobCache, tmp_path: Path, size: int) -> None:
+    assert await keep(blob_cache, KEYS[0], CONTENT[:size]) == CONTENT[:size]
     await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
     assert files(tmp_path) == []
-    await asyncio.to_thread(wait_until_unused, shelf)
+    await asyncio.to_thread(wait_until_unused, blob_cache)
 
 
-async def test_a_body_that_was_left_is_not_kept(shelf: BlobCache, tmp_path: Path) -> None:
-    blocks = storing(shelf, KEYS[0])
+async def test_a_body_that_was_left_is_not_kept(blob_cache: BlobCache, tmp_path: Path) -> None:
+    blocks = storing(blob_cache, KEYS[0])
     await anext(blocks)
     await blocks.aclose()
     await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
@@ -168,25 +168,29 @@ def wait_until_empty(folder: Path) -> None:
     wait_until(lambda: not any(folder.iterdir()))
 
 
-def wait_until_unused(shelf: BlobCache) -> None:
+def wait_until_unused(blob_cache: BlobCache) -> None:
     """Wait until nothing is accounted for: that follows the file's removal."""
-    wait_until(lambda: not shelf._store.room.get_usage())
+    wait_until(lambda: not blob_cache._store.quota.get_usage())
 
 
-async def test_what_is_longer_than_it_says_is_not_kept(shelf: BlobCache, tmp_path: Path) -> None:
-    assert await keep(shelf, KEYS[0], CONTENT + b"more") == CONTENT + b"more"
-    assert await read(shelf, KEYS[0]) is not None  # all of it had come, and was compared, before
+async def test_what_is_longer_than_it_says_is_not_kept(
+    blob_cache: BlobCache, tmp_path: Path
+) -> None:
+    assert await keep(blob_cache, KEYS[0], CONTENT + b"more") == CONTENT + b"more"
+    assert (
+        await read(blob_cache, KEYS[0]) is not None
+    )  # all of it had come, and was compared, before
     small = BlobKey("git", "a" * 40, 10)
-    assert await keep(shelf, small) == CONTENT
-    assert await read(shelf, small) is None
+    assert await keep(blob_cache, small) == CONTENT
+    assert await read(blob_cache, small) is None
 
 
 async def test_one_that_would_push_out_others_is_not_kept(tmp_path: Path, kind: str) -> None:
     size = KEYS[0].stored_size
-    async with shelf_in(tmp_path, 2 * size) as shelf:
-        assert shelf.can_keep(len(CONTENT))
-    async with shelf_in(tmp_path, 2 * size - 1) as shelf:
-        assert not shelf.can_keep(len(CONTENT))
+    async with open_blob_cache(tmp_path, 2 * size) as blob_cache:
+        assert blob_cache.can_keep(len(CONTENT))
+    async with open_blob_cache(tmp_path, 2 * size - 1) as blob_cache:
+        assert not blob_cache.can_keep(len(CONTENT))
 
 
 async def test_damage_in_a_large_one_is_found_where_it_is(
@@ -194,15 +198,15 @@ async def test_damage_in_a_large_one_is_found_where_it_is(
 ) -> None:
     monkeypatch.setattr(blob_file, "MAX_SMALL_SIZE", 1_000_000)
     key = KEYS[1]
-    async with shelf_in(tmp_path) as shelf:
-        await keep(shelf, key)
+    async with open_blob_cache(tmp_path) as blob_cache:
+        await keep(blob_cache, key)
         (path,) = files(tmp_path)
         data = bytearray(path.read_bytes())
         data[2 * BLOCK_SIZE] ^= 1
         path.write_bytes(data)
-        assert await read(shelf, key, BLOCK_SIZE - 1, 2 * BLOCK_SIZE) is not None
-        assert await read(shelf, key, 3 * BLOCK_SIZE) == CONTENT[3 * BLOCK_SIZE :]
-        stored = await shelf.open(key, BLOCK_SIZE + 5, key.size)
+        assert await read(blob_cache, key, BLOCK_SIZE - 1, 2 * BLOCK_SIZE) is not None
+        assert await read(blob_cache, key, 3 * BLOCK_SIZE) == CONTENT[3 * BLOCK_SIZE :]
+        stored = await blob_cache.open(key, BLOCK_SIZE + 5, key.size)
         assert stored is not None
         async with stored:
             buffer = memoryview(bytearray(BLOCK_SIZE))
@@ -212,53 +216,53 @@ async def test_damage_in_a_large_one_is_found_where_it_is(
                 await stored.receive_into(buffer, 5.0)
             assert stored.position == 2 * BLOCK_SIZE
         assert files(tmp_path) == []
-        assert shelf._store.room.get_usage() == 0
-        assert not await shelf.has(key)
+        assert blob_cache._store.quota.get_usage() == 0
+        assert not await blob_cache.has(key)
 
 
-async def test_two_at_once(shelf: BlobCache, tmp_path: Path) -> None:
-    one, other = await asyncio.gather(keep(shelf, KEYS[1]), keep(shelf, KEYS[1]))
+async def test_two_at_once(blob_cache: BlobCache, tmp_path: Path) -> None:
+    one, other = await asyncio.gather(keep(blob_cache, KEYS[1]), keep(blob_cache, KEYS[1]))
     assert one == other == CONTENT
-    assert await read(shelf, KEYS[1]) == CONTENT
+    assert await read(blob_cache, KEYS[1]) == CONTENT
     assert len(files(tmp_path)) == 1
-    assert shelf._store.room.get_usage() == KEYS[1].stored_size
+    assert blob_cache._store.quota.get_usage() == KEYS[1].stored_size
     # One that leaves takes nothing from the other.
-    shelf._store.remove(str(files(tmp_path)[0]))
-    left = storing(shelf, KEYS[1])
+    blob_cache._store.remove(str(files(tmp_path)[0]))
+    left = storing(blob_cache, KEYS[1])
     await anext(left)
-    assert await keep(shelf, KEYS[1]) == CONTENT
+    assert await keep(blob_cache, KEYS[1]) == CONTENT
     await left.aclose()
     await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
-    assert await read(shelf, KEYS[1]) == CONTENT
+    assert await read(blob_cache, KEYS[1]) == CONTENT
 
 
 async def test_the_quota_is_kept(tmp_path: Path) -> None:
     limit = 1_000_000
-    async with shelf_in(tmp_path, limit) as shelf:
+    async with open_blob_cache(tmp_path, limit) as blob_cache:
         for number in range(30):
             content = CONTENT[number : number + 90_000]
-            await keep(shelf, git_key(content), content)
+            await keep(blob_cache, git_key(content), content)
             assert sum(path.stat().st_size for path in files(tmp_path)) <= limit
-        assert await read(shelf, git_key(content)) == content
+        assert await read(blob_cache, git_key(content)) == content
 
 
 @pytest.mark.parametrize("name", ["create", "write", "place"])
 async def test_a_disk_that_refuses_costs_nothing(
-    shelf: BlobCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    blob_cache: BlobCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError(13, "no")
 
-    monkeypatch.setattr(shelf._store, name, refuse)
-    assert await keep(shelf, KEYS[0]) == CONTENT
-    assert await read(shelf, KEYS[0]) is None
+    monkeypatch.setattr(blob_cache._store, name, refuse)
+    assert await keep(blob_cache, KEYS[0]) == CONTENT
+    assert await read(blob_cache, KEYS[0]) is None
     await asyncio.to_thread(wait_until_empty, tmp_path / "tmp")
 
 
 async def test_a_disk_that_hangs_costs_little(
-    shelf: BlobCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blob_cache: BlobCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await keep(shelf, KEYS[0])
+    await keep(blob_cache, KEYS[0])
     loop = asyncio.get_running_loop()
     hanging = asyncio.Event()
 
@@ -269,14 +273,14 @@ async def test_a_disk_that_hangs_costs_little(
         patch.setattr(blobs, "DISK_TIMEOUT", 0.01)
         patch.setattr(blobs, "check_plain", hang)
         patch.setattr(blobs, "check_trailer", hang)
-        assert await read(shelf, KEYS[0]) is None
-        assert shelf.cache.is_resting
-        patch.setattr(shelf.cache, "_resume_time", 0.0)
-        patch.setattr(shelf._store, "write", hang)
-        assert await keep(shelf, KEYS[1]) == CONTENT
+        assert await read(blob_cache, KEYS[0]) is None
+        assert blob_cache.cache.is_resting
+        patch.setattr(blob_cache.cache, "_resume_time", 0.0)
+        patch.setattr(blob_cache._store, "write", hang)
+        assert await keep(blob_cache, KEYS[1]) == CONTENT
         hanging.set()
-    shelf.cache._resume_time = 0.0
-    assert await read(shelf, KEYS[0]) == CONTENT
+    blob_cache.cache._resume_time = 0.0
+    assert await read(blob_cache, KEYS[0]) == CONTENT
 
 
 ENTRY = FileEntry(3, None, None, None, None, None, None, None, None)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from xetserve.pipeline.cache.temporary import Temporary
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 
 
-def make_room(folder: Path, max_size: int = HUGE) -> Quota:
+def make_quota(folder: Path, max_size: int = HUGE) -> Quota:
     return Quota(folder, max_size=max_size, min_free=0)
 
 
@@ -44,8 +44,8 @@ async def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
             os.utime(path, (0, [3000, 1000, 4000, 2000][number]))
         await site.read(10, 20)  # now the latest
         assert site.num_fetched == 0
-    room = make_room(tmp_path, (size[1] + size[2]) * 112 // 100)
-    assert room.sweep() == 2
+    quota = make_quota(tmp_path, (size[1] + size[2]) * 112 // 100)
+    assert quota.sweep() == 2
     left = {path.name.partition("-")[0] for path in site.entries()}
     assert left == {"10", "20"}
 
@@ -61,7 +61,7 @@ async def test_the_quota_is_kept(tmp_path: Path, counts: Callable[[], Counts]) -
             assert total <= quota
         assert total > quota // 2
         assert counts().evictions > 5
-        assert make_room(tmp_path, quota).get_usage() == total
+        assert make_quota(tmp_path, quota).get_usage() == total
         site.cas.fetched.clear()
         await site.read(95, 100)
         assert site.num_fetched == 0
@@ -124,58 +124,58 @@ def test_small_files_cost_whole_blocks(tmp_path: Path, monkeypatch: pytest.Monke
     for number in range(20):
         temporary = store.create(1)
         if temporary is None:
-            store.room.sweep(1)
+            store.quota.sweep(1)
             temporary = store.create(1)
         assert temporary is not None
         store.write(temporary, b"x")
         store.place(temporary, "plain", f"sha256-{number:064x}")
         os.close(temporary.fd)
         kept = len(list(tmp_path.glob("plain/*/*")))
-        assert (kept <= 10, store.room.get_usage()) == (True, kept * 4096)
-    assert store.room.evict(size=3 * 4096).num == kept - 3
-    assert store.room.get_usage() == 3 * 4096
+        assert (kept <= 10, store.quota.get_usage()) == (True, kept * 4096)
+    assert store.quota.evict(size=3 * 4096).num == kept - 3
+    assert store.quota.get_usage() == 3 * 4096
 
 
 async def test_a_file_system_without_files_to_spare_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill_by_times(tmp_path)
-    room = Quota(tmp_path, max_size=HUGE, min_free=1)
+    quota = Quota(tmp_path, max_size=HUGE, min_free=1)
     values = list(os.statvfs(tmp_path))
     values[7] = 999  # f_favail
-    assert room.take(1)
+    assert quota.take(1)
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(values))
-    assert not room.take(1)
-    assert room.sweep() > 0
+    assert not quota.take(1)
+    assert quota.sweep() > 0
 
 
 async def test_what_comes_and_goes_is_accounted_for(site: Site) -> None:
-    room = make_room(site.folder)
+    quota = make_quota(site.folder)
     await site.fill(0, 10)
     await site.fill(0, 40)
     await site.read(0, 40)
-    assert room.get_usage() == site.entries()[0].stat().st_size
+    assert quota.get_usage() == site.entries()[0].stat().st_size
     site.cache.forget(XORB.xorb_hash, ChunkRange(0, 40))
     await site.cache.settle()
-    assert room.get_usage() == 0
+    assert quota.get_usage() == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"99999999999999999999"])
 async def test_a_wrong_account_is_put_right(site: Site, content: bytes) -> None:
     await site.fill(0, 40)
     (site.folder / "usage").write_bytes(content)
-    room = make_room(site.folder)
-    room.sweep()
-    assert room.get_usage() == site.entries()[0].stat().st_size
+    quota = make_quota(site.folder)
+    quota.sweep()
+    assert quota.get_usage() == site.entries()[0].stat().st_size
 
 
 async def test_one_sweeps_at_a_time(site: Site) -> None:
     await site.fill(0, 40)
-    room = make_room(site.folder, 1)
+    quota = make_quota(site.folder, 1)
     with (site.folder / "sweep.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert room.sweep() == 0
-    assert room.sweep() == 1
+        assert quota.sweep() == 0
+    assert quota.sweep() == 1
 
 
 async def test_an_account_that_stays_locked_costs_no_download(
@@ -206,26 +206,26 @@ async def fill_by_times(folder: Path) -> list[Path]:
 async def test_the_oldest_go_until_the_size_is_reached(tmp_path: Path) -> None:
     paths = await fill_by_times(tmp_path)
     sizes = [path.stat().st_size for path in paths]
-    room = make_room(tmp_path)
-    evicted = room.evict(size=sum(sizes) - 1)
+    quota = make_quota(tmp_path)
+    evicted = quota.evict(size=sum(sizes) - 1)
     assert (evicted.num, evicted.size) == (1, sizes[0])
     assert files(tmp_path) == paths[1:]
-    assert room.get_usage() == sum(sizes[1:])
-    assert room.evict(size=0).num == len(paths) - 1
+    assert quota.get_usage() == sum(sizes[1:])
+    assert quota.evict(size=0).num == len(paths) - 1
     assert files(tmp_path) == []
-    assert room.get_usage() == 0
+    assert quota.get_usage() == 0
 
 
 async def test_what_was_not_used_for_long_goes(tmp_path: Path) -> None:
     paths = await fill_by_times(tmp_path)
-    evicted = make_room(tmp_path).evict(unused_since=2500)
+    evicted = make_quota(tmp_path).evict(unused_since=2500)
     assert evicted.num == 2
     assert files(tmp_path) == paths[2:]
 
 
 async def test_without_a_reason_nothing_goes(tmp_path: Path) -> None:
     paths = await fill_by_times(tmp_path)
-    assert make_room(tmp_path).evict() == (0, 0)
+    assert make_quota(tmp_path).evict() == (0, 0)
     assert files(tmp_path) == paths
 
 
@@ -241,9 +241,9 @@ async def test_leftovers_of_the_dead_are_removed_and_files_of_the_living_are_not
     assert living is not None
     assert dead is not None
     os.close(dead.fd)  # as the end of a process does
-    store.room.sweep()
+    store.quota.sweep()
     assert [str(path) for path in (tmp_path / "tmp").iterdir()] == [living.path]
-    assert store.room.get_usage() == 1000
+    assert store.quota.get_usage() == 1000
     os.close(living.fd)
 
 
@@ -287,12 +287,12 @@ async def test_odd_things_in_tmp_do_not_end_eviction(
     (tmp / "3link").symlink_to(theirs)
     (tmp / "4gone").symlink_to("nowhere")
     refuse(monkeypatch, "open", tmp / "0unreadable")
-    room = make_room(tmp_path)
+    quota = make_quota(tmp_path)
     for _ in range(2):
-        assert room.evict(size=0).num in (len(paths), 0)
-        assert room.sweep() == 0
+        assert quota.evict(size=0).num in (len(paths), 0)
+        assert quota.sweep() == 0
     assert files(tmp_path) == []
-    assert room.get_usage() == 100
+    assert quota.get_usage() == 100
     left = {path.name for path in tmp.iterdir()}
     assert left == {"0unreadable", "1fifo", "2folder", "3link", "4gone"}
     assert theirs.read_bytes() == b"theirs"
@@ -306,7 +306,7 @@ async def test_folders_that_cannot_be_read_do_not_end_eviction(
     (tmp_path / "ff").mkdir()
     (tmp_path / "large").write_bytes(b"no folder")
     refuse(monkeypatch, "scandir", tmp_path / "ff", tmp_path / "tmp")
-    assert make_room(tmp_path).evict(size=0).num == len(paths)
+    assert make_quota(tmp_path).evict(size=0).num == len(paths)
 
 
 async def test_what_cannot_be_removed_is_passed_over_for_what_can(
@@ -315,11 +315,11 @@ async def test_what_cannot_be_removed_is_passed_over_for_what_can(
     paths = await fill_by_times(tmp_path)
     sizes = [path.stat().st_size for path in paths]
     refuse(monkeypatch, "unlink", paths[0], error=errno.EPERM)
-    room = make_room(tmp_path, sum(sizes) - 1)
-    assert room.sweep() > 0
+    quota = make_quota(tmp_path, sum(sizes) - 1)
+    assert quota.sweep() > 0
     assert paths[0] in files(tmp_path)
-    assert room.get_usage() <= room.max_size
-    make_room(tmp_path).evict(size=0)
+    assert quota.get_usage() <= quota.max_size
+    make_quota(tmp_path).evict(size=0)
     assert files(tmp_path) == paths[:1]
 
 
@@ -337,7 +337,7 @@ async def test_files_of_ours_are_regular_ones(tmp_path: Path, name: str, odd: st
         os.mkfifo(path)
     else:
         path.mkdir()
-    for act in (make_room(tmp_path).sweep, make_room(tmp_path).evict):
+    for act in (make_quota(tmp_path).sweep, make_quota(tmp_path).evict):
         with pytest.raises(OSError, match=f"{name} is not a regular file"):
             act()
     if name == "usage":
@@ -354,14 +354,14 @@ async def test_files_of_other_users_in_tmp_push_nothing_out(
     with (tmp_path / "tmp/theirs").open("wb") as file:
         file.truncate(HUGE)
     monkeypatch.setattr(os, "geteuid", lambda: paths[0].stat().st_uid + 1)
-    room = make_room(tmp_path, 1 << 30)
-    assert room.sweep(1000) == 0
+    quota = make_quota(tmp_path, 1 << 30)
+    assert quota.sweep(1000) == 0
     assert set(paths) <= set(files(tmp_path))
-    assert room.get_usage() == sum(path.stat().st_size for path in paths)
+    assert quota.get_usage() == sum(path.stat().st_size for path in paths)
     assert (tmp_path / "tmp/theirs").exists()
 
 
-@pytest.mark.parametrize("way", ["entry", "shelf", "beside"])
+@pytest.mark.parametrize("way", ["entry", "subfolder", "beside"])
 @pytest.mark.parametrize("is_late", [False, True], ids=["before", "at the last moment"])
 async def test_a_file_that_was_replaced_in_tmp_is_not_put_in_place(
     tmp_path: Path, way: str, is_late: bool, monkeypatch: pytest.MonkeyPatch
@@ -390,7 +390,7 @@ async def test_a_file_that_was_replaced_in_tmp_is_not_put_in_place(
         os.makedirs(folder)
     put: dict[str, Callable[[], object]] = {
         "entry": partial(store.publish, temporary, key),
-        "shelf": partial(store.place, temporary, "plain", f"sha256-{'ab' * 32}"),
+        "subfolder": partial(store.place, temporary, "plain", f"sha256-{'ab' * 32}"),
         "beside": partial(store.place_beside, temporary, str(tmp_path / "meta/x")),
     }
     with pytest.raises(OSError, match="another process has replaced a file in tmp"):

@@ -30,7 +30,7 @@ async def test_a_file_that_was_proven_is_known_after_a_restart(tmp_path: Path, p
     assert len(ledgers(tmp_path)) == 1
     async with running(tmp_path) as process:
         assert await process.read(SIZE // 2, SIZE // 2 + 10)
-        assert process.cache.disk_workers.store.room.get_usage() == size_of(tmp_path)
+        assert process.cache.disk_workers.store.quota.get_usage() == size_of(tmp_path)
 
 
 async def test_parts_alone_leave_nothing(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ async def test_what_comes_wrong_is_seen_in_the_part_that_has_it(tmp_path: Path) 
 
 async def test_a_full_cache_keeps_its_quota(tmp_path: Path) -> None:
     async with running(tmp_path) as process:
-        process.cache.disk_workers.store.room.max_size = 1000
+        process.cache.disk_workers.store.quota.max_size = 1000
         assert await process.read()
     assert ledgers(tmp_path) == []
 

@@ -154,12 +154,16 @@ async def _pull(
             return 1
         size = sum(file.size for file in files)
         progress = Progress("files", len(files), size, sys.stderr)
-        shelf = upstreams.blob_cache
+        blob_cache = upstreams.blob_cache
 
         async def is_kept(digest: str, size: int) -> bool:
-            return await shelf.has(BlobKey("sha256" if len(digest) == 64 else "git", digest, size))
+            return await blob_cache.has(
+                BlobKey("sha256" if len(digest) == 64 else "git", digest, size)
+            )
 
-        puller = Puller(client, commit, cache, shelf.can_keep, is_kept, progress, num_jobs=num_jobs)
+        puller = Puller(
+            client, commit, cache, blob_cache.can_keep, is_kept, progress, num_jobs=num_jobs
+        )
         try:
             summary = await puller.run(files)
         finally:

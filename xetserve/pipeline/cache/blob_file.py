@@ -25,7 +25,7 @@ from zlib import crc32
 from blake3 import blake3
 
 from xetserve.errors import FormatError
-from xetserve.pipeline.cache.layout import LARGE, PLAIN, make_shelf_path
+from xetserve.pipeline.cache.layout import LARGE, PLAIN, make_file_path
 from xetserve.upstream.hub.entry import FileEntry
 
 if TYPE_CHECKING:
@@ -65,25 +65,25 @@ class BlobKey(NamedTuple):
         return None
 
     @classmethod
-    def parse(cls, shelf: str, name: str, stored_size: int) -> "BlobKey":
+    def parse(cls, subfolder: str, name: str, stored_size: int) -> "BlobKey":
         """Parse the name of a stored file, given the bytes that it has on disk.
 
         Raises:
-            FormatError: no file of that shelf has such a size.
+            FormatError: no file of that subfolder has such a size.
         """
         kind, _, digest = name.partition("-")
         size = stored_size
-        if shelf == LARGE:
+        if subfolder == LARGE:
             rest = stored_size - _TRAILER_SIZE
             size = rest - _CHECK.size * -(-rest // (BLOCK_SIZE + _CHECK.size))
         key = cls(kind, digest, size)
-        if key.stored_size != stored_size or key.shelf != shelf:
-            raise FormatError(f"{stored_size} bytes are none of a file in {shelf}")
+        if key.stored_size != stored_size or key.subfolder != subfolder:
+            raise FormatError(f"{stored_size} bytes are none of a file in {subfolder}")
         return key
 
     @property
     def name(self) -> str:
-        """The file name on its shelf."""
+        """The file name in its subfolder."""
         return f"{self.kind}-{self.digest}"
 
     @property
@@ -92,8 +92,8 @@ class BlobKey(NamedTuple):
         return self.size > MAX_SMALL_SIZE
 
     @property
-    def shelf(self) -> str:
-        """The shelf of the file."""
+    def subfolder(self) -> str:
+        """The subfolder of the cache that holds the file."""
         return LARGE if self.is_large else PLAIN
 
     @property
@@ -109,7 +109,7 @@ class BlobKey(NamedTuple):
         Raises:
             ValueError: the digest is not one.
         """
-        return make_shelf_path(folder, self.shelf, self.name)
+        return make_file_path(folder, self.subfolder, self.name)
 
     def make_hash(self) -> "_Hash":
         """Return a hash object for the whole content."""

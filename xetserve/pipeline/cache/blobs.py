@@ -44,9 +44,11 @@ class StoredBlob:
     position: of the next byte.
     """
 
-    def __init__(self, shelf: "BlobCache", key: BlobKey, fd: int, start: int, end: int) -> None:
+    def __init__(
+        self, blob_cache: "BlobCache", key: BlobKey, fd: int, start: int, end: int
+    ) -> None:
         self.position = start
-        self._shelf = shelf
+        self._blob_cache = blob_cache
         self._key = key
         self._fd = fd
         self._end = end
@@ -78,7 +80,7 @@ class StoredBlob:
         count = min(len(view), self._end - self.position)
         if not count:
             return 0
-        cache = self._shelf.cache
+        cache = self._blob_cache.cache
         loop = asyncio.get_running_loop()
         self._reading = reading = loop.run_in_executor(
             cache.disk_workers.executor, self._read, count
@@ -86,7 +88,7 @@ class StoredBlob:
         try:
             data = await run_io(reading, timeout)
         except FormatError as exc:
-            await self._shelf.condemn(self._key, exc)
+            await self._blob_cache.condemn(self._key, exc)
             raise LostError(f"a stored file is {exc}") from exc
         except OSError as exc:
             if isinstance(exc, TimeoutError):
@@ -257,7 +259,7 @@ class BlobWriter:
             if self._checks is not None:
                 self._checks.feed(memoryview(part))
         if not self._left:
-            store.place(temporary, self._key.shelf, self._key.name)
+            store.place(temporary, self._key.subfolder, self._key.name)
 
     def close(self) -> None:
         """Close the file, and remove it if it is not complete."""

@@ -94,12 +94,12 @@ class DiskCache:
 
     async def aclose(self) -> None:
         """Finish writing complete entries, within a few seconds."""
-        for tee in self.disk_workers.tees:
-            tee.close()
+        for writer in self.disk_workers.writers:
+            writer.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.settle()
-        tasks = self._tasks | {tee.task for tee in self.disk_workers.tees if tee.task is not None}
+        tasks = self._list_tasks()
         if self._sweeper is not None:
             tasks.add(self._sweeper)
         for task in tasks:
@@ -113,8 +113,12 @@ class DiskCache:
 
     async def settle(self) -> None:
         """Wait until all complete entries are written."""
-        while tasks := self._tasks | {t.task for t in self.disk_workers.tees if t.task is not None}:
+        while tasks := self._list_tasks():
             await asyncio.wait(tasks)
+
+    def _list_tasks(self) -> set[asyncio.Task[Any]]:
+        writing = {writer.task for writer in self.disk_workers.writers if writer.task is not None}
+        return self._tasks | writing
 
     async def catch_up(self) -> None:
         """Wait until few full blocks are left to write, DISK_TIMEOUT seconds at most.
@@ -123,8 +127,8 @@ class DiskCache:
         count, since only more data fills them.
         """
         deadline = time.monotonic() + DISK_TIMEOUT
-        while sum(tee.num_waiting for tee in self.disk_workers.tees) > MAX_BLOCKS // 4:
-            tasks = [tee.task for tee in self.disk_workers.tees if tee.task is not None]
+        while sum(writer.num_waiting for writer in self.disk_workers.writers) > MAX_BLOCKS // 4:
+            tasks = [writer.task for writer in self.disk_workers.writers if writer.task is not None]
             if not tasks or time.monotonic() > deadline:
                 return
             await asyncio.wait(tasks, timeout=CATCH_UP_INTERVAL)
@@ -133,7 +137,7 @@ class DiskCache:
         while True:
             try:
                 await self.disk_workers.sweep()
-                CACHE_UNPROVEN.set(self._store.room.num_unproven)
+                CACHE_UNPROVEN.set(self._store.quota.num_unproven)
             except OSError as exc:
                 self.disk_workers.warn("cache: cannot sweep: %s", exc.strerror or exc)
             await asyncio.sleep(SWEEP_INTERVAL)
@@ -150,7 +154,7 @@ class DiskCache:
     async def measure(self) -> None:
         """Set the metric of used space; leave it unchanged if the space cannot be read."""
         with contextlib.suppress(OSError):
-            CACHE_SIZE.set(await self.disk_workers.run(self._store.room.get_usage))
+            CACHE_SIZE.set(await self.disk_workers.run(self._store.quota.get_usage))
 
     # A CasSource.
 
@@ -218,18 +222,18 @@ class DiskCache:
         The next open_data does not find them any more.
         """
         late = [
-            tee
-            for tee in self.disk_workers.tees
-            if tee.key.xorb_hash == xorb_hash
-            and tee.key.chunks.start < chunks.end
-            and chunks.start < tee.key.chunks.end
+            writer
+            for writer in self.disk_workers.writers
+            if writer.key.xorb_hash == xorb_hash
+            and writer.key.chunks.start < chunks.end
+            and chunks.start < writer.key.chunks.end
         ]
-        for tee in late:
-            tee.abandon("wrong")
+        for writer in late:
+            writer.abandon("wrong")
         self._remove_later(
             xorb_hash,
             partial(self._store.remove_chunks, xorb_hash, chunks),
-            [tee.task for tee in late if tee.task is not None],
+            [writer.task for writer in late if writer.task is not None],
         )
 
     def _remove_later(
@@ -278,7 +282,7 @@ class DiskCache:
         """Open a fetch range of the inner source."""
         return self._inner.open_data(key.xorb_hash, info)
 
-    def make_tee(self, key: EntryKey) -> EntryWriter:
+    def make_writer(self, key: EntryKey) -> EntryWriter:
         """Return a writer that stores an entry as its data passes."""
         coverage = self.coverages.make(key)
         on_placed = partial(self.coverages.add, key, coverage)
@@ -306,7 +310,7 @@ class _Body:
         self._stack = stack
         self._stored: StoredBody | None = None
         self._inner: DataResponse | None = None
-        self._tee: EntryWriter | None = None
+        self._writer: EntryWriter | None = None
         self._given = 0  # bytes from disk
         self.has_imported = False
 
@@ -324,14 +328,16 @@ class _Body:
         """See DataResponse."""
         if self._stored is not None:
             return self._cache.coverages.find(self._stored.segment)
-        return self._tee.coverage if self._tee is not None and self._tee.is_wanted else None
+        return (
+            self._writer.coverage if self._writer is not None and self._writer.is_wanted else None
+        )
 
     async def open_inner(self) -> None:
         """Start with the inner source, and store its data."""
         response = self._cache.open_inner(self._key, self._info)
         self._inner = await self._stack.enter_async_context(response)
         if not self._cache.is_resting:
-            self._tee = self._cache.make_tee(self._key)
+            self._writer = self._cache.make_writer(self._key)
 
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
         """Receive into view; 0 at the end."""
@@ -366,13 +372,13 @@ class _Body:
         if self._inner is None:
             raise UpstreamError("the data host could not be asked")  # opening it has failed before
         count = await self._inner.receive_into(view, timeout)
-        if self._tee is not None:
-            self._tee.feed(view[:count])
+        if self._writer is not None:
+            self._writer.feed(view[:count])
         return count
 
     def close(self) -> None:
         """Close the body; tasks in the background finish the work on disk."""
         if self._stored is not None:
             self._cache.spawn(self._stored.aclose())
-        if self._tee is not None:
-            self._tee.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -22,9 +22,9 @@ LEDGERS: Final = "ledgers"
 PLAIN: Final = "plain"
 LARGE: Final = "large"
 META: Final = "meta"  # cached answers of the Hub
-# Shelves are folders of files that are named by a hash. The pattern finds the hash in a name.
+# Folders whose files are named by a hash. The pattern finds the hash in a name.
 _CONTENT_NAME: Final = re.compile(r"(?:sha256-([0-9a-f]{64})|git-([0-9a-f]{40}))")
-SHELVES: Final = {
+SUBFOLDERS: Final = {
     LEDGERS: re.compile(r"([0-9a-f]{64})\.xl"),
     PLAIN: _CONTENT_NAME,
     LARGE: _CONTENT_NAME,
@@ -59,17 +59,17 @@ def get_cost(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def make_shelf_path(folder: Path, shelf: str, name: str) -> str:
-    """Return the path of a file of a shelf.
+def make_file_path(folder: Path, subfolder: str, name: str) -> str:
+    """Return the path of a file of a subfolder.
 
     Raises:
-        ValueError: files of this shelf have other names.
+        ValueError: files of this subfolder have other names.
     """
-    match = SHELVES[shelf].fullmatch(name)
+    match = SUBFOLDERS[subfolder].fullmatch(name)
     if match is None:
-        raise ValueError(f"not a name in {shelf}")
+        raise ValueError(f"not a name in {subfolder}")
     digest = match[match.lastindex or 0]
-    return f"{folder}/{shelf}/{digest[:2]}/{name}"
+    return f"{folder}/{subfolder}/{digest[:2]}/{name}"
 
 
 def make_xorb_path(folder: Path, xorb_hash: bytes) -> str:
@@ -105,11 +105,11 @@ def find_longest(
     return best
 
 
-def iter_shelf(folder: Path, shelf: str) -> Iterator[Stored]:
-    """Yield the files of a shelf, sorted by folder and name."""
-    for group in _list_folders(folder / shelf, 2):
+def iter_subfolder(folder: Path, subfolder: str) -> Iterator[Stored]:
+    """Yield the files of a subfolder, sorted by folder and name."""
+    for group in _list_folders(folder / subfolder, 2):
         for stored in sorted(_list_files(group)):
-            if SHELVES[shelf].fullmatch(stored.name):
+            if SUBFOLDERS[subfolder].fullmatch(stored.name):
                 yield stored
 
 
@@ -118,8 +118,8 @@ def iter_stored(folder: Path) -> Iterator[Stored]:
     for _, path in iter_xorbs(folder):
         for stored, _ in list_entries(path):
             yield stored
-    for shelf in SHELVES:
-        yield from iter_shelf(folder, shelf)
+    for subfolder in SUBFOLDERS:
+        yield from iter_subfolder(folder, subfolder)
 
 
 def iter_tree(folder: Path) -> Iterator[Stored]:

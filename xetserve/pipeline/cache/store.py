@@ -30,7 +30,7 @@ from xetserve.pipeline.cache.layout import (
     Stored,
     find_longest,
     list_entries,
-    make_shelf_path,
+    make_file_path,
     make_xorb_path,
 )
 from xetserve.pipeline.cache.quota import Quota
@@ -88,12 +88,12 @@ class CacheStore:
         max_size: bytes that all files together may have.
         min_free: bytes of the file system that stay free.
 
-    room: the quota of the folder.
+    quota: the bytes in use and the limits of the folder.
     """
 
     def __init__(self, folder: Path, *, max_size: int, min_free: int) -> None:
         self.folder = folder
-        self.room = Quota(folder, max_size=max_size, min_free=min_free)
+        self.quota = Quota(folder, max_size=max_size, min_free=min_free)
         self.max_entry_size = max_size // 2  # bytes; a larger entry would evict all others
         self._temporary = folder / "tmp"
         self._indexes = IndexCache()
@@ -158,14 +158,14 @@ class CacheStore:
     def remove(self, path: str) -> int:
         """Remove a file; return 1, or 0 if it is gone already or the disk fails."""
         self._indexes.drop(path)
-        if self.room.remove(path):
+        if self.quota.remove(path):
             return 1
         proven = Standing.PROVEN.rename(path)
         if not path.endswith(Standing.UNPROVEN.value) or proven == path:
             return 0
         # It may have been marked since its path was listed.
         self._indexes.drop(proven)
-        return self.room.remove(proven)
+        return self.quota.remove(proven)
 
     def mark_proven(self, path: str) -> None:
         """Mark an entry as proven, if it is still there.
@@ -223,16 +223,16 @@ class CacheStore:
         Raises:
             OSError: the disk fails.
         """
-        if not self.room.take(size):
+        if not self.quota.take(size):
             return None
         try:
             temporary = open_temporary(self._temporary, size)
         except OSError:
             with contextlib.suppress(OSError):
-                self.room.give_back(size)
+                self.quota.give_back(size)
             raise
         if temporary is None:
-            self.room.give_back(size)
+            self.quota.give_back(size)
         return temporary
 
     def write(self, temporary: Temporary, data: bytes | memoryview) -> None:
@@ -283,13 +283,13 @@ class CacheStore:
                 self.remove(old.path)
         return target
 
-    def place(self, temporary: Temporary, shelf: str, name: str) -> None:
-        """Rename a complete file into a shelf, and replace the one of this name.
+    def place(self, temporary: Temporary, subfolder: str, name: str) -> None:
+        """Rename a complete file into a subfolder, and replace the one of this name.
 
         Raises:
             OSError: the disk fails.
         """
-        target = make_shelf_path(self.folder, shelf, name)
+        target = make_file_path(self.folder, subfolder, name)
         replaced = 0
         with self._placing:
             with contextlib.suppress(FileNotFoundError):
@@ -300,7 +300,7 @@ class CacheStore:
                 make_folders(Path(target).parent)
                 rename_temporary(temporary, target)
         if replaced:
-            self.room.give_back(replaced)
+            self.quota.give_back(replaced)
 
     def place_beside(self, temporary: Temporary, target: str) -> None:
         """Rename a complete file to a path outside the quota, and replace the one that is there.
@@ -316,14 +316,14 @@ class CacheStore:
             except FileNotFoundError:  # another process has removed the empty folder
                 if number + 1 == PLACE_TRIES:
                     raise
-        self.room.give_back(temporary.size)
+        self.quota.give_back(temporary.size)
 
     def discard(self, temporary: Temporary) -> None:
         """Remove an incomplete file."""
         with contextlib.suppress(OSError):
             os.unlink(temporary.path)
         with contextlib.suppress(OSError):
-            self.room.give_back(temporary.size)
+            self.quota.give_back(temporary.size)
 
     def check_writable(self) -> None:
         """Check that a file can be written, and remove it.

@@ -51,7 +51,7 @@ class DiskWorkers:
         self.store = store
         self.executor = executor
         self.num_blocks = 0
-        self.tees: set[EntryWriter] = set()
+        self.writers: set[EntryWriter] = set()
         self.num_held = 0  # blocks that readers hold from one call to the next
         self._free: list[bytearray] = []
         self._sweeping = asyncio.Lock()
@@ -98,7 +98,7 @@ class DiskWorkers:
 
     async def sweep_now(self, need: int) -> None:
         """Make room for need bytes; the caller holds the lock for it."""
-        evicted = await self.run(self.store.room.sweep, need)
+        evicted = await self.run(self.store.quota.sweep, need)
         CACHE_EVICTIONS.add(amount=evicted)
         logger.debug("cache: swept, %d entries evicted", evicted)
 
@@ -144,10 +144,10 @@ class EntryWriter:
         self.task: asyncio.Task[None] | None = None
         if key.file_size > disk_workers.store.max_entry_size:
             self.abandon("too large")
-        elif len(disk_workers.tees) >= MAX_WRITERS:
+        elif len(disk_workers.writers) >= MAX_WRITERS:
             self.abandon("too many")
         else:
-            disk_workers.tees.add(self)
+            disk_workers.writers.add(self)
             self.task = asyncio.get_running_loop().create_task(self._run())
 
     def __repr__(self) -> str:
@@ -235,7 +235,7 @@ class EntryWriter:
             self._block = bytearray()
             self._disk_workers.num_blocks -= self._num_blocks
             self._num_blocks = 0
-            self._disk_workers.tees.discard(self)
+            self._disk_workers.writers.discard(self)
 
     async def _write(self) -> None:
         disk_workers, store = self._disk_workers, self._disk_workers.store

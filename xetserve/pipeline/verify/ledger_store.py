@@ -15,7 +15,7 @@ from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError
 from xetserve.metrics.catalogue import CACHE_DAMAGED
 from xetserve.pipeline.cache.disk_cache import DiskCache
-from xetserve.pipeline.cache.layout import LEDGERS, make_shelf_path
+from xetserve.pipeline.cache.layout import LEDGERS, make_file_path
 from xetserve.pipeline.verify.ledger import MAX_FILE_MEMORY, Ledger
 from xetserve.pipeline.verify.ledger_file import (
     ChunkList,
@@ -114,4 +114,4 @@ class LedgerStore:
             disk_workers.warn("cache: cannot write: %s", exc.strerror or exc)
 
     def _get_path(self, file_hash: bytes) -> str:
-        return make_shelf_path(self._store.folder, LEDGERS, f"{format_hash(file_hash)}.xl")
+        return make_file_path(self._store.folder, LEDGERS, f"{format_hash(file_hash)}.xl")
