@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.cache.cache_site import count_bytes
+from tests.pipeline.cache.cache_site import be_patient, count_bytes
 from tests.pipeline.cache.filled import fill
 
 _count_bytes = pytest.fixture(autouse=True)(count_bytes)
+_be_patient = pytest.fixture(autouse=True)(be_patient)
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.cache.cache_site import Counts, Site, count_bytes, make_site
+from tests.pipeline.cache.cache_site import Counts, Site, be_patient, count_bytes, make_site
 from xetserve.metrics import catalogue as metrics
 
 _count_bytes = pytest.fixture(autouse=True)(count_bytes)
+_be_patient = pytest.fixture(autouse=True)(be_patient)
 
 
 @pytest.fixture

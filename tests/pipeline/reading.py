@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Final
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
+from tests.waiting import PATIENCE
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader, ReadLimits
@@ -18,7 +19,7 @@ from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 
 POLICY = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.2)
-LIMITS = ReadLimits(stall_timeout=1.0, gap_timeout=5.0)
+LIMITS = ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE)
 ALL_SCHEMES = (Scheme.NONE, Scheme.LZ4, Scheme.BG4_LZ4)
 
 

@@ -11,8 +11,11 @@ from typing import NamedTuple
 import pytest
 
 from tests.fakes import FakeCas, FakeFile, FakeXorb
+from tests.waiting import PATIENCE
 from xetserve.pipeline.cache import layout
 from xetserve.pipeline.cache.disk_cache import DiskCache
+from xetserve.pipeline.verify import ledger_store
+from xetserve.upstream.answers import store
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 
@@ -100,6 +103,15 @@ async def make_site(
             == 0
         )
         assert cas.num_open == 0
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a busy disk: none of its timeouts passes, but those that a test sets itself."""
+    for name in ("disk_cache.DISK_TIMEOUT", "disk_cache.CLOSE_TIMEOUT", "blobs.DISK_TIMEOUT"):
+        monkeypatch.setattr(f"xetserve.pipeline.cache.{name}", PATIENCE)
+    monkeypatch.setattr(ledger_store, "LOAD_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(store, "READ_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(store, "CLOSE_TIMEOUT", PATIENCE)
 
 
 class Counts(NamedTuple):
