@@ -1,8 +1,8 @@
 """Requests and responses as the application sees them.
 
-A handler takes a Request and returns a Response; neither knows of sockets. A response's body is
-bytes, or a Body that the connection pulls block by block. What has to happen around the blocks
-(rates, turns, counting) is done by an observer, which the connection calls: no body is wrapped.
+A handler takes a Request and returns a Response; neither depends on sockets. The body of a response
+is bytes, or a Body from which the connection pulls block by block. The connection calls an observer
+around each block for rates, turns and counting, so no body needs a wrapper.
 """
 
 import json
@@ -14,13 +14,13 @@ from urllib.parse import parse_qsl
 
 from xetserve.base.buffers import Buffer
 
-# Buffers that are written in order, in one go. They must stay as they are until the next block is
-# asked for, and may be reused from then on.
+# Buffers that are written together, in order. They must not change until the connection requests
+# the next block; then they may be reused.
 Block = Sequence[Buffer]
 
 
 class Headers:
-    """Header fields in order, looked up without regard to case."""
+    """Header fields in order; names are compared without regard to case."""
 
     __slots__ = ("_fields",)
 
@@ -29,11 +29,11 @@ class Headers:
 
     @classmethod
     def from_raw(cls, fields: Iterable[tuple[bytes, bytes]]) -> "Headers":
-        """Make from h11's byte pairs; values are Latin-1 on the wire (RFC 9110, 5.5)."""
+        """Make headers from h11's byte pairs; values are decoded as Latin-1 (RFC 9110, 5.5)."""
         return cls((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """Return the first value of a field."""
+        """Return the first value of a field; default if it is absent."""
         wanted = name.lower()
         for field_name, value in self._fields:
             if field_name.lower() == wanted:
@@ -41,7 +41,7 @@ class Headers:
         return default
 
     def get_all(self, name: str) -> list[str]:
-        """Give every value of a field, in order."""
+        """Return all values of a field, in order."""
         wanted = name.lower()
         return [value for field_name, value in self._fields if field_name.lower() == wanted]
 
@@ -52,32 +52,33 @@ class Headers:
         return iter(self._fields)
 
     def __repr__(self) -> str:
-        # Values may be tokens: only the names are fit to be printed.
+        # Values may be tokens, so only the names are shown.
         return f"Headers({', '.join(name for name, _ in self._fields)})"
 
 
 class RequestBody(Protocol):
-    """The body of a request, read from the socket as it is asked for."""
+    """The body of a request, read from the socket on demand."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Iterate over the pieces as they arrive."""
+        """Yield the pieces of the body as they arrive."""
         ...
 
     async def read(self, limit: int) -> bytes:
-        """Read it whole.
+        """Read the whole body.
 
         Raises:
-            RequestError: 413, more than limit bytes; 503, there is no room for it now.
+            RequestError: 413, the body has more than limit bytes; 503, the server has no memory
+                left for request bodies.
         """
         ...
 
     def release(self) -> None:
-        """Say that nobody holds what was read any more, before the request is answered."""
+        """Release the memory of the read body early, before the request is answered."""
         ...
 
 
 class EmptyBody:
-    """The body of a request that has none."""
+    """The body of a request without a body."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._pieces()
@@ -95,20 +96,20 @@ class EmptyBody:
 
 @dataclass(slots=True)
 class Record:
-    """What became of a request, noted by whoever knows; times in seconds from the end of its head.
+    """The outcome of a request, for logs and metrics. Times are seconds from the end of its head.
 
-    status: of the answer.
-    sent: body bytes that left.
-    is_complete: whether the whole answer left.
-    head_time: until the answer's status was known.
-    first_byte_time: until the first body bytes had left; None: none did.
-    total_time: until the answer's end.
-    token: fingerprint of the client's token, never the token; None: it sent none.
-    is_verified: whether the content's hash was checked to the end; None: it has none to check.
-    upstream_bytes, cache_bytes: where the content came from; None: not known.
-    cache_hits: ranges that the disk cache had; None: not known.
-    route: what kind of request it was, see metrics.ROUTES.
-    repo, file: what was asked for, where it is a file; None: not known.
+    status: of the response.
+    sent: body bytes sent.
+    is_complete: whether the whole response was sent.
+    head_time: until the status of the response was known.
+    first_byte_time: until the first body bytes were sent; None: none were sent.
+    total_time: until the end of the response.
+    token: fingerprint of the client's token, never the token; None: the client sent none.
+    is_verified: whether the content matched its hash to the end; None: it has no hash.
+    upstream_bytes, cache_bytes: content bytes from each source; None: unknown.
+    cache_hits: ranges found in the disk cache; None: unknown.
+    route: the kind of request, see metrics.ROUTES.
+    repo, file: the requested repository and path; None: unknown, or not a file.
     """
 
     status: int = 0
@@ -132,12 +133,11 @@ class Request:
     """One request.
 
     method: as sent, upper case by convention.
-    target: the request target, still percent-encoded; one that was received is normalized, see
-        read_request.
+    target: the request target, percent-encoded; normalize_target was applied to a received one.
     peer: the client's address, for logs; "" on a Unix socket.
-    client: what the client is counted by: its address, in IPv6 its /64; "" on a Unix socket.
-    secure: whether it came over TLS.
-    record: what becomes of it.
+    client: the client key for limits: the address, in IPv6 its /64; "" on a Unix socket.
+    secure: whether the client uses TLS.
+    record: the outcome, filled in while the request is served.
     """
 
     method: str
@@ -153,35 +153,35 @@ class Request:
 
     @property
     def raw_path(self) -> str:
-        """The path, percent-encoded, without the query."""
+        """Return the path, percent-encoded, without the query."""
         return self.target.partition("?")[0]
 
     @property
     def query(self) -> dict[str, str]:
-        """The query parameters; the last of several with one name counts."""
+        """Return the query parameters; the last of several with the same name counts."""
         return dict(self.query_pairs)
 
     @property
     def query_pairs(self) -> list[tuple[str, str]]:
-        """The query parameters in order."""
+        """Return the query parameters in order."""
         return parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
 
     @property
     def host(self) -> str:
-        """The host, with port, that the client named; "localhost" for HTTP/1.0 without one."""
+        """Return the Host field, with its port; "localhost" for HTTP/1.0 without one."""
         return self.headers.get("host") or "localhost"
 
     @property
     def base_url(self) -> str:
-        """How the client reaches us: scheme and host, without a slash at the end."""
+        """Return the client's URL of this server: scheme and host, no slash at the end."""
         return f"{'https' if self.secure else 'http'}://{self.host}"
 
 
 class Body(Protocol):
-    """A streamed body. The next block is asked for only once the last one has left.
+    """A streamed body. The connection requests a block only after the last one was sent.
 
-    A body that owns something from the start is a class, not a generator: closing a generator that
-    was never started runs none of its code, so it would release nothing.
+    A body that holds resources from the start must be a class, not a generator: closing a generator
+    that was never started runs none of its code, so it would release nothing.
     """
 
     def __aiter__(self) -> AsyncIterator[Block]:
@@ -192,29 +192,30 @@ class Body(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Release everything that the body holds, begun or not: it has no more blocks then.
+        """Release the resources of the body, started or not; it has no more blocks afterwards.
 
-        May be called again.
+        It may be called several times.
         """
         ...
 
 
 class Observer(Protocol):
-    """Accompanies a streamed body as it is sent, without touching it. The connection calls it.
+    """An observer of a streamed body, which the connection calls as it sends the body.
 
-    before_block and on_block alternate. A body that is never sent, as for HEAD, sees on_end only.
+    before_block and on_block alternate. For a body that is never sent, as for HEAD, only on_end is
+    called.
     """
 
     async def before_block(self) -> None:
-        """Wait until the next block may be asked for; all before it have left."""
+        """Wait until the next block may be requested; all blocks before it were sent."""
         ...
 
     def on_block(self, size: int) -> None:
-        """Note a block of size bytes that is to be sent; size may be 0."""
+        """Record a block of size bytes that will be sent; size may be 0."""
         ...
 
     def on_end(self) -> None:
-        """Note that the body is being closed, complete or not; called once."""
+        """Record that the body is being closed, complete or not; called once."""
         ...
 
 
@@ -222,18 +223,18 @@ class Observer(Protocol):
 class Response:
     """One response.
 
-    body: bytes, or blocks. A Body is closed whatever happens. If it raises, or ends before length
-        bytes, the connection is reset: what the client has can then not be taken for complete.
-    length: bytes of a streamed body where they are known. None: chunked, or ended by closing for an
-        HTTP/1.0 client. With a body of bytes it is set only to answer HEAD without making the body.
-    chunked: send chunked transfer-encoding to HTTP/1.1 clients although length is known, so that
-        the end can be withheld. HEAD and HTTP/1.0 get Content-Length all the same.
+    body: bytes, or a Body, which is always closed. If a Body raises or ends before length bytes,
+        the connection is reset, so that the client does not take a partial body for complete.
+    length: bytes in a streamed body. None: unknown, the body is chunked, or ends with the
+        connection of an HTTP/1.0 client. With bytes it is set only for HEAD, without a body.
+    chunked: use chunked transfer-encoding for HTTP/1.1 clients although length is known, so that
+        an error can withhold the end. HEAD and HTTP/1.0 still get Content-Length.
     headers: without Content-Length, Transfer-Encoding, Connection and Date, which the connection
         writes.
-    trailers: name -> what gives the value once the body has ended. They are sent only behind a
-        chunked body; the head then announces their names (RFC 9110, 6.6.2). One that raises
-        withholds the end, as a body does.
-    observer: accompanies a streamed body; None: nobody does.
+    trailers: name -> function that returns the value after the body has ended. Only a chunked body
+        has trailers; the head announces their names (RFC 9110, 6.6.2). A function that raises
+        withholds the end, as a failing body does.
+    observer: called while a streamed body is sent; None: there is none.
     """
 
     status: int
@@ -246,21 +247,21 @@ class Response:
 
     @property
     def content_length(self) -> int | None:
-        """Bytes in the body, where they are known beforehand."""
+        """Return the bytes in the body; None: unknown."""
         return (
             len(self.body) if isinstance(self.body, bytes) and self.length is None else self.length
         )
 
     @property
     def reason(self) -> str:
-        """The usual phrase for the status."""
+        """Return the standard reason phrase of the status; "" if it has none."""
         try:
             return HTTPStatus(self.status).phrase
         except ValueError:
             return ""
 
     async def aclose(self) -> None:
-        """Close a streamed body, whatever has become of it. May be called again."""
+        """Close a streamed body, sent or not. It may be called several times."""
         observer, self.observer = self.observer, None
         if observer is not None:
             observer.on_end()
@@ -269,15 +270,15 @@ class Response:
 
 
 def json_response(status: int, value: object, headers: Iterable[tuple[str, str]] = ()) -> Response:
-    """Answer with a JSON document."""
+    """Return a response with a JSON document."""
     text = json.dumps(value, ensure_ascii=False)
-    # Half a surrogate pair has no UTF-8 form, but Python's escape for it is JSON's as well.
+    # A lone surrogate has no UTF-8 form; Python's backslash escape for it is also valid JSON.
     body = text.encode(errors="backslashreplace") + b"\n"
     return Response(status, [("Content-Type", "application/json"), *headers], body)
 
 
 def error_response(status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> Response:
-    """Answer with {"error": message}, the one shape that errors have."""
+    """Return an error response; all errors have the form {"error": message}."""
     return json_response(status, {"error": message}, headers)
 
 

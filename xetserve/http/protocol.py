@@ -1,8 +1,8 @@
-"""One server connection's HTTP/1.1 state machine: events in, bytes out.
+"""The HTTP/1.1 state machine of one server connection: events in, bytes out.
 
-Requests are held to the letter before h11 sees them: their heads by heads and requests, the framing
-of their bodies, and what is in them, by framing. h11 frames responses and knows what becomes of the
-connection. Around it stands this table; whoever owns the socket acts on it:
+head.py, request.py and framing.py parse requests strictly before h11 sees them. h11 frames
+responses and tracks whether the connection can be kept. This module adds the states below, and the
+owner of the socket acts on them:
 
     state       event                         next         the owner
     IDLE        request                       RESPONDING   calls the handler
@@ -13,8 +13,8 @@ connection. Around it stands this table; whoever owns the socket acts on it:
     RESPONDING  error after the head          CLOSED       resets: a short body must look short
     CLOSING     response complete             CLOSING      half-closes, lets the peer read, closes
 
-Body bytes pass through uncopied: a block is handed to h11 as one Data event that only tells its
-length, and comes back with the chunk's framing around it.
+Body bytes are not copied: h11 receives a block as one Data event that has only a length, and
+returns it with the framing of a chunk around it.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,7 +32,7 @@ from xetserve.http.request import find_framing, read_request
 
 
 class State(Enum):
-    """What the connection is doing."""
+    """The state of the connection."""
 
     IDLE = auto()
     RESPONDING = auto()
@@ -41,14 +41,14 @@ class State(Enum):
 
 
 class NeedData(Enum):
-    """More bytes are needed, or there will be none."""
+    """No event: MORE if more input is needed, END if there will be none."""
 
     MORE = auto()
     END = auto()
 
 
 class _Batch:
-    """A block as h11 sees it: something with a length."""
+    """A block in a form for h11, which needs only its length."""
 
     __slots__ = ("block", "size")
 
@@ -61,41 +61,40 @@ class _Batch:
 
 
 class ServerProtocol:
-    """The server's side of one connection. Feed it bytes, ask it what they mean, have it frame
-    answers.
-    """
+    """The server side of one connection: parses received bytes and frames responses."""
 
     def __init__(self, limits: RequestLimits | None = None) -> None:
         self._limits = limits or RequestLimits()
-        self._inbox = bytearray()  # what has arrived and is not looked at yet
-        self._is_ended = False  # no more will arrive
+        self._inbox = bytearray()  # received bytes that are not parsed yet
+        self._is_ended = False  # the client has closed its sending side
         self._head = HeadReader(self._limits)
-        self._framing: Framing | None = None  # of the body that is being read
+        self._framing: Framing | None = None  # of the current request's body
         self._connection = h11.Connection(
             h11.SERVER,
             max_incomplete_event_size=self._limits.max_head_size + self._limits.max_trailer_size,
         )
         self.state = State.IDLE
         self.head_sent = False
-        self._is_head = False  # the request's method, known even if the request is refused
-        self._takes_body = True  # whether the response that is being sent has a body
-        self._trailers: dict[str, Callable[[], str]] = {}  # what follows its body
+        self._is_head = False  # the method is HEAD; known even for a malformed request
+        self._takes_body = True  # whether the current response has a body
+        self._trailers: dict[str, Callable[[], str]] = {}  # of the current response
 
     def __repr__(self) -> str:
         return f"<ServerProtocol {self.state.name}>"
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes from the socket; b"" says that there will be no more."""
+        """Add bytes from the socket to the buffer; b"" marks the end of input."""
         if data:
             self._inbox += data
         else:
             self._is_ended = True
 
     def next_request(self) -> Request | NeedData:
-        """Return the next request's head, without a body.
+        """Return the next request, without its body; NeedData if there is none.
 
         Raises:
-            RequestError: malformed; the state is CLOSING and an error response may be sent.
+            RequestError: the request is malformed. The state is CLOSING, and the owner may send an
+                error response.
         """
         if self.state is not State.IDLE:
             self.state = State.CLOSED
@@ -123,10 +122,10 @@ class ServerProtocol:
         return request
 
     def next_body_data(self) -> bytes | NeedData:
-        """Return the next piece of the request's body; NeedData.END after the last.
+        """Return the next piece of the request's body; NeedData.END after the last one.
 
         Raises:
-            RequestError: malformed framing; the connection cannot be kept.
+            RequestError: the framing is malformed. The state is CLOSING.
         """
         if self._framing is None or not self.has_body:
             return NeedData.END
@@ -147,41 +146,41 @@ class ServerProtocol:
 
     @property
     def body_length(self) -> int | None:
-        """Bytes of the request's body that were not read; None: that is not known."""
+        """Return the unread bytes of the request's body; None: unknown."""
         if self._framing is None or not self.has_body:
             return 0
         return self._framing.length
 
     @property
     def has_input(self) -> bool:
-        """Whether a part of the next request has been received."""
+        """Return whether the buffer holds bytes of the next request."""
         return bool(self._inbox)
 
     @property
     def awaits_continue(self) -> bool:
-        """Whether the client holds its body back until it is told to go on."""
+        """Return whether the client waits for a 100 response before it sends its body."""
         return self._connection.they_are_waiting_for_100_continue
 
     @property
     def has_body(self) -> bool:
-        """Whether a part of the request's body has not been read."""
+        """Return whether a part of the request's body is unread."""
         return self._connection.their_state is h11.SEND_BODY
 
     def send_continue(self) -> bytes:
-        """Tell the client to send its body."""
+        """Return a 100 response, which makes the client send its body."""
         return self._send(
             h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
         )
 
     def send_head(self, response: Response, request: Request | None, date: str) -> bytes:
-        """Frame the response's head. request is None when none could be read."""
+        """Return the head of a response; request None: the request was malformed."""
         headers = [("Date", date), ("Server", "xetserve"), *response.headers]
         length = response.content_length
         chunked = response.length is not None and response.chunked
         self._takes_body = not self._is_head
         is_old = request is not None and request.http_version == "1.0"
         if response.status in (204, 304):
-            self._takes_body = False  # nor may a field frame one (RFC 9112, 6.1)
+            self._takes_body = False  # no framing field is allowed either (RFC 9112, 6.1)
         elif length is not None and (self._is_head or is_old or not chunked):
             headers.append(("Content-Length", str(length)))
         elif not is_old:
@@ -201,9 +200,9 @@ class ServerProtocol:
         )
 
     def send_block(self, block: Block) -> list[Buffer]:
-        """Frame a block; its buffers are in the result as they are.
+        """Return a block with its framing; the result holds the same buffer objects.
 
-        Gives nothing where the response may not have a body: to HEAD, 204 and 304.
+        The result is empty if the response has no body: for HEAD, 204 and 304.
         """
         if not self._takes_body:
             return []
@@ -218,14 +217,14 @@ class ServerProtocol:
         return out
 
     def send_end(self) -> bytes:
-        """Frame the end of the response, with its trailers.
+        """Return the end of the response, with its trailers.
 
         Raises:
-            h11.LocalProtocolError: fewer bytes were sent than announced, or a trailer is not fit to
-                be sent; reset the connection.
+            h11.LocalProtocolError: fewer bytes were sent than announced, or a trailer is invalid.
+                Reset the connection.
         """
         if not self._takes_body and self._connection.their_state in (h11.IDLE, h11.ERROR):
-            return b""  # h11 has not seen the HEAD that was refused, and would miss a body
+            return b""  # h11 has not seen the refused HEAD request, and would expect a body
         trailers = [(name, value()) for name, value in self._trailers.items()]
         data = self._send(h11.EndOfMessage(headers=_encode(trailers)))
         if self.state is State.CLOSING or self._connection.our_state is h11.MUST_CLOSE:
@@ -233,7 +232,7 @@ class ServerProtocol:
         return data
 
     def start_next_cycle(self) -> bool:
-        """Get ready for the next request; False: the connection has to be closed."""
+        """Prepare for the next request; return False if the connection must be closed."""
         if self.state is not State.RESPONDING or self._connection.our_state is not h11.DONE:
             return False
         if self._connection.their_state is not h11.DONE:
@@ -248,7 +247,7 @@ class ServerProtocol:
         return True
 
     def close_after_response(self) -> None:
-        """Announce, in a head that is not sent yet, that this is the last response."""
+        """Announce in the head of the response, which is not sent yet, that it is the last."""
         self.state = State.CLOSING
 
     def _send(self, event: h11.Event) -> bytes:
@@ -258,7 +257,7 @@ class ServerProtocol:
         try:
             return self._connection.next_event()
         except h11.RemoteProtocolError as exc:
-            # h11 quotes the line that it does not understand, which may hold a token.
+            # h11 quotes the malformed line, which may hold a token.
             reason = str(exc).partition("bytearray(")[0].rstrip(": ")
             raise RequestError(exc.error_status_hint, f"malformed request: {reason}") from None
 

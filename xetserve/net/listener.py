@@ -1,4 +1,4 @@
-"""Serving clients: one task for each, all of them known, so that they can be drained."""
+"""The listener: accept clients, serve each in its own task, and drain all of them."""
 
 import asyncio
 import logging
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProxyPolicy:
-    """Who may speak for others.
+    """The policy for proxies in front of the server.
 
-    trusted: proxies whose word counts.
-    forwarding: reads the fields in which they tell of their clients; None: none are read.
-    needs_header: every connection comes from one of them and begins with a PROXY header.
+    trusted: proxies whose information about clients is believed.
+    forwarding: reads their forwarding fields; None: ignore the fields.
+    needs_header: accept only trusted proxies, and require a PROXY header.
     """
 
     trusted: TrustedProxies = field(default_factory=TrustedProxies)
@@ -43,29 +43,28 @@ class ProxyPolicy:
 
 @dataclass(slots=True)
 class _Client:
-    """A connection as the listener knows it.
+    """The listener's state of one connection.
 
-    key: what the census counts it as.
-    entering: while it may not ask yet; when it has to be done with that.
-    connection: once it may ask.
+    key: the client key under which the connection is counted.
+    preamble: the timeout of the preamble; None: the preamble is over.
+    connection: set after the preamble.
     """
 
     sock: socket.socket
     key: str
-    entering: asyncio.Timeout | None = None
+    preamble: asyncio.Timeout | None = None
     connection: ServerConnection | None = None
 
 
 class Listener:
-    """Serves a handler on listening sockets.
+    """A server of a handler on listening sockets.
 
     Args:
-        on_answer: called for each request once it is answered.
+        on_answer: called for each request after its response.
         is_shared: whether other processes accept from the same sockets.
-        proxies: who may speak for others.
-        bodies: bounds what is held of request bodies; None: as by default.
-        turns: gives places in turns of the loop, for handshakes and heads; None: those of nobody
-            else.
+        proxies: the policy for proxies; None: trust none.
+        bodies: the budget for request bodies; None: use a default budget.
+        turns: the scheduler of the event loop, for handshakes and heads; None: create one.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Listener:
         self._bodies = bodies or BodyBudget()
         self._turns = turns or Turns()
         self._acceptors: list[Acceptor] = []
-        self._census = ConnectionCount(limits.max_connections, limits.max_connections_per_client)
+        self._count = ConnectionCount(limits.max_connections, limits.max_connections_per_client)
         self._refusals: Refusals | None = None
         self._clients: dict[asyncio.Task[None], _Client] = {}
         self._draining = False
@@ -96,29 +95,28 @@ class Listener:
 
     @property
     def num_connections(self) -> int:
-        """Clients that are connected now."""
+        """Return the number of connected clients."""
         return len(self._clients)
 
     @property
     def is_draining(self) -> bool:
-        """Whether no more clients are accepted."""
+        """Return whether the listener has stopped accepting clients to drain."""
         return self._draining
 
     @property
     def idle_since(self) -> float | None:
-        """Since when nobody is connected, by the monotonic clock; None: somebody is."""
+        """Return when the last client left, by the monotonic clock; None: there are clients."""
         return self._idle_since
 
     @property
     def has_left(self) -> bool:
-        """Whether the sockets were left to others, see leave."""
+        """Return whether leave was called."""
         return self._has_left
 
     async def start(self, endpoints: Sequence[Endpoint | socket.socket]) -> None:
-        """Accept clients on sockets that are bound already; they belong to the listener from now
-        on.
+        """Start accepting clients on bound sockets, which the listener owns from now on.
 
-        A socket alone is an endpoint of plain HTTP.
+        A socket without an Endpoint serves plain HTTP.
         """
         self._refusals = Refusals()
         self._idle_since = time.monotonic()
@@ -134,21 +132,19 @@ class Listener:
                 acceptor.start()
 
     def leave(self) -> None:
-        """Accept nobody from now on, whoever waits: somebody else has the sockets as well, and
-        will.
-        """
+        """Stop accepting at once; leave queued clients to the other owner of the sockets."""
         self._has_left = True
         for acceptor in self._acceptors:
             acceptor.leave()
 
     def configure(self, limits: ConnectionLimits, proxies: ProxyPolicy) -> None:
-        """Change the limits and who is trusted; clients that are connected keep what they have."""
+        """Change the limits and the proxy policy for new connections."""
         self._limits = limits
         self._proxies = proxies
-        self._census.set_limits(limits.max_connections, limits.max_connections_per_client)
+        self._count.set_limits(limits.max_connections, limits.max_connections_per_client)
 
     def _get_load(self) -> int:
-        """How many clients there are; when no more may come, more than any other process has."""
+        """Return the number of clients; at the limit sys.maxsize: other processes go first."""
         limit = self._limits.max_connections
         is_full = limit and self.num_connections >= limit
         return sys.maxsize if is_full else self.num_connections
@@ -158,18 +154,18 @@ class Listener:
         is_trusted = _host(address) in self._proxies.trusted
         over_tls = endpoint.tls is not None
         if self._proxies.needs_header and not is_trusted:
-            reason = "clients come through a proxy here"
+            reason = "this server accepts only connections from its trusted proxies"
             self._refusals.refuse(sock, 403, reason, over_tls=over_tls)
             return
-        # Behind a trusted proxy are many clients.
+        # A trusted proxy connects for many clients, so its address is not counted.
         key = "" if is_trusted else client_key(address)
-        excess = self._census.find_excess(key)
+        excess = self._count.find_excess(key)
         if excess is not None:
             self._refusals.refuse(sock, *excess, over_tls=over_tls)
             return
         client = _Client(sock, key)
         task = asyncio.get_running_loop().create_task(self._serve(endpoint, client))
-        self._census.add(key)
+        self._count.add(key)
         self._clients[task] = client
         self._idle_since = None
         CONNECTIONS.add()
@@ -179,18 +175,18 @@ class Listener:
         task = asyncio.current_task()
         assert task is not None
         raw = ByteStream()
-        # The client is gone: whatever its task waits for is wanted by nobody.
+        # When the client disconnects, its task has no purpose any more.
         raw.on_lost = task.cancel
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: raw, client.sock)
         try:
-            entered = await self._enter(endpoint, client, raw)
+            opened = await self._open_stream(endpoint, client, raw)
         except BaseException:
             raw.abort()
             raise
-        if entered is None:
+        if opened is None:
             return
-        stream, peer = entered
+        stream, peer = opened
         connection = ServerConnection(
             stream,
             endpoint.handler or self._handler,
@@ -206,20 +202,23 @@ class Listener:
             connection.drain()
         await connection.serve()
 
-    async def _enter(
+    async def _open_stream(
         self, endpoint: Endpoint, client: _Client, raw: ByteStream
     ) -> tuple[Stream, str] | None:
-        """Return the stream for a client's requests, and its address; None: it was not let in."""
+        """Run the preamble; return the stream for requests and the client's address.
+
+        Returns None if the preamble failed; the connection is closed then.
+        """
         if endpoint.tls is None and not self._proxies.needs_header:
             return raw, raw.peer
         try:
             try:
-                async with asyncio.timeout(self._limits.handshake_timeout) as client.entering:
+                async with asyncio.timeout(self._limits.handshake_timeout) as client.preamble:
                     if self._draining:
-                        self._hurry(client)
-                    return await self._let_in(endpoint, client, raw)
+                        self._shorten_preamble(client)
+                    return await self._run_preamble(endpoint, client, raw)
             finally:
-                client.entering = None
+                client.preamble = None
         except (BrokenStream, TimeoutError) as exc:
             if isinstance(exc, TimeoutError):
                 ENTRIES_FAILED.add("timeout")
@@ -228,14 +227,13 @@ class Listener:
             await raw.aclose(self._limits.linger_timeout)
             return None
 
-    async def _let_in(
+    async def _run_preamble(
         self, endpoint: Endpoint, client: _Client, raw: ByteStream
     ) -> tuple[Stream, str]:
-        """Do what comes before the first request; gives the stream for it, and the client's
-        address.
+        """Read the PROXY header and start TLS; return the stream and the client's address.
 
         Raises:
-            BrokenStream: the client is not let in; it was told what there is to tell.
+            BrokenStream: a step failed. The client has received the reason if possible.
         """
         assert self._refusals is not None
         refusals, peer = self._refusals, raw.peer
@@ -244,27 +242,27 @@ class Listener:
             if source is not None:
                 peer = source
                 key = "" if source in self._proxies.trusted else client_key((source, 0))
-                excess = self._census.find_excess_of(key)
+                excess = self._count.find_excess_of(key)
                 if excess is not None:
                     over_tls = endpoint.tls is not None
                     await raw.send_all([refusals.make_refusal(*excess, over_tls=over_tls)])
                     raise BrokenStream("refused")
-                self._census.remove(client.key)
-                self._census.add(key)
+                self._count.remove(client.key)
+                self._count.add(key)
                 client.key = key
         if endpoint.tls is None:
             return raw, peer
-        reason = "this port speaks TLS: the URL begins with https"
+        reason = "this port speaks TLS: use a URL with https"
         turn = partial(self._turns.take, f"{client.key}, handshakes", begins=True)
         tls = await start_tls(raw, endpoint.tls, turn, partial(refusals.make_refusal, 400, reason))
         return tls, peer
 
-    def _hurry(self, client: _Client) -> None:
-        """Give a client that has not asked yet the time that the drain leaves for that."""
+    def _shorten_preamble(self, client: _Client) -> None:
+        """Shorten the timeout of a client's preamble to drain_grace."""
         deadline = asyncio.get_running_loop().time() + self._limits.drain_grace
-        entering = client.entering
-        if entering is not None and not entering.expired():
-            entering.reschedule(min(deadline, entering.when() or deadline))
+        preamble = client.preamble
+        if preamble is not None and not preamble.expired():
+            preamble.reschedule(min(deadline, preamble.when() or deadline))
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         client = self._clients.pop(task)
@@ -272,18 +270,18 @@ class Listener:
         if not self._clients:
             self._idle_since = time.monotonic()
         if client.connection is None:
-            client.sock.close()  # its task was cancelled before it had begun
-        self._census.remove(client.key)
+            client.sock.close()  # the task was cancelled before it opened the stream
+        self._count.remove(client.key)
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.error("a connection failed unexpectedly", exc_info=exc)
 
     async def drain(self, timeout: float) -> None:
-        """Stop accepting, let responses finish for timeout seconds, then cut what is left."""
+        """Stop accepting, let responses finish for timeout seconds, then cut the rest."""
         for acceptor in self._acceptors:
             acceptor.stop()
         self._draining = True
         for client in list(self._clients.values()):
-            self._hurry(client)
+            self._shorten_preamble(client)
             if client.connection is not None:
                 client.connection.drain()
         if self._clients:
@@ -304,10 +302,10 @@ def _host(address: Any) -> str:
 
 
 def bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """Bind TCP sockets for every address of host; port 0 picks a free one.
+    """Bind TCP sockets for every address of host; port 0 chooses a free port.
 
     Raises:
-        OSError: the address is taken or is not ours.
+        OSError: an address is in use or is not an address of this machine.
     """
     infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []

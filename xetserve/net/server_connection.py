@@ -1,8 +1,8 @@
-"""One client connection: read a request, call the handler, send the response, again.
+"""Client connections: read a request, call the handler, send the response, and repeat.
 
-Every failure steers back to one of three ends: an error response while the head is not sent, a
-reset once it is, or a quiet close. When the client leaves, the task that runs this is cancelled,
-wherever it waits.
+Every failure has one of three outcomes. Before the response's head is sent, the client gets an
+error response. After the head, the connection is reset. Otherwise the connection is closed. If the
+client disconnects, the listener cancels the task of the connection, wherever it waits.
 """
 
 import asyncio
@@ -33,34 +33,32 @@ from xetserve.net.tls_stream import Stream, TlsStream
 
 logger = logging.getLogger(__name__)
 
-# What a proxy in front of us may have named the request. Nothing that would need care in a log.
+# Request ids that a proxy in front of us may set. All characters are safe in a log.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:+/=@-]{1,128}", re.ASCII)
 
-# Called when a request is answered, well or badly; its record says how.
+# Called after each response, complete or not, with the request; its record has the outcome.
 OnAnswer = Callable[[Request], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Times in seconds, rates in bytes a second. Where it says so, 0 is no limit.
+    """The limits of client connections. Times are in seconds, rates in bytes a second.
 
-    keep_alive_timeout: for the first byte of the next request; 0: no limit.
-    handshake_timeout: for all that comes before the first request: a PROXY header, the TLS
-        handshake.
-    head_timeout: for a request's head, from its first byte on; 0: no limit.
-    body_timeout: for the next data of a request's body; 0: no limit.
-    min_body_rate: of a request's body; what is slower uses body_timeout up; 0: no limit.
-    write_timeout: a client that takes no byte for so long is cut.
-    min_write_rate: a client that takes less is cut; 0: no limit.
-    write_window: what min_write_rate is averaged over; only the time counts that is spent waiting
-        for the client.
-    linger_timeout: after a last response, for the client to read it and close.
-    drain_grace: for the first request of a client that has just connected, when the server drains.
-    max_drain: bytes of an unread request body that are read to keep the connection.
-    max_requests: of one connection; 0: no limit.
-    max_connections: in all; 0: no limit.
-    max_connections_per_client: of one address; 0: no limit.
-    request: how large a request may be.
+    keep_alive_timeout: time until the first byte of the next request; 0: no limit.
+    handshake_timeout: time for the PROXY header and the TLS handshake before the first request.
+    head_timeout: time for a request's head, from its first byte on; 0: no limit.
+    body_timeout: time until the next data of a request's body; 0: no limit.
+    min_body_rate: rate of a request's body; a slower body uses up body_timeout; 0: no limit.
+    write_timeout: time without a byte read, after which a client is cut.
+    min_write_rate: rate below which a client is cut; 0: no limit.
+    write_window: averaging time of min_write_rate; only time spent waiting for the client counts.
+    linger_timeout: time for the client to read a last response and close.
+    drain_grace: time for the first request of a new connection while the server drains.
+    max_drain: bytes of an unread request body that the server reads to keep the connection.
+    max_requests: requests on one connection; 0: no limit.
+    max_connections: connections in total; 0: no limit.
+    max_connections_per_client: connections of one client key; 0: no limit.
+    request: size limits of a request.
     """
 
     keep_alive_timeout: float = 75.0
@@ -81,7 +79,7 @@ class ConnectionLimits:
 
 
 class _ConnectionBody:
-    """The body of the request that is being served, read from its connection."""
+    """The body of the current request, read from its connection on demand."""
 
     def __init__(self, connection: "ServerConnection", lease: BodyLease) -> None:
         self._connection = connection
@@ -112,13 +110,13 @@ class _ConnectionBody:
 
 
 class ServerConnection:
-    """Serves one client until it leaves or has to be closed.
+    """A connection that serves one client until the client leaves or the server closes it.
 
     Args:
-        peer: the client's address, where that is not the other end of the stream.
-        forwarding: finds out whom the peer asks for, if it is a proxy.
-        bodies: bounds what is held of all clients' request bodies.
-        turns: gives places in turns of the loop for reading heads.
+        peer: the client's address from a PROXY header; None: the peer of the stream.
+        forwarding: finds the client behind a proxy; None: ignore forwarding fields.
+        bodies: the budget for the request bodies of all clients.
+        turns: the scheduler of the event loop, used for reading heads.
     """
 
     def __init__(
@@ -135,7 +133,7 @@ class ServerConnection:
     ) -> None:
         self._stream = stream
         self._peer = stream.peer if peer is None else peer
-        # A line of its own: what is asked for is not known yet, and may be /health.
+        # Heads have their own queue: before a head is parsed, the request may be for /health.
         self._line = f"{client_key((self._peer,)) if self._peer else ''}, heads"
         self._turns = turns or Turns()
         self._forwarding = forwarding
@@ -148,27 +146,27 @@ class ServerConnection:
         if limits.min_write_rate:
             self._floor = RateFloor(limits.min_write_rate, limits.write_window)
         self._num_requests = 0
-        self._lease = BodyLease(bodies or BodyBudget())  # of the current request's body
+        self._lease = BodyLease(bodies or BodyBudget())  # for the current request's body
         self._stall_deadline: BodyDeadline  # for the current request's body
         self._draining = False
-        self._idle: asyncio.Timeout | None = None  # while nothing of a request is here
+        self._idle: asyncio.Timeout | None = None  # set while no byte of a request has arrived
 
     def drain(self) -> None:
-        """Answer the request that has begun to come, then close; close at once when there is none.
+        """Finish the current request, then close; close at once if there is none.
 
-        A client that has not asked for anything yet gets drain_grace to do so: it has connected to
-        a server that took it in.
+        A client that has not sent a request yet gets drain_grace for its first one, because the
+        server has accepted its connection.
         """
         self._draining = True
         if self._idle is not None and not self._idle.expired():
             self._idle.reschedule(self._loop.time() + self._drain_grace)
 
     async def serve(self) -> None:
-        """Run until the connection is closed."""
+        """Serve requests until the connection is closed."""
         try:
             while await self._serve_one():
                 pass
-            self._stream.on_lost = None  # from here on we are the one who leaves
+            self._stream.on_lost = None  # this side closes now: do not cancel this task
             await self._stream.aclose(self._limits.linger_timeout)
         except (BrokenStream, TimeoutError) as exc:
             logger.debug("connection from %s ended: %s", self._peer, str(exc) or "timed out")
@@ -176,7 +174,7 @@ class ServerConnection:
             self._stream.abort()
 
     async def _serve_one(self) -> bool:
-        """Serve one request; False: the connection is to be closed."""
+        """Serve one request; return False if the connection must be closed."""
         REQUEST_ID.set("")
         try:
             request = await self._read_request()
@@ -195,27 +193,25 @@ class ServerConnection:
         if not (await self._finish_request_body() and self._protocol.start_next_cycle()):
             return False
         if self._protocol.has_input:
-            # Nothing has to wait for a client that sends its requests ahead, and thousands are here
-            # already.
+            # A pipelining client may have thousands of requests in the buffer: yield to the others.
             await asyncio.sleep(0)
             await self._turns.take(self._line, begins=True)
         return True
 
     async def _answer(self, request: Request) -> None:
-        """Have a request answered, and send the answer as far as that is possible."""
+        """Call the handler and send its response as far as possible."""
         started = self._loop.time()
         logger.debug("%s %s begins", request.method, request.raw_path)
         response = await self._call_handler(request)
         if isinstance(response.body, bytes):
-            self._lease.release()  # the handler has ended: a client that reads slowly keeps no room
+            self._lease.release()  # now, so that a slow reader does not hold body budget
         record = request.record
         record.status = response.status
         record.head_time = self._loop.time() - started
         try:
             await self._send_response(request, response, started)
         finally:
-            # A client that leaves now must not interrupt this: what the body holds would never be
-            # released.
+            # A client that leaves must not cancel this: the body would never release its resources.
             on_lost, self._stream.on_lost = self._stream.on_lost, None
             await response.aclose()
             self._stream.on_lost = on_lost
@@ -224,9 +220,9 @@ class ServerConnection:
                 self._on_answer(request)
 
     async def _read_request(self) -> Request | None:
-        """Return the next request; None: the client has finished, or said nothing for too long."""
+        """Return the next request; None: the client has closed its side or was idle too long."""
         protocol = self._protocol
-        deadline: float | None = None  # for the whole head, however slowly it trickles in
+        deadline: float | None = None  # for the whole head, in any number of pieces
         while (request := protocol.next_request()) is NeedData.MORE:
             is_idle = self._stream.is_quiet and not protocol.has_input
             if is_idle:
@@ -267,7 +263,7 @@ class ServerConnection:
         return request
 
     def _first_byte_timeout(self) -> float | None:
-        """Seconds that the client may still say nothing; None: any number."""
+        """Return the seconds until the first byte of a request must arrive; None: no limit."""
         return self._drain_grace if self._draining else self._limits.keep_alive_timeout or None
 
     @property
@@ -276,14 +272,14 @@ class ServerConnection:
 
     @property
     def body_length(self) -> int | None:
-        """Bytes of the current request's body that were not read; None: that is not known."""
+        """Return the unread bytes of the current request's body; None: unknown."""
         return self._protocol.body_length
 
     async def read_body(self) -> AsyncGenerator[bytes, None]:
-        """Iterate over the pieces of the current request's body.
+        """Yield the pieces of the current request's body.
 
         Raises:
-            RequestError: malformed framing, or the client sends too slowly.
+            RequestError: the framing is malformed, or the client sends too slowly.
         """
         protocol = self._protocol
         while protocol.has_body:
@@ -294,7 +290,7 @@ class ServerConnection:
             if isinstance(piece, bytes):
                 self._stall_deadline.note(len(piece))
                 yield piece
-                # A fast client has the next one here already, and would have all turns of the loop.
+                # The next piece of a fast client is here already: yield to other tasks.
                 await asyncio.sleep(0)
                 continue
             if protocol.awaits_continue:
@@ -321,13 +317,13 @@ class ServerConnection:
             return error_response(500, f"internal error, request {request.request_id}")
 
     async def _send_response(self, request: Request, response: Response, started: float) -> None:
-        """Send head and body; the request's record tells how far it came. On a failing body the
-        state is CLOSED.
+        """Send head and body; record the progress in the request. If a body fails, the state is
+        CLOSED afterwards.
         """
         protocol, record = self._protocol, request.record
         is_last = self._draining or self._num_requests == self._limits.max_requests
         if is_last or (protocol.has_body and protocol.awaits_continue):
-            # A body that was never asked for may or may not come: do not guess (RFC 9110, 10.1.1).
+            # Without a 100 response, the client may or may not send its body (RFC 9110, 10.1.1).
             protocol.close_after_response()
         response.headers.append(("X-Request-Id", request.request_id))
         head = protocol.send_head(response, request, http_date())
@@ -354,7 +350,7 @@ class ServerConnection:
         """Send a body block by block, the head with the first one."""
         protocol, stream, record = self._protocol, self._stream, request.record
         observer = response.observer
-        pending = head  # leaves with the first block, in one segment where it fits
+        pending = head  # sent together with the first block, in one segment if possible
         try:
             while True:
                 if observer is not None:
@@ -385,12 +381,12 @@ class ServerConnection:
             record.is_complete = True
         except (BrokenStream, asyncio.CancelledError):
             protocol.state = State.CLOSED
-            # Now, not later: the socket must let go of the block before its buffers are used again.
+            # Abort at once: the transport must drop the block before its buffers are reused.
             stream.on_lost = None
             stream.abort()
             raise
-        except Exception as exc:  # noqa: BLE001 - whatever broke the body, the answer is the same
-            # The head is out: only a reset tells the client that this is not the whole.
+        except Exception as exc:  # noqa: BLE001 - any error of the body resets the connection
+            # The head is sent: only a reset shows the client that the body is incomplete.
             level = logging.WARNING if not isinstance(exc, TimeoutError) else logging.INFO
             logger.log(
                 level,
@@ -400,7 +396,7 @@ class ServerConnection:
                 str(exc) or type(exc).__name__,
             )
             protocol.state = State.CLOSED
-            stream.on_lost = None  # from here on we are the one who leaves
+            stream.on_lost = None  # this side closes now: do not cancel this task
             stream.abort()
 
     async def _send(self, buffers: list[Buffer]) -> None:
@@ -411,7 +407,7 @@ class ServerConnection:
             raise
 
     async def _refuse(self, error: RequestError) -> None:
-        """Answer a request that could not be read; the connection is closed afterwards."""
+        """Send an error response to a malformed request; the caller must then close."""
         protocol = self._protocol
         protocol.close_after_response()
         request = Request("-", "-", request_id=secrets.token_hex(8), peer=self._peer)
@@ -428,7 +424,7 @@ class ServerConnection:
                 self._on_answer(request)
 
     async def _finish_request_body(self) -> bool:
-        """Read what the handler left of the request's body; False: too much of it."""
+        """Read and drop the rest of the request's body; return False if it is too large."""
         if self._protocol.state is not State.RESPONDING:
             return False
         left = self._limits.max_drain
@@ -448,7 +444,7 @@ def _too_large(limit: int) -> RequestError:
 
 
 def _find_request_id(request: Request) -> str:
-    """Return the id that the request came with, if it is fit to be one, or a new one."""
+    """Return the valid X-Request-Id of the request, or a new id."""
     values = request.headers.get_all("x-request-id")
     if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
         return values[0]
