@@ -1,1 +1,1 @@
-"""A small Hub and CAS on a folder; it rides on the same HTTP server as the application."""
+"""A small Hub and CAS made from a folder, on the same HTTP server as the application."""

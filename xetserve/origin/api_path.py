@@ -1,8 +1,8 @@
-"""Paths under /api/{type}s/: the repository, what is wanted of it, and the rest."""
+"""Paths under /api/{type}s/: the repository, the verb, and the rest."""
 
 from typing import Final, NamedTuple
 
-# What may follow a repository's id in API paths, and how many parts it needs behind it.
+# The verbs that may follow a repository's id, and how many parts each needs after it.
 _VERBS: Final = {
     "revision": 1,
     "tree": 1,
@@ -22,7 +22,7 @@ WRITES: Final = frozenset(("preupload", "commit", "branch", "tag", "xet-write-to
 
 
 class ApiPath(NamedTuple):
-    """A path under /api/{type}s/: the repository, a verb or "", what follows."""
+    """A path under /api/{type}s/: the repository, a verb or "", and the parts after it."""
 
     repo_id: str
     verb: str
@@ -32,8 +32,7 @@ class ApiPath(NamedTuple):
 def parse_api_path(parts: list[str]) -> ApiPath | None:
     """Find the repository's id, of one part or two, in a path under /api/{type}s/.
 
-    A verb counts only with the parts that it needs behind it: there may be a repository of that
-    name.
+    A verb counts only if the parts that it needs follow: a repository may have the name of a verb.
     """
     for id_size in (2, 1):
         verb, rest = "".join(parts[id_size : id_size + 1]), tuple(parts[id_size + 1 :])

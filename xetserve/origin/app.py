@@ -59,14 +59,14 @@ class Origin:
     """A Hub and CAS on a folder.
 
     Args:
-        root: the folder; made when missing. One process uses it at a time.
+        root: the folder; it is made if it is missing. One process uses it at a time.
         tokens: token -> user name; none: anyone may read and write everything.
-        url_lifetime, token_lifetime: seconds, of data URLs and of CAS tokens.
-        data_url: what data URLs start with; by default what the request came to.
-        bridge_url: where downloads of Xet files are redirected to, as on the real Hub; None: they
-            are answered at once.
-        test_controls: whether /_test/ is there.
-        clock: Unix seconds.
+        url_lifetime, token_lifetime: of data URLs and of CAS tokens, in seconds.
+        data_url: the start of data URLs; by default the address of the request.
+        bridge_url: downloads of Xet files are redirected there, as on the real Hub; None: they are
+            answered directly.
+        test_controls: serve /_test/.
+        clock: returns Unix seconds.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -118,7 +118,7 @@ class Origin:
         return self._misbehaviour
 
     async def aclose(self) -> None:
-        """Nothing is held open between requests; what is on disk is whole at any time."""
+        """Do nothing: no file is open between requests, and the folder is always consistent."""
 
     async def handle(self, request: Request) -> Response:
         """Answer a request."""
@@ -224,7 +224,7 @@ class Origin:
     async def _route_repo(self, request: Request, repo: Repo, path: ApiPath) -> Response:
         hub, uploads = self._hub, self._uploads
         revision = path.rest[0] if path.rest else ""
-        # Names of branches and tags come encoded, or with their slashes as they are.
+        # Clients send names of branches and tags encoded, or with plain slashes.
         name = "/".join(path.rest)
         match request.method, path.verb:
             case "GET" | "HEAD", "":
@@ -236,7 +236,7 @@ class Origin:
             case "POST", "paths-info":
                 return await hub.paths_info(request, repo, name)
             case "GET", "auth-check":
-                return json_response(200, {})  # who may not read does not get here
+                return json_response(200, {})  # callers that may not read do not get here
             case "GET", "refs":
                 return hub.refs(request, repo)
             case "PUT", "settings":
@@ -262,7 +262,7 @@ class Origin:
         raise RequestError(404, "no such API call")
 
     async def _route_files(self, request: Request, parts: list[str]) -> Response:
-        """Serve what hangs below a repository's own URL: files, and its LFS endpoint."""
+        """Serve the paths below a repository's own URL: files, and its LFS endpoint."""
         kind = {"datasets": DATASET, "spaces": SPACE}.get(parts[0], MODEL)
         if kind is not MODEL:
             parts = parts[1:]
@@ -287,7 +287,7 @@ class Origin:
         return await self._uploads.lfs_batch(request, repo, value)
 
     async def _test(self, request: Request, parts: list[str]) -> Response:
-        """Serve /_test/: what to do wrong, and what was asked."""
+        """Serve /_test/: set faults, and return the recorded requests."""
         if self._test_controls:
             match request.method, parts:
                 case "POST", ["faults"]:
@@ -310,12 +310,12 @@ def _kind_of(parts: list[str]) -> str:
 
 
 def _is_registry(parts: list[str]) -> bool:
-    """Return whether a path is one of those that ollama asks for; the CAS has none like them."""
+    """Return whether a path is one that ollama requests; the CAS has no such paths."""
     return len(parts) == 5 and parts[0] == "v2" and parts[3] in ("manifests", "blobs")
 
 
 async def _answer(work: Awaitable[Response]) -> Response:
-    """Await an answer; what the client did wrong becomes one too."""
+    """Await a response; turn an error of the client into one, too."""
     try:
         return await work
     except RequestError as exc:

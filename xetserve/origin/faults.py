@@ -1,7 +1,6 @@
-"""Misbehaviour on request, for tests: what a real Hub, CAS or CDN does on a bad day.
+"""Faults on request, for tests: failures of a real Hub, CAS or CDN.
 
-A test posts a JSON object with the fields of Faults; whatever it does not name is well-behaved
-again.
+A test posts a JSON object with the fields of Faults; faults that it does not name are off.
 """
 
 import asyncio
@@ -25,14 +24,14 @@ PACE: Final = 0.05  # seconds between two pieces of a body whose bandwidth is li
 
 
 class InjectedReset(XetserveError):
-    """A body is to break off here."""
+    """The body breaks off here, on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlipByte:
     """One inverted byte at an absolute offset. xorb None: of every xorb.
 
-    first: only in so many answers that have it; None: in all of them.
+    first: only in this many of the answers that contain it; None: in all of them.
     """
 
     offset: int
@@ -42,9 +41,7 @@ class FlipByte:
 
 @dataclass(frozen=True, slots=True)
 class SwapChunk:
-    """Other content in chunk number `chunk`, well formed and of the same sizes. xorb None: every
-    xorb.
-    """
+    """Other content in one chunk, well-formed and of the same sizes. xorb None: of every xorb."""
 
     chunk: int
     xorb: str | None = None
@@ -52,7 +49,7 @@ class SwapChunk:
 
 @dataclass(frozen=True, slots=True)
 class StatusBurst:
-    """The next `count` answers are `status`. retry_after: seconds, for the header."""
+    """The next `count` answers have this status. retry_after: seconds, for the header field."""
 
     status: int
     count: int
@@ -71,16 +68,16 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How to misbehave. "first N" and bursts count from the moment they are set.
+    """The faults to inject. "first N" and bursts count from the moment they are set.
 
     url_lifetime, token_lifetime: seconds, instead of the origin's own.
-    data_403_first: data GETs that are refused as expired.
+    data_403_first: data requests that are refused as expired.
     v2_status: 404 or 501 for every request to /v2/reconstructions.
     v2_one_entry_per_range: one URL for each range, as CDNs without multi-range support need.
     untrimmed_terms: whole terms at both ends of a range.
     wrong_term_length: added to the decoded size of the first term of each answer.
-    multipart_off: requests for several ranges are 416.
-    short_body_first: data answers that are well formed but hold half of the range.
+    multipart_off: requests for several ranges are answered with 416.
+    short_body_first: data answers that are well-formed but hold half of the range.
     reset_first: data bodies that break off in the middle.
     stall_first, stall_seconds: data bodies that pause in the middle, and for how long.
     bandwidth: bytes per second of each data body.
@@ -110,10 +107,10 @@ class Faults:
 
 
 def parse_faults(body: bytes) -> Faults:
-    """Read the JSON form.
+    """Parse the JSON form.
 
     Raises:
-        RequestError: 400, not JSON, an unknown key, or a value of the wrong type or out of bounds.
+        RequestError: 400: not JSON, an unknown key, or a value of the wrong type or out of bounds.
     """
     try:
         value = parse_json(body or b"{}")
@@ -148,7 +145,7 @@ def _read_field(hint: Any, item: Any, key: str) -> Any:
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(option, type):
             return _read(option, item, key)
-        # bool is an int to isinstance, and an int is fine where a float is wanted
+        # isinstance takes a bool for an int, and an int is fine for a float
         if type(item) is option or (option is float and type(item) is int):
             if type(item) is not bool and option in (int, float):
                 _check_number(item, key)
@@ -171,20 +168,20 @@ def _check_hash(text: str, key: str) -> None:
 
 
 class Misbehaviour:
-    """Faults, and how often each has struck already."""
+    """Faults, and how often each has occurred."""
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self._counts: dict[str, int] = {}
 
     def strikes(self, name: str) -> bool:
-        """Count one occasion for a fault of the "first N" form; tell whether it is among them."""
+        """Count an occasion of a "first N" fault; return whether the fault occurs."""
         limit: int = getattr(self.faults, name)
         return self._count(name, limit)
 
     def flips(self, xorb_hash: bytes, ranges: Iterable[ByteRange]) -> bool:
-        """Return whether an answer with these ranges is to have an inverted byte; one that could
-        have it is counted.
+        """Return whether to invert a byte of an answer with these ranges; count answers that
+        contain it.
         """
         flip = self.faults.flip_byte
         if flip is None or flip.xorb not in (None, format_hash(xorb_hash)):
@@ -194,7 +191,7 @@ class Misbehaviour:
         return flip.first is None or self._count("flip_byte", flip.first)
 
     def make_burst_response(self, kind: str) -> Response | None:
-        """Return the answer that replaces the real one, while a burst lasts."""
+        """Return the response of a burst, in place of the real one; None: there is none."""
         burst: StatusBurst | None = getattr(self.faults, f"{kind}_status_burst", None)
         if burst is None or not self._count(f"{kind}_status_burst", burst.count):
             return None
@@ -209,13 +206,13 @@ class Misbehaviour:
         return True
 
     async def wait(self, kind: str) -> None:
-        """Wait as long as an answer of this kind is to take."""
+        """Wait as long as an answer of this kind has to take."""
         delay: float = getattr(self.faults.latency, kind, 0.0)
         if delay:
             await asyncio.sleep(delay)
 
     def damages(self, xorb_hash: bytes) -> bool:
-        """Return whether the bytes of this xorb are to be changed."""
+        """Return whether bytes of this xorb are changed."""
         name = format_hash(xorb_hash)
         return any(
             fault is not None and fault.xorb in (None, name)
@@ -225,7 +222,7 @@ class Misbehaviour:
     def misbehave(
         self, body: AsyncGenerator[list[bytes], None], length: int
     ) -> AsyncGenerator[list[bytes], None]:
-        """Make a data body break off, pause or crawl, where that is wanted.
+        """Make a data body break off, pause or slow down, as the faults say.
 
         Args:
             length: bytes of the whole body.
@@ -242,9 +239,7 @@ class Misbehaviour:
 async def _cut(
     body: AsyncGenerator[list[bytes], None], size: int
 ) -> AsyncGenerator[tuple[bytes, bool], None]:
-    """Iterate over the pieces of a body with a cut at size; tells for each whether it is behind
-    it.
-    """
+    """Yield the pieces of a body, cut at size, each with whether it lies after the cut."""
     async with aclosing(body):
         async for block in body:
             for part in block:
@@ -311,8 +306,7 @@ async def overwrite(
 
 
 def make_swapped_record(record: ChunkRecord) -> bytes:
-    """Make a record of the same sizes whose chunk has other content, and nothing else wrong with
-    it.
+    """Return a valid record of the same sizes whose chunk has other content.
 
     Raises:
         FormatError: no other content packs into as few bytes.
@@ -324,7 +318,7 @@ def make_swapped_record(record: ChunkRecord) -> bytes:
     payload = encode_payload(Scheme.LZ4, filler * header.decoded_size)
     if len(payload) > header.packed_size:
         raise FormatError(f"a chunk of {header.packed_size} packed bytes cannot be swapped")
-    # Bytes behind the end of an LZ4 frame are ignored by every reader.
+    # Every reader ignores bytes after the end of an LZ4 frame.
     payload += bytes(header.packed_size - len(payload))
     head = ChunkHeader(header.packed_size, Scheme.LZ4, header.decoded_size)
     return make_chunk_header(head) + payload

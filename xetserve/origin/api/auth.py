@@ -1,12 +1,11 @@
-"""Who asks, and what they may do; and the Hub's way of saying no.
+"""Who the caller is, and what it may do; and errors in the Hub's form.
 
-With no tokens configured the origin is open: everybody may read and write everything. Otherwise a
-repository belongs to the user who made it and to the user whose name is its namespace; one that was
-imported into a namespace that is no user's belongs to every user. Public repositories can be read
-by everybody.
+Without configured tokens the origin is open: anyone may read and write everything. Otherwise a
+repository belongs to the user who made it and to the user whose name is its namespace. A repository
+that was imported into another namespace belongs to every user. Anyone may read public repositories.
 
-Clients read X-Error-Code and X-Error-Message, not the status alone: a private repository looks like
-a missing one to whoever may not read it.
+Clients read X-Error-Code and X-Error-Message, not only the status: a private repository looks like
+a missing one to a caller that may not read it.
 """
 
 from collections.abc import Mapping
@@ -17,14 +16,14 @@ from xetserve.http.messages import Headers
 from xetserve.origin.store.commits import RepoType
 from xetserve.origin.store.repos import Repo, RepoStore
 
-ANYBODY: Final = "user"  # the name of whoever asks an open origin
+ANYBODY: Final = "user"  # the name of every caller of an open origin
 
-# Clients tell a wrong token from a missing repository by this very sentence.
+# Clients recognize a wrong token by exactly this sentence.
 INVALID_CREDENTIALS: Final = "Invalid credentials in Authorization header"
 
 
 class Caller(NamedTuple):
-    """Who asks. user None: nobody that is known; has_token: but somebody who showed a token."""
+    """The caller. user None: unknown. has_token: whether it sent a token, valid or not."""
 
     user: str | None
     has_token: bool
@@ -33,13 +32,13 @@ class Caller(NamedTuple):
 def hub_error(
     status: int, message: str, code: str | None = None, commit: str | None = None
 ) -> RequestError:
-    """Make an error as the Hub words it.
+    """Return an error in the Hub's form.
 
     Args:
         code: X-Error-Code, for example "RepoNotFound".
-        commit: the commit in which an entry was not found; clients remember the absence under it.
+        commit: the commit that lacks an entry; clients cache the absence under it.
     """
-    text = "".join(c if " " <= c <= "~" else "?" for c in message)  # fit for a header field
+    text = "".join(c if " " <= c <= "~" else "?" for c in message)  # valid in a header field
     headers = [("X-Error-Message", text)]
     if code is not None:
         headers.append(("X-Error-Code", code))
@@ -49,7 +48,7 @@ def hub_error(
 
 
 def get_bearer(headers: Headers) -> str | None:
-    """Return the token of an Authorization header; "" for one of another scheme."""
+    """Return the token of an Authorization header; "" for another scheme."""
     value = headers.get("authorization")
     if value is None:
         return None
@@ -58,7 +57,7 @@ def get_bearer(headers: Headers) -> str | None:
 
 
 class Gatekeeper:
-    """Knows the users and their tokens."""
+    """Identify users by their tokens, and check their rights."""
 
     def __init__(self, tokens: Mapping[str, str], repos: RepoStore) -> None:
         self._users = dict(tokens)
@@ -67,21 +66,21 @@ class Gatekeeper:
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may do everything."""
+        """Whether anyone may do everything."""
         return not self._users
 
     def identify(self, headers: Headers) -> Caller:
-        """Tell who asks."""
+        """Return the caller of a request."""
         token = get_bearer(headers)
         if self.is_open:
             return Caller(ANYBODY, token is not None)
         return Caller(self._users.get(token or ""), token is not None)
 
     def require_user(self, headers: Headers) -> str:
-        """Return the name of the user who asks.
+        """Return the name of the calling user.
 
         Raises:
-            RequestError: 401, nobody that is known.
+            RequestError: 401: the caller is unknown.
         """
         caller = self.identify(headers)
         if caller.user is None:
@@ -94,8 +93,8 @@ class Gatekeeper:
         """Return a repository that the caller may read, or write.
 
         Raises:
-            RequestError: 401 or 404 RepoNotFound, 401 for a wrong token, 403 for one that may only
-                read.
+            RequestError: 401 or 404 RepoNotFound; 401 for a wrong token; 403 for a user that may
+                only read.
         """
         caller = self.identify(headers)
         repo = await self._repos.get(repo_type, repo_id)
@@ -108,16 +107,16 @@ class Gatekeeper:
         return repo
 
     def check_namespace(self, user: str, namespace: str) -> None:
-        """Refuse a namespace that is another user's name.
+        """Check that a namespace is not another user's name.
 
         Raises:
-            RequestError: 403.
+            RequestError: 403: it is.
         """
         if namespace != user and namespace in self._names:
             raise hub_error(403, f"{user} may not create a repository under {namespace}")
 
     def may_read(self, caller: Caller, repo: Repo) -> bool:
-        """Return whether a repository is there for a caller."""
+        """Return whether a caller may read a repository."""
         return not repo.private or self._owns(caller, repo)
 
     def _owns(self, caller: Caller, repo: Repo) -> bool:

@@ -1,7 +1,7 @@
-"""The CAS: reconstructions out, xorbs and shards in.
+"""The CAS: it returns reconstructions, and takes xorbs and shards.
 
-A token is good for one repository: it reads the files that the repository's commits have named, and
-nothing tells a file that it may not read from one that is not there.
+A token is for one repository: it reads the files that the repository's commits have named. To its
+bearer, a file that it may not read looks like a file that does not exist.
 
 Source: hub-docs xet/api.md; xet-core cas_client/simulation.
 """
@@ -29,12 +29,12 @@ from xetserve.xet.shard import MAX_SHARD_SIZE, Shard, ShardFile, ShardXorb, pars
 from xetserve.xet.xorb import MAX_XORB_SIZE
 
 NDJSON: Final = "application/x-ndjson"
-MAX_SHARD_CHUNKS: Final = 2**25  # of all files of a shard: two terabytes
-CHUNKS_AT_ONCE: Final = 4096  # that are hashed in one turn of the loop
+MAX_SHARD_CHUNKS: Final = 2**25  # chunks of all files of a shard: two terabytes
+CHUNKS_AT_ONCE: Final = 4096  # chunks that are hashed in one turn of the loop
 
 
 class CasApi:
-    """Answers the CAS calls of readers and uploaders."""
+    """The CAS calls of readers and uploaders."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class CasApi:
         """Return the repository that the request's token is for.
 
         Raises:
-            RequestError: 401, no good token; 403, one that may only read.
+            RequestError: 401: no valid token; 403: a token that may only read.
         """
         token = get_bearer(request.headers)
         grant = self._signer.parse_token(token) if token else None
@@ -69,7 +69,7 @@ class CasApi:
         return repo
 
     async def reconstruct(self, request: Request, name: str, version: int) -> Response:
-        """GET /v1/reconstructions/{hash}, /v2/... and, as version 1, without a version."""
+        """Answer GET /v1/reconstructions/{hash}, /v2/... and, as version 1, without a version."""
         faults = self._misbehaviour().faults
         if version == 2 and faults.v2_status is not None:
             raise RequestError(faults.v2_status, "there is no v2, as the test controls want it")
@@ -80,9 +80,7 @@ class CasApi:
         return json_response(200, to_v1(answer) if version == 1 else to_v2(answer))
 
     async def reconstruct_several(self, request: Request) -> Response:
-        """POST /v1/reconstructions, and GET with ?file_id= for each file; both without a version,
-        too.
-        """
+        """Answer POST and GET /v1/reconstructions, also without a version; GET has ?file_id=."""
         await self.authorize(request, "read")
         if request.method == "POST":
             hashes = parse_batch(await request.body.read(MAX_BATCH_SIZE))
@@ -100,7 +98,7 @@ class CasApi:
     async def _plan(
         self, request: Request, record: FileRecord, span: Span, single: bool
     ) -> Reconstruction:
-        """Return the terms of a range, and signed URLs for what they need; single: see _sign."""
+        """Return the terms of a range, and signed URLs for their data; single: see _sign."""
         faults = self._misbehaviour().faults
         if faults.untrimmed_terms:
             offset, terms = find_whole_terms(record, span)
@@ -115,7 +113,7 @@ class CasApi:
     async def _sign(
         self, request: Request, terms: Sequence[Term], *, single: bool
     ) -> dict[bytes, tuple[FetchInfo, ...]]:
-        """Give signed URLs for what terms need.
+        """Return signed URLs for the data of terms.
 
         Args:
             single: one URL for each range, instead of one for all ranges of a xorb.
@@ -137,7 +135,7 @@ class CasApi:
         return fetch_info
 
     async def head_file(self, request: Request, name: str) -> Response:
-        """HEAD /v1/files/{hash}."""
+        """Answer HEAD /v1/files/{hash}."""
         return Response(200, length=(await self._find_file(request, _parse_name(name))).size)
 
     async def _find_file(self, request: Request, file_hash: bytes) -> FileRecord:
@@ -155,7 +153,7 @@ class CasApi:
         return record
 
     async def head_xorb(self, request: Request, name: str) -> Response:
-        """HEAD /v1/xorbs/{prefix}/{hash}."""
+        """Answer HEAD /v1/xorbs/{prefix}/{hash}."""
         xorb_hash = _parse_name(name)
         await self.authorize(request, "read")
         index = await self._library.xorbs.get_index(xorb_hash)
@@ -164,12 +162,12 @@ class CasApi:
         return Response(200, length=index.packed_size)
 
     async def find_chunk(self, request: Request) -> Response:
-        """GET /v1/chunks/{prefix}/{hash}: there is no global deduplication here."""
+        """Answer GET /v1/chunks/{prefix}/{hash}: there is no global deduplication here."""
         await self.authorize(request, "read")
         raise RequestError(404, "the chunk is not known")
 
     async def post_xorb(self, request: Request, name: str) -> Response:
-        """POST /v1/xorbs/{prefix}/{hash}."""
+        """Answer POST /v1/xorbs/{prefix}/{hash}."""
         xorb_hash = _parse_name(name)
         await self.authorize(request, "write")
         announced = request.headers.get("content-length") or "0"
@@ -179,7 +177,7 @@ class CasApi:
         return json_response(200, {"was_inserted": inserted})
 
     async def post_shard(self, request: Request, version: int) -> Response:
-        """POST /v2/shards, /v1/shards and, as version 1, /shards."""
+        """Answer POST /v2/shards, /v1/shards and, as version 1, /shards."""
         repo = await self.authorize(request, "write")
         body = await request.body.read(MAX_SHARD_SIZE)
         shard = await asyncio.to_thread(parse_shard, body)
@@ -197,14 +195,14 @@ class CasApi:
         return Response(200, [("Content-Type", NDJSON)], text.encode())
 
     async def _check_shard(self, shard: Shard) -> list[FileRecord]:
-        """Return the files of a shard, once everything in it has turned out to be true.
+        """Return the files of a shard after checking everything in it.
 
-        The sha256 is the uploader's word; it counts in the uploader's own repository only.
+        The sha256 is not checked; it counts in the uploader's own repository only.
 
         Raises:
-            FormatError: an unknown xorb, or a hash or size that is not what it should be.
+            FormatError: an unknown xorb, or a wrong hash or size.
         """
-        # Records without content would cost work and next to no bytes. All empty files are one.
+        # Records without content would cost work but hardly any bytes. All empty files are one.
         if sum(not file.terms for file in shard.files) > 1:
             raise FormatError("shard with several empty files")
         if not all(xorb.chunks for xorb in shard.xorbs):
@@ -231,7 +229,8 @@ class CasApi:
         tree = MerkleTree()
         for term, range_hash in zip(file.terms, file.range_hashes or (), strict=True):
             await self._check_term(term, range_hash, tree)
-            await asyncio.sleep(0)  # a file of a terabyte has ten million chunks: let others in
+            # A file of a terabyte has ten million chunks: others need their turns.
+            await asyncio.sleep(0)
         if tree.file_hash() != file.file_hash:
             raise FormatError(f"file {name}: its chunks hash to {format_hash(tree.file_hash())}")
         return make_file_record(file.file_hash, file.terms, file.sha256)
@@ -255,13 +254,13 @@ class CasApi:
         leaves = list(index.leaves(term.chunks))
         if len(leaves) <= CHUNKS_AT_ONCE:
             actual = _add_leaves(tree, leaves)
-        else:  # few bytes of a shard name them all
+        else:  # a few bytes of a shard can name all of them
             actual = await asyncio.to_thread(_add_leaves, tree, leaves)
         if actual != range_hash:
             raise FormatError(f"a verification hash over chunks of xorb {name} is wrong")
 
     def _register(self, repo: Repo, records: Sequence[FileRecord]) -> bool:
-        """Store files; True: at least one of them is new."""
+        """Store files; return whether at least one of them is new."""
         is_new = False
         for record in records:
             is_new |= self._library.files.put(record)
@@ -271,12 +270,12 @@ class CasApi:
 
 
 def _count_chunks(shard: Shard) -> int:
-    """Count the chunks of all files."""
+    """Return the number of chunks of all files."""
     return sum(term.chunks.end - term.chunks.start for file in shard.files for term in file.terms)
 
 
 def _add_leaves(tree: MerkleTree, leaves: Sequence[tuple[bytes, int]]) -> bytes:
-    """Add chunks to a file's tree; gives the verification hash over them."""
+    """Add chunks to a file's tree; return their verification hash."""
     for chunk_hash, size in leaves:
         tree.add(chunk_hash, size)
     return hash_range(chunk_hash for chunk_hash, _ in leaves)
@@ -290,15 +289,15 @@ def _parse_name(name: str) -> bytes:
 
 
 def _parse_file_range(header: str | None, size: int) -> Span:
-    """Read the Range header of a reconstruction request.
+    """Parse the Range header of a reconstruction request.
 
     Raises:
-        RequestError: 416, malformed, several ranges, or a start past the end of the file.
+        RequestError: 416: malformed, several ranges, or a start past the end of the file.
     """
     if header is None:
         return Span(0, size)
     if not size and header.startswith("bytes=0-"):
-        return Span(0, 0)  # nothing, which is all there is
+        return Span(0, 0)  # the file is empty
     try:
         span = parse_range(header, size)
     except UnsatisfiableRange:

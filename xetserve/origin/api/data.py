@@ -1,8 +1,7 @@
 """Xorb data behind signed URLs, as a CDN serves it.
 
-A request has to name a Range, and only ranges that the URL signs, in the order in which it signs
-them. Anything else is 403, as is an expired URL. Several ranges at once are answered with
-multipart/byteranges.
+A request must name a Range, with ranges that the URL signs and in their order. Anything else is
+403, as is an expired URL. Several ranges are answered with multipart/byteranges.
 
 Source: hub-docs xet/download-protocol.md; RFC 9110, sections 14.2 and 15.3.7.2.
 """
@@ -36,7 +35,7 @@ class _Part(NamedTuple):
 
 
 class DataApi:
-    """Serves xorbs."""
+    """The data host."""
 
     def __init__(
         self, xorbs: XorbStore, signer: Signer, misbehaviour: Callable[[], Misbehaviour]
@@ -46,7 +45,7 @@ class DataApi:
         self._misbehaviour = misbehaviour
 
     async def get(self, request: Request, name: str) -> Response:
-        """GET /data/{xorb hash}?X-Xet-Signed-Range=...&Expires=...&Signature=..."""
+        """Answer GET /data/{xorb hash}?X-Xet-Signed-Range=...&Expires=...&Signature=..."""
         misbehaviour = self._misbehaviour()
         faults = misbehaviour.faults
         problem = self._signer.check_data_url(name, request.query)
@@ -110,7 +109,7 @@ class DataApi:
         parts: Sequence[_Part],
         tail: bytes,
     ) -> Response:
-        """Return the response its body, and the headers that all of them have."""
+        """Return the response for a body, with the fields that all responses have."""
         misbehaviour = self._misbehaviour()
         if not any(name == "Content-Type" for name, _ in response.headers):
             response.headers.append(("Content-Type", OCTETS))
@@ -150,7 +149,7 @@ class DataApi:
     async def _make_patches(
         self, xorb_hash: bytes, index: XorbIndex, ranges: Sequence[ByteRange]
     ) -> dict[int, bytes]:
-        """Return what is to be served instead of some bytes, by their offset in the xorb."""
+        """Return the bytes to serve in place of others, by their offset in the xorb."""
         misbehaviour = self._misbehaviour()
         faults = misbehaviour.faults
         name = format_hash(xorb_hash)
@@ -171,10 +170,10 @@ class DataApi:
 
 
 def _check_ranges(header: str | None, signed_text: str) -> list[ByteRange]:
-    """Return the ranges that are asked for.
+    """Return the requested ranges.
 
     Raises:
-        RequestError: 403, there are none, or others than the URL signs.
+        RequestError: 403: there are none, or others than the URL signs.
     """
     wanted = _parse_ranges(header or "")
     if not wanted:

@@ -1,4 +1,4 @@
-"""The Hub's API, the part that reads: repositories, revisions, listings, CAS tokens.
+"""The reading part of the Hub's API: repositories, revisions, listings, CAS tokens.
 
 Source: huggingface_hub hf_api.py and utils/_xet.py; hub-docs api.md, xet/auth.md.
 """
@@ -29,12 +29,12 @@ T = TypeVar("T")
 
 
 def format_time(seconds: int) -> str:
-    """Write a time as the Hub's JSON has it."""
+    """Return a time in the form of the Hub's JSON."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 def is_true(text: str | None) -> bool:
-    """Read a boolean of a query or form; clients spell it in several ways."""
+    """Parse a boolean of a query or form; clients spell it in several ways."""
     return (text or "").lower() in ("1", "true")
 
 
@@ -51,7 +51,7 @@ async def find_commit(repo: Repo, revision: str) -> Commit:
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Read a request's JSON object; an empty body is an empty object.
+    """Read a request's JSON object; an empty body counts as an empty object.
 
     Raises:
         RequestError: 400.
@@ -67,7 +67,7 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 def describe_repo(repo: Repo, commit: Commit) -> dict[str, Any]:
-    """Return a repository as it is at a commit, without its files."""
+    """Return the JSON of a repository at a commit, without its files."""
     value: dict[str, Any] = {
         "_id": repo.id,
         "id": repo.id,
@@ -86,7 +86,7 @@ def describe_repo(repo: Repo, commit: Commit) -> dict[str, Any]:
 
 
 class HubApi:
-    """Answers what clients ask about repositories."""
+    """The calls about repositories and their content."""
 
     def __init__(
         self,
@@ -100,14 +100,14 @@ class HubApi:
         self._misbehaviour = misbehaviour
 
     async def info(self, request: Request, repo: Repo, revision: str) -> Response:
-        """GET .../{id} and .../{id}/revision/{rev}."""
+        """Answer GET .../{id} and .../{id}/revision/{rev}."""
         commit = await find_commit(repo, revision)
         with_blobs = is_true(request.query.get("blobs"))
         siblings = [_sibling(entry, with_blobs) for entry in commit.entries.values()]
         return json_response(200, describe_repo(repo, commit) | {"siblings": siblings})
 
     def refs(self, request: Request, repo: Repo) -> Response:
-        """GET .../{id}/refs."""
+        """Answer GET .../{id}/refs."""
 
         def under(prefix: str) -> list[dict[str, str]]:
             return [
@@ -122,7 +122,7 @@ class HubApi:
         return json_response(200, value)
 
     async def commits(self, repo: Repo, revision: str) -> Response:
-        """GET .../{id}/commits/{rev}."""
+        """Answer GET .../{id}/commits/{rev}."""
         commit_id: str | None = (await find_commit(repo, revision)).id
         found = []
         while commit_id is not None:
@@ -140,7 +140,7 @@ class HubApi:
         return json_response(200, found)
 
     async def tree(self, request: Request, repo: Repo, revision: str, folder: str) -> Response:
-        """GET .../{id}/tree/{rev}[/{path}], a page of it."""
+        """Answer GET .../{id}/tree/{rev}[/{path}], a page of it."""
         commit = await find_commit(repo, revision)
         query = request.query
         recursive = is_true(query.get("recursive"))
@@ -154,7 +154,7 @@ class HubApi:
         return json_response(200, value, headers)
 
     async def paths_info(self, request: Request, repo: Repo, revision: str) -> Response:
-        """POST .../{id}/paths-info/{rev}, a form or JSON; paths that do not exist are left out."""
+        """Answer POST .../{id}/paths-info/{rev}, a form or JSON; unknown paths are left out."""
         commit = await find_commit(repo, revision)
         await asyncio.to_thread(getattr, commit, "trees")
         body = await request.body.read(MAX_JSON_SIZE)
@@ -170,7 +170,7 @@ class HubApi:
         return json_response(200, found)
 
     async def token(self, request: Request, repo: Repo, revision: str, scope: str) -> Response:
-        """GET .../{id}/xet-{read|write}-token/{rev}: the same values as headers and as JSON."""
+        """Answer GET .../{id}/xet-{read|write}-token/{rev}; headers and JSON say the same."""
         if scope == "read":  # uploads for a new pull request name "None" as their revision
             await find_commit(repo, revision)
         lifetime = self._misbehaviour().faults.token_lifetime
@@ -186,13 +186,13 @@ class HubApi:
         return json_response(200, value, headers)
 
     async def add_branch(self, request: Request, repo: Repo, branch: str) -> Response:
-        """POST .../{id}/branch/{name}."""
+        """Answer POST .../{id}/branch/{name}."""
         value = await read_json(request)
         start = await find_commit(repo, str(value.get("startingPoint") or "main"))
         return await self._add_ref(repo, f"refs/heads/{branch}", branch, start)
 
     async def add_tag(self, request: Request, repo: Repo, revision: str) -> Response:
-        """POST .../{id}/tag/{rev}."""
+        """Answer POST .../{id}/tag/{rev}."""
         tag = str((await read_json(request)).get("tag"))
         target = await find_commit(repo, revision)
         return await self._add_ref(repo, f"refs/tags/{tag}", tag, target)
@@ -207,7 +207,7 @@ class HubApi:
         return json_response(201, {"ref": ref, "targetCommit": target.id})
 
     async def delete_ref(self, repo: Repo, ref: str) -> Response:
-        """DELETE .../{id}/branch/{name} and .../{id}/tag/{name}."""
+        """Answer DELETE .../{id}/branch/{name} and .../{id}/tag/{name}."""
         async with repo.lock:
             if ref == "refs/heads/main":
                 raise hub_error(403, "the main branch cannot be deleted")
@@ -219,7 +219,7 @@ class HubApi:
     async def _describe(
         self, repo: Repo, commit: Commit, item: Entry | str, expand: bool
     ) -> dict[str, Any]:
-        """Return a file, or a folder by its path, as listings have it."""
+        """Return the JSON of a file or folder, as listings have it."""
         if isinstance(item, str):
             value: dict[str, Any] = {"type": "directory", "oid": commit.trees[item], "size": 0}
             value["path"] = item
@@ -239,13 +239,13 @@ class HubApi:
 def take_page(
     request: Request, items: list[T], key: Callable[[T], str]
 ) -> tuple[list[T], list[tuple[str, str]]]:
-    """Return the page that is asked for, and the Link to the next one.
+    """Return the requested page, and the Link to the next one.
 
     Args:
-        items: all of them, in order of their keys.
+        items: all items, in order of their keys.
 
     Raises:
-        RequestError: 400, not a limit, or not a cursor of ours.
+        RequestError: 400: not a limit, or not a cursor of ours.
     """
     query = request.query
     limit = _parse_limit(query.get("limit"))
@@ -288,7 +288,7 @@ async def _last_commit(repo: Repo, commit: Commit, item: Entry | str) -> dict[st
 
 
 def _list_folder(commit: Commit, folder: str, recursive: bool) -> list[Entry | str]:
-    """Give files, and folders by their paths, in order of their paths."""
+    """Yield files, and folders by their paths, in order of their paths."""
     prefix = f"{folder}/" if folder else ""
     items: list[Entry | str] = [
         path

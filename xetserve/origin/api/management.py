@@ -1,5 +1,4 @@
-"""The Hub's API, the part about repositories as a whole: who asks, which there are, making and
-removing them.
+"""The part of the Hub's API about whole repositories: the user, listing, creating, deleting.
 
 Source: huggingface_hub hf_api.py.
 """
@@ -17,14 +16,14 @@ _VISIBILITIES: Final = {"public": False, "private": True}
 
 
 class ManagementApi:
-    """Answers what concerns no revision of a repository."""
+    """The calls that are about no revision of a repository."""
 
     def __init__(self, gatekeeper: Gatekeeper, repos: RepoStore) -> None:
         self._gatekeeper = gatekeeper
         self._repos = repos
 
     def whoami(self, request: Request) -> Response:
-        """GET /api/whoami-v2."""
+        """Answer GET /api/whoami-v2."""
         if "authorization" not in request.headers:
             raise hub_error(401, "Invalid username or password.")
         user = self._gatekeeper.require_user(request.headers)
@@ -42,8 +41,8 @@ class ManagementApi:
         return json_response(200, value)
 
     async def list_repos(self, request: Request, repo_type: RepoType) -> Response:
-        """GET /api/{type}s?search=&author=&limit=, a page of it: what the caller may read, by
-        id.
+        """Answer GET /api/{type}s?search=&author=&limit= with a page of the caller's repositories,
+        by id.
         """
         caller = self._gatekeeper.identify(request.headers)
         search, author = request.query.get("search", "").lower(), request.query.get("author")
@@ -59,7 +58,7 @@ class ManagementApi:
         return json_response(200, value, headers)
 
     async def create(self, request: Request) -> Response:
-        """POST /api/repos/create."""
+        """Answer POST /api/repos/create."""
         user = self._gatekeeper.require_user(request.headers)
         value = await read_json(request)
         repo_type, name = self._read_repo(value, user)
@@ -79,7 +78,7 @@ class ManagementApi:
         return json_response(200, {**answer, "id": repo.id})
 
     async def delete(self, request: Request) -> Response:
-        """DELETE /api/repos/delete."""
+        """Answer DELETE /api/repos/delete."""
         user = self._gatekeeper.require_user(request.headers)
         repo_type, name = self._read_repo(await read_json(request), user)
         repo = await self._gatekeeper.open_repo(request.headers, repo_type, name, write=True)
@@ -88,7 +87,7 @@ class ManagementApi:
         return Response(200, [("Content-Type", "text/plain; charset=utf-8")], b"OK")
 
     async def change_settings(self, request: Request, repo: Repo) -> Response:
-        """PUT .../{id}/settings."""
+        """Answer PUT .../{id}/settings."""
         value = await read_json(request)
         if value.get("gated"):
             raise hub_error(400, "no repository is gated here")
@@ -101,7 +100,7 @@ class ManagementApi:
         return json_response(200, {"private": repo.private, "gated": False})
 
     def _read_repo(self, value: dict[str, Any], user: str) -> tuple[RepoType, str]:
-        """Read the type and the id of a repository."""
+        """Return the type and the id of the repository that a request names."""
         repo_type = REPO_TYPES.get(str(value.get("type") or "model"))
         name, organization = value.get("name"), value.get("organization")
         if repo_type is None or not isinstance(name, str):

@@ -24,13 +24,13 @@ _DIGEST: Final = "sha256:"
 
 
 class OllamaApi:
-    """Answers for one model as a registry does."""
+    """The calls of ollama, about one model."""
 
     def __init__(self, resolve: ResolveApi) -> None:
         self._resolve = resolve
 
     async def manifest(self, repo: Repo, tag: str) -> Response:
-        """GET or HEAD /v2/{id}/manifests/{tag}."""
+        """Answer GET or HEAD /v2/{id}/manifests/{tag}."""
         model = _choose(await find_commit(repo, "main"), tag)
         if model is None:
             raise RequestError(404, f"no GGUF file is for the tag {tag}")
@@ -54,7 +54,7 @@ class OllamaApi:
         return Response(200, [("Content-Type", MANIFEST)], json.dumps(value).encode())
 
     async def blob(self, request: Request, repo: Repo, digest: str) -> Response:
-        """GET or HEAD /v2/{id}/blobs/{digest}."""
+        """Answer GET or HEAD /v2/{id}/blobs/{digest}."""
         for model in _list_models(await find_commit(repo, "main")):
             if digest == f"{_DIGEST}{model.sha256}":
                 return self._resolve.serve_object(request, repo, model)

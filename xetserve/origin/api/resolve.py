@@ -36,7 +36,7 @@ Headers = list[tuple[str, str]]
 
 
 class ResolveApi:
-    """Serves files by repository, revision and path."""
+    """Downloads of files by repository, revision and path."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class ResolveApi:
         self._misbehaviour = misbehaviour
 
     async def resolve(self, request: Request, repo: Repo, revision: str, path: str) -> Response:
-        """GET or HEAD /{id}/resolve/{rev}/{path}."""
+        """Answer GET or HEAD /{id}/resolve/{rev}/{path}."""
         commit = await find_commit(repo, revision)
         entry = commit.entries.get(path)
         if entry is None:
@@ -81,7 +81,7 @@ class ResolveApi:
         return self._serve(request, entry, etag, headers)
 
     async def raw(self, request: Request, repo: Repo, revision: str, path: str) -> Response:
-        """GET or HEAD /{id}/raw/{rev}/{path}: what git has, of a large file its pointer."""
+        """Answer GET or HEAD /{id}/raw/{rev}/{path} as git would: of a large file, its pointer."""
         commit = await find_commit(repo, revision)
         entry = commit.entries.get(path)
         if entry is None:
@@ -96,7 +96,7 @@ class ResolveApi:
     async def bridge(
         self, request: Request, repo_type: RepoType, repo_id: str, sha256: str
     ) -> Response:
-        """GET or HEAD /bridge/{type}s/{id}/{sha256}, signed: the whole file, or a range of it."""
+        """Answer a signed GET or HEAD /bridge/{type}s/{id}/{sha256}: the file, or a range of it."""
         problem = self._signer.check_url(request.raw_path, request.query)
         if problem is not None:
             return error_response(403, problem)
@@ -114,9 +114,7 @@ class ResolveApi:
         return self._serve(request, entry, etag, headers)
 
     def serve_object(self, request: Request, repo: Repo, entry: Entry) -> Response:
-        """Answer with a large file that is asked for by its sha256; with a bridge URL, redirect
-        there.
-        """
+        """Serve a large file by its sha256; with a bridge URL, redirect there."""
         etag = f'"{entry.sha256}"'
         if self._bridge_url is not None:
             return Response(
@@ -133,7 +131,7 @@ class ResolveApi:
         return self._signer.make_url(base, path, query, expires)
 
     def _serve(self, request: Request, entry: Entry, etag: str, headers: Headers) -> Response:
-        """Answer with the file, or with the one range that is asked for."""
+        """Serve a file, or the one range that is requested."""
         if_none_match = request.headers.get("if-none-match")
         if if_none_match is not None and etag in if_none_match.replace("W/", "").split(", "):
             return Response(304, headers)
@@ -171,7 +169,7 @@ def _xet_headers(request: Request, repo: Repo, commit: str, entry: Entry, etag: 
 
 
 def make_disposition(path: str, as_attachment: bool) -> str:
-    """Write a Content-Disposition field with the file's name, in any script."""
+    """Return a Content-Disposition field with the file's name, in any script."""
     name = path.rpartition("/")[2]
     plain = "".join(c if " " <= c <= "~" and c not in '"\\' else "?" for c in name)
     kind = "attachment" if as_attachment else "inline"

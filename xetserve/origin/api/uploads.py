@@ -1,8 +1,8 @@
-"""The Hub's API, the part that writes: new repositories, LFS, commits.
+"""The writing part of the Hub's API: LFS and commits.
 
-A commit names large files by sha256 only. What that stands for was uploaded before: through the
-CAS, whose shards carry the sha256, or by an LFS PUT, which is packed into xorbs on arrival. Either
-way it was uploaded to the same repository: nobody gets at another's content by knowing its sha256.
+A commit names large files by sha256 only. Their content was uploaded before: through the CAS, whose
+shards carry the sha256, or by an LFS PUT, which is packed into xorbs on arrival. It must have been
+uploaded to the same repository: knowing a sha256 gives no access to another one's content.
 
 Source: huggingface_hub _commit_api.py and lfs.py.
 """
@@ -45,7 +45,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class UploadApi:
-    """Takes in what clients upload to the Hub."""
+    """The calls that upload content."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class UploadApi:
         self._bridge_url = bridge_url
 
     async def preupload(self, request: Request, repo: Repo, revision: str) -> Response:
-        """POST .../{id}/preupload/{rev}: which files are large, and which are there already."""
+        """Answer POST .../{id}/preupload/{rev}: which files are large, and which exist already."""
         commit = await find_commit(repo, revision)
         files = (await read_json(request)).get("files")
         if not isinstance(files, list):
@@ -69,7 +69,7 @@ class UploadApi:
         return json_response(200, {"files": [_choose_mode(commit, file) for file in files]})
 
     async def lfs_batch(self, request: Request, repo: Repo, value: dict[str, Any]) -> Response:
-        """POST /{id}.git/info/lfs/objects/batch; value is its body."""
+        """Answer POST /{id}.git/info/lfs/objects/batch; value is its body."""
         objects, operation = value.get("objects"), value.get("operation")
         if not isinstance(objects, list) or operation not in ("upload", "download"):
             raise hub_error(422, "an LFS batch has an operation and objects")
@@ -98,7 +98,7 @@ class UploadApi:
             url = self._signer.make_url(base, path, {}, expires)
             return found | {"actions": {"download": {"href": url, "header": {}}}}
         if file_hash is not None:
-            return found  # without actions: it need not be uploaded again
+            return found  # without actions, the client does not upload it again
         path = f"/lfs/{repo.type.plural}/{quote(repo.id, safe='')}/{sha256}"
         url = self._signer.make_url(request.base_url, path, {"size": str(size)}, expires)
         return found | {"actions": {"upload": {"href": url, "header": {}}}}
@@ -106,7 +106,7 @@ class UploadApi:
     async def lfs_put(
         self, request: Request, repo_type: RepoType, repo_id: str, sha256: str
     ) -> Response:
-        """PUT /lfs/{type}s/{id}/{sha256}, as lfs_batch signed it."""
+        """Answer PUT /lfs/{type}s/{id}/{sha256}, as lfs_batch signed it."""
         problem = self._signer.check_url(request.raw_path, request.query)
         if problem is not None:
             raise hub_error(403, problem)
@@ -130,7 +130,7 @@ class UploadApi:
         return Response(200)
 
     async def commit(self, request: Request, repo: Repo, revision: str) -> Response:
-        """POST .../{id}/commit/{rev}, NDJSON; with create_pr=1 onto a new refs/pr/N."""
+        """Answer POST .../{id}/commit/{rev}, NDJSON; with create_pr=1 onto a new refs/pr/N."""
         creates_pr = is_true(request.query.get("create_pr"))
         staged: list[StagedBlob] = []
         try:
@@ -156,7 +156,7 @@ class UploadApi:
     async def _read_commit(
         self, request: Request, repo: Repo, staged: list[StagedBlob]
     ) -> tuple[dict[str, Any], list[Change]]:
-        """Read the lines; plain content is written aside as it comes."""
+        """Read the lines of a commit; content of git blobs is written to temporary files."""
         header: dict[str, Any] | None = None
         changes: list[Change] = []
         async for line in _iter_lines(request.body):
@@ -300,10 +300,10 @@ async def _limit(body: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes,
 
 
 async def _iter_lines(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Iterate over the lines of a body, empty ones too.
+    """Yield the lines of a body, empty ones too.
 
     Raises:
-        RequestError: 413, a line is too long, or there are too many.
+        RequestError: 413: a line is too long, or there are too many.
     """
     held = bytearray()
     count = 0

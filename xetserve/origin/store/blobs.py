@@ -1,4 +1,4 @@
-"""Files on disk that are whole or not there: written aside, then renamed.
+"""Files on disk that are complete or not there: written to a temporary name, then renamed.
 
 Repositories may be private, so files and folders are for the origin's own user, whatever the umask.
 """
@@ -12,14 +12,14 @@ from typing import Final
 from xetserve.base.atomic_file import FOLDER_MODE, make_folders, replace_file
 from xetserve.errors import ConfigError
 
-STALE_AGE: Final = 86400.0  # seconds after which a temporary file has no owner any more
+STALE_AGE: Final = 86400.0  # seconds after which a temporary file counts as a leftover
 
 
 class TemporaryFiles:
     """The folder where files grow until they are renamed into place, on the same file system.
 
-    What a crash has left is removed at the next start, once it is a day old: another process may be
-    writing into the same folder.
+    Leftovers of a crash are removed at the next start, once they are a day old: another process may
+    be writing into the same folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class TemporaryFiles:
                     path.unlink()
 
     def make_path(self) -> Path:
-        """Return a name that nobody uses."""
+        """Return an unused path."""
         return self._folder / f"{os.getpid()}-{os.urandom(8).hex()}"
 
     def write(self, target: Path, data: bytes) -> None:
@@ -43,7 +43,7 @@ class TemporaryFiles:
 
 
 def publish(path: Path, target: Path) -> None:
-    """Move a finished file into place, over an older one; its folder is made when missing."""
+    """Move a finished file into place, over an older one; make its folder if it is missing."""
     try:
         path.replace(target)
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def publish(path: Path, target: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and its parents where they are missing, for the origin's own user.
+    """Make a folder and its missing parents, for the origin's own user.
 
     Raises:
         ConfigError: it cannot be made.
@@ -65,10 +65,10 @@ def make_folder(path: Path) -> Path:
 
 
 def make_private_folder(path: Path) -> Path:
-    """Make a folder of the store, or take it away from other users where an older version made it.
+    """Make a folder of the store; if an older version made it, close it to other users.
 
     Raises:
-        ConfigError: it cannot be made, or is another user's.
+        ConfigError: it cannot be made, or belongs to another user.
     """
     make_folder(path)
     try:

@@ -1,4 +1,4 @@
-"""Kinds of repositories, commits and the files in them, as values."""
+"""Kinds of repositories, commits and their files, as values."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +9,7 @@ from xetserve.xet.hashes import format_hash, parse_hash
 
 
 class RepoType(NamedTuple):
-    """A kind of repository: its name, in the plural for API paths, and what its URLs start with."""
+    """A kind of repository: its name, its plural for API paths, and the start of its URLs."""
 
     name: str
     plural: str
@@ -28,7 +28,7 @@ class Entry:
     """A file in a commit.
 
     oid: git id; for a large file that of its pointer.
-    sha256, file_hash: of a large file; both None for a plain one.
+    sha256, file_hash: of a large file; both None for a git blob.
     changed_in: id of the commit that brought this content to this path.
     """
 
@@ -40,7 +40,7 @@ class Entry:
     changed_in: str = ""
 
     def is_same_content(self, other: "Entry | None") -> bool:
-        """Return whether both have the same content, whichever commit it came with."""
+        """Return whether both have the same content, from whichever commit."""
         return other is not None and (self.oid, self.file_hash) == (other.oid, other.file_hash)
 
 
@@ -58,12 +58,12 @@ class Commit:
 
     @cached_property
     def trees(self) -> dict[str, str]:
-        """The git ids of the folders by path, the root being ""."""
+        """The git ids of the folders by path; "" is the root."""
         return hash_trees(GitObject(entry.path, entry.oid) for entry in self.entries.values())
 
 
 class CommitInfo(NamedTuple):
-    """Who made a commit, and why."""
+    """The title, message and author of a commit."""
 
     title: str
     message: str
@@ -79,7 +79,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
 
 
 def entry_from_json(value: dict[str, Any]) -> Entry:
-    """Read the JSON form of an entry."""
+    """Parse the JSON form of an entry."""
     xet = value.get("xet")
     return Entry(
         value["path"],

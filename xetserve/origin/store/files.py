@@ -34,7 +34,7 @@ class FileRecord:
     """A file as the CAS knows it.
 
     term_ends: where each term ends, in bytes of the file.
-    sha256: of the content, as the uploader said; plain hex.
+    sha256: of the content, as the uploader named it; plain hex.
     """
 
     file_hash: bytes
@@ -49,7 +49,7 @@ class FileRecord:
 
 
 def make_file_record(file_hash: bytes, terms: Iterable[Term], sha256: str | None) -> FileRecord:
-    """Make a record; the terms are taken as they are."""
+    """Return the record of a file; the terms are not checked."""
     terms = tuple(terms)
     ends = tuple(accumulate(term.decoded_size for term in terms))
     return FileRecord(file_hash, terms, ends, sha256)
@@ -81,7 +81,7 @@ class FileStore:
         return True
 
     async def get(self, file_hash: bytes) -> FileRecord | None:
-        """Return a file's record; None: it is not known."""
+        """Return a file's record; None: it is unknown."""
         record = self._records.get(file_hash)
         if record is None:
             record = await asyncio.to_thread(self._load, file_hash)
@@ -127,7 +127,7 @@ class FileStore:
     async def find_fetch_ranges(
         self, terms: Iterable[Term]
     ) -> dict[bytes, list[tuple[ChunkRange, ByteRange]]]:
-        """Return what has to be fetched of each xorb, in ascending order."""
+        """Return the ranges of each xorb to fetch, in ascending order."""
         wanted: dict[bytes, list[ChunkRange]] = {}
         for term in terms:
             wanted.setdefault(term.xorb_hash, []).append(term.chunks)
@@ -140,10 +140,10 @@ class FileStore:
         return found
 
     async def read(self, record: FileRecord, span: Span) -> AsyncGenerator[list[bytes], None]:
-        """Iterate over a range of a file in blocks, every chunk checked against its hash.
+        """Yield a range of a file in blocks, with every chunk checked against its hash.
 
         Raises:
-            IntegrityError: a xorb on disk is damaged or gone.
+            IntegrityError: a xorb on disk is damaged or missing.
         """
         skip, terms = await self.find_terms(record, span)
         left = span.size
@@ -159,7 +159,7 @@ class FileStore:
                     yield parts
 
     async def _read_term(self, term: Term) -> AsyncGenerator[list[bytes], None]:
-        """Iterate over the term's chunks, as many in one block as make up BLOCK_SIZE bytes."""
+        """Yield a term's chunks, as many in a block as make up BLOCK_SIZE bytes."""
         index = await self._xorbs.require_index(term.xorb_hash)
         leaves = index.leaves(term.chunks)
         reader = RecordReader()

@@ -11,21 +11,21 @@ from typing import NamedTuple
 
 
 class GitObject(NamedTuple):
-    """A path in a tree and the id of what lies there."""
+    """A path in a tree and the id of the object there."""
 
     path: str
     oid: str
 
 
 def hash_object(kind: str, content: bytes) -> str:
-    """Return the id of a git object of that kind."""
+    """Return the id of a git object of a kind."""
     return sha1(
         b"%s %d\0" % (kind.encode(), len(content)) + content, usedforsecurity=False
     ).hexdigest()
 
 
 def make_pointer(sha256: str, size: int) -> bytes:
-    """Write the LFS pointer that stands for a large file."""
+    """Return the text of the LFS pointer of a large file."""
     return (
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
     )
@@ -35,7 +35,7 @@ def hash_trees(blobs: Iterable[GitObject]) -> dict[str, str]:
     """Return the id of every folder by its path; "" is the root.
 
     Args:
-        blobs: the files, any order.
+        blobs: the files, in any order.
     """
     root: _Folder = {}
     for path, oid in blobs:

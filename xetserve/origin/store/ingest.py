@@ -1,7 +1,7 @@
-"""Taking content in by ourselves: cut, deduplicate, pack into xorbs.
+"""Packing content into xorbs: chunking, deduplication, compression.
 
-Used for folders that are imported and for files that come by LFS. Nothing of it can be seen before
-publish, and abort leaves nothing behind. The work is done in a thread, a batch of chunks at a time.
+Used for imported folders and for LFS uploads. Nothing can be read before publish, and abort leaves
+nothing behind. The work is done in a thread, a batch of chunks at a time.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from xetserve.xet.hashes import MerkleTree, hash_chunk
 from xetserve.xet.reconstruction import ChunkRange, Term
 from xetserve.xet.xorb import MAX_XORB_SIZE
 
-BATCH_SIZE: Final = 1024 * 1024  # bytes of content that are packed in one turn
+BATCH_SIZE: Final = 1024 * 1024  # bytes of content that are packed at a time
 MAX_XORB_CHUNKS: Final = 8192  # where official producers stop (hub-docs xet/xorb.md)
 MAX_KNOWN_CHUNKS: Final = 262_144  # chunks that are remembered for deduplication: about 50 MB
 
@@ -48,9 +48,9 @@ class _XorbBuild:
         )
 
     def add(self, record: bytes, chunk_size: int) -> int:
-        """Append a chunk; gives its index."""
+        """Append a chunk; return its index."""
         assert self._file is not None
-        # Scanning what we packed ourselves costs a decoding, and proves that it can be read again.
+        # Scanning our own record costs a decoding, and proves that it can be read.
         self._file.write(self._scanner.receive_data(record))
         self.num_chunks += 1
         self.packed_size += len(record)
@@ -68,7 +68,7 @@ class _XorbBuild:
 
 
 class _OpenTerm:
-    """Chunks of one xorb that follow each other in a file: a term whose xorb hash is still open."""
+    """Consecutive chunks of one xorb in a file: a term whose xorb hash is not known yet."""
 
     def __init__(self, xorb: _XorbBuild, chunk: int) -> None:
         self.xorb = xorb
@@ -84,7 +84,7 @@ class _Place(NamedTuple):
 
 @dataclass(slots=True)
 class IngestedFile:
-    """What is known of a file once its content has been read."""
+    """A file whose content has been read."""
 
     file_hash: bytes
     sha256: str
@@ -93,7 +93,7 @@ class IngestedFile:
 
 
 class Ingest:
-    """Packs the content of any number of files; equal chunks are stored once."""
+    """Pack the content of any number of files; equal chunks are stored once."""
 
     def __init__(self, xorbs: XorbStore, files: FileStore) -> None:
         self._xorbs = xorbs
@@ -103,7 +103,7 @@ class Ingest:
         self._ingested: list[IngestedFile] = []
 
     async def add_file(self, pieces: AsyncIterable[bytes]) -> IngestedFile:
-        """Read one file's content to its end."""
+        """Read the content of a file to its end."""
         chunker = Chunker()
         file = _OpenFile()
         async for block in gather_blocks(pieces, BATCH_SIZE):
@@ -116,11 +116,11 @@ class Ingest:
         return ingested
 
     async def publish(self) -> None:
-        """Make every file that was added readable."""
+        """Make all added files readable."""
         await asyncio.to_thread(self._publish)
 
     async def abort(self) -> None:
-        """Remove what was written; of no effect after publish."""
+        """Remove everything that was written; it has no effect after publish."""
         await asyncio.to_thread(self._abort)
 
     def _add_chunks(self, file: "_OpenFile", chunks: Iterable[bytes], block: bytes = b"") -> None:

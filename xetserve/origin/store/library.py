@@ -1,4 +1,4 @@
-"""Everything the origin keeps: one folder with repositories, plain blobs, Xet files and xorbs."""
+"""The whole folder of the origin: repositories, git blobs, Xet files and xorbs."""
 
 import asyncio
 import stat
@@ -25,11 +25,11 @@ from xetserve.origin.store.signing import load_secret
 from xetserve.origin.store.xorbs import BLOCK_SIZE, XorbStore
 
 MAIN: Final = "refs/heads/main"
-_LEFT_OUT: Final = (".git", ".cache")  # folders that an import does not take in
+_LEFT_OUT: Final = (".git", ".cache")  # folders that an import skips
 
 
 class AddFile(NamedTuple):
-    """Put a file at its path; its content is stored already."""
+    """Put a file at its path; its content is already stored."""
 
     entry: Entry
 
@@ -41,7 +41,7 @@ class DeleteFile(NamedTuple):
 
 
 class DeleteFolder(NamedTuple):
-    """Remove whatever lies under a path."""
+    """Remove everything below a path."""
 
     path: str
 
@@ -51,7 +51,7 @@ Change = AddFile | DeleteFile | DeleteFolder
 
 @dataclass(frozen=True, slots=True)
 class StagedBlob:
-    """A plain file's content that waits, under a temporary name, for its commit."""
+    """Content of a git blob that waits, under a temporary name, for its commit."""
 
     path: Path
     oid: str
@@ -62,7 +62,7 @@ class Library:
     """The folder of an origin. One process uses it at a time.
 
     Raises:
-        ConfigError: the folder cannot be made, or is everybody's to write to.
+        ConfigError: the folder cannot be made, or everybody may write to it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -80,17 +80,17 @@ class Library:
         return load_secret(self.root, self._temporary)
 
     def make_ingest(self) -> Ingest:
-        """Give something that packs content into xorbs."""
+        """Return a new Ingest."""
         return Ingest(self.xorbs, self.files)
 
     async def stage_blob(self, content: bytes) -> StagedBlob:
-        """Write a plain file's content aside."""
+        """Write the content of a git blob to a temporary file."""
         path = self._temporary.make_path()
         await asyncio.to_thread(_write_aside, path, content)
         return StagedBlob(path, hash_object("blob", content), len(content))
 
     async def publish_blobs(self, blobs: Iterable[StagedBlob]) -> None:
-        """Move staged content to where commits find it."""
+        """Move staged content to its place."""
         for blob in blobs:
             await asyncio.to_thread(publish, blob.path, self._blobs / blob.oid)
 
@@ -109,15 +109,15 @@ class Library:
         *,
         blobs: Iterable[StagedBlob] = (),
     ) -> Commit:
-        """Make a commit with some changes to base, and let the ref point to it.
+        """Apply changes to base as a new commit, and let the ref point to it.
 
         The repo's lock must be held.
 
         Args:
-            blobs: content of plain files, published once the changes have turned out to make sense.
+            blobs: content of git blobs, published once the changes have been checked.
 
         Raises:
-            RequestError: 404, something to delete is not there; 400, a path is a file and a folder
+            RequestError: 404: a path to delete does not exist; 400: a path is a file and a folder
                 at once.
         """
         entries = dict(base.entries)
@@ -126,15 +126,15 @@ class Library:
         return await repo.add_commit(ref, base, entries.values(), info)
 
     def make_large_entry(self, path: str, sha256: str, size: int, file_hash: bytes) -> Entry:
-        """Make the entry of a Xet file."""
+        """Return the entry of a Xet file."""
         oid = hash_object("blob", make_pointer(sha256, size))
         return Entry(path, size, oid, sha256, file_hash)
 
     async def read_entry(self, entry: Entry, span: Span) -> AsyncGenerator[list[bytes], None]:
-        """Iterate over a range of a file's content in blocks.
+        """Yield a range of a file's content in blocks.
 
         Raises:
-            IntegrityError: what is on disk is damaged or gone.
+            IntegrityError: data on disk is damaged or missing.
         """
         if entry.file_hash is None:
             async with aclosing(self._read_blob(entry.oid, span)) as blocks:
@@ -162,10 +162,9 @@ class Library:
     async def import_folder(
         self, repo_type: str, repo_id: str, folder: Path, *, private: bool = False
     ) -> Commit:
-        """Take a local folder in, as a commit on main; the repository is made when missing.
+        """Import a local folder as a commit on main; make the repository if it is missing.
 
-        Files that main has and the folder has not stay. Without any difference there is no new
-        commit.
+        Files of main that the folder lacks stay. If nothing differs, there is no new commit.
 
         Args:
             repo_type: "model", "dataset" or "space".
@@ -191,7 +190,7 @@ class Library:
             await ingest.publish()
             async with repo.lock:
                 head = await repo.get_commit(MAIN)
-                assert head is not None  # a repository begins with a commit, and main stays
+                assert head is not None  # a repository begins with a commit on main
                 if all(e.is_same_content(head.entries.get(e.path)) for e in entries):
                     return head
                 info = CommitInfo(f"Import {folder.name}", "", "xetserve")

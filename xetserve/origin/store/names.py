@@ -10,7 +10,7 @@ _REF_NAME: Final = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]{1,244}")
 
 
 def is_valid_id(repo_id: str) -> bool:
-    """Return whether this can be a repository's id: name, or owner/name, as the Hub has them."""
+    """Return whether this can be a repository's id: name, or owner/name, as on the Hub."""
     parts = repo_id.split("/")
     return len(parts) <= 2 and all(
         _NAME.fullmatch(part)
@@ -23,7 +23,7 @@ def is_valid_id(repo_id: str) -> bool:
 
 
 def is_valid_ref_name(name: str) -> bool:
-    """Return whether this can be the name of a branch or tag (git check-ref-format, in short)."""
+    """Return whether this can be the name of a branch or tag (a subset of git check-ref-format)."""
     return (
         _REF_NAME.fullmatch(name) is not None
         and not name.startswith(("/", "-", "refs/"))

@@ -7,7 +7,7 @@
       commits/{id}.entries           files of the commit, one JSON object a line, sorted by path
       uploads/{sha256}               large content uploaded to the repository: its file hash
       files/{file hash}              an empty file for each Xet file that a commit has named
-    blobs/{git id}                   content of plain files
+    blobs/{git id}                   content of git blobs
 
 A repository is used by one process at a time.
 """
@@ -44,7 +44,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Repo:
-    """One repository. What changes it holds the lock."""
+    """One repository. A caller that changes it must hold the lock."""
 
     def __init__(
         self, folder: Path, temporary: TemporaryFiles, info: dict[str, Any], refs: dict[str, str]
@@ -63,12 +63,12 @@ class Repo:
 
     @property
     def namespace(self) -> str:
-        """The part of the id before the slash; "" where there is none."""
+        """The part of the id before the slash; "" if there is none."""
         return self.id.rpartition("/")[0]
 
     @property
     def url_path(self) -> str:
-        """What the repository's URLs start with."""
+        """The start of the repository's URLs."""
         return self.type.url_prefix + self.id
 
     def find_ref(self, revision: str) -> str | None:
@@ -109,7 +109,7 @@ class Repo:
     ) -> Commit:
         """Make a commit and let the ref point to it. The lock must be held.
 
-        Entries that the parent has with the same content keep the commit they were changed in.
+        An entry with the same content as in the parent keeps the commit that changed it.
         """
         commit = await asyncio.to_thread(self._add_commit, ref, parent, list(entries), info)
         self._commits.put(commit.id, commit)
@@ -121,7 +121,7 @@ class Repo:
         entries.sort(key=lambda entry: entry.path)
         tree = hash_trees(GitObject(entry.path, entry.oid) for entry in entries)[""]
         parent_id = parent.id if parent else None
-        # Two equal commits within a second would have one id: the second one is dated a second
+        # Two equal commits within a second would have the same id, so the second one is dated
         # later.
         date = max(int(time.time()), parent.date + 1 if parent else 0)
         message = f"{info.title}\n\n{info.message}" if info.message else info.title
@@ -180,7 +180,7 @@ class Repo:
         return asyncio.to_thread(self._set_ref, ref, commit_id)
 
     def delete_ref(self, ref: str) -> Awaitable[None]:
-        """Forget a ref. The lock must be held."""
+        """Delete a ref. The lock must be held."""
         return asyncio.to_thread(self._set_ref, ref, None)
 
     def _set_ref(self, ref: str, commit_id: str | None) -> None:
@@ -195,19 +195,19 @@ class Repo:
         self.refs = refs
 
     async def set_private(self, private: bool) -> None:
-        """Change who may read. The lock must be held."""
+        """Set whether the repository is private. The lock must be held."""
         info = {**self._info, "private": private}
         await asyncio.to_thread(_write_info, self._temporary, self._folder, info)
         self._info, self.private = info, private
 
     def add_upload(self, sha256: str, file_hash: bytes) -> None:
-        """Remember content that was uploaded here, so that a commit may name it."""
+        """Record uploaded content, so that a commit may name it."""
         path = self._upload_path(sha256)
         if not path.exists():
             self._temporary.write(path, format_hash(file_hash).encode() + b"\n")
 
     async def get_upload(self, sha256: str) -> bytes | None:
-        """Return the file hash of content that was uploaded here; None: none was."""
+        """Return the file hash of uploaded content; None: it was not uploaded here."""
         if not _SHA256.fullmatch(sha256):
             return None
         try:
@@ -281,7 +281,7 @@ class RepoStore:
                 await repo.add_commit(
                     "refs/heads/main", None, (), CommitInfo("initial commit", "", owner or "user")
                 )
-            # Written last: a folder without it is no repository yet.
+            # Written last: a folder without it is not a repository yet.
             _write_info(self._temporary, folder, info)
             self._repos[(repo_type.name, repo_id)] = repo
         return repo
@@ -293,7 +293,7 @@ class RepoStore:
         return [repo for repo in found if repo is not None]
 
     async def delete(self, repo: Repo) -> None:
-        """Forget a repository. Its lock must be held; content that others may name stays."""
+        """Delete a repository. Its lock must be held; content that others may name stays."""
         async with self._lock:
             self._repos.pop((repo.type.name, repo.id), None)
             folder = self._get_folder(repo.type, repo.id)
@@ -321,5 +321,5 @@ def _list_ids(folder: Path) -> list[str]:
 
 
 def _delete_folder(folder: Path, aside: Path) -> None:
-    folder.rename(aside)  # at once; what a crash leaves of it is in nobody's way
+    folder.rename(aside)  # at once; leftovers of a crash do no harm there
     shutil.rmtree(aside, ignore_errors=True)

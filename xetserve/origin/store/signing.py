@@ -1,4 +1,4 @@
-"""What the origin signs: CAS tokens and URLs. HMAC-SHA256 under a secret that stays in its folder.
+"""CAS tokens and signed URLs: HMAC-SHA256 with a secret that stays in the folder.
 
 CAS token     xet_{payload}.{signature}    payload: base64url JSON, type, id, scope and expiry
 data URL      /data/{xorb hash}?X-Xet-Signed-Range=bytes%3Da-b%2Cc-d&Expires=...&Signature=...
@@ -29,7 +29,7 @@ _PREFIX: Final = "xet_"
 
 
 class Grant(NamedTuple):
-    """What a CAS token allows. scope: "read" or "write"; write includes read."""
+    """The permission that a CAS token carries. scope: "read" or "write"; write includes read."""
 
     repo_type: str
     repo_id: str
@@ -38,7 +38,7 @@ class Grant(NamedTuple):
 
 
 def load_secret(root: Path, temporary: TemporaryFiles) -> bytes:
-    """Return the folder's secret, made at the first start: tokens and URLs outlive a restart."""
+    """Return the folder's secret. It is made once, so tokens and URLs outlive a restart."""
     path = root / "secret"
     if not path.exists():
         temporary.write(path, os.urandom(SECRET_SIZE).hex().encode())
@@ -47,19 +47,19 @@ def load_secret(root: Path, temporary: TemporaryFiles) -> bytes:
 
 
 class Signer:
-    """Signs and checks. clock gives Unix seconds."""
+    """Sign and check tokens and URLs. clock returns Unix seconds."""
 
     def __init__(self, secret: bytes, clock: Callable[[], float]) -> None:
         self._secret = secret
         self._clock = clock
 
     def make_token(self, grant: Grant) -> str:
-        """Write a CAS token."""
+        """Return a CAS token."""
         payload = base64.urlsafe_b64encode(json.dumps(grant).encode()).decode().rstrip("=")
         return f"{_PREFIX}{payload}.{self._sign('token', payload)}"
 
     def parse_token(self, token: str) -> Grant | None:
-        """Read a CAS token; None: not one of ours, or expired."""
+        """Parse a CAS token; None: it is not ours, or has expired."""
         payload, _, signature = token.removeprefix(_PREFIX).partition(".")
         if not token.startswith(_PREFIX) or not self._matches(signature, "token", payload):
             return None
@@ -71,13 +71,13 @@ class Signer:
         return grant if self._clock() < grant.expires else None
 
     def get_expiry(self, lifetime: float) -> int:
-        """Return the Unix second at which something that is signed now runs out."""
+        """Return the Unix second at which a signature made now expires."""
         return int(self._clock() + lifetime)
 
     def make_data_url(
         self, base: str, xorb_hash: bytes, ranges: Sequence[ByteRange], expires: int
     ) -> str:
-        """Write the URL that lets its bearer read these ranges of a xorb, and no others."""
+        """Return the URL that lets its bearer read these ranges of a xorb, and no others."""
         name = format_hash(xorb_hash)
         signed = format_ranges(ranges)
         signature = self._sign("data", name, signed, str(expires))
@@ -87,18 +87,18 @@ class Signer:
         )
 
     def check_data_url(self, name: str, query: dict[str, str]) -> str | None:
-        """Return what is wrong with a data URL; None: nothing."""
+        """Return the fault of a data URL; None: it is valid."""
         signed = query.get("X-Xet-Signed-Range", "")
         return self._check(query, "data", name, signed)
 
     def make_url(self, base: str, path: str, query: dict[str, str], expires: int) -> str:
-        """Write a signed URL; path is encoded already."""
+        """Return a signed URL; path is encoded already."""
         signature = self._sign("url", path, *_join(query), str(expires))
         fields = {**query, "Expires": str(expires), "Signature": signature}
         return f"{base}{path}?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in fields.items())
 
     def check_url(self, path: str, query: dict[str, str]) -> str | None:
-        """Return what is wrong with a signed URL; None: nothing."""
+        """Return the fault of a signed URL; None: it is valid."""
         own = {k: v for k, v in query.items() if k not in ("Expires", "Signature")}
         return self._check(query, "url", path, *_join(own))
 
@@ -111,7 +111,7 @@ class Signer:
         return None
 
     def _sign(self, *parts: str) -> str:
-        text = json.dumps(parts).encode()  # unlike a separator it cannot occur inside a part
+        text = json.dumps(parts).encode()  # JSON keeps the parts apart, whatever they contain
         return hmac.new(self._secret, text, sha256).hexdigest()
 
     def _matches(self, signature: str, *parts: str) -> bool:
@@ -123,12 +123,12 @@ def _join(query: dict[str, str]) -> Iterable[str]:
 
 
 def format_ranges(ranges: Sequence[ByteRange]) -> str:
-    """Write ranges as a Range header does, in the order given."""
+    """Return ranges in the form of a Range header, in the given order."""
     return "bytes=" + ",".join(f"{start}-{end - 1}" for start, end in ranges)
 
 
 def split_ranges(ranges: Sequence[ByteRange]) -> list[Sequence[ByteRange]]:
-    """Cut a list of ranges into parts that each fit into one URL."""
+    """Split a list of ranges into parts that each fit into one URL."""
     parts: list[Sequence[ByteRange]] = []
     part: list[ByteRange] = []
     size = 0

@@ -3,8 +3,7 @@
     xorbs/{xorb hash}        chunk records and nothing else, so that any web server can serve them
     xorb-index/{xorb hash}   for each chunk: hash 32, end of its record u32, decoded size u32
 
-The index is made while the xorb arrives, and made again from the xorb when it is missing or does
-not fit.
+The index is made while the xorb arrives. If it is missing or does not fit, it is made again.
 """
 
 import asyncio
@@ -38,7 +37,7 @@ from xetserve.xet.xorb import (
 )
 
 BLOCK_SIZE: Final = 512 * 1024  # bytes of one read, and of one served block
-SCAN_SIZE: Final = 256 * 1024  # bytes of an upload that are looked at in one turn
+SCAN_SIZE: Final = 256 * 1024  # bytes of an upload that are checked at a time
 MAX_CHUNKS: Final = 65_536  # of one xorb; official producers stop at 8192 (hub-docs xet/xorb.md)
 MAX_UPLOAD_SIZE: Final = 2 * MAX_XORB_SIZE  # bytes, with record headers and a footer
 MAX_DECODED_SIZE: Final = 2**32 - 1  # a term counts the bytes of its chunks in 32 bits
@@ -49,9 +48,9 @@ _INDEX_ENTRY: Final = struct.Struct("<32sII")
 
 @dataclass(frozen=True, slots=True)
 class XorbIndex:
-    """Where the chunks of a xorb lie.
+    """The places of the chunks in a xorb.
 
-    hashes: the chunk hashes back to back.
+    hashes: the chunk hashes, concatenated.
     record_ends: where each chunk's record ends, in packed bytes.
     decoded_ends: where each chunk ends, in decoded bytes.
     """
@@ -62,7 +61,7 @@ class XorbIndex:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks in the xorb."""
+        """The number of chunks."""
         return len(self.record_ends)
 
     @property
@@ -71,7 +70,7 @@ class XorbIndex:
         return self.record_ends[-1]
 
     def byte_range(self, chunks: ChunkRange) -> ByteRange:
-        """Return where the records of a chunk range lie."""
+        """Return the byte range of the records of a chunk range."""
         start = self.record_ends[chunks.start - 1] if chunks.start else 0
         return ByteRange(start, self.record_ends[chunks.end - 1])
 
@@ -88,7 +87,7 @@ class XorbIndex:
         return self.hashes[chunk * HASH_SIZE : (chunk + 1) * HASH_SIZE]
 
     def leaves(self, chunks: ChunkRange) -> Iterator[tuple[bytes, int]]:
-        """Iterate over (chunk hash, decoded size)."""
+        """Yield (chunk hash, decoded size) of each chunk."""
         start = self.decoded_start(chunks.start)
         for chunk in range(chunks.start, chunks.end):
             end = self.decoded_ends[chunk]
@@ -96,7 +95,7 @@ class XorbIndex:
             start = end
 
     def trim(self, chunks: ChunkRange, skip: int, stop: int) -> tuple[ChunkRange, int]:
-        """Drop the chunks of a range that lie wholly outside its decoded bytes [skip, stop).
+        """Drop the chunks of a range that lie outside its decoded bytes [skip, stop).
 
         Returns:
             the chunks that are left, and the decoded bytes that were dropped before them.
@@ -107,7 +106,7 @@ class XorbIndex:
         return ChunkRange(first, end), self.decoded_start(first) - base
 
     def to_bytes(self) -> bytes:
-        """Write the index file."""
+        """Return the content of the index file."""
         parts = []
         start = 0
         for chunk, decoded_end in enumerate(self.decoded_ends):
@@ -121,10 +120,10 @@ class XorbIndex:
 
 
 def parse_index(data: bytes) -> XorbIndex:
-    """Read an index file.
+    """Parse an index file.
 
     Raises:
-        FormatError: not whole entries, none, or records that do not follow each other.
+        FormatError: incomplete entries, no entries, or records that are not consecutive.
     """
     if not data or len(data) % _INDEX_ENTRY.size:
         raise FormatError(f"xorb index of {len(data)} bytes")
@@ -143,7 +142,7 @@ def parse_index(data: bytes) -> XorbIndex:
 
 
 class XorbScanner:
-    """Checks a xorb while it arrives: every record is decoded and hashed.
+    """Check a xorb while it arrives: every record is decoded and hashed.
 
     Memory: one incomplete record and 48 bytes for each chunk.
     """
@@ -159,9 +158,9 @@ class XorbScanner:
         self._in_footer = False
 
     def receive_data(self, data: bytes) -> bytes:
-        """Take the next bytes; gives the records that they complete, to be stored as they are.
+        """Take the next bytes; return the records that they complete, to be stored as they are.
 
-        A footer, as old producers append one, is left out.
+        A footer, which old producers append, is left out.
 
         Raises:
             FormatError: a bad record, an empty chunk, or more chunks or bytes than a xorb may have.
@@ -178,7 +177,7 @@ class XorbScanner:
         while not self._in_footer:
             try:
                 record = next(records, None)
-            except FormatError:  # no header of a record
+            except FormatError:  # it is not the header of a record
                 if not data.startswith(FOOTER_IDENT, self._reader.position):
                     raise
                 self._in_footer = True
@@ -229,18 +228,19 @@ class XorbStore:
         self._indexes: LruDict[bytes, XorbIndex] = LruDict(max_num=MAX_CACHED_INDEXES)
 
     def get_path(self, xorb_hash: bytes) -> Path:
-        """Return where a xorb lies, if it is there."""
+        """Return the path of a xorb, whether it exists or not."""
         return self._folder / format_hash(xorb_hash)
 
     def make_temporary_path(self) -> Path:
-        """Return a place for a xorb that is not finished; publish moves it from there."""
+        """Return a path for a xorb in progress; publish moves it from there."""
         return self._temporary.make_path()
 
     async def put(self, xorb_hash: bytes, body: AsyncIterable[bytes]) -> bool:
-        """Store an upload, checked as it arrives; False: it was there already.
+        """Store an upload, checked as it arrives; False: the xorb was there already.
 
         Raises:
-            FormatError: not a xorb, or not the one that its hash names. Nothing is left behind.
+            FormatError: it is not a xorb, or does not have the hash in its name. Nothing is left
+                behind.
         """
         path = self.make_temporary_path()
         scanner = XorbScanner()
@@ -258,12 +258,12 @@ class XorbStore:
             path.unlink(missing_ok=True)
 
     def publish(self, path: Path, xorb_hash: bytes, index: XorbIndex) -> bool:
-        """Move a finished xorb into place; False: there is one, and path is removed."""
+        """Move a finished xorb into place; False: there is one already, and path is removed."""
         target = self.get_path(xorb_hash)
         if target.exists():
             path.unlink(missing_ok=True)
             return False
-        # The index first: a xorb that can be seen has one.
+        # The index first: every visible xorb has one.
         self._temporary.write(self._index_folder / target.name, index.to_bytes())
         publish(path, target)
         return True
@@ -285,7 +285,7 @@ class XorbStore:
         """Return the index of a xorb that a stored file names.
 
         Raises:
-            IntegrityError: the xorb is damaged, or gone.
+            IntegrityError: the xorb is damaged or missing.
         """
         index = await self.get_index(xorb_hash)
         if index is None:
@@ -309,10 +309,10 @@ class XorbStore:
     async def read(
         self, xorb_hash: bytes, byte_range: ByteRange, block_size: int = BLOCK_SIZE
     ) -> AsyncGenerator[bytes, None]:
-        """Iterate over packed bytes of a xorb.
+        """Yield packed bytes of a xorb.
 
         Raises:
-            IntegrityError: the file is gone or ends before the range does.
+            IntegrityError: the file is missing, or ends before the range does.
         """
         try:
             async with aiofiles.open(self.get_path(xorb_hash), "rb", buffering=0) as file:
