@@ -64,8 +64,8 @@ class Side:
 async def drain(reader: PackedReader, into: bytearray | None = None) -> bytes:
     """Read to the end; `into` has what came before a failure."""
     into = bytearray() if into is None else into
-    async with aclosing(reader.blocks()) as blocks:
-        async for block in blocks:
+    async with aclosing(reader):
+        async for block in reader:
             into += b"".join(block)
     return bytes(into)
 

@@ -87,8 +87,8 @@ def make_engine(
 async def read_all(reader: FileReader, into: bytearray | None = None) -> bytes:
     """Read to the end; `into` has what came before a failure."""
     into = bytearray() if into is None else into
-    async with aclosing(reader.blocks()) as blocks:
-        async for block in blocks:
+    async with aclosing(reader):
+        async for block in reader:
             into += b"".join(block)  # at once: the buffers are good until the next block only
     return bytes(into)
 

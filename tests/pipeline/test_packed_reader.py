@@ -248,10 +248,10 @@ async def test_packed_and_plain_readers_share_a_fetch() -> None:
 async def test_a_client_that_leaves_takes_nothing_along() -> None:
     side = Side(limit=1 << 18)
     (grant,) = await side.grant()
-    blocks = side.open(grant).blocks()
-    await anext(blocks)
+    reader = side.open(grant)
+    await anext(reader)
     assert side.budget.held
-    await blocks.aclose()
+    await reader.aclose()
     side.assert_released()
 
 
@@ -281,8 +281,8 @@ async def test_memory_is_bounded_however_large_the_range() -> None:
     (grant,) = await side.grant()
     peak = 0
     reader = side.open(grant)
-    async with aclosing(reader.blocks()) as blocks:
-        async for _ in blocks:
+    async with aclosing(reader):
+        async for _ in reader:
             peak = max(peak, side.budget.held)
     assert grant.ranges[0].byte_range.size > 5 << 20
     assert peak < 2 << 20
@@ -339,13 +339,12 @@ async def test_the_end_does_not_come_once_the_other_parts_are_forgotten() -> Non
     await drain(side.open(first[0]))  # wrong, but nobody can know
     last = side.open(second[0])
     ledgers = side.engine.ledgers
-    blocks = last.blocks()
     begun = ledgers.find(FILE.file_hash)
     assert begun is not None
     begun.forget()  # as of a file that is too large
     begun.has_lost = True
     with pytest.raises(UpstreamBusy, match="were dropped"):
-        async for _ in blocks:
+        async for _ in last:
             pass
     assert not last.is_verified
     side.assert_released()

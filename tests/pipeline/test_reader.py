@@ -21,6 +21,7 @@ from tests.pipeline.reading import (
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
 from xetserve.pipeline.fetch.fetch import WOKEN_AT_ONCE
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
 
 
@@ -136,22 +137,42 @@ async def test_a_wrong_term_length_is_an_integrity_error(delta: int) -> None:
     assert_released(cas, budget)
 
 
+@pytest.mark.parametrize("piece", [1 << 20, 1000], ids=["large reads", "small reads"])
+async def test_a_part_is_judged_before_its_last_bytes_leave(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though chunks behind them, which came with the same answer, are still to arrive."""
+
+    async def refuse(verifier: Verifier, size: int | None) -> None:
+        raise IntegrityError("judged")
+
+    monkeypatch.setattr(Verifier, "finish", refuse)
+    file = simple_file()
+    size = len(file.content)
+    cas, budget = FakeCas(file, piece=piece, trims=False), ByteBudget(1 << 27)
+    got = bytearray()
+    with pytest.raises(IntegrityError, match="judged"):
+        await read_all(make_reader(cas, budget, end=size // 2, size=size), got)
+    assert len(got) < size // 2
+    assert_released(cas, budget)
+
+
 async def test_leaving_in_the_middle_releases_everything() -> None:
     for num_blocks in range(6):
         file = fragmented_file()
         cas, budget = FakeCas(file, piece=3000), ByteBudget(1 << 27)
-        blocks = make_reader(cas, budget, size=len(file.content)).blocks()
+        reader = make_reader(cas, budget, size=len(file.content))
         for _ in range(num_blocks):
-            await anext(blocks)
-        await blocks.aclose()
+            await anext(reader)
+        await reader.aclose()
         assert_released(cas, budget)
 
 
 async def test_a_reader_that_is_not_asked_fetches_nothing_more() -> None:
     file = simple_file(400)
     cas, budget = FakeCas(file, piece=5000), ByteBudget(1 << 27)
-    async with aclosing(make_reader(cas, budget, size=len(file.content)).blocks()) as blocks:
-        await anext(blocks)
+    async with aclosing(make_reader(cas, budget, size=len(file.content))) as reader:
+        await anext(reader)
         for _ in range(10_000):  # turns of the loop, not time
             await asyncio.sleep(0)
         fetched = sum(info.byte_range.size for info in cas.fetched)
@@ -231,10 +252,10 @@ async def test_those_who_wait_for_the_same_chunk_go_on_a_few_at_a_time() -> None
         nonlocal num_done
         size = len(cas.file.content)
         reader = engine.read(FakeAccess(), cas.file.file_hash, size=size)
-        async with aclosing(reader.blocks()) as blocks:
-            await anext(blocks)
+        async with aclosing(reader):
+            await anext(reader)
             num_done += 1
-            async for _ in blocks:
+            async for _ in reader:
                 pass
 
     tasks = [asyncio.ensure_future(read()) for _ in range(100)]

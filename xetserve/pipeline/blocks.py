@@ -1,7 +1,21 @@
-"""What leaves in one write, and the chunks that it was made of."""
+"""What leaves in one write, and the life of a reader that makes it."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Self
 
 from xetserve.base.buffers import Buffer
+from xetserve.errors import FormatError, IntegrityError
+from xetserve.metrics.catalogue import INTEGRITY_FAILURES
 from xetserve.pipeline.fetch.leases import Lease
+from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.flow.pacing import Pacer
+from xetserve.pipeline.flow.stall_deadline import StallDeadline
+from xetserve.pipeline.tally import Tally
+
+# Called when a reader is closed: where its bytes came from, and whether all of them were verified.
+OnClose = Callable[[Tally, bool], None]
 
 
 class Block:
@@ -58,3 +72,140 @@ def _release(runs: list[_LeaseRun]) -> None:
     for run in runs:
         run.lease.release_run(run.start, run.end)
     runs.clear()
+
+
+class BlockReader(ABC):
+    """A body: an iterator of blocks, made one at a time, when the one before has left.
+
+    A block's buffers are good until the next one is asked for. What the reader holds is given back
+    at the end, on a failure, and by aclose, whichever comes first.
+
+        start()      opens it and makes the first block, which waits here
+        anext()      returns the first block
+        anext()      takes the first block back, makes and returns the second one
+        ...
+        aclose()
+
+    Args:
+        gap_timeout: seconds without a block for the client, retries included, before the read
+            fails.
+
+    tally: where its bytes have come from so far.
+    """
+
+    def __init__(self, budget: ByteBudget, gap_timeout: float, on_close: OnClose | None) -> None:
+        self.tally = Tally()
+        self._budget = budget
+        self._pacer = Pacer()
+        self._stall_deadline = StallDeadline(gap_timeout, self._pacer)
+        self._on_close = on_close
+        self._is_started = False
+        self._is_open = False  # whether it holds anything
+        self._block: Block | None = None  # the one that waits, or that the client has
+        self._is_waiting = False  # whether the client does not have it yet
+        self._made = 0.0  # when it was made, seconds of the monotonic clock
+        self._taken = 0.0  # when the one before it had been taken
+
+    @property
+    @abstractmethod
+    def is_verified(self) -> bool:
+        """Whether all that was read is the file's; known once the last block is given out."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def start(self) -> None:
+        """Make the first block, which is returned by the first anext.
+
+        Raises:
+            UpstreamError, IntegrityError: as anext.
+        """
+        self._is_started = self._is_open = True
+        self._taken = time.monotonic()
+        self._stall_deadline.renew(self._taken)
+        self._budget.open_reader()
+        await self._advance(opens=True)
+
+    async def __anext__(self) -> list[Buffer]:
+        """Return the next block; starts a reader that was not.
+
+        Raises:
+            UpstreamError: the CAS or the data host fails for good.
+            IntegrityError, FormatError: the data is not what was promised.
+        """
+        if not self._is_started:
+            await self.start()
+        elif not self._is_waiting and self._block is not None:
+            self._take_back(self._block)
+            await self._advance()
+        if self._block is None:
+            raise StopAsyncIteration
+        self._is_waiting = False
+        return self._block.buffers
+
+    async def aclose(self) -> None:
+        """Give back what the reader holds. A second call does nothing."""
+        self._is_started = True
+        await self._give_back()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close(self.tally, self.is_verified)
+
+    async def _advance(self, *, opens: bool = False) -> None:
+        """Make the next block, and have it wait; give all back where there is none."""
+        try:
+            if opens:
+                await self._open()
+            block = await self._make_block()
+        except BaseException as exc:
+            if isinstance(exc, IntegrityError | FormatError):
+                INTEGRITY_FAILURES.add()
+                self._fail()
+            await self._give_back()
+            raise
+        if block is None:
+            await self._give_back()
+            return
+        self._budget.take(block.decoded_size)  # slabs count already
+        self._block, self._is_waiting = block, True
+        self._made = time.monotonic()
+
+    def _take_back(self, block: Block) -> None:
+        """Release a block that has left, and learn how fast the client was."""
+        self._block = None
+        self._budget.give(block.decoded_size)
+        block.release()
+        now = time.monotonic()
+        self._pacer.note_block(block.size, now - self._made, now - self._taken)
+        self._stall_deadline.renew(now)
+        self._taken = now
+
+    async def _give_back(self) -> None:
+        """Give everything back here and now; wait only until tasks have ended."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._block is not None:
+            # Not released: the client may still have parts of it in its socket.
+            self._budget.give(self._block.decoded_size)
+            self._block = None
+        self._budget.close_reader()
+        await self._close()
+
+    # What a reader is.
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Take what is held from the first block to the end."""
+
+    @abstractmethod
+    async def _make_block(self) -> Block | None:
+        """Make the next block, ready to leave; None: there is none."""
+
+    @abstractmethod
+    def _fail(self) -> None:
+        """Forget what may be wrong: the block being made is not what was promised."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Give back what _open, even if it failed, and _make_block have taken, before waiting."""

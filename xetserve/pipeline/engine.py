@@ -7,6 +7,7 @@ response and borrows them.
 
 import time
 
+from xetserve.pipeline.blocks import OnClose
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
@@ -65,8 +66,9 @@ class Engine:
         start: int = 0,
         end: int | None = None,
         size: int | None = None,
+        on_close: OnClose | None = None,
     ) -> FileReader:
-        """Return a reader of a range of a file.
+        """Return a reader of a range of a file; nothing is asked for before it is started.
 
         Args:
             start, end: decoded positions, half-open; end None: up to the end of the file.
@@ -83,9 +85,12 @@ class Engine:
             end=end,
             size=size,
             gap_timeout=self.limits.gap_timeout,
+            on_close=on_close,
         )
 
-    def read_packed(self, grant: Grant, granted: GrantedRange) -> PackedReader:
+    def read_packed(
+        self, grant: Grant, granted: GrantedRange, on_close: OnClose | None = None
+    ) -> PackedReader:
         """Return a reader of one of a grant's ranges of a xorb, as it is packed."""
         verifier = Verifier(
             self.ledgers,
@@ -95,7 +100,12 @@ class Engine:
             since=grant.issued,
         )
         return PackedReader(
-            self.fetches, verifier, grant, granted, gap_timeout=self.limits.gap_timeout
+            self.fetches,
+            verifier,
+            grant,
+            granted,
+            gap_timeout=self.limits.gap_timeout,
+            on_close=on_close,
         )
 
     # What is known of a file. Times are seconds of the monotonic clock.

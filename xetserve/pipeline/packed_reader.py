@@ -17,30 +17,24 @@ in the grant (PackedReader.can_prove).
 """
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from blake3 import blake3
 
-from xetserve.base.buffers import Buffer
 from xetserve.errors import FormatError, IntegrityError, UrlExpired
-from xetserve.metrics.catalogue import INTEGRITY_FAILURES
+from xetserve.pipeline.blocks import Block, BlockReader, OnClose
 from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.followers import FileTraffic
-from xetserve.pipeline.flow.pacing import Pacer
-from xetserve.pipeline.flow.stall_deadline import StallDeadline
 from xetserve.pipeline.plan.window_plan import Step, check_fetch_range
-from xetserve.pipeline.reader import MAX_REJECTS
-from xetserve.pipeline.tally import Tally
 from xetserve.pipeline.verify.verifier import Verifier
+from xetserve.pipeline.window_reader import MAX_REJECTS
 from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import make_chunk_header
 
-PLACES_AT_ONCE: Final = 1000  # of one chunk; some milliseconds
+PLACES_AT_ONCE: Final = 1000  # of one chunk, some milliseconds; then others have their turn
 
 
 class _Places:
@@ -84,15 +78,17 @@ class _Places:
         self._open = still_open
 
 
-class PackedReader:
+class PackedReader(BlockReader):
     """Reads one range of one xorb, once.
+
+    A block fails with UrlExpired if no URL that is known works, and with UpstreamBusy if nobody can
+    tell whether the file is right with the range; see Verifier.finish.
 
     Args:
         granted: one of the grant's ranges.
-        gap_timeout: seconds without a block for the client, retries included, before the read
-            fails.
 
-    tally: where its bytes have come from so far.
+    Raises:
+        FormatError, IntegrityError: the range cannot be one of a xorb.
     """
 
     def __init__(
@@ -103,19 +99,24 @@ class PackedReader:
         granted: GrantedRange,
         *,
         gap_timeout: float,
+        on_close: OnClose | None = None,
     ) -> None:
+        super().__init__(table.budget, gap_timeout, on_close)
         self._table = table
         self._grant = grant
         self._granted = granted
         self._info = FetchInfo(granted.chunks, granted.byte_range, grant.url)
+        check_fetch_range(self._info)
         self._places = _Places(granted.uses)
         self._verifier = verifier
-        self._pacer = Pacer()
-        self._stall_deadline = StallDeadline(gap_timeout, self._pacer)
+        self._lease: Lease | None = None  # while it is open
+        # Nobody is known to follow: others who want the range share the fetch, or have a cache.
+        self._traffic = FileTraffic()
+        self._chunk, self._position = granted.chunks.start, granted.byte_range.start  # the next
+        self._num_rejects = 0  # of the next chunk
         self._digest = blake3()  # of the chunks that terms use
         self._expected_digest = ""  # where it is all that proves the range
         self._spare_url = False  # whether the fetch is another's, so that our URL was not tried
-        self.tally = Tally()
 
     @property
     def is_verified(self) -> bool:
@@ -133,71 +134,57 @@ class PackedReader:
         self._verifier.since = None  # whatever becomes of the other parts
         return bool(self._expected_digest)
 
-    async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
-        """Yield the packed bytes, in blocks; a block's buffers are good until the next one is asked
-        for.
+    # The life of a body.
 
-        Raises:
-            UrlExpired: no URL that is known works.
-            UpstreamError: the data host fails for good.
-            IntegrityError: the data is not what was promised.
-            UpstreamBusy: nobody can tell whether the file is right with it; see Verifier.finish.
-        """
-        check_fetch_range(self._info)
-        table, budget = self._table, self._table.budget
-        budget.open_reader()
+    async def _open(self) -> None:
         await self._verifier.prepare()  # what may be taken from the cache depends on it
         num_chunks = self._info.chunks.end - self._info.chunks.start
-        step = Step(self._grant.xorb_hash, self._info, (1,) * num_chunks)
-        # Nobody is known to follow: others who want the range share the fetch, or have a cache.
-        traffic = FileTraffic()
-        lease = table.open_lease(
-            step,
-            traffic,
+        self._lease = self._table.open_lease(
+            Step(self._grant.xorb_hash, self._info, (1,) * num_chunks),
+            self._traffic,
             0,
             self._refresh,
             self.tally,
             is_packed=True,
             takes_imported=self._verifier.is_proven,
         )
-        self._spare_url = lease.fetch.is_started
-        last = time.monotonic()
-        self._stall_deadline.renew(last)
-        try:
-            lease.fetch.start(self._room, must=True)
-            async with aclosing(self._read(lease)) as blocks:
-                async for block in blocks:
-                    await self._verifier.pass_on(self._grant.file_size)
-                    before = time.monotonic()
-                    yield block
-                    now = time.monotonic()
-                    self._pacer.note_block(sum(map(len, block)), now - before, now - last)
-                    self._stall_deadline.renew(now)
-                    last = now
-                    lease.fetch.fit(self._room)
-        except (IntegrityError, FormatError):
-            self._fail()
-            raise
-        finally:
-            self._verifier.settle()
-            budget.close_reader()
-            table.close_leases([lease], traffic, 0)
-            if lease.fetch.is_closed:
-                await lease.fetch.wait_closed()
+        self._spare_url = self._lease.fetch.is_started
+        self._lease.fetch.start(self._room, must=True)
 
-    @property
-    def _room(self) -> int:
-        """Bytes that may be held at once."""
-        return min(self._pacer.hold_limit, self._table.budget.share)
+    async def _make_block(self) -> Block | None:
+        lease = self._lease
+        assert lease is not None
+        if self._chunk == self._info.chunks.end:
+            return None
+        lease.fetch.fit(self._room)
+        block = Block()
+        await self._fill_block(block, lease)
+        if self._chunk == self._info.chunks.end:
+            # Before the last bytes leave: what completes a wrong file must not look complete.
+            await self._finish()
+        await self._verifier.pass_on(self._grant.file_size)
+        return block
 
     def _fail(self) -> None:
-        INTEGRITY_FAILURES.add()
         suspects = {self._grant.xorb_hash: self._info.chunks}
         if self._verifier.is_in_doubt or self._expected_digest:
             self._verifier.note_cut()
             suspects = self._verifier.fail()
         for xorb_hash, chunks in suspects.items():
             self._table.source.forget(xorb_hash, chunks)
+
+    async def _close(self) -> None:
+        self._verifier.settle()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self._table.close_leases([lease], self._traffic, 0)
+            if lease.fetch.is_closed:
+                await lease.fetch.wait_closed()
+
+    @property
+    def _room(self) -> int:
+        """Bytes that may be held at once."""
+        return min(self._pacer.hold_limit, self._budget.share)
 
     async def _refresh(self, stale: FetchInfo) -> FetchInfo:
         """Return our own URL, once, if it was not tried: only the client can get another."""
@@ -206,74 +193,74 @@ class PackedReader:
         self._spare_url = False
         return self._info
 
-    async def _read(self, lease: Lease) -> AsyncGenerator[list[Buffer], None]:
+    # Chunks.
+
+    async def _fill_block(self, block: Block, lease: Lease) -> None:
+        """Add chunks to a block until it is large enough, or the next one is not here."""
         fetch = lease.fetch
-        position, end = self._info.byte_range
-        block: list[Buffer] = []
-        size = 0
-        used: list[int] = []  # chunks in the block: released once it has left
-        for chunk in range(*self._info.chunks):
+        while self._chunk < self._info.chunks.end:
+            chunk = self._chunk
             if not fetch.has(chunk):
-                if block:
-                    yield block
-                    block, size = [], 0
-                    _release(lease, used)
+                if block.size:
+                    return  # what is here leaves first
                 await self._stall_deadline.wait(fetch.wait(chunk))
-            await self._verify(lease, chunk)
+            if not await self._verify(lease, chunk):
+                continue
             record = fetch.get_record(chunk)
-            position += record.header.record_size
-            size += record.header.record_size
-            used.append(chunk)
-            block += (make_chunk_header(record.header), record.payload)
-            if size >= self._pacer.block_size and position < end:
-                yield block
-                block, size = [], 0
-                _release(lease, used)
-        if position != end:
-            raise IntegrityError(f"a range ends at byte {position}, expected {end}")
+            size = record.header.record_size
+            block.buffers.append(make_chunk_header(record.header))
+            block.add(record.payload, size, lease, chunk, is_lent=True)
+            self._chunk += 1
+            self._position += size
+            if block.size >= self._pacer.block_size and self._position < self._info.byte_range.end:
+                return
+
+    async def _finish(self) -> None:
+        """Judge the range as a whole.
+
+        Raises:
+            IntegrityError: it is not the one that was granted, or completes a wrong file.
+        """
+        end = self._info.byte_range.end
+        if self._position != end:
+            raise IntegrityError(f"a range ends at byte {self._position}, expected {end}")
         if self._expected_digest not in ("", self._digest.hexdigest(DIGEST_SIZE)):
             raise IntegrityError("the range is not the one that was granted")
-        # Before the last bytes leave: what completes a wrong file must not look complete.
         await self._verifier.finish(self._grant.file_size)
-        yield block
-        _release(lease, used)
 
-    async def _verify(self, lease: Lease, chunk: int) -> None:
-        """Hash a chunk that is here, and hold it against the file; one that is damaged is fetched
-        again a few times.
+    async def _verify(self, lease: Lease, chunk: int) -> bool:
+        """Hash a chunk that is here, and compare it with the file; False: it is damaged, and being
+        fetched again.
+
+        Raises:
+            FormatError, IntegrityError: it stays damaged.
         """
-        num_rejects = 0
-        while True:
-            try:
-                size, chunk_hash = _hash_chunk(lease, chunk)
-                async for at in self._iter_places(chunk):
-                    if self._verifier.contradicts(at, size, chunk_hash):
-                        raise IntegrityError(f"chunk {chunk} is not the file's")
-                break
-            except (FormatError, IntegrityError) as exc:
-                if num_rejects == MAX_REJECTS:
-                    raise
-                num_rejects += 1
-                self._table.source.forget(lease.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
-                lease.fetch.reject(chunk, exc)
-            await self._stall_deadline.wait(lease.fetch.wait(chunk))
+        try:
+            size, chunk_hash = _hash_chunk(lease, chunk)
+            for number, at in enumerate(self._places.find(chunk), 1):
+                if self._verifier.contradicts(at, size, chunk_hash):
+                    raise IntegrityError(f"chunk {chunk} is not the file's")
+                if number % PLACES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        except (FormatError, IntegrityError) as exc:
+            if self._num_rejects == MAX_REJECTS:
+                raise
+            self._num_rejects += 1
+            self._table.source.forget(lease.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
+            lease.fetch.reject(chunk, exc)
+            return False
+        self._num_rejects = 0
         self._verifier.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
-        async for at in self._iter_places(chunk):
+        for number, at in enumerate(self._places.find(chunk), 1):
             self._verifier.add(at, size, chunk_hash)
+            if number % PLACES_AT_ONCE == 0:
+                await asyncio.sleep(0)
         if self._places.is_used:
             self._digest.update(chunk_hash)
             self._verifier.add_origin(lease.fetch.get_origin(chunk), chunk)
         self._places.pass_by(chunk, size)
         self._verifier.check_doubt()
-
-    async def _iter_places(self, chunk: int) -> AsyncIterator[int]:
-        """Iterate over the places of a chunk in the file; of many, others have their turn in
-        between.
-        """
-        for number, at in enumerate(self._places.find(chunk), 1):
-            yield at
-            if number % PLACES_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        return True
 
 
 def _hash_chunk(lease: Lease, chunk: int) -> tuple[int, bytes]:
@@ -288,9 +275,3 @@ def _hash_chunk(lease: Lease, chunk: int) -> tuple[int, bytes]:
     if known is None:
         known = fetch.get_hash(chunk, fetch.decode(chunk))
     return fetch.get_header(chunk).decoded_size, known
-
-
-def _release(lease: Lease, used: list[int]) -> None:
-    for chunk in used:
-        lease.release(chunk)
-    used.clear()

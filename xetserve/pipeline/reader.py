@@ -1,7 +1,8 @@
 """From (file hash, byte range) to verified bytes in order.
 
-One rope, pulled from the client's end: asking for a block decodes a few chunks, which frees packed
-bytes, which lets fetches go on and windows be planned. Nobody asks, nothing moves.
+The client sets the pace. Each block that it takes has the next one made: chunks are decoded, which
+frees packed bytes, and that room is used to fetch and to plan further ahead. While the client takes
+nothing, nothing is started.
 
 Verified means: every chunk's record is well-formed and decodes to its promised size; every term has
 its promised size; and on a whole-file read the hashes of all chunks fold to the file hash before
@@ -11,41 +12,29 @@ the last block is given out. A part of a file proves nothing by itself; the file
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from xetserve.base.buffers import Buffer
 from xetserve.base.waiters import wake
-from xetserve.errors import (
-    FormatError,
-    IntegrityError,
-    UpstreamOffline,
-)
-from xetserve.metrics.catalogue import INTEGRITY_FAILURES, WINDOWS
-from xetserve.pipeline.blocks import Block
+from xetserve.errors import UpstreamOffline
+from xetserve.metrics.catalogue import WINDOWS
+from xetserve.pipeline.blocks import Block, BlockReader, OnClose
 from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.followers import FileTraffic
-from xetserve.pipeline.flow.pacing import Pacer
-from xetserve.pipeline.flow.stall_deadline import StallDeadline
-from xetserve.pipeline.plan.kept_chunks import KeptChunk, KeptChunks
+from xetserve.pipeline.plan.kept_chunks import KeptChunks
 from xetserve.pipeline.plan.planner import Planner
 from xetserve.pipeline.plan.window_plan import MAX_PIECES, WindowPlan
-from xetserve.pipeline.tally import Tally
 from xetserve.pipeline.verify.verifier import Verifier
+from xetserve.pipeline.window_reader import WindowReader
 from xetserve.pipeline.windows import Window
 from xetserve.upstream.cas.source import Access
-from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
-from xetserve.xet.xorb import make_raw_record
+from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
 logger = logging.getLogger(__name__)
 
 WINDOWS_AHEAD = 2
-MAX_REJECTS = 3  # times that a chunk which does not decode is fetched again
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +49,14 @@ class ReadLimits:
     gap_timeout: float = 8.0
 
 
-class FileReader:
+class FileReader(BlockReader):
     """Reads one range of one file, once.
 
     Args:
-        byte_range: decoded positions; its end None: up to the end of the file, wherever that is.
+        start, end: decoded positions, half-open; end None: the end of the file, wherever that is.
         size: of the file in bytes, where known.
 
-    tally: where its bytes have come from so far.
+    packed_ratio: packed bytes for one decoded byte of the first window; None: not planned yet.
     """
 
     def __init__(
@@ -81,42 +70,38 @@ class FileReader:
         end: int | None = None,
         size: int | None = None,
         gap_timeout: float,
+        on_close: OnClose | None = None,
     ) -> None:
+        super().__init__(table.budget, gap_timeout, on_close)
         self._table = table
         self._access = access
         self._file_hash = file_hash
         self._start = start
         self._end = size if end is None else end
-        self._is_whole = verifier.is_whole
-        self._pacer = Pacer()
-        self._stall_deadline = StallDeadline(gap_timeout, self._pacer)
         self._windows: deque[Window] = deque()  # planned and not finished
-        self._planner: Planner  # while blocks() runs
+        self._current: WindowReader | None = None  # of the first of them
+        self._planner: Planner  # while it is open
         self._planning: asyncio.Task[None]
         self._prepared = asyncio.Event()  # set once it is known whether the file is proven
         self._plan_error: Exception | None = None
         self._change: asyncio.Future[None] | None = None
-        self._traffic: FileTraffic  # of the file, while blocks() runs
+        self._traffic: FileTraffic  # of the file, while it is open
         self._position = start - 1  # where the current window starts, see _move_to
         self._size = size
-        self.tally = Tally()
         self._kept = KeptChunks(table.budget)
         self._verifier = verifier
-        self.packed_ratio: float | None = None  # of the first window, once it is planned
+        self.packed_ratio: float | None = None
 
-    async def blocks(self) -> AsyncGenerator[list[Buffer], None]:
-        """Yield the bytes, in blocks; a block's buffers are good until the next one is asked for.
+    @property
+    def is_verified(self) -> bool:
+        """Whether all that was read is the file's; known once the last block is given out."""
+        return self._verifier.is_verified
 
-        Raises:
-            UpstreamError: the CAS or the data host fails for good.
-            IntegrityError: the data is not what was promised.
-        """
-        budget = self._table.budget
-        budget.open_reader()
+    # The life of a body.
+
+    async def _open(self) -> None:
         self._traffic = self._table.get_traffic(self._file_hash)
         self._traffic.add_reader(self._position)
-        last = time.monotonic()
-        self._stall_deadline.renew(last)
         self._planner = Planner(
             self._ask,
             self._pacer,
@@ -127,70 +112,72 @@ class FileReader:
             wants_more=self._wants_more,
             add_window=self._add_window,
         )
-        planning = self._planning = asyncio.get_running_loop().create_task(
-            self._plan_windows(self._planner)
-        )
-        try:
-            await self._verifier.prepare()  # while the first window is planned
-            self._prepared.set()
-            while (window := await self._next_window()) is not None:
-                async with aclosing(self._read_window(window)) as blocks:
-                    async for block in blocks:
-                        block.settle()
-                        if not block.size:
-                            block.release()
-                            continue
-                        await self._verifier.pass_on(self._size)
-                        self._pump()
-                        before = time.monotonic()
-                        budget.take(block.decoded_size)  # slabs count already
-                        try:
-                            yield block.buffers
-                        finally:
-                            budget.give(block.decoded_size)
-                        block.release()
-                        now = time.monotonic()
-                        self._pacer.note_block(block.size, now - before, now - last)
-                        self._stall_deadline.renew(now)
-                        last = now
-                is_stored = self._table.source.keeps_data and self.tally.upstream_bytes > 0
-                self._pacer.note_window(
-                    window.plan.file_range.size,
-                    budget.share,
-                    self._table.host_speed,
-                    may_be_large=self._traffic.is_alone and not is_stored,
-                )
-                self._windows.popleft()
-                self._move_to(window.plan.file_range.end)
-                self._kept.reuse.forget(window.plan.file_range.end)
-                self._close_window(window)
+        self._planning = asyncio.get_running_loop().create_task(self._plan_windows(self._planner))
+        await self._verifier.prepare()  # while the first window is planned
+        self._prepared.set()
+
+    async def _make_block(self) -> Block | None:
+        while True:
+            if self._current is not None and self._current.is_done:
+                self._finish_window()
+            if self._current is None:
+                await self._wait_for_windows(1)
+                if not self._windows:
+                    break
+                self._current = self._make_window_reader()
+            block = await self._fill_block(self._current)
+            block.settle()
+            if block.size:
+                await self._verifier.pass_on(self._size)
                 self._pump()
-            if self._is_whole and not self.is_verified:
-                await self._verifier.finish(self._size)
-        except (IntegrityError, FormatError):
-            INTEGRITY_FAILURES.add()
-            if self._verifier.is_in_doubt:
-                self._verifier.note_cut()
-            suspects = self._verifier.fail()
-            for xorb_hash, chunks in suspects.items():
-                self._table.source.forget(xorb_hash, chunks)
-            raise
-        finally:
-            self._verifier.settle()
-            # All is given back here and now; what is awaited afterwards is only that tasks have
-            # ended.
-            budget.close_reader()
-            self._traffic.remove_reader(self._position)
-            planning.cancel()
-            self._kept.close()
-            fetches = {lease.fetch for window in self._windows for lease in window.leases}
-            while self._windows:
-                self._close_window(self._windows.popleft())
-            self._table.forget_traffic(self._file_hash)
-            await asyncio.wait((planning,))
-            for fetch in fetches:
-                if fetch.is_closed:
-                    await fetch.wait_closed()
+                return block
+            block.release()
+        if self._verifier.is_whole and not self.is_verified:
+            await self._verifier.finish(self._size)
+        return None
+
+    def _fail(self) -> None:
+        if self._verifier.is_in_doubt:
+            self._verifier.note_cut()
+        for xorb_hash, chunks in self._verifier.fail().items():
+            self._table.source.forget(xorb_hash, chunks)
+
+    async def _close(self) -> None:
+        self._verifier.settle()
+        self._traffic.remove_reader(self._position)
+        self._planning.cancel()
+        self._kept.close()
+        self._current = None
+        fetches = {lease.fetch for window in self._windows for lease in window.leases}
+        while self._windows:
+            self._close_window(self._windows.popleft())
+        self._table.forget_traffic(self._file_hash)
+        await asyncio.wait((self._planning,))
+        for fetch in fetches:
+            if fetch.is_closed:
+                await fetch.wait_closed()
+
+    # Windows.
+
+    def _make_window_reader(self) -> WindowReader:
+        return WindowReader(self._windows[0], self._verifier, self._kept, self._table.source)
+
+    def _finish_window(self) -> None:
+        """Close the current window, all of which has left."""
+        window = self._windows.popleft()
+        self._current = None
+        file_range = window.plan.file_range
+        is_stored = self._table.source.keeps_data and self.tally.upstream_bytes > 0
+        self._pacer.note_window(
+            file_range.size,
+            self._budget.share,
+            self._table.host_speed,
+            may_be_large=self._traffic.is_alone and not is_stored,
+        )
+        self._move_to(file_range.end)
+        self._kept.reuse.forget(file_range.end)
+        self._close_window(window)
+        self._pump()
 
     def _move_to(self, position: int) -> None:
         """Tell the others where we are; just before a window, as long as it is not planned."""
@@ -205,18 +192,6 @@ class FileReader:
         # they know the window: the cycle would keep buffers until it is collected
         window.leases.clear()
         self._traffic.remove_window(asked.start, asked.end)
-
-    # Reading.
-
-    @property
-    def is_verified(self) -> bool:
-        """Whether all that was read is the file's; known once the last block is given out."""
-        return self._verifier.is_verified
-
-    async def _next_window(self) -> Window | None:
-        """Wait for the next window; None: there is none."""
-        await self._wait_for_windows(1)
-        return self._windows[0] if self._windows else None
 
     async def _wait_for_windows(self, count: int) -> None:
         """Wait until so many windows are planned, or all are."""
@@ -235,148 +210,19 @@ class FileReader:
         await self._wait_for_windows(2)
         return len(self._windows) < 2
 
-    async def _read_window(self, window: Window) -> AsyncGenerator[Block, None]:
-        """Yield the window's bytes; whoever takes a block settles and releases it."""
-        plan = window.plan
-        skip, left = plan.skip, plan.file_range.size
-        position = plan.file_range.start - skip
+    # Blocks.
+
+    async def _fill_block(self, current: WindowReader) -> Block:
+        """Return the next block of the current window; without bytes, it is the window's end."""
         block = Block()
-        for piece in plan.pieces:
-            lease = None if piece.step is None else window.leases[piece.step]
-            total, last = 0, piece.chunks.end - 1
-            self._verifier.note_chunks(piece.xorb_hash, piece.chunks)
-            for chunk in range(piece.chunks.start, piece.chunks.end):
-                if lease is not None and not lease.fetch.has(chunk):
-                    if block.size:
-                        yield block
-                        block = Block()
-                    await self._wait_for_chunk(lease, chunk)
-                if lease is None:
-                    data, chunk_hash = self._take_kept(piece.xorb_hash, chunk, position)
-                    length = len(data)
-                elif skip or not left:
-                    data, chunk_hash, length = await self._look_at(lease, chunk, position, skip)
-                else:
-                    data, chunk_hash = await self._take(lease, chunk, position)
-                    length = len(data)
-                start = position
-                position += length
-                total += length
-                if total > piece.decoded_size or (chunk == last and total < piece.decoded_size):
-                    raise IntegrityError(
-                        f"a term of {total} decoded bytes, expected {piece.decoded_size}"
-                    )
-                if not left or (skip and skip >= length):
-                    skip -= min(skip, length)
-                    if lease is not None:
-                        lease.release(chunk)
-                    continue
-                if self._is_whole and skip:
-                    raise IntegrityError(f"a window starts {skip} bytes into a chunk")
-                self._note(piece.xorb_hash, chunk, start, data, chunk_hash, lease)
-                is_lent = isinstance(data, memoryview)
-                if skip or length > left:
-                    data = memoryview(data)[skip : skip + left]
-                    skip, length = 0, len(data)
-                left -= length
-                block.add(data, length, lease, chunk, is_lent=is_lent)
-                if block.size >= self._pacer.block_size and left:
-                    yield block
-                    block = Block()
-        if left:
-            raise IntegrityError(f"a window is {left} bytes short")
-        if await self._is_last(window):
+        while (lease := current.fill(block, self._pacer.block_size)) is not None:
+            if block.size and current.left:
+                return block  # what is here leaves first
+            await self._wait_for_chunk(lease, current.chunk)
+        if current.is_done and await self._is_last(self._windows[0]):
             # Before the last bytes leave: a damaged file must not look complete.
             await self._verifier.finish(self._size)
-        yield block
-
-    async def _look_at(
-        self, lease: Lease, chunk: int, position: int, skip: int
-    ) -> tuple[Buffer, bytes, int]:
-        """Return a chunk before or behind what is wanted, and its decoded size; its bytes only if
-        some are wanted.
-
-        Args:
-            skip: decoded bytes before those that are wanted; 0: they are all behind us.
-        """
-        if (
-            not lease.fetch.is_proven
-        ):  # so it was looked over, and its header is good without the payload
-            length = lease.fetch.get_header(chunk).decoded_size
-            if not skip or skip >= length:
-                return b"", b"", length
-        data, chunk_hash = await self._take(lease, chunk, position)
-        return data, chunk_hash, len(data)
-
-    def _take_kept(self, xorb_hash: bytes, chunk: int, position: int) -> tuple[Buffer, bytes]:
-        """Decode a chunk that was kept; it was hashed when it came first.
-
-        Raises:
-            IntegrityError: it does not belong here.
-        """
-        record, chunk_hash = self._kept.get((xorb_hash, chunk))
-        if self._verifier.contradicts(position, record.header.decoded_size, chunk_hash):
-            raise IntegrityError(f"chunk {chunk} is not the file's at byte {position}")
-        return record.decode(), chunk_hash
-
-    def _decode(self, lease: Lease, chunk: int, position: int) -> tuple[Buffer, bytes]:
-        """Decode and hash a chunk that is here.
-
-        Raises:
-            FormatError, IntegrityError: it is damaged.
-        """
-        fetch = lease.fetch
-        data = fetch.decode(chunk)
-        chunk_hash = fetch.get_hash(chunk, data)
-        if self._verifier.contradicts(position, len(data), chunk_hash):
-            raise IntegrityError(f"chunk {chunk} is not the file's")
-        return data, chunk_hash
-
-    async def _take(self, lease: Lease, chunk: int, position: int) -> tuple[Buffer, bytes]:
-        """Decode and hash a chunk that is here; one that is damaged is fetched again a few
-        times.
-        """
-        num_rejects = 0
-        while True:
-            try:
-                return self._decode(lease, chunk, position)
-            except (FormatError, IntegrityError) as exc:
-                if num_rejects == MAX_REJECTS:
-                    raise
-                num_rejects += 1
-                self._table.source.forget(lease.fetch.xorb_hash, ChunkRange(chunk, chunk + 1))
-                lease.fetch.reject(chunk, exc)
-            await self._stall_deadline.wait(lease.fetch.wait(chunk))
-
-    def _note(
-        self,
-        xorb_hash: bytes,
-        chunk: int,
-        position: int,
-        data: Buffer,
-        chunk_hash: bytes,
-        lease: Lease | None,
-    ) -> None:
-        """Take in a chunk that is the file's; keep it if the file comes back to it.
-
-        Args:
-            lease: of the fetch that it came from; None: it was kept before.
-        """
-        size = len(data)
-        self._verifier.add(position, size, chunk_hash)
-        if lease is not None:
-            self._verifier.add_origin(lease.fetch.get_origin(chunk), chunk)
-        self._kept.cursor = (position + size, chunk + 1)
-        reuse = self._kept.reuse
-        if reuse.is_empty:
-            return
-        key = (xorb_hash, chunk)
-        reuse.record_size(key, size)
-        if not reuse.stays(key, position):
-            self._kept.drop(key)
-        elif lease is not None and not self._kept.has(key):
-            kept = lease.fetch.copy_record(chunk) or make_raw_record(data)
-            self._kept.put(key, KeptChunk(kept, chunk_hash))
+        return block
 
     async def _wait_for_chunk(self, lease: Lease, chunk: int) -> None:
         if not lease.fetch.is_started:
@@ -426,7 +272,7 @@ class FileReader:
         source = self._table.source
         answer = await source.fetch_reconstruction(self._access, self._file_hash, asked)
         await self._prepared.wait()  # what may be taken from the cache depends on it
-        if answer.is_imported and not (self._is_whole or self._verifier.is_proven):
+        if answer.is_imported and not (self._verifier.is_whole or self._verifier.is_proven):
             raise UpstreamOffline(
                 "this server is offline, and only an archive says how the file is built: "
                 "a download of the whole file would prove it"
@@ -447,7 +293,7 @@ class FileReader:
                     refresh,
                     self.tally,
                     is_proven=self._verifier.is_proven,
-                    takes_imported=self._is_whole,
+                    takes_imported=self._verifier.is_whole,
                 )
             )
         WINDOWS.add()

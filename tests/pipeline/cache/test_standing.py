@@ -177,7 +177,7 @@ async def test_a_record_that_came_from_two_places_proves_neither(chunk: int, int
         (GrantedRange(chunks, info.byte_range, (TermUse(chunks, 0, SIZE),)),),
     )
     reader = engine.read_packed(grant, grant.ranges[0])
-    async for _ in reader.blocks():
+    async for _ in reader:
         pass
     assert reader.is_verified
     assert cas.first.proven == set(range(chunk))
@@ -354,11 +354,10 @@ async def test_a_range_does_not_join_a_fetch_of_imported_records(tmp_path: Path)
     take_in(data, tmp_path / "here")
     async with running(tmp_path / "here") as process:
         whole = open_reader(process.engine, FILE, 0, None)
-        blocks = whole.blocks()
-        await anext(blocks)
+        await anext(whole)
         with suppress(IntegrityError):  # the two contradict each other
             await process.read(0, 30_000)  # compares
-        await blocks.aclose()
+        await whole.aclose()
 
 
 # Commands.

@@ -93,7 +93,7 @@ async def test_one_that_does_not_read_holds_nobody_up() -> None:
     file = large_file()
     cas, budget = FakeCas(file, piece=50_000), ByteBudget(1 << 27)
     engine = make_engine(cas, budget)
-    async with aclosing(open_reader(engine, file).blocks()) as idle:
+    async with aclosing(open_reader(engine, file)) as idle:
         await anext(idle)
         assert await read_all(open_reader(engine, file)) == file.content
         # Later, what it holds is still good.
@@ -109,7 +109,7 @@ async def test_the_first_may_leave_and_the_others_go_on() -> None:
     for num_blocks in range(1, 5):
         cas, budget = FakeCas(file, piece=50_000), ByteBudget(1 << 27)
         engine = make_engine(cas, budget)
-        first = open_reader(engine, file).blocks()
+        first = open_reader(engine, file)
         await anext(first)
         other = asyncio.ensure_future(read_all(open_reader(engine, file)))
         for _ in range(num_blocks):
@@ -156,7 +156,7 @@ async def test_a_range_that_was_partly_used_up_is_not_joined() -> None:
     file = large_file()
     cas, budget = FakeCas(file), ByteBudget(1 << 27)
     engine = make_engine(cas, budget)
-    async with aclosing(open_reader(engine, file).blocks()) as ahead:
+    async with aclosing(open_reader(engine, file)) as ahead:
         for _ in range(4):
             await anext(ahead)
         assert await read_all(open_reader(engine, file)) == file.content

@@ -1,15 +1,12 @@
 """Ledgers beside the cache: proven once, known to whoever reads the file later."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from tests.fakes import FakeAccess, FakeCas
 from tests.pipeline.cache.cached_file import entries, ledgers, running
-from tests.pipeline.reading import CONTENT, FILE, SIZE, damaged
-from xetserve.base.buffers import Buffer
+from tests.pipeline.reading import CONTENT, FILE, SIZE, damaged, read_all
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.verify.ledger_file import parse_ledger
 from xetserve.xet.reconstruction import FetchInfo
@@ -55,27 +52,20 @@ async def test_a_reader_that_began_before_is_held_against_what_came_later(
     cas = FakeCas(FILE) if is_right else damaged()
     async with running(tmp_path / "other") as other, running(tmp_path / "one", cas) as one:
         early = one.engine.read(FakeAccess(), FILE.file_hash, start=9, size=SIZE)
-        blocks = early.blocks()
-        got = bytearray().join(await anext(blocks))
+        got = bytearray().join(await anext(early))
         assert await other.read()
         await other.cache.settle()
         (path,) = ledgers(tmp_path / "other")
         chunks = parse_ledger(path.read_bytes(), FILE.file_hash)
         one.engine.ledgers.get(FILE.file_hash).adopt(chunks)
         if is_right:
-            await drain(blocks, got)
+            await read_all(early, got)
             assert got == CONTENT[9:]
             assert early.is_verified
         else:
             with pytest.raises(IntegrityError):
-                await drain(blocks, got)
+                await read_all(early, got)
             assert len(got) < len(CONTENT) - 9
-
-
-async def drain(blocks: AsyncGenerator[list[Buffer], None], into: bytearray) -> None:
-    async with aclosing(blocks):
-        async for block in blocks:
-            into += b"".join(block)
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "large", "folder"])

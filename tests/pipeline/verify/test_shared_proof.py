@@ -7,8 +7,7 @@ A worker here is what it has in memory; they share what forked ones share.
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -16,7 +15,6 @@ import pytest
 from tests.fakes import FakeCas
 from tests.pipeline.packed_reading import Damage, Side, drain
 from tests.pipeline.reading import FILE, SIZE, make_engine, open_reader, read_all
-from xetserve.base.buffers import Buffer
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader
@@ -48,12 +46,6 @@ class Worker(Side):
     @property
     def is_proven(self) -> bool:
         return self.engine.ledgers.get(FILE.file_hash).is_proven
-
-
-async def drain_blocks(blocks: AsyncGenerator[list[Buffer], None], into: bytearray) -> None:
-    async with aclosing(blocks):
-        async for block in blocks:
-            into += b"".join(block)
 
 
 class Workers:
@@ -202,12 +194,12 @@ async def test_what_has_left_counts_though_the_rest_never_came(workers: Workers)
     """A client goes on elsewhere while the first worker has not heard yet that it has left."""
     one, two, _ = workers.all
     workers.cas.on_data = Damage(0)
-    blocks = one.open_plain(0, SIZE - 1).blocks()
-    first = b"".join(await anext(blocks))
+    reader = one.open_plain(0, SIZE - 1)
+    first = b"".join(await anext(reader))
     with pytest.raises(IntegrityError):
         await read_all(two.open_plain(len(first)))
     assert two.was_cut()
-    await blocks.aclose()
+    await reader.aclose()
     workers.assert_released()
 
 
@@ -225,12 +217,12 @@ async def test_a_part_that_has_begun_is_held_against_what_others_have_read(
 ) -> None:
     one, two, three = workers.all
     workers.cas.on_data = Damage(0)
-    blocks, came = one.open_plain(0, SIZE - 1).blocks(), bytearray()
-    came += b"".join(await anext(blocks))
+    reader, came = one.open_plain(0, SIZE - 1), bytearray()
+    came += b"".join(await anext(reader))
     workers.cas.on_data = None
     await two.read_plain()
     with pytest.raises(IntegrityError, match="two different chunks"):
-        await drain_blocks(blocks, came)
+        await read_all(reader, came)
     assert len(came) < SIZE - 1
     assert (await three.read_plain()).is_verified
     assert not three.engine.ledgers.was_cut_since(FILE.file_hash, time.monotonic())

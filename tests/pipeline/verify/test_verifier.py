@@ -99,14 +99,14 @@ async def test_the_last_chunks_are_judged_though_more_was_asked_for(is_whole: bo
     chunk = len(FILE.runs[0][0].chunks[0])
     await read(engine, chunk, SIZE)
     with pytest.raises(IntegrityError, match="all parts together"):
-        await anext(make_reader(engine, 0, None if is_whole else SIZE - 1, SIZE).blocks())
+        await anext(make_reader(engine, 0, None if is_whole else SIZE - 1, SIZE))
     cas = FakeCas(FILE)
     engine.fetches.source = cas
     await read(engine, chunk, SIZE)
-    blocks = make_reader(engine, 0, None if is_whole else SIZE - 1, SIZE).blocks()
-    await anext(blocks)
+    reader = make_reader(engine, 0, None if is_whole else SIZE - 1, SIZE)
+    await anext(reader)
     assert engine.ledgers.get(FILE.file_hash).is_proven
-    await blocks.aclose()
+    await reader.aclose()
     assert_released(cas, budget)
 
 

@@ -494,7 +494,7 @@ async def read(
     used = engine or make_engine(cache)
     reader = used.read(Access(), file.file_hash, start=start, end=end, size=SIZE)
     found = b""
-    async for block in reader.blocks():
+    async for block in reader:
         found += b"".join(block)
     assert reader.is_verified or end is not None
     return found

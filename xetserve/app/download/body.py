@@ -2,27 +2,17 @@
 still has a status.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 from xetserve.http.messages import Block, Body
 
 
 class StartedBody(Body):
-    """The blocks of a generator that has been started.
+    """The blocks of a generator that has been started."""
 
-    Args:
-        on_close: called once it is closed.
-    """
-
-    def __init__(
-        self,
-        first: Block | None,
-        rest: AsyncGenerator[Block, None],
-        on_close: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, first: Block | None, rest: AsyncGenerator[Block, None]) -> None:
         self._first = first
         self._rest = rest
-        self._on_close = on_close
 
     async def __anext__(self) -> Block:
         if self._first is not None:
@@ -32,10 +22,7 @@ class StartedBody(Body):
 
     async def aclose(self) -> None:
         self._first = None
-        on_close, self._on_close = self._on_close, None
         await self._rest.aclose()
-        if on_close is not None:
-            on_close()
 
 
 async def no_blocks() -> AsyncGenerator[Block, None]:
@@ -44,16 +31,14 @@ async def no_blocks() -> AsyncGenerator[Block, None]:
     yield []
 
 
-async def start_body(
-    blocks: AsyncGenerator[Block, None], on_close: Callable[[], None] | None = None
-) -> StartedBody:
+async def start_body(blocks: AsyncGenerator[Block, None]) -> StartedBody:
     """Wait for the first block. If it fails, the generator is closed and the error raised."""
     try:
         first = await anext(blocks, None)
     except BaseException:
         await blocks.aclose()
         raise
-    return StartedBody(first, blocks, on_close)
+    return StartedBody(first, blocks)
 
 
 async def hold_body(blocks: AsyncGenerator[Block, None], limit: int) -> bytes | StartedBody:

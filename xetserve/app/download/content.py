@@ -6,7 +6,7 @@ from typing import Protocol
 
 from xetserve.app.download.blob_body import BlobBody
 from xetserve.app.download.blob_reader import BlobReader
-from xetserve.app.download.body import no_blocks, start_body
+from xetserve.app.download.body import no_blocks
 from xetserve.app.download.content_digest import ContentDigest
 from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Block, Body, Record
@@ -94,12 +94,10 @@ class XetContent:
             start=span.start if span else 0,
             end=span.end if span else None,
             size=self._size,
+            on_close=partial(note_source, self._record),
         )
-        body = await start_body(reader.blocks(), partial(self._note, reader))
-        return Opened(body, span, span.size if span else self._size, reader, self._file_hash)
-
-    def _note(self, reader: FileReader) -> None:
-        note_source(self._record, reader.tally, is_verified=reader.is_verified)
+        await reader.start()
+        return Opened(reader, span, span.size if span else self._size, reader, self._file_hash)
 
 
 class BlobContent:
@@ -186,7 +184,7 @@ class BlobContent:
         return Opened(body, span if is_part else None, length, sample=body.first)
 
 
-def note_source(record: Record, tally: Tally, *, is_verified: bool) -> None:
+def note_source(record: Record, tally: Tally, is_verified: bool) -> None:
     """Add what a part took to the record; several parts are verified if all are."""
     record.upstream_bytes = (record.upstream_bytes or 0) + tally.upstream_bytes
     record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from xetserve.app.download.body import no_blocks, start_body
+from xetserve.app.download.body import no_blocks
 from xetserve.app.download.content import Opened, note_source
 from xetserve.app.download.multipart_body import MultipartBody
 from xetserve.app.download.service import head_timeout
@@ -32,7 +32,6 @@ from xetserve.http.multipart import ByteRanges
 from xetserve.http.ranges import Span, format_content_range
 from xetserve.metrics.catalogue import STRANGE_GRANTS
 from xetserve.pipeline.engine import Engine
-from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.xet.grants import Grant, open_grant
 from xetserve.xet.reconstruction import ByteRange
 from xetserve.xet.signing import Sealer
@@ -154,14 +153,13 @@ class _PackedRanges:
         assert span is not None
         granted = self._grant.find(ByteRange(*span))
         assert granted is not None
-        reader = self._engine.read_packed(self._grant, granted)
+        reader = self._engine.read_packed(
+            self._grant, granted, on_close=partial(note_source, self._record)
+        )
         if self.refuse is not None and not await reader.can_prove():
             raise self.refuse()
-        body = await start_body(reader.blocks(), partial(self._note, reader))
-        return Opened(body, span, span.size)
-
-    def _note(self, reader: PackedReader) -> None:
-        note_source(self._record, reader.tally, is_verified=reader.is_verified)
+        await reader.start()
+        return Opened(reader, span, span.size)
 
 
 def _check_ranges(header: str | None, grant: Grant) -> list[Span]:
