@@ -200,9 +200,8 @@ class _Chooser:
         self._folder = folder
         self._selection = selection
         self._present: dict[bytes, list[ChunkRange]] = {}  # stored chunk ranges of xorbs
-        self._seen: dict[
-            tuple[bytes, int | None], str | None
-        ] = {}  # Xet files, and what is missing of them
+        # Xet files, and what is missing of them.
+        self._seen: dict[tuple[bytes, int | None], str | None] = {}
 
     def choose(self, wanted: Wanted, known: _Known) -> None:
         """Add the files of a repository; nothing if none is known at the revision."""

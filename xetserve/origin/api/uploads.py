@@ -34,10 +34,9 @@ from xetserve.origin.store.names import is_valid_path
 from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Signer
 
-MAX_LINE_SIZE: Final = (
-    64 * 1024 * 1024
-)  # bytes of one line of a commit, so of one plain file in base64
-MAX_LINES: Final = 100_000  # of one commit, empty ones too
+# Bytes of one line of a commit, and so of one git blob in base64.
+MAX_LINE_SIZE: Final = 64 * 1024 * 1024
+MAX_LINES: Final = 100_000  # lines of one commit, with empty ones
 LFS_URL_LIFETIME: Final = 3600.0  # seconds
 LFS_TYPE: Final = "application/vnd.git-lfs+json"
 

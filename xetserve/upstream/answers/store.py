@@ -31,14 +31,12 @@ class AnswerStore:
     def __init__(self, folder: Path, *, max_size: int, max_pending: int) -> None:
         self._folder = AnswerFolder(folder, max_size=max_size)
         self._reading = ThreadPoolExecutor(4, "metadata")
-        self._writing = ThreadPoolExecutor(
-            1, "metadata-write"
-        )  # one thread, so that writes stay in order
+        # One thread, so that writes stay in order.
+        self._writing = ThreadPoolExecutor(1, "metadata-write")
         self._max_pending = max_pending
         self._pending = 0
-        self._waiting: dict[
-            str, Stored | None
-        ] = {}  # pending changes, which reads must see; None: removed
+        # Pending changes, which reads must see; None: removed.
+        self._waiting: dict[str, Stored | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 

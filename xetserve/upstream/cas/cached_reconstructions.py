@@ -120,9 +120,8 @@ class CachedReconstructions:
     async def _ask(
         self, access: ScopedAccess, grant: Question, file_hash: bytes, asked: ByteRange
     ) -> Reconstruction:
-        await (
-            access.get_token()
-        )  # asks the Hub, if its word is not young: plans do not add to its age
+        # Asks the Hub again if its permission is old: a cached answer must not extend it.
+        await access.get_token()
         given: list[Reconstruction] = []  # the answer itself, if this call asked
 
         async def ask(patient: bool) -> Answer:

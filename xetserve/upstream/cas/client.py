@@ -190,9 +190,8 @@ class CasClient:
 
         response.meter = note
         body = await read_document(response, "the CAS", MAX_RECONSTRUCTION_SIZE, self._timeout)
-        holding.grow(
-            max(0, len(body) * JSON_COST - holding.size)
-        )  # the body may have been compressed
+        # The body may have been compressed.
+        holding.grow(max(0, len(body) * JSON_COST - holding.size))
         try:
             return await run_slices(iter_reconstruction(body))
         except TooLarge as exc:
