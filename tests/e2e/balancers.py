@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xetserve
 from tests.conftest import clean_environment, need_program
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 CONFIGURATIONS = Path(xetserve.__file__).parent / "share/scale"
 PROXY = "127.0.0.1"
@@ -89,4 +89,4 @@ class Balancers:
     def stop(self) -> None:
         for popen in self.running:
             popen.terminate()
-            popen.wait(timeout=10)
+            popen.wait(timeout=PATIENCE)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from tests.conftest import Launcher, Process
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
+from tests.waiting import PATIENCE
 
 NAME = "random.bin"
 
@@ -24,7 +25,7 @@ def json_lines(server: Process) -> list[dict[str, object]]:
 def send_raw(server: Process, data: bytes) -> bytes:
     """Send bytes on a connection of their own; gives all that comes back."""
     parts = urlsplit(server.url)
-    with socket.create_connection((parts.hostname, parts.port or 0), timeout=10) as sock:
+    with socket.create_connection((parts.hostname, parts.port or 0), timeout=PATIENCE) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         answer = b""

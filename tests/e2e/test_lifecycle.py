@@ -21,7 +21,7 @@ from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serv
 from tests.e2e.raw import HEALTH, Client
 from tests.e2e.socket_activation import HAND_OVER, start_on
 from tests.e2e.workers import num_clients
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 NAME = "big.bin"
 SMALL = "config.json"
@@ -73,7 +73,7 @@ def test_ready_says_whether_the_server_drains(site: Site, launcher: Launcher) ->
         assert (status, json.loads(body)) == (503, {"status": "draining"})
         assert headers["connection"] == "close"
         assert late.read_end() == "closed"
-    assert server.popen.wait(timeout=20) == 0
+    assert server.popen.wait(timeout=PATIENCE) == 0
 
 
 def test_for_a_while_it_may_tell_so_and_still_accept(site: Site, launcher: Launcher) -> None:
@@ -84,7 +84,7 @@ def test_for_a_while_it_may_tell_so_and_still_accept(site: Site, launcher: Launc
             client.send(READY + HEALTH)
             assert [client.read_answer()[0] for _ in range(2)] == [503, 200]
     server.popen.send_signal(signal.SIGTERM)
-    assert server.popen.wait(timeout=20) == 0
+    assert server.popen.wait(timeout=PATIENCE) == 0
 
 
 def test_idle_connections_are_closed_at_once_and_requests_that_have_begun_are_answered(
@@ -103,7 +103,7 @@ def test_idle_connections_are_closed_at_once_and_requests_that_have_begun_are_an
         status, headers, _ = begun.read_answer()
         assert (status, headers["connection"]) == (200, "close")
         assert begun.read_end() == "closed"
-    assert server.popen.wait(timeout=20) == 0
+    assert server.popen.wait(timeout=PATIENCE) == 0
 
 
 def test_nobody_can_connect_any_more(site: Site, launcher: Launcher, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_nobody_can_connect_any_more(site: Site, launcher: Launcher, tmp_path: P
 
     wait_until(is_refused)  # the log is quicker than the sockets
     assert download.finish(site.uploaded.digests[NAME]) == 0
-    assert server.popen.wait(timeout=20) == 0
+    assert server.popen.wait(timeout=PATIENCE) == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -134,7 +134,7 @@ def test_what_takes_too_long_is_cut_and_looks_cut(
     terminate(server)
     for download in downloads:
         assert download.finish(site.uploaded.digests[NAME]) in CUT
-    assert server.popen.wait(timeout=20) == 0
+    assert server.popen.wait(timeout=PATIENCE) == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -145,7 +145,7 @@ def test_a_second_signal_cuts(site: Site, launcher: Launcher, tmp_path: Path, wo
     terminate(server, "SIGTERM: cutting")
     for download in downloads:
         assert download.finish(site.uploaded.digests[NAME]) in CUT
-    assert server.popen.wait(timeout=20) == 0
+    assert server.popen.wait(timeout=PATIENCE) == 0
 
 
 # Replacing
@@ -188,7 +188,7 @@ class Load:
             self.num_served += 1
 
     def _connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        return http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
 
     def _ask(self, connection: http.client.HTTPConnection, **fields: str) -> bytes:
         headers = {"Authorization": f"Bearer {TOKEN}", **fields}
@@ -231,7 +231,7 @@ def test_a_server_is_replaced_under_load_and_no_request_fails(
                 server.popen.send_signal(signal.SIGTERM)
                 for download in downloads:
                     assert download.finish(site.uploaded.digests[NAME]) == 0
-                assert server.popen.wait(timeout=40) == 0
+                assert server.popen.wait(timeout=PATIENCE) == 0
                 server = following
                 served = load.num_served
                 wait_until(lambda: load.num_served > served + 10)  # noqa: B023 - waits here
@@ -245,7 +245,7 @@ def test_clients_that_wait_in_the_queue_outlive_the_server(site: Site, launcher:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         first = start_on(sock, site, launcher)
         assert first.stop() == 0
-        with socket.create_connection(sock.getsockname(), timeout=20) as client:
+        with socket.create_connection(sock.getsockname(), timeout=PATIENCE) as client:
             client.sendall(HEALTH)  # nobody is there
             assert not select.select([client], [], [], 0)[0]
             start_on(sock, site, launcher)
@@ -260,7 +260,7 @@ def test_what_is_handed_over_and_is_no_socket_stops_the_start(site: Site) -> Non
             capture_output=True,
             text=True,
             env=clean_environment(),
-            timeout=30,
+            timeout=PATIENCE,
             check=False,
         )
     assert done.returncode == 2

@@ -16,7 +16,8 @@ from tests.e2e.conftest import Site, serve_arguments
 from tests.e2e.raw_requests import GET, HEALTH, RESOLVED, SECRET, TABLE, Fate, Row, post, request
 from xetserve import __version__
 
-PATIENCE = 5.0  # seconds; a client that waits longer has been left hanging
+# Seconds; a client that waits longer has been left hanging. Less than head_timeout, which ends it.
+PATIENCE = 15.0
 HEALTHY = {"status": "ok", "version": __version__}
 BY_DESIGN = {501, 505}
 

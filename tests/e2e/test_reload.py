@@ -18,7 +18,7 @@ from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, Site, environment_without_home, serve_arguments
 from tests.e2e.workers import worker_pids
 from tests.peers import Certificates, make_certificates
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 NAME = "big.bin"
 
@@ -54,7 +54,7 @@ def certificate_of(server: Process) -> bytes:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     address = ("127.0.0.1", urllib.parse.urlsplit(server.url).port or 0)
     with (
-        socket.create_connection(address, timeout=10) as raw,
+        socket.create_connection(address, timeout=PATIENCE) as raw,
         context.wrap_socket(raw) as client,
     ):
         der = client.getpeercert(binary_form=True)

@@ -16,6 +16,7 @@ from tests.conftest import Launcher, Process, sha256_of
 from tests.e2e.clients import CUT, answer_of, aria2, curl, run, wget
 from tests.e2e.conftest import REPO, Site, serve_arguments, tls_flags
 from tests.peers import Certificates
+from tests.waiting import PATIENCE
 
 NAMES = ["big.bin", "model/tensors f32.safetensors", "text/corpus.bin", "one-byte.bin", "empty.bin"]
 
@@ -141,7 +142,7 @@ def test_hostile_hellos_do_no_harm(
 ) -> None:
     address = ("127.0.0.1", urllib.parse.urlsplit(secure.url).port or 0)
     for data in (b"\x16\x03\x01\xff\xff" + bytes(100), b"\x16" * 1000, b"\x80\x2e\x01\x00\x02"):
-        with socket.create_connection(address, timeout=10) as sock:
+        with socket.create_connection(address, timeout=PATIENCE) as sock:
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(65536):
@@ -166,7 +167,7 @@ def test_what_makes_no_sense_stops_the_start(
 ) -> None:
     with pytest.raises(AssertionError, match=message):
         launcher.start(*serve_arguments("http://127.0.0.1:9", *flags))
-    assert launcher.running[-1].popen.wait(timeout=10) == 2
+    assert launcher.running[-1].popen.wait(timeout=PATIENCE) == 2
 
 
 # Redirects

@@ -16,7 +16,7 @@ from tests.conftest import Launcher, Process, need_program, sha256_of
 from tests.e2e.clients import answer_of, curl, run
 from tests.e2e.conftest import REPO, Site, serve_arguments, tls_flags
 from tests.peers import Certificates
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 CLIENT = "127.0.0.5"  # loopback has many addresses; the proxies connect from 127.0.0.1
 PROXY = "127.0.0.1"
@@ -106,7 +106,7 @@ class Proxies:
     def stop(self) -> None:
         for popen in self._running:
             popen.terminate()
-            popen.wait(timeout=10)
+            popen.wait(timeout=PATIENCE)
 
 
 def is_open(port: int) -> bool:

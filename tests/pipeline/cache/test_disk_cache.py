@@ -25,7 +25,7 @@ from tests.pipeline.cache.cache_site import (
     make_site,
     make_xorb,
 )
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 from xetserve.errors import ConfigError, UpstreamError, UrlExpired
 from xetserve.pipeline.cache import disk_cache, store
 from xetserve.pipeline.cache import write as write_module
@@ -435,7 +435,7 @@ async def test_many_that_have_only_begun_keep_nobody_waiting(tmp_path: Path) -> 
             response = await stack.enter_async_context(body)
             await response.receive_into(buffer, 1.0)
         assert site.cache.disk_workers.num_blocks == 30
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(PATIENCE / 2):  # it would give up after PATIENCE
             await site.cache.catch_up()
 
 
