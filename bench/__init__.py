@@ -1,1 +1,1 @@
-"""Measurements: what xetserve costs and gives, beside its peers, in one run on one machine."""
+"""Measurements of xetserve beside its peers, in one run on one machine."""

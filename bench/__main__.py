@@ -1,8 +1,8 @@
 """`python -m bench`: xetserve beside the official client and nginx, interleaved, on one machine.
 
-Wants nginx and curl (Debian: apt-get install nginx-light curl) and the extra `test`, in the
-project's folder. What it prepares stays in --work for the next run. Figures of one run are to be
-compared with each other, not with other runs.
+It needs nginx and curl (Debian: apt-get install nginx-light curl) and the extra `test`. Run it in
+the project's folder. The prepared files stay in --work for the next run. Compare the figures of one
+run with each other, not with those of other runs.
 """
 
 import argparse
@@ -52,12 +52,12 @@ RESULTS: Final = Path(__file__).with_name("results")
 
 
 def main() -> int:
-    """Read the arguments, measure, write; gives 0, or 1 when it could not go on."""
+    """Run the command; return the exit status: 0, or 1 after a failure."""
     options = _make_parser().parse_args()
     if options.show:
         results = parse_results(options.show.read_text())
     else:
-        signal.signal(signal.SIGTERM, _interrupt)  # so that all children are stopped, as on Ctrl-C
+        signal.signal(signal.SIGTERM, _interrupt)  # stop all child processes, as on Ctrl-C
         results = Results()
         status = _measure(options, results)
         if status != 0 and not results.figures:
@@ -86,41 +86,41 @@ def _make_parser() -> argparse.ArgumentParser:
         nargs="*",
         choices=[[], *MEASUREMENTS],
         metavar="NAME",
-        help=f"of {', '.join(MEASUREMENTS)}; default: all",
+        help=f"measurements to run: {', '.join(MEASUREMENTS)}; default: all",
     )
-    parser.add_argument("--size", type=int, metavar="MIB", help="of a file; default 1024")
-    parser.add_argument("--runs", type=int, help="of each measurement; default 5")
-    parser.add_argument("--quick", action="store_true", help="64 MiB and 2 runs: does it work?")
+    parser.add_argument("--size", type=int, metavar="MIB", help="size of a file; default: 1024")
+    parser.add_argument("--runs", type=int, help="runs of each measurement; default: 5")
+    parser.add_argument("--quick", action="store_true", help="64 MiB and 2 runs, as a test")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="of data")
     parser.add_argument(
         "--work",
         type=Path,
         default=Path(tempfile.gettempdir()) / "xetserve-bench",
         metavar="DIR",
-        help="where files and the origin are; default %(default)s",
+        help="folder for the files and the origin; default: %(default)s",
     )
     parser.add_argument(
         "--against",
         metavar="REV",
-        help="build that revision in an environment of its own, and measure it in turn with this "
-        "one: production, throughput, cache, fragments",
+        help="build this revision in a separate environment, and measure it in turn with the "
+        "current one: production, throughput, cache, fragments",
     )
-    parser.add_argument("--fresh", action="store_true", help="prepare everything anew")
+    parser.add_argument("--fresh", action="store_true", help="prepare all files again")
     parser.add_argument(
-        "--remove", action="store_true", help="remove what was prepared, afterwards"
+        "--remove", action="store_true", help="remove the prepared files afterwards"
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="default: bench/results/TIME.json"
     )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the chart")
     parser.add_argument(
-        "--show", type=Path, metavar="FILE", help="of an earlier run; measure nothing"
+        "--show", type=Path, metavar="FILE", help="print the results in this file, measure nothing"
     )
     return parser
 
 
 def _measure(options: argparse.Namespace, results: Results) -> int:
-    """Run the measurements; what was measured before a failure is kept."""
+    """Run the measurements; results from before a failure are kept."""
     size = (options.size or (64 if options.quick else 1024)) * MIB
     runs = options.runs or (2 if options.quick else 5)
     results.about = _describe_machine(size, runs)
@@ -156,7 +156,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _describe_machine(size: int, runs: int) -> dict[str, object]:
-    """Say where and how it was measured."""
+    """Return a description of the machine and the run."""
     cores = len(os.sched_getaffinity(0))
     day = time.strftime("%Y-%m-%d")
     return {

@@ -1,12 +1,11 @@
-"""A Hub and a CAS that mean ill: plans without an end, content in empty frames, nothing but
-refusals.
+"""A hostile Hub and CAS: huge reconstructions, content in empty frames, and refusals.
 
 /api/models/frames/...              JSON in empty gzip members
-.../xet-read-token/...              a token for the CAS here; of frames/... in empty zstd frames
-.../resolve/...                     a Xet file; of refused/... 401
-/v1/reconstructions/aaaa...         a plan that is as large as may be
-/v1/reconstructions/ffff...         one in empty zstd frames
-.../info/lfs/objects/batch          no such objects
+.../xet-read-token/...              a CAS token; for frames/... in empty zstd frames
+.../resolve/...                     a Xet file; for refused/... 401
+/v1/reconstructions/aaaa...         a reconstruction of the maximum size
+/v1/reconstructions/ffff...         a reconstruction in empty zstd frames
+.../info/lfs/objects/batch          errors: the objects do not exist
 anything else                       a small JSON document
 """
 
@@ -21,19 +20,19 @@ import zstandard
 
 from xetserve.xet.reconstruction import MAX_TERMS
 
-HUGE: Final = "a" * 64  # the hash of a file whose plan is huge
-FRAMES: Final = "f" * 64  # and of one whose plan comes in empty frames
-NUM_TERMS: Final = MAX_TERMS  # as many as are read
+HUGE: Final = "a" * 64  # the hash of a file with a huge reconstruction
+FRAMES: Final = "f" * 64  # the hash of a file whose reconstruction has empty frames
+NUM_TERMS: Final = MAX_TERMS  # the limit of the server
 NUM_RANGES: Final = NUM_TERMS // 4
 CHUNK_SIZE: Final = 8192  # bytes, decoded
-NUM_MEMBERS: Final = 200_000  # of gzip, 4 MB
-NUM_TOKEN_FRAMES: Final = 100_000  # of zstd, 900 KB: a token's document has 1 MiB at most
-NUM_PLAN_FRAMES: Final = 1_500_000  # of zstd, 13 MB
+NUM_MEMBERS: Final = 200_000  # gzip members, 4 MB
+NUM_TOKEN_FRAMES: Final = 100_000  # zstd frames, 900 KB; a token document has at most 1 MiB
+NUM_PLAN_FRAMES: Final = 1_500_000  # zstd frames, 13 MB
 _JSON: Final = "Content-Type: application/json"
 
 
 def make_plan() -> bytes:
-    """Write the plan of a file in v1's form: terms of one chunk in NUM_RANGES fetch ranges."""
+    """Make a v1 reconstruction: terms of one chunk in NUM_RANGES fetch ranges."""
     per_range = NUM_TERMS // NUM_RANGES
     terms = [
         {"hash": HUGE, "unpacked_length": CHUNK_SIZE, "range": {"start": number, "end": number + 1}}
@@ -52,7 +51,7 @@ def make_plan() -> bytes:
 
 
 class BadHub:
-    """The server, on a free port of the loopback interface."""
+    """The hostile server, on a free port of the loopback interface."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -89,7 +88,7 @@ class BadHub:
                 writer.write(self._answer(method, target.partition("?")[0], body))
                 await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
-            pass  # asyncio would report a connection that is cancelled at the end as an error
+            pass  # asyncio would report the cancellation of a connection as an error
         finally:
             writer.close()
 
@@ -124,6 +123,6 @@ class BadHub:
 
 
 def write(method: str, status: int, body: bytes, *fields: str) -> bytes:
-    """Write an answer."""
+    """Return the bytes of a response."""
     lines = [f"HTTP/1.1 {status} X", *fields, f"Content-Length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode("latin-1") + (b"" if method == "HEAD" else body)

@@ -1,4 +1,4 @@
-"""What every measurement is given: the site, the results, how often and how much."""
+"""The context of every measurement: the site, the results, and the number of runs."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,10 +17,10 @@ BUDGET: Final = 128  # MiB; xetserve's default
 
 
 class Version(NamedTuple):
-    """A version of xetserve that is measured.
+    """A version of xetserve to measure.
 
-    label: what its figures are called.
-    python: of the environment that it is installed in.
+    label: the name of the version in figures.
+    python: the interpreter of the environment in which it is installed.
     """
 
     label: str = "xetserve"
@@ -31,9 +31,9 @@ class Version(NamedTuple):
 class Bench:
     """One run of the bench.
 
-    runs: how often each contestant has its turn; they take turns.
-    is_quick: less of everything, to see that it works.
-    against: another version, which takes turns with this one where a measurement knows how.
+    runs: how often each program is measured; the programs take turns.
+    is_quick: measure less, as a test.
+    against: another version to measure in turn with this one, if the measurement supports it.
     """
 
     site: Site
@@ -45,15 +45,15 @@ class Bench:
 
     @property
     def versions(self) -> tuple[Version, ...]:
-        """This version, and the other one if there is one."""
+        """Return this version, and the other version if there is one."""
         return (Version(),) if self.against is None else (Version(), self.against)
 
     def compare(self, name: str, downloads: dict[str, Download]) -> None:
-        """Note rate and CPU of this version over the other one's, if that was measured.
+        """Record the ratios of this version's rate and CPU to those of the other version.
 
         Args:
-            name: of what was measured.
-            downloads: by the label of their version.
+            name: of the measurement.
+            downloads: label of a version -> its download.
         """
         if self.against is not None:
             ours, theirs = downloads[Version().label], downloads[self.against.label]
@@ -62,7 +62,7 @@ class Bench:
             self.results.note(f"{name}: CPU {over}", ours.cpu / theirs.cpu)
 
     def turns(self, name: str) -> Iterator[int]:
-        """Iterate over the runs, saying which one it is."""
+        """Yield the numbers of the runs, and print each one."""
         for number in range(1, self.runs + 1):
             sys.stderr.write(f"bench: {name}, run {number} of {self.runs}\n")
             yield number
@@ -76,16 +76,14 @@ class Bench:
         version: Version = Version(),  # noqa: B008 - it does not change
         ca_file: Path | None = None,
     ) -> Download:
-        """Download a file through a new server, whose CPU seconds and peak are then its own."""
+        """Download a file through a new server; its CPU seconds and peak are for this download."""
         with self.site.start_server(
             *flags, hub_url=hub_url, python=version.python, ca_file=ca_file
         ) as server:
             return self.pull_from(server, name, size)
 
     def pull_from(self, server: Child, name: str, size: int) -> Download:
-        """Download a file through a server; gives it with the CPU seconds and peak of the
-        server.
-        """
+        """Download a file through a server; return the download with the server's CPU and peak."""
         before, loop_before = server.cpu_seconds(), server.loop_cpu_seconds()
         download = run_curl(self.site, server.url, Part(download_path(name)), size)
         return download._replace(
@@ -99,10 +97,10 @@ Measurement = Callable[[Bench], None]
 
 
 def download_path(name: str) -> str:
-    """Give the path of a file on xetserve."""
+    """Return the path of a file on xetserve."""
     return f"/download/{REPO}/{name}"
 
 
 def per_gb(cpu: float, nbytes: int) -> float:
-    """CPU seconds for 10**9 bytes."""
+    """Return CPU seconds for 10**9 bytes."""
     return cpu / nbytes * 1e9

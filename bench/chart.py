@@ -1,7 +1,7 @@
-"""The results as one SVG, written by hand: panels of bars with medians, and lines from minimum to
-maximum.
+"""The chart: draw the results as an SVG with panels of bars.
 
-Light and dark follow the reader's settings.
+A bar shows the median, and a line runs from minimum to maximum. The colours follow the reader's
+light or dark mode.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from bench.table import format_number
 WIDTH = 960
 MARGIN = 24
 GUTTER = 36
-ROW = 20  # height of a bar with what is around it
+ROW = 20  # height of a bar with its margins
 BAR = 13
 LABEL_WIDTH = 136
 VALUE_WIDTH = 52
@@ -61,7 +61,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A set of bars with one scale; empty groups are left out."""
+    """A set of bars with one scale; empty groups are not drawn."""
 
     title: str
     subtitle: str
@@ -69,13 +69,13 @@ class Panel:
 
     @property
     def height(self) -> int:
-        """Pixels, with the space below."""
+        """Return the height in pixels, with the space below."""
         rows = sum(len(group) for group in self.groups)
         return PANEL_HEAD + rows * ROW + len(self.groups) * 8 + 16
 
 
 def make_chart(results: Results) -> str:
-    """Write the SVG document; panels without figures are left out."""
+    """Return the SVG document; panels without figures are not drawn."""
     panels = [panel for panel in _make_panels(results) if panel.groups]
     bottoms = [_legend_height(), _legend_height()]
     parts = []
@@ -157,7 +157,7 @@ def _draw_legend() -> Iterable[str]:
 
 
 def _draw_panel(panel: Panel, left: int, top: int) -> list[str]:
-    """Draw a panel whose corner is at (left, top)."""
+    """Return the elements of a panel with its corner at (left, top)."""
     highest = max(bar.figure.high for group in panel.groups for bar in group) or 1.0
     zero = left + LABEL_WIDTH
     scale = (PANEL_WIDTH - LABEL_WIDTH - VALUE_WIDTH) / highest

@@ -1,4 +1,4 @@
-"""The clients: curl, the official client, one that waits for the first byte, and slow ones."""
+"""Clients: curl, the official client, a client that waits for the first byte, and slow clients."""
 
 import json
 import os
@@ -38,9 +38,8 @@ print(took, cpu() - cpu_before, resource.getrusage(resource.RUSAGE_SELF).ru_maxr
 class Download(NamedTuple):
     """A finished download.
 
-    cpu, loop_cpu: CPU seconds of the process that is measured and of its main thread, where they
-        were measured.
-    peak: MiB of its memory.
+    cpu, loop_cpu: CPU seconds of the measured process and of its main thread.
+    peak: peak memory of the process in MiB.
     """
 
     nbytes: int
@@ -56,7 +55,7 @@ class Download(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A path on a server, and the byte range of it that is wanted; None: the whole file."""
+    """A path on a server, and the byte range to request; None: the whole file."""
 
     path: str
     start: int = 0
@@ -76,25 +75,28 @@ def _curl_command(url: str, part: Part) -> list[str]:
 
 
 def run_curl(site: Site, url: str, part: Part, size: int | None = None) -> Download:
-    """Download to nowhere with one curl.
+    """Download with one curl and discard the data.
 
     Args:
-        size: bytes that have to come; None: any number.
+        size: the expected number of bytes; None: any number.
 
     Raises:
         BenchError: the download failed, or had another size.
     """
     (download,), _ = run_curls(site, url, [part])
     if size is not None and download.nbytes != size:
-        raise BenchError(f"{part.path} came with {download.nbytes} bytes, expected {size}")
+        raise BenchError(f"{part.path} has {download.nbytes} bytes, expected {size}")
     return download
 
 
 def run_curls(site: Site, url: str, parts: Sequence[Part]) -> tuple[list[Download], float]:
-    """Download several parts at the same time, a curl for each; gives them, and the seconds in all.
+    """Download several parts at the same time, with a curl for each.
+
+    Returns:
+        The downloads, and the total time in seconds.
 
     Raises:
-        BenchError: one of them failed.
+        BenchError: a download failed.
     """
     log = site.folder / "curl.log"
     downloads = []
@@ -118,10 +120,10 @@ def run_hf_xet(
 ) -> Download:
     """Download with the official client into memory, with its defaults and an empty cache.
 
-    CPU is that of the download alone, without the start of Python; the peak is the process's.
+    The CPU time is that of the download, without the start of Python. The peak is the process's.
 
     Args:
-        ca_file: certificates that the client trusts, in place of the system's.
+        ca_file: certificates that the client trusts instead of the system's.
 
     Raises:
         BenchError: the download failed.
@@ -144,8 +146,10 @@ def run_hf_xet(
 
 
 def touch_memory(path: Path, size: int) -> None:
-    """Write a file of a size and delete it: memory that a virtual machine touches first is slow,
-    and who comes first would pay for all.
+    """Write a file of a size and delete it.
+
+    In a virtual machine, the first access to memory is slow. Without this, the first measured
+    program would have that cost.
     """
     block = bytes(1024 * 1024)
     with path.open("wb") as file:
@@ -155,26 +159,28 @@ def touch_memory(path: Path, size: int) -> None:
 
 
 def find_body(data: bytes) -> bytes | None:
-    """Give what has come of a response's body, without the size of a first chunk; None: no whole
-    head.
+    """Return the received part of a response's body, without the size line of a first chunk.
+
+    Returns None if the head is incomplete.
 
     Raises:
-        BenchError: the response is not a success.
+        BenchError: the status is not a success.
     """
     head, separator, body = data.partition(b"\r\n\r\n")
     if not separator:
         return None
     if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 206")):
         status = head.split(b"\r\n")[0].decode(errors="replace")
-        raise BenchError(f"the answer is {status}")
+        raise BenchError(f"the server answered {status}")
     if b"transfer-encoding: chunked" in head.lower():
         return body.partition(b"\r\n")[2]
     return body
 
 
 def time_first_byte(url: str, path: str) -> float:
-    """Ask for a whole file and leave at once; gives the seconds from connecting to its first body
-    byte.
+    """Request a whole file and leave after the first body byte.
+
+    Returns the seconds from the start of the connection to that byte.
     """
     parts = urlsplit(url)
     request = (
@@ -195,11 +201,12 @@ def time_first_byte(url: str, path: str) -> float:
 def run_slow(
     site: Site, requests: list[tuple[str, int]], rate: float, seconds: float
 ) -> list[Outcome]:
-    """Run slow clients, in a process of their own, for so many seconds.
+    """Run slow clients in a separate process.
 
     Args:
-        requests: for each client the URL and the first byte of its range.
-        rate: bytes per second of each.
+        requests: the URL and the first byte of the range for each client.
+        rate: bytes per second of each client.
+        seconds: how long the clients read.
     """
     plan = site.folder / "slow.json"
     plan.write_text(json.dumps(asdict(SlowClients(requests, TOKEN, rate, seconds))))

@@ -1,10 +1,10 @@
 """`python -m bench.crowd`: fast downloads amid a crowd of idle, slow and hostile clients.
 
-Idle connections say nothing, slow readers take a few KB/s, slow senders trickle a request's head.
-Prints the rate of the fast downloads beside what they have without the crowd, the server's memory,
-and what became of the slow senders. Then come those who mean ill, kind by kind (see hostile.py):
-the longest turn of the event loop and the memory that each costs. Clients, server and origin share
-the machine.
+Idle connections send nothing, slow readers read a few KB/s, slow senders send a request's head byte
+by byte. The command prints the rate of the fast downloads with and without the crowd, the server's
+memory, and the outcome of the slow senders. Then it runs hostile clients of each kind (see
+hostile.py) and prints the longest turn of the event loop and the memory that each kind costs.
+Clients, server and origin share the machine.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TIMEOUT = 120.0  # seconds
 
 @dataclass
 class Sizes:
-    """How many clients of each kind."""
+    """The number of clients of each kind."""
 
     idle: int = 1000
     readers: int = 200
@@ -44,7 +44,7 @@ class Sizes:
 
 @dataclass
 class Outcome:
-    """What became of everybody."""
+    """The outcomes of all clients."""
 
     rates: list[float] = field(
         default_factory=list
@@ -72,7 +72,7 @@ class Crowd:
         self.outcome = Outcome()
 
     async def be_idle(self, connected: asyncio.Event) -> None:
-        """Connect, and say nothing."""
+        """Connect and send nothing."""
         reader, writer = await asyncio.open_connection(*self._address)
         connected.set()
         try:
@@ -86,7 +86,7 @@ class Crowd:
             writer.transport.abort()
 
     async def read_slowly(self, connected: asyncio.Event) -> None:
-        """Download at some KB/s."""
+        """Download at reader_rate."""
         reader, writer = await asyncio.open_connection(*self._address, limit=16384)
         try:
             writer.write(f"{GET}\r\n".encode())
@@ -105,7 +105,7 @@ class Crowd:
             writer.transport.abort()
 
     async def send_slowly(self, connected: asyncio.Event) -> None:
-        """Send a request's head byte by byte, without an end."""
+        """Send an endless request head byte by byte."""
         reader, writer = await asyncio.open_connection(*self._address)
         answer = asyncio.ensure_future(reader.read(100))
         try:
@@ -128,9 +128,9 @@ class Crowd:
             writer.transport.abort()
 
     async def download(self) -> int:
-        """Download as fast as it goes; gives the bytes, 0 when they are wrong."""
+        """Download at full speed; return the number of bytes, 0 if the content is wrong."""
         async with asyncio.timeout(TIMEOUT):
-            # curl rather than this process: a client of its own does not slow the others down.
+            # curl is a separate process, so it does not slow down the other clients.
             process = await asyncio.create_subprocess_exec(
                 *("curl", "-q", "-sS", "-f", "--noproxy", "*", "-H", "Authorization: Bearer x"),
                 f"http://{self._address[0]}:{self._address[1]}/download/{REPO}/{NAME}",
@@ -148,13 +148,13 @@ class Crowd:
         return size
 
     async def download_all(self, count: int) -> float:
-        """Make the fast downloads at once; gives their rate together, in bytes a second."""
+        """Run the fast downloads at the same time; return their total rate in bytes a second."""
         started = time.monotonic()
         sizes = await asyncio.gather(*(self.download() for _ in range(count)))
         return sum(sizes) / (time.monotonic() - started)
 
     async def gather(self, sizes: Sizes) -> list[asyncio.Task[None]]:
-        """Bring the crowd together; returns once all are connected."""
+        """Start the crowd; return its tasks once all clients are connected."""
         tasks, events = [], []
         kinds = (self.be_idle, sizes.idle), (self.read_slowly, sizes.readers)
         for kind, count in (*kinds, (self.send_slowly, sizes.senders)):
@@ -170,14 +170,14 @@ class Crowd:
 
 
 async def disperse(tasks: list[asyncio.Task[None]]) -> None:
-    """Send the crowd home."""
+    """Stop the clients of the crowd."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run(options: argparse.Namespace, folder: Path) -> bool:
-    """Measure without and with the crowd; tells whether every fast download was right."""
+    """Measure without and with the crowd; return whether all fast downloads were correct."""
     sizes = Sizes(options.idle, options.readers, options.senders, options.fast)
     (folder / "files").mkdir(parents=True)
     source = random.Random(5)
@@ -209,7 +209,7 @@ async def run(options: argparse.Namespace, folder: Path) -> bool:
 async def run_crowd(
     options: argparse.Namespace, folder: Path, sizes: Sizes, origin_url: str, digest: str
 ) -> bool:
-    """Measure the fast downloads; tells whether every one was right."""
+    """Measure the fast downloads; return whether all were correct."""
     server, url = start(
         *("serve", "--host", "127.0.0.1", "--port", "0", "--hub-url", origin_url),
         *("--head-timeout", str(options.head_timeout), "--access-log", "off", *options.flags),
@@ -244,7 +244,7 @@ async def run_crowd(
 
 
 def show(rates: list[float]) -> str:
-    """Write rates in MB/s."""
+    """Return rates as text in MB/s."""
     return ", ".join(f"{rate / 1e6:.0f}" for rate in rates)
 
 
@@ -255,13 +255,23 @@ def main() -> int:
     parser.add_argument("--readers", type=int, default=Sizes.readers)
     parser.add_argument("--senders", type=int, default=Sizes.senders)
     parser.add_argument("--fast", type=int, default=Sizes.fast)
-    parser.add_argument("--size", type=int, default=256, help="MiB of the file")
+    parser.add_argument("--size", type=int, default=256, help="size of the file in MiB")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--reader-rate", type=int, default=16384, help="bytes a second")
-    parser.add_argument("--sender-pause", type=float, default=1.0, help="seconds for each byte")
-    parser.add_argument("--head-timeout", type=float, default=20.0, help="of the server, seconds")
-    parser.add_argument("--kinds", nargs="+", default=[], help="of hostile clients, and no crowd")
-    parser.add_argument("--scale", type=float, default=1.0, help="of hostile clients; 0: none")
+    parser.add_argument(
+        "--reader-rate", type=int, default=16384, help="rate of a slow reader in bytes a second"
+    )
+    parser.add_argument(
+        "--sender-pause", type=float, default=1.0, help="seconds between two bytes of a slow sender"
+    )
+    parser.add_argument(
+        "--head-timeout", type=float, default=20.0, help="the server's head_timeout in seconds"
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", default=[], help="run only these kinds of hostile clients"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for hostile requests; 0: none"
+    )
     parser.add_argument("flags", nargs="*", help="flags for `xetserve serve`, after --")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,11 +1,11 @@
-"""The files that are uploaded: one kind for each way in which the official client packs chunks.
+"""Test files: one kind for each compression scheme of the official client.
 
-    raw    random bytes: nothing to gain, chunks are stored as they are
-    lz4    short random words in random order: about half with LZ4, and as hard to unpack as text is
-    bg4    float32 normals: only byte grouping brings out what their exponents have in common
+    raw    random bytes, which do not compress: chunks are stored raw
+    lz4    random words in random order: LZ4 halves them, and decoding costs as much as for text
+    bg4    normally distributed float32 values: they compress only with byte grouping
 
-No two chunks of such a file are the same. A fragmented file repeats parts of itself, whole and
-edited; an edited one is a second revision of its first.
+All chunks of such a file differ. A fragmented file repeats parts of itself, unchanged and edited.
+An edited file has two similar revisions.
 """
 
 import os
@@ -18,18 +18,18 @@ from typing import Final
 MIB: Final = 1024 * 1024
 SEED: Final = 2026
 
-_NUM_WORDS: Final = 1024  # has to divide the values of an unsigned 16-bit integer
+_NUM_WORDS: Final = 1024  # must divide 2**16
 _WORD_SIZES: Final = (4, 12)
 
 
 def iter_raw(size: int) -> Iterator[bytes]:
-    """Give random bytes."""
+    """Yield random bytes."""
     for start in range(0, size, MIB):
         yield os.urandom(min(MIB, size - start))
 
 
 def iter_lz4(size: int) -> Iterator[bytes]:
-    """Give words out of a small dictionary."""
+    """Yield random words from a small dictionary."""
     source = random.Random(SEED)
     words = [source.randbytes(source.randint(*_WORD_SIZES)) for _ in range(_NUM_WORDS)]
     word_of = (words * (2**16 // _NUM_WORDS)).__getitem__
@@ -40,10 +40,9 @@ def iter_lz4(size: int) -> Iterator[bytes]:
 
 
 def iter_bg4(size: int) -> Iterator[bytes]:
-    """Give float32 values: one MiB of normals whose lower mantissa bits are drawn anew for each
-    MiB.
+    """Yield float32 values: the same MiB of normals with new lower mantissa bits in each MiB.
 
-    As one large number, since that is what Python combines quickly.
+    The bits are combined as one large integer, which is fast in Python.
     """
     source = random.Random(SEED)
     normals = array("f", (source.gauss(0.0, 0.02) for _ in range(MIB // 4))).tobytes()
@@ -62,11 +61,11 @@ KINDS: Final[dict[str, Callable[[int], Iterator[bytes]]]] = {
 
 
 def iter_fragmented(size: int, distinct_size: int) -> Iterator[bytes]:
-    """Give new bytes and, between them, earlier ones again: whole, or with a few bytes changed.
+    """Yield new bytes and repeats of earlier ones, unchanged or with a few bytes changed.
 
     Args:
-        size: bytes in all.
-        distinct_size: bytes at most that are new; they lie behind each other in the CAS.
+        size: the total number of bytes.
+        distinct_size: the most new bytes; they are contiguous in the CAS.
     """
     source = random.Random(SEED)
     base = source.randbytes(distinct_size)
@@ -75,7 +74,7 @@ def iter_fragmented(size: int, distinct_size: int) -> Iterator[bytes]:
         fresh = source.randrange(distinct_size // 512, distinct_size // 32)
         piece = base[known : known + fresh]
         known = min(distinct_size, known + fresh)
-        # Once all is known, only repeats are left.
+        # After the last new byte, only repeats follow.
         for _ in range(3):
             start = source.randrange(known)
             length = source.randrange(distinct_size // 512, distinct_size // 24)
@@ -88,9 +87,7 @@ def iter_fragmented(size: int, distinct_size: int) -> Iterator[bytes]:
 
 
 def edit(content: bytes) -> bytes:
-    """Give a second revision: bytes put in, a part replaced, a part left out, the rest as it
-    was.
-    """
+    """Return a second revision: bytes inserted, a part replaced, and a part deleted."""
     source = random.Random(SEED)
     unit = len(content) // 64
     return b"".join(
@@ -106,7 +103,7 @@ def edit(content: bytes) -> bytes:
 
 
 def write_file(path: Path, blocks: Iterator[bytes]) -> None:
-    """Write a file; one that is there has all its bytes."""
+    """Write a file atomically, so that an existing file is complete."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
-"""The disk cache: warm against cold, after a restart, and for a second revision. And what is
-fetched without one.
+"""Measure the disk cache: cold, warm, after a restart, and for a second revision.
+
+measure_fragments measures the fetched bytes without a cache.
 """
 
 import shutil
@@ -63,7 +64,7 @@ def _measure_stages(bench: Bench, kind: str, name: str, version: Version) -> dic
 
 
 def measure_revision(bench: Bench) -> None:
-    """Measure what the second revision of an edited file costs when the first is in the cache."""
+    """Measure the cost of an edited file's second revision when the first is in the cache."""
     site = bench.site
     name, first, second = site.need_edited()
     old, new = site.read_chunks(name, first), site.read_chunks(name, second)
@@ -87,13 +88,13 @@ def measure_revision(bench: Bench) -> None:
 
 
 def _pull_revision(bench: Bench, url: str, name: str, revision: str) -> None:
-    """Download a revision of a file, whatever its size."""
+    """Download a revision of a file of any size."""
     path = f"{download_path(name)}?revision={revision}"
     run_curl(bench.site, url, Part(path))
 
 
 def measure_fragments(bench: Bench) -> None:
-    """Measure what is fetched of a fragmented file, without a cache, over its distinct chunks."""
+    """Measure the bytes fetched for a fragmented file without a cache, over its distinct chunks."""
     site = bench.site
     name = site.need_fragmented()
     chunks = site.read_chunks(name)

@@ -1,6 +1,4 @@
-"""Upstreams that are far away: latency on every request, and so many bytes per second on each
-connection.
-"""
+"""Measure distant upstreams: latency on every request, and a rate limit on each connection."""
 
 from bench.bench import Bench
 from bench.clients import run_hf_xet
@@ -22,7 +20,7 @@ GOAL = at_least(6.0)
 
 
 def measure_far(bench: Bench) -> None:
-    """Measure how many connections' worth of throughput one client gets."""
+    """Measure one client's throughput as a multiple of one connection's limit."""
     name = bench.site.need_kind("raw")
     origin = bench.site.start_origin("far.log")
     for number in bench.turns(SECTION):
@@ -30,7 +28,7 @@ def measure_far(bench: Bench) -> None:
         hf_xet = run_hf_xet(bench.site, name, origin.url)
         who = f"{describe(LATENCY, BANDWIDTH)}: hf-xet over one connection's"
         bench.results.note(who, hf_xet.rate * 1e6 / BANDWIDTH)
-        if number <= 3:  # the others are there to show the shape
+        if number <= 3:  # the other points show only the shape of the curve
             for latency, bandwidth in SWEEP:
                 _measure_point(bench, origin, name, latency, bandwidth)
     bench.results.remark(
@@ -57,5 +55,5 @@ def _measure_point(
 
 
 def describe(latency: float, bandwidth: float) -> str:
-    """Name a point of the sweep."""
+    """Return the name of a point of the sweep."""
     return f"{latency * 1e3:g} ms, {bandwidth / 1e6:g} MB/s"

@@ -1,4 +1,4 @@
-"""Time to the first body byte, each time the first request of a new server."""
+"""Measure the time to the first body byte, for the first request to a new server."""
 
 from bench.bench import Bench, download_path
 from bench.clients import time_first_byte
@@ -7,18 +7,18 @@ from bench.site import set_faults
 
 SECTION = "ttfb"
 LATENCY = 0.04  # seconds before each answer of the upstream
-# Resolve, read token, reconstruction, data: each one needs the answer before it.
+# Resolve, read token, reconstruction, data: each request needs the response before it.
 NUM_ROUND_TRIPS = 4
 MARGIN = 30.0  # ms
 
 
 def measure_ttfb(bench: Bench) -> None:
-    """Measure without latency, beside nginx in front of the origin's bridge, and with it."""
+    """Measure without latency beside nginx in front of the origin's bridge, and with latency."""
     note = bench.results.note
     name = bench.site.need_kind(bench.kinds[-1])
     path = download_path(name)
     goal = at_most(NUM_ROUND_TRIPS * LATENCY * 1e3 + MARGIN)
-    far = bench.site.start_origin("far.log")  # data from there, too: that is where the latency is
+    far = bench.site.start_origin("far.log")  # it serves the data too, with the latency
     for _ in bench.turns(SECTION):
         with bench.site.start_server() as server:
             ours = time_first_byte(server.url, path) * 1e3

@@ -1,4 +1,4 @@
-"""Many clients at once: memory against their number, one file for all, and two workers."""
+"""Measure many clients: memory against their number, a shared file, and two workers."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -9,7 +9,12 @@ from bench.processes import BenchError, Child
 from bench.results import Goal, at_most
 
 SECTION = "memory"
-FAST = ((1, 4), (8, 4), (32, 4), (128, 16))  # clients, and the part of a file that each wants
+FAST = (
+    (1, 4),
+    (8, 4),
+    (32, 4),
+    (128, 16),
+)  # number of clients, and the fraction of a file that each requests
 FAST_GOALS: dict[int, Goal] = {32: at_most(BUDGET + 64)}
 SLOW = (125, 500)
 SLOW_GOALS: dict[int, Goal] = {500: at_most(BUDGET + 96)}
@@ -19,9 +24,7 @@ NUM_SHARING = 16
 
 
 def iter_parts(names: tuple[str, ...], size: int, fraction: int) -> Iterator[Part]:
-    """Iterate over parts of files, each 1/fraction of its file, all different at first, then
-    again.
-    """
+    """Yield parts of files, each 1/fraction of its file; repeat them after all have been used."""
     part_size = size // fraction
     while True:
         for number in range(fraction):
@@ -29,7 +32,7 @@ def iter_parts(names: tuple[str, ...], size: int, fraction: int) -> Iterator[Par
 
 
 def measure_memory(bench: Bench) -> None:
-    """Peak memory of a new server against the number of clients, fast and slow."""
+    """Measure the peak memory of a new server against the number of fast and slow clients."""
     names = tuple(bench.site.need_kind(kind) for kind in bench.kinds)
     for _ in bench.turns(SECTION):
         for count, fraction in FAST:
@@ -41,7 +44,7 @@ def measure_memory(bench: Bench) -> None:
         f"all kinds of data; the budget is {BUDGET} MiB"
     )
     bench.results.remark(
-        f"slow clients start at places of their own and read {SLOW_RATE // KIB} KiB/s "
+        f"slow clients start at different offsets and read {SLOW_RATE // KIB} KiB/s "
         "through a small socket buffer"
     )
 
@@ -60,7 +63,7 @@ def _measure_fast(bench: Bench, names: tuple[str, ...], count: int, fraction: in
 
 
 def _pull_parts(bench: Bench, server: Child, parts: list[Part]) -> tuple[int, float, float]:
-    """Download parts at the same time; gives bytes, seconds, and the server's CPU seconds."""
+    """Download parts at the same time; return bytes, seconds, and the server's CPU seconds."""
     before = server.cpu_seconds()
     downloads, seconds = run_curls(bench.site, server.url, parts)
     expected = sum(part.size or bench.site.size for part in parts)
@@ -92,9 +95,7 @@ def _measure_slow(bench: Bench, names: tuple[str, ...], count: int) -> None:
 
 
 def measure_sharing(bench: Bench) -> None:
-    """Clients of the same file at the same time: what is fetched, over the packed bytes of the
-    file.
-    """
+    """Measure the fetched bytes for clients of the same file, over the file's packed bytes."""
     kind = bench.kinds[-1]
     name = bench.site.need_kind(kind)
     packed = sum(bench.site.read_chunks(name).values())
@@ -118,7 +119,7 @@ def measure_sharing(bench: Bench) -> None:
 
 
 def measure_workers(bench: Bench) -> None:
-    """One worker against two, with eight clients."""
+    """Measure one worker against two, with eight clients."""
     names = tuple(bench.site.need_kind(kind) for kind in bench.kinds)
     parts = list(islice(iter_parts(names, bench.site.size, 4), 8))
     for _ in bench.turns("workers"):

@@ -1,10 +1,10 @@
-"""One client and files of growing size: memory and CPU per byte have to stay what they are."""
+"""Measure one client with files of growing size: memory and CPU per byte must stay constant."""
 
 from bench.bench import MIB, Bench, per_gb
 from bench.results import at_most
 
 SECTION = "growth"
-FACTORS = (1 / 16, 1 / 4, 1, 4)  # of the usual size: 64 MiB to 4 GiB
+FACTORS = (1 / 16, 1 / 4, 1, 4)  # of the default size: 64 MiB to 4 GiB
 KIND = "lz4"
 PEAK_GOAL = at_most(64)
 
@@ -23,5 +23,5 @@ def measure_growth(bench: Bench) -> None:
 
 
 def describe(size: int) -> str:
-    """Name a size in bytes."""
+    """Return a size in bytes as text."""
     return f"{size // MIB} MiB"

@@ -1,9 +1,9 @@
-"""Clients and upstreams that mean ill, kind by kind, each against a server of its own.
+"""Hostile clients and upstreams, each kind against a new server.
 
-Of every kind: what was answered, the longest turn of the server's event loop, how long others
-waited for /health meanwhile, and the server's memory. Nothing is judged. All of it is bounded in
-number and time, and stays on the loopback interface; the clients and the upstream share the
-machine, and a process, so waits are theirs, too.
+For each kind, the bench prints the statuses, the longest turn of the server's event loop, the
+longest wait of a client for /health, and the server's memory. There are no goals. The load is
+bounded in number and time, and stays on the loopback interface. Clients and upstream share the
+machine and one process, which adds to the waits.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from bench.processes import Child, start_xetserve
 from xetserve.app.hub.passthrough import MAX_QUESTION_SIZE
 
 KIND_TIMEOUT: Final = 60.0  # seconds for all clients of a kind
-PROBE_PAUSE: Final = 0.05  # seconds between two questions of whether the server is there
-HEAD_SIZE: Final = 31_000  # bytes of a field; heads are 32 KiB at most
+PROBE_PAUSE: Final = 0.05  # seconds between two requests for /health
+HEAD_SIZE: Final = 31_000  # bytes in a field; a head has at most 32 KiB
 BODY_SIZE: Final = MAX_QUESTION_SIZE - 1024  # bytes
 TOKEN: Final = "Authorization: Bearer hf_hostile"
 _BODY_PIECE: Final = 64 * 1024
@@ -32,14 +32,14 @@ _BODY_PIECE: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request: head without its end, and the pieces of the body as they are sent."""
+    """A request: its head without the empty line, and the pieces of its body."""
 
     head: str
     body: Sequence[bytes] = ()
 
     @property
     def is_head(self) -> bool:
-        """Whether the answer has no body."""
+        """Return whether the response has no body."""
         return self.head.startswith("HEAD ")
 
 
@@ -47,8 +47,10 @@ class Ask:
 class Kind:
     """One kind of hostile clients.
 
-    make: gives the requests; connections: that they are sent over, one after the other on each.
-    flags: of the server. needs_origin: the upstream is a good one, with a file.
+    make: returns the requests.
+    connections: number of connections; each sends one request after the other.
+    flags: of the server.
+    needs_origin: use the normal origin as upstream, which has a file.
     """
 
     name: str
@@ -60,7 +62,7 @@ class Kind:
 
 @dataclass
 class Figures:
-    """What is printed of a kind. Times in seconds, memory in MiB."""
+    """The figures of a kind. Times are in seconds, memory in MiB."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -83,7 +85,7 @@ def post(target: str, pieces: Sequence[bytes], *fields: str) -> Ask:
 
 
 def make_large_bodies(count: int) -> Iterator[Ask]:
-    """Make questions whose bodies are as large as they may be, cut into pieces."""
+    """Make requests with bodies of the maximum size, in pieces."""
     body = b'{"paths": [' + b'"x",' * (BODY_SIZE // 4 - 4) + b'"x"]}'
     pieces = [body[at : at + _BODY_PIECE] for at in range(0, len(body), _BODY_PIECE)]
     for _ in range(count):
@@ -91,7 +93,7 @@ def make_large_bodies(count: int) -> Iterator[Ask]:
 
 
 def make_small_chunks(count: int) -> Iterator[Ask]:
-    """Make questions whose bodies come in chunks of two bytes."""
+    """Make requests with bodies in chunks of two bytes."""
     pieces = [b"2\r\n  \r\n" * 8192] * 32
     for _ in range(count):
         yield post(
@@ -100,7 +102,7 @@ def make_small_chunks(count: int) -> Iterator[Ask]:
 
 
 def make_ranges(target: str, size: int, count: int) -> Iterator[Ask]:
-    """Make requests for 16 parts of a file, and for all of it coded, in turn."""
+    """Make requests for 16 parts of a file and for the whole file with zstd, in turn."""
     step = size // 16
     parts = ",".join(f"{at}-{at + step // 2}" for at in range(0, size - step, step))
     for number in range(count):
@@ -108,11 +110,11 @@ def make_ranges(target: str, size: int, count: int) -> Iterator[Ask]:
 
 
 def make_kinds(scale: float, target: str, size: int) -> list[Kind]:
-    """List the kinds.
+    """Return all kinds.
 
     Args:
-        scale: of the number of requests.
-        target, size: a file that the origin has.
+        scale: factor for the number of requests.
+        target, size: a file on the origin.
     """
 
     def times(number: int) -> int:
@@ -170,7 +172,7 @@ class Hostile:
         self._figures = figures
 
     async def flood(self, kind: Kind) -> None:
-        """Send all requests of a kind, for KIND_TIMEOUT at most."""
+        """Send all requests of a kind, for at most KIND_TIMEOUT."""
         asks = iter(kind.make())
         started = time.monotonic()
         clients = [asyncio.ensure_future(self._send(asks)) for _ in range(kind.connections)]
@@ -182,7 +184,7 @@ class Hostile:
         self._figures.seconds = time.monotonic() - started
 
     async def _send(self, asks: Iterator[Ask]) -> None:
-        """Take requests and send them, on a new connection whenever one is closed."""
+        """Send requests; open a new connection whenever the server closes one."""
         ask = next(asks, None)
         while ask is not None:
             try:
@@ -205,9 +207,7 @@ class Hostile:
             writer.transport.abort()
 
     async def probe(self) -> None:
-        """Ask again and again whether the server is there, and note how long that takes; until
-        cancelled.
-        """
+        """Request /health periodically and record the longest wait, until cancelled."""
         while True:
             started = time.monotonic()
             try:
@@ -220,7 +220,7 @@ class Hostile:
             await asyncio.sleep(PROBE_PAUSE)
 
     async def read_worst_turn(self) -> float:
-        """Read the longest turn of the event loop off the metrics."""
+        """Return the longest turn of the event loop, from the metrics."""
         async with asyncio.timeout(KIND_TIMEOUT), self._connect() as (reader, writer):
             writer.write(b"GET /metrics HTTP/1.0\r\nHost: h\r\n\r\n")
             text = (await reader.read()).decode("latin-1")
@@ -231,9 +231,9 @@ class Hostile:
 async def exchange(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ask: Ask
 ) -> tuple[str, bool]:
-    """Send a request and read the answer; gives its status, and whether the connection stays."""
+    """Send a request and read the response; return its status and whether the connection stays."""
     writer.write(f"{ask.head}\r\n\r\n".encode("latin-1"))
-    with suppress(ConnectionError):  # an answer may come before all was sent
+    with suppress(ConnectionError):  # the server may respond before it has read all
         for piece in ask.body:
             writer.write(piece)
             await writer.drain()
@@ -249,7 +249,7 @@ async def exchange(
 
 
 async def skip(reader: asyncio.StreamReader, size: int) -> None:
-    """Read so many bytes, and keep none."""
+    """Read and discard size bytes."""
     while size:
         piece = await reader.read(min(size, _BODY_PIECE))
         if not piece:
@@ -258,7 +258,7 @@ async def skip(reader: asyncio.StreamReader, size: int) -> None:
 
 
 async def skip_chunks(reader: asyncio.StreamReader) -> None:
-    """Read a chunked body, and keep nothing."""
+    """Read and discard a chunked body."""
     while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
         await skip(reader, size + 2)
     while await reader.readuntil(b"\r\n") != b"\r\n":
@@ -266,7 +266,7 @@ async def skip_chunks(reader: asyncio.StreamReader) -> None:
 
 
 async def measure(kind: Kind, server: Child) -> Figures:
-    """Let a kind of clients loose on a server."""
+    """Run one kind of hostile clients against a server; return the figures."""
     figures = Figures()
     hostile = Hostile(server.url, figures)
     probing = asyncio.ensure_future(hostile.probe())
@@ -285,7 +285,7 @@ async def measure(kind: Kind, server: Child) -> Figures:
 async def run_kinds(
     names: Sequence[str], scale: float, folder: Path, origin_url: str, target: str, size: int
 ) -> None:
-    """Measure the kinds, all where none is named, and print a line for each."""
+    """Measure the named kinds, or all, and print a line for each."""
     titles = "kind", "seconds", "worst turn", "/health, s", "MiB before", "at most", "answers"
     sys.stdout.write("\n{:28} {:>8} {:>11} {:>11} {:>11} {:>8}  {}\n".format(*titles))
     async with AsyncExitStack() as stack:

@@ -1,6 +1,4 @@
-"""What this machine cannot show, worked out from the costs per byte and per client that it did
-show.
-"""
+"""Estimates for loads beyond this machine, from its measured costs per byte and per client."""
 
 from bench import fleet, growth, throughput
 from bench.bench import MIB
@@ -14,7 +12,7 @@ NUM_CLIENTS = 10_000
 
 
 def work_out(results: Results) -> None:
-    """Add the estimates for which there are figures."""
+    """Add the estimates for which the results have figures."""
     results.section = SECTION
     for kind in throughput.CPU_GOALS:
         _estimate_full_line(results, kind)
@@ -25,7 +23,7 @@ def work_out(results: Results) -> None:
 
 
 def _estimate_full_line(results: Results, kind: str) -> None:
-    """100 Gbit/s to clients: cores like these, in as many workers, and what comes in."""
+    """Estimate 100 Gbit/s to clients: the cores, one worker each, and the upstream traffic."""
     cpu = results.median(throughput.SECTION, f"{kind}: xetserve, CPU")
     packed = results.median(throughput.SECTION, f"{kind}: packed over decoded bytes")
     if cpu is not None and packed is not None:
@@ -35,8 +33,9 @@ def _estimate_full_line(results: Results, kind: str) -> None:
 
 
 def _estimate_large_file(results: Results) -> None:
-    """One TB: the time one client needs, and the memory, were it to grow on as between the sizes
-    measured.
+    """Estimate a file of 1 TB: the time for one client, and the memory.
+
+    The memory is extrapolated from the measured sizes.
     """
     sizes = []
     for figure in results.in_section(growth.SECTION):
@@ -56,9 +55,7 @@ def _estimate_large_file(results: Results) -> None:
 
 
 def _estimate_many_clients(results: Results) -> None:
-    """10^4 slow clients: the memory of SLOW[1], and for each one more what it took between SLOW[0]
-    and SLOW[1].
-    """
+    """Estimate 10,000 slow clients: extrapolate the memory from SLOW[0] and SLOW[1] clients."""
     few, many = (
         results.median(fleet.SECTION, f"{count} slow clients: peak memory") for count in SLOW
     )

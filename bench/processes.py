@@ -1,4 +1,4 @@
-"""Child processes: started, measured from outside through /proc, and always stopped."""
+"""Child processes: start them, measure them through /proc, and always stop them."""
 
 import os
 import re
@@ -19,17 +19,17 @@ _DROPPED: Final = re.compile(r"(?i)(XETSERVE_.*|PORT|.*_proxy|HF_.*)")
 
 
 class BenchError(Exception):
-    """The bench cannot go on; the message says why."""
+    """The bench cannot continue; the message has the reason."""
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment of a child: no settings of ours, no proxies, no tokens of the user's."""
+    """Return an environment for a child without the user's settings, proxies and tokens."""
     kept = {name: value for name, value in os.environ.items() if not _DROPPED.fullmatch(name)}
     return {**kept, "NO_PROXY": "*", **extra}
 
 
 class Child:
-    """A process, what it costs, and its end. In a session of its own: Ctrl-C reaches only us."""
+    """A child process and its cost. It has its own session, so Ctrl-C does not reach it."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Return the process id."""
         return self.process.pid
 
     def wait_until_listening(self) -> None:
         """Wait for the log line that names the address.
 
         Raises:
-            BenchError: the process ended, or did not come up in time.
+            BenchError: the process ended, or did not start in time.
         """
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -72,12 +72,12 @@ class Child:
         raise BenchError(f"{self.name} did not start: {self.log.read_text(errors='replace')}")
 
     def pids(self) -> list[int]:
-        """The process and its children: a supervisor's workers count."""
+        """Return the ids of the process and its children, such as a supervisor's workers."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return [self.pid, *map(int, children)]
 
     def cpu_seconds(self) -> float:
-        """User and system time so far."""
+        """Return the user and system time so far, in seconds."""
         return sum(_read_cpu_seconds(Path(f"/proc/{pid}/stat")) for pid in self.pids())
 
     def loop_cpu_seconds(self) -> float:
@@ -85,19 +85,19 @@ class Child:
         return _read_cpu_seconds(Path(f"/proc/{self.pid}/task/{self.pid}/stat"))
 
     def peak_memory(self) -> float:
-        """MiB of resident memory at most so far (VmHWM), summed over the processes."""
+        """Return the peak resident memory (VmHWM) in MiB, summed over the processes."""
         return sum(_read_status(pid, "VmHWM") for pid in self.pids())
 
     def memory(self) -> float:
-        """MiB of resident memory now."""
+        """Return the resident memory in MiB, summed over the processes."""
         return sum(_read_status(pid, "VmRSS") for pid in self.pids())
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; gives the exit status."""
+        """Wait for the end; return the exit status."""
         return self.process.wait(timeout)
 
     def stop(self) -> None:
-        """End it, with force if it does not go by itself. Does nothing the second time."""
+        """End the process, by SIGKILL if necessary. A second call does nothing."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -126,7 +126,7 @@ def _read_cpu_seconds(stat: Path) -> float:
 
 
 def _read_status(pid: int, field: str) -> float:
-    """Read a kB field of /proc/PID/status, in MiB."""
+    """Return a kB field of /proc/PID/status in MiB."""
     match = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(match[1]) / 1024 if match else 0.0
 
@@ -138,13 +138,13 @@ def start_xetserve(
     listens.
 
     Args:
-        python: of the environment that xetserve is installed in.
-        ca_file: certificates that it trusts, in place of the system's.
+        python: the interpreter of the environment in which xetserve is installed.
+        ca_file: certificates that it trusts instead of the system's.
     """
     flags = ("--host", "127.0.0.1", "--port", "0")
     trust = {} if ca_file is None else {"SSL_CERT_FILE": str(ca_file)}
     child = Child(
-        # -P: the package of that environment, not the one in the current folder.
+        # -P: use the package of that environment, not the one in the current folder.
         [python, "-P", "-m", "xetserve", *arguments, *flags],
         log,
         environment=clean_environment(**trust),

@@ -1,8 +1,8 @@
-"""The configuration that people run: data over HTTPS, and a disk cache that fills. Plain HTTP and
-no cache beside it.
+"""Measure the usual configuration: data over HTTPS, and a disk cache that fills.
 
-The floor is measured in the same run: decoding and hashing the file's chunks in one thread, with
-nothing around it. A figure as a multiple of the floor can be compared with that of another day.
+Plain HTTP and no cache are measured beside it. The floor is measured in the same run: one thread
+decodes and hashes the file's chunks and does nothing else. A figure as a multiple of the floor can
+be compared with one of another day.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from bench.site import count_requests
 
 SECTION = "production"
 KIND = "bg4"
-MAX_QUESTIONS = 20.0  # to the CAS, for 10**9 bytes, where the upstream is near
+MAX_QUESTIONS = 20.0  # requests to a near CAS, for 10**9 bytes
 
 _FLOOR = """\
 import sys, time
@@ -39,7 +39,7 @@ print(decoded, time.process_time() - start)
 
 
 def measure_production(bench: Bench) -> None:
-    """Measure HTTPS and plain HTTP upstreams, with a cache that fills, warm, and without one."""
+    """Measure HTTPS and plain HTTP upstreams, with a filling cache, a warm one and without one."""
     site = bench.site
     name = site.need_kind(KIND)
     secure = site.need_secure_origin()

@@ -1,4 +1,4 @@
-"""What was measured: figures with the values of all runs, and the goals beside them."""
+"""Results: figures with the values of all runs, and their goals."""
 
 import json
 import statistics
@@ -18,23 +18,23 @@ class Goal:
         return f"{'≤' if self.at_most else '≥'} {self.limit:g}"
 
     def is_met(self, value: float) -> bool:
-        """Tell whether a value keeps to the bound."""
+        """Return whether a value meets the goal."""
         return value <= self.limit if self.at_most else value >= self.limit
 
 
 def at_least(limit: float) -> Goal:
-    """A goal for what should be large."""
+    """Return a goal with a lower bound."""
     return Goal(limit, at_most=False)
 
 
 def at_most(limit: float) -> Goal:
-    """A goal for what should be small."""
+    """Return a goal with an upper bound."""
     return Goal(limit, at_most=True)
 
 
 @dataclass(slots=True)
 class Figure:
-    """One quantity, a value for each run. is_estimate: worked out from others, not measured."""
+    """One quantity with a value for each run. is_estimate: computed from others, not measured."""
 
     section: str
     name: str
@@ -57,12 +57,12 @@ class Figure:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the median keeps to the goal; None without one."""
+        """Return whether the median meets the goal; None without a goal."""
         return None if self.goal is None else self.goal.is_met(self.median)
 
 
 class Results:
-    """Figures and remarks, in the order in which they came, by section."""
+    """Figures and remarks by section, in the order in which they were added."""
 
     def __init__(self) -> None:
         self.section = ""
@@ -78,7 +78,7 @@ class Results:
         figure.values.append(value)
 
     def estimate(self, name: str, value: float, unit: str) -> None:
-        """Add what was worked out, not measured."""
+        """Add a computed figure to the current section."""
         self.figures[self.section, name] = Figure(
             self.section, name, unit, is_estimate=True, values=[value]
         )
@@ -89,25 +89,25 @@ class Results:
             self.remarks.append((self.section, text))
 
     def find(self, section: str, name: str) -> Figure | None:
-        """Give a figure, if it was measured."""
+        """Return a figure; None: it was not measured."""
         return self.figures.get((section, name))
 
     def median(self, section: str, name: str) -> float | None:
-        """Give a figure's median, if it was measured."""
+        """Return a figure's median; None: it was not measured."""
         figure = self.find(section, name)
         return None if figure is None else figure.median
 
     def sections(self) -> Iterable[str]:
-        """Iterate over the sections, each once."""
+        """Yield each section once."""
         names = [section for section, _ in self.figures]
         return dict.fromkeys(names + [section for section, _ in self.remarks])
 
     def in_section(self, section: str) -> list[Figure]:
-        """Give the figures of a section."""
+        """Return the figures of a section."""
         return [figure for figure in self.figures.values() if figure.section == section]
 
     def to_json(self) -> str:
-        """Write everything, with the statistics that a reader wants at once."""
+        """Return all results as JSON, with medians, minima and maxima."""
         figures = []
         for figure in self.figures.values():
             summary = {"median": figure.median, "min": figure.low, "max": figure.high}
@@ -117,10 +117,10 @@ class Results:
 
 
 def parse_results(text: str) -> Results:
-    """Read what to_json wrote.
+    """Parse the text that to_json returns.
 
     Raises:
-        ValueError, KeyError: it is something else.
+        ValueError, KeyError: text has another form.
     """
     value = json.loads(text)
     results = Results()

@@ -1,4 +1,4 @@
-"""Another revision of the project, built in an environment of its own, to run beside this one."""
+"""Build another revision of the project in its own environment, to measure it beside this one."""
 
 import subprocess
 import sys
@@ -12,14 +12,14 @@ _PROJECT = Path(__file__).parents[1]
 def build_revision(revision: str, folder: Path) -> Path:
     """Build a revision of this repository; return the Python of its environment.
 
-    What was built before for the same commit is used again.
+    An environment that exists for the same commit is used again.
 
     Args:
-        revision: anything that git takes for a commit.
-        folder: where environments are, one for each commit.
+        revision: any name of a commit that git accepts.
+        folder: holds one environment for each commit.
 
     Raises:
-        BenchError: there is no such commit, or it cannot be built.
+        BenchError: the commit does not exist, or the build failed.
     """
     commit = _run("git", "-C", str(_PROJECT), "rev-parse", "--verify", f"{revision}^{{commit}}")
     target = folder / commit.strip()

@@ -1,12 +1,11 @@
-"""The site that is measured: files that the official client uploaded to an origin whose data plane
-is nginx.
+"""The measured site: an origin with files from the official client, and nginx for its data.
 
-    {work}/{size}MiB/files/          plain files, which nginx serves as they are: the ceiling
+    {work}/{size}MiB/files/          the files themselves, which nginx serves: the ceiling
     {work}/{size}MiB/origin/         the origin's folder; nginx serves its xorbs
-    {work}/{size}MiB/prepared.json   path in the repository -> commits it was uploaded with
+    {work}/{size}MiB/prepared.json   path in the repository -> commits of its uploads
 
-What was prepared there before is used again. Files are made and uploaded when a measurement first
-asks for them.
+Files from earlier runs are used again. A file is made and uploaded when a measurement first needs
+it.
 """
 
 import json
@@ -31,7 +30,7 @@ EDITED: Final = "edited.bin"
 FRAGMENTED: Final = "fragmented.bin"
 
 _NGINX: Final = """\
-# One process of its own for everything, so that it is easily measured and stopped.
+# One process without workers, which is easy to measure and stop.
 daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx-error.log;
 events {{ worker_connections 8192; }}
 http {{
@@ -64,17 +63,17 @@ print(api.upload_file(path_or_fileobj=path, path_in_repo=name, repo_id=repo).oid
 
 
 class DataTraffic(NamedTuple):
-    """What the data plane has sent."""
+    """The traffic of the data plane."""
 
     num_requests: int
     nbytes: int
 
 
 class Site:
-    """Origin and nginx on a work folder, with the official client to fill it.
+    """An origin and nginx on a work folder, which the official client fills.
 
     Args:
-        size: bytes of one file; those of other sizes are fractions or multiples of it.
+        size: bytes in one file; other sizes are fractions or multiples of it.
     """
 
     def __init__(self, work: Path, size: int) -> None:
@@ -107,14 +106,14 @@ class Site:
         self._stack.close()
 
     def start_origin(self, log: str, *flags: str) -> Child:
-        """Start an origin on the folder. Another one beside the first may only be read from."""
+        """Start an origin on the folder. Do not upload to an origin beside the first one."""
         folder = str(self.folder / "origin")
         child = start_xetserve(self.folder / log, "origin", folder, "--test-controls", *flags)
         self._stack.callback(child.stop)
         return child
 
     def need_secure_origin(self) -> Child:
-        """Have an origin whose data comes over HTTPS; it may only be read from."""
+        """Return an origin whose data comes over HTTPS, for reading only; start it if needed."""
         url = f"https://127.0.0.1:{self._secure_port}"
         return self.start_origin("secure-origin.log", "--data-url", url)
 
@@ -144,7 +143,7 @@ class Site:
         python: str = sys.executable,
         ca_file: Path | None = None,
     ) -> Child:
-        """Start xetserve in front of the origin. The caller stops it; the site does in the end.
+        """Start xetserve in front of the origin. The caller stops it, or the site at its end.
 
         Args:
             python, ca_file: see start_xetserve.
@@ -159,9 +158,7 @@ class Site:
         return child
 
     def client_environment(self, home: Path, hub_url: str = "") -> dict[str, str]:
-        """What the official client needs to talk to the origin; defaults in all that matters for
-        speed.
-        """
+        """Return the official client's environment for the origin, with default speed settings."""
         return clean_environment(
             HF_ENDPOINT=hub_url or self.origin.url,
             HF_HOME=str(home),
@@ -173,7 +170,7 @@ class Site:
     # Files
 
     def need_kind(self, kind: str, size: int | None = None) -> str:
-        """Have a file of a kind in the repository; gives its path there."""
+        """Return the path of a file of a kind in the repository; make and upload it if needed."""
         size = self.size if size is None else size
         name = f"{kind}.bin" if size == self.size else f"{kind}-{size // 2**20}MiB.bin"
         path = self.files / name
@@ -181,12 +178,15 @@ class Site:
             _say(f"making {name}")
             write_file(path, KINDS[kind](size))
             self._upload(path, name)
-            if size != self.size:  # not served as it is
+            if size != self.size:  # nginx does not serve files of this size
                 path.unlink()
         return name
 
     def need_fragmented(self) -> str:
-        """Have the fragmented file: a quarter of the size, made from a sixteenth of it."""
+        """Return the path of the fragmented file; make it if needed.
+
+        It has a quarter of the default size, and a sixteenth of it is distinct.
+        """
         if FRAGMENTED not in self._commits:
             path = self.folder / FRAGMENTED
             write_file(path, iter_fragmented(self.size // 4, self.size // 16))
@@ -195,7 +195,7 @@ class Site:
         return FRAGMENTED
 
     def need_edited(self) -> tuple[str, str, str]:
-        """Have a file in two revisions; gives its path and their commit ids."""
+        """Return the path of a file with two revisions, and their commits; make it if needed."""
         if len(self._commits.get(EDITED, ())) < 2:
             path = self.folder / EDITED
             content = b"".join(KINDS["bg4"](self.size // 4))
@@ -221,7 +221,7 @@ class Site:
         self._commits.setdefault(name, []).append(done.stdout.strip())
         self._marker.write_text(json.dumps(self._commits))
 
-    # What the origin and the data plane know
+    # Data of the origin and the data plane
 
     def read_xorbs(self, name: str) -> list[str]:
         """Return the names of the xorbs that a file is built from."""
@@ -249,9 +249,7 @@ class Site:
         return chunks
 
     def data_traffic(self) -> DataTraffic:
-        """Count what the data plane has sent since the site was prepared, once it has calmed
-        down.
-        """
+        """Wait until the data plane is idle; return its traffic since the site was prepared."""
         log = self.folder / "data.log"
         size = -1
         while size != (size := log.stat().st_size if log.exists() else 0):
@@ -261,20 +259,20 @@ class Site:
 
 
 def set_faults(origin: Child, **faults: Any) -> None:
-    """Tell an origin how to misbehave; what is not named is well-behaved again."""
+    """Set the faults of an origin; faults that are not named are reset."""
     url = f"{origin.url}/_test/faults"
     request = urllib.request.Request(url, data=json.dumps(faults).encode(), method="POST")
     _open(request).close()
 
 
 def count_requests(origin: Child, part: str) -> int:
-    """Count the requests that have reached an origin with a part in their path."""
+    """Return the number of requests to an origin whose path contains part."""
     with _open(urllib.request.Request(f"{origin.url}/_test/requests")) as response:
         return sum(part in item["path"] for item in json.load(response))
 
 
 def _make_certificates(folder: Path) -> Path:
-    """Make a CA and a certificate of it for 127.0.0.1, good for years; return the CA's file."""
+    """Make a CA and its certificate for 127.0.0.1, valid for years; return the CA's file."""
     if not (folder / "server.pem").exists():
         (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
         new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

@@ -1,8 +1,7 @@
-"""Many slow clients in one process: `python -m bench.slow PLAN`, PLAN being a JSON file.
+"""Many slow clients in one process: `python -m bench.slow PLAN` with PLAN a JSON file.
 
-Each asks for a range that is far too long for it and takes only so many bytes a second, behind a
-small receive
-buffer: what it does not take has to wait at the server. The result goes to standard output as JSON.
+Each client requests a long range and reads it at a low rate with a small receive buffer, so the
+server has to hold its data. The result goes to standard output as JSON.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ TICK = 0.25  # seconds between two reads of a client
 
 @dataclass(frozen=True, slots=True)
 class SlowClients:
-    """What they do. requests: (URL, first byte of the range). rate: bytes per second of each."""
+    """The plan. requests: (URL, first byte of the range). rate: bytes per second of each client."""
 
     requests: list[tuple[str, int]]
     token: str
@@ -31,7 +30,7 @@ class SlowClients:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one client fared. first_byte: seconds, None: there was none."""
+    """The outcome of one client. first_byte: seconds; None: no byte arrived."""
 
     received: int
     first_byte: float | None
@@ -39,7 +38,7 @@ class Outcome:
 
 
 async def run_client(url: str, start: int, plan: SlowClients) -> Outcome:
-    """Download at the plan's rate until its time is over, then leave."""
+    """Download at the plan's rate until its time has passed, then close."""
     loop = asyncio.get_running_loop()
     parts = urlsplit(url)
     head = (
@@ -74,14 +73,14 @@ async def run_client(url: str, start: int, plan: SlowClients) -> Outcome:
 
 
 async def run(plan: SlowClients) -> list[Outcome]:
-    """Run all clients at once."""
+    """Run all clients at the same time; return their outcomes."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(run_client(url, at, plan)) for url, at in plan.requests]
     return [task.result() for task in tasks]
 
 
 def main() -> int:
-    """Read the plan, run it, write the outcomes."""
+    """Read the plan, run it, and print the outcomes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     plan = SlowClients(**json.loads(Path(sys.argv[1]).read_text()))

@@ -1,8 +1,8 @@
-"""A soak: `python -m bench.soak --minutes 20 [-- SERVE FLAGS]`.
+"""A soak test: `python -m bench.soak --minutes 20 [-- SERVE FLAGS]`.
 
-Many clients download whole files and ranges of mixed sizes, leave in the middle, come back; the
-upstream misbehaves in turns. Every byte that a client gets is compared with the source. In the end
-the server has to be idle: as many open files as before, and no more memory than its bounds allow.
+Many clients download whole files and ranges of mixed sizes, disconnect early and come back, while
+the upstream injects faults in turns. Every received byte is compared with the source. At the end
+the server must be idle: with as many open files as before, and memory within its limits.
 """
 
 import argparse
@@ -43,7 +43,7 @@ FAULTS: tuple[dict[str, object], ...] = (
 
 
 def make_files(folder: Path) -> dict[str, bytes]:
-    """Make the files: name -> content. Large ones share parts, so that xorbs are shared, too."""
+    """Make the files; return name -> content. Large files share parts, and therefore xorbs."""
     source = random.Random(1)
     shared = source.randbytes(8 * MIB)
     files = {}
@@ -58,7 +58,7 @@ def make_files(folder: Path) -> dict[str, bytes]:
 
 
 def start(*arguments: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a xetserve command; gives its URL once it listens."""
+    """Start a xetserve command; return its process and its URL once it listens."""
     with log.open("wb") as errors:
         process = subprocess.Popen([sys.executable, "-m", "xetserve", *arguments], stderr=errors)
     deadline = time.monotonic() + TIMEOUT
@@ -71,13 +71,13 @@ def start(*arguments: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 
 def open_files(pid: int) -> int:
-    """Open files of a process and its children."""
+    """Return the number of open files of a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return sum(len(list(Path(f"/proc/{each}/fd").iterdir())) for each in [str(pid), *children])
 
 
 def memory(pid: int, field: str) -> int:
-    """VmRSS or VmHWM in MiB, summed over a process and its children."""
+    """Return VmRSS or VmHWM in MiB, summed over a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     total = 0
     for each in [str(pid), *children]:
@@ -87,7 +87,7 @@ def memory(pid: int, field: str) -> int:
 
 
 class Soak:
-    """The clients, and what they have seen."""
+    """The clients and their results."""
 
     def __init__(self, url: str, files: dict[str, bytes]) -> None:
         self._url = url
@@ -96,7 +96,7 @@ class Soak:
         self.wrong: list[str] = []
 
     async def client(self, number: int, until: float) -> None:
-        """Download again and again, each time something else."""
+        """Download random files and ranges until a time."""
         source = random.Random(number)
         while time.monotonic() < until:
             pool = ConnectionPool(
@@ -143,7 +143,7 @@ class Soak:
 
 
 async def misbehave(origin_url: str, until: float) -> None:
-    """Let the origin misbehave, in turns."""
+    """Set faults of the origin in turns, until a time."""
     pool = ConnectionPool(tls=make_client_context(), proxies=ProxyRules({}), connect_timeout=5)
     number = 0
     while time.monotonic() < until:
@@ -157,7 +157,7 @@ async def misbehave(origin_url: str, until: float) -> None:
 
 
 async def run(minutes: float, num_clients: int, flags: list[str], folder: Path) -> bool:
-    """Run the soak; tells whether all went well."""
+    """Run the soak; return whether all checks passed."""
     files = make_files(folder / "files")
     origin, origin_url = start(
         *("origin", str(folder / "origin"), "--host", "127.0.0.1", "--port", "0"),
@@ -170,12 +170,12 @@ async def run(minutes: float, num_clients: int, flags: list[str], folder: Path) 
     )
     try:
         soak = Soak(url, files)
-        await soak.client(0, time.monotonic() + 2)  # warm: what is opened once stays open
+        await soak.client(0, time.monotonic() + 2)  # warm up: some files stay open
         files_before = open_files(server.pid)
         until = time.monotonic() + minutes * 60
         clients = [soak.client(number, until) for number in range(num_clients)]
         await asyncio.gather(misbehave(origin_url, until), *clients)
-        await asyncio.sleep(35)  # idle upstream connections are kept for 30 seconds
+        await asyncio.sleep(35)  # idle upstream connections close after 30 seconds
         files_after = open_files(server.pid)
         sys.stdout.write(
             f"{dict(soak.counts)}\nwrong: {soak.wrong or 'nothing'}\n"

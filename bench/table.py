@@ -6,7 +6,7 @@ NAME_WIDTH = 66
 
 
 def format_number(value: float) -> str:
-    """Three digits that count, and no exponent."""
+    """Return a number with three significant digits and no exponent."""
     size = abs(value)
     if size >= 100 or value == int(value):
         return f"{value:,.0f}"
@@ -14,7 +14,7 @@ def format_number(value: float) -> str:
 
 
 def format_figure(figure: Figure) -> str:
-    """One line: median, spread, unit, goal and whether it was met."""
+    """Return one line: median, spread, unit, goal and whether it was met."""
     spread = ""
     if len(figure.values) > 1:
         spread = f"{format_number(figure.low)} - {format_number(figure.high)}"
@@ -27,7 +27,7 @@ def format_figure(figure: Figure) -> str:
 
 
 def make_table(results: Results) -> str:
-    """Write all sections, then how many goals were met."""
+    """Return all sections, then the number of goals that were met."""
     lines = [f"  {'':{NAME_WIDTH}} {'median':>8}  {'min - max':>17}  goal"]
     for section in results.sections():
         lines += ["", section]
