@@ -1,8 +1,5 @@
 """What a response of the download service has in it."""
 
-from typing import cast
-
-from xetserve.app.download.body import StartedBody
 from xetserve.http.messages import Response
 
 
@@ -10,11 +7,10 @@ async def read(response: Response) -> bytes:
     """Read a body to its end, then close it."""
     if isinstance(response.body, bytes):
         return response.body
-    body = cast(StartedBody, response.body)
     try:
-        return b"".join([b"".join(block) async for block in body])
+        return b"".join([b"".join(block) async for block in response.body])
     finally:
-        await body.aclose()
+        await response.aclose()
 
 
 def headers_of(response: Response) -> dict[str, str]:
