@@ -50,7 +50,7 @@ class Download(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """MB/s."""
+        """Return the rate in MB/s."""
         return self.nbytes / self.seconds / 1e6
 
 

@@ -158,7 +158,7 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
             format_seconds(max(0, now - used))
             for used in (contents.entries.oldest, contents.entries.newest)
         )
-        lines.append(("used", f"{newest} ago, and {oldest} ago what was not for longest"))
+        lines.append(("used", f"{newest} ago; the least recently used entry {oldest} ago"))
     _print("".join(f"{name:<14}{show(value)}\n" for name, value in lines))
     return 0
 
@@ -199,10 +199,10 @@ def _verify(options: argparse.Namespace, store: CacheStore) -> int:
     else:
         for name in report.unproven:
             sys.stderr.write(f"{show(name)}: unproven\n")
-        fate = "left where it is" if options.dry_run else "removed"
+        fate = "not removed" if options.dry_run else "removed"
         _print(
             f"{report.num_entries} entries of {report.num_xorbs} xorbs, "
-            f"{report.num_proven} of them whole and proven; "
+            f"{report.num_proven} of them complete and proven; "
             f"{report.num_ledgers} ledgers, {report.num_plain} plain files, "
             f"{format_size(report.size)} read; "
             f"{len(report.unproven)} unproven, {len(report.damaged)} damaged"

@@ -61,7 +61,7 @@ class Paths:
 
     @property
     def drop_in(self) -> Path:
-        """Our drop-in."""
+        """Return the path of the drop-in that deploy writes."""
         return self.units / f"{SERVICE}.d" / "10-deploy.conf"
 
 

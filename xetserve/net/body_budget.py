@@ -149,7 +149,7 @@ class BodyLease:
         Afterwards the lease holds the received bytes, or nothing after a failure.
 
         Raises:
-            RequestError: 503, the budget had no room in time, or the body was refused as too slow.
+            RequestError: 503, the reservation took too long, or the body was refused as too slow.
         """
         budget = self._budget
         try:

@@ -29,7 +29,7 @@ MAX_GRANT_SIZE: Final = 7000  # characters; servers and proxies accept URLs of 8
 # Characters of a grant for several ranges: another xetserve behind this one may seal it again.
 MAX_SHARED_SIZE: Final = 4000
 MAX_URL_RANGES: Final = 500  # ranges in one URL, as in the CAS's answers
-# Positions and gaps in one URL, see _count_named. About as many fit; only sealing shows the size.
+# Positions and gaps in one URL, see _count_named. About this many fit; only sealing shows the size.
 MAX_USES: Final = 1000
 MANY_USES: Final = 50  # above this many in one range, a trial seal checks whether they fit
 SEALED_SLICE: Final = 25  # URLs sealed in one step; one takes 0.1 ms
