@@ -19,7 +19,7 @@ from tests.pipeline.reading import (
     simple_file,
 )
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
-from xetserve.pipeline.fetch.fetch import WOKEN_AT_ONCE
+from xetserve.pipeline.fetch.chunk_waiters import WOKEN_AT_ONCE
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term

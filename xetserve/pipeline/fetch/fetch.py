@@ -16,16 +16,16 @@ the others: whoever waits for the next record is given room for it.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from xetserve.base.buffers import Buffer
-from xetserve.base.waiters import wake
 from xetserve.errors import FormatError, IntegrityError, UpstreamError, UrlExpired
 from xetserve.metrics.catalogue import EXPIRED_URLS, UPSTREAM_RETRIES
-from xetserve.pipeline.fetch.buffers import ArrivedChunk, ReceiveSlab
+from xetserve.pipeline.fetch.buffers import ArrivedChunk
+from xetserve.pipeline.fetch.chunk_waiters import ChunkWaiters
 from xetserve.pipeline.fetch.held_buffers import HeldBuffers
+from xetserve.pipeline.fetch.receive import Receiver
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.pacing import HostSpeed, Stopwatch
 from xetserve.pipeline.plan.window_plan import Step
@@ -34,18 +34,11 @@ from xetserve.upstream.cas.source import CasSource, Provenance
 from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.xet.hashes import format_hash, hash_chunk
 from xetserve.xet.reconstruction import FetchInfo
-from xetserve.xet.xorb import (
-    CHUNK_HEADER_SIZE,
-    ChunkHeader,
-    ChunkRecord,
-    RecordReader,
-    parse_chunk_header,
-)
+from xetserve.xet.xorb import ChunkHeader, ChunkRecord
 
 logger = logging.getLogger(__name__)
 
 MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
-WOKEN_AT_ONCE: Final = 16  # of those that wait for a chunk, in one turn of the event loop
 MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
 
 
@@ -107,12 +100,11 @@ class Fetch:
         self._next_chunk = self.chunks.start  # the first chunk that has never arrived
         self._rejected: set[int] = set()  # chunks that arrived damaged
         self._was_stored = False  # whether what came last came from a store
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._waking: deque[asyncio.Future[None]] = deque()  # whose chunk is here, or who must look
+        self._waiters = ChunkWaiters()
         self._held_buffers = HeldBuffers(
             budget,
             self.size,
-            is_hurried=lambda: bool(self._waiters or self._waking),
+            is_hurried=lambda: bool(self._waiters),
         )
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
@@ -254,13 +246,8 @@ class Fetch:
                 raise self._error
             if self._task is None or self._task.done():
                 raise IntegrityError(f"chunk {chunk} is missing from its fetch range")
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            self._held_buffers.hurry()
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
+            self._held_buffers.hurry()  # the next record gets room, since somebody waits
+            await self._waiters.wait()
 
     def get_header(self, chunk: int) -> ChunkHeader:
         """Return the header of a chunk that is here."""
@@ -366,7 +353,7 @@ class Fetch:
             await self._fetch_until_complete(error)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is the users' to see
             self._error = exc
-        self._wake_waiters()
+        self._waiters.wake_all()
 
     async def _fetch_until_complete(
         self, error: UpstreamError | FormatError | IntegrityError | None
@@ -421,81 +408,45 @@ class Fetch:
         """Do so; tells whether the data is good enough for all users, and does nothing if it is
         not.
         """
-        slab: ReceiveSlab | None = None
         started = time.monotonic()
         watch = Stopwatch(started)
-        holding = self._held_buffers
-        holding.begin(self._info.byte_range.size)
+        buffers, info = self._held_buffers, self._info
+        buffers.begin(info.byte_range.size)
+        receiver = Receiver(buffers, self._stall_timeout)
         try:
             async with self._source.open_data(
                 self.xorb_hash,
-                self._info,
+                info,
                 is_proven=self.is_proven,
                 takes_imported=self._takes_imported,
             ) as response:
                 if response.has_imported and not self._takes_imported:
                     return False
                 self._has_imported |= response.has_imported
-                chunk = self._info.chunks.start
-                origin: Provenance | None = None  # of the record that has begun
-                slab = await holding.open_slab(0)
-                reader = RecordReader()
-                filled = 0
-                while holding.num_left:
-                    needed = _size_of_record(slab.view, reader.position, filled)
-                    if reader.position + needed > len(slab.view) or filled == len(slab.view):
-                        old, start = slab, reader.position
-                        slab = await holding.open_slab(max(needed, filled - start))
-                        # The one copy of packed bytes: a record must not be cut by the end of a
-                        # slab.
-                        rest = filled - start
-                        slab.view[:rest] = old.view[start:filled]
-                        reader.move_to(0)
-                        filled = rest
-                        holding.close_slab(old)
-                        del old  # this frame may wait for long
-                    has_begun = filled > reader.position
-                    count = await response.receive_into(
-                        slab.view[filled : filled + holding.num_left], self._stall_timeout
-                    )
-                    if not count:
-                        raise UpstreamError(f"the data host sent {holding.num_left} bytes too few")
+                chunk = info.chunks.start
+                while buffers.num_left:
+                    is_first = buffers.num_left == self.size
+                    count = await receiver.receive(response)
                     watch.note_bytes(count, time.monotonic())
-                    is_first = holding.num_left == self.size
                     self._count_bytes(count, response.is_stored, is_first=is_first)
-                    filled += count
-                    holding.note_received(count, len(slab.view) - filled)
-                    records = list(reader.scan(slab.view, filled))
-                    last_origin, came_from = origin, response.origin
-                    # A record that came from two places is no proof of either.
-                    origin = came_from if not has_begun or last_origin is came_from else None
-                    for number, record in enumerate(records, chunk):
-                        self._take_record(number, record, slab, origin)
-                        origin = came_from
-                    if records:
-                        chunk += len(records)
-                        self._wake_waiters()
-                        del records, record  # this frame may wait for long, and slabs are reused
-                if not holding.was_paused:
+                    chunk += self._keep(chunk, receiver.take_chunks(response))
+                if not buffers.was_paused:
                     watch.record_in(self._host_speed, time.monotonic())
-                if reader.position != filled or chunk != self._info.chunks.end:
+                if not receiver.is_between_records or chunk != info.chunks.end:
                     raise FormatError(
-                        f"{chunk - self._info.chunks.start} chunks in a range, expected "
-                        f"{self._info.chunks.end - self._info.chunks.start}"
+                        f"{chunk - info.chunks.start} chunks in a range, expected "
+                        f"{info.chunks.end - info.chunks.start}"
                     )
-                # An answer of unknown length must end here, too.
-                if await response.receive_into(memoryview(bytearray(1)), self._stall_timeout):
-                    raise UpstreamError("the data host sent more than was asked for")
+                await receiver.check_end(response)
                 self._log(
                     "%d bytes from the %s in %.0f ms",
-                    self._info.byte_range.size,
+                    info.byte_range.size,
                     "cache" if response.is_stored else "data host",
                     (time.monotonic() - started) * 1000,
                 )
                 return True
         finally:
-            if slab is not None:
-                holding.close_slab(slab)
+            receiver.close()
 
     def _log(self, text: str, *values: object) -> None:
         if logger.isEnabledFor(logging.DEBUG):
@@ -512,38 +463,20 @@ class Fetch:
         else:
             tally.upstream_bytes += count
 
-    def _take_record(
-        self, chunk: int, record: ChunkRecord, slab: ReceiveSlab, origin: Provenance | None
-    ) -> None:
-        """Keep a chunk, if it is needed and was not here before."""
-        if chunk == self._next_chunk and chunk < self.chunks.end:
-            self._next_chunk += 1
-        elif chunk not in self._rejected:
-            return
-        self._rejected.discard(chunk)
-        if self._needed[chunk - self.chunks.start]:
-            slab.num_needed += 1
-            self._entries[chunk] = ArrivedChunk(record, slab, origin)
-
-    def _wake_waiters(self) -> None:
-        """Have those who wait look again, a few at a time: all of a thousand would hold up
-        everybody else.
+    def _keep(self, start: int, arrived: list[ArrivedChunk]) -> int:
+        """Keep those chunks, from start on, that are needed and were not here before; return how
+        many have arrived.
         """
-        is_waking = bool(self._waking)
-        self._waking += self._waiters
-        self._waiters.clear()
-        if not is_waking:
-            self._wake_some()
-
-    def _wake_some(self) -> None:
-        for _ in range(min(WOKEN_AT_ONCE, len(self._waking))):
-            wake(self._waking.popleft())
-        if self._waking:
-            asyncio.get_running_loop().call_soon(self._wake_some)
-
-
-def _size_of_record(view: memoryview, position: int, filled: int) -> int:
-    """Return the size of the record at position, or of its header as long as that is incomplete."""
-    if filled - position < CHUNK_HEADER_SIZE:
-        return CHUNK_HEADER_SIZE
-    return parse_chunk_header(view, position).record_size
+        for chunk, entry in enumerate(arrived, start):
+            if chunk == self._next_chunk and chunk < self.chunks.end:
+                self._next_chunk += 1
+            elif chunk not in self._rejected:
+                continue
+            self._rejected.discard(chunk)
+            if self._needed[chunk - self.chunks.start]:
+                assert entry.slab is not None
+                entry.slab.num_needed += 1
+                self._entries[chunk] = entry
+        if arrived:
+            self._waiters.wake_all()
+        return len(arrived)
