@@ -1,6 +1,4 @@
-"""Bearer tokens (RFC 6750). We do not judge a token, only its form: the Hub decides what it may
-read.
-"""
+"""Bearer tokens (RFC 6750). Only the form of a token is checked: the Hub knows what it may read."""
 
 import base64
 import re
@@ -25,14 +23,15 @@ def get_token(
     takes_basic: bool = False,
     max_size: int = MAX_TOKEN_SIZE,
 ) -> str | None:
-    """Return the request's bearer token; None when there is none and none is required.
+    """Return the bearer token of a request; None: it has none, and none is required.
 
     Args:
-        takes_basic: the token may come as the password of Basic authentication (RFC 7617), as git
+        takes_basic: accept the token as the password of Basic authentication (RFC 7617), as git
             sends it.
+        max_size: characters.
 
     Raises:
-        RequestError: 401, no token where one is required, or something that is not one bearer
+        RequestError: 401, a required token is missing, or the field is not exactly one bearer
             token.
     """
     values = request.headers.get_all("authorization")
@@ -50,7 +49,7 @@ def get_token(
 
 
 def _read_basic(credentials: str) -> str:
-    """Return the Bearer value that stands for Basic credentials; "": they are none."""
+    """Return the Bearer value for Basic credentials; "": they are malformed."""
     try:
         text = base64.b64decode(credentials.strip(), validate=True).decode("ascii")
     except ValueError:
@@ -59,7 +58,7 @@ def _read_basic(credentials: str) -> str:
 
 
 def fingerprint(token: str, length: int = 4) -> str:
-    """Return what stands for a token in logs and tables, in hex; nobody gets from it to the token.
+    """Return a hash of a token in hex, which names it in logs and tables without revealing it.
 
     Args:
         length: bytes; 4 are enough for a person to tell tokens apart.
@@ -69,5 +68,5 @@ def fingerprint(token: str, length: int = 4) -> str:
 
 
 def unauthorized(message: str) -> RequestError:
-    """Make the refusal of a request that has no token, or none that is one."""
+    """Make the 401 for a request whose token is missing or malformed."""
     return RequestError(401, message, [CHALLENGE])

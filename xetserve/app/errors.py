@@ -1,4 +1,4 @@
-"""What a failure may reveal, decided in one place: status, JSON, headers."""
+"""Turn errors into responses. This is the only place that decides what a failure reveals."""
 
 import logging
 import math
@@ -22,8 +22,8 @@ CHALLENGE = ("WWW-Authenticate", 'Bearer realm="xetserve"')
 def from_error(error: XetserveError, request: Request) -> Response:
     """Return the response for a failure that happened before a head was sent.
 
-    Messages of ours hold no URL and no token. What the Hub says of its own errors is passed on, so
-    that Hub clients recognise them.
+    Our own messages hold no URL and no token. Error fields of the Hub are passed on, so that Hub
+    clients recognise them.
     """
     if isinstance(error, RequestError):
         return error_response(error.status, str(error), error.headers)

@@ -1,5 +1,6 @@
-"""From a request target to what is asked for. Segments are decoded one by one, after the path is
-cut.
+"""Parse request paths: repositories, revisions and file paths.
+
+A path is split before it is decoded, segment by segment, so that an encoded slash splits nothing.
 """
 
 import re
@@ -12,7 +13,7 @@ from xetserve.http.messages import Request
 from xetserve.upstream.hub.client import RepoRef
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_PLAIN: Final = re.compile(r"[!-$&-.0-~]*")  # ASCII that stands for itself
+_PLAIN: Final = re.compile(r"[!-$&-.0-~]*")  # ASCII that needs no decoding
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")  # \ufffd: was not UTF-8
@@ -29,11 +30,11 @@ class ResolvePath(NamedTuple):
 
 
 def split_path(raw_path: str) -> list[str]:
-    """Cut a percent-encoded path into decoded segments; "/a/b%20c" gives ["a", "b c"].
+    """Split a percent-encoded path into decoded segments; "/a/b%20c" gives ["a", "b c"].
 
     Raises:
-        RequestError: 400, a segment that no file can be named by, or whose meaning depends on who
-            reads it.
+        RequestError: 400, a segment is malformed, cannot be the name of a file, or is ambiguous:
+            other servers may read it differently.
     """
     return [decode_segment(segment) for segment in raw_path[1:].split("/")]
 
@@ -42,13 +43,13 @@ def decode_segment(raw: str, *, may_have_slash: bool = False) -> str:
     """Decode one segment of a path.
 
     Args:
-        may_have_slash: it may have encoded slashes, as names of revisions do.
+        may_have_slash: accept encoded slashes, which names of revisions have.
 
     Raises:
         RequestError: 400, as split_path.
     """
     if _PLAIN.fullmatch(raw) and raw not in (".", ".."):
-        return raw  # nearly all are; a path may have 4000 of them, and is read more than once
+        return raw  # a fast path for nearly all segments; a path may have 4000 of them
     if _BAD_ESCAPE.search(raw):
         raise RequestError(400, "the path has a % that is not followed by two hex digits")
     try:
@@ -68,11 +69,11 @@ def join_file_path(segments: Sequence[str]) -> str:
     """Return the path of a file in its repository.
 
     Raises:
-        RequestError: 404, no file can be at an empty path or have an empty folder name. 414, the
-            Hub could not be asked for it.
+        RequestError: 404, a segment is empty, which no file or folder can be named; 414, the path
+            is too long for a request to the Hub.
     """
     if not segments or not all(segments):
-        raise RequestError(404, "no file has an empty name")
+        raise RequestError(404, "the path of the file has an empty name in it")
     path = "/".join(segments)
     if len(quote(path)) > _MAX_PATH_SIZE:
         raise RequestError(414, f"the encoded path is longer than {_MAX_PATH_SIZE} bytes")
@@ -80,24 +81,24 @@ def join_file_path(segments: Sequence[str]) -> str:
 
 
 def parse_repo(repo_id: str, kind: str) -> RepoRef:
-    """Read owner/name and a repository type.
+    """Parse owner/name and a repository type.
 
     Raises:
-        RequestError: 400.
+        RequestError: 400, the id or the type is not valid.
     """
     if kind not in KINDS:
         raise RequestError(400, f"type must be one of {', '.join(KINDS)}")
     parts = repo_id.split("/")
     if len(parts) != 2 or not all(_REPO_PART.fullmatch(part) for part in parts):
-        raise RequestError(400, "a repository is named owner/name")
+        raise RequestError(400, "the repository must be owner/name")
     return RepoRef(kind, repo_id)
 
 
 def parse_hub_repo(parts: Sequence[str], kind: str) -> RepoRef:
-    """Read the id of a repository in a path of the Hub: owner and name, or a name alone.
+    """Parse the id of a repository in a path of the Hub: owner and name, or a name alone.
 
     Raises:
-        RequestError: 404, none can be named so.
+        RequestError: 404, the id is not valid.
     """
     if len(parts) > 2 or not all(_REPO_PART.fullmatch(part) for part in parts):
         raise RequestError(404, "no repository has such a name")
@@ -105,10 +106,10 @@ def parse_hub_repo(parts: Sequence[str], kind: str) -> RepoRef:
 
 
 def get_revision(request: Request) -> str:
-    """Give ?revision=, "main" without it.
+    """Return the value of ?revision=; "main" if it is missing.
 
     Raises:
-        RequestError: 400, not a name that git would allow.
+        RequestError: 400, git does not allow such a name.
     """
     if _BAD_ESCAPE.search(request.target):
         raise RequestError(400, "the query has a % that is not followed by two hex digits")
@@ -116,10 +117,10 @@ def get_revision(request: Request) -> str:
 
 
 def check_revision(revision: str) -> str:
-    """Return a revision as it is.
+    """Check the name of a revision, and return it.
 
     Raises:
-        RequestError: 400, not a name that git would allow.
+        RequestError: 400, git does not allow such a name.
     """
     is_odd = ".." in revision or revision.startswith(("/", "-", ".")) or revision.endswith("/")
     if is_odd or not _REVISION.fullmatch(revision):

@@ -1,4 +1,4 @@
-"""?checksum=sha256: a line for `sha256sum -c` in place of the file."""
+"""?checksum=sha256: answer with a line for `sha256sum -c` instead of the file."""
 
 import hashlib
 from contextlib import aclosing
@@ -10,14 +10,14 @@ from xetserve.errors import IntegrityError, RequestError
 from xetserve.http.digests import format_checksum_line
 from xetserve.http.messages import Request, Response
 
-MAX_HASHED_SIZE: Final = 16 * 1024 * 1024  # bytes that are read for a checksum that nobody names
+MAX_HASHED_SIZE: Final = 16 * 1024 * 1024  # bytes of a file that is hashed if the Hub names no hash
 
 
 def wants_checksum(request: Request) -> bool:
-    """Return whether the checksum is asked for.
+    """Return whether the client asks for the checksum.
 
     Raises:
-        RequestError: 400, of a kind that there is none of.
+        RequestError: 400, the client asks for another kind than sha256.
     """
     kind = request.query.get("checksum")
     if kind not in (None, "sha256"):
@@ -26,10 +26,13 @@ def wants_checksum(request: Request) -> bool:
 
 
 async def answer_checksum(file: Representation, content: Content) -> Response:
-    """Return the checksum that the Hub names; that of a small plain file is made from its bytes.
+    """Answer with the sha256 that the Hub names, or hash a small plain file if it names none.
 
     Raises:
-        RequestError: 404, there is none to be had.
+        RequestError: 404, the Hub names no sha256, and the file is Xet, too large or of unknown
+            size.
+        UpstreamError: the Hub does not send the file.
+        IntegrityError: the file does not have the size that the Hub named.
     """
     sha256 = file.sha256
     if sha256 is None:
@@ -56,5 +59,5 @@ async def _hash(content: Content, size: int) -> str:
             if left < 0:
                 break
     if left:
-        raise IntegrityError(f"the file has not the {size} bytes that the Hub named")
+        raise IntegrityError(f"the file does not have the {size} bytes that the Hub named")
     return digest.hexdigest()

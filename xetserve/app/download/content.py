@@ -1,4 +1,4 @@
-"""The bytes of a file, whole or in part, from the CAS or from the Hub."""
+"""Open the bytes of a file or of a range of it, from the CAS or from the Hub."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -25,12 +25,12 @@ from xetserve.xet.reconstruction import ByteRange
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Bytes that have begun to come.
+    """A body whose first bytes have arrived.
 
-    span: which part; None: the whole.
-    length: bytes in it, where known.
-    reader, file_hash: of a Xet file.
-    sample: of a blob, its first block; good until the body is asked for another one.
+    span: the range of the file, half-open; None: the whole file.
+    length: bytes of the body; None: unknown.
+    reader, file_hash: of a Xet file; otherwise None.
+    sample: the first block of a plain file; valid until the body returns its second block.
     """
 
     body: Body
@@ -41,11 +41,10 @@ class Opened:
     sample: Block = ()
 
     def get_verified_hash(self) -> str:
-        """Return the hash that the whole Xet file was found to have, once all of it has been given
-        out.
+        """Return the verified hash of the whole Xet file; to be called after the last block.
 
         Raises:
-            IntegrityError: it was not verified.
+            IntegrityError: the file was not verified.
         """
         if self.reader is None or self.file_hash is None or not self.reader.is_verified:
             raise IntegrityError("the file was not verified")
@@ -53,13 +52,14 @@ class Opened:
 
 
 class Content(Protocol):
-    """A file that can be read, in parts, as often as is needed."""
+    """A file whose ranges can be opened any number of times."""
 
     async def open(self, span: Span | None) -> Opened:
-        """Start reading a part, or the whole; what is given may be the whole all the same.
+        """Start reading a range, or the whole file; the result may be the whole file in any case.
 
         Raises:
-            UpstreamError, IntegrityError: it cannot be had.
+            UpstreamError: the upstream fails or refuses.
+            IntegrityError: the data is damaged.
         """
         ...
 
@@ -68,8 +68,8 @@ class XetContent:
     """A Xet file.
 
     Args:
-        size: bytes, where known.
-        record: of the request that it is read for.
+        size: bytes; None: unknown.
+        record: of the request that reads the file.
     """
 
     def __init__(
@@ -101,12 +101,13 @@ class XetContent:
 
 
 class BlobContent:
-    """A file that is not Xet. The Hub may give the whole where a part is asked for.
+    """A file that is not Xet. The Hub may answer a request for a range with the whole file.
 
     Args:
-        shelf: where such files are stored.
-        record: of the request that it is read for.
-        budget: what the bytes that are held count against.
+        gap_timeout: seconds without a byte.
+        blob_cache: stores such files; None: they are not stored.
+        record: of the request that reads the file.
+        budget: counts the buffers of the body.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class BlobContent:
         entry: FileEntry,
         token: str | None,
         gap_timeout: float,
-        shelf: BlobCache | None,
+        blob_cache: BlobCache | None,
         record: Record,
         budget: ByteBudget,
     ) -> None:
@@ -123,24 +124,23 @@ class BlobContent:
         self._entry = entry
         self._token = token
         self._gap_timeout = gap_timeout
-        self._shelf = shelf
+        self._blob_cache = blob_cache
         self._record = record
         self._budget = budget
 
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
         key = BlobKey.of(self._entry)
-        if self._shelf is None or key is None or not self._shelf.can_keep(key.size):
+        if self._blob_cache is None or key is None or not self._blob_cache.can_keep(key.size):
             return await self._open_hub(span, None)
         if not key.size and key.make_hash().hexdigest() == key.digest:
             return Opened(no_blocks(), span, 0)
         wanted = span or Span(0, key.size)
-        stored = await self._shelf.open(key, *wanted)
+        stored = await self._blob_cache.open(key, *wanted)
         if stored is None:
             return await self._open_hub(span, key)
         reader = BlobReader(self._hub, self._entry, self._token, stored, wanted.end, self._record)
-        # Of a large one, not all has been compared with the hash yet; and the Hub may have to go
-        # on.
+        # A large stored file was checked block by block only, and the Hub may have to continue it.
         digest = ContentDigest.of(self._entry) if span is None else None
         length = wanted.size
         self._record.cache_hits = (self._record.cache_hits or 0) + 1
@@ -151,22 +151,22 @@ class BlobContent:
             digest,
             self._gap_timeout,
             self._budget,
-            on_damage=partial(self._shelf.condemn, key),
+            on_damage=partial(self._blob_cache.condemn, key),
         )
         await body.start()
         return Opened(body, span, length, sample=body.first)
 
     async def _open_hub(self, span: Span | None, key: BlobKey | None) -> Opened:
-        """Open it on the Hub; the whole is stored under the key."""
+        """Open the file at the Hub, and store it under the key if the Hub sends all of it."""
         wanted = None if span is None else ByteRange(*span).to_header()
         opened = self._hub.open_plain(self._entry, self._token, wanted)
         source = await opened.__aenter__()
         is_part = source.status == 206
         digest = None if is_part else ContentDigest.of(self._entry)
         writer = None
-        if self._shelf is not None and key is not None and source.status == 200:
-            writer = self._shelf.open_writer(key)
-        # From here on the body owns the connection, and leaves it on every way out.
+        if self._blob_cache is not None and key is not None and source.status == 200:
+            writer = self._blob_cache.open_writer(key)
+        # From here on the body owns the connection, and releases it in every case.
         body = BlobBody(opened, source, digest, self._gap_timeout, self._budget, writer=writer)
         length = source.content_length
         coding = source.headers.get("content-encoding", "identity")
@@ -179,13 +179,13 @@ class BlobContent:
             or (length is not None and expected is not None and length != expected)
         ):
             await body.aclose()
-            raise UpstreamRefused("the Hub sent something else than the file it described")
+            raise UpstreamRefused("the Hub's answer does not match its description of the file")
         length = expected if length is None else length
         return Opened(body, span if is_part else None, length, sample=body.first)
 
 
 def note_source(record: Record, tally: Tally, is_verified: bool) -> None:
-    """Add what a part took to the record; several parts are verified if all are."""
+    """Add the bytes of a part to the record; several parts are verified if each of them is."""
     record.upstream_bytes = (record.upstream_bytes or 0) + tally.upstream_bytes
     record.cache_bytes = (record.cache_bytes or 0) + tally.cache_bytes
     record.cache_hits = (record.cache_hits or 0) + tally.cache_hits
@@ -193,6 +193,6 @@ def note_source(record: Record, tally: Tally, is_verified: bool) -> None:
 
 
 def _is_range(content_range: str | None, span: Span | None) -> bool:
-    """Return whether a 206 answer is for the part that was asked for."""
+    """Return whether a 206 has the requested range."""
     parsed = parse_content_range(content_range or "")
     return parsed is not None and parsed[0] == span

@@ -1,4 +1,4 @@
-"""The hash of a file's content, as the Hub names it for files that are not Xet."""
+"""The hash that the Hub names for the content of a file that is not Xet."""
 
 import hashlib
 
@@ -7,7 +7,10 @@ from xetserve.upstream.hub.client import FileEntry
 
 
 class ContentDigest:
-    """The hash that the Hub names a plain file by: sha256, or SHA-1 of a git blob."""
+    """The hash of a plain file, compared with the one that the Hub names.
+
+    It is the sha256 of the content, or the SHA-1 of the content as a git blob.
+    """
 
     def __init__(self, name: str, expected: str, prefix: bytes = b"") -> None:
         self._hash = hashlib.new(name, prefix, usedforsecurity=False)
@@ -15,7 +18,7 @@ class ContentDigest:
 
     @classmethod
     def of(cls, entry: FileEntry) -> "ContentDigest | None":
-        """Make the digest for an entry; None if its etag is not a hash of the content."""
+        """Make the digest of an entry; None: its etag is not a hash of the content."""
         if entry.sha256 is not None:
             return cls("sha256", entry.sha256)
         etag = entry.etag or ""
@@ -24,14 +27,14 @@ class ContentDigest:
         return None
 
     def update(self, data: memoryview) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes of the content."""
         self._hash.update(data)
 
     def check(self) -> None:
-        """Compare.
+        """Check that the content has the hash that the Hub named.
 
         Raises:
-            IntegrityError: the content is not the one that was named.
+            IntegrityError: it has another hash.
         """
         if self._hash.hexdigest() != self._expected:
             raise IntegrityError(

@@ -1,4 +1,4 @@
-"""The Hub's answers as they are passed on. They are made in net, which app does not know."""
+"""Interfaces of the Hub's answers; net implements them, and app does not import net."""
 
 from typing import Protocol
 
@@ -6,15 +6,15 @@ from xetserve.http.messages import Headers
 
 
 class BlobSource(Protocol):
-    """Where a body is received from."""
+    """A body that is received piece by piece."""
 
     async def receive_into(self, view: memoryview, timeout: float | None) -> int:
-        """Receive body bytes; 0 at the end."""
+        """Receive body bytes into view; return how many, 0 at the end."""
         ...
 
 
 class HubAnswer(BlobSource, Protocol):
-    """An answer whose head has come."""
+    """An answer whose head has arrived."""
 
     @property
     def status(self) -> int:
@@ -23,5 +23,5 @@ class HubAnswer(BlobSource, Protocol):
 
     @property
     def headers(self) -> Headers:
-        """The fields."""
+        """The header fields."""
         ...

@@ -1,4 +1,4 @@
-"""A file as clients see it: its fields, its versions, and how long caches may keep it."""
+"""A file as clients see it: header fields, validators, and how long caches may store it."""
 
 import re
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from xetserve.upstream.hub.client import FileEntry
 from xetserve.xet.hashes import format_hash
 
 OCTETS: Final = "application/octet-stream"
-MAX_AGE: Final = 31_536_000  # seconds, a year: what never changes may be kept as long as that
+MAX_AGE: Final = 31_536_000  # seconds, a year: caches may store fixed content that long
 
-# Built in, so that the answer does not depend on what the machine has in /etc.
+# The built-in types only: answers must not depend on the files in /etc of the machine.
 _MEDIA_TYPES: Final = MimeTypes(filenames=())
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -24,21 +24,25 @@ Fields = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """What is known of a file before a byte of it is.
+    """The metadata of a file, known before any of its bytes.
 
-    size: bytes, where known. etag: with quotes. last_modified: Unix seconds. sha256: hex.
-        file_hash: of a Xet file.
-    has_ranges: parts can be had; by hash, although the size is looked up only when a part is asked
-        for.
-    is_fixed: its URL names this content for good.
-    is_public: the Hub gave it without a token.
-    was_cut: of late, because it was damaged: who has a part of it should not go on with that.
-    is_suspect: was_cut just now, or not found to be right since: who wants a part of it may want to
-        complete what is wrong.
-    is_hub: described as the Hub does it: shown in the browser, X-Linked-Etag.
-    is_attached: to be saved, whatever is_hub says.
-    hides_xet: nothing tells that the file is Xet.
-    xet_fields: what leads Xet clients on, with is_hub.
+    size: bytes; None: unknown.
+    etag: with quotes.
+    last_modified: Unix seconds.
+    sha256: in hex.
+    file_hash: of a Xet file.
+    has_ranges: ranges are served. Also true for a file that is requested by hash, although its size
+        is looked up only when a client asks for a range.
+    is_fixed: the URL always names this content.
+    is_public: the Hub answered without a token.
+    was_cut: a transfer of the file was cut recently because of damaged data. A client that has a
+        part of the file must not continue it.
+    is_suspect: the file was cut just now, or has not been verified since. A client that asks for a
+        range may hold damaged data.
+    is_hub: the fields are those of the Hub: inline in browsers, X-Linked-Etag.
+    is_attached: browsers save the file, even with is_hub.
+    hides_xet: no field tells that the file is Xet.
+    xet_fields: lead Xet clients to token and reconstruction; used with is_hub.
     """
 
     name: str
@@ -61,22 +65,20 @@ class Representation:
 
     @property
     def zstd_etag(self) -> str | None:
-        """The entity-tag of the same file with zstd as its content coding: other bytes, another
-        tag.
-        """
+        """The entity-tag of the file coded with zstd, which has other bytes (RFC 9110, 8.8.3)."""
         return None if self.etag is None else f'{self.etag[:-1]}-zstd"'
 
     def get_validators(self, *, takes_zstd: bool) -> Validators:
-        """Return what conditions are compared with."""
+        """Return the validators that conditions are compared with."""
         tags = (self.etag, self.zstd_etag if takes_zstd else None)
         return Validators(tuple(tag for tag in tags if tag is not None), self.last_modified)
 
     def make_cache_fields(self, etag: str | None) -> Fields:
         """Return the fields that a 304 has in common with a 200 (RFC 9110, 15.4.5).
 
-        Shared caches keep an answer to a request with a token for nobody else (RFC 9111, 3.5), and
-        "private" says it once more. A branch may move, and so may the right to read: its files are
-        asked for again.
+        Shared caches do not reuse an answer to a request with a token (RFC 9111, 3.5); "private"
+        repeats it. A branch may move, and the right to read may change, so caches have to
+        revalidate files of a branch.
         """
         scope = "public" if self.is_public else "private"
         lifetime = f"max-age={MAX_AGE}, immutable" if self.is_fixed else "no-cache"
@@ -85,7 +87,7 @@ class Representation:
         return fields + [(key, value) for key, value in optional if value is not None]
 
     def make_fields(self) -> Fields:
-        """Return the fields of an answer with bytes of the file as it is."""
+        """Return the fields of an answer with the file itself, without a content coding."""
         digest = None if self.sha256 is None else format_repr_digest(self.sha256)
         modified = None if self.last_modified is None else format_http_date(self.last_modified)
         is_inline = self.is_hub and not self.is_attached
@@ -109,8 +111,9 @@ class Representation:
         return [*fields, *self.xet_fields, *self.make_cache_fields(self.etag)]
 
     def make_zstd_fields(self) -> Fields:
-        """Return the fields of an answer with the file coded: ranges and digests are of other
-        bytes.
+        """Return the fields of an answer with the file coded with zstd.
+
+        Ranges and digests are left out, since they are about the uncoded bytes.
         """
         other = ("Accept-Ranges", "ETag", "Repr-Digest")
         fields = [field for field in self.make_fields() if field[0] not in other]
@@ -124,7 +127,7 @@ def describe_entry(
     """Describe a file of a repository.
 
     Args:
-        revision: as it was asked for.
+        revision: as the client named it.
         now: Unix seconds, see parse_http_date.
     """
     name = path.rpartition("/")[2]
@@ -152,7 +155,7 @@ def describe_entry(
 
 
 def describe_hash(file_hash: bytes, size: int | None, *, is_public: bool) -> Representation:
-    """Describe a file that is asked for by its Xet hash."""
+    """Describe a file that is requested by its Xet hash."""
     name = format_hash(file_hash)
     return Representation(
         name,
@@ -166,7 +169,7 @@ def describe_hash(file_hash: bytes, size: int | None, *, is_public: bool) -> Rep
 
 
 def _content_disposition(name: str, *, is_inline: bool) -> str:
-    """Name the file, for old clients in ASCII and for all others as it is (RFC 6266, 4.3)."""
+    """Return the value with the file's name, in ASCII for old clients and UTF-8 (RFC 6266, 4.3)."""
     plain = "".join(c if " " <= c <= "~" and c not in '"\\%' else "_" for c in name)
     value = f'{"inline" if is_inline else "attachment"}; filename="{plain}"'
     return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, safe='')}"

@@ -1,4 +1,7 @@
-"""The sizes of files that are asked for by hash; the CAS shows them by how files are built."""
+"""Find the sizes of files that are requested by hash.
+
+The CAS does not name a size. The reconstruction of a range shows whether the file reaches its end.
+"""
 
 from typing import Final
 
@@ -7,39 +10,39 @@ from xetserve.errors import RangeUnsatisfiable
 from xetserve.upstream.cas.source import Access, CasSource
 from xetserve.xet.reconstruction import ByteRange
 
-MAX_SIZES: Final = 10_000  # files whose size is remembered; what a hash names never changes
+MAX_SIZES: Final = 10_000  # cached sizes; the content of a hash never changes
 _FIRST_BYTE: Final = ByteRange(0, 1)
-PROBE_SIZE: Final = (
-    256 * 1024 * 1024
-)  # bytes that one question is about; even in the smallest chunks not too many
+# Bytes of a file in one request. Even with the smallest chunks, the answer is not too long.
+PROBE_SIZE: Final = 256 * 1024 * 1024
 MAX_SIZE: Final = 2**53  # bytes
 
 
 class FileSizes:
-    """Looks sizes up, with the client's own right to read the file."""
+    """Looks sizes up with the client's own token, and caches them."""
 
     def __init__(self, cas: CasSource) -> None:
         self._cas = cas
         self._known: LruDict[bytes, int] = LruDict(max_num=MAX_SIZES)
 
     def find(self, file_hash: bytes) -> int | None:
-        """Return the size of a file if it is remembered; that says nothing of who may read it."""
+        """Return the cached size of a file, or None. It does not show that a client may read it."""
         return self._known.peek(file_hash)
 
     def note(self, file_hash: bytes, size: int) -> None:
-        """Remember the size of a file."""
+        """Cache the size of a file in bytes."""
         self._known.put(file_hash, size)
 
     async def check_exists(self, access: Access, file_hash: bytes) -> None:
-        """Make sure that there is such a file, and that it may be read.
+        """Check that a file exists and that the client may read it.
 
         Raises:
-            UpstreamError and its kinds: there is not, or it may not.
+            UpstreamError and its kinds: it does not exist, the client may not read it, or the CAS
+                fails.
         """
         try:
             await self._cas.fetch_reconstruction(access, file_hash, _FIRST_BYTE)
         except RangeUnsatisfiable:
-            return  # an empty file is one, too
+            return  # the file exists and is empty
 
     async def get(self, access: Access, file_hash: bytes) -> int:
         """Return the size of a file in bytes.
@@ -54,11 +57,11 @@ class FileSizes:
         return known
 
     async def measure(self, access: Access, file_hash: bytes, start: int) -> int:
-        """Find out the size of a file that reaches a position, and remember it.
+        """Find the size of a file that has at least start bytes, and cache it.
 
-        The whole of a large file is too much for one answer, so the end is looked for in ever
-        longer steps, and then between the last two of them: one question for a small file, about
-        18 for one of 100 GB.
+        The reconstruction of a whole large file is too long for one answer. So the search takes
+        steps that double until one lies behind the end, then bisects the last step: one request for
+        a small file, about 18 for one of 100 GB.
 
         Raises:
             UpstreamError and its kinds: as check_exists.

@@ -1,5 +1,4 @@
-"""What tells a client of the Hub that a file is Xet, and leads it to token and reconstruction: both
-are here.
+"""Tell a Hub client that a file is Xet, with URLs of this server for its token and reconstruction.
 
 Source: huggingface_hub utils/_xet.py; huggingface.js file-download-info.ts.
 """
@@ -13,21 +12,24 @@ from xetserve.http.messages import Request, Response, json_response
 from xetserve.upstream.hub.client import FileEntry, RepoRef
 from xetserve.xet.hashes import format_hash
 
-# Clients that would rather hear of the file than have it, huggingface.js among them, accept this.
+# Clients that want a description of the file instead of its bytes accept this; huggingface.js does.
 FILE_INFO: Final = "application/vnd.xet-fileinfo+json"
 _OF_THE_FILE: Final = ("Content-Type", "Content-Disposition", "Accept-Ranges", "ETag",
                        "Repr-Digest", "Last-Modified", "Cache-Control")  # fmt: skip
 
 
 def wants_file_info(request: Request) -> bool:
-    """Return whether a client takes a description of a Xet file in place of the file."""
+    """Return whether a client accepts a description of a Xet file instead of its bytes."""
     return FILE_INFO in (request.headers.get("accept") or "")
 
 
 def offer_xet(
     request: Request, file: Representation, repo: RepoRef, entry: FileEntry, revision: str
 ) -> Representation:
-    """Let the description of a Xet file say that it is one, and where it is to be had."""
+    """Return a representation with the fields that lead a Xet client to token and reconstruction.
+
+    A file that is not Xet is returned unchanged.
+    """
     if entry.file_hash is None:
         return file
     token_url, info_url = _make_urls(request, repo, entry, revision)
@@ -39,7 +41,7 @@ def offer_xet(
 def answer_file_info(
     request: Request, file: Representation, repo: RepoRef, entry: FileEntry, revision: str
 ) -> Response:
-    """Describe a Xet file in place of sending it."""
+    """Answer with the JSON description of a Xet file instead of its bytes."""
     assert entry.file_hash is not None
     token_url, info_url = _make_urls(request, repo, entry, revision)
     value = {
@@ -54,9 +56,7 @@ def answer_file_info(
 
 
 def _make_urls(request: Request, repo: RepoRef, entry: FileEntry, revision: str) -> tuple[str, str]:
-    """Return where the token and the reconstruction are to be had; token URLs have to be
-    absolute.
-    """
+    """Return the URLs of the token and of the reconstruction; clients need absolute ones."""
     assert entry.file_hash is not None
     base = request.base_url
     commit = quote(entry.commit or revision, safe="")

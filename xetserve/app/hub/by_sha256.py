@@ -1,5 +1,5 @@
-"""Files that are asked for by sha256. The Hub knows them by path: it is asked where they are, and
-whether they may be read.
+"""Serve files by sha256. The Hub finds files by path, so the path is looked up first; then the Hub
+decides whether the client may read it.
 """
 
 import re
@@ -21,15 +21,15 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def is_sha256(text: str) -> bool:
-    """Return whether this is a sha256 in lower-case hex."""
+    """Return whether a text is a sha256 in lower-case hex."""
     return _SHA256.fullmatch(text) is not None
 
 
 class ObjectService:
-    """Answers for files by their sha256.
+    """Serves files by their sha256.
 
     Args:
-        limits: gap_timeout bounds all that comes before the head.
+        limits: gap_timeout bounds the time until the head is sent.
     """
 
     def __init__(self, files: FileService, hub: HubClient, limits: ReadLimits) -> None:
@@ -50,13 +50,15 @@ class ObjectService:
         """Answer GET and HEAD for a file.
 
         Args:
-            revision: where it is looked for.
-            digest: is_sha256.
-            look_up: asks the Hub for what is not in the revision; it comes as it is there, and is
-                checked as a whole.
+            revision: searched for the file first.
+            digest: a sha256 in lower-case hex.
+            look_up: asks the Hub for a file that is not in the revision. The Hub's bytes are passed
+                on, and the whole is checked against the digest.
 
         Raises:
-            RequestError, UpstreamError, IntegrityError: it cannot be had.
+            RequestError: the client must change something.
+            UpstreamError: the Hub or the CAS fails or refuses.
+            IntegrityError: the data is damaged.
         """
         hub = self._hub.on_behalf(request.headers, names_agent=True)
         request.record.repo, request.record.file = repo.id, f"sha256:{digest}"
@@ -79,7 +81,7 @@ class ObjectService:
     async def _find(
         self, hub: HubClient, repo: RepoRef, revision: str, digest: str, token: str | None
     ) -> FileEntry | None:
-        """Look a file up at its path; None: it has none."""
+        """Return the entry of a file at its path; None: the revision has no such file."""
         for _ in range(2):
             try:
                 path = await self._large_files.find(hub, repo, revision, digest, token)
@@ -92,16 +94,16 @@ class ObjectService:
                 entry = None
             if entry is not None and entry.sha256 == digest:
                 return entry
-            # A push has come in between.
+            # The list of paths is older than a push: read it again.
             self._large_files.forget(repo, revision, token)
         return None
 
 
 async def _measure(hub: HubClient, entry: FileEntry, token: str | None) -> int:
-    """Return the size of a file that the Hub's head does not tell."""
+    """Return the size of a file in bytes, from the answer to a request for its first byte."""
     async with hub.open_plain(entry, token, "bytes=0-0") as answer:
         found = parse_content_range(answer.headers.get("content-range") or "")
         size = found[1] if found is not None else answer.content_length
     if size is None:
-        raise UpstreamRefused("the Hub does not tell the size of a file")
+        raise UpstreamRefused("the Hub does not name the size of the file")
     return size

@@ -1,4 +1,4 @@
-"""Git LFS, downloads: the Hub says what there is and who may read it, the bytes come from here.
+"""Git LFS, downloads only: the Hub says which objects exist and who may read them; we serve them.
 
 Source: git-lfs, docs/api/batch.md and docs/api/authentication.md.
 """
@@ -33,9 +33,7 @@ MAX_OBJECTS: Final = 1000  # of a batch; git-lfs asks for 100
 MEDIA_TYPE: Final = "application/vnd.git-lfs+json"
 _MAX_BATCH_SIZE: Final = 256 * 1024  # bytes; MAX_OBJECTS are 100 KB
 _MAX_ANSWER_SIZE: Final = 4 * 1024 * 1024  # bytes; signed URLs are long
-MAX_LINKS_SIZE: Final = (
-    512 * 1024
-)  # characters of the URLs that we answer with; MAX_OBJECTS take half
+MAX_LINKS_SIZE: Final = 512 * 1024  # characters of all URLs in an answer; MAX_OBJECTS need half
 _MAX_SIZE: Final = 10**18
 _SIZE: Final = re.compile(r"[0-9]{1,18}")
 _FIELDS: Final = (
@@ -45,8 +43,10 @@ _FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a client wants to download. objects: (sha256 in hex, size in bytes). ref: as the client
-    names it.
+    """The objects that a client wants to download.
+
+    objects: (sha256 in hex, size in bytes).
+    ref: as the client names it.
     """
 
     objects: tuple[tuple[str, int], ...]
@@ -54,11 +54,11 @@ class Batch:
 
     @property
     def revision(self) -> str:
-        """How the Hub calls the ref."""
+        """The Hub's name of the ref."""
         return (self.ref or "main").removeprefix("refs/heads/").removeprefix("refs/tags/")
 
     def to_json(self) -> bytes:
-        """Write the question that the Hub is asked."""
+        """Return the body of the batch request to the Hub."""
         value: dict[str, Any] = {
             "operation": "download",
             "transfers": ["basic"],
@@ -81,17 +81,18 @@ class LfsApi:
         self._limits = limits
 
     async def answer_batch(self, call: Call[ObjectPath]) -> Response:
-        """Answer which objects there are, and where.
+        """Answer a batch request with the URLs of the objects on this server.
 
         Raises:
-            RequestError, UpstreamError: the Hub does not tell, or it was no such question.
+            RequestError: the request is not valid, or the Hub refuses it.
+            UpstreamError: the Hub fails or does not answer.
         """
         request, repo = call.request, call.target.repo
         batch = read_batch(await request.body.read(_MAX_BATCH_SIZE))
         base = f"{request.base_url}{repo.url_prefix}.git/info/lfs/objects"
         links = [f"{base}/{oid}?{_make_query(batch, size)}" for oid, size in batch.objects]
         if sum(map(len, links)) > MAX_LINKS_SIZE:
-            raise RequestError(413, "these are too many objects for one answer: ask for fewer")
+            raise RequestError(413, "the batch has too many objects for one answer: ask for fewer")
         hub = self._hub.on_behalf(request.headers, names_agent=True)
         async with head_timeout(self._limits):
             found = await self._ask(hub, repo, batch, call.token)
@@ -105,10 +106,11 @@ class LfsApi:
     async def _ask(
         self, hub: HubClient, repo: RepoRef, batch: Batch, token: str | None
     ) -> dict[str, dict[str, Any]]:
-        """Ask the Hub for a batch; gives its objects by sha256.
+        """Send a batch request to the Hub, and return the objects of its answer by sha256.
 
         Raises:
-            UpstreamError and its kinds, RequestError: the Hub does not tell.
+            RequestError: the Hub refuses the request.
+            UpstreamError: the Hub fails or does not answer.
         """
         target = f"{repo.url_prefix}.git/info/lfs/objects/batch"
         async with hub.forward("POST", target, _FIELDS, token, batch.to_json()) as answer:
@@ -123,14 +125,16 @@ class LfsApi:
             raise _make_refusal(answer.status, answer.headers, value)
         objects = value.get("objects") if isinstance(value, dict) else None
         if not isinstance(objects, list):
-            raise UpstreamError("the Hub's answer to an LFS batch is not what it should be")
+            raise UpstreamError("the Hub's answer to an LFS batch has no list of objects")
         return {item["oid"]: item for item in objects if isinstance(item, dict) and "oid" in item}
 
     async def answer_object(self, call: Call[ObjectPath]) -> Response:
         """Answer GET and HEAD for an object.
 
         Raises:
-            RequestError, UpstreamError, IntegrityError: it cannot be had.
+            RequestError: 404, the name is not a sha256, or the object is not found.
+            UpstreamError: the Hub or the CAS fails or refuses.
+            IntegrityError: the data is damaged.
         """
         request, token = call.request, call.token
         repo, digest = call.target
@@ -141,7 +145,7 @@ class LfsApi:
 
         async def look_up(hub: HubClient) -> FileEntry:
             if not _SIZE.fullmatch(size):
-                raise RequestError(404, "this revision has no such object; its size is not known")
+                raise RequestError(404, "the revision has no such object, and ?size= is missing")
             batch = Batch(((digest, int(size)),), None)
             found = (await self._ask(hub, repo, batch, token)).get(digest) or {}
             return _make_entry(digest, int(size), found)
@@ -150,28 +154,29 @@ class LfsApi:
 
 
 def read_batch(body: bytes) -> Batch:
-    """Read a client's question.
+    """Parse the body of a batch request.
 
     Raises:
-        RequestError: 403 for uploads; 409, 413, 422: not one that can be answered.
+        RequestError: 403, it is for uploads; 409, it names another hash; 413, it has too many
+            objects; 422, it is malformed.
     """
     try:
         value = parse_json(body)
     except FormatError:
         raise RequestError(422, "the batch is not JSON") from None
     if not isinstance(value, dict) or not isinstance(value.get("objects"), list):
-        raise RequestError(422, "a batch has an operation and objects")
+        raise RequestError(422, "a batch must have an operation and a list of objects")
     if value.get("operation") == "upload":
         raise RequestError(403, "this server is for downloads: push to the Hub itself")
     if value.get("operation") != "download":
         raise RequestError(422, "the operation must be download")
     if value.get("hash_algo", "sha256") != "sha256":
-        raise RequestError(409, "objects are named by their sha256 here")
+        raise RequestError(409, "hash_algo must be sha256")
     transfers = value.get("transfers") or ["basic"]
     if not isinstance(transfers, list) or "basic" not in transfers:
         raise RequestError(422, "the transfer must be basic")
     if len(value["objects"]) > MAX_OBJECTS:
-        raise RequestError(413, f"a batch may have {MAX_OBJECTS} objects")
+        raise RequestError(413, f"a batch may have at most {MAX_OBJECTS} objects")
     ref = value.get("ref")
     name = ref.get("name") if isinstance(ref, dict) else None
     if name is not None:
@@ -191,15 +196,16 @@ def _read_object(item: object) -> tuple[str, int]:
 
 
 def _make_query(batch: Batch, size: int) -> str:
-    """Write what is to be known of an object besides its name."""
+    """Return the query of an object's URL: its size, and the revision unless it is main."""
     if batch.revision == "main":
         return f"size={size}"
     return f"size={size}&revision={quote(batch.revision, safe='')}"
 
 
 def _describe(oid: str, size: int, found: dict[str, Any] | None, href: str) -> dict[str, Any]:
-    """Return an object as the answer has it. There is no token in it: clients send theirs to the
-    same host.
+    """Return the JSON form of an object in the answer.
+
+    It holds no token, since clients send their own one to the same host.
     """
     value: dict[str, Any] = {"oid": oid, "size": size}
     error = (found or {}).get("error")
@@ -219,7 +225,11 @@ def _find_action(found: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _make_entry(digest: str, size: int, found: dict[str, Any]) -> FileEntry:
-    """Describe an object that is to be had where the Hub says."""
+    """Make the entry of an object that the Hub serves at the URL of its download action.
+
+    Raises:
+        UpstreamMissing: the Hub names no such URL.
+    """
     action = _find_action(found)
     if action is None:
         raise UpstreamMissing("the Hub has no such object")
@@ -237,7 +247,7 @@ def _make_entry(digest: str, size: int, found: dict[str, Any]) -> FileEntry:
 
 
 def _make_refusal(status: int, headers: Headers, value: object) -> XetserveError:
-    """Return the Hub's refusal of a batch with its own words."""
+    """Make the error for the Hub's refusal of a batch, with the Hub's message."""
     said = value if isinstance(value, dict) else {}
     message = headers.get("x-error-message") or said.get("message") or said.get("error")
     text = str(message or f"the Hub answered {status}")
@@ -255,7 +265,7 @@ def _make_response(status: int, value: object) -> Response:
 
 
 def refuse(error: XetserveError, request: Request) -> Response:
-    """Return the response to an error, as LFS clients read it."""
+    """Return the response to an error in the form that LFS clients expect."""
     plain = from_error(error, request)
     response = _make_response(plain.status, {"message": str(error)})
     response.headers += [field for field in plain.headers if field[0] != "Content-Type"]

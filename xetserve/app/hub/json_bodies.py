@@ -1,4 +1,4 @@
-"""Bodies of the Hub's API as they pass: decoded, pages joined, members removed."""
+"""Bodies of the Hub's API on their way to the client: decoded, pages joined, members removed."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -46,13 +46,13 @@ class Page(NamedTuple):
 
 
 async def read_pieces(page: Page, timeout: float) -> Pieces:
-    """Yield a body, decoded. The page is left when the body ends or the iterator is closed.
+    """Yield a decoded body. The page is closed when the body ends or the iterator is closed.
 
     Args:
         timeout: seconds without a byte.
 
     Raises:
-        UpstreamError: the body broke off, stalled, or is not coded as it says.
+        UpstreamError: the body broke off, stalled, or does not have its content coding.
     """
     try:
         decoder = StreamDecoder(page.headers.get("content-encoding"))
@@ -76,7 +76,7 @@ async def read_pieces(page: Page, timeout: float) -> Pieces:
 async def join_pages(
     page: Page, timeout: float, open_page: Callable[[str], Awaitable[Page]]
 ) -> Pieces:
-    """Yield a list with all its pages as one array.
+    """Yield all pages of a list as one array.
 
     Args:
         open_page: fetches the page at a URL.
@@ -104,7 +104,7 @@ async def join_pages(
 async def make_blocks(
     pieces: Pieces, members: MemberFilter | EntryFilter | None
 ) -> AsyncGenerator[Block, None]:
-    """Yield the blocks of a body, without some members."""
+    """Yield the blocks of a body, without the members that a filter removes."""
     async with aclosing(pieces):
         async for piece in pieces:
             yield [piece if members is None else members.feed(piece)]

@@ -39,7 +39,7 @@ class EntryFilter:
         self._tried = 0  # bytes of an entry that was not complete
 
     def feed(self, data: bytes) -> bytes:
-        """Take in a piece of the text, and return what is ready to be sent."""
+        """Add a piece of the text, and return the bytes that can be sent."""
         if not self._is_listing:
             return self._members.feed(data)
         self._held += data
@@ -51,11 +51,11 @@ class EntryFilter:
         return ready if self._tried < MAX_ENTRY else ready + self._stop_looking()
 
     def finish(self) -> bytes:
-        """Return the rest, once the whole text has been taken in."""
+        """Return the remaining bytes, after the last piece."""
         return self._take_entries() + self._stop_looking() + self._members.finish()
 
     def _take_entries(self) -> bytes:
-        """Return the complete entries of what is held, filtered."""
+        """Return the complete entries of the held bytes, filtered."""
         held = bytes(self._held)
         text = held.decode("latin-1")  # a character is a byte, and JSON's own are ASCII
         ready = []
@@ -84,7 +84,7 @@ class EntryFilter:
         return self._members.feed(text) + self._members.finish()
 
     def _stop_looking(self) -> bytes:
-        """Go on as MemberFilter does: what follows is no entry, or too long a one."""
+        """Filter the rest as MemberFilter does: the next bytes are no entry, or too long a one."""
         self._is_listing = False
         held, self._held = bytes(self._held), bytearray()
         return self._members.feed(held)

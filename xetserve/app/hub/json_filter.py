@@ -52,19 +52,19 @@ class MemberFilter:
         self._held = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """Take in a piece of the text, and return what is ready to be sent."""
+        """Add a piece of the text, and return the bytes that can be sent."""
         self._held += data
-        # However small the pieces, no byte is looked at more than twice.
+        # No byte is searched more than twice, however small the pieces are.
         if len(self._held) < 2 * MAX_MATCH:
             return b""
         return self._take(len(self._held) - MAX_MATCH)
 
     def finish(self) -> bytes:
-        """Return the rest, once the whole text has been taken in. Then another text may follow."""
+        """Return the remaining bytes, after the last piece. Then another text may follow."""
         return self._take(len(self._held))
 
     def _take(self, limit: int) -> bytes:
-        """Return what lies before limit, up to the end of a match that crosses it."""
+        """Return the filtered bytes before limit, or up to the end of a match that crosses it."""
         if limit <= 0:
             return b""
         parts: list[bytes | bytearray] = []
@@ -76,6 +76,6 @@ class MemberFilter:
             position = match.end()
         end = max(position, limit)
         parts.append(self._held[position:end])
-        # A new one: the last match may still hold the old one's memory.
+        # A new buffer: the last match may still hold the memory of the old one.
         self._held = self._held[end:]
         return b"".join(parts)

@@ -1,9 +1,9 @@
-"""Make one JSON array of several as they pass, in bounded memory.
+"""Join several JSON arrays into one as they pass, in bounded memory.
 
     [1,2]   []   [3]   becomes   [1,2,3]
 
-The texts are not parsed: only blanks and brackets at both ends of each are looked at. A list of a
-thousand pages never has to be held, and a page goes on while it comes in.
+The texts are not parsed; only blanks and brackets at both ends of each are examined. So no list has
+to be held as a whole, and the bytes of a page are passed on while it is received.
 """
 
 from typing import Final
@@ -19,17 +19,17 @@ class ArrayJoiner:
     """Joins arrays: feed() the pieces of each, end_page() after each, finish() after the last."""
 
     def __init__(self) -> None:
-        self._is_open = False  # the bracket of this array was seen
-        self._has_members = False  # this array has some
-        self._is_empty = True  # no array had any
-        self._held = b""  # may be the end of this array
+        self._is_open = False  # the opening bracket of this array was read
+        self._has_members = False  # this array has members
+        self._is_empty = True  # no array so far had members
+        self._held = b""  # blanks and brackets that may be the end of this array
         self._lead = b"["
 
     def feed(self, data: bytes) -> bytes:
-        """Take in a piece of an array, and return what is ready to be sent.
+        """Add a piece of an array, and return the bytes that can be sent.
 
         Raises:
-            FormatError: it is no array.
+            FormatError: the text is not an array.
         """
         data = self._held + data
         if not self._is_open:
@@ -50,10 +50,10 @@ class ArrayJoiner:
         return self._pass(kept)
 
     def end_page(self) -> bytes:
-        """End an array, and return what is ready to be sent.
+        """End an array, and return the bytes that can be sent.
 
         Raises:
-            FormatError: it is no array.
+            FormatError: the text is not an array.
         """
         held = self._held.rstrip(_BLANK)
         if not self._is_open or not held.endswith(b"]"):
@@ -69,7 +69,7 @@ class ArrayJoiner:
         return lead + b"]"
 
     def _pass(self, data: bytes) -> bytes:
-        """Return data with the bracket or comma that has to stand before it."""
+        """Return data with the bracket or comma that has to precede it."""
         if not data:
             return b""
         lead, self._lead = self._lead, b""

@@ -1,6 +1,4 @@
-"""Models as ollama pulls them: manifests from the Hub as they are, blobs from here, never by a
-redirect.
-"""
+"""Serve models to ollama: the Hub's manifests unchanged, and blobs from here without a redirect."""
 
 from typing import Final
 
@@ -26,23 +24,25 @@ class OllamaService:
         """Answer GET and HEAD for a manifest.
 
         Raises:
-            RequestError, UpstreamError: it cannot be had.
+            UpstreamError: the Hub fails or refuses.
         """
-        # There is nothing of Xet in it, and its digest is of what it is.
+        # It does not mention Xet, and its digest forbids any change.
         return await self._api.answer(call.request, call.token, native_above=ALL_FILES)
 
     async def answer_blob(self, call: Call[ObjectPath]) -> Response:
         """Answer GET and HEAD for a blob.
 
         Raises:
-            RequestError, UpstreamError, IntegrityError: it cannot be had.
+            RequestError: 404, the name is not sha256: and 64 hex digits.
+            UpstreamError: the Hub or the CAS fails or refuses.
+            IntegrityError: the data is damaged.
         """
         request, token = call.request, call.token
         repo, name = call.target
         digest = name.removeprefix(_ALGORITHM)
         if digest == name or not is_sha256(digest):
-            raise RequestError(404, "a blob is named sha256:, and 64 hex digits")
-        # What the Hub makes up itself, such as a template, is no file of the repository.
+            raise RequestError(404, "the name of a blob must be sha256: and 64 hex digits")
+        # Blobs that the Hub generates, such as templates, are not files of the repository.
         target = request.raw_path
         return await self._objects.get(
             request, repo, "main", digest, token, lambda hub: hub.look_up(target, token)

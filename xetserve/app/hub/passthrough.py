@@ -1,6 +1,4 @@
-"""The Hub's API, passed on: questions to the Hub, answers to the client, made to look as if they
-were ours.
-"""
+"""Forward API requests to the Hub and return its answers, with our URLs in place of the Hub's."""
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, suppress
@@ -42,9 +40,9 @@ from xetserve.upstream.hub.client import HubClient
 
 MAX_QUESTION_SIZE: Final = 1024 * 1024  # bytes of a request body: a list of some ten thousand paths
 HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length
-MAX_LENT: Final = (
-    32 * 1024 * 1024
-)  # bytes of kept answers that clients may be reading; beyond it, of none
+# Bytes of large cached answers that clients may be reading at a time. Above it, a request for
+# another one is forwarded to the Hub.
+MAX_LENT: Final = 32 * 1024 * 1024
 _BUFFER_SIZE: Final = 64 * 1024
 _XET_MEMBERS: Final = ("xetHash", "xetEnabled")
 
@@ -62,7 +60,7 @@ class PassThrough:
         self._known: ApiAnswers | None = None
         if hub.metadata is not None:
             self._known = ApiAnswers(hub.metadata, timeout=limits.gap_timeout)
-        self._lent = 0  # bytes of kept answers that are being sent in pieces
+        self._lent = 0  # bytes of large cached answers that are being sent
 
     async def answer(
         self,
@@ -72,16 +70,16 @@ class PassThrough:
         native_above: int | None,
         joins_pages: bool = False,
     ) -> Response:
-        """Return the Hub's answer.
+        """Return the Hub's answer, from the cache if it is there.
 
         Args:
-            native_above: members of JSON that tell of Xet are left out, except in entries of files
-                larger than so many bytes; None: everywhere.
-            joins_pages: a list comes as a whole.
+            native_above: bytes. JSON members about Xet are removed, except from entries of larger
+                files; None: from all entries; negative: from none.
+            joins_pages: join all pages of a list into one.
 
         Raises:
-            RequestError: 413.
-            UpstreamError: the Hub is in trouble.
+            RequestError: 413, the body has more than MAX_QUESTION_SIZE bytes.
+            UpstreamError: the Hub fails or does not answer.
         """
         body = await request.body.read(MAX_QUESTION_SIZE) if request.method == "POST" else b""
         fields = [*select_request_fields(request.headers), ("Accept-Encoding", "gzip")]
@@ -97,12 +95,11 @@ class PassThrough:
             status, headers = page.status, _make_fields(hub, request, page)
             if request.method == "HEAD" or status in (204, 304):
                 await page.opened.__aexit__(None, None, None)
-                # The length of what we would send is not known: that of the Hub's answer may be of
-                # a coded one.
+                # The length of our body is unknown: the Hub's length may be that of a coded body.
                 return Response(status, headers, no_blocks())
             members = _make_filter(page.headers, native_above)
             if joins_pages and status == 200 and page.following is not None:
-                # What follows is of the first page alone.
+                # These fields describe the first page only.
                 headers = [field for field in headers if field[0] not in ("Link", "ETag")]
                 pieces = self._join(hub, page, fields, token)
             else:
@@ -121,11 +118,12 @@ class PassThrough:
         native_above: int | None,
         joins_pages: bool,
     ) -> Response:
-        """Return an answer that is kept, now or since before.
+        """Return a cached answer; ask the Hub and cache its answer if there is none.
 
         Raises:
-            NotKept: answers to this are not kept, or this one is not.
-            UpstreamError: the Hub is in trouble.
+            NotKept: answers to such requests are not cached, or this one cannot be sent from the
+                cache.
+            UpstreamError: the Hub fails or does not answer.
         """
         repo = find_kept_question(request.raw_path)
         if self._known is None or repo is None:
@@ -172,7 +170,7 @@ class PassThrough:
     async def _lend_blocks(
         self, body: memoryview, members: MemberFilter | EntryFilter | None
     ) -> AsyncGenerator[Block, None]:
-        """Send out of the cache's memory, which stays as long as this runs, and is counted."""
+        """Yield a cached answer in blocks; its memory counts as lent until the iterator ends."""
         self._lent += len(body)
         try:
             for at in range(0, len(body), _BUFFER_SIZE):
@@ -186,15 +184,16 @@ class PassThrough:
     def _join(
         self, hub: HubClient, page: Page, fields: list[tuple[str, str]], token: str | None
     ) -> Pieces:
-        """Join a list's pages; further ones are asked for as the first one was, but for its
-        conditions.
+        """Join the pages of a list; requests for further pages have the fields of the first one.
+
+        Conditions (If-...) are left out, since they are about the first page.
         """
         fields = [field for field in fields if not field[0].startswith("If-")]
 
         async def open_page(url: str) -> Page:
             target = move_url(url, hub.bases, "")
             if not target.startswith("/"):
-                raise UpstreamRefused("the Hub's list goes on elsewhere")
+                raise UpstreamRefused("the Hub's list continues on another host")
             async with head_timeout(self._limits):
                 following = await _open(hub.forward("GET", target, fields, token))
             if following.status != 200:
@@ -208,7 +207,7 @@ class PassThrough:
 
 
 def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> list[tuple[str, str]]:
-    """Return the fields of an answer of the Hub's as they go to the client."""
+    """Return the header fields of the Hub's answer that go to the client."""
     fields = select_answer_fields(headers, hub.bases, request.base_url)
     fields.append(hub.make_via(headers))
     vary = [name.strip() for value in headers.get_all("vary") for name in value.split(",")]
@@ -223,7 +222,7 @@ async def _open(opened: AbstractAsyncContextManager[HubAnswer]) -> Page:
 
 
 class _Answer(Protocol):
-    """The head of an answer of the Hub's, now or kept."""
+    """The head of an answer of the Hub, new or cached."""
 
     @property
     def status(self) -> int: ...
@@ -233,7 +232,7 @@ class _Answer(Protocol):
 
 
 def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tuple[str, str]]:
-    """Return the fields of the answer; errors are not to be kept by anybody."""
+    """Return the header fields for the client; caches must not store errors."""
     fields = make_answer_fields(hub, request, answer.headers)
     if answer.status >= 400:
         fields = [field for field in fields if field[0] != "Cache-Control"]
@@ -242,7 +241,7 @@ def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tupl
 
 
 def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | EntryFilter | None:
-    """Return what takes the words of Xet out of an answer; None: they stay."""
+    """Return the filter that removes members about Xet from an answer; None: they stay."""
     if "json" not in (headers.get("content-type") or "").lower():
         return None
     if native_above is None:
@@ -251,7 +250,7 @@ def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | E
 
 
 def _has_it(request: Request, headers: Headers) -> bool:
-    """Return whether the client says that it has this answer."""
+    """Return whether a condition of the request shows that the client has this answer."""
     etag = headers.get("etag")
     if etag is None or request.method == "POST":
         return False

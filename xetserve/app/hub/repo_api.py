@@ -1,11 +1,11 @@
-"""A small API of ours for repositories, mapped to the Hub's.
+"""Our own small API to manage repositories, translated to the Hub's API.
 
-    GET    /api/account                                       who the token is
-    POST   /api/repo   {"type", "name", "private"}            makes a repository
-    PUT    /api/repo   {"type", "namespace", "private"}       changes who may see owner/name
-    DELETE /api/repo   {"type", "name"}                       removes it
+    GET    /api/account                                       show the user of the token
+    POST   /api/repo   {"type", "name", "private"}            create a repository
+    PUT    /api/repo   {"type", "namespace", "private"}       make owner/name public or private
+    DELETE /api/repo   {"type", "name"}                       delete a repository
 
-All of them need a token. What the Hub says of them is the answer.
+All requests need a token. The client gets the Hub's answer.
 """
 
 import re
@@ -21,7 +21,7 @@ from xetserve.upstream.hub.client import RepoRef
 
 MAX_BODY_SIZE: Final = 4 * 1024  # bytes; a name has at most 193 characters
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
-# The members of each method's body, and whether they must be there.
+# The members of each method's body, and whether they are required.
 _MEMBERS: Final[dict[str, dict[str, bool]]] = {
     "POST": {"type": True, "name": True, "private": False},
     "PUT": {"type": True, "namespace": True, "private": True},
@@ -36,19 +36,20 @@ class ManagementApi:
         self._commands = commands
 
     async def answer_account(self, call: Call[None]) -> Response:
-        """Answer with who the token is.
+        """Answer with the user of the token.
 
         Raises:
-            UpstreamError: the Hub is in trouble.
+            UpstreamError: the Hub fails or does not answer.
         """
         return await self._send(call, "GET", "/api/whoami-v2")
 
     async def answer_repo(self, call: Call[None]) -> Response:
-        """Make, change or remove a repository.
+        """Create, change or delete a repository.
 
         Raises:
-            RequestError: 400, 413, 415, 422, the body is not what it should be.
-            UpstreamError: the Hub is in trouble.
+            RequestError: 400, the body is not JSON; 413, it is too long; 415, it has another media
+                type; 422, a member is missing, unknown or not valid.
+            UpstreamError: the Hub fails or does not answer.
         """
         request = call.request
         value = await _read_body(request)
@@ -62,7 +63,7 @@ class ManagementApi:
         command = {"type": kind, "name": name, "organization": owner or None}
         if request.method == "DELETE":
             return await self._send(call, "DELETE", "/api/repos/delete", command)
-        # A space has to have an SDK; static is the one that runs nothing.
+        # The Hub requires an SDK for a space; static is the one that runs nothing.
         sdk = {"sdk": "static"} if kind == "space" else {}
         command |= visibility | sdk
         return await self._send(call, "POST", "/api/repos/create", command)
@@ -75,7 +76,7 @@ class ManagementApi:
 
 
 async def _read_body(request: Request) -> dict[str, Any]:
-    """Read and check the body that goes with the method.
+    """Read the body, and check it against the members of the method.
 
     Raises:
         RequestError: see ManagementApi.answer_repo.
@@ -111,7 +112,11 @@ async def _read_body(request: Request) -> dict[str, Any]:
 
 
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object whose members mean one thing only."""
+    """Make an object from its members.
+
+    Raises:
+        ValueError: two members have the same name.
+    """
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("an object has two members of the same name")
@@ -125,7 +130,7 @@ def _check_id(value: object, member: str, form: str, sizes: tuple[int, ...]) -> 
 
 
 def _is_name(part: str) -> bool:
-    """Return whether this may be a name on the Hub, which has the last word."""
+    """Return whether a name has the form of the Hub's names; the Hub decides in the end."""
     return (
         _NAME.fullmatch(part) is not None
         and "--" not in part

@@ -1,4 +1,4 @@
-"""Requests that change something on the Hub: small ones, each sent once."""
+"""Forward small requests that change something on the Hub. Each is sent once, never retried."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _JSON: Final = (("Content-Type", "application/json"), ("Accept", "application/js
 
 
 class Commands:
-    """Sends commands to the Hub, in the client's name.
+    """Sends commands to the Hub with the client's token.
 
     Args:
         limits: gap_timeout bounds the wait for the answer.
@@ -31,11 +31,11 @@ class Commands:
         self._limits = limits
 
     async def pass_on(self, request: Request, token: str | None) -> Response:
-        """Send a client's command as it is.
+        """Forward a client's command unchanged, and return the Hub's answer.
 
         Raises:
-            RequestError: 413.
-            UpstreamError: the Hub is in trouble.
+            RequestError: 413, the body has more than MAX_COMMAND_SIZE bytes.
+            UpstreamError: the Hub fails or does not answer.
         """
         body = await request.body.read(MAX_COMMAND_SIZE)
         fields = select_request_fields(request.headers)
@@ -44,14 +44,14 @@ class Commands:
     async def send(
         self, request: Request, method: str, target: str, token: str, value: object = None
     ) -> Response:
-        """Send a command of ours; the Hub's answer is the one to the request.
+        """Send a command of our own, and return the Hub's answer to the client.
 
         Args:
-            target: encoded.
-            value: for the JSON body; None: there is none.
+            target: of the Hub, percent-encoded.
+            value: becomes the JSON body; None: no body.
 
         Raises:
-            UpstreamError: the Hub is in trouble.
+            UpstreamError: the Hub fails or does not answer.
         """
         body = b"" if value is None else json.dumps(value).encode()
         return await self._send(request, method, target, _JSON, token, body)
@@ -75,7 +75,7 @@ class Commands:
             content = await read_document(
                 answer, "the Hub", _MAX_ANSWER_SIZE, self._limits.gap_timeout
             )
-        # What became of a command is for nobody else, and not true for long.
+        # Caches must not store the result of a command.
         headers = [field for field in headers if field[0] != "Cache-Control"]
         headers.append(("Cache-Control", "no-store"))
         if "json" in (answer.headers.get("content-type") or ""):
@@ -84,7 +84,10 @@ class Commands:
 
 
 def _move_member(content: bytes, bases: Sequence[str], base_url: str) -> bytes:
-    """Let the "url" of a JSON object lead to us; clients read the repository's id from it."""
+    """Replace the Hub in the "url" of a JSON object by this server.
+
+    Clients read the id of a repository from this URL. Another content is returned unchanged.
+    """
     try:
         value = parse_json(content)
     except FormatError:

@@ -1,8 +1,8 @@
-"""Who is told of Xet, and of which files.
+"""Decide which clients are told that files are Xet, and for which files.
 
-Clients that do not know Xet leave the offer alone, so it may be made to whoever might take it up.
-huggingface_hub does not say whether hf-xet is installed with it (neither 0.36 nor 2.4 does); only
-the requests of hf-xet itself do.
+Clients that do not know Xet ignore the fields, so every client that may know Xet gets them.
+huggingface_hub does not say whether hf-xet is installed beside it (neither 0.36 nor 2.4 does); only
+the requests of hf-xet itself show it.
 """
 
 import re
@@ -16,7 +16,7 @@ PLAIN: Final = "plain"
 NATIVE: Final = "native"
 AUTO: Final = "auto"
 
-# What huggingface_hub refuses to download over plain HTTP (MAX_HTTP_DOWNLOAD_SIZE), in bytes.
+# Bytes above which huggingface_hub refuses plain HTTP downloads (MAX_HTTP_DOWNLOAD_SIZE).
 CLIENT_LIMIT: Final = 50 * 1000**3
 ALL_FILES: Final = -1
 _ABLE: Final = re.compile(r"\bhf_hub/|\bhf[-_]xet\b", re.IGNORECASE)
@@ -24,19 +24,20 @@ _ABLE: Final = re.compile(r"\bhf_hub/|\bhf[-_]xet\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class XetMode:
-    """How clients that know Xet are served.
+    """The way in which clients that know Xet are served.
 
-    name: PLAIN: like all others. NATIVE: as a Hub with a CAS of its own. AUTO: natively where it
-        serves them better.
-    native_from: with AUTO, bytes; files that are larger are offered natively.
+    name: PLAIN: like all other clients. NATIVE: as by a Hub with its own CAS. AUTO: natively for
+        large files only.
+    native_from: bytes; with AUTO, larger files are offered natively.
     """
 
     name: str = PLAIN
     native_from: int = CLIENT_LIMIT
 
     def find_limit(self, request: Request) -> int | None:
-        """Return the size in bytes above which this client is told that a file is Xet; None: it is
-        told of none.
+        """Return the size in bytes above which this client is told that a file is Xet.
+
+        None: it is told of no file.
         """
         if self.name == NATIVE:
             return ALL_FILES
@@ -45,5 +46,5 @@ class XetMode:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nobody is told of Xet."""
+        """Whether no client is told of Xet."""
         return self.name == PLAIN
