@@ -1,10 +1,9 @@
 """A file in a CAS in memory, read packed as a native client reads it."""
 
 import time
-from contextlib import aclosing
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile
-from tests.pipeline.reading import FILE, assert_released, make_engine
+from tests.pipeline.reading import FILE, assert_released, make_engine, read_all
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.xet.data_urls import Granter
@@ -50,7 +49,7 @@ class Side:
     async def read(self, grant: Grant) -> PackedReader:
         """Read a grant, check its data, and return the reader."""
         reader = self.open(grant)
-        assert await drain(reader) == self.expected(grant)
+        assert await read_all(reader) == self.expected(grant)
         return reader
 
     def expected(self, grant: Grant) -> bytes:
@@ -59,15 +58,6 @@ class Side:
 
     def assert_released(self) -> None:
         assert_released(self.cas, self.budget)
-
-
-async def drain(reader: PackedReader, into: bytearray | None = None) -> bytes:
-    """Read to the end; `into` has what came before a failure."""
-    into = bytearray() if into is None else into
-    async with aclosing(reader):
-        async for block in reader:
-            into += b"".join(block)
-    return bytes(into)
 
 
 class Damage:

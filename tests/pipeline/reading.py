@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from tests.waiting import PATIENCE
+from xetserve.pipeline.blocks import BlockReader
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.reader import FileReader, ReadLimits
@@ -84,8 +86,8 @@ def make_engine(
     )
 
 
-async def read_all(reader: FileReader, into: bytearray | None = None) -> bytes:
-    """Read to the end; `into` has what came before a failure."""
+async def read_all(reader: BlockReader, into: bytearray | None = None) -> bytes:
+    """Read to the end and return the bytes; `into` has those that came before a failure."""
     into = bytearray() if into is None else into
     async with aclosing(reader):
         async for block in reader:
@@ -119,3 +121,16 @@ def damaged(times: int = 1_000_000) -> FakeCas:
         return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], None
 
     return FakeCas(FILE, on_data=damage)
+
+
+def damage_twice(file: FakeFile) -> Callable[[int, FetchInfo, bytes], tuple[bytes, None]]:
+    """Return what damages the eighth chunk of a file, an LZ4 frame, in the first two fetches."""
+    at = file.runs[0][0].byte_range(ChunkRange(0, 7)).end + 30
+
+    def damage(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, None]:
+        start = at - info.byte_range.start
+        if number <= 2 and 0 <= start < len(data):
+            return data[:start] + bytes(10) + data[start + 10 :], None
+        return data, None
+
+    return damage

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from tests.fakes import FakeAccess, FakeFile, FakeXorb
-from tests.pipeline.packed_reading import Damage, Side, drain
+from tests.pipeline.packed_reading import Damage, Side
 from tests.pipeline.reading import (
     FILE,
     SIZE,
@@ -55,7 +55,7 @@ async def test_wrong_data_never_comes_to_its_end() -> None:
     (grant,) = await side.grant()
     before, came = INTEGRITY_FAILURES.total, bytearray()
     with pytest.raises(IntegrityError, match="not file"):
-        await drain(side.open(grant), came)
+        await read_all(side.open(grant), came)
     assert len(came) < grant.ranges[0].byte_range.size
     assert INTEGRITY_FAILURES.total == before + 1
     assert side.cas.forgotten == [(grant.xorb_hash, grant.ranges[0].chunks)]
@@ -69,9 +69,9 @@ async def test_the_answer_that_completes_a_wrong_file_is_cut_and_all_of_it_forgo
     side = Side()
     side.cas.on_data = Damage(3)
     first, second = await side.grant(0, SIZE // 2), await side.grant(SIZE // 2)
-    await drain(side.open(first[0]))  # wrong, but nobody can know
+    await read_all(side.open(first[0]))  # wrong, but nobody can know
     with pytest.raises(IntegrityError, match="not file"):
-        await drain(side.open(second[0]))
+        await read_all(side.open(second[0]))
     ((xorb_hash, chunks),) = side.cas.forgotten
     assert xorb_hash == first[0].xorb_hash
     assert chunks.contains(first[0].ranges[0].chunks)
@@ -90,13 +90,13 @@ async def test_what_another_has_proven_is_held_against_its_digest(
         here = Side(there.file)
         reader = here.open(grant)
         assert await reader.can_prove()
-        assert await drain(reader) == here.expected(grant)
+        assert await read_all(reader) == here.expected(grant)
 
 
 async def test_what_is_not_what_another_has_proven_is_cut_and_forgotten() -> None:
     there, here = Side(), Side()
     (grant,) = await there.grant(0, SIZE // 2)
-    await drain(there.open(grant))
+    await read_all(there.open(grant))
     (rest,) = await there.grant(SIZE // 2)
     await there.read(rest)
     (grant,) = await there.grant(0, SIZE // 2)
@@ -104,7 +104,7 @@ async def test_what_is_not_what_another_has_proven_is_cut_and_forgotten() -> Non
     reader, came = here.open(grant), bytearray()
     assert await reader.can_prove()
     with pytest.raises(IntegrityError, match="not the one that was granted"):
-        await drain(reader, came)
+        await read_all(reader, came)
     assert len(came) < grant.ranges[0].byte_range.size
     assert (grant.xorb_hash, grant.ranges[0].chunks) in here.cas.forgotten
     assert here.engine.ledgers.was_cut(FILE.file_hash, time.monotonic())
@@ -123,7 +123,7 @@ async def test_two_different_chunks_in_one_place_cut_the_second() -> None:
     side = Side()
     side.cas.on_data = Damage(3, times=1)
     (first,) = await side.grant(0, SIZE // 2)
-    await drain(side.open(first))
+    await read_all(side.open(first))
     with pytest.raises(IntegrityError, match="two different chunks"):
         await side.read(first)
     assert side.engine.ledgers.was_cut(FILE.file_hash, time.monotonic())
@@ -142,13 +142,13 @@ async def test_a_proven_file_is_checked_chunk_by_chunk_and_fetched_again() -> No
     side.cas.on_data = Damage(3)
     came = bytearray()
     with pytest.raises(IntegrityError, match="chunk 3 is not the file's"):
-        await drain(side.open(grant), came)
+        await read_all(side.open(grant), came)
     assert side.expected(grant).startswith(came)
     assert len(came) < grant.ranges[0].byte_range.size
     # The list is what shows who is wrong: it stays, and others need not start again.
     assert not side.engine.ledgers.was_cut(FILE.file_hash, time.monotonic())
     with pytest.raises(IntegrityError, match="chunk 3 is not the file's"):
-        await drain(side.open(grant))
+        await read_all(side.open(grant))
     side.cas.on_data = None
     assert (await side.read(grant)).is_verified
     side.assert_released()
@@ -168,7 +168,7 @@ async def test_a_chunk_that_does_not_decode_is_fetched_again() -> None:
     await side.read(grant)
     broken = 1000
     with pytest.raises(XetserveError):
-        await drain(side.open(grant))
+        await read_all(side.open(grant))
     side.assert_released()
 
 
@@ -180,7 +180,7 @@ async def test_a_term_of_another_size_is_an_error(change: int) -> None:
     use = granted.uses[0]
     wrong = granted._replace(uses=(use._replace(decoded_size=use.decoded_size + change),))
     with pytest.raises(IntegrityError, match="decoded bytes, expected"):
-        await drain(side.open(grant._replace(ranges=(wrong,))))
+        await read_all(side.open(grant._replace(ranges=(wrong,))))
     side.assert_released()
 
 
@@ -189,7 +189,7 @@ async def test_a_range_that_is_no_part_of_a_xorb_is_an_error() -> None:
     (grant,) = await side.grant()
     wrong = GrantedRange(grant.ranges[0].chunks, ByteRange(0, 9), ())
     with pytest.raises(IntegrityError, match="chunks in 9 bytes"):
-        await drain(side.open(grant._replace(ranges=(wrong,))))
+        await read_all(side.open(grant._replace(ranges=(wrong,))))
     side.assert_released()
 
 
@@ -210,7 +210,7 @@ async def test_an_expired_url_is_the_clients_to_renew() -> None:
     (old,), (new,) = await side.grant(), await side.grant()
     side.cas.on_data = Expiry(old.url)
     with pytest.raises(UrlExpired):
-        await drain(side.open(old))
+        await read_all(side.open(old))
     assert len(side.cas.fetched) == 1
     await side.read(new)
     side.assert_released()
@@ -222,7 +222,7 @@ async def test_whoever_has_a_good_url_helps_the_others() -> None:
     side.cas.on_data = Expiry(old.url)
     reader = side.engine.read(FakeAccess(), FILE.file_hash, size=SIZE, start=0, end=SIZE)
     async with asyncio.TaskGroup() as group:
-        packed = [group.create_task(drain(side.open(grant))) for grant in (old, new)]
+        packed = [group.create_task(read_all(side.open(grant))) for grant in (old, new)]
         whole = group.create_task(read_all(reader))
     assert [task.result() for task in packed] == [side.expected(old)] * 2
     assert whole.result() == FILE.content
@@ -238,7 +238,7 @@ async def test_packed_and_plain_readers_share_a_fetch() -> None:
     readers = [side.engine.read(FakeAccess(), file.file_hash, size=size) for _ in range(3)]
     async with asyncio.TaskGroup() as group:
         plain = [group.create_task(read_all(reader)) for reader in readers]
-        packed = [group.create_task(drain(side.open(grant))) for _ in range(3)]
+        packed = [group.create_task(read_all(side.open(grant))) for _ in range(3)]
     assert {task.result() for task in plain} == {file.content}
     assert {task.result() for task in packed} == {side.expected(grant)}
     assert len(side.cas.fetched) <= 2
@@ -259,7 +259,7 @@ async def test_a_cancelled_wait_takes_nothing_along() -> None:
     side = Side()
     (grant,) = await side.grant()
     side.cas.on_data = lambda number, info, data: (data[:100], None)
-    task = asyncio.create_task(drain(side.open(grant)))
+    task = asyncio.create_task(read_all(side.open(grant)))
     await until(lambda: side.cas.num_open == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -272,7 +272,7 @@ async def test_an_upstream_that_fails_for_good() -> None:
     (grant,) = await side.grant()
     side.cas.on_data = lambda number, info, data: (data, 100)
     with pytest.raises(UpstreamError):
-        await drain(side.open(grant))
+        await read_all(side.open(grant))
     side.assert_released()
 
 
@@ -304,7 +304,7 @@ async def test_a_wrong_byte_in_a_file_of_one_chunk_never_comes_to_its_end() -> N
     (grant,) = await side.grant()
     side.cas.on_data = lambda number, info, data: (data[:-1] + b"\1", None)
     with pytest.raises(IntegrityError, match="not file"):
-        await drain(side.open(grant))
+        await read_all(side.open(grant))
     side.assert_released()
 
 
@@ -336,7 +336,7 @@ async def test_the_end_does_not_come_once_the_other_parts_are_forgotten() -> Non
     side = Side()
     side.cas.on_data = Damage(3)
     first, second = await side.grant(0, SIZE // 2), await side.grant(SIZE // 2)
-    await drain(side.open(first[0]))  # wrong, but nobody can know
+    await read_all(side.open(first[0]))  # wrong, but nobody can know
     last = side.open(second[0])
     ledgers = side.engine.ledgers
     begun = ledgers.find(FILE.file_hash)

@@ -11,6 +11,7 @@ import pytest
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from tests.pipeline.reading import (
     assert_released,
+    damage_twice,
     fragmented_file,
     make_chunks,
     make_engine,
@@ -110,15 +111,7 @@ async def test_a_body_that_breaks_off_goes_on_where_it_was() -> None:
 
 async def test_an_undecodable_chunk_is_fetched_again() -> None:
     file = simple_file()
-    at = file.runs[0][0].byte_range(ChunkRange(0, 7)).end + 30  # inside an LZ4 frame
-
-    def damage(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
-        start = at - info.byte_range.start
-        if number <= 2 and 0 <= start < len(data):
-            return data[:start] + bytes(10) + data[start + 10 :], None
-        return data, None
-
-    cas, budget = FakeCas(file, on_data=damage), ByteBudget(1 << 27)
+    cas, budget = FakeCas(file, on_data=damage_twice(file)), ByteBudget(1 << 27)
     assert await read_all(make_reader(cas, budget, size=len(file.content))) == file.content
     assert_released(cas, budget)
 

@@ -9,6 +9,7 @@ from tests.fakes import FakeCas, FakeFile, FakeXorb
 from tests.pipeline.reading import (
     ALL_SCHEMES,
     assert_released,
+    damage_twice,
     fragmented_file,
     make_chunks,
     make_engine,
@@ -137,15 +138,7 @@ async def test_an_expired_url_is_renewed_by_whoever_is_left() -> None:
 
 async def test_a_damaged_chunk_is_fetched_again_for_all() -> None:
     file = simple_file()
-    at = file.runs[0][0].byte_range(ChunkRange(0, 7)).end + 30  # inside an LZ4 frame
-
-    def damage(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
-        start = at - info.byte_range.start
-        if number <= 2 and 0 <= start < len(data):
-            return data[:start] + bytes(10) + data[start + 10 :], None
-        return data, None
-
-    cas, budget = FakeCas(file, on_data=damage), ByteBudget(1 << 27)
+    cas, budget = FakeCas(file, on_data=damage_twice(file)), ByteBudget(1 << 27)
     engine = make_engine(cas, budget)
     results = await asyncio.gather(*(read_all(open_reader(engine, file)) for _ in range(4)))
     assert all(result == file.content for result in results)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 
 from tests.fakes import FakeCas
-from tests.pipeline.packed_reading import Damage, Side, drain
+from tests.pipeline.packed_reading import Damage, Side
 from tests.pipeline.reading import FILE, SIZE, make_engine, open_reader, read_all
 from xetserve.errors import IntegrityError
 from xetserve.pipeline.flow.budget import ByteBudget
@@ -86,7 +86,7 @@ async def test_parts_from_several_workers_prove_the_file(workers: Workers) -> No
     workers.cas.on_data = Damage(3)
     for worker in workers.all:
         with pytest.raises(IntegrityError, match="chunk 3 is not the file's"):
-            await drain(worker.open(parts[0]))
+            await read_all(worker.open(parts[0]))
         assert worker.is_proven
         assert not worker.was_cut()
     workers.cas.on_data = None
@@ -100,11 +100,11 @@ async def test_parts_from_several_workers_prove_the_file(workers: Workers) -> No
 async def test_the_last_of_the_parts_is_cut_wherever_it_is(workers: Workers, number: int) -> None:
     parts = await workers.parts(3)
     workers.cas.on_data = Damage(3)
-    await drain(workers.all[0].open(parts[0]))  # wrong, but nobody can know
-    await drain(workers.all[1].open(parts[1]))
+    await read_all(workers.all[0].open(parts[0]))  # wrong, but nobody can know
+    await read_all(workers.all[1].open(parts[1]))
     came = bytearray()
     with pytest.raises(IntegrityError, match="all parts together"):
-        await drain(workers.all[number].open(parts[2]), came)
+        await read_all(workers.all[number].open(parts[2]), came)
     assert len(came) < parts[2].ranges[0].byte_range.size
     assert all(worker.was_cut() for worker in workers.all)
     # The one that found it has all that may be wrong forgotten, whoever has fetched it.
@@ -131,7 +131,7 @@ async def test_parts_at_the_same_time(workers: Workers, seed: int, is_plain: boo
         if is_plain:
             reader = worker.open_plain([0, *cuts][number], [*cuts, SIZE][number])
             return await read_all(reader)
-        return await drain(worker.open(parts[number]))
+        return await read_all(worker.open(parts[number]))
 
     order = source.sample(range(8), 8)
     done = await asyncio.gather(*map(read, order), return_exceptions=True)
@@ -179,7 +179,7 @@ async def test_a_good_file_comes_whole_whoever_gives_which_part(
 async def test_a_whole_read_that_fails_has_all_forget(workers: Workers) -> None:
     one, two, three = workers.all
     workers.cas.on_data = Damage(3)
-    await drain(two.open((await workers.parts(3))[0]))  # they have the wrong chunk, too
+    await read_all(two.open((await workers.parts(3))[0]))  # they have the wrong chunk, too
     with pytest.raises(IntegrityError):
         await read_all(one.open_plain())
     workers.cas.on_data = None
@@ -206,10 +206,10 @@ async def test_what_has_left_counts_though_the_rest_never_came(workers: Workers)
 async def test_a_worker_that_died_has_told_what_it_gave_out(workers: Workers) -> None:
     parts = await workers.parts(2)
     workers.cas.on_data = Damage(3)
-    await drain(workers.all[0].open(parts[0]))
+    await read_all(workers.all[0].open(parts[0]))
     workers.all[0] = workers.start(0)
     with pytest.raises(IntegrityError, match="all parts together"):
-        await drain(workers.all[0].open(parts[1]))
+        await read_all(workers.all[0].open(parts[1]))
 
 
 async def test_a_part_that_has_begun_is_held_against_what_others_have_read(
@@ -241,7 +241,7 @@ async def test_who_alone_does_not_know_a_file_is_told(workers: Workers) -> None:
     other.engine.ledgers._proven.pop(FILE.file_hash)
     workers.cas.on_data = Damage(3)
     with pytest.raises(IntegrityError, match="chunk 3 is not the file's"):
-        await drain(other.open(parts[0]))
+        await read_all(other.open(parts[0]))
 
 
 async def test_nothing_is_told_of_a_proven_file(workers: Workers) -> None:
