@@ -36,15 +36,15 @@ def test_all_have_to_be_idle(heartbeats: Heartbeats) -> None:
 
 def test_one_that_begins_is_neither_silent_nor_idle_for_long(heartbeats: Heartbeats) -> None:
     write(heartbeats, 0, 100.0)
-    heartbeats.begin(1, patience=1000)
+    heartbeats.begin(1, grace=1000)
     assert heartbeats.idle_time() < 100
     heartbeats.end(0)
     assert heartbeats.silence() < -900
 
 
 def test_the_one_counts_that_was_silent_for_longest(heartbeats: Heartbeats) -> None:
-    heartbeats.begin(0, patience=-10.0)
-    heartbeats.begin(1, patience=-100.0)
+    heartbeats.begin(0, grace=-10.0)
+    heartbeats.begin(1, grace=-100.0)
     assert 100 <= heartbeats.silence() < 150
     write(heartbeats, 1, None)
     assert 10 <= heartbeats.silence() < 100

@@ -124,8 +124,8 @@ def test_a_process_that_is_stuck_spoils_it_for_all(
     manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
     watch = manager.watch(2, 10.0)
-    watch.heartbeats.begin(0, patience=0.0)
-    watch.heartbeats.begin(1, patience=-100.0)
+    watch.heartbeats.begin(0, grace=0.0)
+    watch.heartbeats.begin(1, grace=-100.0)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
             watch.look()

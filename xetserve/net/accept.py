@@ -30,7 +30,7 @@ TURN: Final = 16  # the most clients accepted in one turn of the loop
 FULL_PAUSE: Final = 0.1  # seconds
 DELAY: Final = 0.001  # seconds; the resolution of the event loop's timers
 MAX_DELAY: Final = 4 * DELAY
-PATIENCE: Final = 4  # clients accepted one by one before the queue counts as long
+BATCH_STEP: Final = 4  # clients in a row after which a batch grows by one
 
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Errors of one client or its network path; the next accept() may succeed: see accept(2).
@@ -112,7 +112,7 @@ class Acceptor:
     def _after_delay(self) -> None:
         self._watch()
         # Accepting one by one leaves clients to other processes; a long queue has enough for all.
-        self._accept_several(min(1 + self._num_in_a_row // PATIENCE, TURN))
+        self._accept_several(min(1 + self._num_in_a_row // BATCH_STEP, TURN))
 
     def _accept_several(self, limit: int) -> None:
         for _ in range(limit):

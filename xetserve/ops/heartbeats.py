@@ -33,10 +33,10 @@ class Heartbeats:
         self._num_processes = num_processes
         self.own = 0
 
-    def begin(self, place: int, patience: float) -> None:
-        """Mark a place as in use; count the process as alive for patience seconds."""
+    def begin(self, place: int, grace: float) -> None:
+        """Mark a place as in use; count the process as alive for grace seconds."""
         now = time.monotonic_ns()
-        self._put(place, (1, now + int(patience * 1e9), now))
+        self._put(place, (1, now + int(grace * 1e9), now))
 
     def end(self, place: int) -> None:
         """Clear the place of a process that has ended."""

@@ -33,7 +33,7 @@ from typing import Final, NoReturn
 from xetserve.errors import ConfigError
 from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY
 from xetserve.ops.logs import label_process
-from xetserve.ops.watchdog import START_PATIENCE, Watchdog
+from xetserve.ops.watchdog import START_GRACE, Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Supervisor:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
-        self._watch.heartbeats.begin(worker.number - 1, START_PATIENCE)
+        self._watch.heartbeats.begin(worker.number - 1, START_GRACE)
         try:
             worker.pid, worker.channel = self._fork(worker)
         except OSError as exc:
@@ -305,9 +305,9 @@ class Supervisor:
         self._watch.stopping("draining")
         self._end_all(DRAIN, self._drain_timeout)
 
-    def _end_all(self, order: bytes, patience: float) -> None:
+    def _end_all(self, order: bytes, grace: float) -> None:
         self._is_stopping = True
-        self._kill_at = time.monotonic() + patience + STOP_GRACE
+        self._kill_at = time.monotonic() + grace + STOP_GRACE
         for sock in self._sockets:
             sock.close()
         for worker in self._workers:

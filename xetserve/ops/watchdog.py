@@ -18,7 +18,7 @@ from xetserve.ops.sd_notify import Notifier
 logger = logging.getLogger(__name__)
 
 LOOK_INTERVAL: Final = 1.0  # seconds; the longest interval between two checks
-START_PATIENCE: Final = 30.0  # seconds that a process may take until its event loop runs
+START_GRACE: Final = 30.0  # seconds that a process may take until its event loop runs
 
 
 class Figures(NamedTuple):
