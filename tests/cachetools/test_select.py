@@ -124,7 +124,7 @@ async def test_a_file_that_is_not_xet(folder: Path) -> None:
     assert f"plain/{TEXT_KEY.name}" in selection.names
     remove(folder, "plain/*/*")
     assert select_repos(folder, [Wanted(REPO, NEW)]).chosen[0].incomplete == {
-        "config.json": "it was not kept"
+        "config.json": "it is not stored"
     }
 
 
@@ -150,10 +150,10 @@ async def test_what_is_missing_is_named(folder: Path) -> None:
     await say(folder, "weights.bin", "main", make_entry(NEW))
     remove(folder, "??/*/*.xc")
     lack = select_repos(folder, [MAIN]).chosen[0].incomplete["weights.bin"]
-    assert lack.startswith("without chunks of xorb ")
+    assert lack.startswith("it lacks chunks of xorb ")
     remove(folder, "meta/plans/*/*/*")
     lack = select_repos(folder, [MAIN]).chosen[0].incomplete["weights.bin"]
-    assert lack == "how it is built was not all told"
+    assert lack == "its reconstruction is not complete"
 
 
 async def test_what_is_damaged_says_nothing(folder: Path) -> None:

@@ -171,14 +171,14 @@ def test_what_is_not_here_is_named(place: Place, tmp_path: Path) -> None:
         path.unlink()
     told_ = told(folder, "export", "--repo", MODEL, str(archive), status=1)
     lacking = {one["path"]: one["error"] for one in told_["repos"][0]["incomplete"]}
-    assert lacking.pop("config.json") == "it was not kept"
+    assert lacking.pop("config.json") == "it is not stored"
     assert set(lacking) == {"weights.bin", "of/both.bin"}
     assert archive.is_file()
     pull(place.origin, folder, MODEL)
     entry = max(folder.glob("??/*/*.xc"), key=lambda path: path.stat().st_size)
     entry.unlink()
     told_ = told(folder, "export", "--repo", MODEL, str(archive), status=1)
-    assert "without chunks of xorb " in str(told_["repos"][0]["incomplete"])
+    assert "it lacks chunks of xorb " in str(told_["repos"][0]["incomplete"])
 
 
 @pytest.mark.parametrize(

@@ -235,12 +235,12 @@ class _Chooser:
             return None
         key = BlobKey.of(entry)
         if key is None:
-            return "the Hub names no hash of it"
+            return "the Hub names no hash for it"
         with suppress(OSError, ValueError):
             if Path(key.get_path(self._folder)).stat().st_size == key.stored_size:
                 self._selection.names.add(f"{key.subfolder}/{key.name}")
                 return None
-        return "it was not kept"
+        return "it is not stored"
 
     def _add_xet(self, file_hash: bytes, size: int | None) -> str | None:
         """Add a Xet file; return what is missing."""
@@ -265,11 +265,11 @@ class _Chooser:
                 if not all(covers(present, span) for span in spans):
                     lacking.add(f"chunks of xorb {format_hash(xorb_hash)}")
         if size is None or (size and not covers(covered, ByteRange(0, size))):
-            return "how it is built was not all told"
+            return "its reconstruction is not complete"
         if not lacking:
             return None
         first, num_more = min(lacking), len(lacking) - 1
-        return f"without {first}" + (f" and {num_more} more" if num_more else "")
+        return f"it lacks {first}" + (f" and {num_more} more" if num_more else "")
 
     def _iter_plans(self, file_hash: bytes) -> Iterator[tuple[ByteRange, Reconstruction]]:
         """Add the stored reconstructions of a file, and yield them."""

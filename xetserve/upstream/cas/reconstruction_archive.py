@@ -28,11 +28,9 @@ STORED_URL: Final = "http://stored.invalid/"
 MAX_STORED_SIZE: Final = 4 * 1024 * 1024  # bytes of one answer
 MAX_JOINED_SIZE: Final = 8 * 1024 * 1024  # bytes of the stored answers that one question may read
 MAX_TERMS_AT_ONCE: Final = 500  # terms that are joined in one turn of the loop
-MAX_JOINED: Final = 1000
+MAX_JOINED: Final = 1000  # stored answers that one question may read
 MAX_RANGES: Final = 10_000  # stored ranges of a file
-MAX_KNOWN: Final = (
-    50_000  # ranges that are remembered, of all files together; a file counts as some
-)
+MAX_KNOWN: Final = 50_000  # remembered ranges of all files; each file counts as FILE_COST more
 FILE_COST: Final = 10
 MUCH_LARGER: Final = 4  # times; reading an answer that is larger takes longer than storing another
 
