@@ -25,9 +25,8 @@ from xetserve.app.hub.xet_mode import XetMode
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.body_budget import BodyBudget
 from xetserve.net.pool import ConnectionPool
-from xetserve.pipeline.engine import Engine
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.answers.cache import AnswerCache
 from xetserve.upstream.cas.client import CasClient
 from xetserve.upstream.hub.client import HubClient

@@ -25,9 +25,8 @@ from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.server_connection import ConnectionLimits
 from xetserve.net.tls import make_client_context
-from xetserve.pipeline.engine import Engine
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas.client import CasClient
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy

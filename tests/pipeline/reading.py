@@ -9,9 +9,9 @@ from typing import Final
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from tests.waiting import PATIENCE
 from xetserve.pipeline.blocks import BlockReader
-from xetserve.pipeline.engine import Engine
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import FileReader, ReadLimits
+from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.cas.source import CasSource

@@ -6,12 +6,13 @@ response and borrows them.
 """
 
 import time
+from dataclasses import dataclass
 
 from xetserve.pipeline.blocks import OnClose
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
-from xetserve.pipeline.reader import FileReader, ReadLimits
+from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger import Ledger
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.ledgers import Ledgers
@@ -20,6 +21,18 @@ from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.cas.source import Access, CasSource
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.grants import Grant, GrantedRange
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """Times in seconds.
+
+    stall_timeout: without a byte on one upstream connection, before another is tried.
+    gap_timeout: without a block for the client, retries included, before the read fails.
+    """
+
+    stall_timeout: float = 3.0
+    gap_timeout: float = 8.0
 
 
 class Engine:

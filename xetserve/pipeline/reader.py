@@ -13,7 +13,6 @@ the last block is given out. A part of a file proves nothing by itself; the file
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 
 from xetserve.base.waiters import wake
@@ -35,18 +34,6 @@ from xetserve.xet.reconstruction import ByteRange, Reconstruction
 logger = logging.getLogger(__name__)
 
 WINDOWS_AHEAD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
-    """Times in seconds.
-
-    stall_timeout: without a byte on one upstream connection, before another is tried.
-    gap_timeout: without a block for the client, retries included, before the read fails.
-    """
-
-    stall_timeout: float = 3.0
-    gap_timeout: float = 8.0
 
 
 class FileReader(BlockReader):

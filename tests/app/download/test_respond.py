@@ -20,9 +20,8 @@ from xetserve.app.download.zstd_body import Compressors, ZstdBody
 from xetserve.errors import IntegrityError
 from xetserve.http.messages import Headers, Record, Request, Response
 from xetserve.http.ranges import MAX_SPANS, parse_content_range
-from xetserve.pipeline.engine import Engine
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import Scheme
 from xetserve.xet.reconstruction import ChunkRange

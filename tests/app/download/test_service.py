@@ -38,9 +38,8 @@ from xetserve.errors import (
     UpstreamTimeout,
 )
 from xetserve.http.messages import Body, Headers, Request, Response
-from xetserve.pipeline.engine import Engine
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.cas.source import Access
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy

@@ -21,9 +21,8 @@ from xetserve.errors import (
     UrlExpired,
 )
 from xetserve.pipeline.cache.disk_cache import DiskCache
-from xetserve.pipeline.engine import Engine
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import ReadLimits
 from xetserve.upstream.answers.backoff import DOWN_TIME
 from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
 from xetserve.upstream.answers.folder import IMPORTED

@@ -19,8 +19,7 @@ from xetserve.errors import RequestError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response
 from xetserve.pipeline.cache.blobs import BlobCache
-from xetserve.pipeline.engine import Engine
-from xetserve.pipeline.reader import ReadLimits
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.xet.hashes import parse_hash
 

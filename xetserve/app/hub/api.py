@@ -19,7 +19,7 @@ from xetserve.app.paths import ResolvePath
 from xetserve.app.route_table import Call
 from xetserve.errors import RequestError
 from xetserve.http.messages import Headers, Request, Response
-from xetserve.pipeline.reader import ReadLimits
+from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import HubClient
 
 # Files of strangers, served from our host: nothing may run in a browser.

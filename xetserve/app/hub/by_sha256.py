@@ -13,7 +13,7 @@ from xetserve.app.download.service import FileService, head_timeout
 from xetserve.errors import UpstreamMissing, UpstreamRefused
 from xetserve.http.messages import Request, Response
 from xetserve.http.ranges import parse_content_range
-from xetserve.pipeline.reader import ReadLimits
+from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import FileEntry, HubClient, RepoRef
 from xetserve.upstream.hub.listing import LargeFiles
 

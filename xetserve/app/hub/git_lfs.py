@@ -25,7 +25,7 @@ from xetserve.errors import (
     XetserveError,
 )
 from xetserve.http.messages import Headers, Request, Response, json_response
-from xetserve.pipeline.reader import ReadLimits
+from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import FileEntry, HubClient, RepoRef
 from xetserve.upstream.requests import make_url, read_document
 

@@ -27,7 +27,7 @@ from xetserve.http.relay import (
     select_answer_fields,
     select_request_fields,
 )
-from xetserve.pipeline.reader import ReadLimits
+from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.answers.scope import get_scope
 from xetserve.upstream.hub.cached_api import (
     ApiAnswers,

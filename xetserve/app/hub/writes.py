@@ -10,7 +10,7 @@ from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError
 from xetserve.http.messages import Request, Response
 from xetserve.http.relay import move_url, select_request_fields
-from xetserve.pipeline.reader import ReadLimits
+from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.requests import read_document
 

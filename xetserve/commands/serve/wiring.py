@@ -19,9 +19,8 @@ from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
 from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.cache.disk_cache import DiskCache
-from xetserve.pipeline.engine import Engine
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
-from xetserve.pipeline.reader import ReadLimits
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.worker_bus import WorkerBus
 from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
