@@ -297,7 +297,7 @@ def test_long_heads_pass(fleet: Fleet) -> None:
     status, body = fleet.get(target, "x", Authorization=f"Bearer {'t' * 24_000}")
     assert (status, json.loads(body)) == (
         401,
-        {"error": "the access token is not one of this server's"},
+        {"error": "the access token was not issued by this server: get a new one"},
     )
     grant = f"/xorbs/{'1' * 64}?file={'2' * 64}&grant={'g' * 7000}"
     assert fleet.get(grant, "x")[0] == 409

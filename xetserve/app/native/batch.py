@@ -1,6 +1,4 @@
-"""Reconstructions of several files in one answer: the CAS is asked for each of them, with the token
-of whoever asks.
-"""
+"""Collect the reconstructions of several files for one answer, with the client's token for each."""
 
 import asyncio
 from typing import Final
@@ -11,18 +9,18 @@ from xetserve.upstream.cas.source import Access, CasSource
 from xetserve.xet.batch import MAX_BATCH_SIZE, parse_batch, parse_batch_names
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
-MAX_ASKED: Final = 4  # files at a time
-MAX_TERMS: Final = 40_000  # of all files of an answer, as of one file
-MAX_RANGES: Final = 10_000  # and fetch ranges, each of which has a URL in the answer
-_ALL: Final = ByteRange(0, 2**53)  # bytes; the CAS gives what there is of it
+MAX_ASKED: Final = 4  # requests to the CAS at a time
+MAX_TERMS: Final = 40_000  # of all files in an answer; one file alone may have as many
+MAX_RANGES: Final = 10_000  # fetch ranges, each of which has a URL in the answer
+_ALL: Final = ByteRange(0, 2**53)  # the CAS cuts it to the size of the file
 _NOTHING: Final = Reconstruction(0, (), {})
 
 
 async def read_batch(request: Request) -> list[bytes]:
-    """Return the file hashes that a question names, in its body or, with GET, as ?file_id=.
+    """Return the file hashes that a request names, in its body or, with GET, as ?file_id=.
 
     Raises:
-        RequestError: 400, it names none, or too many; 413, it is too long.
+        RequestError: 400, there is none, too many, or one is malformed; 413, the body is too long.
     """
     try:
         if request.method == "POST":
@@ -31,7 +29,7 @@ async def read_batch(request: Request) -> list[bytes]:
             return hashes
         names = [value for name, value in request.query_pairs if name == "file_id"]
         if not names:
-            raise FormatError("which files? ?file_id= names them")
+            raise FormatError("?file_id= is missing: it names a file, once for each file")
         return parse_batch_names(names)
     except FormatError as exc:
         raise RequestError(400, str(exc)) from None
@@ -40,11 +38,11 @@ async def read_batch(request: Request) -> list[bytes]:
 async def fetch_batch(
     cas: CasSource, access: Access, hashes: list[bytes]
 ) -> dict[bytes, Reconstruction]:
-    """Ask how whole files are built, by file hash.
+    """Return the reconstructions of whole files by file hash.
 
     Raises:
         RequestError: 413, the answer would be too large.
-        UpstreamError and its kinds: of any of them; nothing is told of the others.
+        UpstreamError and its kinds: the CAS fails or refuses for any of the files.
     """
     gate = asyncio.Semaphore(MAX_ASKED)
     num_terms = num_ranges = 0
@@ -55,7 +53,7 @@ async def fetch_batch(
             try:
                 answer = await cas.fetch_reconstruction(access, file_hash, _ALL)
             except RangeUnsatisfiable:
-                return _NOTHING  # it is empty
+                return _NOTHING  # the file is empty
             except UpstreamTooLarge:
                 raise _too_large() from None
         num_terms += len(answer.terms)
@@ -76,4 +74,4 @@ async def fetch_batch(
 
 
 def _too_large() -> RequestError:
-    return RequestError(413, "these are too many chunks for one answer: ask for fewer files")
+    return RequestError(413, "the files have too many terms for one answer: ask for fewer files")

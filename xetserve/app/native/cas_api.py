@@ -1,11 +1,11 @@
-"""The CAS as native Xet clients know it, with us in its place.
+"""Serve the CAS API to native Xet clients.
 
-app/routes.py lists the paths; hf-xet 1.2 asks for reconstructions without a version. Questions
-about several files are in batch.py, xorb data is in xorb_data.py.
+app/routes.py lists the paths; hf-xet 1.2 requests reconstructions without a version. batch.py
+answers for several files, and xorb_data.py serves xorb data.
 
-A client's access token is one that we have sealed: the CAS behind us and the token for it. That CAS
-is asked every time with that token, so it alone decides who may read what; of its answer only the
-data URLs are replaced.
+The access token that a client gets from us is sealed: it holds the URL of the real CAS and the
+token for it. Every request is forwarded to that CAS with that token, so the CAS alone decides who
+may read a file. Of its answers, only the data URLs are replaced.
 """
 
 import asyncio
@@ -48,24 +48,24 @@ from xetserve.xet.term_uses import Named, Names
 logger = logging.getLogger(__name__)
 
 CLOCK_SKEW: Final = 60.0  # seconds between the clocks of two instances, at most
-MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a token of ours; heads are 32 KiB at most
+MAX_SEALED_SIZE: Final = 24 * 1024  # characters of a sealed token; a head has at most 32 KiB
 HELD_SIZE: Final = 64 * 1024  # bytes; a smaller answer is sent as a whole, with its length
 MAX_TELEMETRY_SIZE: Final = 256 * 1024  # bytes
 _PURPOSE: Final = "token"
-_NO_END: Final = 2**53  # bytes; the CAS gives what there is
+_NO_END: Final = 2**53  # bytes; the CAS cuts a range to the size of the file
 _RANGE: Final = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
 _SHARED: Final = (
-    "two of the files have chunks in common, and one URL can hold them against one file only: "
-    "ask for one file at a time"
+    "two of the files share chunks, and the server can verify the data of one URL against one file "
+    "only: ask for one file at a time"
 )
 _NO_STORE: Final = (("Cache-Control", "no-store"), ("Vary", "Authorization"))
 
 
 class SealedAccess:
-    """The right that a client has brought with its token; only the client can renew it.
+    """The CAS token that a client's access token holds; only the client can renew it.
 
     Args:
-        issued: when it was given out, Unix seconds.
+        issued: when we sealed it, in Unix seconds.
     """
 
     def __init__(self, token: CasToken, issued: float) -> None:
@@ -73,24 +73,24 @@ class SealedAccess:
         self.issued = issued
 
     async def get_token(self) -> CasToken:
-        """Return the token."""
+        """Return the CAS token."""
         return self._token
 
     async def renew_token(self) -> CasToken:
-        """Refuse: a client has this one token only.
+        """Refuse, since only the client can get another token from the Hub.
 
         Raises:
-            UpstreamDenied: always, 401.
+            UpstreamDenied: 401, always.
         """
         raise UpstreamDenied("the CAS refused the token", status=401)
 
 
 class CasService:
-    """Answers what native clients ask a CAS.
+    """Answers the CAS requests of native clients.
 
     Args:
-        instance: a name of this server, the same for all its workers, and another one after each
-            start.
+        sealer: seals access tokens and grants.
+        instance: the name of this server: the same for all its workers, a new one at each start.
     """
 
     def __init__(self, upstreams: Upstreams, sealer: Sealer, instance: str) -> None:
@@ -102,18 +102,18 @@ class CasService:
         self._data = XorbData(engine, sealer, instance)
 
     async def make_token_answer(self, answer: Response, base_url: str) -> Response:
-        """Make the Hub's token answer one that leads to us.
+        """Return the Hub's answer with a CAS token, with our URL and a sealed token in place.
 
         Args:
-            answer: the Hub's.
-            base_url: how the client reaches us.
+            answer: the Hub's answer; an error is returned unchanged.
+            base_url: the URL at which the client reaches us.
 
         Raises:
-            UpstreamError: it is not what it should be.
+            UpstreamError: the Hub's answer is malformed or too long.
         """
         if answer.status >= 300:
             return answer
-        if isinstance(answer.body, StartedBody):  # as it is, it would lead past us
+        if isinstance(answer.body, StartedBody):  # unchanged, it would name the real CAS
             await answer.body.aclose()
             raise UpstreamRefused("the answer with the CAS token is too long to be passed on")
         token = parse_cas_token(answer.body if isinstance(answer.body, bytes) else b"")
@@ -130,19 +130,19 @@ class CasService:
         return json_response(200, value, [*fields, *_NO_STORE])
 
     async def answer_v1(self, call: Call[str]) -> Response:
-        """Answer with a reconstruction in version 1: a URL has one range. See _reconstruct."""
+        """Answer with a reconstruction of version 1, with one range for each URL."""
         return await self._reconstruct(call.request, call.target, 1)
 
     async def answer_v2(self, call: Call[str]) -> Response:
-        """Answer with a reconstruction in version 2: a URL has many ranges. See _reconstruct."""
+        """Answer with a reconstruction of version 2, with several ranges for each URL."""
         return await self._reconstruct(call.request, call.target, 2)
 
     async def answer_size(self, call: Call[str]) -> Response:
         """Answer HEAD for a file with its size.
 
         Raises:
-            RequestError: 400, 401.
-            UpstreamError: as the CAS says.
+            RequestError: 400, the hash is malformed; 401, the token is missing, wrong or expired.
+            UpstreamError: the CAS fails or refuses.
         """
         file_hash, access = _parse_name(call.target), self._open_token(call.request)
         async with head_timeout(self._engine.limits):
@@ -150,16 +150,16 @@ class CasService:
         return Response(200, list(_NO_STORE), no_blocks(), size)
 
     async def answer_telemetry(self, call: Call[None]) -> Response:
-        """Read telemetry and drop it.
+        """Read telemetry and discard it.
 
         Raises:
-            RequestError: 413.
+            RequestError: 413, the body has more than MAX_TELEMETRY_SIZE bytes.
         """
         await _discard(call.request, MAX_TELEMETRY_SIZE)
         return Response(204)
 
     async def answer_xorb(self, call: Call[str]) -> Response:
-        """Answer GET and HEAD for packed data.
+        """Answer GET and HEAD for packed xorb data.
 
         Raises:
             RequestError, UpstreamError, IntegrityError: see XorbData.answer.
@@ -167,11 +167,13 @@ class CasService:
         return await self._data.answer(call.request, call.target)
 
     async def _reconstruct(self, request: Request, name: str, version: int) -> Response:
-        """Ask the CAS how a range of a file is built, and give its answer with our URLs.
+        """Request a reconstruction from the CAS, and answer with it and with our data URLs.
 
         Raises:
-            RequestError: 400, 401, 409, 413, 416, 422.
-            UpstreamError: as the CAS says.
+            RequestError: 400, the hash is malformed; 401, the token is missing, wrong or expired;
+                409, the client must start the file again; 413, the range has too many terms; 416,
+                the range is malformed or outside the file; 422, grants cannot prove the file.
+            UpstreamError: the CAS fails or refuses.
         """
         file_hash, access = _parse_name(name), self._open_token(request)
         asked = _parse_range(request.headers.get("range"))
@@ -180,7 +182,9 @@ class CasService:
                 answer = await self._engine.source.fetch_reconstruction(access, file_hash, asked)
             except RangeUnsatisfiable:
                 raise self._unsatisfiable(file_hash) from None
-            except UpstreamTooLarge as exc:  # a short answer would be a short file to clients
+            except (
+                UpstreamTooLarge
+            ) as exc:  # clients would take a shorter answer for a shorter file
                 raise RequestError(413, str(exc)) from None
             end = asked.start + answer.decoded_size
             size = await self._find_size(access, file_hash, end, is_last=end < asked.end)
@@ -203,14 +207,17 @@ class CasService:
             return await self._send([answer], write_plan(answer, version, infos))
 
     async def answer_batch(self, call: Call[None]) -> Response:
-        """Return how whole files are built.
+        """Answer with the reconstructions of several whole files.
 
-        Of a range that several files have, the first one gets the URL. It speaks for the others
-        only where all are proven, and alike; else they have to be asked for one by one.
+        A range that several files share has one URL, whose grant names the first of the files. It
+        is valid for the others only if all of them are proven with equal chunk hashes. Otherwise
+        the client has to ask for one file at a time.
 
         Raises:
-            RequestError: 400, 401, 413, 422.
-            UpstreamError: as the CAS says of any of them.
+            RequestError: 400, a hash is malformed or the files share chunks; 401, the token is
+                missing, wrong or expired; 413, the answer would be too large; 422, grants cannot
+                prove one of the files.
+            UpstreamError: the CAS fails or refuses for any of the files.
         """
         request = call.request
         access = self._open_token(request)
@@ -236,12 +243,16 @@ class CasService:
             return await self._send(held, write_batch(terms, fetch_info))
 
     async def _send(self, held: list[Reconstruction], pieces: Iterator[bytes]) -> Response:
-        """Answer with a document that is written as the client reads it.
+        """Answer with a document that is written while the client reads it.
 
-        What it is made of counts against the memory budget until then.
+        The reconstructions count against the memory budget until the last piece is written.
+
+        Args:
+            held: the reconstructions that the document is written from.
+            pieces: of the document.
 
         Raises:
-            UpstreamBusy: there is no room for it.
+            UpstreamBusy: the memory budget has no room for them.
         """
 
         async def write() -> AsyncGenerator[Block, None]:
@@ -266,13 +277,13 @@ class CasService:
         )
 
     def _check_going_on(self, file_hash: bytes, access: SealedAccess) -> None:
-        """Check that a client which asks for more of a file may go on with what it has.
+        """Check that a client which continues a file may keep the part that it has.
 
-        Nothing tells when it has begun but its token. It may come from another instance, whose
-        clock is another.
+        Only its token shows when it began. Another instance with another clock may have issued the
+        token, so CLOCK_SKEW is allowed for.
 
         Raises:
-            RequestError: 409, what it has may be wrong, or nobody can tell any more.
+            RequestError: 409, that part may be damaged, or can no longer be verified.
         """
         engine, age = self._engine, time.time() - access.issued
         since = time.monotonic() - age - CLOCK_SKEW
@@ -284,15 +295,17 @@ class CasService:
             )
         if not engine.is_proven(file_hash) and engine.was_lost_since(file_hash, since):
             raise RequestError(
-                409, "what was known of the file had to go: start again with a new token"
+                409,
+                "the server has dropped its record of the parts that it sent: "
+                "start again with a new token",
             )
 
     async def _find_size(self, access: Access, file_hash: bytes, end: int, *, is_last: bool) -> int:
-        """Return the size of a file; it tells when all of its chunks have been seen.
+        """Return the size of a file in bytes; the granter needs it to know the last chunk.
 
         Args:
-            end: byte up to which the file is known to reach.
-            is_last: the file ends there.
+            end: a position that the file reaches.
+            is_last: the file ends at that position.
         """
         size = end if is_last else self._sizes.find(file_hash)
         if size is None:
@@ -301,18 +314,19 @@ class CasService:
         return size
 
     def _unsatisfiable(self, file_hash: bytes) -> RequestError:
-        """Return the 416 for a range that the CAS refused: only its word allows to name the
-        size.
+        """Make the 416 for a range that the CAS refused.
+
+        It may name the size, since the answer of the CAS shows that the client may read the file.
         """
         size = self._sizes.find(file_hash)
         field = [] if size is None else [("Content-Range", format_unsatisfied_range(size))]
         return RequestError(416, "the file has no such bytes", field)
 
     def _open_token(self, request: Request) -> SealedAccess:
-        """Return what a client's token is a seal on.
+        """Unseal the access token of a request.
 
         Raises:
-            RequestError: 401, it is not ours, or has run out.
+            RequestError: 401, the token is missing, not sealed by this server, or expired.
         """
         text = get_token(request, required=True, max_size=MAX_SEALED_SIZE)
         assert text is not None
@@ -321,19 +335,21 @@ class CasService:
         *value, issued = value if isinstance(value, list) and len(value) == 4 else (value, 0)
         token = make_cas_token(value)
         if token is None or not isinstance(issued, int | float):
-            raise RequestError(401, "the access token is not one of this server's", [CHALLENGE])
+            raise RequestError(
+                401, "the access token was not issued by this server: get a new one", [CHALLENGE]
+            )
         if time.time() >= token.expires:
-            raise RequestError(401, "the access token has expired", [CHALLENGE])
+            raise RequestError(401, "the access token has expired: get a new one", [CHALLENGE])
         return SealedAccess(token, issued)
 
 
 async def _find_names(
     granter: Granter, answer: Reconstruction, start: int, file_hash: bytes, size: int
 ) -> Names:
-    """Find what the grants will name; see Granter.iter_names.
+    """Return the chunk hashes and terms that the grants will name; see Granter.iter_names.
 
     Raises:
-        RequestError: 422, the file is not proven, and cannot be by grants.
+        RequestError: 422, the file is not proven, and grants cannot prove it.
     """
     try:
         return await run_slices(granter.iter_names(answer, start, file_hash, size))
@@ -342,7 +358,7 @@ async def _find_names(
 
 
 def read_name(path: MatchedPath) -> str:
-    """Return the name of a file or a xorb; the handlers judge it."""
+    """Return the hash in a path, unchecked; the handlers check it."""
     return path.values["hash"]
 
 
@@ -354,11 +370,11 @@ def _parse_name(name: str) -> bytes:
 
 
 def _parse_range(value: str | None) -> ByteRange:
-    """Read the Range of a question: positions in the file.
+    """Parse the Range of a request for a reconstruction: positions in the file, inclusive ends.
 
     Raises:
-        RequestError: 416, malformed, or of another form than clients use. It says nothing of the
-            file: the CAS has not been asked whether this client may know of it.
+        RequestError: 416, it is malformed, or of a form that clients do not use. The error names no
+            size: the CAS has not decided yet whether the client may read the file.
     """
     if value is None:
         return ByteRange(0, _NO_END)
@@ -370,7 +386,7 @@ def _parse_range(value: str | None) -> ByteRange:
 
 
 async def _discard(request: Request, limit: int) -> None:
-    """Read a body that is nobody's business, and hold none of it.
+    """Read a body and discard it piece by piece.
 
     Raises:
         RequestError: 413, it is larger than limit bytes.
@@ -378,12 +394,13 @@ async def _discard(request: Request, limit: int) -> None:
     async for piece in request.body:
         limit -= len(piece)
         if limit < 0:
-            raise RequestError(413, f"telemetry is taken up to {MAX_TELEMETRY_SIZE} bytes")
+            raise RequestError(413, f"telemetry may have at most {MAX_TELEMETRY_SIZE} bytes")
 
 
 def ask_for_token(request: Request) -> Request:
-    """Return the request to the Hub for a token: whole, whatever version the client has, with a
-    body even for HEAD.
+    """Return the request for a token as it goes to the Hub: a GET without conditions.
+
+    So the Hub's answer always has a body with the token.
     """
     fields = (
         (name, value) for name, value in request.headers if not name.lower().startswith("if-")

@@ -1,17 +1,16 @@
-"""Xorb data behind URLs of our own, as object stores serve it: whoever has a good URL may read its
-ranges, without a token.
+"""Serve xorb data at URLs of our own. As with object stores, a signed URL needs no token.
 
-A request has to name a Range: one of those that the URL grants, exactly, or several of them in
-order, which are answered with multipart/byteranges. Clients ask so, and again so where a transfer
-has broken off. A part of a range would cost upstream as much as all of it, whatever the client
-takes. Anything else is 403, as is a URL that has expired, here or upstream: clients then ask for
-the reconstruction again.
+A request must have a Range that is exactly one of the ranges that the URL grants, or several of
+them in order, which are answered with multipart/byteranges. Clients send such requests, and repeat
+them after a broken transfer. A part of a granted range is refused, since it would cost upstream as
+much as the whole. Any other range is 403, and so is a URL that has expired here or upstream:
+clients then request the reconstruction again.
 
-Clients of native data do not check it, so what cannot be proven must not come to its end: a file as
-a whole is held together only by the instance that has granted all its parts. A URL of another
-instance (one that is gone, was started again, or should not have been passed over by a balancer) is
-refused with 409, which makes clients begin anew, unless the file was proven where the URL was
-signed: then all other parts were held against it, too. That it is proven here would not be enough.
+Native clients do not verify their data. So the server must not complete data that it cannot prove,
+and only the instance that granted all parts of a file can prove the file as a whole. A URL of
+another instance (one that has ended or restarted, or one that a balancer missed) is refused with
+409, and clients start the file again. One exception: the file was already proven where the URL was
+signed, so that instance verified all other parts. A proof by this instance alone is not enough.
 """
 
 import logging
@@ -38,17 +37,18 @@ from xetserve.xet.signing import Sealer
 
 logger = logging.getLogger(__name__)
 
-GRANT_SECONDS: Final = 900.0  # that a data URL is good for
-WARNING_PAUSE: Final = 60.0  # seconds between two warnings of the same
+GRANT_SECONDS: Final = 900.0  # lifetime of a data URL
+WARNING_PAUSE: Final = 60.0  # seconds between two equal warnings
 OCTETS: Final = "application/octet-stream"
 _RANGES: Final = re.compile(r"bytes=\d{1,10}-\d{1,10}(?:, ?\d{1,10}-\d{1,10})*", re.ASCII)
 
 
 class XorbData:
-    """Serves ranges of xorbs, packed.
+    """Serves packed ranges of xorbs.
 
     Args:
-        instance: see Grant.
+        sealer: opens the grants in URLs.
+        instance: the name of this instance, see Grant.
     """
 
     def __init__(self, engine: Engine, sealer: Sealer, instance: str) -> None:
@@ -58,24 +58,29 @@ class XorbData:
         self._last_warning = -WARNING_PAUSE
 
     async def answer(self, request: Request, name: str) -> Response:
-        """GET and HEAD /xorbs/{xorb hash}?file=...&grant=...
+        """Answer GET and HEAD for /xorbs/{xorb hash}?file=...&grant=...
 
         Raises:
-            RequestError: 403; 409, the file was damaged.
-            UpstreamError, IntegrityError: the data cannot be had.
+            RequestError: 403, the URL or the Range is wrong, or the URL has expired; 409, the
+                client has to start the file again, because it was damaged or this instance cannot
+                prove it.
+            UpstreamError: the CAS or the data host fails or refuses.
+            IntegrityError: the data is damaged.
         """
         text = request.query.get("grant", "")
         grant = open_grant(self._sealer, text)
         file_name = request.query.get("file")
         if grant is None and text:
-            raise RequestError(409, "the URL was not signed here since the last start: start again")
+            raise RequestError(
+                409, "the URL was not signed here, or the server has restarted since: start again"
+            )
         if grant is None or name != grant.name or file_name not in (None, grant.file_name):
             raise RequestError(403, "the URL's signature is wrong")
         request.record.file = f"xorb {name}"
         is_strange = grant.instance != self._instance
         if is_strange and not grant.is_of_proven_file:
-            # First of all: whoever is told to ask anew goes on with parts that nobody holds against
-            # these.
+            # This check precedes the 403 for an expired URL: after a 403 the client would continue
+            # the file with a new URL, and no instance would verify the two parts together.
             raise self._refuse_strange()
         if time.time() >= grant.expires:
             raise RequestError(403, "the URL has expired")
@@ -88,13 +93,15 @@ class XorbData:
         if request.method == "HEAD":  # Range is for GET only (RFC 9110, 14.2)
             return Response(200, [("Content-Type", OCTETS), *fields], no_blocks())
         engine, issued = self._engine, grant.issued
-        if is_strange:  # by another machine's steady clock
+        if is_strange:  # issued is a monotonic time of another machine; expires is wall-clock time
             issued = time.monotonic() - (time.time() - (grant.expires - GRANT_SECONDS))
         if engine.was_cut_since(grant.file_hash, issued):
-            # What the client has of the file may be what is wrong: it must not come to an end.
+            # The damage may be in the part that the client has, so the file must not be completed.
             raise RequestError(409, "the file turned out to be damaged: start again")
         if not grant.is_of_proven_file and engine.was_lost_since(grant.file_hash, issued):
-            raise RequestError(409, "what was known of the file had to go: start again")
+            raise RequestError(
+                409, "the server has dropped its record of the parts that it sent: start again"
+            )
         spans = _check_ranges(request.headers.get("range"), grant)
         logger.debug(
             "native: xorb %s, %d of %d granted ranges, file %s",
@@ -120,9 +127,7 @@ class XorbData:
         return Response(206, fields, MultipartBody(frame, content, opened.body), frame.length)
 
     def _refuse_strange(self) -> RequestError:
-        """Return the refusal of another instance's URL; count it, and warn once a minute at
-        most.
-        """
+        """Make the 409 for a URL of another instance; count it, and warn at most once a minute."""
         STRANGE_GRANTS.add()
         now = time.monotonic()
         if now - self._last_warning >= WARNING_PAUSE:
@@ -133,13 +138,16 @@ class XorbData:
                 "and has to hash /xorbs/ by the parameter `file`, as scale/haproxy.cfg and "
                 "scale/nginx.conf do"
             )
-        return RequestError(409, "only the server that signed the URL can prove it: start again")
+        return RequestError(
+            409, "only the server that signed the URL can verify the file: start again"
+        )
 
 
 class _PackedRanges:
     """The ranges of a grant, as a Content.
 
-    refuse: makes the refusal of what cannot be proven by itself; None: all of the file passes here.
+    refuse: makes the error for a range that cannot be proven alone; None: this instance sees all
+        ranges of the file, and proves them together.
     """
 
     def __init__(self, engine: Engine, grant: Grant, record: Record) -> None:
@@ -163,14 +171,14 @@ class _PackedRanges:
 
 
 def _check_ranges(header: str | None, grant: Grant) -> list[Span]:
-    """Return the ranges that are asked for.
+    """Return the requested ranges.
 
     Raises:
-        RequestError: 403, there are none, or others than the URL grants.
+        RequestError: 403, there is none, or the URL does not grant one of them.
     """
     text = header or ""
     if not _RANGES.fullmatch(text):
-        raise RequestError(403, "a data URL needs a Range header")
+        raise RequestError(403, "a request for a data URL needs a Range header")
     pairs = (part.split("-") for part in text.removeprefix("bytes=").split(","))
     spans = [Span(int(first), int(last) + 1) for first, last in pairs]
     signed = iter(grant.ranges)
