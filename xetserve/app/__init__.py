@@ -1,1 +1,1 @@
-"""What our clients see: Request in, Response out; no sockets."""
+"""The HTTP application: a Request in, a Response out; no sockets."""

@@ -1,4 +1,4 @@
-"""The body of a file that is not Xet: one buffer is received into while the other one is sent."""
+"""The body of a file that is not Xet: one buffer receives while the other one is sent."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
@@ -12,19 +12,19 @@ from xetserve.pipeline.cache.blobs import BlobWriter
 from xetserve.pipeline.flow.budget import ByteBudget
 
 BUFFER_SIZE: Final = 256 * 1024  # bytes of each of the two buffers
-LEAST_BUFFER_SIZE: Final = 32 * 1024  # bytes of each where the budget has no room for these
+LEAST_BUFFER_SIZE: Final = 32 * 1024  # bytes of each if the budget has no room for BUFFER_SIZE
 
 
 class BlobBody(Body):
-    """Passes on what a source receives, a block behind, so that the last block leaves only if the
-    digest is right.
+    """Passes on the bytes of a source, one block late: the last block leaves only if the digest is
+    right.
 
     Args:
-        opened: the entered context that source came from; left when the body ends or is closed.
-        digest: what the whole content must hash to; None for a part of it.
+        opened: the entered context of source; exited when the body ends or is closed.
+        digest: the expected hash of the whole content; None: the body is a part of the file.
         timeout: seconds without a byte.
-        budget: what the buffers count against.
-        writer: stores the content on the way.
+        budget: counts the buffers.
+        writer: stores the content as it passes; None: it is not stored.
         on_damage: called when the content has another digest.
 
     first: the block that start() waited for; empty once it was returned.
@@ -55,11 +55,11 @@ class BlobBody(Body):
         self.first: Block = ()
 
     async def start(self) -> None:
-        """Wait for the first block; closed if that fails.
+        """Wait for the first block. If that fails, the body is closed.
 
         Raises:
-            UpstreamError: the source broke off.
-            IntegrityError: the content ends here, and has another digest.
+            UpstreamError: the source broke off or stalled.
+            IntegrityError: the content ends with this block, and has another digest.
         """
         self._filled, self._free = self._lent.enter_context(_lend_buffers(self._budget))
         try:
@@ -77,7 +77,7 @@ class BlobBody(Body):
             raise StopAsyncIteration
         try:
             if self._writer is not None:
-                await self._writer.finish()  # the next bytes come into the same memory
+                await self._writer.finish()  # the next bytes overwrite its memory
             block = await self._take_block()
         except BaseException as exc:
             await self._fail(exc)
@@ -106,7 +106,7 @@ class BlobBody(Body):
             await self._on_damage(error)
 
     async def _take_block(self) -> Block | None:
-        """Return the block that is here, once the one behind it is; None: there is none."""
+        """Receive the next block, then return the one before it; None: there is none."""
         if not self._count:
             return None
         block = [memoryview(self._filled)[: self._count]]
@@ -119,7 +119,7 @@ class BlobBody(Body):
         return block
 
     async def _receive(self, buffer: bytearray) -> int:
-        """Receive bytes; at the end, check the digest."""
+        """Receive bytes into buffer; return how many, 0 at the end, after checking the digest."""
         try:
             count = await self._source.receive_into(memoryview(buffer), self._timeout)
         except BrokenStream as exc:
@@ -133,7 +133,7 @@ class BlobBody(Body):
 
 @contextmanager
 def _lend_buffers(budget: ByteBudget) -> Iterator[tuple[bytearray, bytearray]]:
-    """Lend two buffers of a size, a small one where others hold what there is."""
+    """Lend two buffers of equal size; small ones if the budget is used up."""
     budget.open_reader()
     size = BUFFER_SIZE
     if 2 * size > budget.share or not budget.try_take(2 * size):

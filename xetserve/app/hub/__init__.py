@@ -1,1 +1,1 @@
-"""The Hub's own URLs."""
+"""The Hub's own URLs: files, API, git-lfs and ollama."""

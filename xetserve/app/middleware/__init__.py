@@ -1,1 +1,1 @@
-"""What happens before a handler, and what is counted of its response."""
+"""Handlers around the application: admission, pacing, HTTPS and metrics."""

@@ -1,4 +1,4 @@
-"""Metrics of requests that are answered."""
+"""Metrics of answered requests."""
 
 from http import HTTPStatus
 
@@ -9,7 +9,7 @@ _STATUSES = frozenset(int(status) for status in HTTPStatus)
 
 
 def count_answer(request: Request) -> None:
-    """Count a request that is answered, from its record."""
+    """Count an answered request from its record."""
     record = request.record
     route, status = record.route, record.status
     REQUESTS.add(route, str(status) if status in _STATUSES else f"{status // 100}xx")

@@ -1,8 +1,8 @@
-"""The handler in front of the application: who is answered now, and how fast bodies leave.
+"""The handler in front of the application: it admits requests and paces bodies.
 
 A request is admitted or refused, then waits for a turn of the event loop. A streamed body gets one
-observer, which the connection calls around each block: it waits for the client's rate and for a
-turn, and shows on the status page how far the body is.
+observer, which the connection calls around each block. It waits for the client's rate and for a
+turn, and shows the progress of the body on the status page.
 """
 
 import time
@@ -16,11 +16,11 @@ from xetserve.metrics.catalogue import ACTIVE_REQUESTS
 
 EXEMPT: Final = frozenset(
     {"/health", "/healthz", "/ready", "/metrics", "/status"}
-)  # answered at once under any load: an operator needs them most then
+)  # answered at once under any load, when an operator needs them most
 
 
 class Places(Protocol):
-    """Places in turns of the event loop; made in net, which app does not know."""
+    """Places in turns of the event loop; net implements it, and app does not import net."""
 
     async def take(self, client: str, *, begins: bool) -> None:
         """Wait for a place for a client's work."""
@@ -33,8 +33,8 @@ class TrafficControl:
     Args:
         admission: limits and rates; EXEMPT paths are not subject to them.
         turns: places in turns of the event loop; EXEMPT paths wait for none.
-        streams: where bodies under way are shown.
-        clock: Unix seconds.
+        streams: the table in which running transfers are shown.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class TrafficControl:
         return response
 
     def leave(self, admitted: Admitted | None) -> None:
-        """Count a request no more: its answer is made, or its body closed."""
+        """Stop counting a request as active: its answer is complete, or its body is closed."""
         ACTIVE_REQUESTS.add(amount=-1)
         if admitted is not None:
             admitted.leave()
 
     def show(self, request: Request, size: int | None) -> Stream | None:
-        """Show a body that begins; None: there is no place for it."""
+        """Show a body that begins on the status page; None: the table is full."""
         record = request.record
         parts = {
             "route": record.route,
@@ -96,10 +96,10 @@ class TrafficControl:
 
 
 class _Transfer:
-    """The observer of one body: shown, paid for, in turn with others.
+    """The observer of one body: it shows progress, charges the client's rate and waits for turns.
 
     Args:
-        size: bytes in the body, where known.
+        size: bytes of the body; None: unknown.
         admitted: None: the path is exempt.
     """
 
@@ -128,7 +128,7 @@ class _Transfer:
         if admitted.is_paced:
             await admitted.pay()
         if self._num_blocks:
-            # The first block is here already, as a rule. A small file ends with its second one.
+            # The first block usually waits already. A small file ends with its second block.
             await self._control.turns.take(request.client, begins=self._num_blocks == 1)
 
     def on_block(self, size: int) -> None:

@@ -1,1 +1,1 @@
-"""What operators see."""
+"""Status for operators: health, readiness, metrics and the status page."""

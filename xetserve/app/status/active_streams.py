@@ -1,4 +1,4 @@
-"""Bodies that are being sent, each in a place of memory that other processes may read.
+"""Table of running transfers in memory that other processes can read.
 
     0     number        f64, of the stream in its process; 0: the place is free
     8     started       f64, Unix seconds
@@ -6,10 +6,10 @@
     24    size          f64, body bytes to send; -1: not known
     32    stage         f64, see Stage
     40    text size     f64, bytes
-    64    text          JSON: what a person calls it
+    64    text          JSON: route, file, repository, client, request id
 
-One process writes. Another one that reads at a bad moment finds text that is not JSON, or of
-another number, and leaves the stream out.
+Each place has this layout. Only one process writes, without a lock. A reader that meets a place
+while it changes finds text that is not JSON, or another number afterwards, and skips the stream.
 """
 
 import json
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-NUM_PLACES: Final = 64  # of one process; streams beyond them are counted elsewhere, and not shown
+NUM_PLACES: Final = 64  # of one process; further streams are counted in metrics, but not shown
 _HEAD_SIZE: Final = 64  # bytes
 _TEXT_SIZE: Final = 1984  # bytes
 _STRIDE: Final = _HEAD_SIZE + _TEXT_SIZE
@@ -28,12 +28,15 @@ MAX_TEXT: Final = 160  # characters of each part of the text
 class Stage(IntEnum):
     """What a stream waits for."""
 
-    READING = 0  # us, and those behind us
-    SENDING = 1  # its client
+    READING = 0  # for data from upstream or from our disk
+    SENDING = 1  # for its client
 
 
 class StreamState(NamedTuple):
-    """A stream at one moment; text: what it is, by name of the part."""
+    """A stream at one moment.
+
+    started: Unix seconds. sent, size: bytes; size None: unknown. text: see StreamTable.open.
+    """
 
     number: int
     started: float
@@ -52,21 +55,21 @@ class Stream:
         self._head = table.heads[place]
 
     def note(self, sent: int, stage: Stage) -> None:
-        """Tell how far it is, and what it waits for."""
+        """Record the bytes sent so far, and what the stream waits for."""
         self._head[2] = sent
         self._head[4] = stage
 
     def close(self) -> None:
-        """It is over."""
+        """Free the place of a stream that has ended."""
         self._head[0] = 0
         self._table.free.append(self._place)
 
 
 class StreamTable:
-    """The streams of this process; whoever was here before has none any more.
+    """The streams of this process. Making a table clears the places of an earlier process.
 
     Args:
-        buffer: STREAMS_SIZE bytes; None: memory of our own.
+        buffer: STREAMS_SIZE bytes of shared memory; None: private memory.
     """
 
     def __init__(self, buffer: memoryview | None = None) -> None:
@@ -79,10 +82,12 @@ class StreamTable:
         self._last_number = 0
 
     def open(self, text: dict[str, str], size: int | None, now: float) -> Stream | None:
-        """Show a stream; None: there is no place.
+        """Add a stream; None: the table is full.
 
         Args:
-            text: what it is; each part is cut to its last MAX_TEXT characters.
+            text: its route, file, repository, client and request id; each value is cut to its last
+                MAX_TEXT characters.
+            size: bytes; None: unknown.
             now: Unix seconds.
         """
         if not self.free:
@@ -108,7 +113,7 @@ class StreamReader:
         self._heads, self._texts = _split(buffer)
 
     def read(self) -> Iterable[StreamState]:
-        """Yield the streams as they are now."""
+        """Yield the current streams."""
         for head, text in zip(self._heads, self._texts, strict=True):
             number, started, sent, size, stage, text_size = head.tolist()[:6]
             if not number:
@@ -129,7 +134,7 @@ class StreamReader:
             )
 
     def read_sent(self) -> dict[int, int]:
-        """Return the bytes sent by number, without the rest."""
+        """Return the bytes sent by the number of the stream."""
         return {int(head[0]): int(head[2]) for head in self._heads if head[0]}
 
 

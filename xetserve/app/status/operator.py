@@ -1,9 +1,9 @@
-"""The operator: whoever has the operator token may see names.
+"""Authentication of the operator, who may see names of files, repositories and clients.
 
-The token comes as a bearer token, as a password (RFC 7617, for curl -u), or in the form on the
-page, which gives a cookie for it. The cookie is not the token: it is a keyed hash with an end, so
-that every worker, and every server with the same token, can check it. It is no Hub token, and goes
-to nobody.
+A client sends the operator token as a bearer token, as a password (RFC 7617, for curl -u), or in
+the form on the page, which sets a cookie. The cookie does not hold the token. It holds an expiry
+time and a keyed hash of it, so that every worker and every server with the same token can check it.
+The operator token is not a Hub token, and is never sent upstream.
 """
 
 import hmac
@@ -27,11 +27,11 @@ _NO_STORE: Final = ("Cache-Control", "no-store")
 
 
 class Operator:
-    """Knows the operator.
+    """Checks whether requests are the operator's.
 
     Args:
-        token: what shows who it is; "": there is none, and nobody is the operator.
-        clock: Unix seconds.
+        token: the operator token; "": none is set, and no request is the operator's.
+        clock: returns Unix seconds.
     """
 
     def __init__(self, token: str = "", clock: Callable[[], float] = time.time) -> None:
@@ -39,7 +39,7 @@ class Operator:
         self._clock = clock
 
     def is_operator(self, request: Request) -> bool:
-        """Return whether a request is the operator's; a wrong token is like none."""
+        """Return whether a request has the operator token or a valid cookie."""
         if not self.token:
             return False
         if self._is_cookie_good(_find_cookie(request)):
@@ -51,20 +51,23 @@ class Operator:
         return token is not None and self._is_token(token)
 
     def insist(self, request: Request) -> None:
-        """Let nobody else pass.
+        """Check that a request is the operator's.
 
         Raises:
-            RequestError: 401.
+            RequestError: 401, it is not.
         """
         if not self.is_operator(request):
             raise RequestError(401, "this needs the operator token", [CHALLENGE])
 
     async def log_in(self, request: Request) -> Response | None:
-        """Answer the form: back to the page with a cookie, or without one to log out; None: it was
-        another token.
+        """Answer the form to log in or out: redirect to the page, and set or clear the cookie.
+
+        Returns:
+            the redirect; None: the token is wrong.
 
         Raises:
-            RequestError: 413; 404, there is no operator token.
+            RequestError: 404, no operator token is set; 413, the body has more than MAX_FORM_SIZE
+                bytes.
         """
         if not self.token:
             raise RequestError(404, "this server has no operator token")

@@ -1,7 +1,7 @@
-"""The page at /: what the server does now, and how it is used.
+"""The page at /: the current activity of the server, and usage examples.
 
-Made here as a whole, so that it tells the same without scripts. Names of files and clients are what
-strangers choose: all that is not ours goes through escape().
+The server renders the whole page, so that it is complete without scripts. Strangers choose the
+names of files and clients: every text that is not ours goes through escape().
 """
 
 from collections.abc import Sequence
@@ -62,10 +62,11 @@ def make_page(
     """Make the page.
 
     Args:
-        figures: what Snapshot.describe gives; None: whoever asks may not see them.
-        rates: bytes a second, sent and fetched, for the graph.
-        may_log_in: there is an operator token.
-        was_refused: it was not the one that was given.
+        figures: of Snapshot.describe; None: the client may not see them.
+        rates: bytes per second, sent and fetched, for the graph.
+        is_operator: show names and the button to log out.
+        may_log_in: an operator token is set, so the form to log in is shown.
+        was_refused: the client sent a wrong operator token.
     """
     if figures is None:
         live = f'<header><h1>xetserve {escape(__version__)}</h1></header>\n<div id="live"></div>'
@@ -84,7 +85,7 @@ def make_page(
 
 
 def format_size(size: float) -> str:
-    """Return bytes as people read them, with decimal units."""
+    """Format a number of bytes with decimal units, such as "1.5 MB"."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 999.5 or unit == "TB":
             break
@@ -93,7 +94,7 @@ def format_size(size: float) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Return a time as people read it."""
+    """Format a duration in seconds, such as "2 h 5 min"."""
     whole = int(seconds)
     days, hours, minutes = whole // 86400, whole % 86400 // 3600, whole % 3600 // 60
     if days:

@@ -1,5 +1,5 @@
-"""What the page at / is made of that never changes: its style, its script, and the policy that
-allows just these.
+"""The fixed parts of the page at /: style, script, and a Content-Security-Policy that allows only
+these two.
 """
 
 from base64 import b64encode

@@ -1,4 +1,4 @@
-"""Whether a load balancer should send clients here."""
+"""Decide whether a load balancer should send clients to this server."""
 
 import asyncio
 import logging
@@ -13,29 +13,29 @@ logger = logging.getLogger(__name__)
 
 HUB: Final = "hub"
 CACHE: Final = "cache"
-FRESH: Final = 10.0  # seconds; a Hub that has answered since needs not be asked
-REACHABLE: Final = 30.0  # seconds; one that has not is out of reach
-PROBE_TIMEOUT: Final = 2.0  # seconds; those who check us wait for 2 to 5
-RESULT_TIME: Final = 5.0  # seconds that a result holds
+FRESH: Final = 10.0  # seconds after an answer of the Hub in which it is not probed
+REACHABLE: Final = 30.0  # seconds after an answer; then a failed probe makes the server unready
+PROBE_TIMEOUT: Final = 2.0  # seconds; load balancers wait for 2 to 5
+RESULT_TIME: Final = 5.0  # seconds that a result is reused
 
 Probe = Callable[[], Awaitable[None]]
 
 
 class Obstacle(NamedTuple):
-    """Why no client should be sent here: cause is HUB or CACHE."""
+    """The reason why no client should be sent here; cause is HUB or CACHE."""
 
     cause: str
     reason: str
 
 
 class Readiness:
-    """What speaks against new clients; changed by whoever knows, and looked for when asked.
+    """Obstacles to new clients. Draining is set from outside; Hub and cache are checked on request.
 
     Args:
-        probe_hub: asks the Hub something; UpstreamError: it does not answer. None: it is not asked.
-        check_cache: tries to write to the cache; OSError, TimeoutError: it cannot. None: there is
-            none.
-        clock: Unix seconds.
+        probe_hub: sends a small request to the Hub, within a timeout in seconds; raises
+            UpstreamError if it fails. None: the Hub is not probed.
+        check_cache: writes to the cache; raises OSError if that fails. None: there is no cache.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Readiness:
 
     @property
     def is_draining(self) -> bool:
-        """Whether the server is about to end."""
+        """Whether the server finishes its requests before it ends."""
         return self._is_draining
 
     @is_draining.setter
@@ -64,16 +64,16 @@ class Readiness:
         DRAINING.set(value)
 
     async def find_obstacle(self) -> Obstacle | None:
-        """Return what is wrong with the Hub or the cache; None: nothing.
+        """Check the Hub and the cache; None: both work.
 
-        Callers that come while a check is under way share its result.
+        Concurrent callers share one check, and a result is reused for RESULT_TIME.
         """
         if self._checking is None:
             age = self._clock() - self._checked_at
             if 0 <= age < RESULT_TIME:
                 return self._result
             self._checking = asyncio.get_running_loop().create_task(self._check())
-        # Shielded: others wait for it, too.
+        # Shielded, since other callers wait for the same check.
         return await asyncio.shield(self._checking)
 
     async def _check(self) -> Obstacle | None:
@@ -97,7 +97,7 @@ class Readiness:
         return None
 
     def _hub_age(self) -> float:
-        """Seconds since the Hub has answered."""
+        """Return the seconds since the Hub last answered."""
         return self._clock() - UPSTREAM_LAST_ANSWER.get("hub")
 
     async def _check_disk(self) -> Obstacle | None:

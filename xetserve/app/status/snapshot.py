@@ -1,4 +1,4 @@
-"""The figures of all workers, put together: for /metrics, /status and the page."""
+"""Combine the counters of all workers, for /metrics, /status and the page."""
 
 import time
 from collections import deque
@@ -11,15 +11,19 @@ from xetserve.app.status.active_streams import STREAMS_SIZE, StreamReader, Strea
 from xetserve.metrics import catalogue as metrics
 from xetserve.metrics.instruments import CELLS_SIZE, CellReader, Family, Instrument, Reading
 
-PLACE_SIZE: Final = CELLS_SIZE + STREAMS_SIZE  # bytes that a worker needs: cells, then streams
-HISTORY: Final = 306  # samples, one a second
-SMOOTHING: Final = 5  # samples that a point of the graph is averaged over
-RATE_TIME: Final = 8.0  # seconds that rates are averaged over: megabytes go into a socket at once
+PLACE_SIZE: Final = CELLS_SIZE + STREAMS_SIZE  # bytes of one worker: cells, then streams
+HISTORY: Final = 306  # samples, one per second
+SMOOTHING: Final = 5  # samples averaged for a point of the graph
+RATE_TIME: Final = 8.0  # seconds averaged for a rate, since megabytes enter a socket at once
 
 
 class Sample(NamedTuple):
-    """What there was at a time: bytes that left, bytes from upstreams and from the cache, by stream
-    what was sent.
+    """Counters at one moment.
+
+    time: Unix seconds.
+    sent: bytes sent to clients.
+    fetched: bytes from upstreams and from the cache.
+    streams: (place, number of the stream) -> bytes sent.
     """
 
     time: float
@@ -29,12 +33,12 @@ class Sample(NamedTuple):
 
 
 class Snapshot:
-    """Reads what all workers have counted.
+    """Reads the counters of all workers.
 
     Args:
-        places: the memory of each, PLACE_SIZE bytes.
-        is_alive: tells whether the process of a place runs.
-        clock: Unix seconds.
+        places: the memory of each worker, PLACE_SIZE bytes.
+        is_alive: returns whether the process of a place runs.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -51,18 +55,16 @@ class Snapshot:
         self.history: deque[Sample] = deque(maxlen=HISTORY)
 
     def on_refresh(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        """Have refresh called before figures are given, so that the gauges of this process are
-        those of now.
-        """
+        """Register a callback that refresh() calls to update the gauges of this process."""
         self._refreshers.append(refresh)
 
     async def refresh(self) -> None:
-        """Bring the gauges of this process up to date."""
+        """Update the gauges of this process."""
         for refresh in self._refreshers:
             await refresh()
 
     def _read(self) -> tuple[list[Reading], list[Reading]]:
-        """Return what living and ended workers have counted."""
+        """Return the counters of running workers and of ended ones."""
         living: list[Reading] = []
         ended: list[Reading] = []
         for number, cells in enumerate(self._cells):
@@ -70,11 +72,11 @@ class Snapshot:
         return living, ended
 
     def collect(self) -> list[Family]:
-        """Return all that there is for /metrics."""
+        """Return all metrics, for /metrics."""
         return metrics.REGISTRY.collect(*self._read())
 
     def sample(self) -> None:
-        """Note what there is now; to be called once a second."""
+        """Add a sample to the history; to be called once per second."""
         living, ended = self._read()
         readings = living + ended
         sent = metrics.SENT_BYTES.total_of(readings)
@@ -87,10 +89,10 @@ class Snapshot:
         self.history.append(Sample(self._clock(), sent, fetched, streams))
 
     def describe(self, *, with_names: bool) -> dict[str, Any]:
-        """Return what /status tells.
+        """Return the JSON value of /status.
 
         Args:
-            with_names: of files, repositories and clients, too.
+            with_names: include the names of files, repositories and clients.
         """
         living, ended = self._read()
         counted = living + ended
@@ -148,7 +150,7 @@ class Snapshot:
         }
 
     def _average(self) -> tuple[float, float]:
-        """Return bytes a second of late, sent and fetched."""
+        """Return the sent and fetched bytes per second, averaged over RATE_TIME."""
         if len(self.history) < 2:
             return 0.0, 0.0
         last = self.history[-1]
@@ -160,13 +162,13 @@ class Snapshot:
         return (last.sent - first.sent) / seconds, (last.fetched - first.fetched) / seconds
 
     def rates(self) -> list[tuple[float, float]]:
-        """Return bytes a second, sent and fetched, at each second of the last minutes."""
+        """Return the sent and fetched bytes per second for each sample, smoothed, oldest first."""
         found = []
         samples = list(self.history)
         starts = [*samples[:1] * (SMOOTHING - 1), *samples]
         for before, after in zip(starts, samples[1:], strict=False):
             seconds = after.time - before.time
-            if seconds > 0:  # clocks are set now and then
+            if seconds > 0:  # somebody may have set the clock back
                 sent, fetched = after.sent - before.sent, after.fetched - before.fetched
                 found.append((sent / seconds, fetched / seconds))
         return found or [(0.0, 0.0)]
@@ -197,7 +199,7 @@ class Snapshot:
         return shown
 
     def _rate_of(self, place: int, stream: StreamState, now: float) -> float:
-        """Return the bytes a second of late; of a stream that is new, since it began."""
+        """Return the bytes per second over RATE_TIME; of a newer stream, since its start."""
         key = (place, stream.number)
         for sample in reversed(self.history):
             if key not in sample.streams:

@@ -1,4 +1,4 @@
-"""How this server is used, in the words of the host that was asked for."""
+"""Usage examples for the page at /, with the host that the client used."""
 
 from html import escape
 from typing import Final, NamedTuple
@@ -7,7 +7,7 @@ from xetserve import __version__
 
 
 class Example(NamedTuple):
-    """What is done, and how; {base} stands for our address."""
+    """A command and its purpose; {base} stands for our base URL."""
 
     title: str
     command: str
@@ -58,7 +58,7 @@ ENDPOINTS: Final = (
 
 
 def make_usage_text(base_url: str) -> str:
-    """Return the usage for terminals."""
+    """Return the usage as plain text for terminals."""
     parts = [f"xetserve {__version__}", INTRODUCTION]
     for example in EXAMPLES:
         command = example.command.replace("{base}", base_url)
@@ -70,7 +70,7 @@ def make_usage_text(base_url: str) -> str:
 
 
 def make_usage_html(base_url: str) -> str:
-    """Return the usage as a part of a page."""
+    """Return the usage as a section of HTML."""
     examples = "\n".join(
         f"<h3>{escape(example.title)}</h3>\n"
         f"<pre>{escape(example.command.replace('{base}', base_url))}</pre>"
