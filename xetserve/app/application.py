@@ -20,17 +20,17 @@ from xetserve.xet.signing import Sealer
 
 
 class Application:
-    """What our clients see.
+    """The handler of all requests: it checks, routes and answers them.
 
     Args:
         allow_anonymous: serve the download routes without a token, too.
-        compression: code answers for clients that ask for it.
+        compression: compress answers for clients that accept it.
         cors: which web pages may read answers.
-        hosts: which names requests may be for.
-        status: answers what is asked about the server itself.
-        mode: who is told of Xet.
-        sealer: seals what native clients bring back; needed unless the mode is plain.
-        instance: see CasService; "": one is made up.
+        hosts: which host names requests may have.
+        status: answers the routes about the server itself.
+        mode: which clients are told of Xet.
+        sealer: seals access tokens and grants of native clients; required unless the mode is plain.
+        instance: see CasService; "": a random one.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Application:
             response = await self._route(request)
         except XetserveError as exc:
             response = from_error(exc, request)
-            # Trouble may pass, and a token may be given: nobody is to remember a refusal.
+            # Caches must not store an error: it may pass, or the client may send a token next time.
             response.headers.append(("Cache-Control", "no-store"))
         if self._compression:
             pack_document(request, response)
@@ -79,10 +79,10 @@ class Application:
             request.record.route = "options"
             return self._cors.answer_options(request)
         if self._hub.is_own(request.headers):
-            raise RequestError(508, "this server is its own Hub")
+            raise RequestError(508, "this server is its own Hub: its hub_url leads back to it")
         route, path = self.routes.match(request.raw_path)
         request.record.route = route.name
-        # What is malformed is refused first, then a wrong method, then a missing token.
+        # Order of checks: a malformed request, then a wrong method, then a missing token.
         token = _read_token(request, route.auth)
         call = Call(request, route.read(path), token)
         try:

@@ -36,7 +36,7 @@ def make_routes(
         allow_anonymous: serve the download routes without a token, too.
     """
     hub_routes = list_hub_routes(hub)
-    if cas is not None:  # what the Hub's URLs answer depends on whether the client knows Xet
+    if cas is not None:  # answers of the Hub's URLs depend on whether the client knows Xet
         hub_routes = [replace(each, vary=("User-Agent", "Accept")) for each in hub_routes]
     routes = [
         *list_status_routes(status),
@@ -48,7 +48,7 @@ def make_routes(
 
 
 def list_status_routes(status: StatusService) -> list[Route[Any]]:
-    """Return the routes that tell of the server itself."""
+    """Return the routes about the server itself."""
     return [
         Route("page", "GET HEAD", "/", Auth.NONE, no_target, status.answer_page),
         Route("health", "GET HEAD", "/health", Auth.NONE, no_target, status.answer_health),
@@ -65,7 +65,7 @@ def list_hub_routes(hub: HubService) -> list[Route[Any]]:
     return [
         Route("resolve", "GET HEAD", "/[datasets/|spaces/]{id}/resolve/{revision}/{path...}",
               Auth.OPTIONAL, read_file_path, hub.answer_file),
-        # A name without an owner shows by the commit behind it.
+        # The commit id after the name shows that the name has no owner.
         Route("resolve", "GET HEAD",
               "/api/resolve-cache/{models|datasets|spaces}/{name}/{commit}/{path...}",
               Auth.OPTIONAL, read_file_path, hub.answer_file),
@@ -108,7 +108,7 @@ def list_hub_routes(hub: HubService) -> list[Route[Any]]:
 
 
 def list_cas_routes(cas: CasService) -> list[Route[Any]]:
-    """Return the routes of the CAS, and of the data that its answers lead to."""
+    """Return the routes of the CAS, and of the xorb data that its answers refer to."""
     return [
         Route("reconstruction", "GET", "/v1/reconstructions/{hash+}",
               Auth.CAS, read_name, cas.answer_v1),

@@ -86,7 +86,7 @@ class BlobReader:
         given = parse_content_range(answer.headers.get("content-range") or "")
         is_part = answer.status == 206 and given is not None and given[0] == wanted
         if coding != "identity" or not (is_part or answer.status == 200):
-            raise UpstreamRefused("the Hub sent something else than the rest of a file")
+            raise UpstreamRefused("the Hub did not send the rest of a file that it was asked for")
         left = 0 if is_part else position
         scratch = memoryview(bytearray(min(left, _SCRATCH_SIZE)))
         while left:

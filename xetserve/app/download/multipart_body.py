@@ -53,11 +53,11 @@ class MultipartBody(Body):
         self._left = span.size
         self._head = self._frame.make_part_head(self._number)
         if opened.span != span:
-            raise UpstreamRefused("the Hub gave a part of the file and then the whole")
+            raise UpstreamRefused("the Hub sent one range of the file, then the whole file")
 
     def _frame_block(self, block: Block) -> Block:
         self._left -= sum(map(len, block))
         if self._left < 0:
-            raise IntegrityError("a part of the file is longer than it should be")
+            raise IntegrityError("a part of the file is longer than its range")
         head, self._head = self._head, b""
         return [head, *block] if head else block

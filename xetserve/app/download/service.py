@@ -1,4 +1,4 @@
-"""Files: /download by repository and path, /download-hash by Xet hash."""
+"""Serve files: /download by repository and path, /download-hash by Xet hash, and the Hub's URLs."""
 
 import asyncio
 import time
@@ -23,16 +23,17 @@ from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.xet.hashes import parse_hash
 
-STALE_FIELD: Final = "X-Xetserve-Stale"  # seconds since the Hub said what is answered
+STALE_FIELD: Final = "X-Xetserve-Stale"  # age in seconds of the Hub's answer that is used
 
 
 @dataclass(frozen=True, slots=True)
 class Upstreams:
-    """All that serving a file needs.
+    """The clients and engines that serving a file needs.
 
-    engine: for Xet files.
-    hash_repo: whose token is used for files that are asked for by hash alone.
-    blob_cache: of the disk cache, where there is one.
+    engine: reads Xet files.
+    hash_repo: owner/name of the repository whose read token is used for files that are requested by
+        hash alone.
+    blob_cache: the disk cache of plain files; None: there is no disk cache.
     """
 
     hub: HubClient
@@ -42,10 +43,10 @@ class Upstreams:
 
 
 class FileService:
-    """Answers for files.
+    """Serves files.
 
     Args:
-        compression: code files with zstd for clients that ask for it.
+        compression: compress files with zstd for clients that accept it.
     """
 
     def __init__(self, upstreams: Upstreams, *, compression: bool = True) -> None:
@@ -54,8 +55,8 @@ class FileService:
         self._limits = upstreams.engine.limits
         self._sizes = FileSizes(upstreams.engine.source)
         self._answers = FileAnswers(Compressors() if compression else None)
-        # Hub clients compare lengths, and resume what broke off: no codings, and a length wherever
-        # it is known.
+        # Hub clients compare lengths and resume broken transfers, so they get no content coding,
+        # and a Content-Length whenever the size is known.
         self._hub_answers = FileAnswers(None, with_length=True)
 
     async def get_file(
@@ -64,8 +65,9 @@ class FileService:
         """Answer GET and HEAD for a file of a repository.
 
         Raises:
-            RequestError: the request names no file that could be.
-            UpstreamError, IntegrityError: it cannot be had.
+            RequestError: the path or the query is not valid, or a condition or range fails.
+            UpstreamError: the Hub or the CAS fails or refuses.
+            IntegrityError: the data is damaged.
         """
         repo = parse_repo(f"{owner}/{name}", request.query.get("type", "model"))
         file_path = join_file_path(path)
@@ -91,10 +93,11 @@ class FileService:
         *,
         native_above: int | None,
     ) -> Response:
-        """Answer GET and HEAD for a file as the Hub does, but from here: nobody is redirected.
+        """Answer GET and HEAD for a file as the Hub does, but with the bytes, never a redirect.
 
         Args:
-            native_above: bytes above which the client is told that a file is Xet; None: of no file.
+            native_above: bytes; the client is told that a larger file is Xet. None: it is told of
+                no file.
 
         Raises:
             RequestError, UpstreamError, IntegrityError: as get_file.
@@ -129,7 +132,7 @@ class FileService:
         revision: str,
         token: str | None,
     ) -> Response:
-        """Answer GET and HEAD for a file that was looked up and described, as the Hub does.
+        """Answer GET and HEAD, as the Hub does, for a file whose entry is known.
 
         Raises:
             RequestError, UpstreamError, IntegrityError: as get_file.
@@ -138,12 +141,14 @@ class FileService:
         return _mark_stale(await self._answer(self._hub_answers, request, file, content), entry)
 
     async def get_by_hash(self, request: Request, text: str, token: str | None) -> Response:
-        """Answer GET and HEAD for a file by its Xet hash. Of the whole, the size comes out while it
-        is read.
+        """Answer GET and HEAD for a file by its Xet hash.
+
+        A GET of the whole file needs no size; it becomes known while the file is read.
 
         Raises:
-            RequestError: 400, not a hash.
-            UpstreamError, IntegrityError: it cannot be had.
+            RequestError: 400, the hash is malformed; 404, the client asks for a checksum.
+            UpstreamError: the Hub or the CAS fails or refuses.
+            IntegrityError: the data is damaged.
         """
         try:
             file_hash = parse_hash(text.lower())
@@ -170,7 +175,7 @@ class FileService:
     async def _answer(
         self, answers: FileAnswers, request: Request, file: Representation, content: Content
     ) -> Response:
-        """Judge the conditions, then answer HEAD or GET."""
+        """Check the conditions, then answer HEAD or GET."""
         file = self._mark(file)
         response = answers.check(request, file)
         if response is not None:
@@ -180,7 +185,7 @@ class FileService:
         return await answers.answer_get(request, file, content)
 
     def _mark(self, file: Representation) -> Representation:
-        """Say of a file that it was cut."""
+        """Return a file with the flags that tell whether its transfers were cut."""
         if file.file_hash is None:
             return file
         was_cut = self._engine.was_cut(file.file_hash)
@@ -196,8 +201,10 @@ class FileService:
         record: Record,
     ) -> Content:
         if entry.file_hash is None:
-            gap_timeout, shelf = self._limits.gap_timeout, self._up.blob_cache
-            return BlobContent(hub, entry, token, gap_timeout, shelf, record, self._engine.budget)
+            gap_timeout, blob_cache = self._limits.gap_timeout, self._up.blob_cache
+            return BlobContent(
+                hub, entry, token, gap_timeout, blob_cache, record, self._engine.budget
+            )
         access = ReadAccess(
             hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True
         )
@@ -205,7 +212,7 @@ class FileService:
 
 
 def _mark_stale(response: Response, entry: FileEntry) -> Response:
-    """Say of an answer that the Hub could not be asked."""
+    """Add the age of an old cached entry, which was used because the Hub did not answer."""
     if entry.stale_age is not None:
         response.headers.append((STALE_FIELD, str(entry.stale_age)))
     return response
@@ -213,8 +220,10 @@ def _mark_stale(response: Response, entry: FileEntry) -> Response:
 
 @asynccontextmanager
 async def head_timeout(limits: ReadLimits) -> AsyncIterator[None]:
-    """Bound all that comes before the head: clients give up on a server that says nothing for 10
-    s.
+    """Bound the time until the head is sent, since clients give up after 10 s without an answer.
+
+    Raises:
+        UpstreamTimeout: gap_timeout seconds have passed.
     """
     try:
         async with asyncio.timeout(limits.gap_timeout):

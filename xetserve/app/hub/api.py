@@ -1,7 +1,7 @@
-"""The Hub as clients know it, with us in its place: HF_ENDPOINT may name this server.
+"""Serve the Hub's own URLs, so that HF_ENDPOINT may name this server.
 
-Files come from here, whatever the Hub would redirect to; questions are passed on. A token is
-optional: the Hub decides who may read what.
+Files are always served from here, where the Hub may redirect; API requests are forwarded. A token
+is optional: the Hub decides what a client may read.
 """
 
 from typing import Final
@@ -22,17 +22,17 @@ from xetserve.http.messages import Headers, Request, Response
 from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import HubClient
 
-# Files of strangers, served from our host: nothing may run in a browser.
+# Browsers must not run code from files of strangers, which come from our host.
 _INERT: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; sandbox"),
 )
-# Clients that take the first page of a list for all of it.
+# Clients that read only the first page of a list.
 _WITHOUT_PAGES: Final = ("llama-cpp", "llama.cpp")
 
 
 def cannot_page(headers: Headers) -> bool:
-    """Return whether a client needs lists in one page."""
+    """Return whether a client needs a list in one page."""
     return (headers.get("user-agent") or "").lower().startswith(_WITHOUT_PAGES)
 
 
@@ -40,8 +40,8 @@ class HubService:
     """Answers the Hub's own URLs.
 
     Args:
-        mode: who is told of Xet.
-        cas: what those are led to; None: nobody is.
+        mode: which clients are told of Xet.
+        cas: serves those clients natively; None: no client is told of Xet.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class HubService:
         """Answer GET and HEAD for a file.
 
         Raises:
-            RequestError, UpstreamError, IntegrityError: it cannot be had.
+            RequestError, UpstreamError, IntegrityError: see FileService.get_resolved.
         """
         native_above = self._find_limit(call.request)
         return await self._files.get_resolved(
@@ -74,10 +74,10 @@ class HubService:
         )
 
     async def answer_raw(self, call: Call[str]) -> Response:
-        """Answer GET and HEAD for what git has of a file.
+        """Answer GET and HEAD for a file as git stores it: of a large one, the LFS pointer.
 
         Raises:
-            RequestError, UpstreamError: it cannot be had.
+            UpstreamError: the Hub fails or refuses.
         """
         response = await self._api.answer(call.request, call.token, native_above=ALL_FILES)
         names = {name for name, _ in _INERT}
@@ -86,19 +86,20 @@ class HubService:
         return response
 
     async def answer_question(self, call: Call[str]) -> Response:
-        """Pass a question on to the Hub.
+        """Forward an API request to the Hub.
 
         Raises:
-            RequestError, UpstreamError: it cannot be answered.
+            RequestError: 413, the body is too long.
+            UpstreamError: the Hub fails or does not answer.
         """
         native_above = self._find_limit(call.request)
         return await self._api.answer(call.request, call.token, native_above=native_above)
 
     async def answer_tree(self, call: Call[str]) -> Response:
-        """Answer with a list of files, in one page for clients that ask for no second one.
+        """Answer with a list of files, in one page for clients that read only the first one.
 
         Raises:
-            RequestError, UpstreamError: it cannot be answered.
+            UpstreamError: the Hub fails or does not answer.
         """
         return await self._api.answer(
             call.request,
@@ -108,19 +109,20 @@ class HubService:
         )
 
     async def answer_command(self, call: Call[str]) -> Response:
-        """Pass a command on to the Hub.
+        """Forward a command to the Hub.
 
         Raises:
-            RequestError, UpstreamError: it cannot be sent.
+            RequestError: 413, the body is too long.
+            UpstreamError: the Hub fails or does not answer.
         """
         return await self._commands.pass_on(call.request, call.token)
 
     async def answer_read_token(self, call: Call[str]) -> Response:
-        """Answer with a token for native clients, who know Xet, whatever they were told.
+        """Answer with an access token for a native client.
 
         Raises:
-            RequestError: 404, they are not served here.
-            UpstreamError: the Hub gives none.
+            RequestError: 404, this server does not serve native clients.
+            UpstreamError: the Hub fails or issues no token.
         """
         cas = self._check_native()
         asked = ask_for_token(call.request)
@@ -131,7 +133,7 @@ class HubService:
         """Refuse a token for uploads.
 
         Raises:
-            RequestError: always; 403, or 404 where native clients are not served.
+            RequestError: always: 403, or 404 if this server does not serve native clients.
         """
         self._check_native()
         raise RequestError(403, "nothing can be uploaded through this server")

@@ -1,4 +1,4 @@
-"""Paths of the Hub. Its ids may lack an owner, and its revisions have slashes, encoded or not."""
+"""Parse paths of the Hub. Ids may lack an owner, and revisions have slashes, encoded or not."""
 
 import re
 from typing import Final, NamedTuple
@@ -17,8 +17,9 @@ from xetserve.upstream.hub.client import RepoRef
 
 _KINDS_BY_PLURAL: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _TOKENS: Final = ("xet-read-token", "xet-write-token")
-# What is asked about a repository: the verb, and how many segments may follow it. The Hub has more.
-# Those that change something are here so that no name of a repository makes them pass for another.
+# The verbs of API paths, and how many segments may follow each: at least and at most. The Hub has
+# more verbs. Verbs that change something are listed so that a repository with such a name cannot
+# make a path look like that of another verb.
 _VERBS: Final = {
     **dict.fromkeys(_TOKENS, (1, _ANY := 100)),
     **dict.fromkeys(("revision", "paths-info", "commits", "preupload", "commit"), (1, 1)),
@@ -28,14 +29,14 @@ _VERBS: Final = {
     **dict.fromkeys(("discussions", "logs", "events", "secrets", "variables"), (0, _ANY)),
 }
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-# Questions whose answers are kept: what clients ask before they download. Never tokens, logs,
-# events, settings.
+# Verbs whose answers are cached: those that clients need before a download. Tokens, logs, events
+# and settings are never cached.
 _KEPT_VERBS: Final = ("", "revision", "tree", "paths-info", "refs", "commits")
 
 
 class ObjectPath(NamedTuple):
-    """Something of a repository that is not asked for by path: what follows /objects/, or
-    /manifests/ and /blobs/.
+    """An object of a repository that has no file path: the name after /objects/, /manifests/ or
+    /blobs/.
     """
 
     repo: RepoRef
@@ -43,14 +44,14 @@ class ObjectPath(NamedTuple):
 
 
 def read_file_path(path: MatchedPath) -> ResolvePath:
-    """Read the path of a file.
+    """Parse the repository, the revision and the path of a file.
 
     Raises:
-        RequestError: it names no file that could be.
+        RequestError: 400, 404, 414, one of them is not valid.
     """
     values = path.values
     rest = [values.get("commit") or values["revision"], *values["path"].split("/")]
-    # refs/pr/1 and refs/convert/parquet come with their slashes as they are, too.
+    # Clients may also send refs/pr/1 and refs/convert/parquet with unencoded slashes.
     size = 3 if rest[0] == "refs" and len(rest) > 3 else 1
     revision = decode_segment("/".join(rest[:size]), may_have_slash=True)
     file_path = join_file_path([decode_segment(part) for part in rest[size:]])
@@ -59,19 +60,19 @@ def read_file_path(path: MatchedPath) -> ResolvePath:
 
 
 def read_object_path(path: MatchedPath) -> ObjectPath:
-    """Read the path of a call of git-lfs or ollama; its last segment is the name.
+    """Parse a path of git-lfs or ollama; the last segment is the name of the object.
 
     Raises:
-        RequestError: no repository can be named so.
+        RequestError: 400, a segment is malformed; 404, the id of the repository is not valid.
     """
     return ObjectPath(_read_repo(path), decode_segment(path.raw.rpartition("/")[2]))
 
 
 def read_hub_path(path: MatchedPath) -> str:
-    """Return a path that goes to the Hub unchanged.
+    """Check a path, and return it unchanged for the Hub.
 
     Raises:
-        RequestError: 400, its meaning depends on who reads it.
+        RequestError: 400, it is ambiguous: other servers may read it differently.
     """
     parts = path.raw[1:].split("/")
     if not all(parts[:-1]):
@@ -82,21 +83,21 @@ def read_hub_path(path: MatchedPath) -> str:
 
 
 def _read_repo(path: MatchedPath) -> RepoRef:
-    """Read the repository of a path: a kind, without it a model; an owner, if there is one; a name.
+    """Parse the repository of a path: an optional kind (default: model), an optional owner, a name.
 
     Raises:
-        RequestError: 400, 404, none can be named so.
+        RequestError: 400, a segment is malformed; 404, the id is not valid.
     """
     parts = [path.decode(part)[0] for part in ("owner", "name") if part in path.values]
     return parse_hub_repo(parts, _KINDS_BY_PLURAL[path.values.get("kind", "models")])
 
 
 class ApiPath(NamedTuple):
-    """A question about a repository, or about all of a kind.
+    """A parsed API path about one repository, or about all of a kind.
 
-    repo: with an empty id for listings.
-    verb: in lower case; "": what the repository is.
-    rest: the segments behind it, decoded; a revision refs/pr/1 is one of them.
+    repo: has an empty id if the path is about all repositories.
+    verb: in lower case; "": the path describes the repository itself.
+    rest: the decoded segments after the verb; a revision such as refs/pr/1 is one item.
     """
 
     repo: RepoRef
@@ -105,11 +106,12 @@ class ApiPath(NamedTuple):
 
 
 def list_api_readings(raw_path: str) -> list[ApiPath]:
-    """Return what a path /api/{kind}s[/{id}[/{verb}/...]] may mean, most likely first.
+    """Return the possible readings of a path /api/{kind}s[/{id}[/{verb}/...]], most likely first.
 
-    An id may lack its owner, and verbs are good names for repositories and branches, so there may
-    be several: /api/models/acme/tree/xet-read-token/main asks for a token of acme/tree, or for a
-    folder of acme. None: it is about no repository.
+    An id may lack its owner, and a repository or branch may have the name of a verb, so a path may
+    have several readings. For example, /api/models/acme/tree/xet-read-token/main requests a token
+    for acme/tree, or the folder main in the branch xet-read-token of acme. The list is empty if the
+    path is not about repositories.
     """
     kind, rest = _split_api(raw_path)
     if kind is None:
@@ -130,7 +132,7 @@ def list_api_readings(raw_path: str) -> list[ApiPath]:
 
 
 def find_api_verb(raw_path: str) -> str:
-    """Return the verb of a question about a repository; "" if there is none that is known here."""
+    """Return the verb of an API path; "": it has no known verb."""
     kind, rest = _split_api(raw_path)
     if kind is None:  # buckets and kernels have tokens, too
         return next((part.lower() for part in rest if part.lower() in _TOKENS), "")
@@ -138,7 +140,7 @@ def find_api_verb(raw_path: str) -> str:
 
 
 def find_kept_question(raw_path: str) -> RepoRef | None:
-    """Return the repository that a question is about; None: its answer is not to be kept."""
+    """Return the repository of an API path whose answer may be cached; None: it may not."""
     readings = list_api_readings(raw_path)
     if not readings or any(reading.verb not in _KEPT_VERBS for reading in readings):
         return None
@@ -146,7 +148,7 @@ def find_kept_question(raw_path: str) -> RepoRef | None:
 
 
 def is_lasting_question(target: str) -> bool:
-    """Return whether a question is about the tree of a full commit id: its answer never changes."""
+    """Return whether an answer never changes: a tree of a full commit id, without ?expand."""
     path, _, query = target.partition("?")
     readings = list_api_readings(path)
     return (
@@ -157,7 +159,7 @@ def is_lasting_question(target: str) -> bool:
 
 
 def _split_api(raw_path: str) -> tuple[str | None, list[str]]:
-    """Return the kind, None if it is none of repositories, and what follows, decoded."""
+    """Return the kind of repository, None for another path, and the decoded segments after it."""
     parts = raw_path[1:].split("/")
     if parts[0] != "api":
         return None, []

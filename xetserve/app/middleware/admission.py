@@ -80,9 +80,9 @@ class Admission:
     def admit(self, request: Request) -> "Admitted | Response":
         """Return an admitted request, which counts until it leaves, or a refusal."""
         if self._max_active and self.num_active >= self._max_active:
-            return _refuse("active", 503, "the server has as many requests as it may have", 1)
+            return _refuse("active", 503, "the server has reached its limit of active requests", 1)
         if self._max_with_files and self.num_active >= self._max_with_files:
-            return _refuse("files", 503, "the server has no files left for another request", 1)
+            return _refuse("files", 503, "the server has no free file descriptors", 1)
         keys = _keys(request)
         now = self.clock()
         buckets = _buckets(self._requests, keys, now)
@@ -132,7 +132,7 @@ def _keys(request: Request) -> tuple[str | None, str | None]:
     """Return the keys of the request's token and address; None: it has none."""
     try:
         token = get_token(request, required=False)
-    except RequestError:  # the handler will say so
+    except RequestError:  # the handler refuses it
         token = None
     return None if token is None else fingerprint(token, 16), request.client or None
 

@@ -39,7 +39,7 @@ class Redirect:
         self._webroot = webroot
 
     async def handle(self, request: Request) -> Response:
-        """Answer a request."""
+        """Answer a request with a redirect, or with an ACME answer."""
         try:
             if self._webroot is not None and request.raw_path.startswith(_PREFIX):
                 check_method(request)
@@ -52,9 +52,9 @@ class Redirect:
     def _redirect(self, request: Request) -> Response:
         host = _PORT.sub("", request.headers.get("host") or "")
         if not host:
-            raise RequestError(400, "without a Host field it is not known where to go")
+            raise RequestError(400, "the request has no Host field, which the redirect needs")
         if not request.target.startswith("/"):  # OPTIONS *
-            raise RequestError(404, "this is served by https only")
+            raise RequestError(404, "this server answers such requests over HTTPS only")
         # 308 keeps the method (RFC 9110, 15.4.9). It must not be cached: the settings may change.
         location = f"https://{host}{self._port}{request.target}"
         return Response(308, [("Location", location), ("Cache-Control", "no-store")])
@@ -62,10 +62,10 @@ class Redirect:
     async def _get_challenge(self, webroot: Path, request: Request) -> Response:
         token = request.raw_path.removeprefix(_PREFIX)
         if not _TOKEN.fullmatch(token):
-            raise RequestError(404, "this is no challenge")
+            raise RequestError(404, "the path does not end in an ACME token")
         content = await asyncio.to_thread(_read_file, webroot, (*_FOLDER, token))
         if content is None:
-            raise RequestError(404, "this challenge is not known")
+            raise RequestError(404, "there is no answer for this ACME token")
         return Response(
             200, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")], content
         )

@@ -1,6 +1,4 @@
-"""What tells of the server itself: /, /health, /ready, /metrics, /status, and the form on the
-page.
-"""
+"""Answer the routes about the server itself: /, /health, /ready, /metrics, /status, /operator."""
 
 import re
 from typing import Final
@@ -18,8 +16,8 @@ from xetserve.http.cors import add_vary
 from xetserve.http.messages import Headers, Request, Response, json_response
 from xetserve.metrics.exposition import CONTENT_TYPE, format_families
 
-# What is true now says nothing of later. Without a word, caches may guess, or answer while we do
-# not (RFC 9111, 4.2).
+# The answers describe this moment only. Without the field, caches may choose a lifetime of their
+# own, or answer while this server is down (RFC 9111, 4.2).
 _NOT_STORED: Final = ("Cache-Control", "no-store")
 _NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
 _HTML: Final = re.compile(
@@ -28,11 +26,13 @@ _HTML: Final = re.compile(
 
 
 class StatusService:
-    """Answers what is asked about the server.
+    """Answers the routes about the server itself.
 
     Args:
-        figures: of all workers.
-        audience: who may see figures: public, token (the operator) or off.
+        figures: the counters of all workers.
+        operator: checks the operator token.
+        readiness: checks the Hub and the cache.
+        audience: who may see figures: "public", "token" (the operator) or "off" (nobody).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class StatusService:
         self.audience = audience
 
     async def answer_page(self, call: Call[None]) -> Response:
-        """Answer with the page, or with commands to copy for clients that take any text."""
+        """Answer with the page for browsers, and with the usage as plain text for other clients."""
         request = call.request
         if wants_html(request.headers):
             return await self._get_page(request)
@@ -57,18 +57,18 @@ class StatusService:
         return Response(200, headers, make_usage_text(request.base_url).encode())
 
     async def answer_health(self, _: Call[None]) -> Response:
-        """Answer that the process answers."""
+        """Answer 200: the process is running."""
         return json_response(200, {"status": "ok", "version": __version__}, [_NOT_STORED])
 
     async def answer_ready(self, _: Call[None]) -> Response:
-        """Answer whether a load balancer should send clients here: 200, or 503 and why not."""
+        """Answer whether a load balancer should send clients here: 200, or 503 with the reason."""
         return await get_ready(self._readiness)
 
     async def answer_metrics(self, call: Call[None]) -> Response:
-        """Answer with the metrics of all workers as Prometheus reads them.
+        """Answer with the metrics of all workers in the text format of Prometheus.
 
         Raises:
-            RequestError: 401, 404.
+            RequestError: 401, this needs the operator token; 404, figures are switched off.
         """
         await self._refresh_figures(call.request)
         text = format_families(self._figures.collect())
@@ -78,29 +78,31 @@ class StatusService:
         """Answer with the figures of all workers as JSON.
 
         Raises:
-            RequestError: 401, 404.
+            RequestError: 401, this needs the operator token; 404, figures are switched off.
         """
         await self._refresh_figures(call.request)
         with_names = self._operator.is_operator(call.request)
         return json_response(200, self._figures.describe(with_names=with_names), [_NOT_STORED])
 
     async def answer_operator(self, call: Call[None]) -> Response:
-        """Answer the form of the page.
+        """Answer the form to log in or out on the page.
 
         Raises:
-            RequestError: 404, 413.
+            RequestError: 404, no operator token is set; 413, the body is too long.
         """
         response = await self._operator.log_in(call.request)
         return response or await self._get_page(call.request, was_refused=True)
 
     async def _refresh_figures(self, request: Request) -> None:
-        """Check who asks for figures, and bring them up to date.
+        """Check that the client may see figures, and update them.
 
         Raises:
-            RequestError: 401, 404.
+            RequestError: 401, this needs the operator token; 404, figures are switched off.
         """
         if self.audience == "off":
-            raise RequestError(404, "this server keeps its figures to itself")
+            raise RequestError(
+                404, "this server does not publish figures: its setting status.metrics is off"
+            )
         if self.audience == "token":
             self._operator.insist(request)
         await self._figures.refresh()
@@ -132,7 +134,7 @@ class StatusService:
 
 
 async def get_ready(readiness: Readiness) -> Response:
-    """Say whether a load balancer should send clients here: 200, or 503 and why not."""
+    """Answer whether a load balancer should send clients here: 200, or 503 with the reason."""
     if readiness.is_draining:
         return json_response(503, {"status": "draining"}, [("Retry-After", "1"), _NOT_STORED])
     obstacle = await readiness.find_obstacle()
@@ -143,9 +145,7 @@ async def get_ready(readiness: Readiness) -> Response:
 
 
 def wants_html(headers: Headers) -> bool:
-    """Return whether a client asks for HTML by name, as browsers do; curl takes anything, and gets
-    text.
-    """
+    """Return whether Accept names text/html, as that of browsers does; curl sends */*."""
     return any(
         _HTML.fullmatch(item) for value in headers.get_all("accept") for item in value.split(",")
     )
