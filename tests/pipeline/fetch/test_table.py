@@ -67,7 +67,7 @@ class FinishedFetch:
         self.is_closed = True
 
 
-class FinishedTicket:
+class FinishedLease:
     """The lease for it."""
 
     def __init__(self, number: int) -> None:
@@ -83,7 +83,7 @@ async def test_few_fetches_are_kept_for_followers(monkeypatch: pytest.MonkeyPatc
     table = make_engine(FakeCas(simple_file()), ByteBudget(1 << 27)).fetches
     traffic = FileTraffic()
     traffic.add_reader(0)
-    closed = [FinishedTicket(number) for number in range(10)]
+    closed = [FinishedLease(number) for number in range(10)]
     for number, lease in enumerate(closed, 1):
         table.close_leases([lease], traffic, number)  # type: ignore[list-item]
         assert len(table._shelf) == min(number, 3)
@@ -170,6 +170,6 @@ async def test_those_that_are_kept_are_looked_at_once_for_a_window(
 
     traffic = Traffic()
     traffic.add_reader(0)
-    closed = [FinishedTicket(number) for number in range(200)]
+    closed = [FinishedLease(number) for number in range(200)]
     table.close_leases(closed, traffic, 1)  # type: ignore[arg-type]
     assert looks == 400  # whether to keep each, and then whether it is still wanted

@@ -1,16 +1,15 @@
-"""Fetching one range of a xorb: packed chunk records, as they arrive, until everybody has used
-them.
+"""Fetching one range of a xorb: packed chunk records, from their arrival to their last use.
 
-Records are kept packed and decoded only when it is their turn: they are smaller so, and their size
-is known before they are fetched. They lie in slabs; a slab is given back once no record in it is
+Records stay packed until it is their turn to be decoded: they are smaller so, and their size is
+known before they are fetched. They lie in slabs; a slab is given back once no record in it is
 needed.
 
-How much it may hold, and whether it receives at full speed or streams, is for HeldBuffers to say
-(see held_buffers.py).
+Several responses can share a fetch, each through a Lease (leases.py). Each chunk is decoded and
+hashed once for all of them. A response that lags behind keeps records here, but never stops the
+others: whoever waits for the next record is given room for it.
 
-Several responses can use one fetch; each does through a Lease (see table.py). What one of them has
-decoded and hashed the others take as it is. One that lags behind holds records back but never stops
-the others: whoever waits for the next record is given room for it.
+HeldBuffers decides how much a fetch may hold, and whether it receives at full speed or streams. A
+Receiver turns an answer into records, and ChunkWaiters are the tasks that wait for them.
 """
 
 import asyncio
