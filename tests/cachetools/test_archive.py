@@ -64,8 +64,8 @@ async def test_what_was_exported_is_served_elsewhere(folder: Path, tmp_path: Pat
     assert export(there) == data
     # Again, and nothing is written twice; what was said last counts.
     assert take_in(data, there)[:3:2] == (0, counted.num)
-    for said, num in ((999.0, 0), (1001.0, 1)):
-        (folder / META).write_bytes(make_said(META, said))
+    for answered_at, num in ((999.0, 0), (1001.0, 1)):
+        (folder / META).write_bytes(make_said(META, answered_at))
         assert take_in(export(folder), there)[:3:2] == (num, counted.num - num)
     assert (there / BROUGHT).read_bytes() == make_said(META, 1001.0)
     # What is known there counts more, and is what goes on to others.
@@ -143,10 +143,12 @@ def test_what_may_come(question: Question, body: bytes, tmp_path: Path) -> None:
     assert (tmp_path / "meta" / IMPORTED / make_mark(question, HUB)[0]).is_file()
 
 
-@pytest.mark.parametrize(("question", "body", "said"), UNWANTED.values(), ids=list(UNWANTED))
-def test_what_may_not_come(question: Question, body: bytes, said: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("question", "body", "answered_at"), UNWANTED.values(), ids=list(UNWANTED))
+def test_what_may_not_come(
+    question: Question, body: bytes, answered_at: float, tmp_path: Path
+) -> None:
     name = f"meta/{make_path(question, HUB)}"
-    counted = take_in(one(name, make_said(name, said, question, body)), tmp_path)
+    counted = take_in(one(name, make_said(name, answered_at, question, body)), tmp_path)
     assert (counted.num, counted.num_left_out) == (0, 1)
     assert LEFT_OUT[0].startswith(f"{name}: ")
     assert tree_of(tmp_path) == {}
@@ -416,7 +418,7 @@ def test_a_disk_that_is_full_is_named(
     packed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Quota, "get_free", lambda self: -1)
-    with pytest.raises(ArchiveError, match="no room"):
+    with pytest.raises(ArchiveError, match="the cache or its disk is full"):
         take_in(packed, tmp_path)
 
 

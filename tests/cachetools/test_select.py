@@ -81,14 +81,14 @@ async def say(
     path: str,
     revision: str,
     entry: FileEntry,
-    said: float = 1.0,
+    answered_at: float = 1.0,
     scope: str = "anonymous",
     realm: str = "http://hub",
 ) -> None:
     """Have the Hub say something of a file."""
     store = AnswerStore(folder / "meta", max_size=1 << 30, max_pending=1 << 30)
     metadata = AnswerCache(AnswerPolicy(), store, realm)
-    answer = pack_entry(entry)._replace(said=said)
+    answer = pack_entry(entry)._replace(answered_at=answered_at)
     metadata.put(make_file_question(scope, REPO, revision, path), answer)
     metadata.put(Question(scope, "plan", REPO.name, FILE_NAME), answer._replace(data=b""))
     await metadata.aclose()
@@ -129,19 +129,19 @@ async def test_a_file_that_is_not_xet(folder: Path) -> None:
 
 
 async def test_a_branch_is_what_it_was_said_to_be_last(folder: Path) -> None:
-    await say(folder, "a", "main", make_entry(OLD), said=5.0)
-    await say(folder, "b", "main", make_entry(NEW, text=True), said=6.0, scope="0123")
+    await say(folder, "a", "main", make_entry(OLD), answered_at=5.0)
+    await say(folder, "b", "main", make_entry(NEW, text=True), answered_at=6.0, scope="0123")
     for revision, commit, num in (("main", NEW, 1), (OLD, OLD, 1), (NEW, NEW, 1)):
         (chosen,) = select_repos(folder, [Wanted(REPO, revision)]).chosen
         assert (chosen.commit, chosen.num_files) == (commit, num)
     # By its commit the file is known again, to whomever it was said.
-    await say(folder, "a", NEW, make_entry(NEW, text=True), said=1.0)
+    await say(folder, "a", NEW, make_entry(NEW, text=True), answered_at=1.0)
     assert select_repos(folder, [MAIN]).chosen[0].num_files == 2
 
 
 async def test_each_of_several_hubs(folder: Path) -> None:
-    await say(folder, "a", "main", make_entry(OLD), said=5.0)
-    await say(folder, "a", "main", make_entry(NEW, text=True), said=6.0, realm="other")
+    await say(folder, "a", "main", make_entry(OLD), answered_at=5.0)
+    await say(folder, "a", "main", make_entry(NEW, text=True), answered_at=6.0, realm="other")
     found = select_repos(folder, [MAIN]).chosen
     assert {chosen.commit for chosen in found} == {OLD, NEW}
 

@@ -110,7 +110,7 @@ def test_entries_that_contradict_each_other(folder: Path, is_whole: bool) -> Non
         entries = [path.rename(Standing.UNPROVEN.rename(str(path))) for path in entries]
         first = Path(Standing.UNPROVEN.rename(str(first)))
     report = check(folder)
-    assert set(report.damaged.values()) == {"chunk 3 is another one in another entry"}
+    assert set(report.damaged.values()) == {"chunk 3 differs from that of another entry"}
     gone = [first, lie] if not is_whole else [lie]
     assert sorted(report.damaged) == sorted(str(path.relative_to(folder)) for path in gone)
     assert not any(path.exists() for path in gone)
@@ -150,7 +150,7 @@ def test_no_more_is_read_of_an_entry_than_it_has(
     monkeypatch.setattr(os, "pread", note)
     store = make_store(tmp_path)
     assert list(Checker(store, removes=False).run().damaged.values()) == [
-        "500 bytes, fewer than its index has"
+        "500 bytes, fewer than the size of its index"
     ]
     key = EntryKey(bytes.fromhex("ab" * 32), ChunkRange(0, 5), ByteRange(0, 100))
     prepare_folder(tmp_path)

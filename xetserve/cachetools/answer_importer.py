@@ -43,17 +43,17 @@ class AnswerImporter:
             Unwanted: it must not be imported.
             ArchiveError: there is no room for it.
         """
-        brought = unpack_file(path, data)
-        if brought is None:
+        imported = unpack_file(path, data)
+        if imported is None:
             raise FormatError("damaged")
-        question = check_answer(path, brought, time.time())
+        question = check_answer(path, imported, time.time())
         is_note = question is not None and question.kind == REFUSAL
         if not is_note and os.path.lexists(self._folder / path):
             return False
-        if not self._place(path, data, brought.said):
+        if not self._place(path, data, imported.answered_at):
             return False
         if question is not None and not is_note:
-            subject = Subject.parse(brought.about)
+            subject = Subject.parse(imported.about)
             assert subject is not None  # since there is a question
             self._marks.update([make_mark(question, subject.realm)])
         return True
@@ -69,17 +69,17 @@ class AnswerImporter:
             self._place(path, content, 0.0)
         self._marks.clear()
 
-    def _place(self, path: str, data: bytes, said: float) -> bool:
+    def _place(self, path: str, data: bytes, answered_at: float) -> bool:
         """Put a file in place, unless there is one of the same age or newer."""
         target = self._folder / IMPORTED / path
         present = _read_answer(target, path)
-        if present is not None and present.said >= said:
+        if present is not None and present.answered_at >= answered_at:
             return False
         cost = round_up(len(data)) + BLOCK
         # Room for a mark of each is kept free.
         if self._size + cost + 2 * BLOCK * len(self._marks) > self._max_size:
             raise ArchiveError(
-                f"the Hub's answers need more than {self._max_size} bytes: see metadata_size"
+                f"the Hub's answers need more than {self._max_size} bytes: raise metadata_size"
             )
         with Incoming(self._store, len(data)) as incoming:
             self._store.write(incoming.temporary, data)
@@ -112,7 +112,7 @@ class Incoming:
             store.quota.sweep(self._size)
             temporary = store.create(self._size)
         if temporary is None:
-            raise ArchiveError("there is no room in the cache, or on its disk")
+            raise ArchiveError("the cache or its disk is full: raise cache_size or free disk space")
         self.temporary = temporary
         return self
 

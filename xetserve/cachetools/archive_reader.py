@@ -142,7 +142,9 @@ class Importer:
     def _check_room(self, size: int) -> None:
         quota = self._store.quota.max_size
         if size > quota - quota // HYSTERESIS:
-            raise ArchiveError(f"{size} bytes are too many for a cache of {quota}")
+            raise ArchiveError(
+                f"the archive has {size} bytes, too many for a cache of {quota}: raise cache_size"
+            )
 
     def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         """Import or skip one file."""
@@ -213,7 +215,7 @@ class Importer:
     ) -> bool:
         store = self._store
         if chunks.start >= chunks.end:
-            raise FormatError("a range without chunks")
+            raise FormatError("its range has no chunks")
         _check_size(member, min(MAX_ENTRY_SIZE, store.max_entry_size))
         folder = make_xorb_path(store.folder, xorb_hash)
         present = list_entries(folder)

@@ -79,7 +79,7 @@ class _File(NamedTuple):
     revision: str
     path: str
     entry: FileEntry | None
-    said: float
+    answered_at: float
 
 
 @dataclass(slots=True)
@@ -152,9 +152,11 @@ def _sort_in(known: _Known, name: str, subject: Subject, stored: Stored) -> None
     if subject.kind == "file":
         revision, _, path = subject.name.partition("\0")
         try:
-            known.files.append(_File(name, revision, path, unpack_entry(answer), stored.said))
+            known.files.append(
+                _File(name, revision, path, unpack_entry(answer), stored.answered_at)
+            )
         except UpstreamMissing:
-            known.files.append(_File(name, revision, path, None, stored.said))
+            known.files.append(_File(name, revision, path, None, stored.answered_at))
         except UpstreamError:
             return  # another version wrote it
     elif subject.kind == "plan":
@@ -165,8 +167,8 @@ def _sort_in(known: _Known, name: str, subject: Subject, stored: Stored) -> None
         target = target.partition("\0")[0]
         commit = read_commit(answer) if (subject.kind, method) == ("api", "GET") else None
         if commit is not None:
-            told = (stored.said, commit)
-            known.commits[target] = max(told, known.commits.get(target, told))
+            newest = (stored.answered_at, commit)
+            known.commits[target] = max(newest, known.commits.get(target, newest))
 
 
 def _find_commit(known: _Known, wanted: Wanted) -> str | None:
@@ -174,13 +176,13 @@ def _find_commit(known: _Known, wanted: Wanted) -> str | None:
     if COMMIT.fullmatch(wanted.revision):
         return wanted.revision
     targets = list_commit_targets(*wanted)
-    told = [known.commits[target] for target in targets if target in known.commits]
-    told += [
-        (file.said, file.entry.commit)
+    answers = [known.commits[target] for target in targets if target in known.commits]
+    answers += [
+        (file.answered_at, file.entry.commit)
         for file in known.files
         if file.revision == wanted.revision and file.entry and file.entry.commit
     ]
-    return max(told)[1] if told else None
+    return max(answers)[1] if answers else None
 
 
 def _is_of(file: _File, revision: str, commit: str | None) -> bool:

@@ -110,7 +110,7 @@ def read_index(fd: int, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
     """
     size, wanted = os.fstat(fd).st_size, index_size(chunks)
     if wanted > size:  # a name may claim any size, and a read allocates the size that it asks for
-        raise FormatError(f"{size} bytes, fewer than its index has")
+        raise FormatError(f"{size} bytes, fewer than the size of its index")
     return parse_index(os.pread(fd, wanted, size - wanted), xorb_hash, chunks, size)
 
 
@@ -134,7 +134,7 @@ def check_entry(
         last = index.find_last(first, chunks.end, BLOCK_SIZE)
         start, end = index.offset_of(first), index.offset_of(last)
         if not start <= end <= index.key.byte_range.size:
-            raise FormatError("records that do not follow each other")
+            raise FormatError("its records overlap or exceed the range")
         data = os.pread(fd, end - start, start)
         if not index.is_intact(memoryview(data), first, last):
             raise FormatError(f"damaged in chunks {first} to {last}")
@@ -148,7 +148,7 @@ def check_entry(
         on_bytes(len(data))
         first = last
     if index.offset_of(chunks.end) != index.key.byte_range.size:
-        raise FormatError("the records end elsewhere")
+        raise FormatError("its records do not end at the end of the range")
     return leaves
 
 
@@ -268,7 +268,7 @@ class Checker:
             if is_proven or not wrong:
                 wrong = [second] if is_proven else [first, second]
             for stored in wrong:
-                self._condemn(stored, f"chunk {chunk} is another one in another entry")
+                self._condemn(stored, f"chunk {chunk} differs from that of another entry")
         right: dict[int, Leaf] = {}
         if is_proven:
             right = {chunk: leaf for chunk, (leaf, _) in known.items()}

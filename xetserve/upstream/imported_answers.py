@@ -54,24 +54,24 @@ def check_answer(path: str, stored: Stored, now: float) -> Question | None:
     Raises:
         Unwanted: the answer must not be imported.
     """
-    if not stored.said <= now + MAX_SKEW:
-        raise Unwanted("said in the future")
+    if not stored.answered_at <= now + MAX_SKEW:
+        raise Unwanted("its date is in the future")
     if path.startswith(f"{PLANS}/"):
         _check_plan(path, stored.body)
         return None
     scope = path.partition("/")[0]
     subject = Subject.parse(stored.about)
     if subject is None or (scope != ANONYMOUS and not _SCOPE.fullmatch(scope)):
-        raise Unwanted("no answer of the Hub")
+        raise Unwanted("it is not an answer of the Hub")
     question = Question(scope, *subject[1:])
     if make_path(question, subject.realm) != path:
-        raise Unwanted("the answer to another question")
+        raise Unwanted("it answers another question than its path says")
     if subject.kind == "file":
         _check_entry(read_stored(stored), subject.realm)
     elif subject.kind == "api":
         _check_api(read_stored(stored), subject.realm)
     elif subject.kind not in (REFUSAL, *PERMISSIONS):
-        raise Unwanted("of a kind that is not known")
+        raise Unwanted("its kind is unknown")
     return question
 
 
@@ -87,22 +87,22 @@ def _check_plan(path: str, body: bytes) -> None:
         _, _, digest, name = path.split("/")
         file_hash = parse_hash(digest)
     except ValueError:
-        raise Unwanted("no plan") from None
+        raise Unwanted("it is not a reconstruction") from None
     covered = parse_plan_name(name)
     if path != f"{make_plan_folder(file_hash)}/{name}":
-        raise Unwanted("a plan in another place")
+        raise Unwanted("its path is not that of a reconstruction")
     if covered is None:
         if parse_end_name(name) is None or body:
-            raise Unwanted("no plan")
+            raise Unwanted("it is not a reconstruction")
         return
     try:
         plan = parse_reconstruction(body)
     except FormatError as exc:
-        raise Unwanted(f"no plan: {exc}") from None
+        raise Unwanted(f"it is not a reconstruction: {exc}") from None
     if covered.start + plan.decoded_size != covered.end:
-        raise Unwanted("the plan of another range")
+        raise Unwanted("its reconstruction is of another range than its path says")
     if any(info.url != STORED_URL for infos in plan.fetch_info.values() for info in infos):
-        raise Unwanted("a plan with URLs")
+        raise Unwanted("its reconstruction has URLs")
 
 
 def _check_entry(answer: Answer, realm: str) -> None:
@@ -113,10 +113,10 @@ def _check_entry(answer: Answer, realm: str) -> None:
     except UpstreamError as exc:
         raise Unwanted(str(exc)) from None
     if not isinstance(entry.url.target, str) or not entry.url.target.startswith("/"):
-        raise Unwanted("no URL")
+        raise Unwanted("it names a malformed URL")
     origins = _list_origins(realm)
     if entry.url.origin not in origins:
-        raise Unwanted("a URL that is not the Hub's")
+        raise Unwanted("it names a URL that is not the Hub's")
     if entry.token_url is not None:
         _check_urls(entry.token_url, origins)
 
@@ -142,11 +142,11 @@ def _check_urls(text: str, origins: tuple[Origin, ...]) -> None:
         except ValueError:
             is_hub = False
         if not is_hub:
-            raise Unwanted("a URL that is not the Hub's")
+            raise Unwanted("it names a URL that is not the Hub's")
 
 
 def _list_origins(realm: str) -> tuple[Origin, ...]:
     try:
         return (PUBLIC_HUB, parse_url(realm).origin)
     except ValueError:
-        raise Unwanted("the answer of no Hub") from None
+        raise Unwanted("the URL of its Hub is malformed") from None

@@ -26,10 +26,13 @@ MARK: Final = make_mark(QUESTION, HUB)
 
 
 def make_said(
-    name: str = META, said: float = 1000.0, question: Question = QUESTION, body: bytes = b"+yes"
+    name: str = META,
+    answered_at: float = 1000.0,
+    question: Question = QUESTION,
+    body: bytes = b"+yes",
 ) -> bytes:
-    """What the Hub said, as a file of that name."""
-    return pack_file(name.removeprefix("meta/"), Stored(said, body, question.describe(HUB)))
+    """What the Hub answered_at, as a file of that name."""
+    return pack_file(name.removeprefix("meta/"), Stored(answered_at, body, question.describe(HUB)))
 
 
 async def fill(folder: Path) -> None:

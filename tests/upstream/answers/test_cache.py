@@ -157,7 +157,7 @@ class TestBelief:
         assert await bench.get(Upstream(b"new"), SECOND) == b"new"
         assert await bench.get(Upstream(b"new"), elsewhere) == b"old"
         assert await bench.get(Upstream(b"new"), FILE._replace(scope=OTHERS)) == b"old"
-        # What was said since is believed again.
+        # Answers given since are used again.
         assert await bench.get(Upstream(b"newer"), SECOND) == b"new"
 
     async def test_what_passes_is_not_kept(self) -> None:
@@ -176,11 +176,11 @@ class TestWhatNeverChanges:
         bench, upstream = Bench(ttl=30), Upstream(b"1")
         await bench.get(upstream)
         bench.now += 31
-        said = bench.now - 10
+        answered_at = bench.now - 10
 
         async def renew(data: bytes) -> float | None:
             assert data == b"1"
-            return said
+            return answered_at
 
         assert await bench.get(upstream, renew=renew) == b"1"
         bench.now += 19  # its belief goes no further than the permission's
@@ -495,11 +495,13 @@ class TestWhoNeverHadAYes:
 class TestImported:
     """Answers that were brought from elsewhere."""
 
-    async def bring(self, folder: Path, *questions: Question, said: float = 999_990.0) -> None:
+    async def bring(
+        self, folder: Path, *questions: Question, answered_at: float = 999_990.0
+    ) -> None:
         """Let somebody else's folder become what was brought to this one."""
         other = Bench(folder.parent / "other")
         for question in questions:
-            other.cache.put(question, Answer(b"brought", said=said))
+            other.cache.put(question, Answer(b"brought", answered_at=answered_at))
         await other.cache.aclose()
         os.mkdir(folder)
         os.rename(folder.parent / "other", folder / IMPORTED)
@@ -518,7 +520,7 @@ class TestImported:
         await bench.cache.aclose()
 
     async def test_online_the_hub_is_asked_every_time(self, folder: Path) -> None:
-        await self.bring(folder, FILE, said=999_999.0)
+        await self.bring(folder, FILE, answered_at=999_999.0)
         bench = Bench(folder, ttl=30)
 
         async def renew(data: bytes) -> float | None:
@@ -548,9 +550,9 @@ class TestImported:
         await bench.cache.aclose()
 
     async def test_what_was_said_here_counts_more(self, folder: Path) -> None:
-        await self.bring(folder, FILE, SECOND, said=999_999.0)
+        await self.bring(folder, FILE, SECOND, answered_at=999_999.0)
         bench = Bench(folder, ttl=30)
-        await bench.get(Upstream(Answer(b"own", said=999_000.0)))
+        await bench.get(Upstream(Answer(b"own", answered_at=999_000.0)))
         await bench.restart(is_offline=True)
         assert await bench.get(Upstream(b"not asked")) == b"own"
         assert await bench.get(Upstream(b"not asked"), SECOND) == b"brought"

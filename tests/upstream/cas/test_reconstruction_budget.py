@@ -36,11 +36,15 @@ def dump(plan: Reconstruction) -> bytes:
 
 def test_one_holder_may_always_go_on_others_if_there_is_room() -> None:
     budget = ByteBudget(FREE_SIZE)
-    room = ReconstructionBudget(budget)
-    with room.hold() as first, room.hold() as second, room.hold() as small:
+    reconstructions = ReconstructionBudget(budget)
+    with (
+        reconstructions.reserve() as first,
+        reconstructions.reserve() as second,
+        reconstructions.reserve() as small,
+    ):
         for _ in range(10):
             first.grow(FREE_SIZE)
-        assert (first.size, room.held, budget.held) == (
+        assert (first.size, reconstructions.held, budget.held) == (
             10 * FREE_SIZE,
             9 * FREE_SIZE,
             9 * FREE_SIZE,
@@ -51,12 +55,12 @@ def test_one_holder_may_always_go_on_others_if_there_is_room() -> None:
         first.release()
         second.grow(3 * FREE_SIZE)
         assert budget.held == 2 * FREE_SIZE
-    assert (room.held, budget.held) == (0, 0)
+    assert (reconstructions.held, budget.held) == (0, 0)
 
 
 def test_others_share_what_there_is() -> None:
-    room = ReconstructionBudget(ByteBudget(10 * FREE_SIZE))
-    with room.hold() as first, room.hold() as second:
+    reconstructions = ReconstructionBudget(ByteBudget(10 * FREE_SIZE))
+    with reconstructions.reserve() as first, reconstructions.reserve() as second:
         first.grow(5 * FREE_SIZE)
         second.grow(5 * FREE_SIZE)
         with pytest.raises(UpstreamBusy):
@@ -69,8 +73,8 @@ async def test_windows_of_plain_reads_need_no_room() -> None:
     budget.take(1 << 20)
     plan = PLAN._replace(terms=PLAN.terms * 1600)
     async with open_pool() as pool, ScriptedPeer(answering(http_answer(200, dump(plan)))) as peer:
-        room = ReconstructionBudget(budget, FREE_READ_SIZE)
-        cas = CasClient(pool, timeout=PATIENCE, policy=POLICY, room=room)
+        reconstructions = ReconstructionBudget(budget, FREE_READ_SIZE)
+        cas = CasClient(pool, timeout=PATIENCE, policy=POLICY, budget=reconstructions)
         asked = [cas.fetch_reconstruction(Access(peer.base), HASH, ASKED) for _ in range(20)]
         assert await asyncio.gather(*asked) == [plan] * 20
     assert budget.held == 1 << 20
@@ -111,7 +115,7 @@ async def test_a_large_answer_is_counted_while_it_is_read() -> None:
         return head + (body if gone.is_set() else body[:-1])
 
     async with open_pool() as pool, ScriptedPeer(answering(answer)) as peer:
-        cas = CasClient(pool, timeout=PATIENCE, policy=POLICY, room=ReconstructionBudget(budget))
+        cas = CasClient(pool, timeout=PATIENCE, policy=POLICY, budget=ReconstructionBudget(budget))
         held = len(body) * JSON_COST - FREE_SIZE
         first = asyncio.create_task(cas.fetch_reconstruction(Access(peer.base), HASH, ASKED))
         await until(lambda: budget.held >= held - JSON_COST)

@@ -98,7 +98,7 @@ class CasService:
         self._instance = instance
         self._sealer = sealer
         self._sizes = FileSizes(engine.source)
-        self._room = ReconstructionBudget(engine.budget)
+        self._budget = ReconstructionBudget(engine.budget)
         self._data = XorbData(engine, sealer, instance)
 
     async def make_token_answer(self, answer: Response, base_url: str) -> Response:
@@ -256,9 +256,9 @@ class CasService:
         """
 
         async def write() -> AsyncGenerator[Block, None]:
-            with self._room.hold() as holding:
+            with self._budget.reserve() as reservation:
                 for answer in held:
-                    holding.grow(estimate_size(answer))
+                    reservation.grow(estimate_size(answer))
                 for piece in pieces:
                     yield [piece]
                     await asyncio.sleep(0)

@@ -75,9 +75,10 @@ async def open_upstreams(
         pool, config.hub.hub_url, timeout=gap, policy=policy, instance=instance, metadata=metadata
     )
     budget = ByteBudget(config.memory.memory_budget)
-    room = ReconstructionBudget(budget, FREE_READ_SIZE)
+    reconstruction_budget = ReconstructionBudget(budget, FREE_READ_SIZE)
     cas: CasSource = CachedReconstructions(
-        CasClient(pool, timeout=limits.stall_timeout, policy=policy, room=room), metadata
+        CasClient(pool, timeout=limits.stall_timeout, policy=policy, budget=reconstruction_budget),
+        metadata,
     )
     cache: DiskCache | None = None
     if config.cache.cache_dir:

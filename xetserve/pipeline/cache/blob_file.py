@@ -78,7 +78,7 @@ class BlobKey(NamedTuple):
             size = rest - _CHECK.size * -(-rest // (BLOCK_SIZE + _CHECK.size))
         key = cls(kind, digest, size)
         if key.stored_size != stored_size or key.subfolder != subfolder:
-            raise FormatError(f"{stored_size} bytes are none of a file in {subfolder}")
+            raise FormatError(f"no file in {subfolder} can have {stored_size} bytes")
         return key
 
     @property

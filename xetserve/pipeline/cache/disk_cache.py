@@ -273,7 +273,7 @@ class DiskCache:
         """Do not use the disk for PAUSE seconds, because it hangs."""
         self._resume_time = time.monotonic() + PAUSE
         self.disk_workers.warn(
-            "cache: the disk does not answer; going without for %g seconds", PAUSE
+            "cache: the disk does not answer: the cache is not used for %g seconds", PAUSE
         )
 
     def open_inner(
@@ -370,7 +370,7 @@ class _Body:
 
     async def _receive_inner(self, view: memoryview, timeout: float | None) -> int:
         if self._inner is None:
-            raise UpstreamError("the data host could not be asked")  # opening it has failed before
+            raise UpstreamError("the data host failed before")  # open_inner has raised its error
         count = await self._inner.receive_into(view, timeout)
         if self._writer is not None:
             self._writer.feed(view[:count])

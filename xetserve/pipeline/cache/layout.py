@@ -146,10 +146,10 @@ def iter_answers(folder: Path, under: str = "") -> Iterator[tuple[str, Stored]]:
         for stored in iter_tree(root / under if under else root):
             yield stored.path[len(f"{root}/") :].split("/"), stored
 
-    own, brought = walk(folder / META), walk(folder / META / IMPORTED)
+    own, imported = walk(folder / META), walk(folder / META / IMPORTED)
     own = ((parts, stored) for parts, stored in own if parts[0] != IMPORTED)
     last: list[str] = []
-    for parts, stored in heapq.merge(own, brought, key=lambda found: found[0]):
+    for parts, stored in heapq.merge(own, imported, key=lambda found: found[0]):
         if parts != last:
             yield "/".join(parts), stored
         last = parts

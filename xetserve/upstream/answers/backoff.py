@@ -13,7 +13,7 @@ from xetserve.base.lru_dict import LruDict
 from xetserve.errors import UpstreamBusy, UpstreamError
 
 MAX_PAUSE: Final = 60.0  # seconds that a 429 counts at most
-MAX_TROUBLES: Final = 10_000  # records of each kind
+MAX_FAILURES: Final = 10_000  # records of each kind
 DOWN_TIME: Final = 5.0  # seconds after a failure in which old answers are used at once
 
 _Key = tuple[str, str]  # scope and kind
@@ -33,8 +33,8 @@ class Backoff:
         self._pause = pause
         self._clock = clock
         # Errors are kept as copies without a traceback.
-        self._pauses: LruDict[_Key, tuple[float, UpstreamBusy]] = LruDict(max_num=MAX_TROUBLES)
-        self._down_until: LruDict[_Key, float] = LruDict(max_num=MAX_TROUBLES)
+        self._pauses: LruDict[_Key, tuple[float, UpstreamBusy]] = LruDict(max_num=MAX_FAILURES)
+        self._down_until: LruDict[_Key, float] = LruDict(max_num=MAX_FAILURES)
 
     def find(self, scope: str, kind: str) -> UpstreamError | None:
         """Return the error that forbids asking now; after a 429 it has the time that is left."""

@@ -149,7 +149,7 @@ class AnswerCache:
             kept = await self._load(question, kept)
         if kept is not None and self._is_fresh(question, kept):
             METADATA_HITS.add(question.kind)
-            self._log("%s: cached, %.1f s old", question, self.clock() - kept.said)
+            self._log("%s: cached, %.1f s old", question, self.clock() - kept.answered_at)
             self._memory.use(question)  # marks it as used
             if isinstance(kept.answer, UpstreamError):
                 raise _copy(kept.answer)
@@ -166,12 +166,12 @@ class AnswerCache:
 
     def _is_fresh(self, question: Question, kept: Kept) -> bool:
         is_good = isinstance(kept.answer, Answer) and kept.answer.verdict is Verdict.GOOD
-        age = self.clock() - kept.said
+        age = self.clock() - kept.answered_at
         limit = self.policy.ttl if is_good else min(self.policy.negative_ttl, self.policy.ttl)
         return (
             limit > 0
             and -MAX_SKEW < age < limit
-            and (not kept.is_yes or self._memory.is_believed(question, kept.said))
+            and (not kept.is_positive or self._memory.is_current(question, kept.answered_at))
         )
 
     async def _ask(
@@ -207,8 +207,8 @@ class AnswerCache:
             self._backoff.note_down(question.scope, question.kind)
             return self._give_old(question, old)
         self._backoff.note_up(question.scope, question.kind)
-        # It was true at the latest when it was asked for.
-        return self.put(question, answer._replace(said=answer.said or asked))
+        # Without a date of its own, an answer is as old as its request.
+        return self.put(question, answer._replace(answered_at=answer.answered_at or asked))
 
     async def _renew(
         self, question: Question, kept: Kept | None, renew: Renew | None
@@ -218,12 +218,12 @@ class AnswerCache:
             return None
         if not isinstance(kept.answer, Answer):
             return None
-        if not self._memory.is_believed(question, kept.said):
+        if not self._memory.is_current(question, kept.answered_at):
             return None
-        said = await renew(kept.answer.data)
-        if said is not None:
+        answered_at = await renew(kept.answer.data)
+        if answered_at is not None:
             self._log("%s: still valid, and the token may still read it", question)
-        return None if said is None else kept.answer._replace(said=said)
+        return None if answered_at is None else kept.answer._replace(answered_at=answered_at)
 
     # Old answers.
 
@@ -248,7 +248,9 @@ class AnswerCache:
                 known = None if other is None else await self._find_any(other)
             if known is not None:
                 # The newest answer may be negative.
-                return known.answer if isinstance(known.answer, Answer) and known.is_yes else None
+                return (
+                    known.answer if isinstance(known.answer, Answer) and known.is_positive else None
+                )
         return None
 
     async def _find_any(self, question: Question) -> Kept | None:
@@ -258,14 +260,14 @@ class AnswerCache:
             known = await self._load(question, known)
         if known is None:
             known = await self._load_imported(question)
-        if known is None or not isinstance(known.answer, Answer) or not known.is_yes:
+        if known is None or not isinstance(known.answer, Answer) or not known.is_positive:
             return known
-        age = max(0.0, self.clock() - known.said)
-        if not self._memory.is_believed(question, known.said):
+        age = max(0.0, self.clock() - known.answered_at)
+        if not self._memory.is_current(question, known.answered_at):
             return None
         if not self.policy.is_offline and age > self.policy.stale_for:
             return None
-        return Kept(known.said, known.answer._replace(stale_age=int(age)))
+        return Kept(known.answered_at, known.answer._replace(stale_age=int(age)))
 
     # Storing.
 
@@ -274,14 +276,14 @@ class AnswerCache:
         if self.store is None:
             return kept
         stored = await self.store.read(self._path(question))
-        if stored is None or (kept is not None and stored.said <= kept.said):
+        if stored is None or (kept is not None and stored.answered_at <= kept.answered_at):
             return kept
         if not await self._load_refusal(question):
             self._mark(question)  # the mark was removed, or an older version stored the answer
-        if not self._memory.is_believed(question, stored.said):
+        if not self._memory.is_current(question, stored.answered_at):
             self.store.remove(self._path(question))
             return kept
-        loaded = Kept(stored.said, read_stored(stored))
+        loaded = Kept(stored.answered_at, read_stored(stored))
         self._memory.remember(question, loaded)
         return loaded
 
@@ -290,8 +292,8 @@ class AnswerCache:
         assert self.store is not None
         path = self._path(make_refusal(question))
         refused = await self.store.read(path, lead=MARK_LEAD)
-        if refused is not None and refused.said > 0:
-            self._memory.note_refusal(question, refused.said)
+        if refused is not None and refused.answered_at > 0:
+            self._memory.note_refusal(question, refused.answered_at)
         return refused is not None
 
     async def _load_imported(self, question: Question) -> Kept | None:
@@ -306,28 +308,28 @@ class AnswerCache:
         await self._load_refusal(question)
         path = self._path(make_refusal(question))
         refused = await self.store.read(path, is_imported=True, lead=MARK_LEAD)
-        if refused is not None and stored.said <= refused.said:
+        if refused is not None and stored.answered_at <= refused.answered_at:
             return None
-        loaded = Kept(stored.said, read_stored(stored))
+        loaded = Kept(stored.answered_at, read_stored(stored))
         if self.policy.is_offline:
             self._memory.remember(question, loaded)
         return loaded
 
     def put(self, question: Question, answer: Answer) -> Answer:
         """Cache an answer, dated now unless it has a date; return it as it is cached."""
-        answer = answer._replace(said=answer.said or self.clock(), stale_age=None)
+        answer = answer._replace(answered_at=answer.answered_at or self.clock(), stale_age=None)
         if answer.verdict is Verdict.PASSING:
             self.drop(question)
             return answer
         if answer.verdict is Verdict.REFUSED:
-            self._memory.note_refusal(question, answer.said)
-        self._memory.remember(question, Kept(answer.said, answer))
+            self._memory.note_refusal(question, answer.answered_at)
+        self._memory.remember(question, Kept(answer.answered_at, answer))
         if self.store is None or not question.is_kept:
             return answer
         path, note = self._path(question), self._path(make_refusal(question))
-        stored = Stored(answer.said, b"+" + answer.data, question.describe(self._realm))
+        stored = Stored(answer.answered_at, b"+" + answer.data, question.describe(self._realm))
         if answer.verdict is Verdict.REFUSED:
-            self._store_refusal(question, answer.said)
+            self._store_refusal(question, answer.answered_at)
         elif answer.verdict is Verdict.ABSENT:
             # There is no limit to the names that do not exist.
             stored = stored._replace(body=b"-" + answer.data)
@@ -367,12 +369,12 @@ class AnswerCache:
     def _path(self, question: Question) -> str:
         return make_path(question, self._realm)
 
-    def _store_refusal(self, question: Question, said: float) -> None:
+    def _store_refusal(self, question: Question, answered_at: float) -> None:
         if self.store is not None:
             if question.kind != REFUSAL:
                 self.store.remove(self._path(question))
             note = make_refusal(question)
-            path, stored = self._path(note), Stored(said, b"", note.describe(self._realm))
+            path, stored = self._path(note), Stored(answered_at, b"", note.describe(self._realm))
             self.store.write(path, stored, only_with=path, lead=MARK_LEAD, is_refusal=True)
 
     def _keep_refusal(self, question: Question, error: UpstreamError) -> None:

@@ -14,7 +14,7 @@ MAX_REFUSALS_SIZE: Final = 2 * 1024 * 1024  # bytes of scopes and names
 class Kept(NamedTuple):
     """An answer, or a refusal as an error, and when it was given, in Unix seconds."""
 
-    said: float
+    answered_at: float
     answer: Answer | UpstreamError
 
     @property
@@ -26,7 +26,7 @@ class Kept(NamedTuple):
         return 2 * ENTRY_COST + len(str(self.answer)) + sum(fields)
 
     @property
-    def is_yes(self) -> bool:
+    def is_positive(self) -> bool:
         """Whether it is an answer that may be used when it is old."""
         return isinstance(self.answer, Answer) and self.answer.verdict is not Verdict.REFUSED
 
@@ -61,27 +61,27 @@ class AnswerMemory:
         """Remove an answer."""
         self._kept.pop(question)
 
-    def is_believed(self, question: Question, said: float) -> bool:
+    def is_current(self, question: Question, answered_at: float) -> bool:
         """Return whether the token has not been refused since an answer was given."""
         refused = self._refusals.peek((question.scope, question.repo))
-        return refused is None or said > refused
+        return refused is None or answered_at > refused
 
-    def note_refusal(self, question: Question, said: float) -> None:
+    def note_refusal(self, question: Question, answered_at: float) -> None:
         """Record that a token was refused a repository, and remove older answers about it.
 
         Args:
             question: any about the repository.
-            said: when it was refused, Unix seconds.
+            answered_at: when it was refused, Unix seconds.
         """
         key = (question.scope, question.repo)
         before = self._refusals.get(key)
-        if before is not None and said <= before:
+        if before is not None and answered_at <= before:
             return
-        self._refusals.put(key, said, sum(map(len, key)))
+        self._refusals.put(key, answered_at, sum(map(len, key)))
         # The refusal itself may be dropped one day. By then no older answer may be left.
         for other in list(self._by_repo.get(key, ())):
             kept = self._kept.peek(other)
-            if kept is not None and kept.said <= said:
+            if kept is not None and kept.answered_at <= answered_at:
                 self._kept.pop(other)
 
     def remember(self, question: Question, kept: Kept) -> None:
@@ -90,14 +90,14 @@ class AnswerMemory:
         size = kept.size + question.size
         if size > self._max_size // 2 or not question.is_kept:
             return
-        if kept.is_yes:
-            if not self.is_believed(question, kept.said):
+        if kept.is_positive:
+            if not self.is_current(question, kept.answered_at):
                 return
             self._by_repo.setdefault((question.scope, question.repo), {})[question] = None
         self._kept.put(question, kept, size)
 
     def _note_left(self, question: Question, kept: Kept) -> None:
-        if kept.is_yes:
+        if kept.is_positive:
             key = (question.scope, question.repo)
             others = self._by_repo[key]
             del others[question]

@@ -65,14 +65,14 @@ class Verdict(Enum):
 class Answer(NamedTuple):
     """An answer.
 
-    said: when it was given, Unix seconds; 0: the cache fills it in.
+    answered_at: when it was given, Unix seconds; 0: the cache fills it in.
     stale_age: its age in seconds, if it is used because the upstream could not be asked.
     is_minor: there may be any number of such answers; on disk they are removed first.
     """
 
     data: bytes
     verdict: Verdict = Verdict.GOOD
-    said: float = 0.0
+    answered_at: float = 0.0
     stale_age: int | None = None
     is_minor: bool = False
 
@@ -102,7 +102,7 @@ def make_path(question: Question, realm: str) -> str:
 def read_stored(stored: Stored) -> Answer:
     """Return the answer that a stored file holds."""
     verdict = Verdict.ABSENT if stored.body[:1] == b"-" else Verdict.GOOD
-    return Answer(stored.body[1:], verdict, stored.said)
+    return Answer(stored.body[1:], verdict, stored.answered_at)
 
 
 def make_refusal(question: Question) -> Question:

@@ -2,7 +2,7 @@
 
     MAGIC                                                             8 bytes
     check: BLAKE3 of the path and of all that follows                16 bytes
-    said: when the answer was given, Unix seconds             f64, little-endian
+    answered_at: when it was given, Unix seconds              f64, little-endian
     size of the next field                                    u32, little-endian
     about: the question that the body answers                             UTF-8
     body
@@ -26,11 +26,11 @@ _FIELDS: Final = struct.Struct("<dI")
 class Stored(NamedTuple):
     """A stored answer.
 
-    said: when it was given, Unix seconds.
+    answered_at: when it was given, Unix seconds.
     about: the question that it answers, as text; "": not recorded.
     """
 
-    said: float
+    answered_at: float
     body: bytes
     about: str = ""
 
@@ -43,20 +43,20 @@ def unpack_file(path: str, data: bytes) -> Stored | None:
     try:
         if magic == OLD_MAGIC:
             return Stored(_TIME.unpack_from(rest)[0], rest[_TIME.size :])
-        said, size = _FIELDS.unpack_from(rest)
+        answered_at, size = _FIELDS.unpack_from(rest)
         end = _FIELDS.size + size
         if end > len(rest):
             return None
         about = rest[_FIELDS.size : end].decode("utf-8", "surrogatepass")
     except (struct.error, UnicodeDecodeError):
         return None
-    return Stored(said, rest[end:], about)
+    return Stored(answered_at, rest[end:], about)
 
 
 def pack_file(path: str, stored: Stored) -> bytes:
     """Return the file to store at a path."""
     about = stored.about.encode("utf-8", "surrogatepass")
-    rest = _FIELDS.pack(stored.said, len(about)) + about + stored.body
+    rest = _FIELDS.pack(stored.answered_at, len(about)) + about + stored.body
     return MAGIC + _make_check(path, rest) + rest
 
 

@@ -23,7 +23,7 @@ from xetserve.errors import (
 from xetserve.http.ranges import Span, parse_content_range
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
-from xetserve.upstream.cas.reconstruction_budget import JSON_COST, HeldBuffers, ReconstructionBudget
+from xetserve.upstream.cas.reconstruction_budget import JSON_COST, ReconstructionBudget, Reservation
 from xetserve.upstream.cas.source import Access
 from xetserve.upstream.hub.read_tokens import CasToken
 from xetserve.upstream.requests import (
@@ -89,7 +89,7 @@ class CasClient:
 
     Args:
         timeout: seconds without a byte before a connection is given up.
-        room: the budget for large answers while they are read; None: they are not counted.
+        budget: counts large answers while they are read; None: nothing is counted.
     """
 
     keeps_data = False
@@ -100,12 +100,12 @@ class CasClient:
         *,
         timeout: float,
         policy: RetryPolicy,
-        room: ReconstructionBudget | None = None,
+        budget: ReconstructionBudget | None = None,
     ) -> None:
         self._pool = pool
         self._timeout = timeout
         self._policy = policy
-        self._room = room or ReconstructionBudget(_Unlimited())
+        self._budget = budget or ReconstructionBudget(_Unlimited())
         self._versions: dict[str, int] = {}  # by CAS URL: the API version that answered last
 
     async def fetch_reconstruction(
@@ -177,21 +177,23 @@ class CasClient:
                 if status in (401, 403):
                     raise UpstreamDenied(f"the CAS refused file {name}", status=status)
                 raise error_for_status("the CAS", status, response.headers)
-            with self._room.hold() as holding:
-                return await self._read_answer(response, holding)
+            with self._budget.reserve() as reservation:
+                return await self._read_answer(response, reservation)
 
-    async def _read_answer(self, response: ClientResponse, holding: HeldBuffers) -> Reconstruction:
+    async def _read_answer(
+        self, response: ClientResponse, reservation: Reservation
+    ) -> Reconstruction:
         count = response.meter
 
         def note(size: int) -> None:
             if count is not None:
                 count(size)
-            holding.grow(size * JSON_COST)
+            reservation.grow(size * JSON_COST)
 
         response.meter = note
         body = await read_document(response, "the CAS", MAX_RECONSTRUCTION_SIZE, self._timeout)
         # The body may have been compressed.
-        holding.grow(max(0, len(body) * JSON_COST - holding.size))
+        reservation.grow(max(0, len(body) * JSON_COST - reservation.size))
         try:
             return await run_slices(iter_reconstruction(body))
         except TooLarge as exc:

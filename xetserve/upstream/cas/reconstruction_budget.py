@@ -39,37 +39,38 @@ class Budget(Protocol):
         ...
 
 
-class HeldBuffers:
-    """What one holder has taken. size: in bytes, with those that need no room."""
+class Reservation:
+    """The bytes that one holder has reserved. size: all of them, the free ones included."""
 
-    def __init__(self, room: "ReconstructionBudget") -> None:
-        self._room = room
+    def __init__(self, budget: "ReconstructionBudget") -> None:
+        self._budget = budget
         self._taken = 0
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Hold more bytes.
+        """Reserve more bytes.
 
         Raises:
-            UpstreamBusy: there is no room.
+            UpstreamBusy: the budget has no room for them.
         """
-        wanted = max(0, self.size + size - self._room.free_size) - self._taken
+        wanted = max(0, self.size + size - self._budget.free_size) - self._taken
         if wanted > 0:
-            self._room.take(wanted, is_alone=self._room.held == self._taken)
+            self._budget.take(wanted, is_alone=self._budget.held == self._taken)
             self._taken += wanted
         self.size += size
 
     def release(self) -> None:
         """Return all bytes."""
         if self._taken:
-            self._room.give(self._taken)
+            self._budget.give(self._taken)
         self.size = self._taken = 0
 
 
 class ReconstructionBudget:
-    """What all holders have taken.
+    """The reservations of all holders.
 
-    held: bytes. free_size: bytes that each holder may have without taking them from the budget.
+    held: bytes taken from the budget.
+    free_size: bytes that each holder may have without taking them from the budget.
     """
 
     def __init__(self, budget: Budget, free_size: int = FREE_SIZE) -> None:
@@ -78,16 +79,20 @@ class ReconstructionBudget:
         self.held = 0
 
     @contextmanager
-    def hold(self) -> Iterator[HeldBuffers]:
-        """Hold bytes until the block ends."""
-        holding = HeldBuffers(self)
+    def reserve(self) -> Iterator[Reservation]:
+        """Return an empty reservation, which is released when the block ends."""
+        reservation = Reservation(self)
         try:
-            yield holding
+            yield reservation
         finally:
-            holding.release()
+            reservation.release()
 
     def take(self, size: int, *, is_alone: bool) -> None:
-        """See HeldBuffers."""
+        """Take bytes from the budget; is_alone: in any case, since nobody else holds any.
+
+        Raises:
+            UpstreamBusy: the budget has no room for them.
+        """
         if is_alone:
             self._budget.take(size)
         elif not self._budget.try_take(size):
@@ -99,7 +104,7 @@ class ReconstructionBudget:
         self.held += size
 
     def give(self, size: int) -> None:
-        """See HeldBuffers."""
+        """Return bytes to the budget."""
         self._budget.give(size)
         self.held -= size
 

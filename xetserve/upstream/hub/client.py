@@ -186,8 +186,8 @@ class HubClient:
             answer = await self.metadata.get(question, ask)
         except UpstreamError:
             return None  # the actual request will show why
-        is_yes = answer.verdict is Verdict.GOOD and answer.stale_age is None
-        return answer.said if is_yes else None
+        is_positive = answer.verdict is Verdict.GOOD and answer.stale_age is None
+        return answer.answered_at if is_positive else None
 
     async def get_read_token(
         self,

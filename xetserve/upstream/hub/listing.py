@@ -124,7 +124,7 @@ class LargeFiles:
         following = None if link is None else move_url(link, hub.bases, "")
         if following is not None and (not following.startswith("/") or following == target):
             # The listing stays at this page, so that the next look-up fails in the same way.
-            raise UpstreamRefused("the Hub's listing goes on elsewhere")
+            raise UpstreamRefused("the Hub's listing continues on another host")
         listing.paths.update(found)
         listing.cost += sum(FILE_COST + len(path) for path in found.values())
         listing.num_pages += 1
@@ -146,7 +146,7 @@ def _read_entries(document: bytes) -> dict[bytes, str]:
     except FormatError:
         entries = None
     if not isinstance(entries, list):
-        raise UpstreamError("the Hub's listing is not what it should be")
+        raise UpstreamError("the Hub's listing is not a JSON array of files")
     found = {}
     for entry in entries:
         lfs = entry.get("lfs") if isinstance(entry, dict) else None

@@ -134,7 +134,7 @@ def parse_cas_token(body: bytes) -> CasToken:
         values = None
     token = None if values is None else make_cas_token(values)
     if token is None:
-        raise UpstreamError("the Hub's token answer is not what it should be")
+        raise UpstreamError("the Hub's token answer has no valid token")
     return token
 
 
