@@ -304,4 +304,4 @@ async def test_what_is_refused_first(
 async def test_git_lfs_is_refused_in_its_own_words() -> None:
     _, response = await RecordingApplication().ask("GET", "/o/n.git/info/lfs/objects/batch")
     assert Headers(response.headers).get("content-type") == "application/vnd.git-lfs+json"
-    assert response.body == b'{"message": "only POST, OPTIONS here"}\n'
+    assert response.body == b'{"message": "this path allows only POST, OPTIONS"}\n'

@@ -159,5 +159,5 @@ async def test_what_is_missing_is_named(folder: Path) -> None:
 async def test_what_is_damaged_says_nothing(folder: Path) -> None:
     await say(folder, "weights.bin", "main", make_entry(NEW))
     cut(folder, "meta/anonymous/*/*")
-    with pytest.raises(NotKnown, match="nothing is known of model o/n at main"):
+    with pytest.raises(NotKnown, match="the cache has nothing of model o/n at main"):
         select_repos(folder, [MAIN])

@@ -1,4 +1,4 @@
-"""Bearer tokens (RFC 6750). Only the form of a token is checked: the Hub knows what it may read."""
+"""Bearer tokens (RFC 6750). Only their form is checked here; the Hub decides about their rights."""
 
 import base64
 import re

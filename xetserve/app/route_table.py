@@ -155,7 +155,7 @@ class RouteTable:
             route = self._questions.get(verb) or self._questions[""]
             return route, MatchedPath(raw_path, {})
         split_path(raw_path)
-        raise RequestError(404, "there is nothing at this path; / tells what there is")
+        raise RequestError(404, "there is nothing at this path; / lists the paths of this server")
 
 
 def no_target(_: MatchedPath) -> None:
@@ -163,21 +163,21 @@ def no_target(_: MatchedPath) -> None:
 
 
 def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> None:
-    """Refuse other methods.
+    """Check that a route allows the method of a request.
 
     Raises:
-        RequestError: 405 with Allow; 501, it is no method at all (RFC 9110, 9.1; methods have one
-            case only).
+        RequestError: 405 with Allow, another route may allow it; 501, it is not a method (RFC 9110,
+            9.1; methods are case-sensitive).
     """
     if request.method not in _METHODS:
         raise RequestError(501, "unknown method")
     if request.method not in allowed:
         names = ", ".join(allowed)
-        raise RequestError(405, f"only {names} here", [("Allow", names)])
+        raise RequestError(405, f"this path allows only {names}", [("Allow", names)])
 
 
 class _Segment(NamedTuple):
-    """What a segment of a path has to be.
+    """A segment of a pattern, which a segment of a path has to match.
 
     name: the name of its value; "": it has no value.
     words: the texts that it may have; empty: any text.

@@ -1,3 +1,3 @@
-"""The types of objects that hold bytes: as arguments they are interchangeable."""
+"""The types that functions accept for bytes."""
 
 Buffer = bytes | bytearray | memoryview

@@ -1,4 +1,4 @@
-"""JSON that others wrote: every fault in it is one kind of error."""
+"""Parse JSON from untrusted sources: every fault raises FormatError."""
 
 import json
 from collections.abc import Callable

@@ -1,12 +1,12 @@
-"""Futures on which a task waits for a change of somebody else's state."""
+"""Wake a task that waits on a future for another object to change its state."""
 
 import asyncio
 
 
 def wake(waiter: asyncio.Future[None] | None) -> None:
-    """Let the task go on that waits for this future; None: no task waits.
+    """Wake the task that waits for a future; None: no task waits.
 
-    A future that was cancelled, or was woken before, stays as it is.
+    A future that is cancelled, or has a result already, is not changed.
     """
     if waiter is not None and not waiter.done():
         waiter.set_result(None)

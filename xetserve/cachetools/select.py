@@ -41,9 +41,10 @@ class Wanted(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What is stored of a wanted repository. size: bytes of its files.
+    """The stored part of a wanted repository.
 
-    incomplete: path -> what is missing.
+    size: bytes of its files.
+    incomplete: path -> the reason why the file is incomplete.
     """
 
     wanted: Wanted
@@ -98,7 +99,7 @@ class _Known:
 
 
 def select_repos(folder: Path, wanted: Iterable[Wanted]) -> Selection:
-    """Select the files that some repositories need, and find out what is missing.
+    """Select the files that some repositories need, and find their incomplete files.
 
     Raises:
         NotKnown: nothing is stored of one of them, at that revision.
@@ -114,7 +115,7 @@ def select_repos(folder: Path, wanted: Iterable[Wanted]) -> Selection:
         for stored in found:  # more than one if the folder serves several Hubs
             chooser.choose(one, stored)
         if len(selection.chosen) == num_before:
-            reason = f"nothing is known of {one.repo.kind} {one.repo.id} at {one.revision}"
+            reason = f"the cache has nothing of {one.repo.kind} {one.repo.id} at {one.revision}"
             raise NotKnown(f"{reason}: pull it first")
     return selection
 
@@ -202,7 +203,7 @@ class _Chooser:
         self._folder = folder
         self._selection = selection
         self._present: dict[bytes, list[ChunkRange]] = {}  # stored chunk ranges of xorbs
-        # Xet files, and what is missing of them.
+        # (file hash, size) -> the reason why the file is incomplete.
         self._seen: dict[tuple[bytes, int | None], str | None] = {}
 
     def choose(self, wanted: Wanted, known: _Known) -> None:
@@ -232,7 +233,7 @@ class _Chooser:
         self._selection.chosen.append(Chosen(wanted, commit, len(files), size, incomplete))
 
     def _add_plain(self, entry: FileEntry) -> str | None:
-        """Add a file that is not Xet; return what is missing."""
+        """Add a file that is not Xet; return the reason if it is incomplete."""
         if entry.size == 0:
             return None
         key = BlobKey.of(entry)
@@ -245,7 +246,7 @@ class _Chooser:
         return "it is not stored"
 
     def _add_xet(self, file_hash: bytes, size: int | None) -> str | None:
-        """Add a Xet file; return what is missing."""
+        """Add a Xet file; return the reason if it is incomplete."""
         seen = (file_hash, size)
         if seen not in self._seen:
             self._seen[seen] = self._add_new_xet(file_hash, size)

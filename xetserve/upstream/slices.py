@@ -1,7 +1,7 @@
-"""Long computations in slices of a few milliseconds, between which the event loop serves others.
+"""Run long computations in slices of a few milliseconds, so that the event loop serves others, too.
 
-A computation that knows the size of what it makes counts it in a Slices. One that is a pure
-generator, whose author chose its steps, runs in run_slices.
+A computation that knows the size of its output counts the bytes with Slices. A pure generator whose
+steps are short runs in run_slices.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Slices:
 
 
 async def run_slices(steps: Generator[None, None, T]) -> T:
-    """Run a generator to its end, one step in a turn of the loop; return what it returns."""
+    """Run a generator to its end, one step in a turn of the loop; return its return value."""
     try:
         while True:
             try:

@@ -39,15 +39,17 @@ class FileAnswers:
         self._with_length = with_length
 
     def check(self, request: Request, file: Representation) -> Response | None:
-        """Judge the conditions of a request; None: go on (RFC 9110, 13.2).
+        """Check the conditions of a request (RFC 9110, 13.2); None: serve the file.
 
         Raises:
-            RequestError: 412.
+            RequestError: 412, a condition fails.
         """
         validators = file.get_validators(takes_zstd=self._takes_zstd(request, file))
         verdict, etag = check_conditions(request.headers, validators, time.time())
         if verdict is Verdict.FAILED:
-            raise RequestError(412, "the file is not the one that the conditions name")
+            raise RequestError(
+                412, "the file is not the one that the conditions of the request name"
+            )
         if verdict is Verdict.NOT_MODIFIED:
             return self._finish(Response(304, file.make_cache_fields(etag)))
         return None
@@ -65,10 +67,11 @@ class FileAnswers:
     async def answer_get(
         self, request: Request, file: Representation, content: Content
     ) -> Response:
-        """Return the whole, a part, or several parts.
+        """Return the whole file, a range, or several ranges.
 
         Raises:
-            RequestError: 416, 409.
+            RequestError: 416, no range lies in the file; 409, the client resumes a file that may be
+                damaged.
             UpstreamError, IntegrityError: the content cannot be read.
         """
         if self._with_length and file.size == 0 and _asks_from_start(request):
@@ -151,7 +154,7 @@ def _select_spans(request: Request, file: Representation) -> list[Span] | None:
         # whole in place of a range is no way out: wget would discard the bytes that it has, and
         # append the rest.
         raise RequestError(
-            409, "the file was cut of late because it was damaged: start again, as a whole"
+            409, "the file was cut recently because it was damaged: start again from the beginning"
         )
     if not allows_range(request.headers, file.etag, file.last_modified, time.time()):
         return None  # the client has a part of something else

@@ -1,4 +1,4 @@
-"""Tell a Hub client that a file is Xet, with URLs of this server for its token and reconstruction.
+"""Mark a file as Xet for Hub clients, with URLs of this server for its token and reconstruction.
 
 Source: huggingface_hub utils/_xet.py; huggingface.js file-download-info.ts.
 """

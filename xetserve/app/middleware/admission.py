@@ -24,7 +24,7 @@ MAX_KEYS: Final = 10_000  # tokens, and as many addresses, with a bucket; some h
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """What is admitted. 0 is no limit.
+    """The limits of admission; 0: no limit.
 
     max_active: active requests, as the operator set it.
     max_with_files: active requests, as the number of files allows that the process may open.

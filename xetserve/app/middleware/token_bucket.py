@@ -20,12 +20,12 @@ class Bucket:
         self._updated = now
 
     def wait_time(self, amount: float, now: float) -> float:
-        """Seconds until the bucket holds amount, or is full; 0: it does so now."""
+        """Return the seconds until the bucket holds amount, or is full; 0: it does so now."""
         self._fill(now)
         return max(0.0, (min(amount, self._capacity) - self._level) / self._rate)
 
     def take(self, amount: float, now: float) -> None:
-        """Take amount out. The level may become negative: the debt is filled up first."""
+        """Remove amount from the bucket. The level may become negative, and is filled up again."""
         self._fill(now)
         self._level -= amount
 

@@ -26,7 +26,7 @@ MAX_TEXT: Final = 160  # characters of each part of the text
 
 
 class Stage(IntEnum):
-    """What a stream waits for."""
+    """The thing that a stream waits for."""
 
     READING = 0  # for data from upstream or from our disk
     SENDING = 1  # for its client

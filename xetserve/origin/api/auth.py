@@ -1,4 +1,4 @@
-"""Who the caller is, and what it may do; and errors in the Hub's form.
+"""Identify callers and check their rights; make errors in the Hub's form.
 
 Without configured tokens the origin is open: anyone may read and write everything. Otherwise a
 repository belongs to the user who made it and to the user whose name is its namespace. A repository

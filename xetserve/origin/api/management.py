@@ -113,7 +113,7 @@ class ManagementApi:
 
 
 def _read_private(value: dict[str, Any]) -> bool | None:
-    """Read who may see a repository, as old and new clients say it; None: it is left open."""
+    """Return whether a repository is to be private, as old or new clients name it; None: unset."""
     visibility, private = value.get("visibility"), value.get("private")
     if visibility is not None:
         if not isinstance(visibility, str) or visibility not in _VISIBILITIES:

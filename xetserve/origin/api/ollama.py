@@ -1,6 +1,6 @@
-"""What ollama pulls: GGUF files of models as a registry's manifests and blobs.
+"""Serve GGUF files of models to ollama, as the manifests and blobs of a registry.
 
-    /v2/{id}/manifests/{tag}            tag: "latest", or how the file's name ends: Q4_K_M
+    /v2/{id}/manifests/{tag}            tag: "latest", or the end of the file's name, as Q4_K_M
     /v2/{id}/blobs/sha256:{64 hex}      a GGUF file, or the configuration that a manifest names
 
 Source: the OCI distribution specification; ollama server/download.go; hub-docs ollama.md.

@@ -29,7 +29,7 @@ class Entry:
 
     oid: git id; for a large file that of its pointer.
     sha256, file_hash: of a large file; both None for a git blob.
-    changed_in: id of the commit that brought this content to this path.
+    changed_in: id of the commit that put this content at this path.
     """
 
     path: str

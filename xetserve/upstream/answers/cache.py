@@ -64,7 +64,7 @@ MAX_MARKS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
 
 @dataclass(frozen=True, slots=True)
 class AnswerPolicy:
-    """How long answers are used. Times are in seconds; 0: not at all.
+    """The limits of using cached answers. Times are in seconds; 0: such answers are not used.
 
     stale_for: the largest age of an answer that is used while the upstream fails.
     is_offline: the upstream is never asked.

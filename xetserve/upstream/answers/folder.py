@@ -209,7 +209,7 @@ class _File(NamedTuple):
 
 @dataclass(slots=True)
 class _Group:
-    """What one share covers: its files, and the bytes of files and folders."""
+    """The files that one share covers, and the bytes of these files and their folders."""
 
     files: list[_File] = field(default_factory=list)
     size: int = 0
@@ -237,7 +237,7 @@ def _gather(folder: str, files: list[_File], now: float) -> int:
 
 
 def _share_out(sizes: dict[str, int], total: int) -> dict[str, int]:
-    """Return how many of total bytes each group may keep."""
+    """Return the limit of each group in bytes; so cut, all groups have at most total bytes."""
     common = {name: size for name, size in sizes.items() if name in _COMMON}
     tokens = {name: size for name, size in sizes.items() if name not in _COMMON}
     level = _find_level([*common.values(), sum(tokens.values())], total)
@@ -246,7 +246,10 @@ def _share_out(sizes: dict[str, int], total: int) -> dict[str, int]:
 
 
 def _find_level(sizes: Iterable[int], total: int) -> int:
-    """Return the limit for each at which the sum is total: the small ones leave their rest."""
+    """Return the largest limit for which sizes, each cut to the limit, have at most total bytes.
+
+    Example: sizes 10, 50 and 90 with total 100 have the limit 45: 10 + 45 + 45.
+    """
     level, ordered = total, sorted(sizes)
     for at, size in enumerate(ordered):
         level = total // (len(ordered) - at)

@@ -40,7 +40,7 @@ class Question(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """What it is about, for logs: without scope and query."""
+        """The kind, repository and name for logs, without scope and query."""
         about = " ".join((self.repo, *self.name.partition("?")[0].split("\0")))
         return f"{self.kind} {about.strip()!a}"
 
@@ -50,10 +50,10 @@ class Question(NamedTuple):
 
 
 class Verdict(Enum):
-    """What an answer means.
+    """The meaning of an answer, which decides how long it is cached.
 
-    GOOD: a positive answer. ABSENT: there is no such thing. REFUSED: the token may not know.
-    PASSING: nothing that may be cached.
+    GOOD: a positive answer. ABSENT: the name does not exist. REFUSED: the token may not read the
+    repository. PASSING: a temporary state that must not be cached.
     """
 
     GOOD = "good"

@@ -1,4 +1,4 @@
-"""What a source of reconstructions and data offers: the CAS itself, and caches in front of it."""
+"""The interface of sources of reconstructions and data: the CAS itself, and caches before it."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
