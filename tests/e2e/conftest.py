@@ -19,12 +19,12 @@ from tests.conftest import (
     need_program,
     sha256_of,
 )
+from tests.e2e import client_site as site_module
 from tests.e2e import hub
-from tests.e2e import shelf as shelves
 from tests.e2e.balancers import Balancers
+from tests.e2e.client_site import ClientSite
 from tests.e2e.dataset import make_dataset
 from tests.e2e.hub import start_origin, upload, write_files
-from tests.e2e.shelf import Shelf
 from tests.peers import Certificates, make_certificates
 from tests.waiting import wait_until
 
@@ -217,36 +217,36 @@ def environment_without_home() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def _running_shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    base = tmp_path_factory.mktemp("shelf")
-    files = shelves.make_files()
+def _running_client_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientSite]:
+    base = tmp_path_factory.mktemp("clients")
+    files = site_module.make_files()
     write_files(base / "files", files)
     launched = Launcher(base)
     try:
-        many = {f"d{n % 7}/{n:05}.txt": b"" for n in range(shelves.NUM_MANY)}
+        many = {f"d{n % 7}/{n:05}.txt": b"" for n in range(site_module.NUM_MANY)}
         write_files(base / "many", many)
-        imported = f"{shelves.MANY}={base / 'many'}"
+        imported = f"{site_module.MANY}={base / 'many'}"
         origin = start_origin(launched, base / "origin", "--import", imported)
-        for repo, flags in ((shelves.MODEL, []), (shelves.SECRET, ["--private"])):
+        for repo, flags in ((site_module.MODEL, []), (site_module.SECRET, ["--private"])):
             upload(sys.executable, origin.url, base / "home", "model", repo, base / "files", *flags)
-        write_files(base / "newer", shelves.make_newer_files())
+        write_files(base / "newer", site_module.make_newer_files())
         upload(
             sys.executable,
             origin.url,
             base / "home",
             "model",
-            shelves.PAST,
+            site_module.PAST,
             base / "files" / "quants",
         )
-        upload(sys.executable, origin.url, base / "home", "model", shelves.PAST, base / "newer")
+        upload(sys.executable, origin.url, base / "home", "model", site_module.PAST, base / "newer")
         server = launched.start(*serve_arguments(origin.url))
-        yield Shelf(origin, server, OriginControl(origin.url), files, base)
+        yield ClientSite(origin, server, OriginControl(origin.url), files, base)
     finally:
         launched.stop_all()
 
 
 @pytest.fixture
-def shelf(_running_shelf: Shelf) -> Iterator[Shelf]:
-    """The shelf, see tests.e2e.shelf."""
-    with shelves.checking(_running_shelf) as found:
+def client_site(_running_client_site: ClientSite) -> Iterator[ClientSite]:
+    """The site for clients, see tests.e2e.client_site."""
+    with site_module.checking(_running_client_site) as found:
         yield found

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clean_environment, need_program
+from tests.e2e.client_site import LARGE, MODEL, SECRET, ClientSite
 from tests.e2e.clients import CLIENTS, run
 from tests.e2e.hub import OTHER_TOKEN, TOKEN, read_tree, run_script, upload
-from tests.e2e.shelf import LARGE, MODEL, SECRET, Shelf
 
 TABLE = "tester/table"
 NUM_ROWS = 200_000
@@ -46,19 +46,19 @@ class TestJavaScript:
 
     @pytest.mark.parametrize("repo", [MODEL, SECRET])
     def test_a_whole_repository(
-        self, shelf: Shelf, node_client: Path, tmp_path: Path, repo: str
+        self, client_site: ClientSite, node_client: Path, tmp_path: Path, repo: str
     ) -> None:
         script = """
             const params = {repo: args[0], hubUrl, accessToken, cacheDir: args[1]};
             const folder = await hub.snapshotDownload(params);
             console.log(folder);
         """
-        printed = run_node(node_client, script, shelf.server.url, TOKEN, repo, str(tmp_path))
-        assert read_tree(Path(printed)) == shelf.files
-        asked = shelf.control.requests()
+        printed = run_node(node_client, script, client_site.server.url, TOKEN, repo, str(tmp_path))
+        assert read_tree(Path(printed)) == client_site.files
+        asked = client_site.control.requests()
         assert {entry["kind"] for entry in asked} == {"hub", "cas", "data"}
 
-    def test_parts_and_questions(self, shelf: Shelf, node_client: Path) -> None:
+    def test_parts_and_questions(self, client_site: ClientSite, node_client: Path) -> None:
         script = """
             const repo = args[0], params = {repo, hubUrl, accessToken};
             const blob = await hub.downloadFile({...params, path: args[1]});
@@ -81,16 +81,16 @@ class TestJavaScript:
                 models,
             }));
         """
-        printed = run_node(node_client, script, shelf.server.url, TOKEN, MODEL, LARGE)
+        printed = run_node(node_client, script, client_site.server.url, TOKEN, MODEL, LARGE)
         found = json.loads(printed)
-        content = shelf.files[LARGE]
+        content = client_site.files[LARGE]
         assert (found["size"], found["part"]) == (len(content), content[1_000_000:1_000_020].hex())
-        assert set(found["files"]) - {".gitattributes"} == set(shelf.files)
+        assert set(found["files"]) - {".gitattributes"} == set(client_site.files)
         assert (found["user"], found["exists"], found["none"]) == ("tester", [True, False], None)
         assert not found["xet"]
         assert {MODEL, SECRET} <= set(found["models"])
 
-    def test_repositories(self, shelf: Shelf, node_client: Path) -> None:
+    def test_repositories(self, client_site: ClientSite, node_client: Path) -> None:
         script = """
             const repo = {type: "dataset", name: "tester/by-node"};
             const params = {repo, hubUrl, accessToken};
@@ -100,15 +100,15 @@ class TestJavaScript:
             await hub.deleteRepo(params);
             console.log(JSON.stringify([made.repoUrl, ...seen, await hub.repoExists(params)]));
         """
-        printed = run_node(node_client, script, shelf.server.url, TOKEN, OTHER_TOKEN)
-        url = f"{shelf.server.url}/datasets/tester/by-node"
+        printed = run_node(node_client, script, client_site.server.url, TOKEN, OTHER_TOKEN)
+        url = f"{client_site.server.url}/datasets/tester/by-node"
         assert json.loads(printed) == [url, True, False, False]
 
 
 @pytest.fixture(scope="module")
-def table(_running_shelf: Shelf, data_client: str) -> Path:
+def table(_running_client_site: ClientSite, data_client: str) -> Path:
     """A Parquet file of many row groups, also in the dataset TABLE."""
-    folder = _running_shelf.folder / "table"
+    folder = _running_client_site.folder / "table"
     (folder / "data").mkdir(parents=True)
     path = folder / "data" / "train-00000-of-00001.parquet"
     script = """
@@ -120,8 +120,8 @@ def table(_running_shelf: Shelf, data_client: str) -> Path:
         pyarrow.parquet.write_table(pyarrow.table(columns), sys.argv[1], row_group_size=count // 20)
     """
     run_script(data_client, "http://none", folder, script, str(path), str(NUM_ROWS))
-    origin = _running_shelf.origin.url
-    upload(sys.executable, origin, _running_shelf.folder / "home", "dataset", TABLE, folder)
+    origin = _running_client_site.origin.url
+    upload(sys.executable, origin, _running_client_site.folder / "home", "dataset", TABLE, folder)
     return path
 
 
@@ -129,7 +129,7 @@ class TestTables:
     """datasets, pandas and pyarrow, with huggingface_hub 2.4 and no hf-xet."""
 
     def test_streamed_and_loaded(
-        self, table: Path, shelf: Shelf, data_client: str, tmp_path: Path
+        self, table: Path, client_site: ClientSite, data_client: str, tmp_path: Path
     ) -> None:
         script = """
             from datasets import load_dataset
@@ -143,11 +143,15 @@ class TestTables:
             loaded = load_dataset(repo, split="train")
             print(streamed == expected, loaded.data.table.to_pydict() == expected)
         """
-        printed = run_script(data_client, shelf.server.url, tmp_path, script, TABLE, str(table))
+        printed = run_script(
+            data_client, client_site.server.url, tmp_path, script, TABLE, str(table)
+        )
         assert printed.splitlines()[-1] == "True True"
-        assert {entry["kind"] for entry in shelf.control.requests()} == {"hub", "cas", "data"}
+        assert {entry["kind"] for entry in client_site.control.requests()} == {"hub", "cas", "data"}
 
-    def test_parts_of_it(self, table: Path, shelf: Shelf, data_client: str, tmp_path: Path) -> None:
+    def test_parts_of_it(
+        self, table: Path, client_site: ClientSite, data_client: str, tmp_path: Path
+    ) -> None:
         script = """
             import pandas, pyarrow.parquet
             repo, path = sys.argv[1:]
@@ -160,11 +164,13 @@ class TestTables:
             expected = pyarrow.parquet.ParquetFile(path).read_row_group(7, columns=["word"])
             print(whole.equals(local), column.equals(local[["number"]]), group.equals(expected))
         """
-        printed = run_script(data_client, shelf.server.url, tmp_path, script, TABLE, str(table))
+        printed = run_script(
+            data_client, client_site.server.url, tmp_path, script, TABLE, str(table)
+        )
         assert printed.splitlines()[-1] == "True True True"
 
     def test_a_whole_repository_without_hf_xet(
-        self, shelf: Shelf, data_client: str, tmp_path: Path
+        self, client_site: ClientSite, data_client: str, tmp_path: Path
     ) -> None:
         script = """
             import importlib.util, huggingface_hub
@@ -172,9 +178,11 @@ class TestTables:
             print(huggingface_hub.__version__[:4], importlib.util.find_spec("hf_xet"))
         """
         target = tmp_path / "out"
-        printed = run_script(data_client, shelf.server.url, tmp_path, script, SECRET, str(target))
+        printed = run_script(
+            data_client, client_site.server.url, tmp_path, script, SECRET, str(target)
+        )
         assert printed == "2.4. None"
-        assert read_tree(target) == shelf.files
+        assert read_tree(target) == client_site.files
 
 
 # With what each of them takes to download in many parts, where it can.
@@ -185,9 +193,9 @@ class TestPlainClients:
     """curl, wget and aria2 at /resolve/."""
 
     @pytest.mark.parametrize("client", CLIENTS)
-    def test_every_file(self, shelf: Shelf, tmp_path: Path, client: str) -> None:
-        for name, content in shelf.files.items():
-            url = f"{shelf.server.url}/{SECRET}/resolve/main/{urllib.parse.quote(name)}"
+    def test_every_file(self, client_site: ClientSite, tmp_path: Path, client: str) -> None:
+        for name, content in client_site.files.items():
+            url = f"{client_site.server.url}/{SECRET}/resolve/main/{urllib.parse.quote(name)}"
             done = run(CLIENTS[client](url, tmp_path / "out", *PARALLEL[client]))
             assert done.returncode == 0, done.stderr
             assert (tmp_path / "out").read_bytes() == content
@@ -196,10 +204,10 @@ class TestPlainClients:
         ("client", "option"), [("curl", ("-C", "-")), ("wget", ("-c",)), ("aria2", ("-c",))]
     )
     def test_a_download_goes_on(
-        self, shelf: Shelf, tmp_path: Path, client: str, option: tuple[str, ...]
+        self, client_site: ClientSite, tmp_path: Path, client: str, option: tuple[str, ...]
     ) -> None:
-        content = shelf.files[LARGE]
-        url = f"{shelf.server.url}/{SECRET}/resolve/main/{LARGE}"
+        content = client_site.files[LARGE]
+        url = f"{client_site.server.url}/{SECRET}/resolve/main/{LARGE}"
         (tmp_path / "out").write_bytes(content[:20_000_000])
         command = CLIENTS[client](url, tmp_path / "out", *option)
         done = run([part for part in command if part != "--allow-overwrite=true"])

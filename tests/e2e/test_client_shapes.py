@@ -8,9 +8,9 @@ import urllib.parse
 
 import pytest
 
+from tests.e2e.client_site import EMPTY, LARGE, MANY, MODEL, NUM_MANY, SECRET, ClientSite
 from tests.e2e.clients import Connection, Reply
 from tests.e2e.hub import TOKEN
-from tests.e2e.shelf import EMPTY, LARGE, MANY, MODEL, NUM_MANY, SECRET, Shelf
 
 LLAMA = [("User-Agent", "llama-cpp/b9999-0123abc"), ("Accept", "application/json")]
 RUST = [("User-Agent", "unknown/None; hf-hub/0.5.0; rust/unknown")]
@@ -28,16 +28,16 @@ class TestLlama:
 
     @pytest.mark.parametrize(("repo", "token"), [(MODEL, None), (SECRET, TOKEN)])
     def test_a_model_is_found_and_downloaded(
-        self, shelf: Shelf, repo: str, token: str | None
+        self, client_site: ClientSite, repo: str, token: str | None
     ) -> None:
-        connection = Connection(shelf.server.url)
+        connection = Connection(client_site.server.url)
         refs = ask_json(connection, f"/api/models/{repo}/refs", token)
         assert isinstance(refs, dict)
         (commit,) = [b["targetCommit"] for b in refs["branches"] if b["name"] == "main"]
         tree = ask_json(connection, f"/api/models/{repo}/tree/{commit}?recursive=true", token)
         assert isinstance(tree, list)
         (entry,) = [e for e in tree if e["path"] == LARGE]
-        content = shelf.files[LARGE]
+        content = client_site.files[LARGE]
         assert (entry["type"], entry["size"]) == ("file", len(content))
         assert entry["lfs"]["oid"] == hashlib.sha256(content).hexdigest()
         assert not [e for e in tree if "xetHash" in e]
@@ -55,14 +55,14 @@ class TestLlama:
         assert (rest.status, rest.body) == (206, content[-1000:])
         connection.close()
 
-    def test_a_long_list_comes_as_a_whole(self, shelf: Shelf) -> None:
-        connection = Connection(shelf.server.url)
+    def test_a_long_list_comes_as_a_whole(self, client_site: ClientSite) -> None:
+        connection = Connection(client_site.server.url)
         target = f"/api/models/{MANY}/tree/main?recursive=true"
         tree = ask_json(connection, target, None)
         assert isinstance(tree, list)
         paths = [entry["path"] for entry in tree if entry["type"] == "file"]
         assert len(set(paths) - {".gitattributes"}) == NUM_MANY
-        pages = [entry for entry in shelf.control.requests() if "/tree/" in entry["path"]]
+        pages = [entry for entry in client_site.control.requests() if "/tree/" in entry["path"]]
         assert len(pages) > 1
         first = connection.ask(target, [("User-Agent", "curl/8")])
         assert 'rel="next"' in first.headers["link"]
@@ -78,14 +78,14 @@ class TestRust:
         fields = [*RUST, ("Range", "bytes=0-0")]
         return connection.ask(f"/{MODEL}/resolve/main/{quoted}", fields)
 
-    def test_every_file(self, shelf: Shelf) -> None:
-        connection = Connection(shelf.server.url)
+    def test_every_file(self, client_site: ClientSite) -> None:
+        connection = Connection(client_site.server.url)
         reply = connection.ask(f"/api/models/{MODEL}/revision/main", RUST)
         info = json.loads(reply.body)
         names = {sibling["rfilename"] for sibling in info["siblings"]} - {".gitattributes"}
-        assert names == set(shelf.files)
+        assert names == set(client_site.files)
         for name in names:
-            content = shelf.files[name]
+            content = client_site.files[name]
             first = self.probe(connection, name)
             assert first.headers["x-repo-commit"] == info["sha"]
             assert first.headers["etag"].strip('"')
@@ -95,8 +95,8 @@ class TestRust:
             assert connection.ask(path, RUST).body == content
         connection.close()
 
-    def test_nothing_is_not_too_little(self, shelf: Shelf) -> None:
-        connection = Connection(shelf.server.url)
+    def test_nothing_is_not_too_little(self, client_site: ClientSite) -> None:
+        connection = Connection(client_site.server.url)
         for name in (EMPTY, "empty.txt"):
             reply = self.probe(connection, name)
             assert (reply.status, reply.headers["content-length"]) == (200, "0")

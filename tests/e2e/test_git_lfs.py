@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, OriginControl, clean_environment, need_program
+from tests.e2e.client_site import LARGE, MODEL, PAST, SECRET, SMALL, ClientSite
 from tests.e2e.clients import Connection
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import OTHER_TOKEN, TOKEN, start_origin
-from tests.e2e.shelf import LARGE, MODEL, PAST, SECRET, SMALL, Shelf
 
 NAMES = (LARGE, SMALL, "deep/er/grün-大きさ.bin", "odd/name with spaces.bin")
 
@@ -73,13 +73,13 @@ def lfs_url(base: str, repo: str) -> str:
     return f"{base}/{repo}.git/info/lfs"
 
 
-def test_a_whole_repository(shelf: Shelf, tmp_path: Path) -> None:
-    files = {name: shelf.files[name] for name in NAMES}
-    clone = clone_pointers(tmp_path, lfs_url(shelf.server.url, MODEL), files)
+def test_a_whole_repository(client_site: ClientSite, tmp_path: Path) -> None:
+    files = {name: client_site.files[name] for name in NAMES}
+    clone = clone_pointers(tmp_path, lfs_url(client_site.server.url, MODEL), files)
     git(clone, "lfs", "pull")
     assert {name: (clone / name).read_bytes() for name in NAMES} == files
     git(clone, "lfs", "fsck")
-    asked = shelf.control.requests()
+    asked = client_site.control.requests()
     # From the CAS, after one question for the batch, one for the list of files, and one for each of
     # them.
     assert {entry["kind"] for entry in asked} == {"hub", "cas", "data"}
@@ -90,9 +90,9 @@ def test_a_whole_repository(shelf: Shelf, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["a header", "a password"])
-def test_a_private_repository(shelf: Shelf, tmp_path: Path, way: str) -> None:
-    files = {SMALL: shelf.files[SMALL]}
-    base = shelf.server.url
+def test_a_private_repository(client_site: ClientSite, tmp_path: Path, way: str) -> None:
+    files = {SMALL: client_site.files[SMALL]}
+    base = client_site.server.url
     if way == "a password":
         base = base.replace("http://", f"http://tester:{TOKEN}@")
     clone = clone_pointers(tmp_path, lfs_url(base, SECRET), files)
@@ -104,19 +104,21 @@ def test_a_private_repository(shelf: Shelf, tmp_path: Path, way: str) -> None:
 
 @pytest.mark.parametrize("token", [None, OTHER_TOKEN])
 def test_a_private_repository_of_somebody_else(
-    shelf: Shelf, tmp_path: Path, token: str | None
+    client_site: ClientSite, tmp_path: Path, token: str | None
 ) -> None:
-    clone = clone_pointers(tmp_path, lfs_url(shelf.server.url, SECRET), {LARGE: shelf.files[LARGE]})
+    clone = clone_pointers(
+        tmp_path, lfs_url(client_site.server.url, SECRET), {LARGE: client_site.files[LARGE]}
+    )
     if token is not None:
         git(clone, "config", "http.extraHeader", f"Authorization: Bearer {token}")
     assert git(clone, "lfs", "pull", check=False).returncode != 0
-    assert (clone / LARGE).read_bytes() == make_pointer(shelf.files[LARGE])
-    assert {entry["kind"] for entry in shelf.control.requests()} == {"hub"}
+    assert (clone / LARGE).read_bytes() == make_pointer(client_site.files[LARGE])
+    assert {entry["kind"] for entry in client_site.control.requests()} == {"hub"}
 
 
-def test_a_broken_download_goes_on(shelf: Shelf, tmp_path: Path) -> None:
-    content = shelf.files[LARGE]
-    clone = clone_pointers(tmp_path, lfs_url(shelf.server.url, MODEL), {LARGE: content})
+def test_a_broken_download_goes_on(client_site: ClientSite, tmp_path: Path) -> None:
+    content = client_site.files[LARGE]
+    clone = clone_pointers(tmp_path, lfs_url(client_site.server.url, MODEL), {LARGE: content})
     partial = clone / ".git" / "lfs" / "incomplete"
     partial.mkdir(parents=True)
     digest = hashlib.sha256(content).hexdigest()
@@ -124,21 +126,21 @@ def test_a_broken_download_goes_on(shelf: Shelf, tmp_path: Path) -> None:
         (partial / name).write_bytes(content[:20_000_000])
     git(clone, "lfs", "pull")
     assert (clone / LARGE).read_bytes() == content
-    assert f'/objects/{digest}?size=***" 206 {len(content) - 20_000_000} ' in shelf.server.log
+    assert f'/objects/{digest}?size=***" 206 {len(content) - 20_000_000} ' in client_site.server.log
 
 
 def test_what_is_only_in_the_past_comes_as_the_hub_has_it(
-    shelf: Shelf, launcher: Launcher, tmp_path: Path
+    client_site: ClientSite, launcher: Launcher, tmp_path: Path
 ) -> None:
-    bridge = shelf.origin.url.replace("127.0.0.1", "localhost")
-    hub = start_origin(launcher, shelf.folder / "origin", "--bridge-url", bridge)
+    bridge = client_site.origin.url.replace("127.0.0.1", "localhost")
+    hub = start_origin(launcher, client_site.folder / "origin", "--bridge-url", bridge)
     server = launcher.start(*serve_arguments(hub.url))
-    content = shelf.files[SMALL]
+    content = client_site.files[SMALL]
     name = Path(SMALL).name
     clone = clone_pointers(tmp_path, lfs_url(server.url, PAST), {name: content})
     git(clone, "lfs", "pull")
     assert (clone / name).read_bytes() == content
-    asked = [entry for entry in shelf.control.requests() if entry["kind"] == "bridge"]
+    asked = [entry for entry in client_site.control.requests() if entry["kind"] == "bridge"]
     assert asked
     assert {entry["authorization"] for entry in asked} == {None}
     assert all(
@@ -146,16 +148,20 @@ def test_what_is_only_in_the_past_comes_as_the_hub_has_it(
     )
 
 
-def test_a_server_behind_a_server(shelf: Shelf, launcher: Launcher, tmp_path: Path) -> None:
-    outer = launcher.start(*serve_arguments(shelf.server.url))
-    clone = clone_pointers(tmp_path, lfs_url(outer.url, SECRET), {SMALL: shelf.files[SMALL]})
+def test_a_server_behind_a_server(
+    client_site: ClientSite, launcher: Launcher, tmp_path: Path
+) -> None:
+    outer = launcher.start(*serve_arguments(client_site.server.url))
+    clone = clone_pointers(tmp_path, lfs_url(outer.url, SECRET), {SMALL: client_site.files[SMALL]})
     git(clone, "config", "http.extraHeader", f"Authorization: Bearer {TOKEN}")
     git(clone, "lfs", "pull")
-    assert (clone / SMALL).read_bytes() == shelf.files[SMALL]
+    assert (clone / SMALL).read_bytes() == client_site.files[SMALL]
 
 
-def test_nothing_is_uploaded(shelf: Shelf, tmp_path: Path) -> None:
-    clone = clone_pointers(tmp_path, lfs_url(shelf.server.url, MODEL), {SMALL: shelf.files[SMALL]})
+def test_nothing_is_uploaded(client_site: ClientSite, tmp_path: Path) -> None:
+    clone = clone_pointers(
+        tmp_path, lfs_url(client_site.server.url, MODEL), {SMALL: client_site.files[SMALL]}
+    )
     (clone / "new.bin").write_bytes(os.urandom(1000))
     git(clone, "add", "new.bin")
     git(clone, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "new")
@@ -164,8 +170,8 @@ def test_nothing_is_uploaded(shelf: Shelf, tmp_path: Path) -> None:
     assert "this server is for downloads" in done.stderr
 
 
-def test_the_answer_to_a_batch(shelf: Shelf) -> None:
-    content = shelf.files[SMALL]
+def test_the_answer_to_a_batch(client_site: ClientSite) -> None:
+    content = client_site.files[SMALL]
     digest, missing = hashlib.sha256(content).hexdigest(), "0" * 64
     body = {
         "operation": "download",
@@ -174,7 +180,7 @@ def test_the_answer_to_a_batch(shelf: Shelf) -> None:
         "objects": [{"oid": digest, "size": len(content)}, {"oid": missing, "size": 1}],
         "hash_algo": "sha256",
     }
-    connection = Connection(shelf.server.url)
+    connection = Connection(client_site.server.url)
     reply = connection.ask(
         f"/{MODEL}.git/info/lfs/objects/batch",
         [("Content-Type", "application/vnd.git-lfs+json")],
@@ -185,11 +191,11 @@ def test_the_answer_to_a_batch(shelf: Shelf) -> None:
     assert TOKEN.encode() not in reply.body
     found, lost = json.loads(reply.body)["objects"]
     href = found["actions"]["download"]["href"]
-    assert href.startswith(f"{shelf.server.url}/")
+    assert href.startswith(f"{client_site.server.url}/")
     assert lost["error"]["code"] == 404
-    part = connection.ask(href.removeprefix(shelf.server.url), [("Range", "bytes=4-13")])
+    part = connection.ask(href.removeprefix(client_site.server.url), [("Range", "bytes=4-13")])
     assert (part.status, part.body) == (206, content[4:14])
     assert part.headers["etag"] == f'"{digest}"'
-    whole = connection.ask(href.removeprefix(shelf.server.url), method="HEAD")
+    whole = connection.ask(href.removeprefix(client_site.server.url), method="HEAD")
     assert (whole.status, whole.headers["content-length"]) == (200, str(len(content)))
     connection.close()

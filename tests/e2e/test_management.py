@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.client_site import MODEL, ClientSite
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import TOKEN
 from tests.e2e.hub import OTHER_TOKEN, run_script
-from tests.e2e.shelf import MODEL, Shelf
 
 
-def test_the_official_client_manages_repositories(shelf: Shelf, tmp_path: Path) -> None:
+def test_the_official_client_manages_repositories(client_site: ClientSite, tmp_path: Path) -> None:
     printed = run_script(
         sys.executable,
-        shelf.server.url,
+        client_site.server.url,
         tmp_path,
         """
         api, other = HfApi(), HfApi(token=sys.argv[1])
@@ -48,7 +48,7 @@ def test_the_official_client_manages_repositories(shelf: Shelf, tmp_path: Path) 
         OTHER_TOKEN,
     )
     url, endpoint, again, seen, refused, private, gone, left = json.loads(printed)
-    assert (url, endpoint) == (f"{shelf.server.url}/team/first-model", shelf.server.url)
+    assert (url, endpoint) == (f"{client_site.server.url}/team/first-model", client_site.server.url)
     assert again == ["HfHubHTTPError", "team/first-model"]
     first, second, third = "team/first-model", "team/second-model", "team/third"
     assert seen == [[first, second, third], [second, third], [first, second], [first]]
@@ -58,45 +58,52 @@ def test_the_official_client_manages_repositories(shelf: Shelf, tmp_path: Path) 
 
 
 def call(
-    shelf: Shelf, folder: Path, method: str, path: str, body: Any = None, token: str = TOKEN
+    client_site: ClientSite,
+    folder: Path,
+    method: str,
+    path: str,
+    body: Any = None,
+    token: str = TOKEN,
 ) -> tuple[int, Any]:
     """Send JSON with curl; gives status and JSON of the answer."""
     target = folder / "answer"
     options = ["-X", method, "-w", "%{http_code}", "--no-fail"]
     if body is not None:
         options += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
-    command = curl(f"{shelf.server.url}{path}", target, *options)
+    command = curl(f"{client_site.server.url}{path}", target, *options)
     done = run([part.replace(TOKEN, token) for part in command])
     assert done.returncode == 0, done.stderr
     text = target.read_text()
     return int(done.stdout), json.loads(text) if text.startswith(("{", "[")) else text
 
 
-def test_the_small_api(shelf: Shelf, tmp_path: Path) -> None:
-    status, account = call(shelf, tmp_path, "GET", "/api/account")
+def test_the_small_api(client_site: ClientSite, tmp_path: Path) -> None:
+    status, account = call(client_site, tmp_path, "GET", "/api/account")
     assert (status, account["name"]) == (200, "tester")
     made = {"type": "dataset", "name": "tester/by-curl", "private": True}
-    status, answer = call(shelf, tmp_path, "POST", "/api/repo", made)
+    status, answer = call(client_site, tmp_path, "POST", "/api/repo", made)
     assert status == 200
-    assert answer["url"] == f"{shelf.server.url}/datasets/tester/by-curl"
-    status, answer = call(shelf, tmp_path, "POST", "/api/repo", made)
+    assert answer["url"] == f"{client_site.server.url}/datasets/tester/by-curl"
+    status, answer = call(client_site, tmp_path, "POST", "/api/repo", made)
     assert (status, answer["error"]) == (409, "You already created this dataset repo")
     info = "/api/datasets/tester/by-curl"
-    assert call(shelf, tmp_path, "GET", info, token=OTHER_TOKEN)[0] == 404
+    assert call(client_site, tmp_path, "GET", info, token=OTHER_TOKEN)[0] == 404
     changed = {"type": "dataset", "namespace": "tester/by-curl", "private": False}
-    assert call(shelf, tmp_path, "PUT", "/api/repo", changed, token=OTHER_TOKEN)[0] == 404
-    assert call(shelf, tmp_path, "PUT", "/api/repo", changed)[0] == 200
-    assert call(shelf, tmp_path, "GET", info, token=OTHER_TOKEN)[0] == 200
+    assert call(client_site, tmp_path, "PUT", "/api/repo", changed, token=OTHER_TOKEN)[0] == 404
+    assert call(client_site, tmp_path, "PUT", "/api/repo", changed)[0] == 200
+    assert call(client_site, tmp_path, "GET", info, token=OTHER_TOKEN)[0] == 200
     removed = {"type": "dataset", "name": "tester/by-curl"}
-    assert call(shelf, tmp_path, "DELETE", "/api/repo", removed, token=OTHER_TOKEN)[0] == 403
-    assert call(shelf, tmp_path, "DELETE", "/api/repo", removed) == (200, "OK")
-    assert call(shelf, tmp_path, "GET", info)[0] == 404
-    assert call(shelf, tmp_path, "GET", f"/api/models/{MODEL}")[0] == 200
+    assert call(client_site, tmp_path, "DELETE", "/api/repo", removed, token=OTHER_TOKEN)[0] == 403
+    assert call(client_site, tmp_path, "DELETE", "/api/repo", removed) == (200, "OK")
+    assert call(client_site, tmp_path, "GET", info)[0] == 404
+    assert call(client_site, tmp_path, "GET", f"/api/models/{MODEL}")[0] == 200
 
 
-def test_the_small_api_wants_a_token_that_the_hub_knows(shelf: Shelf, tmp_path: Path) -> None:
+def test_the_small_api_wants_a_token_that_the_hub_knows(
+    client_site: ClientSite, tmp_path: Path
+) -> None:
     body = {"type": "model", "name": "tester/x", "private": True}
     for method, path, value in (("GET", "/api/account", None), ("POST", "/api/repo", body)):
-        status, answer = call(shelf, tmp_path, method, path, value, token="hf_nobody")
+        status, answer = call(client_site, tmp_path, method, path, value, token="hf_nobody")
         assert status == 401
         assert answer["error"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.conftest import OriginControl, Process
 from tests.e2e.hub import TOKEN
 
-MODEL = "tester/shelf"
-SECRET = "tester/secret-shelf"  # the same files, for its owner only
+MODEL = "tester/clients"
+SECRET = "tester/secret-clients"  # the same files, for its owner only
 PAST = "tester/past"  # what was quants/ of the others, and has changed since
 MANY = "tester/many"  # with more files than the Hub lists in a page
 NUM_MANY = 2_500
@@ -24,7 +24,7 @@ EMPTY = "empty.bin"
 
 
 @dataclass
-class Shelf:
+class ClientSite:
     """A server in front of an origin that has MODEL and SECRET."""
 
     origin: Process
@@ -47,7 +47,7 @@ def make_files() -> dict[str, bytes]:
         "odd/name with spaces.bin": source.randbytes(70_000),
         EMPTY: b"",
         "empty.txt": b"",
-        PLAIN: b"# A shelf\n",
+        PLAIN: b"# Files for clients\n",
         "config.json": b'{"xetHash": "of the file itself"}\n',
     }
 
@@ -58,18 +58,18 @@ def make_newer_files() -> dict[str, bytes]:
 
 
 @contextmanager
-def checking(shelf: Shelf) -> Iterator[Shelf]:
+def checking(client_site: ClientSite) -> Iterator[ClientSite]:
     """Begin with an empty record of requests; in the end only the server may have asked the
     origin.
     """
-    shelf.control.reset_requests()
-    yield shelf
-    asked = shelf.control.requests()
+    client_site.control.reset_requests()
+    yield client_site
+    asked = client_site.control.requests()
     agents = {request["user_agent"] or "" for request in asked}
     assert [agent for agent in agents if not re.match(r"xetserve/[0-9.]+( |$)", agent)] == []
     for request in asked:
         if request["kind"] != "hub":
             assert request["user_agent"].count("/") == 1
             assert TOKEN not in (request["authorization"] or "")
-    assert "Traceback" not in shelf.server.log
-    assert shelf.server.popen.poll() is None, "the server has died"
+    assert "Traceback" not in client_site.server.log
+    assert client_site.server.popen.poll() is None, "the server has died"
