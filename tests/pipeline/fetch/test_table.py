@@ -79,14 +79,14 @@ class FinishedLease:
 
 async def test_few_fetches_are_kept_for_followers(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small they are: whenever a window is done, all of them are looked at."""
-    monkeypatch.setattr(table_module, "MAX_SHELVED", 3)
+    monkeypatch.setattr(table_module, "MAX_UNUSED", 3)
     table = make_engine(FakeCas(simple_file()), ByteBudget(1 << 27)).fetches
     traffic = FileTraffic()
     traffic.add_reader(0)
     closed = [FinishedLease(number) for number in range(10)]
     for number, lease in enumerate(closed, 1):
         table.close_leases([lease], traffic, number)  # type: ignore[list-item]
-        assert len(table._shelf) == min(number, 3)
+        assert len(table._unused) == min(number, 3)
     assert [lease.fetch.is_closed for lease in closed] == [True] * 7 + [False] * 3
 
 

@@ -1,12 +1,12 @@
-"""Single flight: responses that want the same fetch range at the same time share one fetch.
+"""Single flight: responses that need the same fetch range at the same time share one fetch.
 
-A response joins a fetch only through a plan that the CAS gave to its own token, and only as long as
-every chunk it needs is still there or to come. So that ranges are the same, responses for one file
-also agree on windows: whoever plans at a position where somebody else's window starts takes its end
-over.
+A response joins a fetch only through a plan that the CAS gave to its own token, and only while
+every chunk that it needs is held or still to be received. Responses for one file also share
+windows, so that their ranges are equal: a response that plans at the start of another one's window
+takes over the end of that window.
 
-Responses for one file do not run in step. What the one in front has used up is kept for those that
-come close behind it, as long as the budget has room to spare.
+Responses for one file do not run in step. A fetch that the first response no longer uses is kept
+for the responses that follow closely, as long as the budget has room.
 """
 
 from collections.abc import Iterable
@@ -24,14 +24,14 @@ from xetserve.upstream.cas.source import CasSource
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.reconstruction import ChunkRange
 
-# One in so many parts of the budget: what may be kept for followers, and from where on nothing more
-# is.
-SHELF_SHARE: Final = 2
-MAX_SHELVED: Final = 256  # fetches so kept; every window that is done looks at all of them
+# Fetches kept for followers hold at most 1/UNUSED_SHARE of the budget. While the process holds more
+# than that in all, it keeps no further fetch.
+UNUSED_SHARE: Final = 2
+MAX_UNUSED: Final = 256  # fetches kept for followers; each window that ends walks over them
 
 
 class FetchTable:
-    """The fetches that are under way in this process, and those kept for followers.
+    """The running fetches of this process, and those kept for followers.
 
     Args:
         stall_timeout: seconds without a byte after which a connection is given up.
@@ -52,7 +52,7 @@ class FetchTable:
         self._policy = policy
         self._stall_timeout = stall_timeout
         self._fetches: dict[tuple[bytes, ChunkRange], Fetch] = {}
-        self._shelf: dict[Fetch, tuple[FileTraffic, int]] = {}  # without users, oldest first
+        self._unused: dict[Fetch, tuple[FileTraffic, int]] = {}  # without users, oldest first
         self._traffic: dict[bytes, FileTraffic] = {}
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class FetchTable:
         return self._traffic.setdefault(file_hash, FileTraffic())
 
     def forget_traffic(self, file_hash: bytes) -> None:
-        """Forget a file that nobody reads any more."""
+        """Remove the traffic of a file that no response reads any more."""
         if self._traffic[file_hash].is_idle:
             del self._traffic[file_hash]
 
@@ -82,11 +82,14 @@ class FetchTable:
         """Join the fetch of a step's range, or make one; it is not started.
 
         Args:
-            traffic, position: of the file, and where in it the window starts.
-            tally: of the response.
-            is_packed: it wants records as they are.
-            is_proven: of the file; every chunk will be held against its list.
-            takes_imported: the response ends well only if all of it is proven.
+            traffic: of the file.
+            position: the start of the window in the file, in bytes.
+            refresh: requests fetch info with a new URL, after the old one has expired.
+            tally: counts the bytes of the response.
+            is_packed: the response needs packed records, not decoded chunks.
+            is_proven: the file is proven, so each chunk is compared with its list of hashes.
+            takes_imported: imported entries may be used, since the response completes only if all
+                of its data is proven.
         """
         takes_imported = takes_imported or is_proven
         join = partial(
@@ -102,7 +105,7 @@ class FetchTable:
         if fetch is not None and fetch.can_serve(
             step.uses, is_packed=is_packed, is_proven=is_proven, takes_imported=takes_imported
         ):
-            self._shelf.pop(fetch, None)
+            self._unused.pop(fetch, None)
             return join(fetch)
         if fetch is not None and not fetch.is_used:
             self._drop(fetch)
@@ -121,9 +124,7 @@ class FetchTable:
         return join(fetch)
 
     def close_leases(self, leases: Iterable[Lease], traffic: FileTraffic, position: int) -> None:
-        """Close leases of a window. Without other users their fetches are closed, too, or kept for
-        followers.
-        """
+        """Close the leases of a window, and close or keep the fetches that have no other users."""
         for lease in leases:
             self._close_lease(lease, traffic, position)
         self._tidy()
@@ -131,38 +132,38 @@ class FetchTable:
     def _close_lease(self, lease: Lease, traffic: FileTraffic, position: int) -> None:
         lease.close()
         fetch = lease.fetch
-        if fetch.is_used or fetch.is_closed or fetch in self._shelf:
+        if fetch.is_used or fetch.is_closed or fetch in self._unused:
             return
         if fetch.is_complete and self._is_awaited(traffic, position):
-            self._shelf[fetch] = (traffic, position)
-            if len(self._shelf) > MAX_SHELVED:
-                self._drop(next(iter(self._shelf)))
+            self._unused[fetch] = (traffic, position)
+            if len(self._unused) > MAX_UNUSED:
+                self._drop(next(iter(self._unused)))
         else:
             self._drop(fetch)
 
     def _is_awaited(self, traffic: FileTraffic, position: int) -> bool:
         budget = self.budget
-        return budget.held <= budget.limit // SHELF_SHARE and traffic.is_followed(position)
+        return budget.held <= budget.limit // UNUSED_SHARE and traffic.is_followed(position)
 
     def _tidy(self) -> None:
-        """Drop what no follower will come for, and the oldest of what is too much."""
-        for fetch, (traffic, position) in list(self._shelf.items()):
+        """Drop unused fetches that have no follower, then the oldest ones beyond the limit."""
+        for fetch, (traffic, position) in list(self._unused.items()):
             if not traffic.is_followed(position):
                 self._drop(fetch)
-        kept = sum(fetch.granted for fetch in self._shelf)
-        if kept > self.budget.limit // SHELF_SHARE:
-            self._reclaim(kept - self.budget.limit // SHELF_SHARE)
+        kept = sum(fetch.granted for fetch in self._unused)
+        if kept > self.budget.limit // UNUSED_SHARE:
+            self._reclaim(kept - self.budget.limit // UNUSED_SHARE)
 
     def _reclaim(self, size: int) -> None:
-        """Give back at least size bytes of what is kept, if there are so many."""
-        for fetch in list(self._shelf):
+        """Drop the oldest unused fetches until at least size bytes are returned to the budget."""
+        for fetch in list(self._unused):
             if size <= 0:
                 return
             size -= fetch.granted
             self._drop(fetch)
 
     def _drop(self, fetch: Fetch) -> None:
-        self._shelf.pop(fetch, None)
+        self._unused.pop(fetch, None)
         key = (fetch.xorb_hash, fetch.chunks)
         if self._fetches.get(key) is fetch:
             del self._fetches[key]
