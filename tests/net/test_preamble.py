@@ -104,7 +104,10 @@ async def test_what_does_not_begin_so_is_closed(
         assert received == b""
         await until(lambda: not listener.num_connections)
     assert "no request from 127.0.0.1: " in caplog.text
-    assert not [r for r in caplog.records if r.exc_info or r.levelno > logging.DEBUG]
+    assert not [r for r in caplog.records if r.exc_info]
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno > logging.DEBUG]
+    assert warning.startswith("refused 1 connections, the last: 127.0.0.1: ")
+    assert "proxy_protocol is on, so the proxy must send one (HAProxy: send-proxy" in warning
 
 
 @pytest.mark.parametrize("data", [b"", b"PROXY TCP4 ", V2[:20]])

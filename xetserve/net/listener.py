@@ -238,7 +238,7 @@ class Listener:
         assert self._refusals is not None
         refusals, peer = self._refusals, raw.peer
         if self._proxies.needs_header:
-            source = await read_proxy_header(raw)
+            source = await read_proxy_header(raw, refusals.log)
             if source is not None:
                 peer = source
                 key = "" if source in self._proxies.trusted else client_key((source, 0))

@@ -30,8 +30,11 @@ class Endpoint:
     handler: Handler | None = None
 
 
-async def read_proxy_header(stream: ByteStream) -> str | None:
+async def read_proxy_header(stream: ByteStream, warn: Callable[[str], object]) -> str | None:
     """Read the PROXY header at the start of a connection; return the client's address or None.
+
+    Args:
+        warn: called with the reason if the proxy sends something else.
 
     Raises:
         BrokenStream: the header is missing or malformed. Close the connection without an answer.
@@ -42,6 +45,11 @@ async def read_proxy_header(stream: ByteStream) -> str | None:
             header = parse_header(received)
         except BadProxyHeader as exc:
             ENTRIES_FAILED.add("proxy header")
+            peer = stream.peer or "a peer on the Unix socket"
+            warn(
+                f"{peer}: {exc}; proxy_protocol is on, so the proxy must send one (HAProxy: "
+                "send-proxy, nginx: proxy_protocol on)"
+            )
             raise BrokenStream(str(exc)) from None
         if header is not None:
             stream.unread(received[header.size :])

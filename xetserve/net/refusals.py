@@ -65,7 +65,7 @@ class Refusals:
     def make_refusal(self, status: int, reason: str, *, over_tls: bool = False) -> bytes:
         """Count and log a refusal; return the bytes to send: a response, or over TLS an alert."""
         CONNECTIONS_REFUSED.add(str(status))
-        self._log(reason)
+        self.log(reason)
         return TLS_ALERT if over_tls else self._make_answer(status, reason)
 
     def _make_answer(self, status: int, reason: str) -> bytes:
@@ -101,7 +101,8 @@ class Refusals:
         self._loop.remove_reader(sock)
         sock.close()
 
-    def _log(self, reason: str) -> None:
+    def log(self, reason: str) -> None:
+        """Log a refusal; within LOG_INTERVAL, one line stands for all of them."""
         self._num_unlogged += 1
         now = self._loop.time()
         if now >= self._next_log:
