@@ -141,7 +141,8 @@ def test_what_takes_too_long_is_cut_and_looks_cut(
 def test_a_second_signal_cuts(site: Site, launcher: Launcher, tmp_path: Path, workers: str) -> None:
     server = start(site, launcher, "--workers", workers)
     downloads = [Download(server, tmp_path / f"out-{n}", "1M") for n in range(3)]
-    terminate(server)
+    told = "SIGTERM: draining: 3 active requests may take 30 s; a second signal cuts them"
+    terminate(server, told)
     terminate(server, "SIGTERM: cutting")
     for download in downloads:
         assert download.finish(site.uploaded.digests[NAME]) in CUT

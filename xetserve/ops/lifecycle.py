@@ -56,6 +56,7 @@ async def serve_until_signal(
     drain_delay: float = 0.0,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     on_drain: Callable[[], None] | None = None,
+    describe_drain: Callable[[], str] = lambda: "draining",
     on_reload: Callable[[], object] | None = None,
     channel: socket.socket | None = None,
     watch: Watchdog | None = None,
@@ -69,6 +70,7 @@ async def serve_until_signal(
         drain_delay: seconds between the first signal and the end of accepting.
         on_ready: awaited once clients can connect; serving ends if it raises.
         on_drain: called at the first signal.
+        describe_drain: returns what the log says at the first signal.
         on_reload: called at SIGHUP.
         channel: a worker's channel to its supervisor: the worker sends READY, and follows DRAIN,
             LEAVE, CUT and the channel's end. Each SIGTERM then means drain, and SIGINT is ignored.
@@ -86,7 +88,7 @@ async def serve_until_signal(
         logger.info("no client is connected: exiting until the next one")
 
     handling = (
-        _handling_signals(drain, cut)
+        _handling_signals(drain, cut, describe_drain)
         if channel is None
         else _following_orders(channel, drain, cut, leave)
     )
@@ -122,7 +124,9 @@ async def serve_until_signal(
 
 
 @contextmanager
-def _handling_signals(drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None]:
+def _handling_signals(
+    drain: asyncio.Event, cut: asyncio.Event, describe_drain: Callable[[], str]
+) -> Iterator[None]:
     """Set drain at the first SIGTERM or SIGINT, and cut at the second."""
     loop = asyncio.get_running_loop()
     heard: list[str] = []  # not the state of drain: the server may drain without a signal
@@ -131,7 +135,7 @@ def _handling_signals(drain: asyncio.Event, cut: asyncio.Event) -> Iterator[None
         if heard:
             cut.set()
         heard.append(name)
-        logger.info("%s: %s", name, "cutting" if cut.is_set() else "draining")
+        logger.info("%s: %s", name, "cutting" if cut.is_set() else describe_drain())
         drain.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

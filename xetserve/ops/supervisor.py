@@ -79,6 +79,7 @@ class Supervisor:
         on_reload: called at SIGHUP; if it returns True, the workers receive SIGHUP too. Workers
             that are started later inherit its changes.
         watch: watches the workers, and decides on an idle exit.
+        describe_drain: returns what the log says at the first signal.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Supervisor:
         on_reload: Callable[[], bool] = lambda: True,
         watch: Watchdog | None = None,
         on_start: Callable[[int], None] = lambda number: None,
+        describe_drain: Callable[[], str] = lambda: "draining",
     ) -> None:
         self._workers = [_Worker(number) for number in range(1, num_workers + 1)]
         self._sockets = sockets
@@ -102,6 +104,7 @@ class Supervisor:
         self._watch = watch or Watchdog(num_workers)
         self._look_at: float | None = None  # time of the next check; None: not all were ready yet
         self._on_start = on_start
+        self._describe_drain = describe_drain
         self._has_begun = False  # a worker was ready at some time
         self._is_up = False  # all workers were ready at the same time
         self._is_stopping = False
@@ -297,7 +300,7 @@ class Supervisor:
             self._end_all(LEAVE, self._drain_timeout)
 
     def _stop(self, name: str) -> None:
-        logger.info("%s: %s", name, "cutting" if self._is_told else "draining")
+        logger.info("%s: %s", name, "cutting" if self._is_told else self._describe_drain())
         if self._is_told:
             self._end_all(CUT, 0.0)
             return

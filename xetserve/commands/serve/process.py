@@ -17,7 +17,14 @@ from xetserve.config.schema import Config, LimitsConfig, ProxiesConfig
 from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Handler, Request
 from xetserve.http.proxy_headers import Forwarding, TrustedProxies
-from xetserve.metrics.catalogue import CONNECTIONS, REGISTRY, REQUESTS, SENT_BYTES, WORKER_RESTARTS
+from xetserve.metrics.catalogue import (
+    ACTIVE_REQUESTS,
+    CONNECTIONS,
+    REGISTRY,
+    REQUESTS,
+    SENT_BYTES,
+    WORKER_RESTARTS,
+)
 from xetserve.metrics.instruments import CELLS_SIZE, CellReader
 from xetserve.net.body_budget import BodyBudget
 from xetserve.net.listener import Listener, ProxyPolicy
@@ -77,6 +84,16 @@ def run_handler(
         with watch.reloading():
             return live.reload()
 
+    count_active = make_active_counter(shared_memory)
+
+    def describe_drain() -> str:
+        num = count_active()
+        if not num:
+            return "draining"
+        requests = "1 active request" if num == 1 else f"{num} active requests"
+        seconds = server.drain_delay + server.drain_timeout
+        return f"draining: {requests} may take {seconds:g} s; a second signal cuts them"
+
     async def serve(channel: socket.socket | None) -> None:
         async with making as handler, _following(live), watching_loop():
             access_log = _AccessLog(live)
@@ -114,6 +131,7 @@ def run_handler(
                 drain_delay=server.drain_delay,
                 on_ready=on_ready,
                 on_drain=on_drain,
+                describe_drain=describe_drain,
                 on_reload=reload if channel is None else live.reload,
                 channel=channel,
                 watch=watch,
@@ -140,6 +158,7 @@ def run_handler(
             on_reload=reload,
             watch=watch,
             on_start=take_place,
+            describe_drain=describe_drain,
         )
         return supervisor.run()
     finally:
@@ -163,6 +182,19 @@ def make_figures(shared_memory: SharedMemory) -> Callable[[], Figures]:
         )
 
     return read
+
+
+def make_active_counter(shared_memory: SharedMemory) -> Callable[[], int]:
+    """Return a function that counts the active requests of all workers in shared memory."""
+    cells = [CellReader(place[:CELLS_SIZE]) for place in shared_memory.places]
+
+    def count() -> int:
+        living = [
+            each.read() for number, each in enumerate(cells) if shared_memory.is_alive(number)
+        ]
+        return int(ACTIVE_REQUESTS.total_of(living))
+
+    return count
 
 
 class _AccessLog:
