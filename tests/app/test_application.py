@@ -72,6 +72,17 @@ class TestDownloads:
                 assert (head[0], head[1]["content-length"]) == (200, str(len(CONTENT)))
             assert (await ask(client, f"/download-hash/{NAME}"))[2] == CONTENT
 
+    async def test_a_hash_without_a_repository_names_the_one_that_was_asked(self) -> None:
+        world = World({"cas": http_answer(404)})
+        async with world.run() as client:
+            status, headers, body = await ask(client, f"/download-hash/{NAME}")
+            assert (status, headers["cache-control"]) == (404, "no-store")
+            message = json.loads(body)["error"]
+            assert "; the read token was that of hash/repo (hash_repo): name another" in message
+            status, _, body = await ask(client, f"/download-hash/{NAME}?repo=a/b")
+            assert status == 404
+            assert b"hash_repo" not in body
+
     async def test_http_1_0_gets_a_length(self) -> None:
         world = World()
         async with world.run() as client:

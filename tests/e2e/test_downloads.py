@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Process, need_program, sha256_of
-from tests.e2e.clients import CLIENTS, curl, file_url, head, run
+from tests.e2e.clients import CLIENTS, aria2, curl, file_url, head, run
 from tests.e2e.conftest import REPO, TOKEN, VARIANT, Site
 from tests.e2e.dataset import MIB
 from tests.e2e.workers import check_server
@@ -145,6 +145,30 @@ def test_a_whole_file_is_chunked_and_an_old_client_gets_a_length(
     run(curl(url, tmp_path / "out", "-D", str(dump), "--http1.0"))
     assert "Content-Length: 5120" in dump.read_text()
     assert sha256_of(tmp_path / "out") == site.uploaded.digests["five-kilobytes.bin"]
+
+
+def test_a_length_on_request(site: Site, tmp_path: Path) -> None:
+    dump = tmp_path / "headers"
+    name = "big.bin"
+    size = head(site, file_url(site, name))["x-linked-size"]
+    file_hash = head(site, file_url(site, name))["x-xet-hash"]
+    by_hash = f"{site.server.url}/download-hash/{file_hash}?length=1"
+    for url in (f"{file_url(site, name)}?length=1", by_hash):
+        done = run(curl(url, tmp_path / "out", "-D", str(dump), "--compressed"))
+        assert done.returncode == 0, done.stderr
+        fields = dump.read_text().lower()
+        assert f"content-length: {size}" in fields.splitlines()
+        assert "transfer-encoding" not in fields
+        assert "content-encoding" not in fields
+        assert sha256_of(tmp_path / "out") == site.uploaded.digests[name]
+
+
+def test_aria2_splits_a_file_with_a_length(site: Site, tmp_path: Path) -> None:
+    url = f"{file_url(site, 'big.bin')}?length=1"
+    done = run(aria2(url, tmp_path / "out", "-x4", "-s4", "-k1M", "--log-level=debug", "-l-"))
+    assert done.returncode == 0, done.stderr
+    assert sha256_of(tmp_path / "out") == site.uploaded.digests["big.bin"]
+    assert done.stdout.count("Range: bytes=") >= 2
 
 
 def test_an_old_client_gets_a_file_by_hash_too(site: Site, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class Application:
     Args:
         allow_anonymous: serve the download routes without a token, too.
         compression: compress answers for clients that accept it.
+        download_length: see FileService.
         cors: which web pages may read answers.
         hosts: which host names requests may have.
         status: answers the routes about the server itself.
@@ -39,6 +40,7 @@ class Application:
         *,
         allow_anonymous: bool,
         compression: bool = True,
+        download_length: bool = False,
         cors: CorsPolicy | None = None,
         hosts: HostPolicy | None = None,
         status: StatusService | None = None,
@@ -47,7 +49,7 @@ class Application:
         instance: str = "",
     ) -> None:
         self._hub = upstreams.hub
-        files = FileService(upstreams, compression=compression)
+        files = FileService(upstreams, compression=compression, download_length=download_length)
         mode = mode or XetMode()
         cas: CasService | None = None
         if not mode.is_plain and sealer is not None:

@@ -19,11 +19,14 @@ logger = logging.getLogger(__name__)
 CHALLENGE = ("WWW-Authenticate", 'Bearer realm="xetserve"')
 
 
-def from_error(error: XetserveError, request: Request) -> Response:
+def from_error(error: XetserveError, request: Request, advice: str = "") -> Response:
     """Return the response for a failure that happened before a head was sent.
 
     Our own messages hold no URL and no token. Error fields of the Hub are passed on, so that Hub
     clients recognise them.
+
+    Args:
+        advice: added to the message of an upstream's failure.
     """
     if isinstance(error, RequestError):
         return error_response(error.status, str(error), error.headers)
@@ -35,7 +38,7 @@ def from_error(error: XetserveError, request: Request) -> Response:
         if isinstance(error, UpstreamDenied) and error.status == 401:
             headers.append(CHALLENGE)
         status = 502 if error.status == 416 else error.status
-        return error_response(status, str(error), headers)
+        return error_response(status, f"{error}{advice}", headers)
     if isinstance(error, IntegrityError | FormatError):
         logger.error("request %s: damaged data: %s", request.request_id, error)
         return error_response(502, f"the upstream's data is damaged: {error}")

@@ -18,6 +18,7 @@ from xetserve.app.hub.paths import (
 from xetserve.app.native.cas_api import CasService, read_name
 from xetserve.app.route_table import Auth, Call, MatchedPath, Route, RouteTable, no_target
 from xetserve.app.status.service import StatusService
+from xetserve.errors import UpstreamError
 from xetserve.http.messages import Response
 
 
@@ -136,7 +137,12 @@ def list_download_routes(files: FileService, auth: Auth) -> list[Route[Any]]:
         return await files.get_file(call.request, *call.target, call.token)
 
     async def answer_hash(call: Call[str]) -> Response:
-        return await files.get_by_hash(call.request, call.target, call.token)
+        try:
+            return await files.get_by_hash(call.request, call.target, call.token)
+        except UpstreamError as exc:
+            if "repo" in call.request.query:
+                raise
+            return files.refuse_hash(exc, call.request)
 
     return [
         Route("download", "GET HEAD", "/download/{owner}/{name}/{path...}",

@@ -391,6 +391,14 @@ class HttpConfig:
         "clients that accept it; or off",
         metavar="MODE",
     )
+    download_length: bool = _setting(
+        False,
+        parse_bool,
+        "XETSERVE_DOWNLOAD_LENGTH",
+        "give downloads a Content-Length where the size is known, as ?length=1 does for one: "
+        "clients show progress and split files, and the body is neither chunked nor compressed",
+        metavar="BOOL",
+    )
 
 
 @dataclass(frozen=True, slots=True)

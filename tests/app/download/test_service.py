@@ -104,6 +104,7 @@ async def staged(
     *hub_answers: Answer | Callable[[Received], Answer],
     gap_timeout: float = PATIENCE,
     cas: FakeCas | None = None,
+    download_length: bool = False,
 ) -> AsyncIterator[Stage]:
     made = cas or FakeCas(FILE)
     budget = ByteBudget(1 << 24)
@@ -118,7 +119,8 @@ async def staged(
             ),
             "hash/repo",
         )
-        yield Stage(FileService(upstreams), hub, made, budget)
+        service = FileService(upstreams, download_length=download_length)
+        yield Stage(service, hub, made, budget)
         # Whatever has happened, nothing is held any more.
         assert (budget.held, budget.num_readers, made.num_open) == (0, 0, 0)
         assert pool.num_active == 0
@@ -174,6 +176,26 @@ class TestXetFiles:
             assert caught.value.status == 416
             assert caught.value.headers == (("Content-Range", f"bytes */{SIZE}"),)
             assert stage.cas.asked == []
+
+    @pytest.mark.parametrize("query", ["?length=1", "?length=0", ""])
+    @pytest.mark.parametrize("by_default", [False, True])
+    async def test_a_length_where_it_is_wanted(self, query: str, by_default: bool) -> None:
+        async with staged(XET, download_length=by_default) as stage:
+            wants_length = query == "?length=1" or (by_default and not query)
+            for get in (stage.get, stage.get_hash):
+                headers = {"accept_encoding": "zstd"} if wants_length else {}
+                response = await get(query=query, **headers)
+                assert response.chunked is not wants_length
+                assert response.length == SIZE or not wants_length
+                assert bool(response.trailers) is not wants_length
+                assert await read(response) == CONTENT
+            response = await stage.get(method="HEAD", query=query)
+            assert response.length == SIZE
+
+    async def test_a_length_that_is_no_switch(self) -> None:
+        async with staged(XET) as stage:
+            with pytest.raises(RequestError, match="length must be 0 or 1, not '5'"):
+                await stage.get(query="?length=5")
 
     async def test_several_parts(self) -> None:
         async with staged(XET) as stage:

@@ -14,8 +14,9 @@ from xetserve.app.download.respond import FileAnswers, wants_part
 from xetserve.app.download.sizes import FileSizes
 from xetserve.app.download.xet_offer import answer_file_info, offer_xet, wants_file_info
 from xetserve.app.download.zstd_body import Compressors
+from xetserve.app.errors import from_error
 from xetserve.app.paths import ResolvePath, get_revision, join_file_path, parse_repo
-from xetserve.errors import RequestError, UpstreamTimeout
+from xetserve.errors import RequestError, UpstreamError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Record, Request, Response
 from xetserve.pipeline.cache.blobs import BlobCache
@@ -47,9 +48,12 @@ class FileService:
 
     Args:
         compression: compress files with zstd for clients that accept it.
+        download_length: send downloads with Content-Length, unless a request has ?length=0.
     """
 
-    def __init__(self, upstreams: Upstreams, *, compression: bool = True) -> None:
+    def __init__(
+        self, upstreams: Upstreams, *, compression: bool = True, download_length: bool = False
+    ) -> None:
         self._up = upstreams
         self._engine = upstreams.engine
         self._limits = upstreams.engine.limits
@@ -58,6 +62,7 @@ class FileService:
         # Hub clients compare lengths and resume broken transfers, so they get no content coding,
         # and a Content-Length whenever the size is known.
         self._hub_answers = FileAnswers(None, with_length=True)
+        self._download_length = download_length
 
     async def get_file(
         self, request: Request, owner: str, name: str, path: list[str], token: str | None
@@ -73,6 +78,7 @@ class FileService:
         file_path = join_file_path(path)
         revision = get_revision(request)
         is_for_checksum = wants_checksum(request)
+        with_length = self._wants_length(request)
         request.record.repo, request.record.file = repo.id, file_path
         hub = self._up.hub.on_behalf(request.headers)
         async with head_timeout(self._limits):
@@ -83,7 +89,8 @@ class FileService:
             content = self._make_content(hub, entry, repo, revision, token, request.record)
             if is_for_checksum:
                 return _mark_stale(await answer_checksum(file, content), entry)
-            return _mark_stale(await self._answer(self._answers, request, file, content), entry)
+            answers = self._choose_answers(with_length=with_length)
+            return _mark_stale(await self._answer(answers, request, file, content), entry)
 
     async def get_resolved(
         self,
@@ -162,15 +169,43 @@ class FileService:
         request.record.file = text.lower()
         hub = self._up.hub.on_behalf(request.headers)
         access = ReadAccess(hub, repo, get_revision(request), token)
+        with_length = self._wants_length(request)
         async with head_timeout(self._limits):
             size = None
-            if request.method == "HEAD" or wants_part(request):
+            if request.method == "HEAD" or wants_part(request) or with_length:
                 size = await self._sizes.get(access, file_hash)
             elif has_conditions(request.headers):
                 await self._sizes.check_exists(access, file_hash)
             file = describe_hash(file_hash, size, is_public=token is None)
             content = XetContent(self._engine, access, file_hash, size, request.record)
-            return await self._answer(self._answers, request, file, content)
+            answers = self._choose_answers(with_length=with_length)
+            return await self._answer(answers, request, file, content)
+
+    def refuse_hash(self, error: UpstreamError, request: Request) -> Response:
+        """Answer an error of get_by_hash, and name the repository, which the request does not."""
+        advice = (
+            f"; the read token was that of {self._up.hash_repo} (hash_repo): name another "
+            "repository with ?repo=OWNER/NAME"
+        )
+        response = from_error(error, request, advice)
+        response.headers.append(("Cache-Control", "no-store"))
+        return response
+
+    def _wants_length(self, request: Request) -> bool:
+        """Return whether a download is to have a Content-Length where its size is known.
+
+        Raises:
+            RequestError: 400, ?length= is neither 0 nor 1.
+        """
+        value = request.query.get("length")
+        if value is None:
+            return self._download_length
+        if value not in ("0", "1"):
+            raise RequestError(400, f"length must be 0 or 1, not {value!r}")
+        return value == "1"
+
+    def _choose_answers(self, *, with_length: bool) -> FileAnswers:
+        return self._hub_answers if with_length else self._answers
 
     async def _answer(
         self, answers: FileAnswers, request: Request, file: Representation, content: Content

@@ -158,6 +158,7 @@ def make_application(
         upstreams,
         allow_anonymous=config.hub.allow_anonymous,
         compression=config.http.compression != "off",
+        download_length=config.http.download_length,
         cors=CorsPolicy.parse(config.http.cors),
         hosts=hosts,
         status=status,
