@@ -64,6 +64,12 @@ def test_anything_else_is_401_and_is_not_repeated(values: list[str]) -> None:
     assert "secret" not in str(error)
 
 
+@pytest.mark.parametrize("value", ["Bearer", "Bearer ", "bearer"])
+def test_a_token_from_a_variable_that_is_not_set(value: str) -> None:
+    with pytest.raises(RequestError, match="the token in the Authorization header is empty: is "):
+        get_token(request_with(value), required=True)
+
+
 def test_a_bad_one_is_refused_even_where_none_is_required() -> None:
     with pytest.raises(RequestError):
         get_token(request_with("Basic aGY6c2VjcmV0"), required=False)

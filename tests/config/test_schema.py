@@ -46,6 +46,7 @@ from xetserve.config.parsers import (
     parse_xet_mode,
 )
 from xetserve.config.schema import SECTIONS, Config, check_together
+from xetserve.config.text import format_value
 from xetserve.errors import ConfigError
 
 MIB = 1024 * 1024
@@ -420,7 +421,7 @@ def test_help_names_flag_variables_and_default() -> None:
             continue
         assert flag_of(setting) in text
         variables = ", ".join(setting.metadata["variables"])
-        assert f"[{variables}; default {setting.default}]" in text
+        assert f"[{variables}; default: {format_value(setting) or 'not set'}]" in text
 
 
 def test_other_options_of_a_command_are_not_settings() -> None:

@@ -15,11 +15,11 @@ from xetserve.config.schema import SECTIONS, Config
 from xetserve.config.template import (
     format_effective,
     format_toml,
-    format_value,
     make_env_template,
     make_markdown,
     make_toml_template,
 )
+from xetserve.config.text import format_value
 from xetserve.errors import ConfigError
 
 README = Path(__file__).parents[2] / "README.md"

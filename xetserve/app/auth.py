@@ -13,6 +13,9 @@ from xetserve.http.messages import Request
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE | re.ASCII)
 MAX_TOKEN_SIZE: Final = 4096  # characters
 MISSING_TOKEN: Final = "send a Hub token: Authorization: Bearer hf_..."
+EMPTY_TOKEN: Final = (
+    "the token in the Authorization header is empty: is the variable with the token set?"
+)
 _FINGERPRINT_CONTEXT: Final = "xetserve 2026 fingerprint of a client's token"
 
 
@@ -42,6 +45,8 @@ def get_token(
     value = values[0].strip()
     if takes_basic and value[:6].lower() == "basic ":
         value = _read_basic(value[6:])
+    if value.lower() == "bearer":
+        raise unauthorized(EMPTY_TOKEN)
     match = _BEARER.fullmatch(value)
     if len(values) > 1 or match is None or len(match[1]) > max_size:
         raise unauthorized("the Authorization header must be: Bearer, a space, a Hub token")
@@ -54,7 +59,7 @@ def _read_basic(credentials: str) -> str:
         text = base64.b64decode(credentials.strip(), validate=True).decode("ascii")
     except ValueError:
         return ""
-    return f"Bearer {text.partition(':')[2]}"
+    return f"Bearer {text.partition(':')[2]}".strip()
 
 
 def fingerprint(token: str, length: int = 4) -> str:

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Callable
 from typing import BinaryIO, Self
 
+from xetserve.base.sizes import format_size
 from xetserve.cachetools.answer_importer import AnswerImporter, Incoming
 from xetserve.cachetools.archive import (
     BLOCK_SIZE,
@@ -142,8 +143,10 @@ class Importer:
     def _check_room(self, size: int) -> None:
         quota = self._store.quota.max_size
         if size > quota - quota // HYSTERESIS:
+            room = quota - quota // HYSTERESIS
             raise ArchiveError(
-                f"the archive has {size} bytes, too many for a cache of {quota}: raise cache_size"
+                f"the archive holds {format_size(size)}, and a cache of {format_size(quota)} has "
+                f"room for {format_size(room)}: raise cache_size, or export less (--repo)"
             )
 
     def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:

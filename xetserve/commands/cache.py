@@ -5,77 +5,30 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, Final
 
 from xetserve import __version__
 from xetserve.base.atomic_file import replace_file
-from xetserve.cachetools.archive import Counted
+from xetserve.base.permissions import describe_os_error, find_owner
+from xetserve.base.sizes import format_size
+from xetserve.cachetools.archive import ArchiveError, Counted
 from xetserve.cachetools.archive_reader import Importer
 from xetserve.cachetools.archive_writer import write_archive
 from xetserve.cachetools.select import Chosen, Selection, Wanted, select_repos
 from xetserve.cachetools.verify import Checker, Tally, count_contents
-from xetserve.commands.pull.progress import Progress, format_seconds, format_size, show
+from xetserve.commands.output import discard_output, write_output
+from xetserve.commands.pull.progress import Progress, format_seconds, show
 from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.wiring import DISK_FACTOR
-from xetserve.config.load import add_flags
 from xetserve.config.parsers import parse_age, parse_size
 from xetserve.config.schema import Config
-from xetserve.errors import ConfigError, XetserveError
+from xetserve.errors import ConfigError
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
 
-STREAM = "-"
-
-
-def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands to the command's parser."""
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(
-        name: str, act: Callable[[argparse.Namespace, CacheStore], int], text: str
-    ) -> argparse.ArgumentParser:
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        add_flags(action, ("cache", "log"), without=("access_log",))
-        action.set_defaults(act=act)
-        return action
-
-    stats = add("stats", _print_stats, "print what the cache holds")
-    verify = add("verify", _verify, "read all entries and remove damaged ones")
-    verify.add_argument("--dry-run", action="store_true", help="remove nothing")
-    collect = add("gc", _collect, "remove the least recently used files")
-    collect.add_argument("--to", metavar="SIZE", help="until the cache has at most this size")
-    collect.add_argument(
-        "--older-than",
-        metavar="AGE",
-        help="only files not used for this time (12h, 30d)",
-    )
-    export = add("export", _export, "write the cache as one stream, for another site")
-    export.add_argument(
-        "--repo",
-        action="append",
-        default=[],
-        metavar="OWNER/NAME[@REVISION]",
-        help="export only the data of this repository; may be repeated. Put datasets/ or spaces/ "
-        "in front of a dataset or a space",
-    )
-    export.add_argument(
-        "--with-unproven",
-        action="store_true",
-        help="also export entries that no file hash or xorb hash proves",
-    )
-    export.add_argument("file", metavar="FILE", help="file to write; - is the standard output")
-    take_in = add("import", _import, "add the files of an export to the cache, after a check")
-    take_in.add_argument("file", metavar="FILE", help="file to read; - is the standard input")
-    take_in.add_argument(
-        "--with-answers",
-        action="store_true",
-        help="also import the Hub's answers, for offline use. They cannot be verified: use this "
-        "only if you trust the source",
-    )
-    for action in (stats, verify, collect, export, take_in):
-        action.add_argument("--json", action="store_true", help="print a summary as JSON")
+STREAM: Final = "-"
 
 
 def run_cache(options: argparse.Namespace, config: Config) -> int:
@@ -87,28 +40,47 @@ def run_cache(options: argparse.Namespace, config: Config) -> int:
     if not config.cache.cache_dir:
         raise ConfigError("cache_dir is not set: give --cache-dir")
     folder = Path(config.cache.cache_dir)
-    if options.act is _import:
+    if options.action == "import":
         prepare_folder(folder)
-    elif not (folder / "usage").is_file():
-        raise ConfigError(f"there is no cache in {folder}")
+    else:
+        _check_folder(folder)
     store = CacheStore(
         folder, max_size=config.cache.cache_size, min_free=config.cache.cache_min_free
     )
     options.max_answers = config.metadata.metadata_size * DISK_FACTOR
     try:
-        return int(options.act(options, store))
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of the output has gone: discard the rest, so that the exit flush succeeds.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except ConfigError:
-        raise
-    except (OSError, XetserveError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
-        sys.stderr.write(f"xetserve cache: {show(str(reason))}\n")
-        return 1
+        return _ACTIONS[options.action](options, store)
+    except OSError as exc:
+        return _fail(describe_os_error(exc, folder))
+    except ArchiveError as exc:
+        return _fail(f"{_name_file(options.file, 'standard input')}: {exc}")
+
+
+def _fail(reason: str) -> int:
+    sys.stderr.write(f"xetserve cache: {show(reason)}\n")
+    return 1
+
+
+def _name_file(file: str, stream: str) -> str:
+    return stream if file == STREAM else file
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a folder holds a cache that this process may use.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        os.close(os.open(folder / "usage", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"there is no cache in {folder}") from None
+    except PermissionError as exc:
+        owner = find_owner(folder)
+        raise ConfigError(
+            f"cannot use the cache: {describe_os_error(exc)}: run the command as that user, "
+            f"sudo -u '#{owner}' xetserve cache ..."
+        ) from None
 
 
 def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
@@ -159,7 +131,7 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
             for used in (contents.entries.oldest, contents.entries.newest)
         )
         lines.append(("used", f"{newest} ago; the least recently used entry {oldest} ago"))
-    _print("".join(f"{name:<14}{show(value)}\n" for name, value in lines))
+    write_output("".join(f"{name:<14}{show(value)}\n" for name, value in lines))
     return 0
 
 
@@ -200,7 +172,7 @@ def _verify(options: argparse.Namespace, store: CacheStore) -> int:
         for name in report.unproven:
             sys.stderr.write(f"{show(name)}: unproven\n")
         fate = "not removed" if options.dry_run else "removed"
-        _print(
+        write_output(
             f"{report.num_entries} entries of {report.num_xorbs} xorbs, "
             f"{report.num_proven} of them complete and proven; "
             f"{report.num_ledgers} ledgers, {report.num_plain} plain files, "
@@ -225,7 +197,7 @@ def _collect(options: argparse.Namespace, store: CacheStore) -> int:
     if options.json:
         _print_json({"removed": evicted.num, "removed_bytes": evicted.size, "bytes": left})
     else:
-        _print(
+        write_output(
             f"{evicted.num} files removed, {format_size(evicted.size)}; {format_size(left)} left\n"
         )
     return 0
@@ -234,22 +206,30 @@ def _collect(options: argparse.Namespace, store: CacheStore) -> int:
 def _export(options: argparse.Namespace, store: CacheStore) -> int:
     wanted = [Wanted(*parse_target(text)) for text in options.repo]
     is_stream = options.file == STREAM
-    if is_stream and sys.stdout.isatty():
+    if is_stream and (sys.stdout is None or sys.stdout.isatty()):
         raise ConfigError("cannot write an export to a terminal: name a file or redirect it")
     selection = select_repos(store.folder, wanted) if wanted else None
-    if is_stream:
-        counted = _write_to(sys.stdout.buffer, store, selection, options.with_unproven)
-        sys.stdout.buffer.flush()
-        out = sys.stderr
-    else:
-        target = Path(options.file)
-        partial = target.with_name(target.name + ".part")
-        # In a shared folder, another user could have put a symbolic link at this path.
-        partial.unlink(missing_ok=True)
-        with replace_file(target, partial, syncs=True) as stream:
-            counted = _write_to(stream, store, selection, options.with_unproven)
-        out = sys.stdout
+    try:
+        if is_stream:
+            counted = _write_to(sys.stdout.buffer, store, selection, options.with_unproven)
+            write_output()
+        else:
+            target = Path(options.file)
+            partial = target.with_name(target.name + ".part")
+            # In a shared folder, another user could have put a symbolic link at this path.
+            partial.unlink(missing_ok=True)
+            with replace_file(target, partial, syncs=True) as stream:
+                counted = _write_to(stream, store, selection, options.with_unproven)
+    except BrokenPipeError:
+        discard_output()
+        return 1
+    except OSError as exc:
+        if is_stream:
+            discard_output()
+        place = _name_file(options.file, "standard output")
+        return _fail(f"the export failed: {describe_os_error(exc, place)}")
     chosen = [] if selection is None else selection.chosen
+    out = sys.stderr.write if is_stream else write_output
     _print_counted(options, counted, "exported", "damaged and left out", out, chosen)
     if counted.num_unproven:
         sys.stderr.write(
@@ -290,13 +270,15 @@ def _import(options: argparse.Namespace, store: CacheStore) -> int:
     )
     try:
         if options.file == STREAM:
+            if sys.stdin is None:
+                raise ConfigError("standard input is closed")
             counted = importer.run(sys.stdin.buffer)
         else:
             with open(options.file, "rb") as stream:
                 counted = importer.run(stream)
     finally:
         progress.close()
-    _print_counted(options, counted, "imported", "here before", sys.stdout)
+    _print_counted(options, counted, "imported", "here before", write_output)
     return 1 if options.with_answers and counted.num_left_out else 0
 
 
@@ -327,7 +309,7 @@ def _print_counted(
     counted: Counted,
     done: str,
     skipped: str,
-    out: TextIO,
+    out: Callable[[str], object],
     chosen: Sequence[Chosen] = (),
 ) -> None:
     for one in chosen:
@@ -343,10 +325,10 @@ def _print_counted(
         }
         if chosen:
             value["repos"] = [_describe_chosen(one) for one in chosen]
-        out.write(json.dumps(value) + "\n")
+        out(json.dumps(value) + "\n")
     else:
         for one in chosen:
-            out.write(
+            out(
                 f"{one.wanted.repo.id}@{one.commit or one.wanted.revision}: {one.num_files} files, "
                 f"{format_size(one.size)}; {len(one.incomplete)} of them incomplete in this cache\n"
             )
@@ -354,7 +336,7 @@ def _print_counted(
         if counted.num_left_out:
             hint = "" if options.with_answers else " (see --with-answers)"
             left_out = f"; {counted.num_left_out} answers of the Hub left out{hint}"
-        out.write(
+        out(
             f"{counted.num} files {done}, {format_size(counted.size)}; "
             f"{counted.num_skipped} {skipped}{left_out}\n"
         )
@@ -373,9 +355,14 @@ def _describe_chosen(chosen: Chosen) -> dict[str, object]:
     }
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-
-
 def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
+    write_output(json.dumps(value) + "\n")
+
+
+_ACTIONS: Final[Mapping[str, Callable[[argparse.Namespace, CacheStore], int]]] = {
+    "stats": _print_stats,
+    "verify": _verify,
+    "gc": _collect,
+    "export": _export,
+    "import": _import,
+}

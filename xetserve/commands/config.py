@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from xetserve.config.load import Loaded, add_flags, load_all, read_secrets
+from xetserve.commands.output import write_output
+from xetserve.config.load import Loaded, load_all, read_secrets
 from xetserve.config.schema import find_conflicts
 from xetserve.config.template import (
     format_effective,
@@ -20,56 +21,17 @@ from xetserve.config.template import (
 from xetserve.errors import ConfigError
 
 
-def add_flags_of_config(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands to the command's parser."""
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    template = actions.add_parser(
-        "template",
-        help="print a commented configuration file with every setting and its default",
-        description="Print a commented configuration file with every setting and its default.",
-    )
-    form = template.add_mutually_exclusive_group()
-    form.add_argument(
-        "--env",
-        action="store_const",
-        const=make_env_template,
-        dest="make",
-        help="print an environment file for containers instead of TOML",
-    )
-    form.add_argument(
-        "--markdown",
-        action="store_const",
-        const=make_markdown,
-        dest="make",
-        help="print Markdown tables with flags and variables, as in the documentation",
-    )
-    template.set_defaults(act=_print_template, make=make_toml_template)
-    for name, act, text in (
-        ("check", _check, "report all errors in the settings"),
-        ("show", _show, "print the effective settings and the source of each"),
-    ):
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        action.add_argument(
-            "--env-file",
-            metavar="FILE",
-            help="read XETSERVE_ variables from this file instead of the environment",
-        )
-        action.add_argument("--json", action="store_true", help="print the result as JSON")
-        add_flags(action)
-        action.set_defaults(act=act)
-
-
 def run_config(options: argparse.Namespace) -> int:
     """Run the subcommand; return the exit status: 0, or 1 if a setting is invalid.
 
     Raises:
         ConfigError: the environment file cannot be read.
     """
-    return int(options.act(options))
+    return _ACTIONS[options.action](options)
 
 
 def _print_template(options: argparse.Namespace) -> int:
-    sys.stdout.write(options.make())
+    write_output(_TEMPLATES[options.form]())
     return 0
 
 
@@ -77,14 +39,16 @@ def _check(options: argparse.Namespace) -> int:
     loaded = _load(options)
     errors = _find_errors(loaded)
     if options.json:
-        sys.stdout.write(json.dumps({"config": loaded.path, "errors": errors}) + "\n")
+        write_output(json.dumps({"config": loaded.path, "errors": errors}) + "\n")
     elif errors:
         sys.stderr.writelines(f"xetserve: {error}\n" for error in errors)
     else:
-        num_set = sum(origin != "default" for origin in loaded.origins.values())
-        sys.stdout.write(
-            f"{loaded.path or 'no file'}: good; {num_set} settings are not the default\n"
+        num_changed = sum(
+            getattr(getattr(loaded.config, section), setting.name) != setting.default
+            for section, setting, _, _ in iter_effective(loaded)
         )
+        count = "1 setting differs" if num_changed == 1 else f"{num_changed} settings differ"
+        write_output(f"{loaded.path or 'no file'}: good; {count} from the default\n")
     return 1 if errors else 0
 
 
@@ -100,10 +64,18 @@ def _show(options: argparse.Namespace) -> int:
                 "value": json.loads(value),
                 "from": origin,
             }
-        sys.stdout.write(json.dumps(settings) + "\n")
+        write_output(json.dumps(settings) + "\n")
     else:
-        sys.stdout.write(format_effective(loaded))
+        write_output(format_effective(loaded))
     return 1 if errors else 0
+
+
+_TEMPLATES: Final = {
+    "toml": make_toml_template,
+    "env": make_env_template,
+    "markdown": make_markdown,
+}
+_ACTIONS: Final = {"template": _print_template, "check": _check, "show": _show}
 
 
 def _load(options: argparse.Namespace) -> Loaded:

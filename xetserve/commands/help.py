@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from xetserve.commands.output import OutputFailed, write_output
 from xetserve.config.load import suggest
 from xetserve.errors import ConfigError
 
@@ -23,11 +24,6 @@ _INDENT: Final = 18  # columns for the name of a chapter
 _MAX_WIDTH: Final = 100
 _HINT: Final = "; `xetserve help` lists the chapters, `xetserve COMMAND --help` describes a command"
 _LINK: Final = re.compile(r"\[([^]\[]*)]\([^)\s]*\)")
-
-
-def add_flags_of_help(parser: argparse.ArgumentParser) -> None:
-    """Add the command's argument to its parser."""
-    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="name of a chapter")
 
 
 def run_help(options: argparse.Namespace) -> int:
@@ -112,8 +108,7 @@ def _start_pager(command: str) -> subprocess.Popen[bytes] | None:
 def _write(text: str) -> None:
     """Write to standard output; ignore a reader that closes the pipe early (`| head`)."""
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes its buffer at exit: send it to /dev/null.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_output(text)
+    except OutputFailed as exc:
+        if str(exc):
+            raise

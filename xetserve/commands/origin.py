@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from xetserve.base.permissions import describe_os_error
+from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.endpoints import open_endpoints
 from xetserve.commands.serve.process import run_handler
 from xetserve.commands.serve.reload import Live
-from xetserve.config.load import add_flags, load_config
+from xetserve.config.load import load_config
 from xetserve.config.schema import Config, check_together
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
@@ -18,34 +20,6 @@ from xetserve.origin.app import Origin
 from xetserve.xet.shard import MAX_SHARD_SIZE
 
 logger = logging.getLogger("xetserve")
-
-
-def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments to the command's parser."""
-    parser.add_argument("dir", metavar="DIR", help="folder for repositories, xorbs and shards")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="OWNER/NAME=FOLDER",
-        help="import a local folder as a model repository before serving; may be repeated",
-    )
-    parser.add_argument(
-        "--token",
-        dest="tokens",
-        action="append",
-        default=[],
-        metavar="TOKEN=USER",
-        help="accept this token; without any token, all clients may read and write everything",
-    )
-    parser.add_argument("--data-url", metavar="URL", help="base of data URLs; default: this server")
-    parser.add_argument(
-        "--bridge-url", metavar="URL", help="redirect downloads to this base, as the Hub does"
-    )
-    parser.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
-    # The origin keeps its index of repositories in memory, so it runs in one process.
-    add_flags(parser, ("server", "proxies", "limits", "log"), without=("workers",))
 
 
 def run_origin(options: argparse.Namespace, config: Config) -> int:
@@ -74,9 +48,15 @@ async def _origin(options: argparse.Namespace) -> AsyncIterator[Handler]:
     )
     try:
         for text in options.imports:
-            repo_id, folder = _parse_pair(text, "--import", "OWNER/NAME=FOLDER")
-            await origin.library.import_folder("model", repo_id, Path(folder))
-            logger.info("imported %s as %s", folder, repo_id)
+            name, folder = _parse_pair(text, "--import", "OWNER/NAME=FOLDER")
+            repo, _ = parse_target(name)
+            try:
+                await origin.library.import_folder(repo.kind, repo.id, Path(folder))
+            except OSError as exc:
+                raise ConfigError(f"--import {text}: {describe_os_error(exc)}") from None
+            except ValueError as exc:
+                raise ConfigError(f"--import {text}: {exc}") from None
+            logger.info("imported %s as %s", folder, name)
         yield origin.handle
     finally:
         await origin.aclose()

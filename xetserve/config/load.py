@@ -16,6 +16,7 @@ from typing import Any, Final
 from xetserve.config.credentials import find_credentials, read_credential, read_secret_file
 from xetserve.config.parsers import parse_bool, parse_file, parse_password
 from xetserve.config.schema import SECTIONS, Config
+from xetserve.config.text import format_value
 from xetserve.errors import ConfigError
 
 PREFIX: Final = "XETSERVE_"
@@ -57,7 +58,8 @@ def add_flags(
                 metavar=meta["metavar"],
                 nargs="?" if is_switch else None,
                 const="true" if is_switch else None,
-                help=f"{meta['help']} [{', '.join(meta['variables'])}; default {setting.default}]",
+                help=f"{meta['help']} [{', '.join(meta['variables'])}; "
+                f"default: {format_value(setting) or 'not set'}]",
             )
 
 

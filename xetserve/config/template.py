@@ -12,19 +12,11 @@ from typing import Any, Final
 
 from xetserve import __version__
 from xetserve.config.load import DEFAULT, Loaded, flag_of
-from xetserve.config.parsers import parse_size
 from xetserve.config.schema import SECTIONS
+from xetserve.config.text import format_value
 
 WIDTH: Final = 110
 MASK: Final = "***"
-_UNITS: Final = (
-    ("TiB", 2**40),
-    ("TB", 10**12),
-    ("GiB", 2**30),
-    ("GB", 10**9),
-    ("MiB", 2**20),
-    ("KiB", 2**10),
-)
 # Words in help texts that are code: names of settings, paths, patterns.
 _CODE: Final = re.compile(r"(?<![^\s(])(?:[a-z]+_[a-z_]+|[/?.*][\w./=*-]*[\w=*/]|[/*])(?![\w/])")
 
@@ -91,22 +83,6 @@ def _make_row(setting: dataclasses.Field[Any]) -> str:
     return f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
-def format_value(setting: dataclasses.Field[Any], value: Any = None) -> str:
-    """Return the text of a value; value None: of the default."""
-    value = setting.default if value is None else value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if setting.metadata["metavar"] == "SIZE":
-        return _format_size(value)
-    return (
-        "auto"
-        if setting.metadata["metavar"] == "N" and setting.name == "workers" and not value
-        else str(value)
-    )
-
-
 def format_toml(setting: dataclasses.Field[Any], value: Any = None) -> str:
     """Return a value as TOML; value None: the default."""
     text = format_value(setting, value)
@@ -154,12 +130,3 @@ def _describe(setting: dataclasses.Field[Any]) -> list[str]:
     lines = textwrap.wrap(f"{text}.", WIDTH, break_long_words=False, break_on_hyphens=False)
     lines.append(f"Default: {default or 'not set'}. {meta['metavar']}: {', '.join(names)}")
     return [f"# {line}" for line in lines]
-
-
-def _format_size(size: int) -> str:
-    for unit, factor in _UNITS:
-        if size and size % factor == 0:
-            text = f"{size // factor}{unit}"
-            assert parse_size(text) == size
-            return text
-    return str(size)

@@ -3,7 +3,8 @@
 import pytest
 
 from tests.commands.pull.screen import Screen
-from xetserve.commands.pull.progress import Progress, format_seconds, format_size, show
+from xetserve.base.sizes import format_size
+from xetserve.commands.pull.progress import Progress, format_seconds, show
 
 
 class Clock:

@@ -3,43 +3,24 @@
 import argparse
 import asyncio
 import json
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
 from xetserve import __version__
-from xetserve.app.paths import KINDS, check_revision, parse_repo
+from xetserve.app.paths import check_revision, parse_repo
 from xetserve.commands.doctor.findings import Finding, Level, check_cache, check_files
 from xetserve.commands.doctor.network import Checkup
 from xetserve.commands.doctor.trial_download import Target
+from xetserve.commands.output import write_output
 from xetserve.commands.pull.command import read_token
-from xetserve.config.load import add_flags
 from xetserve.config.schema import Config, find_conflicts
 from xetserve.errors import ConfigError, RequestError
 from xetserve.ops.lifecycle import run_loop
 from xetserve.ops.logs import mask_secrets
 
 TIME_LIMIT: Final = 90.0  # seconds for all checks
-
-
-def add_flags_of_doctor(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments to the command's parser."""
-    parser.add_argument(
-        "--file",
-        metavar="OWNER/REPO/PATH",
-        help="file to download; default: a file of hash_repo or of the token's owner",
-    )
-    parser.add_argument(
-        "--revision", default="main", help="branch, tag or commit of the file; default: main"
-    )
-    parser.add_argument("--type", default="model", choices=KINDS, help="default: model")
-    parser.add_argument(
-        "--token-file", metavar="FILE", help="read the Hub token from this file; default: HF_TOKEN"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    add_flags(parser)
 
 
 def run_doctor(options: argparse.Namespace, config: Config) -> int:
@@ -78,12 +59,10 @@ async def _examine(config: Config, checkup: Checkup, *, as_json: bool) -> int:
     is_good = not counts[Level.FAIL]
     if as_json:
         checks = [finding._asdict() for finding in found]
-        sys.stdout.write(
-            json.dumps({"version": __version__, "ok": is_good, "checks": checks}) + "\n"
-        )
+        write_output(json.dumps({"version": __version__, "ok": is_good, "checks": checks}) + "\n")
     else:
         verdict = "the server will work" if is_good else "the server will not work"
-        sys.stdout.write(f"{verdict}: {', '.join(f'{counts[level]} {level}' for level in Level)}\n")
+        write_output(f"{verdict}: {', '.join(f'{counts[level]} {level}' for level in Level)}\n")
     return 0 if is_good else 1
 
 
@@ -114,7 +93,5 @@ def _check_here(config: Config) -> Iterator[Finding]:
 
 
 def _print(finding: Finding) -> None:
-    sys.stdout.write(f"{finding.level:<4}  {finding.name}: {finding.text}\n")
-    if finding.advice:
-        sys.stdout.write(f"      -> {finding.advice}\n")
-    sys.stdout.flush()
+    advice = f"      -> {finding.advice}\n" if finding.advice else ""
+    write_output(f"{finding.level:<4}  {finding.name}: {finding.text}\n{advice}")

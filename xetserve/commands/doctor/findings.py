@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from xetserve.base.regular_files import open_regular
-from xetserve.commands.pull.progress import format_size
+from xetserve.base.sizes import format_size
 from xetserve.config.schema import Config
 
 STEP_TIMEOUT: Final = 10.0  # seconds for each step over the network

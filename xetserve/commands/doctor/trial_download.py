@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
+from xetserve.base.sizes import format_size
 from xetserve.commands.doctor.findings import (
     STEP_TIMEOUT,
     Finding,
@@ -20,7 +21,7 @@ from xetserve.commands.doctor.findings import (
     describe_time,
 )
 from xetserve.commands.pull.listing import HandlerClient
-from xetserve.commands.pull.progress import format_size, show
+from xetserve.commands.pull.progress import show
 from xetserve.commands.serve.wiring import make_application, open_upstreams
 from xetserve.config.schema import Config
 from xetserve.errors import UpstreamDenied, UpstreamError, XetserveError

@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from xetserve.app.paths import KINDS
+from xetserve.base.permissions import describe_os_error
+from xetserve.base.sizes import format_size
+from xetserve.commands.output import write_output
 from xetserve.commands.pull.listing import HandlerClient, is_wanted
-from xetserve.commands.pull.progress import Progress, format_seconds, format_size
+from xetserve.commands.pull.progress import Progress, format_seconds
 from xetserve.commands.pull.puller import Puller, Summary
 from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.wiring import make_application, open_upstreams
-from xetserve.config.load import add_flags
 from xetserve.config.parsers import parse_count
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
@@ -28,37 +29,7 @@ from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.upstream.hub.client import RepoRef
 
-DEFAULT_JOBS: Final = 4
 _TOKEN: Final = re.compile(r"[!-~]+")
-
-
-def add_flags_of_pull(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments to the command's parser."""
-    parser.add_argument("repo", metavar="OWNER/NAME[@REVISION]", help="the repository")
-    parser.add_argument(
-        "--type",
-        choices=KINDS,
-        help="default: dataset or space after datasets/ or spaces/, else model",
-    )
-    for flag, text in (("include", "pull only matching paths"), ("exclude", "skip matching paths")):
-        parser.add_argument(
-            f"--{flag}",
-            action="append",
-            default=[],
-            metavar="GLOB",
-            help=f"{text}; may be repeated, * also matches /",
-        )
-    parser.add_argument(
-        "--token-file", metavar="FILE", help="read the Hub token from this file; default: HF_TOKEN"
-    )
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        default=str(DEFAULT_JOBS),
-        help=f"files read at a time; default: {DEFAULT_JOBS}",
-    )
-    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
-    add_flags(parser, ("hub", "memory", "cache", "log"), without=("access_log",))
 
 
 def run_pull(options: argparse.Namespace, config: Config) -> int:
@@ -92,11 +63,15 @@ def read_token(path: str | None) -> str | None:
     if path is not None:
         try:
             token = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise ConfigError(f"cannot read the token in {path}") from None
+        except OSError as exc:
+            raise ConfigError(f"cannot read the token: {describe_os_error(exc)}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path} does not hold a valid token") from None
     token = token.strip()
     if not token and path is None:
         return None
+    if not token:
+        raise ConfigError(f"{path} is empty: put a Hub token into it")
     if not _TOKEN.fullmatch(token):
         raise ConfigError(f"{path or 'HF_TOKEN'} does not hold a valid token")
     return token
@@ -192,11 +167,11 @@ def _print_summary(summary: Summary, repo: RepoRef, revision: str, *, as_json: b
             "seconds": round(summary.seconds, 3),
             "failed": [{"path": path, "error": why} for path, why in summary.failed.items()],
         }
-        sys.stdout.write(json.dumps(document) + "\n")
+        write_output(json.dumps(document) + "\n")
         return
     if "" in summary.failed:
         sys.stderr.write(f"xetserve pull: {summary.failed['']}\n")
-    sys.stdout.write(
+    write_output(
         f"{repo.id}@{summary.commit}: {summary.num_files} files, "
         f"{format_size(summary.size)} in the cache; "
         f"{format_size(summary.upstream_size)} fetched, {len(summary.failed)} failed, "

@@ -5,19 +5,10 @@ import time
 from collections.abc import Callable
 from typing import Final, TextIO
 
+from xetserve.base.sizes import format_size
+
 DRAW_INTERVAL: Final = 0.1  # seconds
 RATE_SPAN: Final = 5.0  # seconds; time constant of the mean rate that is shown
-
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
-
-
-def format_size(size: float) -> str:
-    """Return a number of bytes as text with decimal units."""
-    for unit in _UNITS:
-        if size < 1000 or unit == _UNITS[-1]:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError
 
 
 def format_seconds(seconds: float) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from xetserve.base.sizes import format_size
 from xetserve.commands.pull.listing import HandlerClient, Refused, RemoteFile
-from xetserve.commands.pull.progress import Progress, format_size, show
+from xetserve.commands.pull.progress import Progress, show
 from xetserve.errors import IntegrityError, UpstreamError, XetserveError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS
 from xetserve.pipeline.cache.disk_cache import DiskCache

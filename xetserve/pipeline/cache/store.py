@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from xetserve.base.atomic_file import make_folders
+from xetserve.base.permissions import advise_on_folder, describe_os_error
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import ConfigError, FormatError
 from xetserve.pipeline.cache.compare import has_proven_copies
@@ -77,7 +78,10 @@ def prepare_folder(folder: Path) -> None:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(open_regular(folder / "usage", os.O_RDWR | os.O_CREAT))
     except OSError as exc:
-        raise ConfigError(f"cannot keep a cache in {folder}: {exc.strerror}") from None
+        advice = advise_on_folder(folder) if isinstance(exc, PermissionError) else ""
+        raise ConfigError(
+            f"cannot keep a cache in {folder}: {describe_os_error(exc)}{advice}"
+        ) from None
 
 
 class CacheStore:
