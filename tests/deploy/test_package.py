@@ -1,4 +1,5 @@
 import io
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from xetserve import __version__
+from xetserve.deploy import package as module
 from xetserve.deploy.machine import DeployError
 from xetserve.deploy.package import UNITS, read_package
 
@@ -65,6 +67,30 @@ def test_what_runs_now() -> None:
     assert (found.version, found.requirement) == (__version__, f"xetserve=={__version__}")
     assert set(found.units) == set(UNITS)
     assert found.lock == read_package(ROOT).lock
+
+
+@pytest.mark.parametrize(
+    ("site", "data"),
+    [
+        pytest.param("lib/python3/site-packages", ".", id="pip install --user"),
+        pytest.param("target", "target", id="pip install --target"),
+    ],
+)
+def test_an_installation_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: str, data: str
+) -> None:
+    package = tmp_path / site / "xetserve" / "deploy" / "package.py"
+    package.parent.mkdir(parents=True)
+    (package.parent / "requirements.lock").write_bytes(b"lock")
+    units = tmp_path / data / "share" / "xetserve" / "systemd"
+    units.mkdir(parents=True)
+    monkeypatch.setattr(module, "__file__", str(package))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "absent"))
+    with pytest.raises(DeployError, match=r"no units in .*: name a wheel, an sdist or a clone"):
+        read_package(None)
+    for name in UNITS:
+        (units / name).write_text(name)
+    assert read_package(None).units == {name: name.encode() for name in UNITS}
 
 
 def test_what_is_none_of_ours(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def docker(tmp_path: Path) -> Path:
     return program
 
 
-@pytest.mark.parametrize("action", ["plan", "apply", "status", "logs", "rollback", "remove"])
+@pytest.mark.parametrize("action", ["apply", "status", "logs", "rollback", "remove"])
 def test_without_any_runtime(tmp_path: Path, action: str) -> None:
     done = deploy(tmp_path, action)
     assert done.returncode == 1
@@ -50,6 +50,17 @@ def test_without_any_runtime(tmp_path: Path, action: str) -> None:
     assert (
         done.stderr == "xetserve deploy: no target works on this machine: podman is not installed\n"
     )
+
+
+def test_a_plan_can_be_looked_at_on_any_machine(tmp_path: Path) -> None:
+    done = deploy(tmp_path, "plan")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "# for another machine, since here systemctl is not installed\n" in done.stdout
+    assert "run systemctl enable xetserve.service xetserve.socket" in done.stdout
+    done = deploy(tmp_path, "plan", "--target", "podman", "--image", "x/y:z")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "# for another machine, since here podman is not installed\n" in done.stdout
+    assert "run podman pull x/y:z" in done.stdout
 
 
 def test_a_plan_touches_nothing(docker: Path, tmp_path: Path) -> None:

@@ -10,100 +10,16 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from xetserve.commands.arguments import DEFAULT_MEMORY, DEFAULT_TIMEOUT, TARGETS
+from xetserve.commands.output import write_output
 from xetserve.config.parsers import parse_count, parse_seconds
 from xetserve.config.template import make_env_template, make_toml_template
-from xetserve.deploy.containers import ENGINES, ContainerTarget, Shape, find_engine
-from xetserve.deploy.machine import DeployError, Machine, RealMachine
+from xetserve.deploy.containers import ContainerTarget, Shape, find_engine
+from xetserve.deploy.machine import DeployError, Machine, PlanningMachine, RealMachine
 from xetserve.deploy.package import read_package
 from xetserve.deploy.steps import Plan, carry_out
 from xetserve.deploy.systemd import SystemdTarget, find_systemd
 from xetserve.errors import ConfigError
-
-TARGETS: Final = ("systemd", *ENGINES)
-DEFAULT_LINES: Final = "100"
-DEFAULT_TIMEOUT: Final = "30"
-DEFAULT_MEMORY: Final = "512m"
-
-
-def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands to the command's parser."""
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, text in (
-        ("plan", "print the steps of apply without running them"),
-        ("apply", "install or upgrade, start and check the service; on failure, roll back"),
-        ("status", "print the running version and whether the service is ready"),
-        ("logs", "print the service's log"),
-        ("rollback", "return to the previous version"),
-        ("remove", "remove the service; keep configuration and cache unless --purge is given"),
-    ):
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        action.set_defaults(action=name)
-        action.add_argument(
-            "--target", choices=TARGETS, help="default: the first one that this machine has"
-        )
-        engines = action.add_argument_group("docker and podman")
-        engines.add_argument(
-            "--name", default="xetserve", help="name of the container; default: xetserve"
-        )
-        engines.add_argument(
-            "--config-dir",
-            metavar="DIR",
-            default="/etc/xetserve",
-            help="configuration folder; default: /etc/xetserve",
-        )
-        engines.add_argument(
-            "--publish",
-            metavar="[ADDRESS:]PORT",
-            default="8080",
-            help="address and port on this machine for clients; default: 8080",
-        )
-        if name in ("plan", "apply", "rollback"):
-            action.add_argument(
-                "--timeout",
-                metavar="SECONDS",
-                default=DEFAULT_TIMEOUT,
-                help="time limit for a start; default: 30",
-            )
-        if name in ("plan", "apply"):
-            action.add_argument(
-                "--from",
-                dest="source",
-                metavar="PATH",
-                help="wheel, sdist or source folder to install (docker, podman: a folder); "
-                "default: the running version",
-            )
-            action.add_argument(
-                "--python",
-                default=sys.executable,
-                help="systemd: interpreter for the environment; default: this one",
-            )
-            engines.add_argument(
-                "--image", default="", help="use this image instead of building one"
-            )
-            engines.add_argument(
-                "--network", help="network of the container; host publishes no port"
-            )
-            engines.add_argument(
-                "--memory", default=DEFAULT_MEMORY, help="memory limit; default: 512m"
-            )
-            engines.add_argument(
-                "--build-arg",
-                action="append",
-                default=[],
-                metavar="NAME=VALUE",
-                help="argument for the image build; may be repeated",
-            )
-        if name == "remove":
-            action.add_argument(
-                "--purge", action="store_true", help="also remove configuration and cache"
-            )
-        if name == "logs":
-            action.add_argument("--follow", action="store_true", help="wait for new lines")
-            action.add_argument(
-                "--lines", metavar="N", default=DEFAULT_LINES, help="print the last N; default: 100"
-            )
-        if name == "status":
-            action.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run_deploy(options: argparse.Namespace) -> int:
@@ -112,7 +28,7 @@ def run_deploy(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: an argument is invalid.
     """
-    machine = RealMachine()
+    machine = PlanningMachine() if options.action == "plan" else RealMachine()
     try:
         return _run(options, machine)
     except DeployError as exc:
@@ -121,13 +37,13 @@ def run_deploy(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, machine: Machine) -> int:
-    target = _choose(options, machine)
+    target, reasons = _choose(options, machine)
     if options.action == "status":
         state = target.get_status()
         if options.json:
-            sys.stdout.write(json.dumps(state) + "\n")
+            write_output(json.dumps(state) + "\n")
         else:
-            sys.stdout.writelines(f"{name}: {value}\n" for name, value in state.items())
+            write_output("".join(f"{name}: {value}\n" for name, value in state.items()))
         return 0 if state["ready"].startswith("yes") else 1
     if options.action == "logs":
         try:
@@ -138,6 +54,8 @@ def _run(options: argparse.Namespace, machine: Machine) -> int:
         os.execvp(command[0], command)
     plan = _make_plan(options, target)
     if options.action == "plan":
+        for reason in reasons:
+            _print(f"# for another machine, since here {reason}")
         _show(plan)
         return 0
     if not plan.steps and not plan.after:
@@ -157,8 +75,12 @@ _DONE: Final = {
 }
 
 
-def _choose(options: argparse.Namespace, machine: Machine) -> SystemdTarget | ContainerTarget:
+def _choose(
+    options: argparse.Namespace, machine: Machine
+) -> tuple[SystemdTarget | ContainerTarget, list[str]]:
     """Return the requested target, or the first one that this machine has.
+
+    A plan needs none that works here. If none does, the reasons come with the target.
 
     Raises:
         DeployError: the target does not work on this machine; the message names the reasons.
@@ -167,8 +89,10 @@ def _choose(options: argparse.Namespace, machine: Machine) -> SystemdTarget | Co
     for name in (options.target,) if options.target else TARGETS:
         reason = find_systemd(machine) if name == "systemd" else find_engine(machine, name)
         if reason is None:
-            return _make_target(name, options, machine)
+            return _make_target(name, options, machine), []
         reasons.append(reason)
+    if options.action == "plan":
+        return _make_target(options.target or TARGETS[0], options, machine), reasons
     raise DeployError(f"no target works on this machine: {'; '.join(reasons)}")
 
 
@@ -214,6 +138,11 @@ def _make_plan(options: argparse.Namespace, target: SystemdTarget | ContainerTar
         raise ConfigError("--image and --from exclude each other: give only one")
     if source is None and not options.image:
         source = Path(__file__).parents[2]  # the clone that this command runs from
+        if not (source / "pyproject.toml").is_file():
+            raise DeployError(
+                "an image is built from a source folder, and this xetserve runs from an installed "
+                "package: name a clone (--from DIR) or an image (--image NAME)"
+            )
     return target.plan_apply(None if source is None else read_package(source))
 
 
@@ -232,5 +161,4 @@ def _show(plan: Plan) -> None:
 
 
 def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    write_output(f"{line}\n")

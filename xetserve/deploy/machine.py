@@ -213,6 +213,16 @@ class RealMachine:
         time.sleep(seconds)
 
 
+class PlanningMachine(RealMachine):
+    """This machine for a plan that is only shown: what it does not have fails as a command."""
+
+    def run(self, command: tuple[str, ...]) -> Done:
+        """Run a command; a program that is not installed ends with status 127, as in a shell."""
+        if self.which(command[0]) is None:
+            return Done(127, "", f"{command[0]} is not installed")
+        return super().run(command)
+
+
 def _hand_over(path: Path, mode: int, group: str | None) -> None:
     if group is not None:
         try:

@@ -74,12 +74,16 @@ def read_package(path: Path | None) -> Package:
 
 
 def _find_own_units() -> dict[str, bytes]:
+    site = Path(__file__).parents[2]
     installed = Path(sysconfig.get_path("data")) / SHARED
-    source = Path(__file__).parents[2] / "systemd"
-    for folder in (source, installed):
+    # pip install --user and --target install elsewhere than the interpreter says.
+    others = [folder / SHARED for folder in (*site.parents[2:3], site)]
+    for folder in (site / "systemd", installed, *others):
         if all((folder / name).is_file() for name in UNITS):
             return {name: (folder / name).read_bytes() for name in UNITS}
-    raise DeployError(f"this installation has no units in {installed}")
+    raise DeployError(
+        f"this installation has no units in {installed}: name a wheel, an sdist or a clone (--from)"
+    )
 
 
 def _read_folder(path: Path) -> tuple[str, dict[str, bytes], str]:
