@@ -1,21 +1,25 @@
 """The demo's processes: an origin with a generated repository, the server, and one download.
 
 Origin and server are separate processes, started with the command lines that a user would type. The
-speed and peak memory that the demo prints are therefore those of the server alone.
+speed and peak memory that the demo prints are therefore those of the server alone. They end when
+the demo dies, and a shell removes the folder: kill -9 leaves nothing behind.
 """
 
 import asyncio
+import ctypes
 import hashlib
+import os
 import random
 import re
-import shutil
 import signal
+import struct
+import subprocess
 import sys
 import tempfile
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,6 +31,7 @@ from xetserve.net.url import parse_url
 
 REPO: Final = "demo/tiny-model"
 FILE: Final = "model.safetensors"
+GGUF_FILE: Final = "tiny-model-F32.gguf"
 TOKEN: Final = "hf_demo"
 TIMEOUT: Final = 30.0
 ONE: Final = ("--workers", "1")  # the peak memory shown is that of one process
@@ -35,6 +40,30 @@ _LISTENING: Final = re.compile(rb"listening on (http://\S+?:\d+)")
 
 class DemoFailed(XetserveError):
     """A part of the demo failed."""
+
+
+class Screen:
+    """Standard output: plain text, with colours and a progress bar if it is a terminal.
+
+    Args:
+        write: writes a text at once.
+    """
+
+    def __init__(self, write: Callable[[str], object], *, is_terminal: bool) -> None:
+        self.write = write
+        self.is_terminal = is_terminal
+        self._has_colours = is_terminal and not os.environ.get("NO_COLOR")
+
+    def strong(self, text: str) -> str:
+        """Return a text in bold."""
+        return self._paint(text, "1")
+
+    def good(self, text: str) -> str:
+        """Return a text in green."""
+        return self._paint(text, "32")
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._has_colours else text
 
 
 class Original(NamedTuple):
@@ -62,17 +91,34 @@ def make_repository(folder: Path) -> Original:
     (folder / "tokens with spaces.bin").write_bytes(noise + text[:500_000] + noise)
     (folder / "config.json").write_text('{"model_type": "demo"}\n')
     (folder / "README.md").write_text("# A generated repository\n")
+    (folder / GGUF_FILE).write_bytes(make_gguf(weights))
     return Original(len(model), hashlib.sha256(model).hexdigest())
 
 
-async def run_demo(host: str, port: int, *, once: bool, write: Callable[[str], object]) -> None:
+def make_gguf(tensor: bytes) -> bytes:
+    """Return a GGUF file (version 3) with one tensor of 32-bit floats.
+
+    Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+    """
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)  # version, tensors, pairs of metadata
+    head += text("general.architecture") + struct.pack("<I", 8) + text("llama")  # 8: a string
+    # One dimension, type 0 (F32), at offset 0 of the data.
+    head += text("token_embd.weight") + struct.pack("<IQIQ", 1, len(tensor) // 4, 0, 0)
+    return head.ljust(-(-len(head) // 32) * 32, b"\0") + tensor
+
+
+async def run_demo(host: str, port: int, *, once: bool, screen: Screen) -> None:
     """Run the demo until a signal; with once, until the download is complete.
 
     Raises:
         DemoFailed: a process did not start, or the downloaded file differs from the original.
     """
-    folder = Path(tempfile.mkdtemp(prefix="xetserve-demo-"))
-    try:
+    write = screen.write
+    with _temporary_folder() as folder:
         write("generating a repository ...\n")
         original = await asyncio.to_thread(make_repository, folder / "repository")
         origin = ("origin", str(folder / "origin"), "--host", "127.0.0.1", "--port", "0")
@@ -83,20 +129,36 @@ async def run_demo(host: str, port: int, *, once: bool, write: Callable[[str], o
             async with _running(*serve) as (url, pid):
                 url = url.replace("0.0.0.0", "localhost")
                 write(f"xetserve               {url}\n\n")
-                await _download(url, pid, original, write)
-                _write_examples(url, write)
+                await _download(url, pid, original, screen)
                 if not once:
-                    write("\nserving until Ctrl-C\n")
-                    await _wait_for_signal()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+                    stop = _catch_signals()
+                    _write_examples(url, screen)
+                    await stop.wait()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Make a folder that a shell removes when this process ends, whatever ends it."""
+    folder = tempfile.mkdtemp(prefix="xetserve-demo-")
+    # The shell waits for the end of its input, which comes when the last writer has gone. It is
+    # in a session of its own: Ctrl-C is not for it.
+    command = ["sh", "-c", 'read -r _; rm -rf -- "$1"', "sh", folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield Path(folder)
+
+
+def _die_with_parent() -> None:
+    """Let the kernel send SIGTERM to this new process when its parent dies."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @asynccontextmanager
 async def _running(*arguments: str) -> AsyncIterator[tuple[str, int]]:
     """Run a xetserve command; yield its URL and process id once it listens."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "xetserve", *arguments, stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "xetserve", *arguments),
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=_die_with_parent,
     )
     assert process.stderr is not None
     lines: list[bytes] = []
@@ -125,8 +187,9 @@ async def _discard(stream: asyncio.StreamReader) -> None:
         pass
 
 
-async def _download(url: str, pid: int, original: Original, write: Callable[[str], object]) -> None:
+async def _download(url: str, pid: int, original: Original, screen: Screen) -> None:
     """Download the file through a socket, draw the progress, and compare it with the original."""
+    write = screen.write
     pool = ConnectionPool(
         tls=make_client_context(), proxies=ProxyRules({}), connect_timeout=TIMEOUT
     )
@@ -142,18 +205,19 @@ async def _download(url: str, pid: int, original: Original, write: Callable[[str
             while count := await response.receive_into(buffer, TIMEOUT):
                 digest.update(buffer[:count])
                 done += count
-                if time.monotonic() - shown > 0.05:
+                if screen.is_terminal and time.monotonic() - shown > 0.05:
                     shown = time.monotonic()
                     write("\r" + _bar(done, original.size, shown - started))
     except (BrokenStream, TimeoutError) as exc:
         raise DemoFailed(f"the download broke off: {exc}") from exc
     finally:
         await pool.aclose()
-    write("\r" + _bar(done, original.size, time.monotonic() - started) + "\n")
+    start_of_line = "\r" if screen.is_terminal else ""
+    write(start_of_line + _bar(done, original.size, time.monotonic() - started) + "\n")
     if digest.hexdigest() != original.sha256:
         raise DemoFailed("the downloaded file differs from the original")
     write(f"sha256 {digest.hexdigest()}\n")
-    write(f"verified; the server's peak memory: {_peak_memory(pid)}\n")
+    write(f"{screen.good('verified')}; the server's peak memory: {_peak_memory(pid)}\n")
 
 
 def _bar(done: int, size: int, seconds: float) -> str:
@@ -171,21 +235,30 @@ def _peak_memory(pid: int) -> str:
     return f"{int(match[1]) / 1024:.0f} MiB" if match else "unknown"
 
 
-def _write_examples(url: str, write: Callable[[str], object]) -> None:
-    write(
+def _write_examples(url: str, screen: Screen) -> None:
+    fail = "--fail-with-body"
+    token = f'-H "Authorization: Bearer {TOKEN}"'
+    download = f"{url}/download/{REPO}"
+    screen.write(
         f"""
-try:
-  curl -f {url}/{REPO}/resolve/main/{FILE} -o {FILE}
-  curl -f -H "Authorization: Bearer {TOKEN}" {url}/download/{REPO}/{FILE} -o {FILE}
-  curl -f -H "Authorization: Bearer {TOKEN}" -OJ "{url}/download/{REPO}/tokens%20with%20spaces.bin"
-  curl -I -H "Authorization: Bearer {TOKEN}" {url}/download/{REPO}/config.json
+{screen.strong("open in a browser:")} {url}/
+
+{screen.strong("try in another terminal:")}
+  curl {fail} {url}/{REPO}/resolve/main/{FILE} -o {FILE}
+  curl {fail} {url}/{REPO}/resolve/main/{GGUF_FILE} -o {GGUF_FILE}
+  curl {fail} {token} "{download}/{FILE}?length=1" -o {FILE}
+  curl {fail} {token} -OJ "{download}/tokens%20with%20spaces.bin"
+  curl -I {token} {download}/config.json
   curl {url}/health
+
+serving until Ctrl-C
 """
     )
 
 
-async def _wait_for_signal() -> None:
+def _catch_signals() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT will set."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+    return stop
