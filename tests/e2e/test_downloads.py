@@ -1,6 +1,7 @@
 """What the official client uploaded comes out byte for byte, through the clients people use."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from tests.e2e.clients import CLIENTS, aria2, curl, file_url, head, run
 from tests.e2e.conftest import REPO, TOKEN, VARIANT, Site
 from tests.e2e.dataset import MIB
 from tests.e2e.workers import check_server
+from xetserve.app.status.usage import make_usage_text
+from xetserve.commands.arguments import DESCRIPTION
 
+ROOT = Path(__file__).parents[2]
 FILES = [
     "model/tensors f32.safetensors",
     "model/tensors-bf16.safetensors",
@@ -158,8 +162,8 @@ def test_a_length_on_request(site: Site, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         fields = dump.read_text().lower()
         assert f"content-length: {size}" in fields.splitlines()
-        assert "transfer-encoding" not in fields
-        assert "content-encoding" not in fields
+        assert "transfer-encoding:" not in fields
+        assert "\ncontent-encoding:" not in fields
         assert sha256_of(tmp_path / "out") == site.uploaded.digests[name]
 
 
@@ -242,3 +246,21 @@ def test_a_token_that_the_hub_does_not_know_is_refused(site: Site, tmp_path: Pat
     command = curl(file_url(site, "random.bin"), tmp_path / "out", "-w", "%{http_code}")
     command = [part.replace(TOKEN, "hf_wrong") for part in command]
     assert run(command).stdout == "401"
+
+
+def test_a_refusal_is_read_with_fail_with_body(site: Site, tmp_path: Path) -> None:
+    command = curl(f"{site.server.url}/download/{REPO}/absent.bin", tmp_path / "out")
+    command[command.index("-f")] = "--fail-with-body"
+    done = run(command)
+    assert done.returncode == 22
+    assert json.loads((tmp_path / "out").read_text())["error"]
+
+
+def test_examples_show_the_reason_and_resume_without_it() -> None:
+    """A resumed file must not begin with an error document."""
+    texts = [(ROOT / "README.md").read_text(), make_usage_text("http://host"), DESCRIPTION]
+    commands = [each for text in texts for each in re.findall(r"^ *(curl .*)", text, re.MULTILINE)]
+    assert len(commands) > 6
+    for command in commands:
+        assert ("--fail-with-body" in command) is not (" -f " in command), command
+        assert " -f " in command or "-C" not in command

@@ -23,11 +23,11 @@ PROMISE: Final = (
 EXAMPLES: Final = (
     Example(
         "Download a file: the Hub's own URL with this host",
-        "curl -f {base}/OWNER/REPO/resolve/main/model.gguf -o model.gguf",
+        "curl --fail-with-body {base}/OWNER/REPO/resolve/main/model.gguf -o model.gguf",
     ),
     Example(
         "A private or gated file; /download also confirms the verification in a trailer",
-        'curl -f -H "Authorization: Bearer $HF_TOKEN" \\\n'
+        'curl --fail-with-body -H "Authorization: Bearer $HF_TOKEN" \\\n'
         "     {base}/download/OWNER/REPO/model.gguf -o model.gguf",
     ),
     Example(
@@ -37,12 +37,12 @@ EXAMPLES: Final = (
     ),
     Example(
         "Datasets and spaces, branches, tags, commits and pull requests",
-        'curl -f -H "Authorization: Bearer $HF_TOKEN" -OJ \\\n'
+        'curl --fail-with-body -H "Authorization: Bearer $HF_TOKEN" -OJ \\\n'
         '     "{base}/download/OWNER/REPO/data.parquet?type=dataset&revision=refs/pr/1"',
     ),
     Example(
         "Download by Xet hash",
-        'curl -f -H "Authorization: Bearer $HF_TOKEN" \\\n'
+        'curl --fail-with-body -H "Authorization: Bearer $HF_TOKEN" \\\n'
         '     "{base}/download-hash/HASH?repo=OWNER/REPO" -o file.bin',
     ),
     Example("With the Hub's own clients", "HF_ENDPOINT={base} hf download OWNER/REPO"),
