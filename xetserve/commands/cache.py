@@ -19,7 +19,7 @@ from xetserve.cachetools.archive_reader import Importer
 from xetserve.cachetools.archive_writer import write_archive
 from xetserve.cachetools.select import Chosen, Selection, Wanted, select_repos
 from xetserve.cachetools.verify import Checker, Tally, count_contents
-from xetserve.commands.output import discard_output, write_output
+from xetserve.commands.output import OutputFailed, discard_output, write_output
 from xetserve.commands.pull.progress import Progress, format_seconds, show
 from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.wiring import DISK_FACTOR
@@ -54,6 +54,10 @@ def run_cache(options: argparse.Namespace, config: Config) -> int:
         return _fail(describe_os_error(exc, folder))
     except ArchiveError as exc:
         return _fail(f"{_name_file(options.file, 'standard input')}: {exc}")
+    except (ConfigError, OutputFailed):
+        raise
+    except XetserveError as exc:
+        return _fail(str(exc))
 
 
 def _fail(reason: str) -> int:
