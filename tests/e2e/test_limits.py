@@ -327,7 +327,7 @@ def test_requests_under_way(site: Site, launcher: Launcher, tmp_path: Path) -> N
             other.send(DOWNLOAD + GET)
             status, headers, body = other.read_answer()
             assert (status, headers["retry-after"]) == (503, "1")
-            assert b"as many requests" in body
+            assert b"limit of active requests" in body
             assert other.read_answer()[0] == 200, "/health is always answered"
     url = f"{server.url}/download/{REPO}/config.json"
     wait_until(lambda: run(curl(url, tmp_path / "out")).returncode == 0)
