@@ -25,7 +25,7 @@ from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.wiring import DISK_FACTOR
 from xetserve.config.parsers import parse_age, parse_size
 from xetserve.config.schema import Config
-from xetserve.errors import ConfigError
+from xetserve.errors import ConfigError, XetserveError
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
 
 STREAM: Final = "-"
