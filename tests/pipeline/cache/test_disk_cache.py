@@ -29,6 +29,8 @@ from tests.waiting import PATIENCE, wait_until
 from xetserve.errors import ConfigError, UpstreamError, UrlExpired
 from xetserve.pipeline.cache import disk_cache, store
 from xetserve.pipeline.cache import write as write_module
+from xetserve.pipeline.cache.entry import index_size, parse_entry_name
+from xetserve.pipeline.cache.layout import get_cost
 from xetserve.pipeline.cache.quota import Quota
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
 from xetserve.xet.compression import Scheme
@@ -425,6 +427,57 @@ async def test_a_disk_that_is_behind_costs_no_download(
         hanging.set()
         await site.cache.settle()
         assert site.entries() == []
+
+
+async def test_a_download_waits_for_a_disk_that_is_a_little_slower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abandoned: Callable[[], dict[str, float]]
+) -> None:
+    writev, written = write_module._writev, asyncio.Event()
+
+    async def write_one(fd: int, views: list[memoryview], **options: object) -> int:
+        await written.wait()
+        return await writev(fd, views[:1], **options)
+
+    async with make_site(tmp_path, LARGE) as site:
+        monkeypatch.setattr(write_module, "_writev", write_one)
+        monkeypatch.setattr(write_module, "MAX_WRITER_BLOCKS", 3)
+        monkeypatch.setattr(write_module, "MIN_DELAY", 60.0)
+        reading = asyncio.ensure_future(site.read(0, 60))
+        await asyncio.to_thread(wait_until, lambda: site.cache.disk_workers.num_full > 0)
+        assert not reading.done()
+        written.set()
+        assert await reading == site.expected(0, 60)
+        await site.cache.settle()
+        assert (len(site.entries()), abandoned()) == (1, {})
+        assert (site.cache.disk_workers.num_blocks, site.cache.disk_workers.num_full) == (0, 0)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_has_come_of_a_range_that_ends_early_is_kept(
+    tmp_path: Path, fails: bool
+) -> None:
+    async with make_site(tmp_path, LARGE) as site:
+        if fails:
+            site.cas.on_data = lambda number, info, data: (data, 1_500_000)
+        with pytest.raises(UpstreamError) if fails else nullcontext():
+            await site.read(0, 60, upto=HUGE if fails else 1_500_000, piece=100_000)
+        await site.cache.settle()
+        (entry,) = site.entries()
+        chunks = parse_entry_name(entry.name)
+        assert chunks is not None
+        assert chunks.start == 0 < chunks.end < 60
+        assert 1_300_000 < len(site.expected(*chunks)) <= 1_600_000
+        assert entry.stat().st_size == len(site.expected(*chunks)) + index_size(chunks)
+        site.cas.on_data = None
+        site.cas.fetched.clear()
+        assert await site.read(*chunks) == site.expected(*chunks)
+        assert site.num_fetched == 0
+        assert await site.read(0, 60) == site.expected(0, 60)  # and the whole takes its place
+        await site.cache.settle()
+        assert [parse_entry_name(path.name) for path in site.entries()] == [(0, 60)]
+        (entry,) = site.entries()
+        usage = site.cache.disk_workers.store.room.get_usage()
+        assert usage == get_cost(entry.stat().st_size)
 
 
 async def test_many_that_have_only_begun_keep_nobody_waiting(tmp_path: Path) -> None:

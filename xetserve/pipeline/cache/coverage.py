@@ -69,7 +69,10 @@ class Coverage:
 
     def note_proven(self, chunks: ChunkRange) -> None:
         """See Provenance."""
-        first, end = chunks.start - self._chunks.start, chunks.end - self._chunks.start
+        first = chunks.start - self._chunks.start
+        end = min(chunks.end - self._chunks.start, len(self._flags))
+        if first >= end:
+            return  # behind where the entry was cut
         num_new = self._flags.count(0, first, end)
         if not num_new:
             return
@@ -77,6 +80,14 @@ class Coverage:
         self._num_left -= num_new
         if self._path is not None:
             self.settle(self._path)
+
+    def cut(self, num_chunks: int) -> None:
+        """Take in that only the first chunks of the entry have come."""
+        del self._flags[num_chunks:]
+        self._num_left = self._flags.count(0)
+        self._chunks = ChunkRange(self._chunks.start, self._chunks.start + num_chunks)
+        self._tree = None  # it is no whole xorb
+        self._early.clear()
 
     def settle(self, path: str) -> None:
         """Record that the entry is at a path, and report what is proven of it."""

@@ -371,6 +371,8 @@ class _Body:
     async def _receive_inner(self, view: memoryview, timeout: float | None) -> int:
         if self._inner is None:
             raise UpstreamError("the data host failed before")  # open_inner has raised its error
+        if self._writer is not None:
+            await self._writer.catch_up()
         count = await self._inner.receive_into(view, timeout)
         if self._writer is not None:
             self._writer.feed(view[:count])

@@ -277,6 +277,21 @@ class Indexer:
         self._ends.append(position)
         self._checks += _to_check(self._check)
 
+    def cut(self) -> EntryKey | None:
+        """Expect no more than the records that have come whole; return what the entry holds then,
+        None if that is nothing.
+        """
+        if not self._ends:
+            return None
+        start, position = self._key.chunks.start, self._key.byte_range.start
+        self._key = EntryKey(
+            self._key.xorb_hash,
+            ChunkRange(start, start + len(self._ends)),
+            ByteRange(position, position + self._ends[-1]),
+        )
+        self._position = self._ends[-1]
+        return self._key
+
     def make_index(self) -> EntryIndex:
         """Return the index; all chunks must have been fed."""
         return EntryIndex(self._key, self._ends, bytes(self._checks))

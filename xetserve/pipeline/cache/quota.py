@@ -71,6 +71,14 @@ class Quota:
         """
         self._add(-get_cost(size))
 
+    def shrink(self, size: int, new_size: int) -> None:
+        """Account for a file that was cut to new_size bytes.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        self._add(get_cost(new_size) - get_cost(size))
+
     def remove(self, path: str) -> int:
         """Remove a file; return 1, or 0 if it is gone already or the disk fails."""
         with contextlib.suppress(OSError):

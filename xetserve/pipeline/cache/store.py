@@ -239,6 +239,16 @@ class CacheStore:
             self.quota.give_back(size)
         return temporary
 
+    def cut(self, temporary: Temporary, size: int) -> Temporary:
+        """Cut a file that was to be longer to size bytes.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        os.ftruncate(temporary.fd, size)
+        self.room.shrink(temporary.size, size)
+        return temporary._replace(size=size)
+
     def write(self, temporary: Temporary, data: bytes | memoryview) -> None:
         """Append data to the file.
 

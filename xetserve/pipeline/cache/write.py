@@ -1,8 +1,11 @@
-"""Write data into the cache as it passes, without delaying the download.
+"""Write data into the cache as it passes, and hardly delay the download.
 
-The download feeds an EntryWriter, which checks, copies and returns. A task writes the copies. If it
-falls behind, if memory or room is short, or if the disk fails, the writer gives up, and the
-download goes on.
+The download feeds an EntryWriter, which computes checks and copies the data. A task writes the
+copies. If it falls behind, the download waits for it, for a fifth of the download's time at most.
+If the disk is slower than that, if memory or room is short or the disk fails, the writer gives up,
+and the download goes on without it.
+
+If a download ends early, the whole records that it has received are stored.
 """
 
 import asyncio
@@ -31,6 +34,10 @@ BLOCK_SIZE: Final = 1024 * 1024  # bytes of one write; smaller writes cost more 
 MAX_BLOCKS: Final = 32  # of the whole process
 MAX_WRITER_BLOCKS: Final = 12  # of one writer; a fetch may receive 1 MiB per turn of the loop
 MAX_FREE_BLOCKS: Final = 4
+FREE_BLOCKS: Final = 2  # blocks that the next bytes may fill
+MAX_DELAY_SHARE: Final = 0.25  # a download waits at most this share of its other time
+MIN_DELAY: Final = 0.25  # seconds that a download may wait in any case
+MIN_CUT_SIZE: Final = 256 * 1024  # bytes; less of a range that ended early is not stored
 MAX_HELD: Final = 16  # blocks of readers; further readers need more calls
 MAX_WRITERS: Final = 64  # each has an open file
 LOG_PAUSE: Final = 60.0  # seconds between two warnings
@@ -51,9 +58,11 @@ class DiskWorkers:
         self.store = store
         self.executor = executor
         self.num_blocks = 0
+        self.num_full = 0  # of the blocks, those that wait or are being written
         self.writers: set[EntryWriter] = set()
         self.num_held = 0  # blocks that readers hold from one call to the next
         self._free: list[bytearray] = []
+        self._written: asyncio.Future[None] | None = None
         self._sweeping = asyncio.Lock()
         self._last_warning = -LOG_PAUSE
 
@@ -65,6 +74,24 @@ class DiskWorkers:
         """Keep a buffer for reuse; no task or thread may use it any more."""
         if len(block) == BLOCK_SIZE and len(self._free) < MAX_FREE_BLOCKS:
             self._free.append(block)
+
+    def free_blocks(self, num_blocks: int, num_full: int) -> None:
+        """Release blocks, and wake the downloads that wait for one.
+
+        Args:
+            num_full: of the blocks, those that were full.
+        """
+        self.num_blocks -= num_blocks
+        self.num_full -= num_full
+        if self._written is not None:
+            self._written.set_result(None)
+            self._written = None
+
+    async def wait_written(self, timeout: float) -> None:
+        """Wait until some block is written, timeout seconds at most."""
+        if self._written is None:
+            self._written = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._written,), timeout=timeout)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run a function of the store in a thread."""
@@ -136,9 +163,12 @@ class EntryWriter:
         self._indexer = Indexer(key)
         self._waiting: list[tuple[bytearray, int]] = []  # full blocks, and the bytes in them
         self._num_blocks = 0
+        self._num_full = 0  # of the blocks, those that wait or are being written
         self._block = bytearray()
         self._filled = 0
         self._is_closed = False  # no more bytes will be fed
+        self._started = time.monotonic()
+        self._delay = 0.0  # seconds that the download has waited
         self._is_wanted = True
         self._waiter: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -164,9 +194,31 @@ class EntryWriter:
         """Full blocks that are not being written yet."""
         return len(self._waiting)
 
+    @property
+    def _is_behind(self) -> bool:
+        """Whether the next bytes may find no free block, and the disk is about to free one."""
+        disk_workers = self._disk_workers
+        if self._num_blocks >= MAX_WRITER_BLOCKS - FREE_BLOCKS:
+            return self._num_full > 0
+        return disk_workers.num_blocks >= MAX_BLOCKS - FREE_BLOCKS and disk_workers.num_full > 0
+
+    async def catch_up(self) -> None:
+        """Wait until there are blocks for the next bytes, or the download has waited too long."""
+        while self._is_wanted and self._is_behind:
+            now = time.monotonic()
+            passed = now - self._started - self._delay
+            left = MIN_DELAY + passed * MAX_DELAY_SHARE - self._delay
+            if left <= 0:
+                return
+            await self._disk_workers.wait_written(left)
+            self._delay += time.monotonic() - now
+
     def feed(self, data: memoryview) -> None:
-        """Add the next bytes. It never waits and never fails."""
+        """Add the next bytes, or none at the end of the body. It never waits and never fails."""
         if not self._is_wanted:
+            return
+        if not data and not self._indexer.is_complete:
+            self.abandon("not what was planned")
             return
         try:
             self._indexer.feed(data)
@@ -202,13 +254,20 @@ class EntryWriter:
     def _hand_over(self) -> None:
         if self._filled:
             self._waiting.append((self._block, self._filled))
+            self._num_full += 1
+            self._disk_workers.num_full += 1
             self._block, self._filled = bytearray(), 0
             wake(self._waiter)
 
     def close(self) -> None:
-        """End the entry: it is stored if it is complete, and otherwise abandoned."""
+        """End the entry. If it is incomplete, its whole records are stored."""
         if self._is_wanted and not self._is_closed and not self._indexer.is_complete:
-            self.abandon("cut short")
+            key = self._indexer.cut()
+            if key is None or key.byte_range.size < MIN_CUT_SIZE:
+                self.abandon("cut short")
+            else:
+                self.key = key
+                self.coverage.cut(key.num_chunks)
         self._hand_over()
         self._is_closed = True
         wake(self._waiter)
@@ -233,8 +292,8 @@ class EntryWriter:
             self._is_wanted = False
             self._waiting.clear()
             self._block = bytearray()
-            self._disk_workers.num_blocks -= self._num_blocks
-            self._num_blocks = 0
+            self._disk_workers.free_blocks(self._num_blocks, self._num_full)
+            self._num_blocks = self._num_full = 0
             self._disk_workers.writers.discard(self)
 
     async def _write(self) -> None:
@@ -249,10 +308,14 @@ class EntryWriter:
                 views = [memoryview(block)[:size] for block, size in blocks]
                 await self._write_all(temporary.fd, views)
                 self._num_blocks -= len(blocks)
-                disk_workers.num_blocks -= len(blocks)
+                self._num_full -= len(blocks)
+                disk_workers.free_blocks(len(blocks), len(blocks))
                 for block, _ in blocks:
                     disk_workers.give_block(block)
             if self._is_wanted:
+                if self.key.file_size != temporary.size:
+                    temporary = await disk_workers.run(store.cut, temporary, self.key.file_size)
+                    os.lseek(temporary.fd, self.key.byte_range.size, os.SEEK_SET)
                 await self._write_all(temporary.fd, [memoryview(self._indexer.make_index().pack())])
                 is_proven = self.coverage.is_proven
                 standing = Standing.PROVEN if is_proven else Standing.UNPROVEN
