@@ -109,7 +109,7 @@ class FakeCas:
     trims: leave out chunks before and after the asked range, as servers usually do.
     """
 
-    keeps_data: ClassVar[bool] = False
+    max_stored_size: ClassVar[int | None] = None
     file: FakeFile
     piece: int = 1 << 20
     trims: bool = True

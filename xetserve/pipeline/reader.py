@@ -154,12 +154,12 @@ class FileReader(BlockReader):
         window = self._windows.popleft()
         self._current = None
         file_range = window.plan.file_range
-        is_stored = self._table.source.keeps_data and self.tally.upstream_bytes > 0
         self._pacer.note_window(
             file_range.size,
             self._budget.share,
             self._table.host_speed,
-            may_be_large=self._traffic.is_alone and not is_stored,
+            is_shared=not self._traffic.is_alone,
+            max_stored=self._table.source.max_stored_size,
         )
         self._move_to(file_range.end)
         self._kept.reuse.forget(file_range.end)

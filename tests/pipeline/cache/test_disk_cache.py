@@ -476,7 +476,7 @@ async def test_what_has_come_of_a_range_that_ends_early_is_kept(
         await site.cache.settle()
         assert [parse_entry_name(path.name) for path in site.entries()] == [(0, 60)]
         (entry,) = site.entries()
-        usage = site.cache.disk_workers.store.room.get_usage()
+        usage = site.cache.disk_workers.store.quota.get_usage()
         assert usage == get_cost(entry.stat().st_size)
 
 

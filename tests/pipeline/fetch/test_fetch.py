@@ -107,7 +107,7 @@ class Answer:
 class Source:
     """A CasSource that answers as the test says; after that, with the data as it is."""
 
-    keeps_data: ClassVar[bool] = False
+    max_stored_size: ClassVar[int | None] = None
 
     def __init__(self, *answers: Answer, xorb: FakeXorb) -> None:
         self.xorb = xorb

@@ -18,6 +18,7 @@ from xetserve.pipeline.flow.pacing import (
 )
 
 GB = 1e9
+MIB = 1024 * 1024
 PLENTY = 1 << 40
 
 
@@ -85,8 +86,49 @@ def test_a_fast_client_gets_large_sizes_and_nothing_extra_is_fetched_ahead() -> 
 def test_windows_of_the_fastest_stay_as_large_as_what_is_held_where_others_want_it() -> None:
     pacer = Pacer()
     play(pacer, rate=GB, count=500)
-    pacer.note_window(MAX_WINDOW, 1 << 27, NEAR, may_be_large=False)
+    pacer.note_window(MAX_WINDOW, 1 << 27, NEAR, is_shared=True)
     assert pacer.window_size == MAX_SHARED_WINDOW == MAX_HOLD
+
+
+def test_windows_are_small_where_the_cache_is() -> None:
+    pacer = Pacer()
+    play(pacer, rate=GB, count=50)
+    pacer.note_window(MAX_WINDOW, 1 << 27, NEAR, max_stored=30 * MIB)
+    assert pacer.window_size == 4 * MIB
+
+
+def count_windows(size: int, *, rate: float, far: HostSpeed = NEAR, share: int = PLENTY) -> int:
+    """Count the windows that a file of size bytes needs; they lie on a grid."""
+    pacer = Pacer()
+    position = count = 0
+    while position < size:
+        end = min((position // pacer.window_size + 1) * pacer.window_size, size)
+        for _ in range(position, end, pacer.block_size):
+            pacer.note_starved(0.9 * pacer.block_size / rate)
+            pacer.note_block(pacer.block_size, 0.0, pacer.block_size / rate)
+        pacer.note_window(end - position, share, far)
+        position, count = end, count + 1
+    return count
+
+
+@pytest.mark.parametrize(
+    ("rate", "far", "most"), [(GB / 2, NEAR, 12), (8e6, NEAR, 20), (80e6, FAR, 140)]
+)
+def test_a_gib_needs_few_questions(rate: float, far: HostSpeed, most: int) -> None:
+    assert count_windows(1 << 30, rate=rate, far=far, share=64 * MIB) <= most
+
+
+@pytest.mark.parametrize("swallowed", [0, 4 * MIB])
+def test_a_slow_clients_window_does_not_last_for_minutes(swallowed: int) -> None:
+    pacer = Pacer()
+    for _ in range(0, swallowed, MIN_BLOCK):
+        pacer.note_block(MIN_BLOCK, 0.0, 1e-5)
+    pacer.note_window(swallowed, PLENTY, NEAR)
+    assert pacer.window_size <= max(MIN_WINDOW, 4 * swallowed)
+    for _ in range(40):
+        pacer.note_block(MIN_BLOCK, 0.5, 0.5)
+    pacer.note_window(MIN_WINDOW, PLENTY, NEAR)
+    assert pacer.window_size == MIN_WINDOW
 
 
 def test_a_slow_client_keeps_small_ones() -> None:

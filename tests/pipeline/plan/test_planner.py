@@ -15,6 +15,7 @@ from tests.pipeline.reading import (
     read_all,
 )
 from xetserve.errors import IntegrityError
+from xetserve.pipeline.flow import pacing
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.plan import chunk_reuse
 from xetserve.pipeline.plan import planner as planner_module
@@ -123,8 +124,9 @@ def many_terms() -> FakeFile:
 @pytest.mark.parametrize("knows_size", [True, False], ids=["size known", "size unknown"])
 @pytest.mark.parametrize("guesses", [True, False], ids=["guessing", "not guessing"])
 async def test_an_answer_about_the_rest_of_the_file_serves_all_windows(
-    guesses: bool, knows_size: bool
+    guesses: bool, knows_size: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pacing, "MAX_WINDOW", 2 * MIB)
     file = many_terms()
     cas, budget = WholeAnswers(file), ByteBudget(1 << 27)
     reader = make_reader(cas, budget, size=len(file.content) if knows_size else None)
@@ -198,6 +200,7 @@ async def test_what_lies_far_ahead_is_asked_as_long_as_it_says_something(
 ) -> None:
     monkeypatch.setattr(chunk_reuse, "MAX_KNOWN_CHUNKS", 100)
     monkeypatch.setattr(planner_module, "MIN_SURVEYED", 0)
+    monkeypatch.setattr(pacing, "MAX_WINDOW", 2 * MIB)
     file = many_terms()
     size = len(file.content)
 

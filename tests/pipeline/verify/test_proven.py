@@ -91,28 +91,32 @@ def test_who_holds_nothing_against_a_list_shares_only_what_was_looked_over() -> 
     assert open_fetch(is_proven=True) is checked
 
 
-async def test_windows_stay_small_where_what_is_fetched_is_stored(
+async def test_windows_are_small_enough_to_be_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[bool] = []
+    sizes: list[int | None] = []
 
     def note_window(
-        pacer: Pacer, size: int, share: int, far: HostSpeed, *, may_be_large: bool
+        pacer: Pacer,
+        size: int,
+        share: int,
+        far: HostSpeed,
+        *,
+        is_shared: bool,
+        max_stored: int | None,
     ) -> None:
-        said.append(may_be_large)
+        assert not is_shared
+        sizes.append(max_stored)
 
     monkeypatch.setattr(Pacer, "note_window", note_window)
     cas = FakeCas(FILE)
-    for expected in (False, True):
-        cache = DiskCache(cas, tmp_path, max_size=1 << 40, min_free=0)
-        await cache.start()
-        try:
-            engine = make_engine(cache, ByteBudget(1 << 27))
+    cache = DiskCache(cas, tmp_path, max_size=1 << 30, min_free=0)
+    await cache.start()
+    try:
+        for source, expected in ((cache, 1 << 29), (cas, None)):
+            engine = make_engine(source, ByteBudget(1 << 27))
             assert await read_all(open_reader(engine, FILE)) == FILE.content
-            await cache.settle()
-        finally:
-            await cache.aclose()
-        assert set(said) == {expected}
-        said.clear()
-    assert await read_all(open_reader(make_engine(cas, ByteBudget(1 << 27)), FILE)) == FILE.content
-    assert set(said) == {True}  # without a cache nothing is stored
+            assert set(sizes) == {expected}
+            sizes.clear()
+    finally:
+        await cache.aclose()

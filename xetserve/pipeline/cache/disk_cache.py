@@ -68,12 +68,11 @@ class DiskCache:
         min_free: bytes of its file system that stay free.
     """
 
-    keeps_data = True
-
     def __init__(self, inner: CasSource, folder: Path, *, max_size: int, min_free: int) -> None:
         self._inner = inner
         self._max_size = max_size
         self._store = CacheStore(folder, max_size=max_size, min_free=min_free)
+        self.max_stored_size = self._store.max_entry_size
         self._executor = ThreadPoolExecutor(MAX_THREADS, "cache")
         self.disk_workers = DiskWorkers(self._store, self._executor)
         self._tasks: set[asyncio.Task[Any]] = set()

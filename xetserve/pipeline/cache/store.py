@@ -246,7 +246,7 @@ class CacheStore:
             OSError: the disk fails.
         """
         os.ftruncate(temporary.fd, size)
-        self.room.shrink(temporary.size, size)
+        self.quota.shrink(temporary.size, size)
         return temporary._replace(size=size)
 
     def write(self, temporary: Temporary, data: bytes | memoryview) -> None:

@@ -16,7 +16,9 @@ connection, so the response waits 60 % of the time:
     window_size     1 MiB     1 MiB   so three windows are fetched at the same time
 
 With a near upstream the response does not wait: ahead_limit stays at 512 KiB, and one fetch at a
-time is enough.
+time is enough. Then window_size is 64 MiB: the client takes 80 MB in WINDOW_SECONDS. A window that
+is larger than hold_limit is streamed, so it costs no more memory, and there are few questions to
+the CAS.
 
 Pure: the caller passes the time.
 """
@@ -27,8 +29,8 @@ from typing import Final
 MIN_HOLD: Final = 512 * 1024
 MAX_HOLD: Final = 8 * 1024 * 1024  # more helps only when the upstream is slow, see ahead_limit
 MIN_WINDOW: Final = 1024 * 1024
-MAX_WINDOW: Final = 32 * 1024 * 1024  # each window costs two requests
-MAX_SHARED_WINDOW: Final = 8 * 1024 * 1024  # where other readers or the disk cache need the data
+MAX_WINDOW: Final = 128 * 1024 * 1024  # each costs a question to the CAS, and fetches
+MAX_SHARED_WINDOW: Final = 8 * 1024 * 1024  # where other readers need the data
 MIN_BLOCK: Final = 32 * 1024  # a slow client gets one chunk at a time
 MAX_BLOCK: Final = 512 * 1024
 
@@ -36,6 +38,9 @@ JUDGED_SECONDS: Final = 0.1  # over a shorter time, the measurement is noise
 MEMORY_SECONDS: Final = 1.0  # the time constant of the client's rate
 HOLD_SECONDS: Final = 0.125  # the client takes hold_limit bytes in this time
 BLOCK_SECONDS: Final = 0.005  # the client takes block_size bytes in this time
+WINDOW_SECONDS: Final = 10.0  # the client takes a window in this time
+WINDOW_GROWTH: Final = 4  # a window has at most this multiple of what the client has taken
+WINDOWS_STORED: Final = 4  # windows that fit into the largest entry of the cache
 MIN_WINDOW_SECONDS: Final = 0.015  # a window lasts this long at least, since it costs a request
 PARALLEL_FETCHES: Final = 8  # windows that fit into ahead_limit, when the upstream is slow
 STARVED: Final = 0.1  # a response that waits this share of the time fetches further ahead
@@ -69,6 +74,7 @@ class Pacer:
         self._blocked = 0.0  # seconds of waiting for the client
         self._elapsed = 0.0  # seconds in all
         self._judged_size = 0  # bytes
+        self._taken = 0  # bytes that the client has taken in all
 
     @property
     def early_limit(self) -> int:
@@ -86,6 +92,7 @@ class Pacer:
             elapsed: seconds since the client took the previous block.
         """
         self._rate = self._rate * exp(-elapsed / MEMORY_SECONDS) + size / MEMORY_SECONDS
+        self._taken += size
         self._blocked += blocked
         self._elapsed += elapsed
         self.hold_limit = min(max(MIN_HOLD, int(self._rate * HOLD_SECONDS)), MAX_HOLD)
@@ -96,29 +103,37 @@ class Pacer:
         self._starved += seconds
 
     def note_window(
-        self, size: int, share: int, host_speed: "HostSpeed", *, may_be_large: bool = True
+        self,
+        size: int,
+        share: int,
+        host_speed: "HostSpeed",
+        *,
+        is_shared: bool = False,
+        max_stored: int | None = None,
     ) -> None:
         """Set the sizes for the next window, after one of size bytes.
 
         Args:
             share: bytes that the budget would grant to this response.
             host_speed: the latency and bandwidth of the data host.
-            may_be_large: whether this is the only reader of the file and the data is not stored in
-                the cache.
+            is_shared: whether other readers follow in the file.
+            max_stored: bytes of the largest fetch range that the cache stores; None: no cache.
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
             self._judge(host_speed)
         self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share))
-        most = MAX_SHARED_WINDOW
+        wanted = min(int(self._rate * WINDOW_SECONDS), self._taken * WINDOW_GROWTH)
+        wanted = min(wanted, MAX_SHARED_WINDOW if is_shared else MAX_WINDOW)
+        if max_stored is not None:
+            wanted = min(wanted, max_stored // WINDOWS_STORED)
         if host_speed.get_fetch_seconds(MAX_SHARED_WINDOW) > SLOW_FETCH_SECONDS:
+            # One connection is the limit: windows that are held whole, side by side.
             most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
-        elif may_be_large and self.hold_limit == MAX_HOLD:
-            most = MAX_WINDOW  # more than hold_limit: its fetches are streamed
-        wanted = most if most == MAX_WINDOW else max(MIN_WINDOW, min(self.hold_limit, most))
-        self.window_size = 1 << (
-            wanted.bit_length() - 1
-        )  # a power of two, so windows of readers match
+            wanted = min(wanted, most, MAX_SHARED_WINDOW)
+        wanted = max(MIN_WINDOW, wanted)
+        # A power of two, so that the windows of several readers match.
+        self.window_size = 1 << (wanted.bit_length() - 1)
 
     def _judge(self, host_speed: "HostSpeed") -> None:
         """Adjust ahead_limit to the time that the last windows have waited."""

@@ -33,8 +33,8 @@ from typing import Final
 
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction
 
-SURVEY_SIZE: Final = 256 * 1024 * 1024  # decoded bytes that one survey asks the CAS for
-HORIZON: Final = 4 * SURVEY_SIZE  # decoded bytes to look ahead
+SURVEY_SIZE: Final = 512 * 1024 * 1024  # decoded bytes that one survey asks the CAS for
+HORIZON: Final = 2 * SURVEY_SIZE  # decoded bytes to look ahead
 MAX_KNOWN_CHUNKS: Final = 32_768  # of all terms together; with tiny chunks it comes before HORIZON
 MIN_RUN: Final = 64 * 1024  # packed bytes; a shorter run of kept terms gets no window of its own
 

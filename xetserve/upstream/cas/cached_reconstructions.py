@@ -63,7 +63,7 @@ class _TooLargeToKeep(Exception):
 class CachedReconstructions:
     """A CAS that is asked only for answers that are not known."""
 
-    keeps_data = False
+    max_stored_size = None
 
     def __init__(self, inner: CasSource, metadata: AnswerCache) -> None:
         self._inner = inner

@@ -92,7 +92,7 @@ class CasClient:
         budget: counts large answers while they are read; None: nothing is counted.
     """
 
-    keeps_data = False
+    max_stored_size = None
 
     def __init__(
         self,

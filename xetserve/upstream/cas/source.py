@@ -61,11 +61,8 @@ class CasSource(Protocol):
     """A source of reconstructions and data. Failures are UpstreamErrors."""
 
     @property
-    def keeps_data(self) -> bool:
-        """Whether it stores the data that it passes on.
-
-        Ranges must then be small enough to be held in memory until they are written.
-        """
+    def max_stored_size(self) -> int | None:
+        """Bytes of the largest fetch range that it stores; None: it stores nothing."""
         ...
 
     async def fetch_reconstruction(
