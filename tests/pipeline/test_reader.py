@@ -20,6 +20,7 @@ from tests.pipeline.reading import (
     simple_file,
 )
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
+from xetserve.pipeline.fetch import fetch as fetch_module
 from xetserve.pipeline.fetch.chunk_waiters import WOKEN_AT_ONCE
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.verify.verifier import Verifier
@@ -106,6 +107,27 @@ async def test_a_body_that_breaks_off_goes_on_where_it_was() -> None:
 
     cas, budget = FakeCas(file, piece=5000, on_data=cut), ByteBudget(1 << 27)
     assert await read_all(make_reader(cas, budget, size=len(file.content))) == file.content
+    assert_released(cas, budget)
+
+
+@pytest.mark.parametrize("damage", ["cut", "damaged"])
+async def test_a_large_range_goes_on_at_the_chunk_that_failed(
+    damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "MIN_RESUMED", 1)
+    file = simple_file(200)
+
+    def fail(number: int, info: FetchInfo, data: bytes) -> tuple[bytes, int | None]:
+        if len(cas.fetched) > 1:
+            return data, None
+        half = len(data) // 2
+        return data[:half] + b"\xff" * (len(data) - half), half if damage == "cut" else None
+
+    cas, budget = FakeCas(file, piece=5000, on_data=fail), ByteBudget(1 << 27)
+    assert await read_all(make_reader(cas, budget, size=len(file.content))) == file.content
+    first, second = cas.fetched[:2]
+    assert first.chunks.start < second.chunks.start < second.chunks.end == first.chunks.end
+    assert second.byte_range.size < 0.6 * first.byte_range.size
     assert_released(cas, budget)
 
 

@@ -279,6 +279,7 @@ class FileReader(BlockReader):
                     plan.asked.start,
                     refresh,
                     self.tally,
+                    resume=partial(window.resume, number),
                     is_proven=self._verifier.is_proven,
                     takes_imported=self._verifier.is_whole,
                 )

@@ -42,6 +42,7 @@ class WindowReader:
         self._verifier = verifier
         self._kept = kept
         self._source = source
+        self._window = window
         self._leases = window.leases
         self._skip = plan.skip  # decoded bytes to drop
         self._position = plan.file_range.start - plan.skip
@@ -68,6 +69,7 @@ class WindowReader:
             IntegrityError: the data is not what was promised.
             FormatError: a chunk stays damaged.
         """
+        self._window.position = self._position
         while self._piece is not None:
             lease, end = self._lease, self._piece.chunks.end
             while self.chunk < end:

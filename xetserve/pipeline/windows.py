@@ -7,7 +7,7 @@ from xetserve.errors import UpstreamError
 from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.plan.window_plan import Step, WindowPlan
 from xetserve.xet.hashes import format_hash
-from xetserve.xet.reconstruction import ByteRange, FetchInfo, Reconstruction
+from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction
 
 
 class Window:
@@ -15,6 +15,8 @@ class Window:
 
     Args:
         ask: asks the CAS about a range of the file.
+
+    position: of the next chunk that will be read, in decoded bytes of the file.
     """
 
     def __init__(
@@ -23,6 +25,7 @@ class Window:
         self.plan = plan
         self.leases: list[Lease] = []
         self._ask = ask
+        self.position = plan.file_range.start - plan.skip
         self._infos = [step.info for step in plan.steps]
         self._lock = asyncio.Lock()
 
@@ -36,6 +39,22 @@ class Window:
                 for at, step in enumerate(self.plan.steps):
                     self._infos[at] = _find_again(answer.fetch_info.get(step.xorb_hash, ()), step)
             return self._infos[number]
+
+    async def resume(self, number: int, first: int) -> FetchInfo | None:
+        """Return fetch info for the chunks of a step from `first` on; None: the CAS offers none.
+
+        A range can be asked for only as it was signed. So that a fetch which broke off need not
+        begin again, the CAS is asked about what has not been read.
+        """
+        step = self.plan.steps[number]
+        left = ChunkRange(first, step.info.chunks.end)
+        answer = await self._ask(ByteRange(self.position, self.plan.asked.end))
+        infos = [
+            info
+            for info in answer.fetch_info.get(step.xorb_hash, ())
+            if info.chunks.contains(left) and info.chunks.start >= step.info.chunks.start
+        ]
+        return min(infos, key=lambda info: info.byte_range.size, default=None)
 
 
 def _find_again(infos: tuple[FetchInfo, ...], step: Step) -> FetchInfo:

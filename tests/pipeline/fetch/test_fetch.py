@@ -23,8 +23,9 @@ from xetserve.errors import (
     UrlExpired,
 )
 from xetserve.metrics.catalogue import EXPIRED_URLS, FETCH_WAITS, UPSTREAM_RETRIES
+from xetserve.pipeline.fetch import fetch as fetch_module
 from xetserve.pipeline.fetch.fetch import MAX_REFRESHES, Fetch
-from xetserve.pipeline.fetch.leases import Lease
+from xetserve.pipeline.fetch.leases import Lease, Resume
 from xetserve.pipeline.flow.budget import SLAB_SIZE, ByteBudget
 from xetserve.pipeline.flow.pacing import HostSpeed
 from xetserve.pipeline.plan.window_plan import Step
@@ -185,6 +186,7 @@ class Stage:
         self,
         uses: tuple[int, ...] | None = None,
         fresh: list[FetchInfo] | None = None,
+        resume: Resume | None = None,
         **options: bool,
     ) -> Lease:
         """Join the fetch; `fresh` has the fetch info that the user can give, one for each time."""
@@ -195,7 +197,7 @@ class Stage:
             return fresh.pop(0)
 
         step = self.step if uses is None else self.step._replace(uses=uses)
-        return Lease(self.fetch, step, refresh, Tally(), **options)
+        return Lease(self.fetch, step, refresh, Tally(), resume=resume, **options)
 
     def start(self) -> None:
         assert self.fetch.start(1 << 20)
@@ -731,4 +733,42 @@ async def test_a_hash_is_told_to_the_copy_that_the_whole_record_came_from() -> N
     assert list(stored.hashes) == [0, 1, 2, 3]
     assert list(storing.hashes) == [5, 6, 7, 8, 9]
     assert stored.hashes[2] == hash_chunk(CHUNKS[2])
+    await stage.finish(lease)
+
+
+@pytest.mark.parametrize("offers", ["less", "none", "an error"])
+async def test_a_long_range_that_broke_off_begins_at_the_missing_chunk(
+    offers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "MIN_RESUMED", 4 * RECORD_SIZE)
+    asked: list[int] = []
+
+    async def resume(first: int) -> FetchInfo | None:
+        asked.append(first)
+        if offers == "an error":
+            raise UpstreamError("the CAS does not answer")
+        return make_info(ChunkRange(first - 1, NUM_CHUNKS)) if offers == "less" else None
+
+    stage = Stage(Answer(XORB.packed(make_info().byte_range)[: 7 * RECORD_SIZE + 5]))
+    lease = stage.join(resume=resume)
+    stage.start()
+    assert await stage.read(lease) == CONTENT
+    assert asked == [7]
+    second = ChunkRange(6, NUM_CHUNKS) if offers == "less" else ALL
+    assert [info.chunks for info in stage.source.asked] == [ALL, second]
+    await stage.finish(lease)
+
+
+async def test_a_range_that_broke_off_early_is_not_asked_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetch_module, "MIN_RESUMED", 4 * RECORD_SIZE)
+
+    async def resume(first: int) -> FetchInfo | None:
+        raise AssertionError
+
+    stage = Stage(Answer(XORB.packed(make_info().byte_range)[: 3 * RECORD_SIZE + 5]))
+    lease = stage.join(resume=resume)
+    stage.start()
+    assert await stage.read(lease) == CONTENT
     await stage.finish(lease)

@@ -37,6 +37,7 @@ from xetserve.xet.xorb import ChunkHeader, ChunkRecord
 
 logger = logging.getLogger(__name__)
 
+MIN_RESUMED: Final = 4 * 1024 * 1024  # packed bytes; to fetch fewer again costs no question
 MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
 MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
 
@@ -46,6 +47,10 @@ class User(Protocol):
 
     tally: Tally
     is_packed: bool  # wants records as they are, decoded or not
+
+    async def resume(self, first: int) -> FetchInfo | None:
+        """Return fetch info for the chunks from `first` on; None: this user knows none."""
+        ...
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
         """Return fetch info with a URL that is good, in place of one that has run out.
@@ -387,6 +392,7 @@ class Fetch:
                 logger.info("fetching chunk %d.. again: %s", self._next_chunk, error)
                 self._log("again in %.2f s", delay)
                 await asyncio.sleep(delay)
+                await self._resume()
             error = None
 
     async def _refresh(self, error: UrlExpired) -> FetchInfo:
@@ -397,6 +403,23 @@ class Fetch:
             except UrlExpired:
                 continue
         raise error
+
+    async def _resume(self) -> None:
+        """Begin with the first chunk that is missing, where that saves much."""
+        info, first = self._info, min(self._rejected | {self._next_chunk})
+        done = (first - info.chunks.start) / (info.chunks.end - info.chunks.start)
+        if done * info.byte_range.size < MIN_RESUMED:
+            return
+        for user in list(self._users):
+            try:
+                found = await user.resume(first)
+            except UpstreamError as exc:
+                self._log("cannot go on at chunk %d: %s", first, exc)
+                continue
+            if found is not None:
+                self._log("going on at chunk %d", found.chunks.start)
+                self._info = found
+                return
 
     async def _attempt(self) -> None:
         """Read the range once from its start, keeping the chunks that have not arrived before."""

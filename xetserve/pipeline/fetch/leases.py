@@ -8,6 +8,7 @@ from xetserve.pipeline.tally import Tally
 from xetserve.xet.reconstruction import FetchInfo
 
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
+Resume = Callable[[int], Awaitable[FetchInfo | None]]
 
 
 class Lease:
@@ -20,6 +21,7 @@ class Lease:
         refresh: Refresh,
         tally: Tally,
         *,
+        resume: Resume | None = None,
         is_packed: bool = False,
         takes_imported: bool = False,
     ) -> None:
@@ -27,6 +29,7 @@ class Lease:
         self.tally = tally
         self.is_packed = is_packed
         self._refresh = refresh
+        self._resume = resume
         self._uses = list(step.uses)
         self._is_open = True
         fetch.add_user(self, step.uses, takes_imported=takes_imported)
@@ -34,6 +37,10 @@ class Lease:
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
         """Return fetch info with a URL that is good."""
         return await self._refresh(stale)
+
+    async def resume(self, first: int) -> FetchInfo | None:
+        """Return fetch info for the chunks from `first` on; None: this response knows none."""
+        return None if self._resume is None else await self._resume(first)
 
     def release(self, chunk: int) -> None:
         """Tell that a chunk was used once."""

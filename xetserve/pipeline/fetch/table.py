@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from xetserve.pipeline.fetch.fetch import Fetch
-from xetserve.pipeline.fetch.leases import Lease, Refresh
+from xetserve.pipeline.fetch.leases import Lease, Refresh, Resume
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.flow.pacing import HostSpeed
@@ -75,6 +75,7 @@ class FetchTable:
         refresh: Refresh,
         tally: Tally,
         *,
+        resume: Resume | None = None,
         is_packed: bool = False,
         is_proven: bool = False,
         takes_imported: bool = False,
@@ -97,6 +98,7 @@ class FetchTable:
             step=step,
             refresh=refresh,
             tally=tally,
+            resume=resume,
             is_packed=is_packed,
             takes_imported=takes_imported,
         )
