@@ -6,6 +6,7 @@ user alone, whatever the umask.
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,22 @@ FOLDER_MODE: Final = 0o700
 def open_private(path: str | os.PathLike[str], flags: int) -> int:
     """Open a file, for open(opener=...): through no link, and for our own user if it is made."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+
+def give_to_owner(fd: int, folder: str | os.PathLike[str]) -> None:
+    """Give a file or folder that root has just made to the owner of the folder that it is in.
+
+    So a service whose user owns the folder can use what the commands of root write there. For
+    other users it does nothing, and where root may not do this, root stays the owner.
+    """
+    if os.geteuid() != 0:
+        return
+    made, owner = os.fstat(fd), os.stat(folder)
+    is_other = (made.st_uid, made.st_gid) != (owner.st_uid, owner.st_gid)
+    # A file with a second name may be one that somebody else has linked here.
+    if is_other and made.st_uid == 0 and (stat.S_ISDIR(made.st_mode) or made.st_nlink == 1):
+        with contextlib.suppress(OSError):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 @contextmanager
@@ -64,4 +81,10 @@ def make_folders(folder: Path) -> int:
         return 0
     except FileNotFoundError:
         return make_folders(folder.parent) + make_folders(folder)
+    with contextlib.suppress(OSError):  # another process has removed it, since it is empty
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            give_to_owner(fd, folder.parent)
+        finally:
+            os.close(fd)
     return 1

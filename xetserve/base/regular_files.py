@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from xetserve.base.atomic_file import give_to_owner
 from xetserve.base.lru_dict import LruDict
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ class NotRegular(FileNotFoundError):
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     """Open a file and return its descriptor; a new file is readable by our own user only.
+
+    A new file of root belongs to the owner of its folder, see give_to_owner.
 
     A symbolic link is not followed, and a FIFO without a writer does not block.
 
@@ -44,6 +47,8 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise _make_error(path)
+    if flags & os.O_CREAT:
+        give_to_owner(fd, os.path.dirname(path) or ".")
     return fd
 
 

@@ -23,10 +23,11 @@ from xetserve.commands.output import OutputFailed, discard_output, write_output
 from xetserve.commands.pull.progress import Progress, format_seconds, show
 from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.wiring import DISK_FACTOR
+from xetserve.commands.service_settings import find_cache
 from xetserve.config.parsers import parse_age, parse_size
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
-from xetserve.pipeline.cache.store import CacheStore, prepare_folder
+from xetserve.pipeline.cache.store import CacheStore, prepare_for_owner
 
 STREAM: Final = "-"
 
@@ -37,11 +38,10 @@ def run_cache(options: argparse.Namespace, config: Config) -> int:
     Raises:
         ConfigError: the cache does not exist, or an argument is invalid.
     """
-    if not config.cache.cache_dir:
-        raise ConfigError("cache_dir is not set: give --cache-dir")
+    config = find_cache(vars(options), options.config, config)
     folder = Path(config.cache.cache_dir)
     if options.action == "import":
-        prepare_folder(folder)
+        prepare_for_owner(folder)
     else:
         _check_folder(folder)
     store = CacheStore(

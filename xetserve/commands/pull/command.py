@@ -21,12 +21,13 @@ from xetserve.commands.pull.progress import Progress, format_seconds
 from xetserve.commands.pull.puller import Puller, Summary
 from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.wiring import make_application, open_upstreams
+from xetserve.commands.service_settings import find_cache
 from xetserve.config.parsers import parse_count
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
 from xetserve.pipeline.cache.blob_file import BlobKey
-from xetserve.pipeline.cache.store import prepare_folder
+from xetserve.pipeline.cache.store import prepare_for_owner
 from xetserve.upstream.hub.client import RepoRef
 
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -40,9 +41,8 @@ def run_pull(options: argparse.Namespace, config: Config) -> int:
     Raises:
         ConfigError: an argument is invalid, or cache_dir is not set.
     """
-    if not config.cache.cache_dir:
-        raise ConfigError("pull needs a disk cache, but cache_dir is not set: give --cache-dir")
-    prepare_folder(Path(config.cache.cache_dir))
+    config = find_cache(vars(options), options.config, config)
+    prepare_for_owner(Path(config.cache.cache_dir))
     repo, revision = parse_target(options.repo, options.type)
     token = read_token(options.token_file)
     try:

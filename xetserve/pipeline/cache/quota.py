@@ -270,8 +270,10 @@ def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
 
 
 def _is_own(path: str) -> bool:
+    """Return whether a file in tmp is ours; root writes for the owner of the folder."""
     with contextlib.suppress(OSError):
-        return os.stat(path, follow_symlinks=False).st_uid == os.geteuid()
+        user = os.geteuid() or os.stat(os.path.dirname(path)).st_uid
+        return os.stat(path, follow_symlinks=False).st_uid == user
     return True  # the file is gone
 
 

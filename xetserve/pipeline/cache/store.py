@@ -74,14 +74,41 @@ def prepare_folder(folder: Path) -> None:
         ConfigError: it cannot be created or written to.
     """
     try:
-        for path in (folder, folder / "tmp"):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(open_regular(folder / "usage", os.O_RDWR | os.O_CREAT))
+        make_cache_folder(folder)
     except OSError as exc:
         advice = advise_on_folder(folder) if isinstance(exc, PermissionError) else ""
         raise ConfigError(
             f"cannot keep a cache in {folder}: {describe_os_error(exc)}{advice}"
         ) from None
+
+
+def prepare_for_owner(folder: Path) -> None:
+    """Create the folder of a cache, for a command that fills it beside a service.
+
+    Raises:
+        ConfigError: it cannot be created or written to, or the service could not use the files that
+            root writes there.
+    """
+    prepare_folder(folder)
+    owner = os.stat(folder)
+    if os.geteuid() == 0 and os.stat(folder / "usage").st_uid != owner.st_uid:
+        run_as = f"setpriv --reuid {owner.st_uid} --regid {owner.st_gid} --clear-groups"
+        raise ConfigError(
+            f"{folder} belongs to uid {owner.st_uid}, who could not use the files that root writes "
+            f"there, and root may not change their owner: run this with {run_as}"
+        )
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Create the folder of a cache, and what is missing in it.
+
+    Raises:
+        OSError: it cannot be created or written to.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for path in (folder, folder / "tmp"):
+        make_folders(path)
+    os.close(open_regular(folder / "usage", os.O_RDWR | os.O_CREAT))
 
 
 class CacheStore:

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from xetserve.base.atomic_file import give_to_owner
+
 CREATE_TRIES: Final = 5
 
 
@@ -39,6 +41,7 @@ def open_temporary(folder: Path, size: int) -> Temporary | None:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            give_to_owner(fd, folder)
             # It has its final size from the start, so that a sweep counts it right.
             os.ftruncate(fd, size)
             if os.fstat(fd).st_nlink:

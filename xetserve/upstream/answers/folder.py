@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from xetserve.base.atomic_file import make_folders, replace_file
+from xetserve.base.atomic_file import give_to_owner, make_folders, replace_file
 from xetserve.base.regular_files import is_folder, open_regular, scan
 from xetserve.metrics.catalogue import METADATA_DAMAGED
 from xetserve.upstream.answers.scope import ANONYMOUS
@@ -132,6 +132,7 @@ class AnswerFolder:
             num_folders += make_folders(target.parent)
             try:
                 with replace_file(target, temporary) as file:
+                    give_to_owner(file.fileno(), target.parent)
                     file.write(data)
                     if used is not None:
                         file.flush()
