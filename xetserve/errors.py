@@ -14,6 +14,7 @@ XetserveError
     UpstreamDenied      the upstream refused the token; 401 or 403, as the upstream
     UpstreamRefused     another 4xx that a retry does not change; 502
       UpstreamTooLarge  the upstream's answer is too large
+    UpstreamUntrusted   the upstream's certificate cannot be verified; 502
     UpstreamOffline     offline mode, and the content is not stored; 504
     UpstreamLoop        the upstream found a loop in the request's way; 508
     UrlExpired          a signed URL has expired; the server requests a new one from the CAS
@@ -146,6 +147,12 @@ class UpstreamRefused(UpstreamError):
 
 class UpstreamTooLarge(UpstreamRefused):
     """The upstream's answer is too large; a request for a smaller range may succeed."""
+
+
+class UpstreamUntrusted(UpstreamError):
+    """The upstream's certificate cannot be verified; a retry does not help."""
+
+    retriable = False
 
 
 class UpstreamOffline(UpstreamError):

@@ -23,12 +23,12 @@ from tests.peers import (
     http_head,
     turn,
 )
-from tests.waiting import PATIENCE
-from xetserve.errors import BrokenStream, UpstreamRefused
+from tests.waiting import PATIENCE, until
+from xetserve.errors import BrokenStream, ConfigError, UpstreamRefused, UpstreamUntrusted
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection
-from xetserve.net.connect import Proxy, ProxyRules, open_connection
-from xetserve.net.tls import make_client_context
+from xetserve.net.connect import Proxy, ProxyRules, SlowAddresses, open_connection
+from xetserve.net.tls import check_ca_files, make_client_context
 from xetserve.net.url import Origin, Url, parse_url
 
 DIRECT = ProxyRules({})
@@ -127,14 +127,55 @@ class TestAddresses:
             assert await ask(parse_url(f"http://many.test:{peer.port}/")) == b"ok"
             assert loop.tried == tried
 
-    async def test_a_silent_address_costs_one_attempt_only(
+    async def test_a_silent_address_delays_one_connection_only(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("xetserve.net.connect.ATTEMPT_TIMEOUT", 0.02)
+        monkeypatch.setattr("xetserve.net.connect.ATTEMPT_DELAY", 0.02)
         async with ScriptedPeer(answering(OK)) as peer:
             loop = fake_resolver(monkeypatch, ["::5", "127.0.0.1"], silent={"::5"})
-            assert await ask(parse_url(f"http://many.test:{peer.port}/")) == b"ok"
+            url, slow = parse_url(f"http://many.test:{peer.port}/"), SlowAddresses()
+            await leave(await open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, slow=slow))
             assert loop.tried == ["::5", "127.0.0.1"]
+            assert loop.cancelled == ["::5"]
+            await leave(await open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, slow=slow))
+            assert loop.tried == ["::5", "127.0.0.1", "127.0.0.1"]
+
+    async def test_a_slow_address_is_forgotten_after_a_while(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow = SlowAddresses()
+        slow.note(["::5"], 80)
+        assert slow.sort(["::5", "127.0.0.1", "127.0.0.2"], 80) == ["127.0.0.1", "127.0.0.2", "::5"]
+        assert slow.sort(["::5", "127.0.0.1"], 81) == ["::5", "127.0.0.1"]
+        monkeypatch.setattr("xetserve.net.connect.SLOW_TIME", 0.0)
+        slow.note(["::5"], 80)
+        assert slow.sort(["::5", "127.0.0.1"], 80) == ["::5", "127.0.0.1"]
+
+    async def test_a_slow_address_may_still_be_the_first_to_answer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("xetserve.net.connect.ATTEMPT_DELAY", 0.02)
+        async with ScriptedPeer(answering(OK)) as peer:
+            loop = fake_resolver(monkeypatch, ["127.0.0.1", "::5"], silent={"::5"})
+            loop.gates["127.0.0.1"] = asyncio.Event()
+            url, slow = parse_url(f"http://many.test:{peer.port}/"), SlowAddresses()
+            opening = open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, slow=slow)
+            task = asyncio.ensure_future(opening)
+            await until(lambda: loop.tried == ["127.0.0.1", "::5"])
+            loop.gates["127.0.0.1"].set()
+            await leave(await task)
+            assert loop.cancelled == ["::5"]
+            assert slow.sort(["127.0.0.1", "::5"], peer.port) == ["127.0.0.1", "::5"]
+
+    async def test_who_leaves_cancels_all_attempts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("xetserve.net.connect.ATTEMPT_DELAY", 0.02)
+        loop = fake_resolver(monkeypatch, ["::5", "::6"], silent={"::5", "::6"})
+        task = asyncio.ensure_future(ask(parse_url("http://many.test:1/")))
+        await until(lambda: len(loop.tried) == 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert sorted(loop.cancelled) == ["::5", "::6"]
 
     async def test_the_last_silent_address_has_all_the_time_that_is_left(
         self, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +214,8 @@ class FakeLoop:
         self._addresses = addresses
         self._silent = silent
         self.tried: list[str] = []
+        self.cancelled: list[str] = []
+        self.gates: dict[str, asyncio.Event] = {}  # what an address waits for before it answers
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
@@ -183,7 +226,13 @@ class FakeLoop:
     async def create_connection(self, make: Callable[[], Any], host: str, port: int) -> Any:
         self.tried.append(host)
         if host in self._silent:
-            await self._loop.create_future()
+            try:
+                await self._loop.create_future()
+            except asyncio.CancelledError:
+                self.cancelled.append(host)
+                raise
+        if host in self.gates:
+            await self.gates[host].wait()
         if host not in ("127.0.0.1", "::1"):
             raise ConnectionRefusedError
         return await self._loop.create_connection(make, host, port)
@@ -196,6 +245,9 @@ def fake_resolver(
 
     class FakeAsyncio:
         timeout = staticmethod(asyncio.timeout)
+        wait = staticmethod(asyncio.wait)
+        FIRST_COMPLETED = asyncio.FIRST_COMPLETED
+        Task = asyncio.Task
 
         @staticmethod
         def get_running_loop() -> FakeLoop:
@@ -273,7 +325,7 @@ class TestTls:
 
     async def test_an_unknown_ca_is_refused(self, certificates: Certificates) -> None:
         async with ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer:
-            with pytest.raises(BrokenStream, match=r"127\.0\.0\.1: .*certificate"):
+            with pytest.raises(UpstreamUntrusted, match=r"127\.0\.0\.1: .*certificate"):
                 await ask(peer.url())
             assert peer.requests == []
 
@@ -282,7 +334,7 @@ class TestTls:
     ) -> None:
         async with ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer:
             fake_resolver(monkeypatch, ["127.0.0.1"])
-            with pytest.raises(BrokenStream, match=r"many\.test"):
+            with pytest.raises(UpstreamUntrusted, match=r"many\.test"):
                 await ask(parse_url(f"https://many.test:{peer.port}/"), tls=trusting)
             assert peer.requests == []
 
@@ -295,8 +347,25 @@ class TestTls:
         monkeypatch.delenv("SSL_CERT_FILE")
         async with ScriptedPeer(answering(OK), tls=certificates.server_context()) as peer:
             assert await ask(peer.url(), tls=context) == b"ok"
-            with pytest.raises(BrokenStream):
+            with pytest.raises(UpstreamUntrusted):
                 await ask(peer.url(), tls=make_client_context())
+
+    @pytest.mark.parametrize(
+        ("environ", "reason"),
+        [
+            pytest.param({"SSL_CERT_FILE": "none"}, "cannot read 'none': No such file", id="none"),
+            pytest.param({"SSL_CERT_FILE": ""}, "cannot read ''", id="empty"),
+            pytest.param({"SSL_CERT_FILE": "/dev/null"}, "holds no certificate", id="not PEM"),
+            pytest.param({"SSL_CERT_DIR": "none:no"}, "no folder 'none:no'", id="no folder"),
+        ],
+    )
+    def test_ca_files_that_cannot_be_used(self, environ: dict[str, str], reason: str) -> None:
+        with pytest.raises(ConfigError, match=f"{next(iter(environ))}: .*{reason}"):
+            check_ca_files(environ)
+
+    def test_ca_files_that_can(self, certificates: Certificates) -> None:
+        check_ca_files({})
+        check_ca_files({"SSL_CERT_FILE": str(certificates.ca), "SSL_CERT_DIR": "none:/"})
 
     def test_old_versions_are_not_spoken(self) -> None:
         context = make_client_context()
@@ -404,8 +473,8 @@ class TestRules:
         "proxy", ["socks5://p:1", "https://p:1", "http://", "http://p:port", "http://p:99999",
                   "http://[::1", "file:///x"],
     )  # fmt: skip
-    def test_a_proxy_that_cannot_be_used_is_a_broken_stream(self, proxy: str) -> None:
-        with pytest.raises(BrokenStream, match="proxy"):
+    def test_a_proxy_that_cannot_be_used_is_not_tried_again(self, proxy: str) -> None:
+        with pytest.raises(UpstreamRefused, match=r"proxy.*HTTPS_PROXY"):
             ProxyRules({"https": proxy}).find(parse_url("https://h/").origin)
 
     def test_the_environment_is_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,15 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 import h11
 
-from xetserve.errors import BrokenStream, OutOfFiles, UpstreamRefused
+from xetserve.base.lru_dict import LruDict
+from xetserve.errors import BrokenStream, OutOfFiles, UpstreamRefused, UpstreamUntrusted
 from xetserve.net.address_policy import AddressPolicy, find_literal
 from xetserve.net.client_connection import ClientConnection, read_head
 from xetserve.net.stream import ByteStream
@@ -23,7 +24,11 @@ from xetserve.net.url import Origin
 logger = logging.getLogger(__name__)
 
 _NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
-ATTEMPT_TIMEOUT: Final = 2.0  # seconds for one address while there are more to try
+# X509_V_ERR_ codes: self-signed, self-signed in the chain, no issuer, no issuer of the first one.
+_UNKNOWN_ISSUER: Final = frozenset({18, 19, 20, 21})
+ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried as well (RFC 8305, 5)
+SLOW_TIME: Final = 600.0  # seconds in which an address that did not answer is tried last
+MAX_SLOW: Final = 1000  # such addresses
 
 
 class Proxy(NamedTuple):
@@ -47,7 +52,7 @@ class ProxyRules:
         """Return the proxy for an origin; None: connect directly.
 
         Raises:
-            BrokenStream: the proxy's URL is invalid or has another scheme than http.
+            UpstreamRefused: the proxy's URL is invalid or has another scheme than http.
         """
         url = self._proxies.get(origin.scheme) or self._proxies.get("all")
         if not url or proxy_bypass(f"{origin.host}:{origin.port}", self._proxies):
@@ -56,16 +61,39 @@ class ProxyRules:
             parts = urlsplit(url if "//" in url else f"http://{url}")
             port = parts.port or 8080
         except ValueError:  # urlsplit's message quotes the URL, which may hold a password
-            raise BrokenStream(
+            raise UpstreamRefused(
                 "the URL of the proxy is invalid: correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
             ) from None
         if parts.scheme != "http" or not parts.hostname:
-            raise BrokenStream(f"cannot use a proxy with scheme {parts.scheme!r}, only http")
+            raise UpstreamRefused(
+                f"cannot use a proxy with scheme {parts.scheme!r}, only http: "
+                "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY"
+            )
         authorization = None
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
         return Proxy(parts.hostname, port, authorization)
+
+
+class SlowAddresses:
+    """Addresses that did not answer while another address of their host did.
+
+    They are tried last for a while, so that a dead address delays one connection, not each.
+    """
+
+    def __init__(self) -> None:
+        self._until: LruDict[tuple[str, int], float] = LruDict(max_num=MAX_SLOW)
+
+    def sort(self, addresses: Iterable[str], port: int) -> list[str]:
+        """Return the addresses in their order, but the slow ones last."""
+        now = time.monotonic()
+        return sorted(addresses, key=lambda each: (self._until.peek((each, port)) or 0.0) > now)
+
+    def note(self, slow: Iterable[str], port: int) -> None:
+        """Record addresses that were tried before the one that answered."""
+        for address in slow:
+            self._until.put((address, port), time.monotonic() + SLOW_TIME)
 
 
 async def open_connection(
@@ -74,6 +102,7 @@ async def open_connection(
     tls: ssl.SSLContext,
     timeout: float,
     reach: AddressPolicy | None = None,
+    slow: SlowAddresses | None = None,
 ) -> ClientConnection:
     """Connect to an origin, through a proxy if the rules name one.
 
@@ -82,15 +111,17 @@ async def open_connection(
     Args:
         timeout: seconds for the whole connection setup.
         reach: the policy for addresses; None: all are allowed.
+        slow: addresses to try last; what this connection finds out is added.
 
     Raises:
-        UpstreamRefused: the policy does not allow the address.
+        UpstreamRefused: the policy does not allow the address, or the proxy's URL is wrong.
+        UpstreamUntrusted: the certificate of the host cannot be verified.
         OutOfFiles: this process or machine cannot open another file.
-        BrokenStream: the host is unknown, unreachable or refuses, its certificate is invalid, or
-            the proxy refused the tunnel.
+        BrokenStream: the host is unknown, unreachable or refuses, or the proxy refused the tunnel.
         TimeoutError: the connection was not ready in time.
     """
     proxy = rules.find(origin)
+    slow = slow or SlowAddresses()
     stream: ByteStream | None = None
     try:
         async with asyncio.timeout(timeout):
@@ -100,9 +131,9 @@ async def open_connection(
                 literal = None if reach is None else find_literal(origin.host)
                 if reach is not None and literal and not await reach.allows(literal):
                     raise _refuse(origin.host, literal)
-                stream = await _connect(proxy.host, proxy.port, timeout, None)
+                stream = await _connect(proxy.host, proxy.port, None, slow)
             else:
-                stream = await _connect(origin.host, origin.port, timeout, reach)
+                stream = await _connect(origin.host, origin.port, reach, slow)
             if proxy and origin.scheme == "https":
                 await _open_tunnel(stream, origin, proxy, timeout)
             if origin.scheme == "https":
@@ -114,7 +145,12 @@ async def open_connection(
             raise
         if _is_for_want_of_files(exc):
             raise OutOfFiles from exc
-        reason = getattr(exc, "verify_message", None) or exc.strerror or str(exc)
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            hint = " (see SSL_CERT_FILE)" if exc.verify_code in _UNKNOWN_ISSUER else ""
+            raise UpstreamUntrusted(
+                f"cannot connect to {origin.host}: {exc.verify_message}{hint}"
+            ) from exc
+        reason = exc.strerror or str(exc)
         raise BrokenStream(f"cannot connect to {origin.host}: {reason}") from exc
     except BaseException:
         if stream is not None:
@@ -137,13 +173,14 @@ def _is_for_want_of_files(error: OSError) -> bool:
     return False
 
 
-async def _connect(host: str, port: int, timeout: float, reach: AddressPolicy | None) -> ByteStream:
+async def _connect(
+    host: str, port: int, reach: AddressPolicy | None, slow: SlowAddresses
+) -> ByteStream:
     """Connect to the first of the host's allowed addresses that answers.
 
     IPv6 and IPv4 addresses are tried alternately.
     """
     loop = asyncio.get_running_loop()
-    deadline = time.monotonic() + timeout
     try:
         infos = await loop.getaddrinfo(host, port, type=1)
     except UnicodeError:  # a label of the name is empty or too long
@@ -152,18 +189,65 @@ async def _connect(host: str, port: int, timeout: float, reach: AddressPolicy | 
     addresses = [each for each in found if reach is None or await reach.allows(each)]
     if found and not addresses:
         raise _refuse(host, found[0])
-    error: OSError = OSError(f"no address for {host}")
-    for index, address in enumerate(addresses):
-        left = deadline - time.monotonic()
-        is_last = index == len(addresses) - 1
-        try:
-            async with asyncio.timeout(left if is_last else min(left, ATTEMPT_TIMEOUT)):
-                _, stream = await loop.create_connection(ByteStream, address, port)
-        except OSError as exc:  # includes TimeoutError
-            error = exc
-        else:
-            return stream
-    raise error
+    if not addresses:
+        raise OSError(f"no address for {host}")
+    return await _race(slow.sort(addresses, port), port, slow)
+
+
+async def _race(addresses: list[str], port: int, slow: SlowAddresses) -> ByteStream:
+    """Connect to the address that answers first (RFC 8305, 5).
+
+    The next address is tried when the last one has failed, or has not answered within
+    ATTEMPT_DELAY. Once one answers, the other attempts are cancelled.
+
+    Raises:
+        OSError: all addresses have failed; the last one so.
+    """
+    loop = asyncio.get_running_loop()
+    running: set[asyncio.Task[ByteStream]] = set()
+    error = OSError("no address")
+
+    async def attempt(address: str) -> ByteStream:
+        _, stream = await loop.create_connection(ByteStream, address, port)
+        return stream
+
+    try:
+        for number, address in enumerate(addresses, 1):
+            task = loop.create_task(attempt(address), name=address)
+            running.add(task)
+            is_last = number == len(addresses)
+            while running:
+                done, running = await asyncio.wait(
+                    running,
+                    timeout=None if is_last else ATTEMPT_DELAY,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                streams = []
+                for each in done:
+                    failure = each.exception()
+                    if failure is None:
+                        streams.append((each.get_name(), each.result()))
+                    elif isinstance(failure, OSError):
+                        error = failure
+                    else:
+                        raise failure
+                if streams:
+                    winner, stream = streams[0]
+                    for _, other in streams[1:]:
+                        other.abort()
+                    slow.note(addresses[: addresses.index(winner)], port)
+                    return stream
+                if not is_last:
+                    break
+        raise error
+    finally:
+        for each in running:
+            each.cancel()
+        if running:
+            await asyncio.wait(running)
+        for each in running:
+            if not each.cancelled() and each.exception() is None:
+                each.result().abort()
 
 
 def _refuse(host: str, address: str) -> UpstreamRefused:

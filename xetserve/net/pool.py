@@ -11,7 +11,7 @@ from typing import Final
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamOffline
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection, ClientResponse
-from xetserve.net.connect import ProxyRules, open_connection
+from xetserve.net.connect import ProxyRules, SlowAddresses, open_connection
 from xetserve.net.url import Origin, Url
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class ConnectionPool:
         self._tls = tls
         self._proxies = proxies
         self._connect_timeout = connect_timeout
+        self._slow = SlowAddresses()
         self._idle: dict[Origin, list[ClientConnection]] = {}
         # Expiry timers, one for each origin with idle connections.
         self._timers: dict[Origin, asyncio.TimerHandle] = {}
@@ -78,7 +79,8 @@ class ConnectionPool:
 
         Raises:
             UpstreamOffline: the pool is offline.
-            UpstreamRefused: the policy does not allow the address.
+            UpstreamRefused: the policy does not allow the address, or the proxy's URL is wrong.
+            UpstreamUntrusted: the certificate of the host cannot be verified.
             OutOfFiles: this process or machine cannot open another file.
             BrokenStream: the connection could not be opened, or it broke.
             TimeoutError: the connection took too long, or no byte arrived in time.
@@ -123,7 +125,14 @@ class ConnectionPool:
                 raise
 
     async def _open(self, origin: Origin) -> ClientConnection:
-        arguments = (origin, self._proxies, self._tls, self._connect_timeout, self._reach)
+        arguments = (
+            origin,
+            self._proxies,
+            self._tls,
+            self._connect_timeout,
+            self._reach,
+            self._slow,
+        )
         try:
             return await open_connection(*arguments)
         except OutOfFiles:

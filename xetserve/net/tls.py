@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -30,6 +31,27 @@ def make_client_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def check_ca_files(environ: Mapping[str, str]) -> None:
+    """Check the files and folders that replace the system's CAs.
+
+    OpenSSL ignores a missing one, and then trusts no certificate at all.
+
+    Raises:
+        ConfigError: SSL_CERT_FILE or SSL_CERT_DIR cannot be used.
+    """
+    name = environ.get("SSL_CERT_FILE")
+    if name is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=name)
+        except ssl.SSLError:
+            raise ConfigError(f"SSL_CERT_FILE: {name!r} holds no certificate in PEM form") from None
+        except OSError as exc:
+            raise ConfigError(f"SSL_CERT_FILE: cannot read {name!r}: {exc.strerror}") from None
+    folders = environ.get("SSL_CERT_DIR")
+    if folders is not None and not any(map(os.path.isdir, folders.split(os.pathsep))):
+        raise ConfigError(f"SSL_CERT_DIR: there is no folder {folders!r}")
 
 
 def make_server_context(

@@ -17,6 +17,7 @@ from xetserve.errors import (
     UpstreamLoop,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamUntrusted,
 )
 from xetserve.http.encoding import ACCEPT_ENCODING, decode_pieces
 from xetserve.http.messages import Headers
@@ -115,7 +116,7 @@ async def send_request(
                 response.meter = partial(_count_bytes, kind)
                 del body  # it need not stay in memory while the answer is read
                 yield response
-        except (BrokenStream, TimeoutError) as exc:
+        except (BrokenStream, TimeoutError, UpstreamUntrusted) as exc:
             UPSTREAM_FAILURES.add(kind)
             _log(who, method, url, headers, str(exc) or "timed out", started)
             raise

@@ -26,7 +26,7 @@ from xetserve.commands.doctor.trial_download import MAX_DOCUMENT_SIZE, FileCheck
 from xetserve.commands.pull.progress import show
 from xetserve.commands.serve.wiring import make_reach
 from xetserve.config.schema import Config
-from xetserve.errors import BrokenStream, XetserveError
+from xetserve.errors import UpstreamRefused, XetserveError
 from xetserve.net.connect import Proxy, ProxyRules
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import make_client_context
@@ -103,7 +103,7 @@ class Checkup:
         advice = "correct HTTPS_PROXY / HTTP_PROXY, or name the Hub in NO_PROXY"
         try:
             proxy = self._proxies.find(self._origin)
-        except BrokenStream as exc:
+        except UpstreamRefused as exc:
             return Finding("proxy", Level.FAIL, str(exc), advice), None
         if proxy is None:
             return Finding("proxy", Level.OK, "none"), None

@@ -21,7 +21,12 @@ from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
 from xetserve.commands.serve.endpoints import open_endpoints
 from xetserve.commands.serve.process import run_handler
 from xetserve.commands.serve.reload import Live
-from xetserve.commands.serve.wiring import Opened, make_application, open_upstreams
+from xetserve.commands.serve.wiring import (
+    Opened,
+    check_environment,
+    make_application,
+    open_upstreams,
+)
 from xetserve.config.load import load_config, read_secrets
 from xetserve.config.schema import Config, check_together
 from xetserve.http.hosts import HostPolicy
@@ -50,6 +55,7 @@ from xetserve.xet.signing import KEY_SIZE, Sealer, derive_key
 def run_serve(options: argparse.Namespace, config: Config) -> int:
     """Serve until a signal; return the exit status."""
     check_together(config)
+    check_environment(config)
     if config.cache.cache_dir:  # an unusable folder must stop the start
         prepare_folder(Path(config.cache.cache_dir))
     num_workers = config.server.workers or count_cores()

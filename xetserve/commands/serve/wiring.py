@@ -1,5 +1,6 @@
 """Wiring: build the objects between the application and the upstreams from the settings."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,13 @@ from xetserve.app.download.service import Upstreams
 from xetserve.app.hub.xet_mode import XetMode
 from xetserve.app.status.service import StatusService
 from xetserve.config.schema import Config, HubConfig
+from xetserve.errors import ConfigError, UpstreamRefused
 from xetserve.http.cors import CorsPolicy
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
-from xetserve.net.tls import make_client_context
+from xetserve.net.tls import check_ca_files, make_client_context
 from xetserve.net.url import parse_url
 from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.cache.disk_cache import DiskCache
@@ -45,6 +47,23 @@ class Opened(NamedTuple):
     pool: ConnectionPool
 
 
+def check_environment(config: Config) -> None:
+    """Check the variables that upstream connections use, before anything is opened.
+
+    Raises:
+        ConfigError: a CA file or the proxy for the Hub cannot be used.
+    """
+    if config.hub.offline:
+        return
+    origin = parse_url(config.hub.hub_url).origin
+    if origin.scheme == "https":
+        check_ca_files(os.environ)
+    try:
+        ProxyRules().find(origin)
+    except UpstreamRefused as exc:
+        raise ConfigError(str(exc)) from None
+
+
 @asynccontextmanager
 async def open_upstreams(
     config: Config,
@@ -59,7 +78,11 @@ async def open_upstreams(
         instance: see HubClient.
         num_workers: the number of workers that share the folder on disk.
         worker_bus: receives chunk hashes from the other workers; None: there is one worker.
+
+    Raises:
+        ConfigError: see check_environment.
     """
+    check_environment(config)
     gap = config.hub.upstream_timeout
     limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
     policy = RetryPolicy(time_limit=gap * 0.9)
