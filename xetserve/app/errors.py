@@ -10,6 +10,7 @@ from xetserve.errors import (
     UpstreamBusy,
     UpstreamDenied,
     UpstreamError,
+    UpstreamOffline,
     XetserveError,
 )
 from xetserve.http.messages import Request, Response, error_response
@@ -31,7 +32,10 @@ def from_error(error: XetserveError, request: Request, advice: str = "") -> Resp
     if isinstance(error, RequestError):
         return error_response(error.status, str(error), error.headers)
     if isinstance(error, UpstreamError):
-        logger.info("request %s: %s", request.request_id, error)
+        is_failure = error.status == 429 or error.status >= 500
+        is_failure = is_failure and not isinstance(error, UpstreamOffline)
+        level = logging.WARNING if is_failure else logging.INFO
+        logger.log(level, "request %s: %s", request.request_id, error)
         headers = list(error.headers)
         if isinstance(error, UpstreamBusy) and error.retry_after is not None:
             headers.append(("Retry-After", str(math.ceil(error.retry_after))))

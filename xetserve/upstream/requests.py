@@ -30,7 +30,8 @@ from xetserve.metrics.catalogue import (
 )
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
-from xetserve.net.url import Url, parse_url
+from xetserve.net.url import Origin, Url, parse_url
+from xetserve.upstream.health import HEALTH
 from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.upstream.slices import Slices
 
@@ -111,13 +112,14 @@ async def send_request(
     with naming_errors(who):
         try:
             async with pool.request(method, url, headers, body=body, timeout=timeout) as response:
-                _note_answer(kind, response.status)
+                _note_answer(kind, url.origin, response.status)
                 _log(who, method, url, headers, response.status, started)
                 response.meter = partial(_count_bytes, kind)
                 del body  # it need not stay in memory while the answer is read
                 yield response
         except (BrokenStream, TimeoutError, UpstreamUntrusted) as exc:
             UPSTREAM_FAILURES.add(kind)
+            HEALTH.note_failure(kind, url.origin, str(exc) or "no answer in time")
             _log(who, method, url, headers, str(exc) or "timed out", started)
             raise
 
@@ -137,11 +139,14 @@ def _log(
         logger.debug("%s: %s %s%s: %s after %.0f ms", who, method, url, asked, end, took)
 
 
-def _note_answer(kind: str, status: int) -> None:
+def _note_answer(kind: str, origin: Origin, status: int) -> None:
     if status == 429 or status >= 500:
         UPSTREAM_FAILURES.add(kind)
     if status < 500:
         UPSTREAM_LAST_ANSWER.set(time.time(), kind)
+        HEALTH.note_answer(kind, origin)
+    elif status not in (501, 508):  # these are about the request
+        HEALTH.note_failure(kind, origin, f"status {status}")
 
 
 def _count_bytes(kind: str, count: int) -> None:

@@ -2,13 +2,14 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from xetserve.app.middleware.admission import Admission, AdmissionLimits
 from xetserve.app.middleware.https import insist_on_https
@@ -29,6 +30,7 @@ from xetserve.commands.serve.wiring import (
 )
 from xetserve.config.load import load_config, read_secrets
 from xetserve.config.schema import Config, check_together
+from xetserve.errors import XetserveError
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler
 from xetserve.metrics.catalogue import (
@@ -49,7 +51,12 @@ from xetserve.ops.shared_memory import SharedMemory
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.pipeline.verify import worker_bus
 from xetserve.pipeline.verify.worker_bus import WorkerBus
+from xetserve.upstream.hub.client import HubClient
 from xetserve.xet.signing import KEY_SIZE, Sealer, derive_key
+
+logger = logging.getLogger(__name__)
+
+PROBE_TIMEOUT: Final = 5.0  # seconds that the Hub has to answer at the start
 
 
 def run_serve(options: argparse.Namespace, config: Config) -> int:
@@ -116,6 +123,8 @@ async def _application(
             readiness.check_cache = opened.cache.check_writable
         if not config.hub.offline:
             readiness.probe_hub = opened.upstreams.hub.probe
+            if shared_memory.number == 0 and not shared_memory.is_replacement:
+                _run_beside(stack, _report_hub(opened.upstreams.hub))
         figures = Snapshot(shared_memory.places, shared_memory.is_alive)
         status = _make_status(live, figures, readiness)
         hosts = HostPolicy.parse(config.http.hosts)
@@ -135,6 +144,17 @@ async def _application(
         if heap is not None:
             _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
         yield insist_on_https(control.handle, lambda: live.config.tls.hsts_max_age)
+
+
+async def _report_hub(hub: HubClient) -> None:
+    """Log whether the Hub answers at the start, without delaying it."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT):
+            await hub.probe(PROBE_TIMEOUT)
+    except (XetserveError, TimeoutError) as exc:
+        logger.warning("the Hub does not answer: %s", str(exc) or "no answer in time")
+    else:
+        logger.info("the Hub answers")
 
 
 def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
