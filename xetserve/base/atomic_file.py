@@ -81,10 +81,11 @@ def make_folders(folder: Path) -> int:
         return 0
     except FileNotFoundError:
         return make_folders(folder.parent) + make_folders(folder)
-    with contextlib.suppress(OSError):  # another process has removed it, since it is empty
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            give_to_owner(fd, folder.parent)
-        finally:
-            os.close(fd)
+    if os.geteuid() == 0 and folder.parent.stat().st_uid != 0:
+        with contextlib.suppress(OSError):  # another process has removed it, since it is empty
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                give_to_owner(fd, folder.parent)
+            finally:
+                os.close(fd)
     return 1
