@@ -28,6 +28,11 @@ settings.load_profile("patient")
 LISTENING = re.compile(r"listening on (https?://\S+?:\d+|unix:\S+)")
 
 
+# A background job of a shell ignores SIGINT, and so would the servers that tests start in it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Name all missing programs once: not for each test, nor for each process of pytest-xdist."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

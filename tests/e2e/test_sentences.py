@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,6 +216,8 @@ def test_an_interrupt_during_the_imports(moment: str) -> None:
         text=True,
     )
     assert child.stderr is not None
+    overdue = threading.Timer(60.0, child.kill)
+    overdue.start()
     with child, child.stderr:
         lines = []
         for line in child.stderr:
@@ -223,6 +226,7 @@ def test_an_interrupt_during_the_imports(moment: str) -> None:
                 child.send_signal(signal.SIGINT)
                 break
         lines += child.stderr.readlines()
+    overdue.cancel()
     assert child.returncode in (-signal.SIGINT, 130)
     assert [line for line in lines if not line.startswith("import time:")] == []
 
