@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -126,6 +127,53 @@ def test_a_warm_repository_while_the_hub_is_gone(place: Place, tmp_path: Path) -
     assert "x-xetserve-stale" in info.headers
 
 
+def test_a_commit_is_served_while_the_hub_is_gone_and_a_branch_for_a_while(
+    place: Place, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    flags = ("--stale-for", "1", "--metadata-ttl", "0")
+    server = place.start_server(cache, *flags)
+    commit = ask(server, f"/{REPO}/resolve/main/{XET_FILE}", method="HEAD").headers["x-repo-commit"]
+    urls = {
+        revision: [f"/{REPO}/resolve/{revision}/{name}" for name in (XET_FILE, PLAIN_FILE)]
+        for revision in ("main", commit)
+    }
+    for url in (*urls["main"], *urls[commit]):
+        assert ask(server, url).status == 200
+    wait_for_disk(cache)
+    place.origin.stop()
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 1.1)
+    for _ in range(2):
+        for url, name in zip(urls[commit], (XET_FILE, PLAIN_FILE), strict=True):
+            reply = ask(server, url)
+            assert (reply.status, reply.body) == (200, place.files[name])
+            assert int(reply.headers["x-xetserve-stale"]) >= 1
+        assert {ask(server, url).status for url in urls["main"]} == {502}
+        server.stop()
+        server = place.start_server(cache, *flags)
+    server.stop()
+    strict = place.start_server(cache, *flags, "--stale-permission", "1")
+    assert {ask(strict, url).status for url in urls[commit]} == {502}
+
+
+def test_a_warm_file_while_the_hub_answers_429(place: Place, tmp_path: Path) -> None:
+    server = place.start_server(tmp_path / "cache", "--metadata-ttl", "0")
+    url = f"/{REPO}/resolve/main/{XET_FILE}"
+    assert ask(server, url).status == 200
+    wait_for_disk(tmp_path / "cache")
+    place.control.reset_requests()
+    place.control.set_faults(
+        hub_status_burst={"status": 429, "count": 10_000, "retry_after": 60},
+        cas_status_burst={"status": 429, "count": 10_000, "retry_after": 60},
+    )
+    for _ in range(5):
+        assert ask(server, url).body == place.files[XET_FILE]
+    # One question of each kind, not five times a minute: the entry, and the token or the plan.
+    assert len(place.control.requests()) <= 3
+    place.control.set_faults()
+
+
 def test_a_warm_repository_offline(place: Place, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     server = place.start_server(cache)
@@ -239,8 +287,11 @@ def test_carried_answers_permit_nothing_online(place: Place, tmp_path: Path) -> 
     assert {ask(server, path).status for path in paths} == {504}
 
 
-def test_without_both_a_hub_that_is_gone_is_an_error(place: Place, tmp_path: Path) -> None:
-    server = place.start_server(tmp_path / "cache", "--metadata-ttl", "0")
+def test_a_hub_that_is_gone_is_an_error_if_the_operator_says_so(
+    place: Place, tmp_path: Path
+) -> None:
+    flags = ("--metadata-ttl", "0", "--stale-for", "0")
+    server = place.start_server(tmp_path / "cache", *flags)
     paths = [f"/{REPO}/resolve/main/{XET_FILE}", f"/download/{REPO}/{PLAIN_FILE}",
              f"/api/models/{REPO}/tree/main"]  # fmt: skip
     for path in paths:
@@ -318,9 +369,8 @@ def test_a_hundred_questions_are_one(place: Place, tmp_path: Path) -> None:
     for number, url in enumerate(urls[1:]):
         command += ["-o", str(tmp_path / f"head{number}"), url]
     assert run(command).returncode == 0
-    asked = [request["path"] for request in place.control.requests()]
-    asked = [path for path in asked if path != "/"]  # the server asks once whether the Hub answers
-    assert asked == [f"/{REPO}/resolve/main/{XET_FILE}"]
+    asked = [request["method"] for request in place.control.requests()]
+    assert asked == ["HEAD"]
     # By its commit, it is not asked about again for another file of the same commit but for the
     # permission.
     heads = [path.read_text() for path in tmp_path.glob("head*")]

@@ -347,11 +347,20 @@ class MetadataConfig:
         metavar="SECONDS",
     )
     stale_for: float = _setting(
-        0.0,
+        3600.0,
         parse_optional_seconds,
         "XETSERVE_STALE_FOR",
-        "maximum age, in seconds, of answers that are served while the Hub or the CAS fails; 0: "
-        "a failure is an error at once",
+        "maximum age, in seconds, of answers that are served while the Hub or the CAS fails or "
+        "answers 429; those about a full commit id may have any age. 0: a failure is an error at "
+        "once",
+        metavar="SECONDS",
+    )
+    stale_permission: float = _setting(
+        3600.0,
+        parse_optional_seconds,
+        "XETSERVE_STALE_PERMISSION",
+        "seconds for which such answers are served to a token after the Hub last let it read the "
+        "repository",
         metavar="SECONDS",
     )
     metadata_size: int = _setting(

@@ -226,14 +226,17 @@ class TestApi:
     async def test_when_the_hub_is_in_trouble(self) -> None:
         answers = [http_answer(200, b"[]", JSON)]
         world = hub(
-            lambda request: answers.pop() if answers else http_answer(500), ttl=30, stale_for=100
+            lambda request: answers.pop() if answers else http_answer(500),
+            ttl=30,
+            stale_for=50,
+            stale_permission=100,
         )
         async with world.run() as client:
             await ask(client, TREE)
             world.now += 90
             status, headers, body = await ask(client, TREE)
             assert (status, body, headers[STALE_FIELD.lower()]) == (200, b"[]", "90")
-            world.now += 20
+            world.now += 20  # a commit's tree stays, the permission does not
             assert (await ask(client, TREE))[0] == 502
 
 

@@ -22,13 +22,21 @@ from xetserve.metrics.catalogue import METADATA_STALE
 from xetserve.upstream.answers.backoff import DOWN_TIME, MAX_PAUSE
 from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
 from xetserve.upstream.answers.folder import IMPORTED
-from xetserve.upstream.answers.question import MAX_NAME_SIZE, PERMISSIONS, Answer, Question, Verdict
+from xetserve.upstream.answers.question import (
+    MAX_NAME_SIZE,
+    PERMISSIONS,
+    PROOFS,
+    Answer,
+    Question,
+    Verdict,
+)
 from xetserve.upstream.answers.scope import ANONYMOUS, get_scope
 from xetserve.upstream.answers.store import AnswerStore
 
 MINE, OTHERS = get_scope("hf_mine"), get_scope("hf_others")
 FILE = Question(MINE, "file", "model/o/n", "main\0a")
 SECOND = FILE._replace(name="main\0b")
+LASTING = FILE._replace(name=f"{'c' * 40}\0a")
 DENIED = UpstreamDenied("no", status=403, headers=[("X-Error-Code", "GatedRepo")])
 
 
@@ -308,6 +316,77 @@ class TestStale:
             raise AssertionError
 
         assert (await bench.cache.get(FILE, hang)).data == b"old"
+
+    async def test_what_never_changes_may_have_any_age(self) -> None:
+        bench, down = Bench(ttl=30, stale_for=100), Upstream(UpstreamError("down"))
+        for question in (LASTING, FILE):
+            await bench.get(Upstream(b"old"), question)
+        for _ in range(20):  # a permission that goes on
+            bench.now += 3000
+            await bench.get(Upstream(b"other"), SECOND)
+        assert await bench.get(down, LASTING) == b"old"
+        with pytest.raises(UpstreamError, match="down"):
+            await bench.get(down, FILE._replace(kind="api", name="GET\0/api/models/o/n"))
+        with pytest.raises(UpstreamError):
+            await bench.get(down, FILE)
+
+    async def test_nothing_without_a_permission_that_is_young_enough(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path, ttl=30, stale_for=500, stale_permission=100)
+        down = Upstream(UpstreamError("down"))
+        await bench.get(Upstream(b"old"), LASTING)
+        await bench.get(Upstream(b"old"), FILE)
+        bench.now += 99
+        # A permission for another repository, or of another token, counts for nothing here.
+        await bench.get(Upstream(b"other"), SECOND._replace(repo="model/o/other"))
+        await bench.get(Upstream(b"other"), SECOND._replace(scope=OTHERS))
+        assert await bench.get(down, LASTING) == await bench.get(down, FILE) == b"old"
+        bench.now += 2
+        for _ in range(2):
+            for question in (LASTING, FILE):
+                with pytest.raises(UpstreamError):
+                    await bench.get(down, question)
+            await bench.restart()
+        await bench.cache.aclose()
+
+    @pytest.mark.parametrize("kind", PROOFS)
+    async def test_a_permission_survives_a_restart(self, tmp_path: Path, kind: str) -> None:
+        bench, down = Bench(tmp_path, ttl=30, stale_for=10), Upstream(UpstreamError("down"))
+        await bench.get(Upstream(b"old"), LASTING)
+        bench.now += 3000
+        await bench.get(Upstream(b"yes"), SECOND._replace(kind=kind))
+        await bench.restart()
+        bench.now += 3500
+        assert await bench.get(down, LASTING) == b"old"
+        bench.now += 101
+        with pytest.raises(UpstreamError):
+            await bench.get(down, LASTING)
+        await bench.cache.aclose()
+
+    async def test_an_answer_about_a_repository_is_no_permission(self) -> None:
+        # The Hub describes gated repositories to everybody.
+        bench, down = Bench(ttl=30, stale_for=10), Upstream(UpstreamError("down"))
+        await bench.get(Upstream(b"old"), LASTING)
+        bench.now += 3601
+        await bench.get(Upstream(b"{}"), FILE._replace(kind="api", name="GET\0/api/models/o/n"))
+        with pytest.raises(UpstreamError):
+            await bench.get(down, LASTING)
+
+    async def test_a_refusal_ends_a_permission(self) -> None:
+        bench, down = Bench(ttl=1, stale_for=10), Upstream(UpstreamError("down"))
+        await bench.get(Upstream(b"old"), LASTING)
+        bench.now += 20
+        with pytest.raises(UpstreamDenied):
+            await bench.get(Upstream(DENIED), SECOND)
+        with pytest.raises(UpstreamError):
+            await bench.get(down, LASTING)
+
+    async def test_nobody_waits_for_a_429_to_pass(self) -> None:
+        bench = Bench(ttl=30, stale_for=100)
+        await bench.get(Upstream(b"old"))
+        bench.now += 31
+        busy = Upstream(UpstreamBusy("slow down", status=429, retry_after=60.0))
+        assert [await bench.get(busy) for _ in range(5)] == [b"old"] * 5
+        assert busy.patience == [False]
 
     async def test_nothing_of_another_token(self) -> None:
         bench = Bench(ttl=30, stale_for=100)
@@ -679,3 +758,23 @@ async def test_who_leaves_does_not_take_the_question_along() -> None:
     gate.set()
     assert [answer.data for answer in await asyncio.gather(*tasks[1:])] == [b"1", b"1"]
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("file", f"{'a' * 40}\0x", True),
+        ("file", f"main\0{'a' * 40}", False),
+        ("file", f"{'a' * 39}\0x", False),
+        ("plan", "f" * 64, True),
+        ("grant", "", False),
+        ("api", f"GET\0/api/models/o/n/revision/{'a' * 40}?blobs=1\0\0", True),
+        ("api", f"GET\0/api/models/o/n/tree/{'a' * 40}/folder\0\0", True),
+        ("api", f"POST\0/api/models/o/n/paths-info/{'a' * 40}\0\0", True),
+        ("api", "GET\0/api/models/o/n/tree/main\0\0", False),
+        ("api", f"GET\0/api/models/tree/{'a' * 40}\0\0", False),
+        ("api", f"GET\0/api/models/o/n/commits/{'a' * 40}\0\0", False),
+    ],
+)
+def test_which_answers_never_change(kind: str, name: str, expected: bool) -> None:
+    assert Question(MINE, kind, "model/o/n", name).is_lasting is expected

@@ -352,8 +352,8 @@ class TestStale:
         await world.ask(access=Access(error=UpstreamError("down")))
         assert len(world.cas.asked) == 1
 
-    async def test_not_when_it_is_too_old(self, world: World) -> None:
-        await world.restart(stale_for=100)
+    async def test_not_when_the_permission_is_too_old(self, world: World) -> None:
+        await world.restart(stale_for=10, stale_permission=100)
         await world.ask()
         world.now += 101
         world.cas.error = UpstreamError("down")

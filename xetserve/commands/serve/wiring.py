@@ -150,6 +150,7 @@ def _make_metadata(config: Config, num_workers: int) -> AnswerCache:
         ttl=settings.metadata_ttl,
         negative_ttl=settings.negative_ttl,
         stale_for=settings.stale_for,
+        stale_permission=settings.stale_permission,
         is_offline=config.hub.offline,
         max_size=settings.metadata_size,
     )

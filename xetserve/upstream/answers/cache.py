@@ -4,7 +4,9 @@ A positive answer is used for `ttl` seconds, a negative one for `negative_ttl`. 
 asked again; for answers that never change, only whether the token may still read. Equal questions
 at the same time become one request. After a 429, nothing more is asked with that token until
 Retry-After. While the upstream fails, older positive answers are used, up to `stale_for` seconds
-old; offline, answers of any age.
+old, and answers that never change at any age. Both need a permission: the token must have been
+allowed to read the repository within `stale_permission` seconds. Offline, answers of any age are
+used.
 
 An answer belongs to the token that got it. Answers to requests without a token are public: they
 stand in for others, but only while the upstream cannot be asked. A refusal invalidates all older
@@ -40,11 +42,13 @@ from xetserve.upstream.answers.memory import AnswerMemory, Kept
 from xetserve.upstream.answers.question import (
     MAX_SKEW,
     PERMISSIONS,
+    PROOFS,
     REFUSAL,
     Answer,
     Question,
     Verdict,
     make_path,
+    make_permit,
     make_refusal,
     read_stored,
 )
@@ -56,6 +60,7 @@ from xetserve.upstream.answers.stored_file import Stored
 logger = logging.getLogger(__name__)
 
 STALE_PATIENCE: Final = 2.0  # seconds that an upstream has if an old answer is at hand
+PERMIT_PAUSE: Final = 60.0  # seconds after which a permission is recorded again
 MARK_PAUSE: Final = 3600.0  # seconds after which a mark is written again
 MARK_LEAD: Final = 7200.0  # seconds that a mark is dated ahead, so that it outlives its answers
 MAX_MARKS: Final = 10_000
@@ -66,7 +71,9 @@ MAX_MARKS_SIZE: Final = 2 * 1024 * 1024  # bytes of their names
 class AnswerPolicy:
     """The limits of using cached answers. Times are in seconds; 0: such answers are not used.
 
-    stale_for: the largest age of an answer that is used while the upstream fails.
+    stale_for: the largest age of an answer that is used while the upstream fails; unless it is 0,
+        answers that never change may have any age.
+    stale_permission: the largest age of the permission to read such answers.
     is_offline: the upstream is never asked.
     max_size: bytes in memory.
     """
@@ -74,6 +81,7 @@ class AnswerPolicy:
     ttl: float = 30.0
     negative_ttl: float = 5.0
     stale_for: float = 0.0
+    stale_permission: float = 3600.0
     is_offline: bool = False
     max_size: int = 16 * 1024 * 1024
 
@@ -265,9 +273,39 @@ class AnswerCache:
         age = max(0.0, self.clock() - known.answered_at)
         if not self._memory.is_current(question, known.answered_at):
             return None
-        if not self.policy.is_offline and age > self.policy.stale_for:
-            return None
+        if not self.policy.is_offline:
+            if age > self.policy.stale_for and not question.is_lasting:
+                return None
+            if not await self._is_permitted(question, known.answered_at):
+                return None
         return Kept(known.answered_at, known.answer._replace(stale_age=int(age)))
+
+    async def _is_permitted(self, question: Question, answered_at: float) -> bool:
+        """Return whether the token was allowed to read lately.
+
+        Args:
+            answered_at: when it got the answer to the question, in Unix seconds.
+        """
+        limit = self.clock() - self.policy.stale_permission
+        if answered_at >= limit:
+            return True
+        permit = make_permit(question)
+        known = self._memory.peek(permit)
+        if known is None or known.answered_at < limit:
+            known = await self._load(permit, known)
+        return (
+            known is not None
+            and known.answered_at >= limit
+            and self._memory.is_current(permit, known.answered_at)
+        )
+
+    def _permit(self, question: Question, answered_at: float) -> None:
+        """Record that a token may read a repository, unless that was recorded a moment ago."""
+        permit = make_permit(question)
+        known = self._memory.peek(permit)
+        pause = min(PERMIT_PAUSE, self.policy.stale_permission)
+        if known is None or answered_at - known.answered_at >= pause:
+            self.put(permit, Answer(b"", answered_at=answered_at))
 
     # Storing.
 
@@ -324,6 +362,9 @@ class AnswerCache:
         if answer.verdict is Verdict.REFUSED:
             self._memory.note_refusal(question, answer.answered_at)
         self._memory.remember(question, Kept(answer.answered_at, answer))
+        is_proof = question.kind in PROOFS and answer.verdict is Verdict.GOOD
+        if is_proof and self.policy.stale_for:
+            self._permit(question, answer.answered_at)
         if self.store is None or not question.is_kept:
             return answer
         path, note = self._path(question), self._path(make_refusal(question))

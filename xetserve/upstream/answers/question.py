@@ -1,5 +1,6 @@
 """Questions to an upstream and their answers, as values, and where an answer is stored."""
 
+import re
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -12,7 +13,11 @@ MAX_SKEW: Final = 5.0  # seconds; a date further ahead comes from a clock that w
 # Kinds of stored files: a refusal, or the mark in its place; answers that say only that a token may
 # read.
 REFUSAL: Final = "refusal"
-PERMISSIONS: Final = ("grant", "plan")
+PERMISSIONS: Final = ("grant", "plan", "permit")
+# Kinds whose positive answer proves that the token may read the files of a repository.
+PROOFS: Final = ("file", "grant", "plan")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_OF_COMMIT: Final = re.compile(r"/(?:revision|tree|paths-info)/[0-9a-f]{40}(?:[/?]|$)")
 
 
 class Question(NamedTuple):
@@ -37,6 +42,20 @@ class Question(NamedTuple):
     def is_kept(self) -> bool:
         """Whether its answer may be cached: the question is short enough."""
         return self.size <= MAX_NAME_SIZE
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether its answer never changes, because it names a commit by its full id, or a file by
+        its hash.
+        """
+        if self.kind == "file":
+            return _COMMIT.fullmatch(self.name.partition("\0")[0]) is not None
+        if self.kind == "api":
+            kind, _, repo = self.repo.partition("/")
+            target = self.name.split("\0")[1]
+            prefix = f"/api/{kind}s/{repo}"
+            return target.startswith(prefix) and bool(_OF_COMMIT.match(target, len(prefix)))
+        return self.kind == "plan"
 
     @property
     def subject(self) -> str:
@@ -103,6 +122,11 @@ def read_stored(stored: Stored) -> Answer:
     """Return the answer that a stored file holds."""
     verdict = Verdict.ABSENT if stored.body[:1] == b"-" else Verdict.GOOD
     return Answer(stored.body[1:], verdict, stored.answered_at)
+
+
+def make_permit(question: Question) -> Question:
+    """Return the question under which it is stored when a token was last allowed to read."""
+    return Question(question.scope, "permit", question.repo, "")
 
 
 def make_refusal(question: Question) -> Question:
