@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.waiting import PATIENCE, wait_until
 from xetserve.errors import ConfigError, UpstreamError, UrlExpired
 from xetserve.pipeline.cache import disk_cache, store
 from xetserve.pipeline.cache import write as write_module
-from xetserve.pipeline.cache.entry import index_size, parse_entry_name
+from xetserve.pipeline.cache.entry import Indexer, index_size, parse_entry_name
 from xetserve.pipeline.cache.layout import get_cost
 from xetserve.pipeline.cache.quota import Quota
 from xetserve.pipeline.cache.store import CacheStore, prepare_folder
@@ -373,7 +374,13 @@ async def test_a_disk_that_cannot_be_written_costs_no_download(
     abandoned: Callable[[], dict[str, float]],
     code: int,
 ) -> None:
-    async def fail(*arguments: object, **options: object) -> int:
+    writev, num_calls = write_module._writev, 0
+
+    def fail(fd: int, views: list[memoryview]) -> int:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls % 2:  # a part is written first
+            return writev(fd, [views[0][:1000]])
         raise OSError(code, os.strerror(code))
 
     async with make_site(tmp_path, LARGE) as site:
@@ -412,10 +419,10 @@ async def test_a_disk_that_is_behind_costs_no_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abandoned: Callable[[], dict[str, float]]
 ) -> None:
     # A disk that never ends a write, and memory for two blocks.
-    hanging = asyncio.Event()
+    hanging = threading.Event()
 
-    async def hang(*arguments: object, **options: object) -> int:
-        await hanging.wait()
+    def hang(fd: int, views: list[memoryview]) -> int:
+        hanging.wait(PATIENCE)
         raise OSError(errno.EIO, "it hung")
 
     async with make_site(tmp_path, LARGE) as site:
@@ -432,11 +439,11 @@ async def test_a_disk_that_is_behind_costs_no_download(
 async def test_a_download_waits_for_a_disk_that_is_a_little_slower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abandoned: Callable[[], dict[str, float]]
 ) -> None:
-    writev, written = write_module._writev, asyncio.Event()
+    writev, written = write_module._writev, threading.Event()
 
-    async def write_one(fd: int, views: list[memoryview], **options: object) -> int:
-        await written.wait()
-        return await writev(fd, views[:1], **options)
+    def write_one(fd: int, views: list[memoryview]) -> int:
+        written.wait(PATIENCE)
+        return writev(fd, views[:1])
 
     async with make_site(tmp_path, LARGE) as site:
         monkeypatch.setattr(write_module, "_writev", write_one)
@@ -450,6 +457,50 @@ async def test_a_download_waits_for_a_disk_that_is_a_little_slower(
         await site.cache.settle()
         assert (len(site.entries()), abandoned()) == (1, {})
         assert (site.cache.disk_workers.num_blocks, site.cache.disk_workers.num_full) == (0, 0)
+
+
+async def test_only_threads_compute_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed, threads = Indexer.feed, set()
+
+    def note_thread(indexer: Indexer, data: memoryview) -> None:
+        threads.add(threading.current_thread())
+        feed(indexer, data)
+
+    monkeypatch.setattr(Indexer, "feed", note_thread)
+    async with make_site(tmp_path, LARGE) as site:
+        await site.fill(0, 60)
+        assert len(site.entries()) == 1
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: b"\xff" + data[1:], id="first header"),
+        pytest.param(lambda data: data[:-1], id="too short"),
+        pytest.param(lambda data: data + b"\0", id="too long"),
+        pytest.param(lambda data: LARGE.records[1] + LARGE.records[0], id="other records"),
+        pytest.param(lambda data: bytes(len(data)), id="zeros"),
+        pytest.param(lambda data: data[: len(data) // 2] * 2, id="repeated"),
+    ],
+)
+async def test_data_that_is_not_what_was_planned_is_not_stored(
+    tmp_path: Path,
+    abandoned: Callable[[], dict[str, float]],
+    damage: Callable[[bytes], bytes],
+) -> None:
+    async with make_site(tmp_path, LARGE) as site:
+        wrong = damage(site.expected(0, 60))
+        site.cas.on_data = lambda number, info, data: (wrong, None)
+        assert await site.read(0, 60) == wrong  # who reads it finds out by its hashes
+        await site.cache.settle()
+        await asyncio.to_thread(wait_until, lambda: not site.temporaries())
+        assert (site.entries(), abandoned()) == ([], {"not what was planned": 1})
+        site.cas.on_data = None
+        await site.fill(0, 60)
+        assert await site.read(0, 60) == site.expected(0, 60)
+        assert site.num_fetched == 0
 
 
 @pytest.mark.parametrize("fails", [True, False])
@@ -495,12 +546,12 @@ async def test_many_that_have_only_begun_keep_nobody_waiting(tmp_path: Path) -> 
 async def test_one_who_waits_for_the_disk_does_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = asyncio.Event()
+    written = threading.Event()
     writev = write_module._writev
 
-    async def wait(fd: int, views: list[memoryview], **options: object) -> int:
-        await written.wait()
-        return await writev(fd, views, **options)
+    def wait(fd: int, views: list[memoryview]) -> int:
+        written.wait(PATIENCE)
+        return writev(fd, views)
 
     async with make_site(tmp_path, LARGE) as site:
         monkeypatch.setattr(write_module, "_writev", wait)
@@ -513,6 +564,30 @@ async def test_one_who_waits_for_the_disk_does_so(
         await waiting
         await site.cache.settle()
         assert len(site.entries()) == 1
+        site.cas.fetched.clear()  # its buffer was reused while the thread waited
+        assert await site.read(0, 60) == site.expected(0, 60)
+        assert site.num_fetched == 0
+
+
+async def test_a_file_that_another_process_removes_costs_no_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abandoned: Callable[[], dict[str, float]]
+) -> None:
+    writev = write_module._writev
+
+    def remove_first(fd: int, views: list[memoryview]) -> int:
+        for path in site.temporaries():
+            path.unlink(missing_ok=True)
+        return writev(fd, views)
+
+    async with make_site(tmp_path, LARGE) as site:
+        monkeypatch.setattr(write_module, "_writev", remove_first)
+        assert await site.read(0, 60) == site.expected(0, 60)
+        await site.cache.settle()
+        assert (site.entries(), abandoned()) == ([], {"disk": 1})
+        monkeypatch.undo()
+        await site.fill(0, 60)
+        assert await site.read(0, 60) == site.expected(0, 60)
+        assert site.num_fetched == 0
 
 
 async def test_a_disk_that_hangs_is_left_alone_for_a_while(

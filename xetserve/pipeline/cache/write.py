@@ -1,11 +1,12 @@
 """Write data into the cache as it passes, and hardly delay the download.
 
-The download feeds an EntryWriter, which computes checks and copies the data. A task writes the
-copies. If it falls behind, the download waits for it, for a fifth of the download's time at most.
-If the disk is slower than that, if memory or room is short or the disk fails, the writer gives up,
-and the download goes on without it.
+The download feeds an EntryWriter, which only copies the data. A thread computes the checks of the
+copies and writes them, in one job. If it falls behind, the download waits for it, for a fifth of
+the download's time at most. If the disk is slower than that, if memory or room is short or the disk
+fails, the writer gives up, and the download goes on without it.
 
-If a download ends early, the whole records that it has received are stored.
+The thread also finds out whether the data is what was planned. If it is not, nothing is stored. If
+a download ends early, the whole records that it has received are stored.
 """
 
 import asyncio
@@ -17,13 +18,11 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Final, TypeVar
 
-import aiofiles.os
-
 from xetserve.base.waiters import wake
 from xetserve.errors import FormatError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
 from xetserve.pipeline.cache.coverage import Coverage
-from xetserve.pipeline.cache.entry import EntryKey, Indexer, Standing
+from xetserve.pipeline.cache.entry import EntryIndex, EntryKey, Indexer, Standing
 from xetserve.pipeline.cache.store import CacheStore
 from xetserve.pipeline.cache.temporary import Temporary
 from xetserve.xet.hashes import format_hash
@@ -44,7 +43,7 @@ LOG_PAUSE: Final = 60.0  # seconds between two warnings
 
 T = TypeVar("T")
 
-_writev = aiofiles.os.wrap(os.writev)
+_writev = os.writev
 
 
 class DiskWorkers:
@@ -160,7 +159,8 @@ class EntryWriter:
         self.coverage = coverage
         self._on_placed = on_placed
         self._disk_workers = disk_workers
-        self._indexer = Indexer(key)
+        self._indexer = Indexer(key)  # only one job at a time uses it
+        self._num_fed = 0  # bytes
         self._waiting: list[tuple[bytearray, int]] = []  # full blocks, and the bytes in them
         self._num_blocks = 0
         self._num_full = 0  # of the blocks, those that wait or are being written
@@ -217,12 +217,9 @@ class EntryWriter:
         """Add the next bytes, or none at the end of the body. It never waits and never fails."""
         if not self._is_wanted:
             return
-        if not data and not self._indexer.is_complete:
-            self.abandon("not what was planned")
-            return
-        try:
-            self._indexer.feed(data)
-        except FormatError:
+        size = self.key.byte_range.size
+        self._num_fed += len(data)
+        if self._num_fed > size or (not data and self._num_fed < size):
             self.abandon("not what was planned")
             return
         # Copy the data: the receiver reuses its buffer before these bytes are written.
@@ -261,13 +258,6 @@ class EntryWriter:
 
     def close(self) -> None:
         """End the entry. If it is incomplete, its whole records are stored."""
-        if self._is_wanted and not self._is_closed and not self._indexer.is_complete:
-            key = self._indexer.cut()
-            if key is None or key.byte_range.size < MIN_CUT_SIZE:
-                self.abandon("cut short")
-            else:
-                self.key = key
-                self.coverage.cut(key.num_chunks)
         self._hand_over()
         self._is_closed = True
         wake(self._waiter)
@@ -306,17 +296,21 @@ class EntryWriter:
         try:
             while blocks := await self._next_blocks():
                 views = [memoryview(block)[:size] for block, size in blocks]
-                await self._write_all(temporary.fd, views)
+                try:
+                    await disk_workers.run(_check_and_write, temporary.fd, self._indexer, views)
+                except FormatError:
+                    self.abandon("not what was planned")
                 self._num_blocks -= len(blocks)
                 self._num_full -= len(blocks)
                 disk_workers.free_blocks(len(blocks), len(blocks))
                 for block, _ in blocks:
                     disk_workers.give_block(block)
             if self._is_wanted:
+                self._settle_size()
+            if self._is_wanted:
                 if self.key.file_size != temporary.size:
                     temporary = await disk_workers.run(store.cut, temporary, self.key.file_size)
-                    os.lseek(temporary.fd, self.key.byte_range.size, os.SEEK_SET)
-                await self._write_all(temporary.fd, [memoryview(self._indexer.make_index().pack())])
+                await disk_workers.run(_write_index, temporary.fd, self._indexer.make_index())
                 is_proven = self.coverage.is_proven
                 standing = Standing.PROVEN if is_proven else Standing.UNPROVEN
                 path = await disk_workers.run(store.publish, temporary, self.key, standing)
@@ -346,11 +340,48 @@ class EntryWriter:
             await self._waiter
         return []
 
-    async def _write_all(self, fd: int, views: list[memoryview]) -> None:
-        """Write all views, with further calls if one writes only a part."""
-        while views:
-            count = await _writev(fd, views, executor=self._disk_workers.executor)
-            while views and count >= len(views[0]):
-                count -= len(views.pop(0))
-            if views:
-                views[0] = views[0][count:]
+    def _settle_size(self) -> None:
+        """Have the entry end with its last whole record; abandon it if that is too little."""
+        if self._indexer.is_complete:
+            return
+        if self._num_fed == self.key.byte_range.size:
+            self.abandon("not what was planned")
+            return
+        key = self._indexer.cut()
+        if key is None or key.byte_range.size < MIN_CUT_SIZE:
+            self.abandon("cut short")
+        else:
+            self.key = key
+            self.coverage.cut(key.num_chunks)
+
+
+def _check_and_write(fd: int, indexer: Indexer, views: list[memoryview]) -> None:
+    """Append data to a file, and its checks to the index.
+
+    Raises:
+        FormatError: the data is not what was planned.
+        OSError: the disk fails.
+    """
+    for view in views:
+        indexer.feed(view)
+    _write_all(fd, views)
+
+
+def _write_index(fd: int, index: EntryIndex) -> None:
+    """Write the index behind the records.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    os.lseek(fd, index.key.byte_range.size, os.SEEK_SET)  # the file may have been cut
+    _write_all(fd, [memoryview(index.pack())])
+
+
+def _write_all(fd: int, views: list[memoryview]) -> None:
+    """Write all views, with further calls if one writes only a part."""
+    while views:
+        count = _writev(fd, views)
+        while views and count >= len(views[0]):
+            count -= len(views.pop(0))
+        if views:
+            views[0] = views[0][count:]
