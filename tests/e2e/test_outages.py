@@ -1,9 +1,11 @@
 """Upstreams that are gone for a while: what the log says, and downloads that survive it."""
 
 import re
+import subprocess
+import time
 from pathlib import Path
 
-from tests.conftest import Launcher, Process
+from tests.conftest import Launcher, OriginControl, Process, sha256_of
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, Uploaded, serve_arguments
 from tests.e2e.hub import start_origin
@@ -48,3 +50,22 @@ def test_the_log_tells_when_the_hub_goes_and_comes_back(
     assert re.search(rf"the Hub at {where} fails: cannot connect to 127\.0\.0\.1: ", told[0])
     assert re.search(rf"the Hub at {where} answers again, after \d+ s$", told[1])
     assert len(re.findall(r"WARNING \S+: request \S+: the Hub: cannot connect", server.log)) == 3
+
+
+def test_a_download_that_has_begun_survives_an_outage(
+    uploaded: Uploaded, launcher: Launcher, tmp_path: Path
+) -> None:
+    origin = start_origin(launcher, uploaded.origin_folder)
+    server = launcher.start(*serve_arguments(origin.url, "--upstream-timeout", "1"))
+    OriginControl(origin.url).set_faults(bandwidth=1_000_000)
+    target = tmp_path / "out"
+    command = curl(f"{server.url}/download/{REPO}/{NAME}", target)
+    with subprocess.Popen(command) as client:
+        wait_until(lambda: target.exists() and target.stat().st_size > 0)
+        origin.stop()
+        gone = time.monotonic()
+        wait_until(lambda: time.monotonic() - gone > 3)
+        assert client.poll() is None
+        start_origin(launcher, uploaded.origin_folder, port=port_of(origin))
+        assert client.wait() == 0
+    assert sha256_of(target) == sha256_of(uploaded.folder / NAME)

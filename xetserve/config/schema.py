@@ -317,6 +317,14 @@ class HubConfig:
         "client libraries give up after 10",
         metavar="SECONDS",
     )
+    outage_patience: float = _setting(
+        300.0,
+        parse_optional_seconds,
+        "XETSERVE_OUTAGE_PATIENCE",
+        "seconds without a byte for the client after which a download whose body has begun fails, "
+        "if that is more than upstream_timeout; until then failures of the upstream are retried",
+        metavar="SECONDS",
+    )
     offline: bool = _setting(
         False,
         parse_bool,

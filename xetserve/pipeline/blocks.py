@@ -87,17 +87,23 @@ class BlockReader(ABC):
         aclose()
 
     Args:
-        gap_timeout: seconds without a block for the client, retries included, before the read
-            fails.
+        gap_timeout: seconds without the first block, retries included, before the read fails.
+        outage_patience: seconds without a later block, if that is more.
 
     tally: where its bytes have come from so far.
     """
 
-    def __init__(self, budget: ByteBudget, gap_timeout: float, on_close: OnClose | None) -> None:
+    def __init__(
+        self,
+        budget: ByteBudget,
+        gap_timeout: float,
+        outage_patience: float,
+        on_close: OnClose | None,
+    ) -> None:
         self.tally = Tally()
         self._budget = budget
         self._pacer = Pacer()
-        self._stall_deadline = StallDeadline(gap_timeout, self._pacer)
+        self._stall_deadline = StallDeadline(gap_timeout, outage_patience, self._pacer)
         self._on_close = on_close
         self._is_started = False
         self._is_open = False  # whether it holds anything
@@ -110,6 +116,17 @@ class BlockReader(ABC):
     @abstractmethod
     def is_verified(self) -> bool:
         """Whether all that was read is the file's; known once the last block is given out."""
+
+    def get_patience(self) -> float:
+        """Return for how many seconds a failure of the upstream may still be retried; 0 until the
+        first block is made, because the client waits for the head.
+        """
+        if not self._made:
+            return 0.0
+        now = time.monotonic()
+        if self._block is not None:
+            self._stall_deadline.renew(now)  # nobody waits for the upstream
+        return max(0.0, self._stall_deadline.get_left(now))
 
     def __aiter__(self) -> Self:
         return self
@@ -169,6 +186,7 @@ class BlockReader(ABC):
         self._budget.take(block.decoded_size)  # slabs count already
         self._block, self._is_waiting = block, True
         self._made = time.monotonic()
+        self._stall_deadline.begin_body()
 
     def _take_back(self, block: Block) -> None:
         """Release a block that has left, and learn how fast the client was."""

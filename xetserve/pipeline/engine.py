@@ -29,10 +29,12 @@ class ReadLimits:
 
     stall_timeout: without a byte on one upstream connection, before another is tried.
     gap_timeout: without a block for the client, retries included, before the read fails.
+    outage_patience: the same once the body has begun, if that is more.
     """
 
     stall_timeout: float = 3.0
     gap_timeout: float = 8.0
+    outage_patience: float = 0.0
 
 
 class Engine:
@@ -98,6 +100,7 @@ class Engine:
             end=end,
             size=size,
             gap_timeout=self.limits.gap_timeout,
+            outage_patience=self.limits.outage_patience,
             on_close=on_close,
         )
 
@@ -118,6 +121,7 @@ class Engine:
             grant,
             granted,
             gap_timeout=self.limits.gap_timeout,
+            outage_patience=self.limits.outage_patience,
             on_close=on_close,
         )
 

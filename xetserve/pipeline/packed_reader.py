@@ -99,9 +99,10 @@ class PackedReader(BlockReader):
         granted: GrantedRange,
         *,
         gap_timeout: float,
+        outage_patience: float = 0.0,
         on_close: OnClose | None = None,
     ) -> None:
-        super().__init__(table.budget, gap_timeout, on_close)
+        super().__init__(table.budget, gap_timeout, outage_patience, on_close)
         self._table = table
         self._grant = grant
         self._granted = granted
@@ -145,6 +146,7 @@ class PackedReader(BlockReader):
             0,
             self._refresh,
             self.tally,
+            get_patience=self.get_patience,
             is_packed=True,
             takes_imported=self._verifier.is_proven,
         )

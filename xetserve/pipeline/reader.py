@@ -12,11 +12,12 @@ the last block is given out. A part of a file proves nothing by itself; the file
 
 import asyncio
 import logging
+import time
 from collections import deque
 from functools import partial
 
 from xetserve.base.waiters import wake
-from xetserve.errors import UpstreamOffline
+from xetserve.errors import UpstreamError, UpstreamOffline
 from xetserve.metrics.catalogue import WINDOWS
 from xetserve.pipeline.blocks import Block, BlockReader, OnClose
 from xetserve.pipeline.fetch.leases import Lease
@@ -29,6 +30,7 @@ from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.pipeline.window_reader import WindowReader
 from xetserve.pipeline.windows import Window
 from xetserve.upstream.cas.source import Access
+from xetserve.upstream.retry import RetryPolicy, RetryState
 from xetserve.xet.reconstruction import ByteRange, Reconstruction
 
 logger = logging.getLogger(__name__)
@@ -57,9 +59,10 @@ class FileReader(BlockReader):
         end: int | None = None,
         size: int | None = None,
         gap_timeout: float,
+        outage_patience: float = 0.0,
         on_close: OnClose | None = None,
     ) -> None:
-        super().__init__(table.budget, gap_timeout, on_close)
+        super().__init__(table.budget, gap_timeout, outage_patience, on_close)
         self._table = table
         self._access = access
         self._file_hash = file_hash
@@ -90,7 +93,7 @@ class FileReader(BlockReader):
         self._traffic = self._table.get_traffic(self._file_hash)
         self._traffic.add_reader(self._position)
         self._planner = Planner(
-            self._ask,
+            self._ask_patiently,
             self._pacer,
             self._traffic,
             self._kept,
@@ -255,6 +258,19 @@ class FileReader(BlockReader):
             self._plan_error = exc
         wake(self._change)
 
+    async def _ask_patiently(self, asked: ByteRange) -> Reconstruction:
+        """Ask the CAS, and again while an outage lasts once the body has begun."""
+        state = RetryState(RetryPolicy(time_limit=0.0), time.monotonic())
+        while True:
+            try:
+                return await self._ask(asked)
+            except UpstreamError as exc:
+                delay = state.next_delay(exc, time.monotonic(), self.get_patience())
+                if delay is None:
+                    raise
+                logger.info("planning from byte %d again: %s", asked.start, exc)
+                await asyncio.sleep(delay)
+
     async def _ask(self, asked: ByteRange) -> Reconstruction:
         source = self._table.source
         answer = await source.fetch_reconstruction(self._access, self._file_hash, asked)
@@ -280,6 +296,7 @@ class FileReader(BlockReader):
                     refresh,
                     self.tally,
                     resume=partial(window.resume, number),
+                    get_patience=self.get_patience,
                     is_proven=self._verifier.is_proven,
                     takes_imported=self._verifier.is_whole,
                 )

@@ -37,11 +37,14 @@ class RetryState:
         self._num_failures = 0
         self._deadline = now + self._policy.time_limit
 
-    def next_delay(self, error: UpstreamError, now: float) -> float | None:
+    def next_delay(self, error: UpstreamError, now: float, patience: float = 0.0) -> float | None:
         """Return the pause before the next try, in seconds; None: give up.
 
         A pause is drawn between half of its bound and all of it, so that clients that failed
         together do not retry together. Retry-After is honoured if it fits the time limit.
+
+        Args:
+            patience: seconds from now that somebody would wait, even past the time limit.
         """
         if not error.retriable:
             return None
@@ -50,4 +53,4 @@ class RetryState:
         delay = random.uniform(bound / 2, bound)
         if isinstance(error, UpstreamBusy) and error.retry_after is not None:
             delay = max(delay, error.retry_after)
-        return delay if now + delay < self._deadline else None
+        return delay if now + delay < max(self._deadline, now + patience) else None

@@ -18,6 +18,7 @@ from xetserve.base.request_id import REQUEST_ID
 from xetserve.errors import (
     FormatError,
     IntegrityError,
+    UpstreamBusy,
     UpstreamDenied,
     UpstreamError,
     UrlExpired,
@@ -171,6 +172,7 @@ class Stage:
         info = FetchInfo(chunks, xorb.byte_range(chunks), "http://data.test/1")
         self.step = Step(xorb.xorb_hash, info, uses)
         self.is_awaited = False
+        self.patience = 0.0  # seconds that each user would wait
         self.fetch = Fetch(
             self.step,
             self.source,
@@ -197,7 +199,15 @@ class Stage:
             return fresh.pop(0)
 
         step = self.step if uses is None else self.step._replace(uses=uses)
-        return Lease(self.fetch, step, refresh, Tally(), resume=resume, **options)
+        return Lease(
+            self.fetch,
+            step,
+            refresh,
+            Tally(),
+            resume=resume,
+            get_patience=lambda: self.patience,
+            **options,
+        )
 
     def start(self) -> None:
         assert self.fetch.start(1 << 20)
@@ -507,6 +517,48 @@ async def test_another_number_of_chunks_than_promised_is_damage(num_chunks: int)
     with pytest.raises(UpstreamError, match=f"{num_chunks} chunks in a range, expected 10"):
         await stage.fetch.wait(NUM_CHUNKS)
     await stage.finish(lease)
+
+
+@pytest.mark.parametrize(
+    "error", [UpstreamError("503"), UrlExpired("the CAS could not be asked")], ids=str
+)
+async def test_while_somebody_is_patient_an_outage_is_waited_for(error: UpstreamError) -> None:
+    failures = [Answer(error=error) for _ in range(9)]
+    policy = RetryPolicy(first_delay=0.001, max_delay=0.002, time_limit=0.0)
+    stage = Stage(*failures, policy=policy)
+    stage.patience = 60.0
+    lease = stage.join(fresh=[make_info(url="http://data.test/2")] * 9)
+    stage.start()
+    assert await stage.read(lease) == b"".join(CHUNKS)
+    assert len(stage.source.asked) == 10
+
+
+async def test_a_cas_that_gives_no_new_url_is_asked_again() -> None:
+    stage = Stage(Answer(error=UrlExpired("old")), Answer(error=UrlExpired("old")))
+    errors = [UpstreamError("the CAS does not answer")]
+
+    async def refresh(stale: FetchInfo) -> FetchInfo:
+        if errors:
+            raise errors.pop()
+        return stale
+
+    lease = Lease(stage.fetch, stage.step, refresh, Tally())
+    stage.start()
+    assert await stage.read(lease) == b"".join(CHUNKS)
+
+
+async def test_a_long_pause_holds_nothing_of_the_budget() -> None:
+    stage = Stage(Answer(error=UpstreamBusy("503", status=503, retry_after=30.0)))
+    stage.patience = 60.0
+    lease = stage.join()
+    stage.start()
+    assert stage.budget.held > 0
+    await until(lambda: stage.budget.held == 0)
+    assert stage.fetch.is_started
+    lease.close()
+    stage.fetch.close()
+    await stage.fetch.wait_closed()
+    assert stage.budget.held == 0
 
 
 # Several users.

@@ -84,7 +84,11 @@ async def open_upstreams(
     """
     check_environment(config)
     gap = config.hub.upstream_timeout
-    limits = ReadLimits(stall_timeout=min(3.0, gap / 2), gap_timeout=gap)
+    limits = ReadLimits(
+        stall_timeout=min(3.0, gap / 2),
+        gap_timeout=gap,
+        outage_patience=config.hub.outage_patience,
+    )
     policy = RetryPolicy(time_limit=gap * 0.9)
     pool = ConnectionPool(
         tls=make_client_context(),

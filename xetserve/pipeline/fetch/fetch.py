@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 MIN_RESUMED: Final = 4 * 1024 * 1024  # packed bytes; to fetch fewer again costs no question
 MAX_REFRESHES: Final = 4  # fresh URLs in a row that may be refused
+LONG_PAUSE: Final = 1.0  # seconds; others may use the room meanwhile
 MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keeps for those behind
 
 
@@ -50,6 +51,10 @@ class User(Protocol):
 
     async def resume(self, first: int) -> FetchInfo | None:
         """Return fetch info for the chunks from `first` on; None: this user knows none."""
+        ...
+
+    def get_patience(self) -> float:
+        """Return for how many seconds this user would wait for the data."""
         ...
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
@@ -380,20 +385,41 @@ class Fetch:
                 num_refreshes += 1
                 EXPIRED_URLS.add()
                 self._log("the data URL was refused, asking for another")
-                self._info = await self._refresh(error)
-            else:
-                cause = error
-                if not isinstance(cause, UpstreamError):
-                    cause = UpstreamError(f"the data host sent damaged data: {cause}")
-                delay = state.next_delay(cause, time.monotonic())
-                if delay is None:
-                    raise cause
-                UPSTREAM_RETRIES.add("data", type(error).__name__)
-                logger.info("fetching chunk %d.. again: %s", self._next_chunk, error)
-                self._log("again in %.2f s", delay)
-                await asyncio.sleep(delay)
-                await self._resume()
-            error = None
+                try:
+                    self._info = await self._refresh(error)
+                    error = None
+                    continue
+                except UrlExpired:
+                    raise
+                except UpstreamError as exc:
+                    error, num_refreshes = exc, 0
+            await self._pause(state, error)
+            await self._resume()
+            error, num_refreshes = None, 0
+
+    async def _pause(
+        self, state: RetryState, error: UpstreamError | FormatError | IntegrityError
+    ) -> None:
+        """Wait before the next try.
+
+        Raises:
+            UpstreamError: it is too late for another one, or none can help.
+        """
+        patience = max((user.get_patience() for user in self._users), default=0.0)
+        cause = error
+        if not isinstance(cause, UpstreamError):
+            cause = UpstreamError(f"the data host sent damaged data: {cause}")
+        elif isinstance(cause, UrlExpired) and patience:
+            cause = UpstreamError(str(cause))  # while the CAS is gone, an old URL stands in
+        delay = state.next_delay(cause, time.monotonic(), patience)
+        if delay is None:
+            raise cause
+        UPSTREAM_RETRIES.add("data", type(error).__name__)
+        logger.info("fetching chunk %d.. again: %s", self._next_chunk, error)
+        self._log("again in %.2f s", delay)
+        if delay >= LONG_PAUSE:
+            self._held_buffers.lend()
+        await asyncio.sleep(delay)
 
     async def _refresh(self, error: UrlExpired) -> FetchInfo:
         """Get a good URL from whichever user has one."""

@@ -100,6 +100,14 @@ class HeldBuffers:
             self._is_full = True
             self.hurry()
 
+    def lend(self) -> None:
+        """Give back the room for what has not come, since nothing comes for a while."""
+        self._is_full = False
+        held = self._in_slabs + self._decoded
+        if self.granted > held:
+            self._budget.give(self.granted - held)
+            self.granted = held
+
     def close(self) -> None:
         """Give everything back at once."""
         self._is_closed = True

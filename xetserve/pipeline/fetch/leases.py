@@ -8,6 +8,7 @@ from xetserve.pipeline.tally import Tally
 from xetserve.xet.reconstruction import FetchInfo
 
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
+GetPatience = Callable[[], float]
 Resume = Callable[[int], Awaitable[FetchInfo | None]]
 
 
@@ -22,6 +23,7 @@ class Lease:
         tally: Tally,
         *,
         resume: Resume | None = None,
+        get_patience: GetPatience | None = None,
         is_packed: bool = False,
         takes_imported: bool = False,
     ) -> None:
@@ -30,6 +32,7 @@ class Lease:
         self.is_packed = is_packed
         self._refresh = refresh
         self._resume = resume
+        self._get_patience = get_patience
         self._uses = list(step.uses)
         self._is_open = True
         fetch.add_user(self, step.uses, takes_imported=takes_imported)
@@ -41,6 +44,10 @@ class Lease:
     async def resume(self, first: int) -> FetchInfo | None:
         """Return fetch info for the chunks from `first` on; None: this response knows none."""
         return None if self._resume is None else await self._resume(first)
+
+    def get_patience(self) -> float:
+        """Return for how many seconds this response would wait for the data."""
+        return 0.0 if self._get_patience is None else self._get_patience()
 
     def release(self, chunk: int) -> None:
         """Tell that a chunk was used once."""

@@ -12,18 +12,28 @@ class StallDeadline:
     """The time by which one response must have its next block.
 
     Args:
-        gap_timeout: seconds between two blocks for the client.
+        gap_timeout: seconds until the first block for the client.
+        outage_patience: seconds between two blocks, if that is more.
         pacer: the waiting times are recorded there.
     """
 
-    def __init__(self, gap_timeout: float, pacer: Pacer) -> None:
-        self._gap_timeout = gap_timeout
+    def __init__(self, gap_timeout: float, outage_patience: float, pacer: Pacer) -> None:
+        self._limit = gap_timeout
+        self._patience = max(gap_timeout, outage_patience)
         self._pacer = pacer
         self._deadline = 0.0
 
     def renew(self, now: float) -> None:
-        """Set the deadline anew, after a block was sent; now: seconds of the monotonic clock."""
-        self._deadline = now + self._gap_timeout
+        """Set the deadline anew; now: seconds of the monotonic clock."""
+        self._deadline = now + self._limit
+
+    def begin_body(self) -> None:
+        """Be patient from now on: the client has the head, and gives up no sooner than we do."""
+        self._limit = self._patience
+
+    def get_left(self, now: float) -> float:
+        """Return the seconds that are left at a time of the monotonic clock."""
+        return self._deadline - now
 
     async def wait(self, waiting: Awaitable[None]) -> None:
         """Wait for the upstream until the deadline.
@@ -36,7 +46,5 @@ class StallDeadline:
             async with asyncio.timeout(self._deadline - before):
                 await waiting
         except TimeoutError:
-            raise UpstreamTimeout(
-                f"no data from upstream for {self._gap_timeout:g} seconds"
-            ) from None
+            raise UpstreamTimeout(f"no data from upstream for {self._limit:g} seconds") from None
         self._pacer.note_starved(time.monotonic() - before)
