@@ -214,6 +214,13 @@ CACHE_SIZE = Gauge(
 CACHE_LIMIT = Gauge(
     REGISTRY, "xetserve_cache_limit_bytes", "The value of cache_size; 0: no cache.", unite=max
 )
+CACHE_TROUBLE = Gauge(
+    REGISTRY,
+    "xetserve_cache_trouble",
+    "1: nothing can be kept because the disk fails or is full, or cache_size is too small.",
+    ("cause",),
+    unite=max,
+)
 CACHE_UNPROVEN = Gauge(
     REGISTRY,
     "xetserve_cache_unproven_entries",

@@ -85,7 +85,7 @@ async def test_what_speaks_against_new_clients_is_said() -> None:
     assert response.status == 503
     assert isinstance(response.body, bytes)
     assert json.loads(response.body) == {
-        "status": "unready", "cause": "cache", "error": "the disk cache cannot be written to",
+        "status": "unready", "cause": "cache", "error": "the disk cache has no room",
     }  # fmt: skip
     assert ("Retry-After", "5") in response.headers
 

@@ -10,6 +10,7 @@ import pytest
 
 from xetserve.commands.doctor.findings import Level, check_ca, check_cache, check_clock, check_files
 from xetserve.config.schema import CacheConfig, Config
+from xetserve.pipeline.cache.health import USEFUL_SIZE
 
 NOBODY = 65534
 
@@ -42,8 +43,15 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def with_cache(folder: Path, size: int = 1000, min_free: int = 0) -> Config:
+def with_cache(folder: Path, size: int = USEFUL_SIZE, min_free: int = 0) -> Config:
     return Config(cache=CacheConfig(str(folder), size, min_free))
+
+
+def test_a_cache_that_is_too_small_for_large_pieces(tmp_path: Path) -> None:
+    found = check_cache(with_cache(tmp_path, size=20_000_000))
+    assert found.level is Level.WARN
+    assert "nothing larger than 10.0 MB at a time is kept" in found.text
+    assert "136.3 MB or more" in found.advice
 
 
 def test_no_cache() -> None:

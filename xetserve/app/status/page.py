@@ -18,6 +18,11 @@ _GRAPH_WIDTH: Final = 300  # samples: five minutes
 _GRAPH_HEIGHT: Final = 100
 
 _STAGES: Final = {"reading": "waits for data", "sending": "waits for its client"}
+_TROUBLES: Final = {
+    "disk": "keeps nothing: its folder cannot be written to",
+    "full": "keeps nothing: there is no room",
+    "small": "cache_size is too small for large pieces",
+}
 _ROUTES: Final = {
     "api": "an answer of the Hub's API",
     "raw": "a file of git's",
@@ -188,7 +193,7 @@ def _make_memory(memory: dict[str, int]) -> str:
     )
 
 
-def _make_cache(cache: dict[str, int] | None) -> str:
+def _make_cache(cache: dict[str, Any] | None) -> str:
     if cache is None:
         return _make_card("Disk cache", "off", '<div class="soft">no cache_dir is set</div>')
     looked = cache["hits"] + cache["misses"]
@@ -199,6 +204,7 @@ def _make_cache(cache: dict[str, int] | None) -> str:
         _make_bar(cache["size"], cache["limit"], "disk cache"),
         f'<div class="soft">of {format_size(cache["limit"])}</div>',
         f'<div class="soft">{share}{format_size(cache["bytes"])} given</div>',
+        *(f'<div class="bad">{_TROUBLES[cause]}</div>' for cause in cache["trouble"]),
     )
 
 

@@ -1,6 +1,7 @@
 """Decide whether a load balancer should send clients to this server."""
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -107,6 +108,8 @@ class Readiness:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 await self.check_cache()
         except OSError as exc:  # TimeoutError is one
-            logger.warning("ready: the cache cannot be written to: %s", exc.strerror or exc)
-            return Obstacle(CACHE, "the disk cache cannot be written to")
+            logger.debug("ready: the cache keeps nothing: %s", exc.strerror or exc)
+            is_full = exc.errno == errno.ENOSPC
+            reason = "has no room" if is_full else "cannot be written to"
+            return Obstacle(CACHE, f"the disk cache {reason}")
         return None

@@ -145,6 +145,11 @@ class Snapshot:
                 "hits": total(metrics.CACHE_HITS),
                 "misses": total(metrics.CACHE_MISSES),
                 "bytes": total(metrics.CACHE_BYTES),
+                "trouble": [
+                    labels[0]
+                    for labels, values in metrics.CACHE_TROUBLE.merge(living).items()
+                    if values[0]
+                ],
             },
             "streams": streams,
         }

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from xetserve.base.regular_files import open_regular
 from xetserve.base.sizes import format_size
 from xetserve.config.schema import Config
+from xetserve.pipeline.cache.health import USEFUL_SIZE
 
 STEP_TIMEOUT: Final = 10.0  # seconds for each step over the network
 MIN_FILES: Final = 256
@@ -108,6 +109,14 @@ def check_cache(config: Config) -> Finding:
             f"{text}, cache_min_free is {format_size(config.cache.cache_min_free)}: "
             "nothing would be cached",
             "free some space, or set another cache_dir",
+        )
+    if config.cache.cache_size < USEFUL_SIZE:
+        return Finding(
+            "cache",
+            Level.WARN,
+            f"{text}: of cache_size {format_size(config.cache.cache_size)}, nothing larger than "
+            f"{format_size(config.cache.cache_size // 2)} at a time is kept",
+            f"set cache_size to {format_size(USEFUL_SIZE)} or more",
         )
     used = _read_usage(folder)
     room = usage.free + used - config.cache.cache_min_free

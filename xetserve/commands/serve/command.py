@@ -115,12 +115,16 @@ async def _application(
     worker_bus = None if ledgers is None else WorkerBus(ledgers.places, shared_memory.number)
     async with (
         open_upstreams(
-            config, instance=instance, num_workers=num_workers, worker_bus=worker_bus
+            config,
+            instance=instance,
+            num_workers=num_workers,
+            worker_bus=worker_bus,
+            speaks=shared_memory.number == 0,
         ) as opened,
         AsyncExitStack() as stack,
     ):
         if opened.cache is not None:
-            readiness.check_cache = opened.cache.check_writable
+            readiness.check_cache = opened.cache.check
         if not config.hub.offline:
             readiness.probe_hub = opened.upstreams.hub.probe
             if shared_memory.number == 0 and not shared_memory.is_replacement:

@@ -71,6 +71,7 @@ async def open_upstreams(
     instance: str,
     num_workers: int = 1,
     worker_bus: WorkerBus | None = None,
+    speaks: bool = True,
 ) -> AsyncIterator[Opened]:
     """Build the upstream clients, the engine and the optional disk cache; close them afterwards.
 
@@ -78,6 +79,7 @@ async def open_upstreams(
         instance: see HubClient.
         num_workers: the number of workers that share the folder on disk.
         worker_bus: receives chunk hashes from the other workers; None: there is one worker.
+        speaks: see DiskCache.
 
     Raises:
         ConfigError: see check_environment.
@@ -114,6 +116,7 @@ async def open_upstreams(
             Path(config.cache.cache_dir),
             max_size=config.cache.cache_size,
             min_free=config.cache.cache_min_free,
+            speaks=speaks,
         )
         await cache.start()
     try:

@@ -237,7 +237,7 @@ class BlobWriter:
         if isinstance(error, TimeoutError):
             self._cache.rest()
         else:
-            self._cache.disk_workers.warn("cache: cannot write: %s", error.strerror or error)
+            self._cache.disk_workers.health.doubt(error)
 
     async def _create(self) -> Temporary | None:
         """Create a file; None if there is no room."""

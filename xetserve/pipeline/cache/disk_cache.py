@@ -38,6 +38,7 @@ from xetserve.metrics.catalogue import (
 )
 from xetserve.pipeline.cache.coverage_table import CoverageTable
 from xetserve.pipeline.cache.entry import EntryKey
+from xetserve.pipeline.cache.health import CacheHealth
 from xetserve.pipeline.cache.read import StoredBody
 from xetserve.pipeline.cache.store import CacheStore, Found, Segment, prepare_folder
 from xetserve.pipeline.cache.write import MAX_BLOCKS, DiskWorkers, EntryWriter
@@ -66,30 +67,42 @@ class DiskCache:
         inner: the source of reconstructions, and of data that is not stored.
         max_size: bytes that the folder may hold.
         min_free: bytes of its file system that stay free.
+        speaks: log changes of its state as warnings; False: another worker does.
     """
 
-    def __init__(self, inner: CasSource, folder: Path, *, max_size: int, min_free: int) -> None:
+    def __init__(
+        self,
+        inner: CasSource,
+        folder: Path,
+        *,
+        max_size: int,
+        min_free: int,
+        speaks: bool = True,
+    ) -> None:
         self._inner = inner
         self._max_size = max_size
         self._store = CacheStore(folder, max_size=max_size, min_free=min_free)
         self.max_stored_size = self._store.max_entry_size
         self._executor = ThreadPoolExecutor(MAX_THREADS, "cache")
-        self.disk_workers = DiskWorkers(self._store, self._executor)
+        self._health = CacheHealth(folder, speaks=speaks)
+        self.disk_workers = DiskWorkers(self._store, self._executor, self._health)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.coverages = CoverageTable(self.disk_workers, self.spawn)
         self._removals: dict[bytes, asyncio.Task[None]] = {}
-        self._sweeper: asyncio.Task[None] | None = None
+        self._keepers: list[asyncio.Task[None]] = []
         self._resume_time = 0.0  # monotonic; the disk is not used before
 
     async def start(self) -> None:
-        """Create the folder, and start to sweep it regularly.
+        """Create the folder, and start to check and sweep it regularly.
 
         Raises:
             ConfigError: the folder cannot be created or written to.
         """
         await self.disk_workers.run(prepare_folder, self._store.folder)
         CACHE_LIMIT.set(self._max_size)
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever())
+        self._health.note_size(self._max_size)
+        loop = asyncio.get_running_loop()
+        self._keepers = [loop.create_task(each()) for each in (self._sweep_forever, self._watch)]
 
     async def aclose(self) -> None:
         """Finish writing complete entries, within a few seconds."""
@@ -98,9 +111,7 @@ class DiskCache:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.settle()
-        tasks = self._list_tasks()
-        if self._sweeper is not None:
-            tasks.add(self._sweeper)
+        tasks = self._list_tasks() | set(self._keepers)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -141,13 +152,29 @@ class DiskCache:
                 self.disk_workers.warn("cache: cannot sweep: %s", exc.strerror or exc)
             await asyncio.sleep(SWEEP_INTERVAL)
 
-    async def check_writable(self) -> None:
-        """Check that a file can be written now, and measure the used space.
+    async def _watch(self) -> None:
+        """Check the cache now and then, and whenever a write has failed."""
+        while True:
+            failure = self._health.take_failure()
+            with contextlib.suppress(OSError):  # check has recorded it
+                await self.check()
+                if failure is not None and not isinstance(failure, FileNotFoundError):
+                    self.disk_workers.warn("cache: cannot write: %s", failure.strerror or failure)
+            await self._health.wait_for_doubt()
+
+    async def check(self) -> None:
+        """Check that something can be kept now, and measure the used space.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: nothing can be kept; TimeoutError: the disk does not answer.
         """
-        await self.disk_workers.run(self._store.check_writable)
+        try:
+            async with asyncio.timeout(DISK_TIMEOUT):
+                await self.disk_workers.run(self._store.check)
+        except OSError as exc:
+            self._health.note(exc)
+            raise
+        self._health.note(None)
         await self.measure()
 
     async def measure(self) -> None:

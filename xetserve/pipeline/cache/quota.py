@@ -10,6 +10,7 @@ within a minute. All functions block, and are for threads.
 """
 
 import contextlib
+import errno
 import fcntl
 import heapq
 import os
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from xetserve.base.regular_files import open_regular, pass_over, scan
+from xetserve.base.sizes import format_size
 from xetserve.pipeline.cache.entry import is_unproven
 from xetserve.pipeline.cache.layout import Stored, get_cost, iter_stored, look_at
 
 HYSTERESIS: Final = 10  # a sweep evicts a tenth of a full cache, so that sweeps stay rare
+MIN_ROOM: Final = 1024 * 1024  # bytes; a cache that cannot have as much keeps nothing
 MIN_FREE_FILES: Final = 1000  # inodes of the file system that stay free
 EVICTION_ROUNDS: Final = 8  # walks over the folder, if files cannot be removed
 LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
@@ -99,6 +102,20 @@ class Quota:
         if stat.f_files and stat.f_favail < MIN_FREE_FILES:
             return 0
         return stat.f_bavail * stat.f_frsize
+
+    def check_room(self) -> None:
+        """Check that the file system has room for the cache, if all its files were evicted.
+
+        Raises:
+            OSError: ENOSPC, it has none; or the disk fails.
+        """
+        free, usage = self.get_free(), self.get_usage()
+        if free + usage - self._min_free < MIN_ROOM:
+            raise OSError(
+                errno.ENOSPC,
+                f"no room: {format_size(free)} of the file system are free, and cache_min_free is "
+                f"{format_size(self._min_free)}",
+            )
 
     def get_usage(self) -> int:
         """Return the used bytes.

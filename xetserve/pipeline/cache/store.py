@@ -14,6 +14,7 @@ complete or not there, and reading and writing need no lock. See temporary.py fo
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -37,6 +38,8 @@ from xetserve.pipeline.cache.layout import (
 from xetserve.pipeline.cache.quota import Quota
 from xetserve.pipeline.cache.temporary import Temporary, open_temporary, rename_temporary
 from xetserve.xet.reconstruction import ChunkRange
+
+logger = logging.getLogger(__name__)
 
 TOUCH_AGE: Final = 60.0  # seconds after which a use is recorded again
 PLACE_TRIES: Final = 5  # a sweep may remove a new folder before a file is in it
@@ -99,16 +102,16 @@ def prepare_for_owner(folder: Path) -> None:
         )
 
 
-def make_cache_folder(folder: Path) -> None:
-    """Create the folder of a cache, and what is missing in it.
+def make_cache_folder(folder: Path) -> int:
+    """Create the folder of a cache, and what is missing in it; return how many folders were made.
 
     Raises:
         OSError: it cannot be created or written to.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for path in (folder, folder / "tmp"):
-        make_folders(path)
+    num_made = make_folders(folder) + make_folders(folder / "tmp")
     os.close(open_regular(folder / "usage", os.O_RDWR | os.O_CREAT))
+    return num_made
 
 
 class CacheStore:
@@ -366,12 +369,15 @@ class CacheStore:
         with contextlib.suppress(OSError):
             self.quota.give_back(temporary.size)
 
-    def check_writable(self) -> None:
-        """Check that a file can be written, and remove it.
+    def check(self) -> None:
+        """Check that something can be kept; make the folder anew if it was emptied or removed.
 
         Raises:
-            OSError: it cannot.
+            OSError: nothing can be kept; ENOSPC: because there is no room.
         """
+        if make_cache_folder(self.folder):
+            # One process makes it, and only that one logs this.
+            logger.warning("cache: %s was emptied or removed: beginning anew", self.folder)
         path = f"{self._temporary}/{os.urandom(16).hex()}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -380,3 +386,4 @@ class CacheStore:
             os.close(fd)
             with contextlib.suppress(FileNotFoundError):  # a sweep takes it for a leftover
                 os.unlink(path)
+        self.quota.check_room()

@@ -23,6 +23,7 @@ from xetserve.errors import FormatError
 from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS, CACHE_STORED_BYTES
 from xetserve.pipeline.cache.coverage import Coverage
 from xetserve.pipeline.cache.entry import EntryIndex, EntryKey, Indexer, Standing
+from xetserve.pipeline.cache.health import CacheHealth
 from xetserve.pipeline.cache.store import CacheStore
 from xetserve.pipeline.cache.temporary import Temporary
 from xetserve.xet.hashes import format_hash
@@ -53,7 +54,9 @@ class DiskWorkers:
         executor: its threads run all blocking calls.
     """
 
-    def __init__(self, store: CacheStore, executor: Executor) -> None:
+    def __init__(
+        self, store: CacheStore, executor: Executor, health: CacheHealth | None = None
+    ) -> None:
         self.store = store
         self.executor = executor
         self.num_blocks = 0
@@ -64,6 +67,7 @@ class DiskWorkers:
         self._written: asyncio.Future[None] | None = None
         self._sweeping = asyncio.Lock()
         self._last_warning = -LOG_PAUSE
+        self.health = health or CacheHealth(store.folder)
 
     def take_block(self) -> bytearray:
         """Return a buffer of BLOCK_SIZE bytes with any content; a new one costs 256 page faults."""
@@ -111,6 +115,8 @@ class DiskWorkers:
             if temporary is None:
                 await self.sweep_now(size)
                 temporary = await self.run(self.store.create, size)
+            if temporary is None:
+                self.health.doubt()
             return temporary
 
     async def sweep(self) -> None:
@@ -129,9 +135,12 @@ class DiskWorkers:
         logger.debug("cache: swept, %d entries evicted", evicted)
 
     def warn(self, message: str, *args: object) -> None:
-        """Log a failure of the disk, at most once in LOG_PAUSE seconds as a warning."""
+        """Log a failure of the disk, at most once in LOG_PAUSE seconds as a warning.
+
+        While the cache is known to keep nothing, that has been logged already.
+        """
         now = time.monotonic()
-        if now - self._last_warning >= LOG_PAUSE:
+        if self.health.is_good and now - self._last_warning >= LOG_PAUSE:
             self._last_warning = now
             logger.warning(message, *args)
         else:
@@ -277,7 +286,7 @@ class EntryWriter:
             await self._write()
         except OSError as exc:
             self.abandon("disk")
-            self._disk_workers.warn("cache: cannot write: %s", exc.strerror or exc)
+            self._disk_workers.health.doubt(exc)
         finally:
             self._is_wanted = False
             self._waiting.clear()

@@ -39,6 +39,7 @@ class AnswerStore:
         self._waiting: dict[str, Stored | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self._is_failing = False  # the last write failed
 
     async def read(
         self, path: str, *, is_imported: bool = False, lead: float = 0.0
@@ -119,7 +120,13 @@ class AnswerStore:
             try:
                 await loop.run_in_executor(self._writing, work)
             except OSError as exc:
-                logger.warning("metadata: cannot write: %s", exc.strerror or exc)
+                level = logging.DEBUG if self._is_failing else logging.WARNING
+                self._is_failing = True
+                logger.log(level, "metadata: cannot write: %s", exc.strerror or exc)
+            else:
+                if self._is_failing:
+                    logger.info("metadata: answers are stored again")
+                self._is_failing = False
             finally:
                 self._pending -= size
                 if path in self._waiting and self._waiting[path] is stored:
