@@ -166,7 +166,13 @@ def _impatient_server(
     _running_site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Process]:
     launched = Launcher(tmp_path_factory.mktemp("impatient"))
-    flags = ("--upstream-timeout", "1", *_variant_flags(_running_site.cache))
+    flags = (
+        "--upstream-timeout",
+        "1",
+        "--outage-patience",
+        "0",
+        *_variant_flags(_running_site.cache),
+    )
     yield launched.start(*serve_arguments(_running_site.origin.url, *flags))
     launched.stop_all()
 

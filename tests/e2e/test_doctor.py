@@ -55,10 +55,10 @@ def levels(found: dict[str, dict[str, Any]], *names: str) -> list[str]:
 def test_all_is_good(site: Site, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
     flags = ("--token-file", str(tmp_path / "token"), "--cache-dir", str(tmp_path / "cache"))
-    small = ("--cache-size", "1MiB", "--cache-min-free", "0")
+    small = ("--cache-size", "256MiB", "--cache-min-free", "0")
     found = examine(site.origin.url, "--file", f"{REPO}/big.bin", *flags, *small, status=0)
     assert list(found) == [*GOOD, *LAST]
-    assert {check["level"] for check in found.values()} == {"ok"}
+    assert {name for name, check in found.items() if check["level"] != "ok"} == set(), found
     assert found["token"]["text"] == "valid, owner tester"
     assert found["data"]["text"].endswith("read and verified")
     assert not (tmp_path / "cache").exists()

@@ -65,7 +65,8 @@ def test_a_stopped_origin_is_bad_gateway(site: Site, launcher: Launcher, tmp_pat
 def test_lasting_trouble_in_the_middle_cuts_the_download(
     site: Site, launcher: Launcher, tmp_path: Path
 ) -> None:
-    server = launcher.start(*serve_arguments(site.origin.url, "--upstream-timeout", "2"))
+    limits = ("--upstream-timeout", "1", "--outage-patience", "2")
+    server = launcher.start(*serve_arguments(site.origin.url, *limits))
     site.control.set_faults(reset_first=10_000)
     done = run(curl(f"{server.url}/download/{REPO}/big.bin", tmp_path / "out"))
     assert done.returncode in (18, 56)

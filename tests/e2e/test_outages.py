@@ -69,3 +69,19 @@ def test_a_download_that_has_begun_survives_an_outage(
         start_origin(launcher, uploaded.origin_folder, port=port_of(origin))
         assert client.wait() == 0
     assert sha256_of(target) == sha256_of(uploaded.folder / NAME)
+
+
+def test_a_client_that_leaves_in_an_outage_is_noticed(
+    uploaded: Uploaded, launcher: Launcher, tmp_path: Path
+) -> None:
+    origin = start_origin(launcher, uploaded.origin_folder)
+    server = launcher.start(*serve_arguments(origin.url, "--upstream-timeout", "1"))
+    OriginControl(origin.url).set_faults(bandwidth=1_000_000)
+    target = tmp_path / "out"
+    command = curl(f"{server.url}/download/{REPO}/{NAME}", target)
+    with subprocess.Popen(command) as client:
+        wait_until(lambda: target.exists() and target.stat().st_size > 0)
+        origin.stop()
+        client.kill()
+    wait_until(lambda: lines_about(server, "xetserve.access: "))
+    assert server.stop() == 0

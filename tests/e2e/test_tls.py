@@ -99,9 +99,8 @@ def test_a_file_comes_out_as_it_went_in(
 def test_a_cut_body_is_an_error(
     site: Site, launcher: Launcher, certificates: Certificates, tmp_path: Path
 ) -> None:
-    server = launcher.start(
-        *serve_arguments(site.origin.url, "--upstream-timeout", "1", *tls_flags(certificates))
-    )
+    limits = ("--upstream-timeout", "1", "--outage-patience", "0")
+    server = launcher.start(*serve_arguments(site.origin.url, *limits, *tls_flags(certificates)))
     site.control.set_faults(reset_first=10_000)
     url = secure_url(server, f"/download/{REPO}/big.bin")
     for version in ("1.0", "1.1"):  # a body that ends with the connection, and one in chunks

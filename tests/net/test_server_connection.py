@@ -706,6 +706,31 @@ class TestClientsThatLeave:
             await asyncio.wait_for(body.is_closed.wait(), PATIENCE)
             await until(lambda: not listener.num_connections)
 
+    async def test_one_that_closed_its_side_while_a_body_waits_counts_as_gone(self) -> None:
+        body = Body(b"x", stalls=True)
+        limits = ConnectionLimits(half_closed_timeout=0.01, linger_timeout=LINGER)
+        async with serving(streaming(body), limits) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await body.is_waiting.wait()
+            client.writer.write_eof()
+            await asyncio.wait_for(body.is_closed.wait(), PATIENCE)
+            assert (await client.read_end())[1] == "reset"
+            await until(lambda: not listener.num_connections)
+
+    async def test_one_that_closed_its_side_and_reads_slowly_gets_the_body(self) -> None:
+        body = Body(bytes(BIG), bytes(1))
+        limits = ConnectionLimits(half_closed_timeout=0.01, linger_timeout=LINGER)
+        async with serving(streaming(body), limits) as listener, connected(listener.port) as client:
+            await client.send(CLOSING_GET)
+            client.writer.write_eof()
+            await until(lambda: body.num_given == 1)
+            loop = asyncio.get_running_loop()
+            seen = loop.time()
+            await until(lambda: loop.time() > seen + 0.05)
+            rest, how = await client.read_end()
+            assert how == "closed"
+            assert len(rest) > BIG
+
     @pytest.mark.parametrize("how", ["close", "reset"])
     async def test_a_body_that_is_being_sent_is_closed(self, how: str) -> None:
         body = Body(*[bytes(1 << 20)] * 64)

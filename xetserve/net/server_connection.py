@@ -27,6 +27,7 @@ from xetserve.metrics.catalogue import CLIENT_TIMEOUTS, SENT_BYTES
 from xetserve.net.body_budget import BodyBudget, BodyLease
 from xetserve.net.connection_count import client_key
 from xetserve.net.dates import http_date
+from xetserve.net.half_closed import HalfClosedWatch
 from xetserve.net.loop_turns import Turns
 from xetserve.net.min_rate import BodyDeadline, RateFloor
 from xetserve.net.tls_stream import Stream, TlsStream
@@ -52,6 +53,8 @@ class ConnectionLimits:
     write_timeout: time without a byte read, after which a client is cut.
     min_write_rate: rate below which a client is cut; 0: no limit.
     write_window: averaging time of min_write_rate; only time spent waiting for the client counts.
+    half_closed_timeout: time without a byte for a client that has closed its sending side, after
+        which it counts as gone.
     linger_timeout: time for the client to read a last response and close.
     drain_grace: time for the first request of a new connection while the server drains.
     max_drain: bytes of an unread request body that the server reads to keep the connection.
@@ -69,6 +72,7 @@ class ConnectionLimits:
     write_timeout: float = 60.0
     min_write_rate: float = 0.0
     write_window: float = 60.0
+    half_closed_timeout: float = 8.0
     linger_timeout: float = 2.0
     drain_grace: float = 1.0
     max_drain: int = 64 * 1024
@@ -351,6 +355,7 @@ class ServerConnection:
         protocol, stream, record = self._protocol, self._stream, request.record
         observer = response.observer
         pending = head  # sent together with the first block, in one segment if possible
+        watch = HalfClosedWatch(stream, self._limits.half_closed_timeout)
         try:
             while True:
                 if observer is not None:
@@ -368,7 +373,9 @@ class ServerConnection:
                 if pending:
                     framed.insert(0, pending)
                     pending = b""
+                watch.begin_send()
                 await self._send(framed)
+                watch.end_send()
                 if not record.sent:
                     record.first_byte_time = self._loop.time() - started
                 record.sent += size
@@ -398,6 +405,8 @@ class ServerConnection:
             protocol.state = State.CLOSED
             stream.on_lost = None  # this side closes now: do not cancel this task
             stream.abort()
+        finally:
+            watch.cancel()
 
     async def _send(self, buffers: list[Buffer]) -> None:
         try:

@@ -125,6 +125,11 @@ class ByteStream(asyncio.BufferedProtocol):
         return not (self._lost or self._eof or self._inbox)
 
     @property
+    def is_half_closed(self) -> bool:
+        """Return whether the peer has closed its sending side only, as far as is known."""
+        return self._eof and not self._lost
+
+    @property
     def peer(self) -> str:
         """Return the peer's address without the port; "" on a Unix socket."""
         name = self.transport.get_extra_info("peername")

@@ -74,6 +74,11 @@ class TlsStream:
         """Return whether the peer is connected and has sent nothing that is unread."""
         return self._stream.is_quiet and not (self._incoming.pending or self._tls.pending())
 
+    @property
+    def is_half_closed(self) -> bool:
+        """Return whether the peer has closed its sending side only, as far as is known."""
+        return self._stream.is_half_closed
+
     async def receive(self, timeout: float | None = None) -> bytes:
         """Wait for at least one byte; return the received bytes, b"" when the peer has finished.
 

@@ -19,6 +19,7 @@ from xetserve.app.status.operator import Operator
 from xetserve.app.status.readiness import Readiness
 from xetserve.app.status.service import StatusService
 from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
+from xetserve.base.request_id import REQUEST_ID
 from xetserve.commands.serve.endpoints import open_endpoints
 from xetserve.commands.serve.process import run_handler
 from xetserve.commands.serve.reload import Live
@@ -152,6 +153,7 @@ async def _application(
 
 async def _report_hub(hub: HubClient) -> None:
     """Log whether the Hub answers at the start, without delaying it."""
+    REQUEST_ID.set("start")
     try:
         async with asyncio.timeout(PROBE_TIMEOUT):
             await hub.probe(PROBE_TIMEOUT)

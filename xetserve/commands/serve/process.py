@@ -243,6 +243,7 @@ def _connection_limits(config: Config, max_files: int) -> ConnectionLimits:
         write_timeout=config.server.write_timeout,
         min_write_rate=limits.min_write_rate,
         write_window=config.server.write_timeout,
+        half_closed_timeout=config.hub.upstream_timeout,
         max_requests=limits.max_requests_per_connection,
         # A request also needs files for upstream connections and the cache.
         max_connections=share_files(max_files, limits.max_connections).connections,
