@@ -43,6 +43,7 @@ SHARED = {"base", "errors", "metrics"}
 INNER: dict[str, dict[str, set[str]]] = {
     "pipeline": {
         "provenance": set(),
+        "proven_store": set(),
         "tally": set(),
         "flow": set(),
         "plan": {"flow"},
@@ -53,8 +54,25 @@ INNER: dict[str, dict[str, set[str]]] = {
         "windows": {"fetch", "plan"},
         "window_reader": {"blocks", "windows", "fetch", "tally", "plan", "verify"},
         "reader": {"blocks", "windows", "window_reader", "fetch", "flow", "plan", "verify"},
-        "packed_reader": {"blocks", "window_reader", "fetch", "flow", "plan", "verify"},
-        "engine": {"blocks", "reader", "packed_reader", "fetch", "tally", "flow", "verify"},
+        "packed_reader": {
+            "blocks",
+            "window_reader",
+            "proven_store",
+            "fetch",
+            "flow",
+            "plan",
+            "verify",
+        },
+        "engine": {
+            "blocks",
+            "reader",
+            "packed_reader",
+            "proven_store",
+            "fetch",
+            "tally",
+            "flow",
+            "verify",
+        },
     },
     "app": {
         "auth": {"errors"},
@@ -104,6 +122,7 @@ PURE_MODULES = {
     "xetserve.base.json_text",
     "xetserve.base.lru_dict",
     "xetserve.base.request_id",
+    "xetserve.pipeline.cache.chunk_hashes",
     "xetserve.pipeline.cache.coverage",
     "xetserve.pipeline.cache.entry",
     "xetserve.pipeline.plan.chunk_reuse",

@@ -4,6 +4,7 @@ from it, and nothing else.
 
 import http.client
 import json
+import os
 import re
 import sys
 import time
@@ -41,9 +42,13 @@ from tests.e2e.native import (
     find_flip,
     running_place,
 )
+from tests.waiting import wait_until
+from xetserve.pipeline.cache.entry import Standing
 from xetserve.xet.grants import open_grant, seal_grant
 from xetserve.xet.signing import Sealer, derive_key
 from xetserve.xet.xorb import ChunkRecord, iter_records
+
+PROVEN_BYTES = "xetserve_cache_proven_bytes_total"
 
 Start = Callable[..., Site]
 
@@ -242,6 +247,44 @@ def test_a_wrong_byte_fails_the_client_and_leaves_the_cache(
     site.control.set_faults(**find_flip(place, EDITED, PLACES[where]))
     download_failing(site, tmp_path / "again", EDITED)
     assert "is not the file's" in site.server.log
+
+
+@pytest.mark.parametrize("environment", [{}, MULTIRANGE], ids=["one by one", "several ranges"])
+def test_what_is_proven_is_not_decoded_again(
+    start: Start, place: Place, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """All of it leaves the cache as it is; what is damaged there does not leave."""
+    site = start()
+    assert download(site, tmp_path / "cold", EDITED) == place.files[EDITED]
+    wait_until(lambda: all(is_proven(path) for path in site.cache.glob("??/*/*.xc")))
+    assert read_proven(site) == 0
+    num_packed = count_packed(site.asked("data"))
+    site.control.reset_requests()
+    assert download(site, tmp_path / "warm", EDITED, **environment) == place.files[EDITED]
+    assert read_proven(site) == num_packed
+    assert site.asked("data") == []
+
+    path = max(site.cache.glob("??/*/*.xc"), key=lambda each: each.stat().st_size)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    assert download(site, tmp_path / "damaged", EDITED, **environment) == place.files[EDITED]
+    assert site.asked("data") != []
+    assert read_proven(site) < 2 * num_packed
+
+
+def is_proven(path: Path) -> bool:
+    return Standing.of(path.name) is Standing.PROVEN
+
+
+def read_proven(site: Site) -> int:
+    """Packed bytes that native clients have got without decoding."""
+    with closing(Connection(site.server.url, None)) as connection:
+        lines = connection.ask("/metrics").body.decode().splitlines()
+    (value,) = [line.split()[1] for line in lines if line.startswith(f"{PROVEN_BYTES} ")]
+    return int(float(value))
 
 
 def test_a_plain_read_that_fails_leaves_nothing_wrong_to_native_clients(

@@ -92,6 +92,7 @@ def test_everything_that_matters_is_on_the_dashboard() -> None:
     missing = {name for name in LABELS if name not in text}
     assert missing == {
         "xetserve_draining", "xetserve_metadata_damaged_total", "xetserve_cache_stored_bytes_total",
+        "xetserve_cache_proven_bytes_total",
         "xetserve_cache_evictions_total", "xetserve_cache_damaged_total",
         "xetserve_cache_unproven_entries", "xetserve_cache_abandoned_total",
         "xetserve_cache_trouble",

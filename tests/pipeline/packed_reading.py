@@ -4,6 +4,7 @@ import time
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile
 from tests.pipeline.reading import FILE, assert_released, make_engine, read_all
+from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.xet.data_urls import Granter
@@ -18,11 +19,14 @@ SEALER = Sealer(b"k" * 32)
 class Side:
     """A CAS, the engine in front of it, and what clients were granted."""
 
-    def __init__(self, file: FakeFile = FILE, limit: int = 1 << 27) -> None:
+    def __init__(
+        self, file: FakeFile = FILE, limit: int = 1 << 27, cache: DiskCache | None = None
+    ) -> None:
         self.file = file
         self.cas = FakeCas(file)
         self.budget = ByteBudget(limit)
-        self.engine = make_engine(self.cas, self.budget)
+        source = self.cas if cache is None else cache
+        self.engine = make_engine(source, self.budget, proven_store=cache)
 
     async def grant(self, start: int = 0, end: int | None = None) -> list[Grant]:
         """Return grants of one range each, for a part of the file."""

@@ -11,6 +11,7 @@ from tests.waiting import PATIENCE
 from xetserve.pipeline.blocks import BlockReader
 from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.proven_store import ProvenStore
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger_store import LedgerStore
 from xetserve.pipeline.verify.worker_bus import WorkerBus
@@ -75,6 +76,7 @@ def make_engine(
     *,
     ledger_store: LedgerStore | None = None,
     worker_bus: WorkerBus | None = None,
+    proven_store: ProvenStore | None = None,
 ) -> Engine:
     return Engine(
         cas,
@@ -83,6 +85,7 @@ def make_engine(
         limits=LIMITS,
         ledger_store=ledger_store,
         worker_bus=worker_bus,
+        proven_store=proven_store,
     )
 
 

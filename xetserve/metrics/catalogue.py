@@ -189,6 +189,11 @@ CACHE_MISSES = Counter(REGISTRY, "xetserve_cache_misses_total", "Xorb ranges not
 CACHE_BYTES = Counter(
     REGISTRY, "xetserve_cache_bytes_total", "Packed bytes read from the disk cache."
 )
+CACHE_PROVEN_BYTES = Counter(
+    REGISTRY,
+    "xetserve_cache_proven_bytes_total",
+    "Packed bytes of them that native clients got without decoding, since they were proven before.",
+)
 CACHE_STORED_BYTES = Counter(
     REGISTRY, "xetserve_cache_stored_bytes_total", "Packed bytes written to it."
 )

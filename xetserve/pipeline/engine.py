@@ -12,6 +12,7 @@ from xetserve.pipeline.blocks import OnClose
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.packed_reader import PackedReader
+from xetserve.pipeline.proven_store import ProvenStore
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger import Ledger
 from xetserve.pipeline.verify.ledger_store import LedgerStore
@@ -43,6 +44,7 @@ class Engine:
     Args:
         ledger_store: where proven ledgers are stored; None: nowhere.
         worker_bus: from the other workers, and to them; None: there are none.
+        proven_store: has proven records, which native clients get as they are; None: nothing has.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Engine:
         limits: ReadLimits,
         ledger_store: LedgerStore | None = None,
         worker_bus: WorkerBus | None = None,
+        proven_store: ProvenStore | None = None,
     ) -> None:
         self.budget = budget
         self.limits = limits
         self.fetches = FetchTable(source, budget, policy=policy, stall_timeout=limits.stall_timeout)
         self.ledgers = Ledgers(worker_bus=worker_bus)
         self._ledger_store = ledger_store
+        self._proven_store = proven_store
 
     @property
     def source(self) -> CasSource:
@@ -120,6 +124,7 @@ class Engine:
             verifier,
             grant,
             granted,
+            proven_store=self._proven_store,
             gap_timeout=self.limits.gap_timeout,
             outage_patience=self.limits.outage_patience,
             on_close=on_close,

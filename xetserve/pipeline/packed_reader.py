@@ -6,6 +6,32 @@ the file's ledger at every place where the file has it. A proven file is held ag
 by chunk; of any other, the answer that completes the list ends only if the list makes the file
 hash.
 
+What was proven once need not be decoded again. Records leave the disk cache as they are where
+
+- the ledger of the file is proven here,
+- all of the range is in entries that are marked as proven,
+- this very process has hashed all chunks of these entries, decoded from records that it read from
+  the entry or wrote to it (cache/chunk_hashes.py), and
+- these hashes are the ledger's at every place that the grant names; and where the grant of another
+  instance proves the range, they also make its digest.
+
+So the entry's records, as they were stored, are the file's. What may have happened since:
+
+- Damage on disk after the mark or the hashing: each record, header included, is compared with its
+  CRC-32 between the read and the socket, from the same memory. The CRCs are in an index with a
+  BLAKE3 of its own. A record that differs does not leave. The CRC finds errors of the disk, not
+  somebody who writes to the folder; nor does it find one random error in four billion.
+- The entry is gone, truncated or replaced: the name of an entry is never used again, and an open
+  file stays what it was. Another content under its name fails the CRCs.
+- Only a part of the range is in such entries, or of another standing: then all of it is decoded.
+- The disk fails in the middle: the rest of the range comes as for a file that is not stored. It is
+  read from its start, every chunk is decoded, hashed and held against the ledger, and those that
+  have left are dropped. They must have had as many bytes, since records are cut at the same place.
+- Several workers: no worker relies on another's hashes, or on the mark alone; one that has not
+  hashed an entry decodes it once, as one that has restarted does. A ledger that another worker has
+  proven is as good as an own one.
+- The ledger is dropped for want of memory: the comparison was with a proven list, which stays true.
+
 What a client of an unproven file has got before may be the wrong part. So when the list turns out
 wrong, or the same place of the file has had two different chunks, the file counts as cut: whoever
 serves data URLs has to refuse those from before (Ledgers.was_cut_since), or a client would go on
@@ -23,18 +49,22 @@ from typing import Final
 from blake3 import blake3
 
 from xetserve.errors import FormatError, IntegrityError, UrlExpired
+from xetserve.metrics.catalogue import CACHE_PROVEN_BYTES
 from xetserve.pipeline.blocks import Block, BlockReader, OnClose
 from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.followers import FileTraffic
 from xetserve.pipeline.plan.window_plan import Step, check_fetch_range
+from xetserve.pipeline.proven_store import ProvenRecords, ProvenStore
 from xetserve.pipeline.verify.verifier import Verifier
 from xetserve.pipeline.window_reader import MAX_REJECTS
 from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
+from xetserve.xet.hashes import HASH_SIZE
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 from xetserve.xet.xorb import make_chunk_header
 
 PLACES_AT_ONCE: Final = 1000  # of one chunk, some milliseconds; then others have their turn
+STORE_TIMEOUT: Final = 2.0  # seconds; a disk that is slower only delays clients
 
 
 class _Places:
@@ -86,6 +116,7 @@ class PackedReader(BlockReader):
 
     Args:
         granted: one of the grant's ranges.
+        proven_store: has records that need not be decoded; None: nothing has.
 
     Raises:
         FormatError, IntegrityError: the range cannot be one of a xorb.
@@ -98,6 +129,7 @@ class PackedReader(BlockReader):
         grant: Grant,
         granted: GrantedRange,
         *,
+        proven_store: ProvenStore | None = None,
         gap_timeout: float,
         outage_patience: float = 0.0,
         on_close: OnClose | None = None,
@@ -110,6 +142,10 @@ class PackedReader(BlockReader):
         check_fetch_range(self._info)
         self._places = _Places(granted.uses)
         self._verifier = verifier
+        self._proven_store = proven_store
+        self._records: ProvenRecords | None = None  # while they are read without decoding
+        self._is_proven_stored = False  # whether all of them were
+        self._sent = (granted.chunks.start, granted.byte_range.start)  # before these failed
         self._lease: Lease | None = None  # while it is open
         # Nobody is known to follow: others who want the range share the fetch, or have a cache.
         self._traffic = FileTraffic()
@@ -122,7 +158,7 @@ class PackedReader(BlockReader):
     @property
     def is_verified(self) -> bool:
         """Whether all that was read is the file's; known once the last block is given out."""
-        return self._verifier.is_verified
+        return self._is_proven_stored or self._verifier.is_verified
 
     async def can_prove(self) -> bool:
         """Return whether the range can be proven by itself, not only together with all others; from
@@ -139,6 +175,13 @@ class PackedReader(BlockReader):
 
     async def _open(self) -> None:
         await self._verifier.prepare()  # what may be taken from the cache depends on it
+        self._records = await self._find_proven()
+        if self._records is None:
+            self._open_lease()
+        else:
+            self.tally.cache_hits += 1
+
+    def _open_lease(self) -> None:
         num_chunks = self._info.chunks.end - self._info.chunks.start
         self._lease = self._table.open_lease(
             Step(self._grant.xorb_hash, self._info, (1,) * num_chunks),
@@ -154,10 +197,14 @@ class PackedReader(BlockReader):
         self._lease.fetch.start(self._room, must=True)
 
     async def _make_block(self) -> Block | None:
-        lease = self._lease
-        assert lease is not None
         if self._chunk == self._info.chunks.end:
             return None
+        if self._records is not None:
+            block = await self._read_proven(self._records)
+            if block is not None:
+                return block
+        lease = self._lease
+        assert lease is not None
         lease.fetch.fit(self._room)
         block = Block()
         await self._fill_block(block, lease)
@@ -176,6 +223,7 @@ class PackedReader(BlockReader):
             self._table.source.forget(xorb_hash, chunks)
 
     async def _close(self) -> None:
+        self._close_records()
         self._verifier.settle()
         lease, self._lease = self._lease, None
         if lease is not None:
@@ -195,6 +243,67 @@ class PackedReader(BlockReader):
         self._spare_url = False
         return self._info
 
+    # Records that were proven before.
+
+    async def _find_proven(self) -> ProvenRecords | None:
+        """Return the records of the range if they need not be decoded; see the module."""
+        if self._proven_store is None or not self._verifier.is_proven:
+            return None
+        records = await self._proven_store.find_proven(self._grant.xorb_hash, self._info)
+        if records is not None and not await self._has_file(records.hashes):
+            records.close()
+            return None  # whatever is wrong is found, and fetched again, when it is decoded
+        return records
+
+    async def _has_file(self, hashes: bytes) -> bool:
+        """Return whether the file has chunks with these hashes wherever it uses the range, and
+        they make the digest that proves it.
+        """
+        first = reached = self._info.chunks.start
+        digest = blake3()
+        number = 0
+        for use in self._granted.uses:
+            start, end = use.chunks
+            part = hashes[(start - first) * HASH_SIZE : (end - first) * HASH_SIZE]
+            for position in use.iter_positions():
+                if not self._verifier.has_part(position, use.decoded_size, part):
+                    return False
+                number += 1
+                if number % PLACES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            start = max(start, reached)
+            if start < end:
+                digest.update(hashes[(start - first) * HASH_SIZE : (end - first) * HASH_SIZE])
+                reached = end
+        return self._expected_digest in ("", digest.hexdigest(DIGEST_SIZE))
+
+    async def _read_proven(self, records: ProvenRecords) -> Block | None:
+        """Make a block of records that need not be decoded; None: the disk has failed, and all goes
+        on with a fetch.
+        """
+        try:
+            data, num_chunks = await records.read(self._pacer.block_size, STORE_TIMEOUT)
+        except (FormatError, OSError):
+            self._close_records()
+            self._sent = (self._chunk, self._position)
+            self._chunk, self._position = self._info.chunks.start, self._info.byte_range.start
+            self._open_lease()
+            return None
+        block = Block()
+        block.add(data, len(data), None, self._chunk, is_lent=False)
+        self.tally.cache_bytes += len(data)
+        CACHE_PROVEN_BYTES.add(amount=len(data))
+        self._chunk += num_chunks
+        self._position += len(data)
+        if self._chunk == self._info.chunks.end:
+            self._is_proven_stored = True
+        return block
+
+    def _close_records(self) -> None:
+        records, self._records = self._records, None
+        if records is not None:
+            records.close()
+
     # Chunks.
 
     async def _fill_block(self, block: Block, lease: Lease) -> None:
@@ -210,12 +319,28 @@ class PackedReader(BlockReader):
                 continue
             record = fetch.get_record(chunk)
             size = record.header.record_size
+            if chunk < self._sent[0]:
+                lease.release(chunk)
+                self._go_on(size)
+                continue
             block.buffers.append(make_chunk_header(record.header))
             block.add(record.payload, size, lease, chunk, is_lent=True)
-            self._chunk += 1
-            self._position += size
+            self._go_on(size)
             if block.size >= self._pacer.block_size and self._position < self._info.byte_range.end:
                 return
+
+    def _go_on(self, size: int) -> None:
+        """Go on behind a record of size bytes.
+
+        Raises:
+            IntegrityError: the records before were of another size when they left.
+        """
+        self._chunk += 1
+        self._position += size
+        if self._chunk == self._sent[0] and self._position != self._sent[1]:
+            raise IntegrityError(
+                f"chunk {self._chunk} is at byte {self._position}, but was at {self._sent[1]}"
+            )
 
     async def _finish(self) -> None:
         """Judge the range as a whole.

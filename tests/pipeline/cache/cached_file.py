@@ -32,7 +32,9 @@ async def running(folder: Path, cas: FakeCas | None = None) -> AsyncIterator[Pro
     """Yield a process with a cache in that folder, and settle what it has begun to write."""
     cache = DiskCache(cas or FakeCas(FILE), folder, max_size=1 << 40, min_free=0)
     await start_swept(cache)
-    engine = make_engine(cache, ByteBudget(1 << 27), ledger_store=LedgerStore(cache))
+    engine = make_engine(
+        cache, ByteBudget(1 << 27), ledger_store=LedgerStore(cache), proven_store=cache
+    )
     try:
         yield Process(cache, engine)
         await cache.settle()

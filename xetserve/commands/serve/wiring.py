@@ -127,6 +127,7 @@ async def open_upstreams(
             limits=limits,
             ledger_store=None if cache is None else LedgerStore(cache),
             worker_bus=worker_bus,
+            proven_store=cache,
         )
         upstreams = Upstreams(
             hub,

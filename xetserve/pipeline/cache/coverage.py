@@ -17,6 +17,7 @@ class Coverage:
         on_proven: called with the path once all chunks are proven and the entry is on disk.
         on_part: called with this object when some chunks are proven and the entry is on disk.
         path: of the entry; None while it is being written.
+        on_hash: called with this object, a chunk and its hash.
     """
 
     def __init__(
@@ -26,11 +27,13 @@ class Coverage:
         on_proven: Callable[[str], object],
         path: str | None = None,
         on_part: Callable[["Coverage"], object] = lambda _: None,
+        on_hash: Callable[["Coverage", int, bytes], object] = lambda *_: None,
     ) -> None:
         self._xorb_hash = xorb_hash
         self._chunks = chunks
         self._on_proven = on_proven
         self._on_part = on_part
+        self._on_hash = on_hash
         self._path = path
         self._flags = bytearray(chunks.end - chunks.start)
         self._num_left = len(self._flags)
@@ -44,6 +47,11 @@ class Coverage:
         return self._xorb_hash
 
     @property
+    def chunks(self) -> ChunkRange:
+        """The chunks of the entry."""
+        return self._chunks
+
+    @property
     def path(self) -> str | None:
         """The path of the entry; None while it is being written."""
         return self._path
@@ -55,6 +63,7 @@ class Coverage:
 
     def note_hash(self, chunk: int, size: int, chunk_hash: bytes) -> None:
         """See Provenance."""
+        self._on_hash(self, chunk, chunk_hash)
         tree = self._tree
         if tree is None:
             return
@@ -80,6 +89,12 @@ class Coverage:
         self._num_left -= num_new
         if self._path is not None:
             self.settle(self._path)
+
+    def set_proven(self) -> None:
+        """Take in that the entry is marked as proven already: only hashes are of interest."""
+        self._flags = bytearray(b"\1" * len(self._flags))
+        self._num_left = 0
+        self._tree = None
 
     def cut(self, num_chunks: int) -> None:
         """Take in that only the first chunks of the entry have come."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from xetserve.base.lru_dict import LruDict
+from xetserve.pipeline.cache.chunk_hashes import ChunkHashes, name_of
 from xetserve.pipeline.cache.coverage import Coverage
 from xetserve.pipeline.cache.entry import EntryKey, Standing
 from xetserve.pipeline.cache.store import Segment
@@ -19,6 +20,8 @@ class CoverageTable:
 
     Args:
         spawn: starts a task that renames or compares entries.
+
+    hashes: of the chunks that were hashed as they were read from entries or written to them.
     """
 
     def __init__(
@@ -32,28 +35,42 @@ class CoverageTable:
         self._coverages: LruDict[str, Coverage] = LruDict(
             max_num=MAX_COVERAGES, max_cost=MAX_COVERED
         )
+        self.hashes = ChunkHashes()
         self._partly_proven: dict[bytes, dict[str, Coverage]] = {}  # by xorb and path
         self._marking: set[asyncio.Task[None]] = set()
 
     def make(self, key: EntryKey, path: str | None = None) -> Coverage:
         """Return a new coverage of an entry; path: None while the entry is being written."""
-        return Coverage(key.xorb_hash, key.chunks, self._mark, path, self._note_part)
+        return Coverage(
+            key.xorb_hash, key.chunks, self._mark, path, self._note_part, self._note_hash
+        )
+
+    def _note_hash(self, coverage: Coverage, chunk: int, chunk_hash: bytes) -> None:
+        path = coverage.path
+        key = coverage if path is None else name_of(path)
+        self.hashes.note(key, coverage.chunks, chunk, chunk_hash)
 
     def add(self, key: EntryKey, coverage: Coverage, path: str) -> None:
         """Add the coverage of an entry that has been written to a path."""
+        self.hashes.place(coverage, path, coverage.chunks)
         if Standing.of(path) is not Standing.PROVEN:
             self._coverages.put(path, coverage, key.num_chunks)
             coverage.settle(path)
 
     def find(self, segment: Segment) -> Coverage | None:
-        """Return the coverage of a stored entry; None if all its chunks are proven."""
+        """Return the coverage of a stored entry; None if all its chunks are proven, and were
+        hashed by this process.
+        """
         path = segment.path
-        if Standing.of(path) is Standing.PROVEN:
+        is_proven = Standing.of(path) is Standing.PROVEN
+        if is_proven and self.hashes.has_all(path):
             return None
         coverage = self._coverages.get(path)
         if coverage is None:
             key = segment.entry.key
             coverage = self.make(key, path)
+            if is_proven:
+                coverage.set_proven()
             self._coverages.put(path, coverage, key.num_chunks)
         return coverage
 

@@ -37,8 +37,9 @@ from xetserve.metrics.catalogue import (
     CACHE_UNPROVEN,
 )
 from xetserve.pipeline.cache.coverage_table import CoverageTable
-from xetserve.pipeline.cache.entry import EntryKey
+from xetserve.pipeline.cache.entry import EntryKey, Standing
 from xetserve.pipeline.cache.health import CacheHealth
+from xetserve.pipeline.cache.proven_records import StoredRecords
 from xetserve.pipeline.cache.read import StoredBody
 from xetserve.pipeline.cache.store import CacheStore, Found, Segment, prepare_folder
 from xetserve.pipeline.cache.write import MAX_BLOCKS, DiskWorkers, EntryWriter
@@ -216,6 +217,38 @@ class DiskCache:
                 body.has_imported = found.has_imported
                 body.open_stored(segments, checks=not is_proven)
             yield body
+
+    async def find_proven(self, xorb_hash: bytes, info: FetchInfo) -> StoredRecords | None:
+        """See ProvenStore."""
+        known = self.coverages.hashes
+        if not known:
+            return None
+        key = EntryKey(xorb_hash, info.chunks, info.byte_range)
+        found = await self._find(key, takes_imported=False)
+        hashes = bytearray()
+        if found is None or found.segments is None:
+            return None
+        for segment in found.segments:
+            part = known.find(segment.path, segment.chunks)
+            if part is None or Standing.of(segment.path) is not Standing.PROVEN:
+                return None
+            hashes += part
+        CACHE_HITS.add()
+        self._log("proven", key)
+        return StoredRecords(
+            found.segments,
+            bytes(hashes),
+            self._executor,
+            on_failure=self.note_failure,
+            close_later=self._close_later,
+        )
+
+    def _close_later(self, reading: "asyncio.Future[None]", close: Callable[[], None]) -> None:
+        async def wait_and_close() -> None:
+            await asyncio.wait((reading,))
+            close()
+
+        self.spawn(wait_and_close())
 
     def _log(self, what: str, key: EntryKey) -> None:
         if logger.isEnabledFor(logging.DEBUG):

@@ -80,6 +80,12 @@ class Verifier:
         ledger = self._ledger
         return ledger.is_proven and not ledger.matches(position, size, chunk_hash)
 
+    def has_part(self, position: int, size: int, hashes: bytes) -> bool:
+        """Return whether the file is proven, and chunks with just these hashes make up the part of
+        size decoded bytes at a position.
+        """
+        return self._ledger.find_hashes(position, size) == hashes
+
     @property
     def is_in_doubt(self) -> bool:
         """Whether the file's ledger had a wrong chunk since the response began.
