@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench.clients import Download, Part, run_curl
+from bench.clients import Download, Part, run_curl, run_hf_xet
 from bench.processes import Child
 from bench.results import Results
 from bench.site import REPO, Site
@@ -86,6 +86,18 @@ class Bench:
         """Download a file through a server; return the download with the server's CPU and peak."""
         before, loop_before = server.cpu_seconds(), server.loop_cpu_seconds()
         download = run_curl(self.site, server.url, Part(download_path(name)), size)
+        return download._replace(
+            cpu=server.cpu_seconds() - before,
+            loop_cpu=server.loop_cpu_seconds() - loop_before,
+            peak=server.peak_memory(),
+        )
+
+    def pull_natively(self, server: Child, name: str) -> Download:
+        """Download a file through a server with the official client, natively; return the download
+        with the server's CPU and peak.
+        """
+        before, loop_before = server.cpu_seconds(), server.loop_cpu_seconds()
+        download = run_hf_xet(self.site, name, server.url)
         return download._replace(
             cpu=server.cpu_seconds() - before,
             loop_cpu=server.loop_cpu_seconds() - loop_before,

@@ -19,6 +19,7 @@ from bench.site import count_requests
 
 SECTION = "production"
 KIND = "bg4"
+NATIVE = ("native, cold", "native, warm")  # the official client, through a cache; warm is proven
 MAX_QUESTIONS = 20.0  # requests to a near CAS, for 10**9 bytes
 
 _FLOOR = """\
@@ -86,6 +87,11 @@ def _measure_version(
         cells["filling a cache"] = bench.pull_from(server, name, site.size)
         cells["warm"] = bench.pull_from(server, name, site.size)
     shutil.rmtree(folder)
+    folder = tempfile.mkdtemp(prefix="cache-", dir=site.folder)
+    with start("--cache-dir", folder, "--native-from", "0") as server:
+        for cell in NATIVE:
+            cells[cell] = bench.pull_natively(server, name)
+    shutil.rmtree(folder)
     is_ours = version == Version()
     prefix = scheme if is_ours else f"{scheme}, {version.label}"
     for cell, download in cells.items():
@@ -115,6 +121,8 @@ def _compare_with_hf_xet(
     note(f"{scheme}: hf-xet, CPU", per_gb(hf_xet.cpu, bench.site.size), "s/GB")
     for cell in ("no cache", "filling a cache"):
         note(f"{scheme}, {cell}: rate over hf-xet", cells[cell].rate / hf_xet.rate)
+    for cell in NATIVE:
+        note(f"{scheme}, {cell}: rate over hf-xet going direct", cells[cell].rate / hf_xet.rate)
     note(f"{scheme}: memory of hf-xet over ours", hf_xet.peak / cells["no cache"].peak)
 
 
