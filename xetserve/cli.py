@@ -80,10 +80,12 @@ def _prepare(arguments: list[str]) -> Callable[[], int]:
 
             return lambda: run_help(options)
     from xetserve.config.load import load_config
+    from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS
     from xetserve.ops.logs import set_up_logging
 
+    schema = ORIGIN_SECTIONS if options.command == "origin" else SECTIONS
     try:
-        config = load_config(vars(options), os.environ, options.config)
+        config = load_config(vars(options), os.environ, options.config, schema)
     except ConfigError as exc:
         hint = options.parser.hint if str(exc).startswith("--") else ""
         raise ConfigError(f"{exc}{hint}") from None

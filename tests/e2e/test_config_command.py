@@ -36,6 +36,17 @@ def test_a_template_is_good(tmp_path: Path, flags: tuple[str, ...], option: str)
     assert "good; 0 settings differ from the default" in done.stdout
 
 
+def test_the_file_of_an_origin_is_one_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "origin.toml"
+    path.write_text(run_config("template", "--origin").stdout + '\n[hub]\nhub_url = "http://hub"\n')
+    done = run_config("check", "--origin", "--config", str(path))
+    assert done.stderr == f"xetserve: {path}: unknown section or key 'hub'\n"
+    path.write_text("[origin]\ndir = '/srv/origin'\n")
+    done = run_config("check", "--origin", "--config", str(path))
+    assert done.stdout == f"{path}: good; 1 setting differs from the default\n"
+    assert 'dir = "/srv/origin"' in run_config("show", "--origin", "--config", str(path)).stdout
+
+
 def test_the_tables_of_the_documentation() -> None:
     assert run_config("template", "--markdown").stdout == make_markdown()
 

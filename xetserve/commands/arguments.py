@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from xetserve import __version__
 from xetserve.config.load import add_flags, suggest
-from xetserve.config.schema import SECTIONS
+from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS
 
 DESCRIPTION: Final = """\
 Serve the files of a Xet-backed Hub (Hugging Face) to plain HTTP clients. The server rebuilds each
@@ -155,6 +155,7 @@ def add_flags_of_config(parser: argparse.ArgumentParser) -> None:
         ("markdown", "print Markdown tables with flags and variables, as in the documentation"),
     ):
         form.add_argument(f"--{name}", action="store_const", const=name, dest="form", help=text)
+    template.add_argument("--origin", action="store_true", help="settings of `xetserve origin`")
     template.set_defaults(action="template", form="toml")
     for name, text in (
         ("check", "report all errors in the settings"),
@@ -167,6 +168,7 @@ def add_flags_of_config(parser: argparse.ArgumentParser) -> None:
             help="read XETSERVE_ variables from this file instead of the environment",
         )
         action.add_argument("--json", action="store_true", help="print the result as JSON")
+        action.add_argument("--origin", action="store_true", help="settings of `xetserve origin`")
         add_flags(action)
         action.set_defaults(action=name)
 
@@ -277,10 +279,15 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
 
 def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `xetserve origin`."""
-    parser.add_argument("dir", metavar="DIR", help="folder for repositories, xorbs and shards")
+    parser.add_argument(
+        "dir",
+        nargs="?",
+        metavar="DIR",
+        help="folder for repositories, xorbs and shards [XETSERVE_ORIGIN_DIR]",
+    )
     parser.add_argument(
         "--import",
-        dest="imports",
+        dest="more_imports",
         action="append",
         default=[],
         metavar="OWNER/NAME=FOLDER",
@@ -295,13 +302,9 @@ def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:
         metavar="TOKEN=USER",
         help="accept this token; without any token, all clients may read and write everything",
     )
-    parser.add_argument("--data-url", metavar="URL", help="base of data URLs; default: this server")
-    parser.add_argument(
-        "--bridge-url", metavar="URL", help="redirect downloads to this base, as the Hub does"
-    )
     parser.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
     # The origin keeps its index of repositories in memory, so it runs in one process.
-    add_flags(parser, ("server", "proxies", "limits", "log"), without=("workers",))
+    add_flags(parser, tuple(ORIGIN_SECTIONS), ("workers",), ORIGIN_SECTIONS)
 
 
 def add_flags_of_demo(parser: argparse.ArgumentParser) -> None:

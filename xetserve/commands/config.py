@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from xetserve.commands.output import write_output
 from xetserve.config.load import Loaded, load_all, read_secrets
-from xetserve.config.schema import find_conflicts
+from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS, Sections, find_conflicts
 from xetserve.config.template import (
     format_effective,
     iter_effective,
@@ -31,7 +31,7 @@ def run_config(options: argparse.Namespace) -> int:
 
 
 def _print_template(options: argparse.Namespace) -> int:
-    write_output(_TEMPLATES[options.form]())
+    write_output(_TEMPLATES[options.form](_schema_of(options)))
     return 0
 
 
@@ -82,7 +82,11 @@ def _load(options: argparse.Namespace) -> Loaded:
     environ: Mapping[str, str] = os.environ
     if options.env_file is not None:
         environ = read_env_file(Path(options.env_file))
-    return load_all(vars(options), environ, options.config)
+    return load_all(vars(options), environ, options.config, _schema_of(options))
+
+
+def _schema_of(options: argparse.Namespace) -> Sections:
+    return ORIGIN_SECTIONS if options.origin else SECTIONS
 
 
 def _find_errors(loaded: Loaded) -> list[str]:

@@ -13,53 +13,67 @@ from xetserve.commands.serve.endpoints import open_endpoints
 from xetserve.commands.serve.process import run_handler
 from xetserve.commands.serve.reload import Live
 from xetserve.config.load import load_config
-from xetserve.config.schema import Config, check_together
+from xetserve.config.schema import ORIGIN_SECTIONS, Config, OriginConfig, check_together
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
 from xetserve.origin.app import Origin
+from xetserve.origin.store.library import Library
 from xetserve.xet.shard import MAX_SHARD_SIZE
 
 logger = logging.getLogger("xetserve")
 
 
 def run_origin(options: argparse.Namespace, config: Config) -> int:
-    """Serve until a signal; return the exit status."""
+    """Serve until a signal; return the exit status.
+
+    Raises:
+        ConfigError: no folder is named, or settings contradict each other.
+    """
 
     def load() -> Config:
-        loaded = load_config(vars(options), os.environ, options.config)
+        loaded = load_config(vars(options), os.environ, options.config, ORIGIN_SECTIONS)
         check_together(loaded)
         return loaded
 
+    if not config.origin.dir:
+        raise ConfigError("an origin needs a folder: `xetserve origin DIR`, or dir in [origin]")
     check_together(config)
     live = Live(config, load)
     endpoints = open_endpoints(config, os.environ, with_tls=False)
-    name = f"origin on {options.dir}"
-    return run_handler(_origin(options), live, endpoints, name, body_budget=2 * MAX_SHARD_SIZE)
+    name = f"origin on {config.origin.dir}"
+    making = _origin(options, config.origin)
+    return run_handler(making, live, endpoints, name, body_budget=2 * MAX_SHARD_SIZE)
 
 
 @asynccontextmanager
-async def _origin(options: argparse.Namespace) -> AsyncIterator[Handler]:
+async def _origin(options: argparse.Namespace, config: OriginConfig) -> AsyncIterator[Handler]:
     origin = Origin(
-        Path(options.dir),
+        Path(config.dir),
         tokens=dict(_parse_pair(text, "--token", "TOKEN=USER") for text in options.tokens),
-        data_url=options.data_url,
-        bridge_url=options.bridge_url,
+        data_url=config.data_url or None,
+        bridge_url=config.bridge_url or None,
         test_controls=options.test_controls,
     )
     try:
-        for text in options.imports:
-            name, folder = _parse_pair(text, "--import", "OWNER/NAME=FOLDER")
-            repo, _ = parse_target(name)
-            try:
-                await origin.library.import_folder(repo.kind, repo.id, Path(folder))
-            except OSError as exc:
-                raise ConfigError(f"--import {text}: {describe_os_error(exc)}") from None
-            except ValueError as exc:
-                raise ConfigError(f"--import {text}: {exc}") from None
-            logger.info("imported %s as %s", folder, name)
+        for text in (*config.imports.splitlines(), *options.more_imports):
+            await _import(origin.library, text)
         yield origin.handle
     finally:
         await origin.aclose()
+
+
+async def _import(library: Library, text: str) -> None:
+    name, folder = _parse_pair(text, "--import", "OWNER/NAME=FOLDER")
+    repo, revision = parse_target(name)
+    if revision != "main":
+        raise ConfigError(f"--import {text}: a folder is imported into main, not into {revision}")
+    try:
+        await library.import_folder(repo.kind, repo.id, Path(folder))
+    except OSError as exc:
+        raise ConfigError(f"--import {text}: {describe_os_error(exc)}") from None
+    except ValueError as exc:
+        raise ConfigError(f"--import {text}: {exc}") from None
+    logger.info("imported %s as %s", folder, name)
 
 
 def _parse_pair(text: str, flag: str, form: str) -> tuple[str, str]:

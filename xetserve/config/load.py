@@ -15,25 +15,33 @@ from typing import Any, Final
 
 from xetserve.config.credentials import find_credentials, read_credential, read_secret_file
 from xetserve.config.parsers import parse_bool, parse_file, parse_password
-from xetserve.config.schema import SECTIONS, Config
+from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS, Config, Sections
 from xetserve.config.text import format_value
 from xetserve.errors import ConfigError
 
 PREFIX: Final = "XETSERVE_"
 CONFIG_VARIABLE: Final = "XETSERVE_CONFIG"
 DEFAULT: Final = "default"
+# One environment may be for a server and an origin: neither refuses what the other one needs.
+_ALL_SETTINGS: Final = [
+    setting
+    for section in (*SECTIONS.values(), *ORIGIN_SECTIONS.values())
+    for setting in dataclasses.fields(section)
+]
 
 
 @dataclass(slots=True)
 class Loaded:
     """Loaded settings with their sources.
 
+    schema: the sections that were loaded.
     origins: setting -> source of its value: DEFAULT, a flag, a variable, a credential or the file.
     errors: messages; a setting with an error has its default in config.
     """
 
     config: Config = field(default_factory=Config)
     path: str | None = None
+    schema: Sections = field(default_factory=lambda: SECTIONS)
     origins: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
@@ -42,14 +50,15 @@ def add_flags(
     parser: argparse.ArgumentParser,
     sections: Sequence[str] = tuple(SECTIONS),
     without: Sequence[str] = (),
+    schema: Sections = SECTIONS,
 ) -> None:
     """Add --config and a flag for every setting of the sections, except those in without."""
     parser.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG_VARIABLE}]")
     for name in sections:
         group = parser.add_argument_group(f"[{name}]")
-        for setting in dataclasses.fields(SECTIONS[name]):
+        for setting in dataclasses.fields(schema[name]):
             meta = setting.metadata
-            if setting.name in without or meta["is_secret"]:
+            if setting.name in without or not meta["has_flag"]:
                 continue
             is_switch = meta["parse"] is parse_bool
             group.add_argument(
@@ -69,28 +78,35 @@ def flag_of(name: str) -> str:
 
 
 def load_config(
-    flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None = None
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    config_file: str | None = None,
+    schema: Sections = SECTIONS,
 ) -> Config:
     """Load the settings from all sources.
 
     Args:
         flags: setting name -> value of the flag; None: the flag was not given.
         config_file: path of the TOML file; None: use XETSERVE_CONFIG.
+        schema: the sections that the file may have; the others keep their defaults.
 
     Raises:
         ConfigError: a key is unknown or a value is invalid.
     """
-    loaded = load_all(flags, environ, config_file)
+    loaded = load_all(flags, environ, config_file, schema)
     if loaded.errors:
         raise ConfigError(loaded.errors[0])
     return loaded.config
 
 
 def load_all(
-    flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None = None
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    config_file: str | None = None,
+    schema: Sections = SECTIONS,
 ) -> Loaded:
     """Load the settings as load_config does, but collect all errors in the result."""
-    loaded = Loaded(path=config_file or environ.get(CONFIG_VARIABLE) or None)
+    loaded = Loaded(path=config_file or environ.get(CONFIG_VARIABLE) or None, schema=schema)
     tables: dict[str, Any] = {}
     if loaded.path:
         try:
@@ -105,14 +121,14 @@ def load_all(
         loaded.errors.append(str(exc))
     _check_credentials(credentials, loaded)
     sections = {}
-    for name, section in SECTIONS.items():
+    for name, section in schema.items():
         table = tables.pop(name, {})
         if not isinstance(table, dict):
             loaded.errors.append(f"{loaded.path}: [{name}] must be a table")
             table = {}
         sections[name] = _load_section(section, name, table, flags, environ, credentials, loaded)
     loaded.errors += [
-        f"{loaded.path}: unknown section or key {key!r}{suggest(key, SECTIONS)}" for key in tables
+        f"{loaded.path}: unknown section or key {key!r}{suggest(key, schema)}" for key in tables
     ]
     loaded.config = Config(**sections)
     return loaded
@@ -129,18 +145,15 @@ def _read_file(path: str) -> dict[str, Any]:
 
 def _check_environment(environ: Mapping[str, str], loaded: Loaded) -> None:
     known = {CONFIG_VARIABLE}
-    for section in SECTIONS.values():
-        for setting in dataclasses.fields(section):
-            known.update(setting.metadata["variables"])
+    for setting in _ALL_SETTINGS:
+        known.update(setting.metadata["variables"])
     for name in environ:
         if name.startswith(PREFIX) and name not in known:
             loaded.errors.append(f"unknown environment variable {name}{suggest(name, known)}")
 
 
 def _check_credentials(credentials: Mapping[str, Path], loaded: Loaded) -> None:
-    known = {
-        setting.name for section in SECTIONS.values() for setting in dataclasses.fields(section)
-    }
+    known = {setting.name for setting in _ALL_SETTINGS}
     for name, file in credentials.items():
         if name not in known:
             loaded.errors.append(f"unknown credential {file.name}{suggest(name, known)}")
@@ -176,7 +189,7 @@ def _load_section(
             loaded.errors.append(f"{source} {exc}{found_text}")
     for key in table:
         if key not in settings:
-            hint = suggest(key, settings) or _find_section(key)
+            hint = suggest(key, settings) or _find_section(key, loaded.schema)
             loaded.errors.append(f"{loaded.path}: unknown key {key!r} in [{name}]{hint}")
     return section(**values)
 
@@ -223,9 +236,9 @@ def suggest(wrong: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _find_section(key: str) -> str:
+def _find_section(key: str, schema: Sections) -> str:
     """Return "; it belongs in [SECTION]" for a known key; "" for an unknown one."""
-    for name, section in SECTIONS.items():
+    for name, section in schema.items():
         if key in {setting.name for setting in dataclasses.fields(section)}:
             return f"; it belongs in [{name}]"
     return ""

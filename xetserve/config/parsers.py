@@ -108,6 +108,19 @@ def parse_url(text: str) -> str:
     return url.rstrip("/")
 
 
+def parse_optional_url(text: str) -> str:
+    """Parse a base URL as parse_url does; empty: none."""
+    return parse_url(text) if text.strip() else ""
+
+
+def parse_imports(text: str) -> str:
+    """Parse folders to import, OWNER/NAME=FOLDER, one a line; empty lines count for nothing."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not all(re.fullmatch(r"[^=\s]+=.+", line) for line in lines):
+        raise ValueError("must be OWNER/NAME=FOLDER, one a line")
+    return "\n".join(lines)
+
+
 def parse_repo(text: str) -> str:
     """Parse a repository id, owner/name."""
     if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", text.strip(), re.ASCII):

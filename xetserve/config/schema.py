@@ -27,12 +27,14 @@ from xetserve.config.parsers import (
     parse_folder,
     parse_head_size,
     parse_hosts,
+    parse_imports,
     parse_log_level,
     parse_min_budget,
     parse_mode,
     parse_networks,
     parse_optional_count,
     parse_optional_seconds,
+    parse_optional_url,
     parse_password,
     parse_port,
     parse_proxy_headers,
@@ -59,6 +61,7 @@ def _setting(
     *,
     metavar: str = "",
     is_secret: bool = False,
+    has_flag: bool = True,
 ) -> Any:
     """Declare a setting.
 
@@ -66,6 +69,7 @@ def _setting(
 
     Args:
         variables: names of environment variables; the first one that is set counts.
+        has_flag: whether the setting has a flag of its name, if it is not secret.
     """
     return field(
         default=default,
@@ -76,6 +80,7 @@ def _setting(
             "help": help_text,
             "metavar": metavar,
             "is_secret": is_secret,
+            "has_flag": has_flag and not is_secret,
         },
     )
 
@@ -661,8 +666,58 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginServerConfig(ServerConfig):
+    """Where the origin listens, and how it stops. Times in seconds."""
+
+    workers: int = _setting(
+        1,
+        parse_workers,
+        "XETSERVE_WORKERS",
+        "without effect: an origin runs in one process",
+        metavar="N",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OriginConfig:
+    """The folder of the origin, its tokens, and where its data is fetched."""
+
+    dir: str = _setting(
+        "",
+        parse_folder,
+        "XETSERVE_ORIGIN_DIR",
+        "folder for repositories, xorbs and shards",
+        metavar="DIR",
+        has_flag=False,  # it is the argument of the command
+    )
+    imports: str = _setting(
+        "",
+        parse_imports,
+        "XETSERVE_ORIGIN_IMPORTS",
+        "local folders to import as repositories before serving: OWNER/NAME=FOLDER, one a line. "
+        "Put datasets/ or spaces/ in front of a dataset or a space",
+        metavar="LINES",
+        has_flag=False,  # --import adds one
+    )
+    data_url: str = _setting(
+        "",
+        parse_optional_url,
+        "XETSERVE_ORIGIN_DATA_URL",
+        "base of data URLs, where a web server has the xorbs; empty: the origin itself",
+        metavar="URL",
+    )
+    bridge_url: str = _setting(
+        "",
+        parse_optional_url,
+        "XETSERVE_ORIGIN_BRIDGE_URL",
+        "redirect downloads to this base, as the Hub does; empty: answer them directly",
+        metavar="URL",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """All settings. In the TOML file each section is a table."""
+    """All settings of a server or an origin. In the TOML file each section is a table."""
 
     server: ServerConfig = field(default_factory=ServerConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
@@ -676,6 +731,7 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    origin: OriginConfig = field(default_factory=OriginConfig)
 
     def for_worker(self, num_workers: int) -> "Config":
         """Return the settings of one of num_workers processes.
@@ -708,7 +764,10 @@ class Config:
         )
 
 
-SECTIONS: Final[Mapping[str, type]] = {
+Sections = Mapping[str, type]
+
+# Of a server, and of `xetserve origin`.
+SECTIONS: Final[Sections] = {
     "server": ServerConfig,
     "tls": TlsConfig,
     "proxies": ProxiesConfig,
@@ -720,6 +779,13 @@ SECTIONS: Final[Mapping[str, type]] = {
     "status": StatusConfig,
     "limits": LimitsConfig,
     "admission": AdmissionConfig,
+    "log": LogConfig,
+}
+ORIGIN_SECTIONS: Final[Sections] = {
+    "origin": OriginConfig,
+    "server": OriginServerConfig,
+    "proxies": ProxiesConfig,
+    "limits": LimitsConfig,
     "log": LogConfig,
 }
 

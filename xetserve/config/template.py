@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from xetserve import __version__
 from xetserve.config.load import DEFAULT, Loaded, flag_of
-from xetserve.config.schema import SECTIONS
+from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS, Sections
 from xetserve.config.text import format_value
 
 WIDTH: Final = 110
@@ -23,40 +23,40 @@ _CODE: Final = re.compile(r"(?<![^\s(])(?:[a-z]+_[a-z_]+|[/?.*][\w./=*-]*[\w=*/]
 _TOML_HEAD: Final = """\
 # Settings of xetserve {version}. A # without a space precedes a default: remove the # to change it.
 # Flags and environment variables override this file. Sizes: 1048576, 128MiB, 50GB. Times: seconds.
-# After a change: xetserve config check --config FILE
+# After a change: xetserve config check{option} --config FILE
 """
 _ENV_HEAD: Final = """\
 # Environment of xetserve {version}, for `docker run --env-file FILE` and EnvironmentFile= of
 # systemd. One NAME=value a line, without quotes; everything after the = is the value. Flags
 # override these variables, and these variables override the TOML file.
-# After a change: xetserve config check --env-file FILE
+# After a change: xetserve config check{option} --env-file FILE
 """
 
 
-def make_toml_template() -> str:
+def make_toml_template(schema: Sections = SECTIONS) -> str:
     """Return a TOML file with every setting, commented out, with its default."""
-    lines = [_TOML_HEAD.format(version=__version__)]
-    for name, section in SECTIONS.items():
+    lines = [_make_head(_TOML_HEAD, schema)]
+    for name, section in schema.items():
         lines.append(f"[{name}]")
         for setting in dataclasses.fields(section):
             lines += [*_describe(setting), f"#{setting.name} = {format_toml(setting)}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def make_env_template() -> str:
+def make_env_template(schema: Sections = SECTIONS) -> str:
     """Return an environment file with every setting, commented out, with its default."""
-    lines = [_ENV_HEAD.format(version=__version__)]
-    for section in SECTIONS.values():
+    lines = [_make_head(_ENV_HEAD, schema)]
+    for section in schema.values():
         for setting in dataclasses.fields(section):
             variable = setting.metadata["variables"][0]
             lines += [*_describe(setting), f"#{variable}={format_value(setting)}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def make_markdown() -> str:
+def make_markdown(schema: Sections = SECTIONS) -> str:
     """Return a Markdown table for each section, for the configuration chapter."""
     lines = []
-    for name, section in SECTIONS.items():
+    for name, section in schema.items():
         lines += [
             f"### `[{name}]`",
             "",
@@ -70,12 +70,17 @@ def make_markdown() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _make_head(text: str, schema: Sections) -> str:
+    option = " --origin" if schema is ORIGIN_SECTIONS else ""
+    return text.format(version=__version__, option=option)
+
+
 def _make_row(setting: dataclasses.Field[Any]) -> str:
     meta = setting.metadata
     default = format_value(setting)
     cells = (
         f"`{setting.name}`",
-        "" if meta["is_secret"] else f"`{flag_of(setting.name)}`",
+        f"`{flag_of(setting.name)}`" if meta["has_flag"] else "",
         ", ".join(f"`{variable}`" for variable in meta["variables"]),
         f"`{default}`" if default else "not set",
         _CODE.sub(r"`\g<0>`", meta["help"]),
@@ -96,7 +101,7 @@ def format_toml(setting: dataclasses.Field[Any], value: Any = None) -> str:
 
 def iter_effective(loaded: Loaded) -> Iterator[tuple[str, dataclasses.Field[Any], str, str]]:
     """Yield (section, setting, value as TOML, source of the value); secrets are masked."""
-    for name, section in SECTIONS.items():
+    for name, section in loaded.schema.items():
         values = getattr(loaded.config, name)
         for setting in dataclasses.fields(section):
             value = getattr(values, setting.name)
@@ -124,7 +129,7 @@ def format_effective(loaded: Loaded) -> str:
 
 def _describe(setting: dataclasses.Field[Any]) -> list[str]:
     meta = setting.metadata
-    names = [*(() if meta["is_secret"] else (flag_of(setting.name),)), *meta["variables"]]
+    names = [*((flag_of(setting.name),) if meta["has_flag"] else ()), *meta["variables"]]
     text = meta["help"][0].upper() + meta["help"][1:]
     default = format_value(setting)
     lines = textwrap.wrap(f"{text}.", WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-from xetserve.config.schema import SECTIONS, Config
+from xetserve.config.schema import Config
 from xetserve.errors import ConfigError
 from xetserve.net.tls import ServerTls
 
@@ -70,7 +70,7 @@ def _merge(old: Config, new: Config) -> tuple[Config, list[str], list[str]]:
     """
     changed, fixed = [], []
     sections = {}
-    for name in SECTIONS:
+    for name in (section.name for section in dataclasses.fields(old)):
         before, after = getattr(old, name), getattr(new, name)
         updates = {}
         for setting in dataclasses.fields(before):

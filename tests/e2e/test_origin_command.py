@@ -1,0 +1,85 @@
+"""`xetserve origin` as something to run: its settings, rights and pages, with real clients."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Launcher, clean_environment
+from tests.e2e.hub import run_script
+
+
+def run_origin(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run an origin that is expected not to start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "xetserve", "origin", *arguments],
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder to import."""
+    found = tmp_path / "data"
+    found.mkdir()
+    (found / "a.txt").write_text("hello")
+    (found / "b.bin").write_bytes(bytes(range(256)) * 400)
+    return found
+
+
+# Settings
+
+
+def test_a_file_is_all_that_it_needs(launcher: Launcher, tmp_path: Path, folder: Path) -> None:
+    config = tmp_path / "origin.toml"
+    imports = "\n".join(f"{prefix}team/it={folder}" for prefix in ("", "datasets/", "spaces/"))
+    config.write_text(
+        f'[origin]\ndir = "{tmp_path}/origin"\nimports = """\n{imports}\n"""\n'
+        '[server]\nhost = "127.0.0.1"\nport = 0\n'
+    )
+    origin = launcher.start("origin", "--config", str(config))
+    assert f"origin on {tmp_path}/origin" in origin.log
+    printed = run_script(
+        sys.executable,
+        origin.url,
+        tmp_path / "home",
+        """
+        api = HfApi()
+        kinds = [api.list_models, api.list_datasets, api.list_spaces]
+        found = [[each.id for each in kind()] for kind in kinds]
+        sizes = {}
+        for kind in ("model", "dataset", "space"):
+            folder = snapshot_download("team/it", repo_type=kind)
+            for name in api.list_repo_files("team/it", repo_type=kind):
+                sizes[f"{kind}/{name}"] = len(open(f"{folder}/{name}", "rb").read())
+        print(json.dumps([found, sizes, api.space_info("team/it").id]))
+        """,
+    )
+    found, sizes, space = json.loads(printed)
+    assert found == [["team/it"]] * 3
+    assert sizes == {
+        f"{kind}/{name}": size
+        for kind in ("model", "dataset", "space")
+        for name, size in (("a.txt", 5), ("b.bin", 102_400))
+    }
+    assert space == "team/it"
+
+
+def test_it_needs_a_folder() -> None:
+    done = run_origin("--port", "0")
+    message = "an origin needs a folder: `xetserve origin DIR`, or dir in [origin]"
+    assert (done.returncode, done.stderr) == (2, f"xetserve: {message}\n")
+
+
+def test_a_folder_is_imported_into_main(tmp_path: Path, folder: Path) -> None:
+    done = run_origin(str(tmp_path / "o"), "--port", "0", "--import", f"a/b@next={folder}")
+    assert done.returncode == 2
+    assert "a folder is imported into main, not into next" in done.stderr
