@@ -83,3 +83,26 @@ def test_a_folder_is_imported_into_main(tmp_path: Path, folder: Path) -> None:
     done = run_origin(str(tmp_path / "o"), "--port", "0", "--import", f"a/b@next={folder}")
     assert done.returncode == 2
     assert "a folder is imported into main, not into next" in done.stderr
+
+
+# The network
+
+WARNING = "may read, change and delete everything: set tokens, or listen on 127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "address", "is_warned"),
+    [
+        pytest.param((), "127.0.0.1", False, id="the default is this machine"),
+        pytest.param(("--host", "0.0.0.0"), "0.0.0.0", True, id="open to the network"),
+        pytest.param(("--host", "::"), "[::]", True, id="open to all"),
+        pytest.param(("--host", "::1"), "[::1]", False, id="this machine by IPv6"),
+        pytest.param(("--host", "0.0.0.0", "--token", "t=me"), "0.0.0.0", False, id="with tokens"),
+    ],
+)
+def test_it_warns_when_the_network_may_change_everything(
+    launcher: Launcher, tmp_path: Path, flags: tuple[str, ...], address: str, is_warned: bool
+) -> None:
+    origin = launcher.start("origin", str(tmp_path / "origin"), "--port", "0", *flags)
+    assert f"listening on http://{address}:" in origin.log
+    assert origin.log.count(WARNING) == is_warned

@@ -41,6 +41,13 @@ def run_origin(options: argparse.Namespace, config: Config) -> int:
     live = Live(config, load)
     endpoints = open_endpoints(config, os.environ, with_tls=False)
     name = f"origin on {config.origin.dir}"
+    exposed = endpoints.describe_exposed()
+    if exposed and not options.tokens:
+        logger.warning(
+            "everybody who can reach %s may read, change and delete everything: set tokens, or "
+            "listen on 127.0.0.1",
+            exposed,
+        )
     making = _origin(options, config.origin)
     return run_handler(making, live, endpoints, name, body_budget=2 * MAX_SHARD_SIZE)
 

@@ -669,6 +669,13 @@ class LogConfig:
 class OriginServerConfig(ServerConfig):
     """Where the origin listens, and how it stops. Times in seconds."""
 
+    host: str = _setting(
+        "127.0.0.1",
+        parse_text,
+        "XETSERVE_HOST",
+        "address to listen on; 0.0.0.0: every address of this machine",
+        metavar="ADDRESS",
+    )
     workers: int = _setting(
         1,
         parse_workers,

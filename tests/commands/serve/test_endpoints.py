@@ -94,6 +94,12 @@ def test_without_tls_its_settings_are_left_alone(open_by: Opener, tls: dict[str,
     assert one.tls is found.tls is None
 
 
+def test_what_other_machines_reach(open_by: Opener, tmp_path: Path) -> None:
+    assert open_by({"unix_socket": str(tmp_path / "socket")}).describe_exposed() == ""
+    found = open_by({"host": "0.0.0.0", "unix_socket": str(tmp_path / "other")})
+    assert found.describe_exposed() == f"http://0.0.0.0:{port_of(found.sockets[0])}"
+
+
 def test_a_unix_socket_alone(open_by: Opener, tls: dict[str, str], tmp_path: Path) -> None:
     found = open_by({**tls, "port": "off", "unix_socket": str(tmp_path / "socket")})
     (one,) = found.all

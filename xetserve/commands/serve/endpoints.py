@@ -4,6 +4,7 @@ import socket
 from collections.abc import MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from xetserve.app.middleware.https import Redirect
@@ -42,6 +43,10 @@ class Endpoints:
     def describe(self) -> str:
         """Return the addresses of all endpoints as text, for the log."""
         return ", ".join(_describe(endpoint) for endpoint in self.all)
+
+    def describe_exposed(self) -> str:
+        """Return the addresses that other machines can reach as text; "": there are none."""
+        return ", ".join(_describe(each) for each in self.all if not _is_local(each.sock))
 
     def remove_files(self) -> None:
         """Remove the file of the Unix socket."""
@@ -142,6 +147,14 @@ def _bind_unix(path: Path, mode: int) -> UnixSocket:
         return bind_unix_socket(path, mode)
     except OSError as exc:
         raise ConfigError(f"cannot listen on {path}: {exc.strerror or exc}") from None
+
+
+def _is_local(sock: socket.socket) -> bool:
+    if sock.family == socket.AF_UNIX:
+        return True
+    address = ip_address(sock.getsockname()[0].partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def _describe(endpoint: Endpoint) -> str:
