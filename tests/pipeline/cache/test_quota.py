@@ -299,6 +299,23 @@ async def test_odd_things_in_tmp_do_not_end_eviction(
     assert len([line for line in caplog.messages if "passed over" in line]) == len(left)
 
 
+async def test_a_temporary_file_that_is_gone_before_it_is_looked_at_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill_by_times(tmp_path)
+    (tmp_path / "tmp" / "finished").write_bytes(b"x")
+    look_at = quota_module.look_at
+
+    def look_late(item: os.DirEntry[str]) -> object:
+        if item.name == "finished":
+            os.unlink(item.path)
+        return look_at(item)
+
+    monkeypatch.setattr(quota_module, "look_at", look_late)
+    assert make_quota(tmp_path).sweep() == 0
+    assert caplog.messages == []
+
+
 async def test_folders_that_cannot_be_read_do_not_end_eviction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,7 +259,8 @@ class Quota:
         for item in scan(self._folder / "tmp"):
             stored = look_at(item)
             if stored is None:
-                pass_over(item.path, "not a regular file")
+                if os.path.lexists(item.path):  # else its writer has just finished
+                    pass_over(item.path, "not a regular file")
             elif not _is_own(stored.path):
                 pass_over(stored.path, "another user's file")
             elif not _remove_unless_locked(stored.path):
