@@ -10,7 +10,8 @@ import pytest
 
 import xetserve
 from xetserve.commands.config import read_env_file
-from xetserve.config.load import Loaded, add_flags, load_all, load_config
+from xetserve.config.load import Loaded, add_flags, load_all, load_config, read_tokens
+from xetserve.config.parsers import split_tokens
 from xetserve.config.schema import (
     ORIGIN_SECTIONS,
     SECTIONS,
@@ -135,3 +136,62 @@ def test_the_chapter_has_the_table() -> None:
     table, _, _ = rest.partition("<!-- end -->")
     assert table
     assert make_markdown(ORIGIN_SECTIONS).startswith(table)
+
+
+# Tokens
+
+TOKENS = "# who may what\nhf_abc==ann, hf_def=bob\n\n  hf_ghi=ann\n"
+
+
+def load_tokens(tmp_path: Path, text: str, *more: str, **environ: str) -> dict[str, str]:
+    (tmp_path / "tokens").write_text(text)
+    environ = {"XETSERVE_ORIGIN_TOKENS_FILE": str(tmp_path / "tokens"), **environ}
+    config = load_config({}, environ, None, ORIGIN_SECTIONS)
+    return split_tokens(read_tokens(config, more).origin.tokens)
+
+
+def test_tokens_of_all_sources(tmp_path: Path) -> None:
+    found = load_tokens(tmp_path, TOKENS, "flag=dan", XETSERVE_ORIGIN_TOKENS="hf_env=cy hf_def=bob")
+    assert found == {
+        "hf_env": "cy",
+        "hf_def": "bob",
+        "hf_abc=": "ann",
+        "hf_ghi": "ann",
+        "flag": "dan",
+    }
+
+
+def test_tokens_may_be_a_credential(tmp_path: Path) -> None:
+    (tmp_path / "xetserve.tokens").write_text(TOKENS)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    config = load_config({}, environ, None, ORIGIN_SECTIONS)
+    assert set(split_tokens(config.origin.tokens)) == {"hf_abc=", "hf_def", "hf_ghi"}
+    assert "hf_def" not in repr(config)
+    assert load_config({}, environ) == Config()  # a server beside the origin
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "error"),
+    [
+        ("hf_s3cret\n", (), "tokens must be TOKEN=USER in line 1"),
+        ("a=b\n#c\nhf_s3cret=no name", (), "tokens must be TOKEN=USER in line 3"),
+        ("hf_s3cret=a/b", (), "tokens must be TOKEN=USER in line 1"),
+        ("hf_s3cret=a hf_s3cret=b", (), "tokens must not give one token to two users"),
+        ("hf_s3cret=a", ("hf_s3cret=b",), "must not give one token to two users"),
+        ("a=b", ("hf_s3cret",), "--token must be TOKEN=USER"),
+        ("# none\n", (), "tokens is empty"),  # this must not open the origin to everybody
+    ],
+)
+def test_a_bad_token_is_named_by_its_place(
+    tmp_path: Path, text: str, more: tuple[str, ...], error: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_tokens(tmp_path, text, *more)
+    assert error in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_tokens_file_that_is_not_there(tmp_path: Path) -> None:
+    config = load_config({"tokens_file": "/nowhere"}, {}, None, ORIGIN_SECTIONS)
+    with pytest.raises(ConfigError, match="cannot read /nowhere: No such file or directory"):
+        read_tokens(config)

@@ -1,6 +1,8 @@
 """`xetserve origin` as something to run: its settings, rights and pages, with real clients."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from tests.conftest import Launcher, clean_environment
 from tests.e2e.hub import run_script
+from tests.waiting import wait_until
 
 
 def run_origin(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -106,3 +109,42 @@ def test_it_warns_when_the_network_may_change_everything(
     origin = launcher.start("origin", str(tmp_path / "origin"), "--port", "0", *flags)
     assert f"listening on http://{address}:" in origin.log
     assert origin.log.count(WARNING) == is_warned
+
+
+# Tokens
+
+WHOAMI = "print(json.dumps(HfApi().whoami()['name']))"
+REFUSED = (
+    "try:\n    HfApi().whoami()\nexcept HfHubHTTPError as exc:\n    print(exc.response.status_code)"
+)
+
+
+def test_tokens_of_a_file_are_read_again(launcher: Launcher, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("hf_first=ann\n")
+    origin = launcher.start(
+        *("origin", str(tmp_path / "origin"), "--port", "0", "--host", "0.0.0.0"),
+        *("--tokens-file", str(tokens)),
+        XETSERVE_ORIGIN_TOKENS="hf_other=bob",
+    )
+    url = origin.url.replace("0.0.0.0", "127.0.0.1")
+
+    def ask(script: str, token: str) -> str:
+        return run_script(sys.executable, url, tmp_path / "home", script, token=token)
+
+    command_line = Path(f"/proc/{origin.pid}/cmdline").read_text()
+    assert ask(WHOAMI, "hf_first") == '"ann"'
+    assert ask(WHOAMI, "hf_other") == '"bob"'
+    assert ask(REFUSED, "hf_second") == "401"
+    assert "hf_" not in command_line
+
+    tokens.write_text("")
+    origin.popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: f"nothing reloaded: {tokens} is empty" in origin.log)
+    tokens.write_text("hf_second=ann\n")
+    origin.popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: "reloaded; changed: tokens" in origin.log)
+    assert ask(WHOAMI, "hf_second") == '"ann"'
+    assert ask(REFUSED, "hf_first") == "401"
+    assert WARNING not in origin.log
+    assert not re.search("hf_(first|second|other)", origin.log)

@@ -296,11 +296,12 @@ def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--token",
-        dest="tokens",
+        dest="more_tokens",
         action="append",
         default=[],
         metavar="TOKEN=USER",
-        help="accept this token; without any token, all clients may read and write everything",
+        help="accept this token; other users of the machine can see it, so put secret ones into "
+        "--tokens-file",
     )
     parser.add_argument("--test-controls", action="store_true", help=argparse.SUPPRESS)
     # The origin keeps its index of repositories in memory, so it runs in one process.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xetserve.commands.output import write_output
-from xetserve.config.load import Loaded, load_all, read_secrets
+from xetserve.config.load import Loaded, load_all, read_secrets, read_tokens
 from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS, Sections, find_conflicts
 from xetserve.config.template import (
     format_effective,
@@ -92,10 +92,11 @@ def _schema_of(options: argparse.Namespace) -> Sections:
 def _find_errors(loaded: Loaded) -> list[str]:
     """Return all errors; conflicts between settings are found only if each setting is valid."""
     errors = loaded.errors or list(find_conflicts(loaded.config))
-    # The file may exist only on the server's machine. If it is readable here, check it.
-    if not errors and os.access(loaded.config.status.operator_token_file, os.R_OK):
+    # A file may exist only on the server's machine. If it is readable here, check it.
+    files = (loaded.config.status.operator_token_file, loaded.config.origin.tokens_file)
+    if not errors and any(os.access(file, os.R_OK) for file in files):
         try:
-            read_secrets(loaded.config)
+            read_tokens(read_secrets(loaded.config))
         except ConfigError as exc:
             errors.append(str(exc))
     return errors

@@ -12,8 +12,9 @@ from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.endpoints import open_endpoints
 from xetserve.commands.serve.process import run_handler
 from xetserve.commands.serve.reload import Live
-from xetserve.config.load import load_config
-from xetserve.config.schema import ORIGIN_SECTIONS, Config, OriginConfig, check_together
+from xetserve.config.load import load_config, read_tokens
+from xetserve.config.parsers import split_tokens
+from xetserve.config.schema import ORIGIN_SECTIONS, Config, check_together
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
 from xetserve.origin.app import Origin
@@ -33,35 +34,44 @@ def run_origin(options: argparse.Namespace, config: Config) -> int:
     def load() -> Config:
         loaded = load_config(vars(options), os.environ, options.config, ORIGIN_SECTIONS)
         check_together(loaded)
-        return loaded
+        return read_tokens(loaded, options.more_tokens)
 
     if not config.origin.dir:
         raise ConfigError("an origin needs a folder: `xetserve origin DIR`, or dir in [origin]")
     check_together(config)
-    live = Live(config, load)
+    live = Live(read_tokens(config, options.more_tokens), load)
     endpoints = open_endpoints(config, os.environ, with_tls=False)
     name = f"origin on {config.origin.dir}"
-    exposed = endpoints.describe_exposed()
-    if exposed and not options.tokens:
-        logger.warning(
-            "everybody who can reach %s may read, change and delete everything: set tokens, or "
-            "listen on 127.0.0.1",
-            exposed,
-        )
-    making = _origin(options, config.origin)
+    making = _origin(options, live, endpoints.describe_exposed())
     return run_handler(making, live, endpoints, name, body_budget=2 * MAX_SHARD_SIZE)
 
 
 @asynccontextmanager
-async def _origin(options: argparse.Namespace, config: OriginConfig) -> AsyncIterator[Handler]:
+async def _origin(options: argparse.Namespace, live: Live, exposed: str) -> AsyncIterator[Handler]:
+    """Make the handler, and import folders.
+
+    Args:
+        exposed: addresses that other machines can reach, as text.
+    """
+    config = live.config.origin
     origin = Origin(
         Path(config.dir),
-        tokens=dict(_parse_pair(text, "--token", "TOKEN=USER") for text in options.tokens),
         data_url=config.data_url or None,
         bridge_url=config.bridge_url or None,
         test_controls=options.test_controls,
     )
+
+    def set_tokens(config: Config) -> None:
+        origin.set_tokens(split_tokens(config.origin.tokens))
+        if exposed and not config.origin.tokens:
+            logger.warning(
+                "everybody who can reach %s may read, change and delete everything: set tokens, "
+                "or listen on 127.0.0.1",
+                exposed,
+            )
+
     try:
+        live.on_change(set_tokens)
         for text in (*config.imports.splitlines(), *options.more_imports):
             await _import(origin.library, text)
         yield origin.handle
@@ -70,7 +80,9 @@ async def _origin(options: argparse.Namespace, config: OriginConfig) -> AsyncIte
 
 
 async def _import(library: Library, text: str) -> None:
-    name, folder = _parse_pair(text, "--import", "OWNER/NAME=FOLDER")
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise ConfigError(f"--import must be OWNER/NAME=FOLDER, not {text!r}")
     repo, revision = parse_target(name)
     if revision != "main":
         raise ConfigError(f"--import {text}: a folder is imported into main, not into {revision}")
@@ -81,10 +93,3 @@ async def _import(library: Library, text: str) -> None:
     except ValueError as exc:
         raise ConfigError(f"--import {text}: {exc}") from None
     logger.info("imported %s as %s", folder, name)
-
-
-def _parse_pair(text: str, flag: str, form: str) -> tuple[str, str]:
-    left, equals, right = text.partition("=")
-    if not (left and equals and right):
-        raise ConfigError(f"{flag} must be {form}, not {text!r}")
-    return left, right

@@ -7,14 +7,14 @@ import argparse
 import dataclasses
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from xetserve.config.credentials import find_credentials, read_credential, read_secret_file
-from xetserve.config.parsers import parse_bool, parse_file, parse_password
+from xetserve.config.parsers import parse_bool, parse_file, parse_password, parse_tokens
 from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS, Config, Sections
 from xetserve.config.text import format_value
 from xetserve.errors import ConfigError
@@ -255,12 +255,41 @@ def read_secrets(config: Config) -> Config:
         return config
     if status.operator_token:
         raise ConfigError("operator_token and operator_token_file exclude each other")
-    try:
-        token = parse_password(read_secret_file(Path(status.operator_token_file)))
-    except OSError as exc:
-        raise ConfigError(f"cannot read {status.operator_token_file}: {exc.strerror}") from None
-    except ValueError as exc:
-        raise ConfigError(f"{status.operator_token_file} {exc}") from None
-    if not token:
-        raise ConfigError(f"{status.operator_token_file} is empty")
+    token = _read_secret(status.operator_token_file, parse_password)
     return dataclasses.replace(config, status=dataclasses.replace(status, operator_token=token))
+
+
+def read_tokens(config: Config, more: Sequence[str] = ()) -> Config:
+    """Return the settings of an origin with the tokens of the file that they name, and more.
+
+    Args:
+        more: values of --token.
+
+    Raises:
+        ConfigError: the file cannot be read, a token has no user, or one has two.
+    """
+    origin = config.origin
+    found = [origin.tokens] if origin.tokens else []
+    if origin.tokens_file:
+        found.append(_read_secret(origin.tokens_file, parse_tokens))
+    try:
+        found += map(parse_tokens, more)
+    except ValueError:
+        raise ConfigError("--token must be TOKEN=USER") from None
+    try:
+        tokens = parse_tokens("\n".join(found))
+    except ValueError as exc:
+        raise ConfigError(f"--token, tokens and tokens_file {exc}") from None
+    return dataclasses.replace(config, origin=dataclasses.replace(origin, tokens=tokens))
+
+
+def _read_secret(file: str, parse: Callable[[str], str]) -> str:
+    try:
+        secret = parse(read_secret_file(Path(file)))
+    except OSError as exc:
+        raise ConfigError(f"cannot read {file}: {exc.strerror}") from None
+    except ValueError as exc:
+        raise ConfigError(f"{file} {exc}") from None
+    if not secret:
+        raise ConfigError(f"{file} is empty")
+    return secret

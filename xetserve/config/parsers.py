@@ -121,6 +121,30 @@ def parse_imports(text: str) -> str:
     return "\n".join(lines)
 
 
+def parse_tokens(text: str) -> str:
+    """Parse tokens with their users, TOKEN=USER, separated by spaces, commas or lines.
+
+    A line that starts with # is a comment.
+    """
+    pairs = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = [] if line.lstrip().startswith("#") else re.split(r"[\s,]+", line.strip())
+        for word in filter(None, words):
+            if not re.fullmatch(r"[!-~]+=\w[\w.-]{0,95}", word, re.ASCII):
+                raise ValueError(f"must be TOKEN=USER in line {number}")
+            pairs.append(word)
+    pairs = list(dict.fromkeys(pairs))
+    if len(split_tokens("\n".join(pairs))) < len(pairs):
+        raise ValueError("must not give one token to two users")
+    return "\n".join(pairs)
+
+
+def split_tokens(text: str) -> dict[str, str]:
+    """Return token -> user of what parse_tokens returned."""
+    pairs = (line.rpartition("=") for line in text.splitlines())
+    return {token: user for token, _, user in pairs}
+
+
 def parse_repo(text: str) -> str:
     """Parse a repository id, owner/name."""
     if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", text.strip(), re.ASCII):

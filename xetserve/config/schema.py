@@ -45,6 +45,7 @@ from xetserve.config.parsers import (
     parse_size,
     parse_text,
     parse_tls_version,
+    parse_tokens,
     parse_upstream_networks,
     parse_url,
     parse_workers,
@@ -705,6 +706,22 @@ class OriginConfig:
         "Put datasets/ or spaces/ in front of a dataset or a space",
         metavar="LINES",
         has_flag=False,  # --import adds one
+    )
+    tokens: str = _setting(
+        "",
+        parse_tokens,
+        "XETSERVE_ORIGIN_TOKENS",
+        "tokens and their users: TOKEN=USER, one a line. Without any, everybody may read and write "
+        "everything",
+        metavar="LINES",
+        is_secret=True,
+    )
+    tokens_file: str = _setting(
+        "",
+        parse_file,
+        "XETSERVE_ORIGIN_TOKENS_FILE",
+        "file with further tokens, in the same form",
+        metavar="FILE",
     )
     data_url: str = _setting(
         "",

@@ -117,6 +117,10 @@ class Origin:
     def _get_misbehaviour(self) -> Misbehaviour:
         return self._misbehaviour
 
+    def set_tokens(self, tokens: Mapping[str, str]) -> None:
+        """Replace the accepted tokens, token -> user name; none: anyone may do everything."""
+        self._gatekeeper.set_tokens(tokens)
+
     async def aclose(self) -> None:
         """Do nothing: no file is open between requests, and the folder is always consistent."""
 

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 # Sections and single settings that a reload can change. The others are fixed when the server builds
 # its sockets, processes and pools.
 _SECTIONS = frozenset({"status", "limits", "admission", "proxies", "log"})
-_SETTINGS = frozenset({"write_timeout", "handshake_timeout", "hsts_max_age"})
+_SETTINGS = frozenset({"write_timeout", "handshake_timeout", "hsts_max_age", "tokens"})
 
 
 class Live:

@@ -60,9 +60,13 @@ class Gatekeeper:
     """Identify users by their tokens, and check their rights."""
 
     def __init__(self, tokens: Mapping[str, str], repos: RepoStore) -> None:
+        self._repos = repos
+        self.set_tokens(tokens)
+
+    def set_tokens(self, tokens: Mapping[str, str]) -> None:
+        """Replace the tokens, token -> user name."""
         self._users = dict(tokens)
         self._names = set(tokens.values())
-        self._repos = repos
 
     @property
     def is_open(self) -> bool:
