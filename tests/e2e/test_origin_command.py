@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, clean_environment
-from tests.e2e.hub import run_script
+from tests.e2e.conftest import serve_arguments
+from tests.e2e.hub import OTHER_TOKEN, run_hf, run_script, start_origin, upload
 from tests.waiting import wait_until
 
 
@@ -111,7 +112,7 @@ def test_it_warns_when_the_network_may_change_everything(
     assert origin.log.count(WARNING) == is_warned
 
 
-# Tokens
+# Tokens and rights
 
 WHOAMI = "print(json.dumps(HfApi().whoami()['name']))"
 REFUSED = (
@@ -148,3 +149,55 @@ def test_tokens_of_a_file_are_read_again(launcher: Launcher, tmp_path: Path) -> 
     assert ask(REFUSED, "hf_first") == "401"
     assert WARNING not in origin.log
     assert not re.search("hf_(first|second|other)", origin.log)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_served"),
+    [
+        pytest.param("model", False, id="a model"),
+        pytest.param("dataset", True, id="a dataset through a server"),
+    ],
+)
+def test_a_gated_repository(
+    launcher: Launcher, tmp_path: Path, folder: Path, kind: str, is_served: bool
+) -> None:
+    origin = start_origin(launcher, tmp_path / "origin")
+    endpoint = origin.url
+    if is_served:
+        endpoint = launcher.start(*serve_arguments(origin.url)).url
+    home = tmp_path / "home"
+    upload(sys.executable, origin.url, home, kind, "tester/gated", folder)
+    gate = ("repos", "settings", "tester/gated", "--gated", "manual", "--type", kind)
+    run_hf(origin.url, home, *gate)
+    script = """
+        from tempfile import mkdtemp
+        kind, owner, other = sys.argv[1], HfApi(endpoint=sys.argv[2]), sys.argv[3]
+        def download(name, **options):
+            try:
+                path = hf_hub_download("tester/gated", name, repo_type=kind, local_dir=mkdtemp(),
+                                       **options)
+                return len(open(path, "rb").read())
+            except GatedRepoError as exc:
+                return [type(exc).__name__, exc.response.status_code, exc.server_message]
+        def download_all(**options):
+            return [download(name, **options) for name in ("a.txt", "b.bin")]
+        found = [download_all(), download_all(token=other), download_all(token=False)]
+        owner.grant_access("tester/gated", "other", repo_type=kind)
+        accepted = owner.list_accepted_access_requests("tester/gated", repo_type=kind)
+        found += [[each.username for each in accepted], download_all(token=other)]
+        owner.cancel_access_request("tester/gated", "other", repo_type=kind)
+        info = HfApi(token=False).repo_info("tester/gated", repo_type=kind)
+        print(json.dumps([*found, info.gated, len(info.siblings)]))
+    """
+    printed = run_script(
+        *(sys.executable, endpoint, home, script),
+        *(kind, origin.url, OTHER_TOKEN),
+        TMPDIR=str(tmp_path),
+    )
+    mine, refused, anonymous, accepted, granted, gated, num_files = json.loads(printed)
+    restricted = f"Access to {kind} tester/gated is restricted"
+    not_listed = f"{restricted} and you are not in the authorized list. Ask its owner for access."
+    assert mine == granted == [5, 102_400]
+    assert refused == [["GatedRepoError", 403, not_listed]] * 2
+    assert anonymous == [["GatedRepoError", 401, f"{restricted}. Please log in."]] * 2
+    assert (accepted, gated, num_files) == (["other"], "manual", 2)

@@ -11,6 +11,7 @@ _VERBS: Final = {
     "auth-check": 0,
     "commits": 1,
     "settings": 0,
+    "user-access-request": 1,
     "preupload": 1,
     "commit": 1,
     "branch": 1,
@@ -18,7 +19,18 @@ _VERBS: Final = {
     "xet-read-token": 1,
     "xet-write-token": 1,
 }
-WRITES: Final = frozenset(("preupload", "commit", "branch", "tag", "xet-write-token", "settings"))
+WRITES: Final = frozenset(
+    (
+        "preupload",
+        "commit",
+        "branch",
+        "tag",
+        "xet-write-token",
+        "settings",
+        "user-access-request",
+    )
+)
+READS: Final = frozenset(("auth-check", "xet-read-token"))  # of the content of files
 
 
 class ApiPath(NamedTuple):

@@ -28,7 +28,7 @@ from xetserve.origin.api.management import ManagementApi
 from xetserve.origin.api.ollama import OllamaApi
 from xetserve.origin.api.resolve import ResolveApi
 from xetserve.origin.api.uploads import UploadApi
-from xetserve.origin.api_path import WRITES, ApiPath, parse_api_path
+from xetserve.origin.api_path import READS, WRITES, ApiPath, parse_api_path
 from xetserve.origin.faults import Misbehaviour, parse_faults
 from xetserve.origin.store.commits import DATASET, MODEL, REPO_TYPES_BY_PLURAL, SPACE, RepoType
 from xetserve.origin.store.library import Library
@@ -199,7 +199,9 @@ class Origin:
         owner, name, what, wanted = parts
         if request.method not in ("GET", "HEAD"):
             raise RequestError(404, "no such registry call")
-        repo = await self._gatekeeper.open_repo(request.headers, MODEL, f"{owner}/{name}")
+        repo = await self._gatekeeper.open_repo(
+            request.headers, MODEL, f"{owner}/{name}", content=True
+        )
         if what == "manifests":
             return await self._ollama.manifest(repo, wanted)
         return await self._ollama.blob(request, repo, wanted)
@@ -222,7 +224,9 @@ class Origin:
         if kind is None or path is None:
             raise RequestError(404, "no such API call")
         write = path.verb in WRITES or (path.verb, path.rest) == ("auth-check", ("write",))
-        repo = await self._gatekeeper.open_repo(request.headers, kind, path.repo_id, write=write)
+        repo = await self._gatekeeper.open_repo(
+            request.headers, kind, path.repo_id, write=write, content=path.verb in READS
+        )
         return await self._route_repo(request, repo, path)
 
     async def _route_repo(self, request: Request, repo: Repo, path: ApiPath) -> Response:
@@ -245,6 +249,10 @@ class Origin:
                 return hub.refs(request, repo)
             case "PUT", "settings":
                 return await self._management.change_settings(request, repo)
+            case "GET", "user-access-request" if len(path.rest) == 1:
+                return self._management.list_access(repo, name)
+            case "POST", "user-access-request" if name in ("grant", "handle"):
+                return await self._management.change_access(request, repo, name)
             case "GET", "commits":
                 return await hub.commits(repo, name)
             case "GET", "xet-read-token":
@@ -274,7 +282,9 @@ class Origin:
             repo_id = unquote("/".join(parts[:id_size]))
             match request.method, parts[id_size:]:
                 case "GET" | "HEAD", ["resolve" | "raw" as what, revision, *path] if path:
-                    repo = await self._gatekeeper.open_repo(request.headers, kind, repo_id)
+                    repo = await self._gatekeeper.open_repo(
+                        request.headers, kind, repo_id, content=True
+                    )
                     answer = self._resolve.raw if what == "raw" else self._resolve.resolve
                     name = unquote("/".join(path))
                     return await answer(request, repo, unquote(revision), name)
@@ -287,7 +297,9 @@ class Origin:
     async def _lfs_batch(self, request: Request, kind: RepoType, repo_id: str) -> Response:
         value = await read_json(request)
         write = value.get("operation") != "download"
-        repo = await self._gatekeeper.open_repo(request.headers, kind, repo_id, write=write)
+        repo = await self._gatekeeper.open_repo(
+            request.headers, kind, repo_id, write=write, content=True
+        )
         return await self._uploads.lfs_batch(request, repo, value)
 
     async def _test(self, request: Request, parts: list[str]) -> Response:

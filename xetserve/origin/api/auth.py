@@ -3,6 +3,8 @@
 Without configured tokens the origin is open: anyone may read and write everything. Otherwise a
 repository belongs to the user who made it and to the user whose name is its namespace. A repository
 that was imported into another namespace belongs to every user. Anyone may read public repositories.
+Anyone may list the files of a gated one, but only its owners and users who were granted access may
+read them.
 
 Clients read X-Error-Code and X-Error-Message, not only the status: a private repository looks like
 a missing one to a caller that may not read it.
@@ -92,13 +94,22 @@ class Gatekeeper:
         return caller.user
 
     async def open_repo(
-        self, headers: Headers, repo_type: RepoType, repo_id: str, *, write: bool = False
+        self,
+        headers: Headers,
+        repo_type: RepoType,
+        repo_id: str,
+        *,
+        write: bool = False,
+        content: bool = False,
     ) -> Repo:
         """Return a repository that the caller may read, or write.
 
+        Args:
+            content: the caller wants the content of files.
+
         Raises:
             RequestError: 401 or 404 RepoNotFound; 401 for a wrong token; 403 for a user that may
-                only read.
+                only read; 401 or 403 GatedRepo.
         """
         caller = self.identify(headers)
         repo = await self._repos.get(repo_type, repo_id)
@@ -108,7 +119,13 @@ class Gatekeeper:
             raise _unauthorized(caller)
         if write and not self._owns(caller, repo):
             raise hub_error(403, f"{caller.user} may not write to {repo.id}")
+        if content and repo.gated and not self._owns(caller, repo):
+            _check_access(caller, repo)
         return repo
+
+    def knows(self, user: str) -> bool:
+        """Return whether a user has a token."""
+        return self.is_open or user in self._names
 
     def check_namespace(self, user: str, namespace: str) -> None:
         """Check that a namespace is not another user's name.
@@ -137,6 +154,15 @@ class Gatekeeper:
             return hub_error(404, "Repository not found", "RepoNotFound")
         message = INVALID_CREDENTIALS if caller.has_token else "Invalid username or password."
         return hub_error(401, message, "RepoNotFound")
+
+
+def _check_access(caller: Caller, repo: Repo) -> None:
+    restricted = f"Access to {repo.type.name} {repo.id} is restricted"
+    if caller.user is None:
+        raise hub_error(401, f"{restricted}. Please log in.", "GatedRepo")
+    if caller.user not in repo.granted:
+        message = f"{restricted} and you are not in the authorized list. Ask its owner for access."
+        raise hub_error(403, message, "GatedRepo")
 
 
 def _unauthorized(caller: Caller) -> RequestError:

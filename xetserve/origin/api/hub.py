@@ -76,7 +76,7 @@ def describe_repo(repo: Repo, commit: Commit) -> dict[str, Any]:
         "lastModified": format_time(commit.date),
         "createdAt": format_time(repo.created),
         "private": repo.private,
-        "gated": False,
+        "gated": repo.gated or False,
         "disabled": False,
         "downloads": 0,
         "likes": 0,

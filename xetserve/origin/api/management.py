@@ -3,6 +3,7 @@
 Source: huggingface_hub hf_api.py.
 """
 
+import time
 from typing import Any, Final
 
 from xetserve.http.messages import Request, Response, json_response
@@ -89,15 +90,51 @@ class ManagementApi:
     async def change_settings(self, request: Request, repo: Repo) -> Response:
         """Answer PUT .../{id}/settings."""
         value = await read_json(request)
-        if value.get("gated"):
-            raise hub_error(400, "no repository is gated here")
+        changes: dict[str, Any] = {}
         private = _read_private(value)
-        if private is None and "gated" not in value:
-            raise hub_error(400, "nothing to change")
         if private is not None:
-            async with repo.lock:
-                await repo.set_private(private)
-        return json_response(200, {"private": repo.private, "gated": False})
+            changes["private"] = private
+        if "gated" in value:
+            if value["gated"] not in ("auto", "manual", False):
+                raise hub_error(400, "gated is auto, manual or false")
+            changes["gated"] = value["gated"] or None
+        if not changes:
+            raise hub_error(400, "nothing to change")
+        async with repo.lock:
+            await repo.change_info(**changes)
+        return json_response(200, {"private": repo.private, "gated": repo.gated or False})
+
+    def list_access(self, repo: Repo, status: str) -> Response:
+        """Answer GET .../{id}/user-access-request/{status}; nobody can ask, so none are pending."""
+        granted = repo.granted.items() if status == "accepted" else ()
+        value = [
+            {
+                "requestId": user,
+                "user": {"user": user, "fullname": user},
+                "status": status,
+                "timestamp": format_time(since),
+            }
+            for user, since in granted
+        ]
+        return json_response(200, value)
+
+    async def change_access(self, request: Request, repo: Repo, action: str) -> Response:
+        """Answer POST .../{id}/user-access-request/{grant|handle}."""
+        value = await read_json(request)
+        user = value.get("user") or value.get("requestId")
+        status = "accepted" if action == "grant" else value.get("status")
+        if not repo.gated:
+            raise hub_error(400, f"{repo.id} is not gated")
+        if not isinstance(user, str) or status not in ("accepted", "rejected", "pending"):
+            raise hub_error(400, "a user, and accepted, rejected or pending, are needed")
+        if status == "accepted" and not self._gatekeeper.knows(user):
+            raise hub_error(404, f"no token has the user {user}")
+        async with repo.lock:
+            granted = {name: since for name, since in repo.granted.items() if name != user}
+            if status == "accepted":
+                granted[user] = int(time.time())
+            await repo.change_info(granted=granted)
+        return json_response(200, {})
 
     def _read_repo(self, value: dict[str, Any], user: str) -> tuple[RepoType, str]:
         """Return the type and the id of the repository that a request names."""

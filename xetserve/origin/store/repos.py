@@ -1,7 +1,7 @@
 """Repositories on disk: refs, commits and what the commits hold.
 
     repos/{type}s/{owner}--{name}/   or {name}, for an id without an owner
-      repo.json                      type, id, owner (who made it), private, created
+      repo.json                      type, id, owner (who made it), private, created, gated, granted
       refs.json                      {"refs/heads/main": commit id, ...}
       commits/{id}.json              tree id, parent, title, message, author, date
       commits/{id}.entries           files of the commit, one JSON object a line, sorted by path
@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -54,12 +54,28 @@ class Repo:
         self.type = REPO_TYPES[info["type"]]
         self.id: str = info["id"]
         self.owner: str | None = info["owner"]
-        self.private: bool = info["private"]
         self.created: int = info["created"]
         self.refs = refs
         self.lock = asyncio.Lock()
         self._info = info
         self._commits: LruDict[str, Commit] = LruDict(max_num=MAX_CACHED_COMMITS)
+
+    @property
+    def private(self) -> bool:
+        """Whether only its owners may see it."""
+        return bool(self._info["private"])
+
+    @property
+    def gated(self) -> str | None:
+        """How users ask for access to the files, in the Hub's words; None: everybody has it."""
+        gated: str | None = self._info.get("gated")
+        return gated
+
+    @property
+    def granted(self) -> Mapping[str, int]:
+        """The users who have access to the files of a gated repository, and since when."""
+        granted: dict[str, int] = self._info.get("granted", {})
+        return granted
 
     @property
     def namespace(self) -> str:
@@ -194,11 +210,11 @@ class Repo:
         )
         self.refs = refs
 
-    async def set_private(self, private: bool) -> None:
-        """Set whether the repository is private. The lock must be held."""
-        info = {**self._info, "private": private}
+    async def change_info(self, **changes: Any) -> None:
+        """Change private, gated or granted. The lock must be held."""
+        info = {**self._info, **changes}
         await asyncio.to_thread(_write_info, self._temporary, self._folder, info)
-        self._info, self.private = info, private
+        self._info = info
 
     def add_upload(self, sha256: str, file_hash: bytes) -> None:
         """Record uploaded content, so that a commit may name it."""
