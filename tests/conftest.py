@@ -131,9 +131,16 @@ class Launcher:
     max_files: int | None = None
     running: list[Process] = field(default_factory=list)
 
-    def start(self, *arguments: str, **environment: str) -> Process:
-        """Start `xetserve ARGUMENTS` and wait until it listens."""
+    def start(self, *arguments: str, code: str | None = None, **environment: str) -> Process:
+        """Start `xetserve ARGUMENTS` and wait until it listens.
+
+        Args:
+            code: Python that runs first, in the same process.
+        """
         command = [sys.executable, "-m", "xetserve", *arguments]
+        if code is not None:
+            begin = f"import sys, xetserve.cli\n{code}\nsys.exit(xetserve.cli.main())"
+            command = [sys.executable, "-c", begin, *arguments]
         if self.max_files is not None:
             command = with_files(self.max_files, command)
         popen = subprocess.Popen(

@@ -63,9 +63,11 @@ INNER: dict[str, dict[str, set[str]]] = {
             "plan",
             "verify",
         },
+        "prover": {"reader", "flow", "verify"},
         "engine": {
             "blocks",
             "reader",
+            "prover",
             "packed_reader",
             "proven_store",
             "fetch",

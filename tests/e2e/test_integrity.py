@@ -1,7 +1,10 @@
 """A damaged file never looks complete: curl fails, whatever was done to the upstream's data."""
 
+import http.client
+import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import Launcher, need_program, sha256_of
-from tests.e2e.clients import CLIENTS, curl, file_url, head, run
+from tests.e2e.clients import CLIENTS, CUT, Connection, aria2, curl, file_url, head, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
 from tests.e2e.damage import FILE_OF, find_record
+from tests.waiting import wait_until
 from xetserve.xet.compression import Scheme
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 
@@ -165,3 +169,67 @@ def test_what_was_cut_is_not_completed_with_the_rest(
     ranged = run(curl(file_url(site, name), tmp_path / "part", "-r", "100-199"))
     assert ranged.returncode == 22
     assert "409" in ranged.stderr
+
+
+def ask_part(site: Site, name: str) -> tuple[str, str, bytes]:
+    """The status, the Retry-After and the body of a request for a part."""
+    with closing(Connection(site.server.url)) as connection:
+        reply = connection.ask(f"/download/{REPO}/{name}", [("Range", "bytes=100-199")])
+    return str(reply.status), reply.headers.get("retry-after", ""), reply.body
+
+
+# Parts are refused for two seconds in place of a minute.
+SHORT_MINUTE = """
+from xetserve.pipeline.verify import ledgers
+ledgers.SUSPECT_SECONDS = 2.0
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_after_a_cut_the_server_proves_the_file_by_itself(
+    site: Site, launcher: Launcher, tmp_path: Path, workers: str
+) -> None:
+    """One wrong byte in one response does not shut out those who read by ranges."""
+    arguments = serve_arguments(site.origin.url, "--workers", workers)
+    site = replace(site, server=launcher.start(*arguments, code=SHORT_MINUTE))
+    name = "damage/raw.bin"
+    content = (site.uploaded.folder / name).read_bytes()
+    xorb, _, offset, size = find_record(site, Scheme.NONE, name)
+    flip = {"xorb": xorb, "offset": offset + size // 2, "first": 1}
+    site.control.set_faults(flip_byte=flip)
+    assert run(curl(file_url(site, name), tmp_path / "out")).returncode in CUT
+    status, wait, _ = ask_part(site, name)
+    assert (status, wait) in [("409", "1"), ("409", "2")]
+    wait_until(lambda: ask_part(site, name) == ("206", "", content[100:200]))
+    assert " is proven again after " in site.server.log
+    # Several connections have it, too; but a client that has the damaged part must not go on.
+    target = tmp_path / "many"
+    done = run(aria2(file_url(site, name), target, "-x4", "-s4", "-k1M"))
+    assert (done.returncode, target.read_bytes()) == (0, content)
+    resumed = run(curl(file_url(site, name), tmp_path / "out", "-C", "-"))
+    assert "409" in resumed.stderr
+    with closing(Connection(site.server.url)) as connection:
+        metrics = connection.ask("/metrics").body.decode()
+    assert re.search(r'xetserve_proofs_total\{result="proven"\} [1-3]\n', metrics)
+
+
+def test_parts_stay_refused_for_a_minute_though_the_file_is_proven(
+    site: Site, launcher: Launcher
+) -> None:
+    """Clients that have damaged parts ask for others, as aria2 does; nobody can tell them apart."""
+    site = replace(site, server=launcher.start(*serve_arguments(site.origin.url)))
+    name = "damage/raw.bin"
+    size = site.uploaded.folder.joinpath(name).stat().st_size
+    xorb, _, offset, length = find_record(site, Scheme.NONE, name)
+    site.control.set_faults(flip_byte={"xorb": xorb, "offset": offset + length // 2, "first": 1})
+    middle = size // 2
+    path = f"/download/{REPO}/{name}"
+    with closing(Connection(site.server.url)) as connection:
+        assert connection.ask(path, [("Range", f"bytes=0-{middle - 1}")]).status == 206
+        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+            connection.ask(path, [("Range", f"bytes={middle}-{size - 1}")])
+    assert ask_part(site, name)[0] == "409"
+    wait_until(lambda: " is proven again after " in site.server.log)
+    status, wait, _ = ask_part(site, name)
+    assert status == "409"
+    assert 30 < int(wait) <= 60

@@ -95,7 +95,7 @@ def test_everything_that_matters_is_on_the_dashboard() -> None:
         "xetserve_cache_proven_bytes_total",
         "xetserve_cache_evictions_total", "xetserve_cache_damaged_total",
         "xetserve_cache_unproven_entries", "xetserve_cache_abandoned_total",
-        "xetserve_cache_trouble",
+        "xetserve_cache_trouble", "xetserve_proofs_total",
         "xetserve_upstream_last_answer_timestamp_seconds", "xetserve_build_info",
         "xetserve_first_byte_seconds_sum", "xetserve_first_byte_seconds_count",
         "xetserve_request_duration_seconds_sum", "xetserve_request_duration_seconds_count",

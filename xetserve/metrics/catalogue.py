@@ -162,6 +162,12 @@ INTEGRITY_FAILURES = Counter(
     "xetserve_integrity_failures_total",
     "Responses cut because the data did not match its hash.",
 )
+PROOFS = Counter(
+    REGISTRY,
+    "xetserve_proofs_total",
+    "Files read in the background to prove them after a cut.",
+    ("result",),
+)
 STRANGE_GRANTS = Counter(
     REGISTRY,
     "xetserve_strange_grants_total",

@@ -89,6 +89,7 @@ class BlockReader(ABC):
     Args:
         gap_timeout: seconds without the first block, retries included, before the read fails.
         outage_patience: seconds without a later block, if that is more.
+        max_hold: see Pacer.
 
     tally: where its bytes have come from so far.
     """
@@ -99,10 +100,11 @@ class BlockReader(ABC):
         gap_timeout: float,
         outage_patience: float,
         on_close: OnClose | None,
+        max_hold: int | None = None,
     ) -> None:
         self.tally = Tally()
         self._budget = budget
-        self._pacer = Pacer()
+        self._pacer = Pacer(max_hold)
         self._stall_deadline = StallDeadline(gap_timeout, outage_patience, self._pacer)
         self._on_close = on_close
         self._is_started = False

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from xetserve.pipeline.blocks import OnClose
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.flow.pacing import MIN_HOLD
 from xetserve.pipeline.packed_reader import PackedReader
 from xetserve.pipeline.proven_store import ProvenStore
+from xetserve.pipeline.prover import Prover
 from xetserve.pipeline.reader import FileReader
 from xetserve.pipeline.verify.ledger import Ledger
 from xetserve.pipeline.verify.ledger_store import LedgerStore
@@ -64,6 +66,11 @@ class Engine:
         self.ledgers = Ledgers(worker_bus=worker_bus)
         self._ledger_store = ledger_store
         self._proven_store = proven_store
+        self._prover = Prover(self._read_for_proof, self.ledgers, budget)
+
+    async def aclose(self) -> None:
+        """End what runs in the background."""
+        await self._prover.aclose()
 
     @property
     def source(self) -> CasSource:
@@ -86,12 +93,14 @@ class Engine:
         end: int | None = None,
         size: int | None = None,
         on_close: OnClose | None = None,
+        max_hold: int | None = None,
     ) -> FileReader:
         """Return a reader of a range of a file; nothing is asked for before it is started.
 
         Args:
             start, end: decoded positions, half-open; end None: up to the end of the file.
             size: of the file in bytes, where known.
+            max_hold: see Pacer.
         """
         is_whole = start == 0 and (end is None or end == size)
         verifier = Verifier(self.ledgers, file_hash, is_whole=is_whole, store=self._ledger_store)
@@ -106,6 +115,7 @@ class Engine:
             gap_timeout=self.limits.gap_timeout,
             outage_patience=self.limits.outage_patience,
             on_close=on_close,
+            max_hold=max_hold,
         )
 
     def read_packed(
@@ -129,6 +139,19 @@ class Engine:
             outage_patience=self.limits.outage_patience,
             on_close=on_close,
         )
+
+    def prove(self, access: Access, file_hash: bytes, size: int) -> float:
+        """Have a file that was cut be proven in the background, because parts of it are refused.
+
+        Returns the seconds until they may be answered, estimated.
+
+        Args:
+            access: of the request for the part; nothing else is used to read the file.
+        """
+        return self._prover.ask(access, file_hash, size)
+
+    def _read_for_proof(self, access: Access, file_hash: bytes, size: int) -> FileReader:
+        return self.read(access, file_hash, size=size, max_hold=MIN_HOLD)
 
     # What is known of a file. Times are seconds of the monotonic clock.
 

@@ -61,8 +61,9 @@ class FileReader(BlockReader):
         gap_timeout: float,
         outage_patience: float = 0.0,
         on_close: OnClose | None = None,
+        max_hold: int | None = None,
     ) -> None:
-        super().__init__(table.budget, gap_timeout, outage_patience, on_close)
+        super().__init__(table.budget, gap_timeout, outage_patience, on_close, max_hold)
         self._table = table
         self._access = access
         self._file_hash = file_hash

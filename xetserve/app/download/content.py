@@ -86,6 +86,11 @@ class XetContent:
         self._size = size
         self._record = record
 
+    def prove(self) -> float:
+        """Have the file proven after a cut; see Engine.prove."""
+        assert self._size is not None
+        return self._engine.prove(self._access, self._file_hash, self._size)
+
     async def open(self, span: Span | None) -> Opened:
         """See Content."""
         reader = self._engine.read(

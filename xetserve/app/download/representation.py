@@ -39,6 +39,7 @@ class Representation:
         part of the file must not continue it.
     is_suspect: the file was cut just now, or has not been verified since. A client that asks for a
         range may hold damaged data.
+    retry_after: seconds until ranges of a suspect file may be answered, estimated.
     is_hub: the fields are those of the Hub: inline in browsers, X-Linked-Etag.
     is_attached: browsers save the file, even with is_hub.
     hides_xet: no field tells that the file is Xet.
@@ -58,6 +59,7 @@ class Representation:
     is_public: bool = False
     was_cut: bool = False
     is_suspect: bool = False
+    retry_after: float | None = None
     is_hub: bool = False
     is_attached: bool = False
     hides_xet: bool = False

@@ -1,5 +1,6 @@
 """From a file and a request to a response: conditions, then ranges, then the content coding."""
 
+import math
 import secrets
 import time
 
@@ -134,6 +135,23 @@ def wants_part(request: Request) -> bool:
     return request.method == "GET" and "range" in request.headers
 
 
+def _refuse_part(file: Representation, value: str) -> RequestError:
+    """Make the 409 for a range of a file that was cut.
+
+    A client that resumes has a part of the damaged file: to wait is no help, so it is not told to.
+    """
+    text = "the file was cut recently because it was damaged"
+    if is_resumption(value) or file.retry_after is None:
+        return RequestError(409, f"{text}: start again from the beginning")
+    seconds = max(1, math.ceil(file.retry_after))
+    return RequestError(
+        409,
+        f"{text}: if you have no part of it, ask again in {seconds} s, when the file may have been "
+        "verified again; otherwise start again from the beginning",
+        [("Retry-After", str(seconds))],
+    )
+
+
 def _asks_from_start(request: Request) -> bool:
     values = request.headers.get_all("range")
     return wants_part(request) and len(values) == 1 and is_from_start(values[0])
@@ -153,9 +171,7 @@ def _select_spans(request: Request, file: Representation) -> list[Span] | None:
         # aria2 downloads over several connections and requests the range that was cut again. The
         # whole in place of a range is no way out: wget would discard the bytes that it has, and
         # append the rest.
-        raise RequestError(
-            409, "the file was cut recently because it was damaged: start again from the beginning"
-        )
+        raise _refuse_part(file, values[0])
     if not allows_range(request.headers, file.etag, file.last_modified, time.time()):
         return None  # the client has a part of something else
     try:

@@ -217,6 +217,9 @@ class FileService:
             return response
         if request.method == "HEAD":
             return answers.answer_head(request, file)
+        needs_proof = file.is_suspect and file.size is not None and wants_part(request)
+        if needs_proof and isinstance(content, XetContent):
+            file = replace(file, retry_after=content.prove())
         return await answers.answer_get(request, file, content)
 
     def _mark(self, file: Representation) -> Representation:

@@ -135,7 +135,10 @@ async def open_upstreams(
             hash_repo=config.hub.hash_repo,
             blob_cache=None if cache is None else BlobCache(cache),
         )
-        yield Opened(upstreams, cache, pool)
+        try:
+            yield Opened(upstreams, cache, pool)
+        finally:
+            await engine.aclose()
     finally:
         if cache is not None:
             await cache.aclose()

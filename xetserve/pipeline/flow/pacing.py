@@ -61,9 +61,13 @@ class Pacer:
         being read.
     window_size: decoded bytes of the next window.
     block_size: decoded bytes of the next block.
+
+    Args:
+        max_hold: bytes that hold_limit and ahead_limit may reach; None: as many as are of use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_hold: int | None = None) -> None:
+        self._max_hold = max_hold
         self.hold_limit = MIN_HOLD
         self.ahead_limit = MIN_HOLD
         self.window_size = MIN_WINDOW
@@ -95,7 +99,8 @@ class Pacer:
         self._taken += size
         self._blocked += blocked
         self._elapsed += elapsed
-        self.hold_limit = min(max(MIN_HOLD, int(self._rate * HOLD_SECONDS)), MAX_HOLD)
+        most = MAX_HOLD if self._max_hold is None else self._max_hold
+        self.hold_limit = min(max(MIN_HOLD, int(self._rate * HOLD_SECONDS)), most)
         self.block_size = min(max(MIN_BLOCK, int(self._rate * BLOCK_SECONDS)), MAX_BLOCK)
 
     def note_starved(self, seconds: float) -> None:
@@ -122,6 +127,8 @@ class Pacer:
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
             self._judge(host_speed)
+        if self._max_hold is not None:
+            share = min(share, self._max_hold)
         self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share))
         wanted = min(int(self._rate * WINDOW_SECONDS), self._taken * WINDOW_GROWTH)
         wanted = min(wanted, MAX_SHARED_WINDOW if is_shared else MAX_WINDOW)

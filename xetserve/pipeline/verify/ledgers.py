@@ -22,6 +22,7 @@ MAX_MEMORY: Final = 16 * 1024 * 1024  # bytes; 400,000 chunks, about 26 GB of fi
 
 CUT_SECONDS: Final = 3600.0  # within this time, a client may resume a download that was cut
 SUSPECT_SECONDS: Final = 60.0  # within this time, clients retry parts of a download
+PROVING_SECONDS: Final = 30.0  # a worker that has sent no mark for so long proves no more
 MAX_CUTS: Final = 1000  # files
 
 
@@ -72,6 +73,7 @@ class Ledgers:
         self._cuts = _Times()
         self._forgotten = _Times()
         self._lost = _Times()
+        self._proving = _Times()  # by other workers
         self._watched: set[bytes] = set()
         self._num_missed = 0  # see WorkerBus
         self.receive()
@@ -132,11 +134,34 @@ class Ledgers:
         """
         if not self.was_cut(file_hash, now):
             return False
-        if now - self._cuts.get(file_hash) / 1e9 < SUSPECT_SECONDS:
+        if self.get_suspect_left(file_hash, now) > 0:
             return True
         ledger = self.get(file_hash)
         self.look_up(ledger)
         return not ledger.is_proven
+
+    def get_suspect_left(self, file_hash: bytes, now: float) -> float:
+        """Return for how many seconds parts of a file that was cut are suspect in any case."""
+        return self._get_left(file_hash, now, SUSPECT_SECONDS)
+
+    def get_cut_left(self, file_hash: bytes, now: float) -> float:
+        """Return for how many seconds a file that was cut counts as cut."""
+        return self._get_left(file_hash, now, CUT_SECONDS)
+
+    def _get_left(self, file_hash: bytes, now: float, seconds: float) -> float:
+        return max(0.0, self._cuts.get(file_hash) / 1e9 + seconds - now)
+
+    def note_proving(self, file_hash: bytes, now: float) -> None:
+        """Tell the other workers that this one is proving a file; to be repeated within
+        PROVING_SECONDS.
+        """
+        if self._worker_bus is not None:
+            self._worker_bus.send_mark(Mark(file_hash, int(now * 1e9), MarkKind.PROVING))
+
+    def is_being_proven(self, file_hash: bytes, now: float) -> bool:
+        """Return whether another worker is proving a file."""
+        self._receive_marks()
+        return self._proving.is_since(file_hash, now - PROVING_SECONDS)
 
     @property
     def nbytes(self) -> int:
@@ -273,6 +298,9 @@ class Ledgers:
     def _apply(self, mark: Mark) -> None:
         if mark.kind is MarkKind.LOST:
             self._lost.note(mark.file_hash, mark.at)
+            return
+        if mark.kind is MarkKind.PROVING:
+            self._proving.note(mark.file_hash, mark.at)
             return
         # A file with a wrong chunk counts as cut: a client that has a part of it must not complete
         # it.

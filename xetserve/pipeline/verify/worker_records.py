@@ -97,6 +97,7 @@ class MarkKind(IntEnum):
     CUT = 1  # an answer was cut, since the file was damaged
     FORGOTTEN = 2  # all chunks seen until then were forgotten, since some are wrong
     LOST = 3  # chunks were dropped to save memory; none is known to be wrong
+    PROVING = 4  # a worker reads the file to prove it
 
 
 class Mark(NamedTuple):
