@@ -115,11 +115,46 @@ def test_a_token_from_a_file_is_nowhere_else(site: Site, tmp_path: Path) -> None
 
 def test_what_fails_is_named(site: Site, tmp_path: Path) -> None:
     # Nothing that does not fit can be kept, and what was read first must not seem to be there.
-    done = pull(site, tmp_path / "small", "--json", "--cache-size", "1000", "--include", "r*.bin")
+    flags = ("--cache-size", "1000", "--include", "r*.bin", "--force")
+    done = pull(site, tmp_path / "small", "--json", *flags)
     failed = {one["path"]: one["error"] for one in summary_of(done, 1)["failed"]}
     assert set(failed) == {"random.bin", "repeats.bin"}
     assert "check the free space" in failed["random.bin"]
     assert "random.bin: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "advice"),
+    [("--cache-size", "3MiB", "Raise cache_size"), ("--cache-min-free", "1000TB", "make room")],
+)
+def test_what_cannot_fit_is_refused_before_anything_is_fetched(
+    site: Site, tmp_path: Path, flag: str, value: str, advice: str
+) -> None:
+    site.control.reset_requests()
+    done = pull(site, tmp_path / "small", flag, value, "--include", "r*.bin")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(r" MB do not fit into the cache, .* [0-9.]+ MB are missing", done.stderr)
+    assert advice.lower() in done.stderr.lower()
+    assert data_requests(site) == []
+
+
+def test_what_has_no_room_is_fetched_once_and_not_named_as_here(site: Site, tmp_path: Path) -> None:
+    site.control.set_faults()
+    site.control.reset_requests()
+    flags = ("--json", "--include", "r*.bin", "--force", "--cache-min-free", "1000TB")
+    summary = summary_of(pull(site, tmp_path / "full", *flags), 1)
+    assert (summary["files"], summary["bytes"]) == (0, 0)
+    assert {one["path"] for one in summary["failed"]} == {"random.bin", "repeats.bin"}
+    fetched = [(asked["path"], asked["range"]) for asked in data_requests(site)]
+    assert len(fetched) == len(set(fetched))
+
+
+def test_files_that_are_not_xet_count_as_fetched(site: Site, tmp_path: Path) -> None:
+    only = ("--json", "--include", "config.json")
+    summary = summary_of(pull(site, tmp_path / "cache", *only))
+    assert summary["upstream_bytes"] == summary["bytes"] > 0
+    summary = summary_of(pull(site, tmp_path / "cache", *only))
+    assert (summary["upstream_bytes"], summary["cache_bytes"]) == (0, summary["bytes"])
 
 
 def test_damage_is_named_and_the_rest_is_pulled(

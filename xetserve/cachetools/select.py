@@ -120,6 +120,15 @@ def select_repos(folder: Path, wanted: Iterable[Wanted]) -> Selection:
     return selection
 
 
+def find_lack(folder: Path, entry: FileEntry) -> str | None:
+    """Return why a cache cannot serve a file without the upstream; None: it can.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    return _Chooser(folder, Selection()).add(entry)
+
+
 # Reading answers.
 
 
@@ -224,13 +233,16 @@ class _Chooser:
             if entry.file_hash is not None:
                 grants = known.grants.get(format_hash(entry.file_hash), [])
                 self._selection.names.update(grants)
-                lack = self._add_xet(entry.file_hash, entry.size)
-            else:
-                lack = self._add_plain(entry)
-            if lack is not None:
+            if (lack := self.add(entry)) is not None:
                 incomplete[path] = lack
         size = sum(entry.size or 0 for entry in files.values())
         self._selection.chosen.append(Chosen(wanted, commit, len(files), size, incomplete))
+
+    def add(self, entry: FileEntry) -> str | None:
+        """Add a file; return the reason if it is incomplete."""
+        if entry.file_hash is None:
+            return self._add_plain(entry)
+        return self._add_xet(entry.file_hash, entry.size)
 
     def _add_plain(self, entry: FileEntry) -> str | None:
         """Add a file that is not Xet; return the reason if it is incomplete."""

@@ -88,6 +88,9 @@ def add_flags_of_pull(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_JOBS,
         help=f"files read at a time; default: {DEFAULT_JOBS}",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="read the files even if they seem not to fit"
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     # The other settings are about clients, which a pull has none of.
     of_clients = ("allow_anonymous", "hash_repo", "xet_mode", "native_from", "offline")

@@ -2,6 +2,7 @@
 not.
 """
 
+import errno
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -64,6 +65,19 @@ def dropping(request: Request) -> Response:
     return sound(request)
 
 
+def without_room(request: Request) -> Response:
+    CACHE_ABANDONED.add("no room")
+    return sound(request)
+
+
+def evicted(request: Request) -> Response:
+    """A file that is stored, and evicted by the time that the run ends."""
+    return sound(request)
+
+
+LOSSES = (dropping, without_room, evicted)
+
+
 def refusing(status: int, **headers: str) -> Answer:
     fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
     return lambda request: error_response(status, "no", fields)
@@ -79,19 +93,31 @@ class Stage:
         self.requests: list[Request] = []
         self.waits: list[float] = []
         self.kept: set[str] = set()
+        self.lacking: set[str] = set()
+        self.cache = cache
         self._answers = list(answers)
         self.screen = Screen(is_terminal=False)
         self.progress = Progress("files", 1, len(CONTENT), self.screen)
         client = HandlerClient(self._answer, RepoRef("model", "o/n"), revision, None)
         self._puller = Puller(
-            client, COMMIT, cache, self._can_keep, self._is_kept, self.progress, num_jobs=2
+            client,
+            COMMIT,
+            cache,
+            self._can_keep,
+            self._is_kept,
+            self._find_lack,
+            self.progress,
+            num_jobs=2,
         )
 
     async def _answer(self, request: Request) -> Response:
         self.requests.append(request)
         if request.method == "HEAD":
             return Response(200, [ETAG])
-        return (self._answers.pop(0) if len(self._answers) > 1 else self._answers[0])(request)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        path = request.target.rpartition("/")[2]
+        (self.lacking.add if answer in LOSSES else self.lacking.discard)(path)
+        return answer(request)
 
     @staticmethod
     def _can_keep(size: int) -> bool:
@@ -99,6 +125,9 @@ class Stage:
 
     async def _is_kept(self, digest: str, size: int) -> bool:
         return digest in self.kept and size == len(CONTENT)
+
+    async def _find_lack(self, file: RemoteFile) -> str | None:
+        return "a part" if file.path in self.lacking else None
 
     @property
     def num_reads(self) -> int:
@@ -202,11 +231,49 @@ async def test_what_is_always_dropped_fails(make: Make) -> None:
         assert "check the free space" in summary.failed["a"]
 
 
+async def test_what_has_no_room_is_not_read_again(make: Make) -> None:
+    async with make(without_room) as stage:
+        summary = await stage.pull("a")
+        assert (summary.num_files, summary.upstream_size, stage.num_reads) == (0, 10, 1)
+        assert "check the free space" in summary.failed["a"]
+
+
+async def test_nothing_is_read_once_nothing_can_be_kept(make: Make) -> None:
+    async with make(without_room, without_room, sound) as stage:
+        stage.cache.check = full  # type: ignore[method-assign]
+        summary = await stage.pull("a", "b", "c", "d", "e")
+        assert (summary.num_files, stage.num_reads) == (0, 1)
+        assert "no room at all" in summary.failed["e"]
+
+
+async def full() -> None:
+    raise OSError(errno.ENOSPC, "no room at all")
+
+
+async def test_only_what_lacks_something_is_read_again(make: Make) -> None:
+    async with make(sound, dropping, sound) as stage:
+        assert (await stage.pull("a", "b")).num_files == 2
+        assert [request.target[-1] for request in stage.requests] == ["a", "b", "b"]
+
+
+async def test_what_was_evicted_does_not_count(make: Make) -> None:
+    async with make(evicted, sound) as stage:
+        summary = await stage.pull("a", "b")
+        assert (summary.num_files, list(summary.failed)) == (1, ["a"])
+        assert "not in the cache any more (a part)" in summary.failed["a"]
+
+
+async def test_what_was_fetched_in_vain_counts(make: Make) -> None:
+    async with make(broken, sound) as stage:
+        assert (await stage.pull("a")).upstream_size == 4000 + 10
+
+
 async def test_a_plain_file_has_to_be_stored(make: Make) -> None:
     async with make(plain) as stage:
         assert "could not store it" in (await stage.pull("a")).failed["a"]
         stage.kept.add(ETAG[1].strip('"'))
-        assert (await stage.pull("b")).num_files == 1
+        summary = await stage.pull("b")
+        assert (summary.num_files, summary.upstream_size) == (1, 2 * len(CONTENT))
 
 
 async def test_a_plain_file_that_is_too_large_is_not_read(make: Make) -> None:

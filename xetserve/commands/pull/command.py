@@ -8,22 +8,23 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from xetserve.base.permissions import describe_os_error
 from xetserve.base.sizes import format_size
+from xetserve.cachetools.select import find_lack
 from xetserve.commands.output import write_output
-from xetserve.commands.pull.listing import HandlerClient, is_wanted
+from xetserve.commands.pull.listing import HandlerClient, RemoteFile, is_wanted
 from xetserve.commands.pull.progress import Progress, format_seconds
 from xetserve.commands.pull.puller import Puller, Summary
 from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.wiring import make_application, open_upstreams
 from xetserve.commands.service_settings import find_cache
 from xetserve.config.parsers import parse_count
-from xetserve.config.schema import Config
+from xetserve.config.schema import CacheConfig, Config
 from xetserve.errors import ConfigError, XetserveError
 from xetserve.ops.lifecycle import raise_file_limit, run_loop
 from xetserve.pipeline.cache.blob_file import BlobKey
@@ -112,6 +113,9 @@ async def _pull(
     async with open_upstreams(config, instance=instance) as (upstreams, cache, _):
         assert cache is not None
         assert upstreams.blob_cache is not None
+        assert upstreams.hub.metadata is not None
+        answers = upstreams.hub.metadata.store
+        assert answers is not None
         application = make_application(upstreams, config)
         client = HandlerClient(application.handle, repo, revision, token)
         try:
@@ -128,6 +132,13 @@ async def _pull(
             sys.stderr.write(f"xetserve pull: {repo.id}: no file matches\n")
             return 1
         size = sum(file.size for file in files)
+        try:
+            shortage = _describe_shortage(files, await cache.get_room(), config.cache)
+        except OSError as exc:
+            shortage = f"the cache cannot be used: {describe_os_error(exc)}"
+        if shortage and not options.force:
+            sys.stderr.write(f"xetserve pull: {repo.id}: {shortage}\n")
+            return 1
         progress = Progress("files", len(files), size, sys.stderr)
         blob_cache = upstreams.blob_cache
 
@@ -136,21 +147,51 @@ async def _pull(
                 BlobKey("sha256" if len(digest) == 64 else "git", digest, size)
             )
 
+        async def look_for_lack(file: RemoteFile) -> str | None:
+            entry = await upstreams.hub.resolve(repo, commit, file.path, token)
+            await answers.settle()
+            return await asyncio.to_thread(find_lack, Path(config.cache.cache_dir), entry)
+
         puller = Puller(
-            client, commit, cache, blob_cache.can_keep, is_kept, progress, num_jobs=num_jobs
+            client,
+            commit,
+            cache,
+            blob_cache.can_keep,
+            is_kept,
+            look_for_lack,
+            progress,
+            num_jobs=num_jobs,
         )
         try:
             summary = await puller.run(files)
         finally:
             progress.close()
-    packed = summary.upstream_size + summary.cache_size
-    if summary.num_evicted and packed > config.cache.cache_size:
-        summary.failed[""] = (
-            f"{format_size(packed)} were written to a cache of "
-            f"{format_size(config.cache.cache_size)}: the first files have been evicted"
-        )
     _print_summary(summary, repo, revision, as_json=options.json)
     return 1 if summary.failed else 0
+
+
+def _describe_shortage(files: Sequence[RemoteFile], room: int, settings: CacheConfig) -> str:
+    """Return why files do not fit into the cache, and what helps; "": they fit.
+
+    Args:
+        room: bytes that the cache may have, with the files that are there.
+    """
+    needed = sum({file.content or file.path: file.size for file in files}.values())
+    if needed <= room:
+        return ""
+    if room < settings.cache_size:
+        cause = (
+            f"the file system of {settings.cache_dir} is too full (cache_min_free, "
+            f"{format_size(settings.cache_min_free)}, stays free): make room there"
+        )
+    else:
+        cause = "raise cache_size"
+    return (
+        f"{format_size(needed)} do not fit into the cache, which has room for {format_size(room)}: "
+        f"{format_size(needed - room)} are missing. Nothing was fetched. {cause[0].upper()}"
+        f"{cause[1:]}, or choose files with --include. Stored data can be smaller than its files: "
+        "--force tries"
+    )
 
 
 def _print_summary(summary: Summary, repo: RepoRef, revision: str, *, as_json: bool) -> None:
@@ -169,8 +210,6 @@ def _print_summary(summary: Summary, repo: RepoRef, revision: str, *, as_json: b
         }
         write_output(json.dumps(document) + "\n")
         return
-    if "" in summary.failed:
-        sys.stderr.write(f"xetserve pull: {summary.failed['']}\n")
     write_output(
         f"{repo.id}@{summary.commit}: {summary.num_files} files, "
         f"{format_size(summary.size)} in the cache; "

@@ -35,10 +35,11 @@ class Refused(XetserveError):
 
 
 class RemoteFile(NamedTuple):
-    """A file of a repository, and its size in bytes."""
+    """A file of a repository, and its size in bytes. content: files with equal ones are equal."""
 
     path: str
     size: int
+    content: str = ""
 
 
 class HandlerClient:
@@ -109,8 +110,9 @@ class HandlerClient:
             for item in page:
                 try:
                     if item["type"] == "file":
-                        yield RemoteFile(str(item["path"]), int(item["size"]))
-                except (KeyError, TypeError, ValueError):
+                        content = str((item.get("lfs") or item).get("oid", ""))
+                        yield RemoteFile(str(item["path"]), int(item["size"]), content)
+                except (AttributeError, KeyError, TypeError, ValueError):
                     raise UpstreamError("the Hub's list of files is damaged") from None
             match = _NEXT.search(link)
             target = None if match is None else match[1].removeprefix(f"http://{_HOST}")

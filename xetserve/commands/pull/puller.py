@@ -2,7 +2,8 @@
 
 Data that is already in the cache is read from there, so a new run continues a stopped one. The
 cache drops data that it cannot write in time. The puller then reads the file again, which fetches
-the missing data.
+the missing data. Data for which there is no room is not fetched again. In the end, the puller looks
+which files the cache really has.
 """
 
 import asyncio
@@ -14,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from xetserve.base.permissions import describe_os_error
 from xetserve.base.sizes import format_size
 from xetserve.commands.pull.listing import HandlerClient, Refused, RemoteFile
 from xetserve.commands.pull.progress import Progress, show
 from xetserve.errors import IntegrityError, UpstreamError, XetserveError
-from xetserve.metrics.catalogue import CACHE_ABANDONED, CACHE_EVICTIONS
+from xetserve.metrics.catalogue import CACHE_ABANDONED
 from xetserve.pipeline.cache.disk_cache import DiskCache
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,9 @@ MAX_TRIES: Final = 4  # tries of one file in a round
 FIRST_DELAY: Final = 1.0  # seconds before the second try; each further delay is twice as long
 MAX_DELAY: Final = 60.0
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
+# Causes of dropped data that remain when the file is read again.
+_LASTING: Final = ("too large", "no room", "disk")
+_ADVICE: Final = "check the free space and cache_size"
 
 
 class NotKept(XetserveError):
@@ -39,8 +44,7 @@ class Summary:
     """The result of a run. Sizes are in bytes.
 
     num_files, size: the requested files that are in the cache now, and their total size.
-    upstream_size, cache_size: packed bytes of Xet files from upstream and from the cache.
-    num_evicted: cache files that were evicted during the run, because the cache was full.
+    upstream_size, cache_size: bytes from upstream and from the cache, of Xet files packed ones.
     failed: path -> reason.
     """
 
@@ -49,7 +53,6 @@ class Summary:
     size: int = 0
     upstream_size: int = 0
     cache_size: int = 0
-    num_evicted: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -60,6 +63,8 @@ class Puller:
     Args:
         can_keep: returns whether the cache keeps blobs (files that are not Xet) of a size in bytes.
         is_kept: returns whether the cache holds the blob with this ETag hash and size.
+        find_lack: returns what the cache lacks of a file; None: nothing. It may raise XetserveError
+            if the Hub fails.
         num_jobs: files that are read at the same time.
     """
 
@@ -70,6 +75,7 @@ class Puller:
         cache: DiskCache,
         can_keep: Callable[[int], bool],
         is_kept: Callable[[str, int], Awaitable[bool]],
+        find_lack: Callable[[RemoteFile], Awaitable[str | None]],
         progress: Progress,
         *,
         num_jobs: int,
@@ -80,67 +86,83 @@ class Puller:
         self._cache = cache
         self._can_keep = can_keep
         self._is_kept = is_kept
+        self._find_lack = find_lack
         self._progress = progress
         self._num_jobs = num_jobs
+        self._trouble = ""  # why the cache can keep nothing any more
 
     async def run(self, files: Sequence[RemoteFile]) -> Summary:
         """Pull files; failed files are in the summary."""
         started = time.monotonic()
-        evicted = CACHE_EVICTIONS.total
         left = list(files)
         for number in range(MAX_ROUNDS):
             if number:
                 logger.info("the cache dropped parts of %d files: reading them again", len(left))
             # The cache could not keep up with several at a time.
-            num_jobs = 1 if number else self._num_jobs
-            left = await self._run_round(left, num_jobs, is_last=number == MAX_ROUNDS - 1)
+            left = await self._run_round(left, 1 if number else self._num_jobs)
             if not left:
                 break
+        for file in files:
+            if file.path in self.summary.failed:
+                continue
+            lack = await self._look_for_lack(file)
+            if lack is None:
+                self.summary.num_files += 1
+                self.summary.size += file.size
+            elif file in left:
+                self._fail(file, f"the cache could not store all of it: {_ADVICE}")
+            else:
+                self._fail(file, f"it is not in the cache any more ({lack}): {_ADVICE}")
         self.summary.seconds = time.monotonic() - started
-        self.summary.num_evicted = int(CACHE_EVICTIONS.total - evicted)
         return self.summary
 
-    async def _run_round(
-        self, files: list[RemoteFile], num_jobs: int, *, is_last: bool
-    ) -> list[RemoteFile]:
-        """Read files; return those that were read but that the cache did not keep completely."""
+    async def _run_round(self, files: list[RemoteFile], num_jobs: int) -> list[RemoteFile]:
+        """Read files; return those to read again, because parts were dropped that may fit now."""
         queue = iter(files)
-        finished: list[RemoteFile] = []
-        again: list[RemoteFile] = []
-        noticed = 0.0  # number of dropped writes at the end of the last file
+        read: list[RemoteFile] = []
+        dropped, lasting = CACHE_ABANDONED.total, _count_lasting()
 
         async def work() -> None:
-            nonlocal noticed
             for file in queue:
-                before = CACHE_ABANDONED.total
+                if self._trouble:
+                    self._fail(file, f"not read, because nothing can be kept: {self._trouble}")
+                    continue
                 try:
                     await self._pull(file)
                 except XetserveError as exc:
                     self._fail(file, str(exc))
-                    continue
-                if CACHE_ABANDONED.total > before or self._cache.is_resting:
-                    again.append(file)
                 else:
-                    finished.append(file)
-                noticed = CACHE_ABANDONED.total
+                    read.append(file)
+                if _count_lasting() > lasting:
+                    await self._check_cache()
 
-        noticed = CACHE_ABANDONED.total
         async with asyncio.TaskGroup() as group:
             for _ in range(min(num_jobs, len(files))):
                 group.create_task(work())
         await self._cache.settle()
-        if CACHE_ABANDONED.total > noticed:  # a late write was dropped; its file is unknown
-            again, finished = again + finished, []
-        for file in finished:
-            self.summary.num_files += 1
-            self.summary.size += file.size
-        if is_last:
+        if CACHE_ABANDONED.total == dropped and not self._cache.is_resting:
+            return []
+        again = [file for file in read if await self._look_for_lack(file) is not None]
+        if again and _count_lasting() > lasting:
             for file in again:
-                self._fail(
-                    file, "the cache could not store all of it: check the free space and cache_size"
-                )
+                self._fail(file, f"the cache could not store all of it: {_ADVICE}")
             return []
         return again
+
+    async def _check_cache(self) -> None:
+        """Note the reason if the cache can keep nothing at all now: then the rest is not read."""
+        try:
+            await self._cache.check()
+        except OSError as exc:
+            self._trouble = describe_os_error(exc) or "the disk does not answer"
+
+    async def _look_for_lack(self, file: RemoteFile) -> str | None:
+        """Return what the cache lacks of a file; None: nothing, or the Hub fails just now."""
+        try:
+            return await self._find_lack(file)
+        except XetserveError as exc:
+            logger.info("%s: cannot look whether it is complete: %s", show(file.path), exc)
+            return None
 
     def _fail(self, file: RemoteFile, reason: str) -> None:
         self.summary.failed[file.path] = reason
@@ -191,14 +213,16 @@ class Puller:
             raise
         finally:
             await response.aclose()
-        record = request.record
+            record = request.record
+            stored = record.cache_bytes or 0
+            fetched = record.upstream_bytes  # unknown for a file that is not Xet
+            self.summary.upstream_size += received - stored if fetched is None else fetched
+            self.summary.cache_size += stored
         if received != file.size or record.is_verified is False:
             self._progress.add(-received)
             if received != file.size:
                 raise UpstreamError(f"{received} bytes, expected {file.size}")
             raise IntegrityError("the file could not be verified")
-        self.summary.upstream_size += record.upstream_bytes or 0
-        self.summary.cache_size += record.cache_bytes or 0
         if record.is_verified is None and file.size:
             etag = next((v for name, v in response.headers if name.lower() == "etag"), "")
             if not await self._is_kept(etag.strip('"'), file.size):
@@ -213,3 +237,8 @@ class Puller:
         query = urlencode({"type": repo.kind, "revision": self._commit})
         fields = await self._client.head(f"/download/{repo.id}/{quote(file.path)}?{query}")
         return "x-xet-hash" in fields
+
+
+def _count_lasting() -> float:
+    """Return how many writes were dropped for causes that remain."""
+    return sum(CACHE_ABANDONED.values[(cause,)] for cause in _LASTING)

@@ -178,6 +178,14 @@ class DiskCache:
         self._health.note(None)
         await self.measure()
 
+    async def get_room(self) -> int:
+        """Return the bytes that all files together may have now.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        return await self.disk_workers.run(self._store.quota.get_room)
+
     async def measure(self) -> None:
         """Set the metric of used space; leave it unchanged if the space cannot be read."""
         with contextlib.suppress(OSError):

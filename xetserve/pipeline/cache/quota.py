@@ -109,13 +109,23 @@ class Quota:
         Raises:
             OSError: ENOSPC, it has none; or the disk fails.
         """
-        free, usage = self.get_free(), self.get_usage()
-        if free + usage - self._min_free < MIN_ROOM:
+        if self._get_disk_room() < MIN_ROOM:
             raise OSError(
                 errno.ENOSPC,
-                f"no room: {format_size(free)} of the file system are free, and cache_min_free is "
-                f"{format_size(self._min_free)}",
+                f"no room: {format_size(self.get_free())} of the file system are free, and "
+                f"cache_min_free is {format_size(self._min_free)}",
             )
+
+    def get_room(self) -> int:
+        """Return the bytes that all files together may have: max_size, or less on a full disk.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        return max(0, min(self.max_size, self._get_disk_room()))
+
+    def _get_disk_room(self) -> int:
+        return self.get_free() + self.get_usage() - self._min_free
 
     def get_usage(self) -> int:
         """Return the used bytes.
