@@ -360,6 +360,31 @@ def test_what_is_public_stands_in_offline(place: Place, tmp_path: Path) -> None:
     assert read_tree(tmp_path / "out" / "out") == place.files
 
 
+def test_what_clients_ask_offline_after_a_pull(place: Place, tmp_path: Path) -> None:
+    """The repository without a revision, its commit, and a file by nothing but its hash."""
+    cache, there = tmp_path / "cache", tmp_path / "there"
+    run_command("pull", PRIVATE, "--hub-url", place.hub_url, "--cache-dir", str(cache))
+    archive = str(tmp_path / "carried.tar")
+    run_command("cache", "export", "--repo", PRIVATE, archive, "--cache-dir", str(cache))
+    run_command("cache", "import", "--with-answers", archive, "--cache-dir", str(there))
+    by_hash = f"/download-hash/{find_hash(place, PRIVATE)}"
+    place.origin.stop()
+    for folder in (cache, there):
+        server = place.start_server(folder, offline=True)
+        info = ask(server, f"/api/models/{PRIVATE}")
+        assert (info.status, json.loads(info.body)["id"]) == (200, PRIVATE)
+        commit = json.loads(info.body)["sha"]
+        assert ask(server, f"/api/models/{PRIVATE}/revision/{commit}").status == 200
+        for query in ("", f"?repo={PRIVATE}", f"?repo={REPO}"):
+            assert ask(server, by_hash + query).body == place.files[XET_FILE]
+            part = ask(server, by_hash + query, ("Range", "bytes=1000-1999"))
+            assert (part.status, part.body) == (206, place.files[XET_FILE][1000:2000])
+        for stranger in STRANGERS.values():
+            reply = ask(server, by_hash, token=stranger)
+            assert reply.status == (401 if stranger is None else 504)
+        server.stop()
+
+
 def test_a_hundred_questions_are_one(place: Place, tmp_path: Path) -> None:
     server = place.start_server(tmp_path / "cache")
     place.control.reset_requests()

@@ -18,7 +18,7 @@ from xetserve.app.hub.paths import (
 from xetserve.app.native.cas_api import CasService, read_name
 from xetserve.app.route_table import Auth, Call, MatchedPath, Route, RouteTable, no_target
 from xetserve.app.status.service import StatusService
-from xetserve.errors import UpstreamError
+from xetserve.errors import UpstreamError, UpstreamOffline
 from xetserve.http.messages import Response
 
 
@@ -140,7 +140,7 @@ def list_download_routes(files: FileService, auth: Auth) -> list[Route[Any]]:
         try:
             return await files.get_by_hash(call.request, call.target, call.token)
         except UpstreamError as exc:
-            if "repo" in call.request.query:
+            if "repo" in call.request.query or isinstance(exc, UpstreamOffline):
                 raise
             return files.refuse_hash(exc, call.request)
 

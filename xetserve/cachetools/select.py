@@ -17,11 +17,11 @@ from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, Xetserv
 from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.layout import LEDGERS, META, iter_answers, list_entries, make_xorb_path
 from xetserve.upstream.answers.folder import MAX_FILE_SIZE
-from xetserve.upstream.answers.question import Subject, read_stored
+from xetserve.upstream.answers.question import HOLDER, Subject, read_stored
 from xetserve.upstream.answers.stored_file import Stored, unpack_file
 from xetserve.upstream.cas.reconstruction_archive import make_plan_folder, parse_plan_name
 from xetserve.upstream.hub.cached_api import list_commit_targets, read_commit
-from xetserve.upstream.hub.cached_entries import COMMIT, unpack_entry
+from xetserve.upstream.hub.cached_entries import COMMIT, unpack_entry, unpack_holder
 from xetserve.upstream.hub.entry import FileEntry, RepoRef
 from xetserve.xet.hashes import format_hash
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, Reconstruction, parse_reconstruction
@@ -140,7 +140,13 @@ def _read_known(folder: Path, names: set[str]) -> dict[tuple[str, str], _Known]:
             continue
         stored = _read_stored(Path(file.path), path)
         subject = None if stored is None else Subject.parse(stored.about)
-        if stored is not None and subject is not None and subject.repo in names:
+        if stored is None or subject is None:
+            continue
+        if subject.kind == HOLDER:
+            with suppress(FormatError):
+                repo, _ = unpack_holder(read_stored(stored).data)
+                subject = subject._replace(repo=repo.name)
+        if subject.repo in names:
             known = found.setdefault((subject.realm, subject.repo), _Known())
             _sort_in(known, f"{META}/{path}", subject, stored)
     return found
@@ -169,7 +175,7 @@ def _sort_in(known: _Known, name: str, subject: Subject, stored: Stored) -> None
             known.files.append(_File(name, revision, path, None, stored.answered_at))
         except UpstreamError:
             return  # another version wrote it
-    elif subject.kind == "plan":
+    elif subject.kind in ("plan", HOLDER):
         known.grants.setdefault(subject.name, []).append(name)
     else:
         known.others.append(name)

@@ -12,6 +12,7 @@ from xetserve.errors import FormatError, UpstreamError, UpstreamMissing
 from xetserve.net.url import Origin, parse_url
 from xetserve.upstream.answers.folder import PLANS
 from xetserve.upstream.answers.question import (
+    HOLDER,
     MAX_SKEW,
     PERMISSIONS,
     REFUSAL,
@@ -31,7 +32,7 @@ from xetserve.upstream.cas.reconstruction_archive import (
     parse_plan_name,
 )
 from xetserve.upstream.hub.cached_api import unpack_api
-from xetserve.upstream.hub.cached_entries import unpack_entry
+from xetserve.upstream.hub.cached_entries import unpack_entry, unpack_holder
 from xetserve.upstream.hub.link import PUBLIC_HUB
 from xetserve.xet.hashes import parse_hash
 from xetserve.xet.reconstruction import parse_reconstruction
@@ -70,6 +71,8 @@ def check_answer(path: str, stored: Stored, now: float) -> Question | None:
         _check_entry(read_stored(stored), subject.realm)
     elif subject.kind == "api":
         _check_api(read_stored(stored), subject.realm)
+    elif subject.kind == HOLDER:
+        _check_holder(stored)
     elif subject.kind not in (REFUSAL, *PERMISSIONS):
         raise Unwanted("its kind is unknown")
     return question
@@ -119,6 +122,13 @@ def _check_entry(answer: Answer, realm: str) -> None:
         raise Unwanted("it names a URL that is not the Hub's")
     if entry.token_url is not None:
         _check_urls(entry.token_url, origins)
+
+
+def _check_holder(stored: Stored) -> None:
+    try:
+        unpack_holder(read_stored(stored).data)
+    except FormatError as exc:
+        raise Unwanted(str(exc)) from None
 
 
 def _check_api(answer: Answer, realm: str) -> None:

@@ -1,5 +1,6 @@
 """Open the bytes of a file or of a range of it, from the CAS or from the Hub."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -70,6 +71,7 @@ class XetContent:
     Args:
         size: bytes; None: unknown.
         record: of the request that reads the file.
+        on_open: called once the CAS has shown the file.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class XetContent:
         file_hash: bytes,
         size: int | None,
         record: Record,
+        on_open: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine = engine
         self._access = access
         self._file_hash = file_hash
         self._size = size
         self._record = record
+        self._on_open = on_open
 
     def prove(self) -> float:
         """Have the file proven after a cut; see Engine.prove."""
@@ -102,6 +106,7 @@ class XetContent:
             on_close=partial(note_source, self._record),
         )
         await reader.start()
+        self._on_open()
         return Opened(reader, span, span.size if span else self._size, reader, self._file_hash)
 
 

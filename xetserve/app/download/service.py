@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from xetserve.app.download.checksums import answer_checksum, wants_checksum
@@ -168,13 +169,16 @@ class FileService:
         )
         request.record.file = text.lower()
         hub = self._up.hub.on_behalf(request.headers)
-        access = ReadAccess(hub, repo, get_revision(request), token)
         with_length = self._wants_length(request)
         async with head_timeout(self._limits):
             size = None
-            if request.method == "HEAD" or wants_part(request) or with_length:
+            if (known := await hub.find_read(token, file_hash)) is not None:
+                repo, size = known
+            access = ReadAccess(hub, repo, get_revision(request), token)
+            is_head = request.method == "HEAD"
+            if size is None and (is_head or wants_part(request) or with_length):
                 size = await self._sizes.get(access, file_hash)
-            elif has_conditions(request.headers):
+            elif is_head or has_conditions(request.headers):
                 await self._sizes.check_exists(access, file_hash)
             file = describe_hash(file_hash, size, is_public=token is None)
             content = XetContent(self._engine, access, file_hash, size, request.record)
@@ -246,7 +250,8 @@ class FileService:
         access = ReadAccess(
             hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True
         )
-        return XetContent(self._engine, access, entry.file_hash, entry.size, record)
+        on_open = partial(hub.note_read, repo, token, entry.file_hash, entry.size)
+        return XetContent(self._engine, access, entry.file_hash, entry.size, record, on_open)
 
 
 def _mark_stale(response: Response, entry: FileEntry) -> Response:

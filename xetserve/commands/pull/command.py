@@ -120,6 +120,7 @@ async def _pull(
         client = HandlerClient(application.handle, repo, revision, token)
         try:
             commit = await client.find_commit()
+            await client.ask_about_repo(commit)
             files = [
                 file
                 async for file in client.iter_files(commit)

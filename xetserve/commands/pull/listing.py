@@ -93,6 +93,16 @@ class HandlerClient:
             raise UpstreamError("the Hub names no commit")
         return commit
 
+    async def ask_about_repo(self, commit: str) -> None:
+        """Ask what clients ask besides, so that the answers are stored.
+
+        Raises:
+            Refused, UpstreamError: the Hub does not answer.
+        """
+        await self._get_document(f"{self.repo.api_prefix}/revision/{commit}")
+        if self.revision == "main":
+            await self._get_document(self.repo.api_prefix)
+
     async def iter_files(self, revision: str) -> AsyncIterator[RemoteFile]:
         """Yield all files, requesting the list page by page.
 

@@ -301,11 +301,19 @@ class AnswerCache:
 
     def _permit(self, question: Question, answered_at: float) -> None:
         """Record that a token may read a repository, unless that was recorded a moment ago."""
-        permit = make_permit(question)
-        known = self._memory.peek(permit)
         pause = min(PERMIT_PAUSE, self.policy.stale_permission)
+        self._put_now_and_then(make_permit(question), b"", answered_at, pause)
+
+    def note_read(self, holder: Question, data: bytes) -> None:
+        """Record where a token has read a file, unless that was recorded a moment ago."""
+        self._put_now_and_then(holder, data, self.clock(), PERMIT_PAUSE)
+
+    def _put_now_and_then(
+        self, question: Question, data: bytes, answered_at: float, pause: float
+    ) -> None:
+        known = self._memory.peek(question)
         if known is None or answered_at - known.answered_at >= pause:
-            self.put(permit, Answer(b"", answered_at=answered_at))
+            self.put(question, Answer(data, answered_at=answered_at))
 
     # Storing.
 

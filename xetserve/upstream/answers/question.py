@@ -10,10 +10,11 @@ from xetserve.upstream.answers.stored_file import Stored
 
 MAX_NAME_SIZE: Final = 4096  # characters; answers to longer questions are not cached
 MAX_SKEW: Final = 5.0  # seconds; a date further ahead comes from a clock that was wrong
-# Kinds of stored files: a refusal, or the mark in its place; answers that say only that a token may
-# read.
+# Kinds of stored files: a refusal, or the mark in its place; in which repository a token read a
+# file hash, and its size; answers that say only that a token may read.
 REFUSAL: Final = "refusal"
-PERMISSIONS: Final = ("grant", "plan", "permit")
+HOLDER: Final = "holder"
+PERMISSIONS: Final = ("grant", "plan", "permit", HOLDER)
 # Kinds whose positive answer proves that the token may read the files of a repository.
 PROOFS: Final = ("file", "grant", "plan")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -127,6 +128,11 @@ def read_stored(stored: Stored) -> Answer:
 def make_permit(question: Question) -> Question:
     """Return the question under which it is stored when a token was last allowed to read."""
     return Question(question.scope, "permit", question.repo, "")
+
+
+def make_holder(scope: str, file_hash: str) -> Question:
+    """Return the question under which it is stored in which repository a token read a file."""
+    return Question(scope, HOLDER, "", file_hash)
 
 
 def make_refusal(question: Question) -> Question:

@@ -31,6 +31,24 @@ def pack_entry(entry: FileEntry) -> Answer:
     return Answer(json.dumps(fields).encode())
 
 
+def pack_holder(repo: RepoRef, size: int) -> bytes:
+    """Return the content of the answer where a file was read; see make_holder."""
+    return json.dumps([repo.kind, repo.id, size]).encode()
+
+
+def unpack_holder(data: bytes) -> tuple[RepoRef, int]:
+    """Return the repository, and the size of the file in bytes.
+
+    Raises:
+        FormatError: it cannot be read.
+    """
+    try:
+        kind, repo_id, size = parse_json(data)
+        return RepoRef(str(kind), str(repo_id)), int(size)
+    except (ValueError, TypeError) as exc:
+        raise FormatError("the answer does not say where a file was read") from exc
+
+
 def pack_missing(error: UpstreamMissing) -> Answer:
     """Return an answer that says there is no such file; a refusal is raised again."""
     if error.code not in ABSENT_CODES:

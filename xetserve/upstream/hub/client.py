@@ -8,16 +8,16 @@ Source: huggingface_hub file_download.py and utils/_xet.py; hub-docs xet/auth.md
 
 import copy
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from urllib.parse import quote
 
-from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
+from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.upstream.answers.cache import AnswerCache
-from xetserve.upstream.answers.question import Answer, Question, Verdict
+from xetserve.upstream.answers.question import Answer, Question, Verdict, make_holder
 from xetserve.upstream.answers.scope import get_scope
 from xetserve.upstream.hub.cached_api import find_commit
 from xetserve.upstream.hub.cached_entries import (
@@ -25,14 +25,17 @@ from xetserve.upstream.hub.cached_entries import (
     is_lasting,
     make_file_question,
     pack_entry,
+    pack_holder,
     pack_missing,
     unpack_entry,
+    unpack_holder,
 )
 from xetserve.upstream.hub.entry import FileEntry, RepoRef
 from xetserve.upstream.hub.link import HubLink
 from xetserve.upstream.hub.read_tokens import CasToken, ReadTokens, choose_token_url
 from xetserve.upstream.requests import retrying
 from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.hashes import format_hash
 
 __all__ = ["CasToken", "FileEntry", "HubClient", "ReadAccess", "RepoRef"]
 
@@ -188,6 +191,27 @@ class HubClient:
             return None  # the actual request will show why
         is_positive = answer.verdict is Verdict.GOOD and answer.stale_age is None
         return answer.answered_at if is_positive else None
+
+    def note_read(
+        self, repo: RepoRef, token: str | None, file_hash: bytes, size: int | None
+    ) -> None:
+        """Record that a token has read a Xet file, for requests by its hash while offline."""
+        if self.metadata is not None and size is not None:
+            holder = make_holder(get_scope(token), format_hash(file_hash))
+            self.metadata.note_read(holder, pack_holder(repo, size))
+
+    async def find_read(self, token: str | None, file_hash: bytes) -> tuple[RepoRef, int] | None:
+        """Return where a token, or a client without one, has read a file, and its size in bytes.
+
+        None: it is not known, or the server is online, so that the CAS can be asked.
+        """
+        if self.metadata is None or not self.metadata.policy.is_offline:
+            return None
+        holder = make_holder(get_scope(token), format_hash(file_hash))
+        answer = await self.metadata.find_old(holder)
+        with suppress(FormatError):
+            return None if answer is None else unpack_holder(answer.data)
+        return None
 
     async def get_read_token(
         self,
