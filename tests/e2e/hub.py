@@ -93,10 +93,10 @@ def run_script(
     return _run_client(command, endpoint, home, **given, **environment)
 
 
-def run_hf(endpoint: str, home: Path, *arguments: str) -> None:
-    """Run today's client for the command line."""
+def run_hf(endpoint: str, home: Path, *arguments: str) -> str:
+    """Run today's client for the command line; gives what it prints."""
     hf = str(Path(sys.executable).with_name("hf"))
-    _run_client([hf, *arguments], endpoint, home, HF_TOKEN=TOKEN)
+    return _run_client([hf, *arguments], endpoint, home, HF_TOKEN=TOKEN)
 
 
 def _run_client(command: list[str], endpoint: str, home: Path, **environment: str) -> str:

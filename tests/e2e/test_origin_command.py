@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launcher, clean_environment
+from tests.conftest import Launcher, clean_environment, need_program
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import OTHER_TOKEN, run_hf, run_script, start_origin, upload
 from tests.waiting import wait_until
@@ -201,3 +201,39 @@ def test_a_gated_repository(
     assert refused == [["GatedRepoError", 403, not_listed]] * 2
     assert anonymous == [["GatedRepoError", 401, f"{restricted}. Please log in."]] * 2
     assert (accepted, gated, num_files) == (["other"], "manual", 2)
+
+
+# Pages
+
+
+def test_an_upload_prints_the_url_of_a_page(
+    launcher: Launcher, tmp_path: Path, folder: Path
+) -> None:
+    origin = start_origin(launcher, tmp_path / "origin")
+    (folder / "page.html").write_text("<script>alert(1)</script>")
+    printed = run_hf(origin.url, tmp_path / "home", "upload", "tester/it", str(folder))
+    (url,) = re.findall(rf"{origin.url}/tester/it/commit/[0-9a-f]{{40}}", printed)
+
+    def read(url: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [need_program("curl"), "--fail-with-body", "--silent", "--include", url],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        head, _, body = done.stdout.partition("\n\n")
+        return head.lower(), body
+
+    head, page = read(url)
+    assert "content-type: text/html" in head
+    assert "content-security-policy: default-src 'none'; style-src 'sha256-" in head
+    for name in ("a.txt", "b.bin", "page.html"):
+        assert f">{name}</a></td><td>added</td>" in page
+    assert '<a href="/tester/it">tester/it</a>' in read(origin.url)[1]
+    assert ">b.bin</a></td><td>102.4 kB</td>" in read(f"{origin.url}/tester/it")[1]
+    # A browser that opens a file from here runs nothing.
+    head, body = read(f"{origin.url}/tester/it/resolve/main/page.html")
+    assert "content-security-policy: default-src 'none'; sandbox" in head
+    assert body == "<script>alert(1)</script>"

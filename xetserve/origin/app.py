@@ -1,6 +1,7 @@
 """The origin as one handler: a small Hub, a CAS and a data host made from a folder.
 
     /api/..., /{repo}/{resolve|raw}/..., /{repo}.git/info/lfs/..., /lfs/...     hub
+    /, /{repo}, /{repo}/{tree|blob|commit|discussions}/...                hub, for people
     /v2/{repo}/manifests/..., /v2/{repo}/blobs/...                        hub, for ollama
     /v1/..., /v2/..., and the same without a version, for old clients     cas
     /data/{xorb hash}                                                     data
@@ -26,6 +27,7 @@ from xetserve.origin.api.data import DataApi
 from xetserve.origin.api.hub import HubApi, read_json
 from xetserve.origin.api.management import ManagementApi
 from xetserve.origin.api.ollama import OllamaApi
+from xetserve.origin.api.pages import PagesApi, is_page
 from xetserve.origin.api.resolve import ResolveApi
 from xetserve.origin.api.uploads import UploadApi
 from xetserve.origin.api_path import READS, WRITES, ApiPath, parse_api_path
@@ -105,6 +107,7 @@ class Origin:
             misbehaviour=self._get_misbehaviour,
         )
         self._ollama = OllamaApi(self._resolve)
+        self._pages = PagesApi(self._gatekeeper, self.library.repos)
         self._cas = CasApi(
             self.library,
             signer,
@@ -274,7 +277,9 @@ class Origin:
         raise RequestError(404, "no such API call")
 
     async def _route_files(self, request: Request, parts: list[str]) -> Response:
-        """Serve the paths below a repository's own URL: files, and its LFS endpoint."""
+        """Serve / and the paths below a repository's own URL: files, pages, its LFS endpoint."""
+        if request.method in ("GET", "HEAD") and parts == [""]:
+            return await self._pages.index(request)
         kind = {"datasets": DATASET, "spaces": SPACE}.get(parts[0], MODEL)
         if kind is not MODEL:
             parts = parts[1:]
@@ -290,8 +295,9 @@ class Origin:
                     return await answer(request, repo, unquote(revision), name)
                 case "POST", ["info", "lfs", "objects", "batch"] if repo_id.endswith(".git"):
                     return await self._lfs_batch(request, kind, repo_id.removesuffix(".git"))
-        if request.method in ("GET", "HEAD") and parts == [""]:
-            return json_response(200, {"service": "xetserve origin"})
+                case "GET" | "HEAD", page if is_page(page) and repo_id.count("/") == id_size - 1:
+                    repo = await self._gatekeeper.open_repo(request.headers, kind, repo_id)
+                    return await self._pages.show(request, repo, [unquote(part) for part in page])
         raise RequestError(404, "no such page")
 
     async def _lfs_batch(self, request: Request, kind: RepoType, repo_id: str) -> Response:

@@ -51,6 +51,8 @@ async def test_a_xet_file_comes_with_all_that_clients_ask_for(filled: Client, me
         f'<{BASE}/v1/reconstructions/{FILE.file_name}>; rel="xet-reconstruction-info"',
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "X-Content-Type-Options": "nosniff",
         "Content-Disposition": "inline; filename*=UTF-8''gr%C3%B6%C3%9Fe.bin; "
         'filename="gr??e.bin";',
     }

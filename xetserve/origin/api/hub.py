@@ -145,7 +145,7 @@ class HubApi:
         query = request.query
         recursive = is_true(query.get("recursive"))
         await asyncio.to_thread(getattr, commit, "trees")  # hashes every folder, once
-        items = _list_folder(commit, folder.strip("/"), recursive)
+        items = list_folder(commit, folder.strip("/"), recursive)
         if not items and folder.strip("/"):
             raise hub_error(404, f"{folder} does not exist", "EntryNotFound", commit.id)
         items, headers = take_page(request, items, _path_of)
@@ -287,8 +287,8 @@ async def _last_commit(repo: Repo, commit: Commit, item: Entry | str) -> dict[st
     return {"id": commit_id, "title": info["title"], "date": format_time(info["date"])}
 
 
-def _list_folder(commit: Commit, folder: str, recursive: bool) -> list[Entry | str]:
-    """Yield files, and folders by their paths, in order of their paths."""
+def list_folder(commit: Commit, folder: str, recursive: bool) -> list[Entry | str]:
+    """Return the files in a folder, and its folders by their paths, in order of their paths."""
     prefix = f"{folder}/" if folder else ""
     items: list[Entry | str] = [
         path

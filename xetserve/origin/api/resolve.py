@@ -31,6 +31,11 @@ from xetserve.origin.store.signing import Signer
 from xetserve.xet.hashes import format_hash
 
 OCTETS: Final = "application/octet-stream"
+# Files of users, beside pages and an API that a browser may use: nothing may run in one.
+_SANDBOX: Final = (
+    ("Content-Security-Policy", "default-src 'none'; sandbox"),
+    ("X-Content-Type-Options", "nosniff"),
+)
 
 Headers = list[tuple[str, str]]
 
@@ -132,6 +137,7 @@ class ResolveApi:
 
     def _serve(self, request: Request, entry: Entry, etag: str, headers: Headers) -> Response:
         """Serve a file, or the one range that is requested."""
+        headers = [*headers, *_SANDBOX]
         if_none_match = request.headers.get("if-none-match")
         if if_none_match is not None and etag in if_none_match.replace("W/", "").split(", "):
             return Response(304, headers)
