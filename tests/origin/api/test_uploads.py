@@ -11,6 +11,7 @@ import pytest
 from tests.origin.client import BASE, Client, XorbFile, large, list_files, plain
 from tests.origin.conftest import Clock
 from xetserve.origin.app import Origin
+from xetserve.origin.store.modes import MAX_PLAIN_SIZE
 
 FILE = XorbFile([b"\0" * 1000, b"\1" * 500])
 CONTENT = random.Random(9).randbytes(200_000)
@@ -198,6 +199,15 @@ async def test_a_commit_changes_what_it_names(client: Client) -> None:
     assert await files_of(client) == ["big.bin", "keep"]
     assert (await client.get("/me/repo/resolve/main/keep")).content == b"changed"
     assert (await client.get("/me/repo/resolve/main/big.bin")).content == FILE.content
+
+
+async def test_the_largest_plain_file_fits_into_a_line_and_no_more(client: Client) -> None:
+    answer = await client.commit(plain("a.txt", b"x" * MAX_PLAIN_SIZE))
+    assert answer.status == 200
+    answer = await client.commit(plain("b.txt", b"x" * (MAX_PLAIN_SIZE * 5 // 4)))
+    assert answer.status == 413
+    assert f"upload files of more than {MAX_PLAIN_SIZE} bytes through" in answer.json()["error"]
+    assert list_files(client.origin.library.root / "tmp") == set()
 
 
 async def test_a_commit_may_end_without_a_newline_and_have_empty_lines(client: Client) -> None:

@@ -29,13 +29,14 @@ from xetserve.origin.store.library import (
     Library,
     StagedBlob,
 )
-from xetserve.origin.store.modes import SAMPLE_SIZE, is_large_file
+from xetserve.origin.store.modes import MAX_PLAIN_SIZE, SAMPLE_SIZE, is_large_file
 from xetserve.origin.store.names import is_valid_path
 from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Signer
 
-# Bytes of one line of a commit, and so of one git blob in base64.
-MAX_LINE_SIZE: Final = 64 * 1024 * 1024
+# Bytes of one line of a commit: a git blob of the largest size that the Hub takes, in base64. The
+# memory for a commit is about five times as large.
+MAX_LINE_SIZE: Final = MAX_PLAIN_SIZE * 3 // 2
 MAX_LINES: Final = 100_000  # lines of one commit, with empty ones
 LFS_URL_LIFETIME: Final = 3600.0  # seconds
 LFS_TYPE: Final = "application/vnd.git-lfs+json"
@@ -316,5 +317,9 @@ async def _iter_lines(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]
             held.clear()
         held += rest
         if len(held) > MAX_LINE_SIZE:
-            raise hub_error(413, f"a line of the commit is longer than {MAX_LINE_SIZE} bytes")
+            raise hub_error(
+                413,
+                f"a line of the commit is longer than {MAX_LINE_SIZE} bytes: upload files of more "
+                f"than {MAX_PLAIN_SIZE} bytes through git-lfs or the CAS first",
+            )
     yield bytes(held)
