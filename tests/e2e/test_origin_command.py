@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from tests.conftest import Launcher, clean_environment, need_program
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import OTHER_TOKEN, run_hf, run_script, start_origin, upload
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 
 def run_origin(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -237,3 +239,43 @@ def test_an_upload_prints_the_url_of_a_page(
     head, body = read(f"{origin.url}/tester/it/resolve/main/page.html")
     assert "content-security-policy: default-src 'none'; sandbox" in head
     assert body == "<script>alert(1)</script>"
+
+
+# A service
+
+
+def test_it_is_a_service_of_systemd(launcher: Launcher, tmp_path: Path, folder: Path) -> None:
+    """As systemd/xetserve-origin.service starts it."""
+    config = tmp_path / "origin.toml"
+    config.write_text(f'[origin]\nimports = "ann/it={folder}"\n[server]\nport = 0\n')
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "xetserve.tokens").write_text("hf_ann=ann\n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+
+        def read(beginning: str) -> None:
+            while not manager.recv(4096).decode().startswith(beginning):
+                pass
+
+        origin = launcher.start(
+            *("origin", "--config", str(config)),
+            XETSERVE_ORIGIN_DIR=str(tmp_path / "state"),
+            CREDENTIALS_DIRECTORY=str(credentials),
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+            WATCHDOG_USEC="1000000",
+        )
+        read("READY=1")
+        read("WATCHDOG=1")
+        home = tmp_path / "home"
+        assert run_script(sys.executable, origin.url, home, WHOAMI, token="hf_ann") == '"ann"'
+        upload_text = "upload_file(path_or_fileobj=b'x', path_in_repo='x.txt', repo_id='ann/it')"
+        run_script(sys.executable, origin.url, home, upload_text, token="hf_ann")
+        origin.popen.send_signal(signal.SIGHUP)
+        read("RELOADING=1")
+        read("READY=1")
+        origin.popen.send_signal(signal.SIGTERM)
+        read("STOPPING=1")
+        assert origin.popen.wait(timeout=PATIENCE) == 0
+    assert stat.S_IMODE((tmp_path / "state" / "repos").stat().st_mode) == 0o700

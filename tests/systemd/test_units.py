@@ -15,11 +15,14 @@ from tests.conftest import need_program
 from tests.e2e.dataset import MIB
 from xetserve.config.load import load_config
 from xetserve.config.parsers import parse_size
-from xetserve.config.schema import SECTIONS
+from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS
 from xetserve.ops.supervisor import STOP_GRACE
+from xetserve.origin.api.uploads import MAX_LINE_SIZE
+from xetserve.xet.shard import MAX_SHARD_SIZE
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE = "xetserve.service"
+ORIGIN = "xetserve-origin.service"
 PROGRAM = "/opt/xetserve/bin/xetserve"
 BASE = 40 * MIB
 PER_CONNECTION = 256 * 1024
@@ -34,19 +37,29 @@ def units(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def read_unit(name: str) -> dict[str, list[str]]:
+    """Give what is set in a unit, with all its values."""
+    found = defaultdict(list)
+    for key, value in re.findall(r"^(\w+)=(.*)$", (UNITS / name).read_text(), re.MULTILINE):
+        found[key].append(value)
+    return found
+
+
+def read_environment(settings: dict[str, list[str]]) -> dict[str, str]:
+    """Give the environment that a service sets."""
+    return dict(pair.split("=", 1) for line in settings["Environment"] for pair in line.split())
+
+
 @pytest.fixture(scope="module")
 def settings() -> dict[str, list[str]]:
     """What is set in the service, with all its values."""
-    found = defaultdict(list)
-    for name, value in re.findall(r"^(\w+)=(.*)$", (UNITS / SERVICE).read_text(), re.MULTILINE):
-        found[name].append(value)
-    return found
+    return read_unit(SERVICE)
 
 
 @pytest.fixture(scope="module")
 def environ(settings: dict[str, list[str]]) -> dict[str, str]:
     """The environment that the service sets."""
-    return dict(pair.split("=", 1) for line in settings["Environment"] for pair in line.split())
+    return read_environment(settings)
 
 
 def analyze(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -60,13 +73,15 @@ def analyze(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_systemd_finds_nothing_wrong(units: Path) -> None:
-    done = analyze(units, "verify", f"./{SERVICE}", "./xetserve.socket")
+@pytest.mark.parametrize("names", [(SERVICE, "xetserve.socket"), (ORIGIN,)])
+def test_systemd_finds_nothing_wrong(units: Path, names: tuple[str, ...]) -> None:
+    done = analyze(units, "verify", *(f"./{name}" for name in names))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_service_is_exposed_by_no_more_than_one_of_ten(units: Path) -> None:
-    done = analyze(units, "security", "--offline=true", "--threshold=10", f"./{SERVICE}")
+@pytest.mark.parametrize("name", [SERVICE, ORIGIN])
+def test_the_service_is_exposed_by_no_more_than_one_of_ten(units: Path, name: str) -> None:
+    done = analyze(units, "security", "--offline=true", "--threshold=10", f"./{name}")
     assert done.returncode == 0, done.stdout
     assert "Overall exposure level" in done.stdout
 
@@ -113,3 +128,42 @@ def test_every_secret_and_every_key_may_be_a_credential(settings: dict[str, list
         if field.metadata["is_secret"] or field.name in ("tls_cert", "tls_key")
     }
     assert set(settings["LoadCredential"]) == {f"xetserve.{name}" for name in secrets}
+
+
+def test_the_origin_finds_its_folder_and_its_tokens(tmp_path: Path) -> None:
+    settings = read_unit(ORIGIN)
+    environ = read_environment(settings)
+    assert settings["LoadCredential"] == ["xetserve.tokens"]
+    (tmp_path / "xetserve.tokens").write_text("hf_abc=ann\n")
+    credentials = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    config = load_config({}, environ | credentials, None, ORIGIN_SECTIONS)
+    (folder,) = settings["StateDirectory"]
+    assert (config.origin.dir, config.origin.tokens) == (f"%S/{folder}", "hf_abc=ann")
+    assert load_config({}, environ, None, ORIGIN_SECTIONS).server.host == "127.0.0.1"
+
+
+def test_the_origin_has_room_for_what_it_takes() -> None:
+    settings = read_unit(ORIGIN)
+    config = load_config({}, read_environment(settings), None, ORIGIN_SECTIONS)
+    connections = config.limits.max_connections * PER_CONNECTION
+    commits = 8 * 5 * MAX_LINE_SIZE
+    bound = BASE + 2 * MAX_SHARD_SIZE + commits + connections
+    assert 1.1 * bound <= parse_size(settings["MemoryMax"][0]) <= 1.25 * bound
+    assert int(settings["LimitNOFILE"][0]) // 2 > config.limits.max_connections
+    server = config.server
+    needed = server.drain_delay + server.drain_timeout + STOP_GRACE
+    assert needed < float(settings["TimeoutStopSec"][0]) <= needed + 10
+
+
+def test_both_units_have_the_same_sandbox() -> None:
+    """What the origin does not need to differ in is what the server has."""
+    differing = {
+        *("Description", "Documentation", "Requires", "Wants", "After", "ExecStart", "Environment"),
+        *("EnvironmentFile", "LoadCredential", "MemoryMax", "CacheDirectory", "CacheDirectoryMode"),
+        *("StateDirectory", "StateDirectoryMode", "TimeoutStartSec", "IPAddressAllow", "Also"),
+    }
+    server, origin = (
+        {key: value for key, value in read_unit(name).items() if key not in differing}
+        for name in (SERVICE, ORIGIN)
+    )
+    assert origin == server
