@@ -4,6 +4,7 @@ origin is gone.
 
 import json
 import random
+import re
 import shutil
 import sys
 import time
@@ -241,8 +242,8 @@ def test_offline_with_a_piece_missing(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_site_without_a_network(place: Place, tmp_path: Path) -> None:
-    """Pulled here, carried there, served there: with the token that it was pulled with, and no
-    other.
+    """Pulled here, carried there, served there: what is public to everybody, and the rest with the
+    token that it was pulled with, and no other.
     """
     warm, there, archive = tmp_path / "warm", tmp_path / "there", tmp_path / "carried.tar"
     for repo in (REPO, PRIVATE):
@@ -255,9 +256,30 @@ def test_a_site_without_a_network(place: Place, tmp_path: Path) -> None:
     for repo in (REPO, PRIVATE):
         download_all(server, tmp_path / repo, repo)
         assert read_tree(tmp_path / repo / "out") == place.files
-    for token in (OTHER_TOKEN, None):
-        assert ask(server, f"/{REPO}/resolve/main/{XET_FILE}", token=token).status == 504
-        assert ask(server, f"/{PRIVATE}/resolve/main/{XET_FILE}", token=token).status == 504
+    for token, advice in ((OTHER_TOKEN, "pull it with this one"), (None, "send that token")):
+        public = ask(server, f"/{REPO}/resolve/main/{XET_FILE}", token=token)
+        assert (public.status, public.body) == (200, place.files[XET_FILE])
+        private = ask(server, f"/{PRIVATE}/resolve/main/{XET_FILE}", token=token)
+        assert private.status == 504
+        assert "It has this, but" in (error := json.loads(private.body)["error"])
+        assert advice in error
+        absent = ask(server, f"/{PRIVATE}/resolve/main/absent", token=token)
+        assert "has no stored answer" in json.loads(absent.body)["error"]
+
+
+def test_the_start_shows_a_wrong_hub_url(place: Place, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run_command("pull", REPO, "--hub-url", place.hub_url, "--cache-dir", str(cache))
+    url = place.hub_url
+    server = place.start_server(cache, offline=True)
+    wait_until(lambda: re.search(rf"INFO .* has \d+ answers of hub_url, {url}\n", server.log))
+    place.port = 1
+    for offline, level in ((True, "WARNING"), (False, "INFO")):
+        server = place.start_server(cache, offline=offline)
+        line = (
+            rf"{level} .* has no answers of hub_url, http://127.0.0.1:1, \d+ of {url}: is hub_url"
+        )
+        wait_until(lambda: re.search(line, server.log))  # noqa: B023 - waits here
 
 
 def test_carried_answers_permit_nothing_online(place: Place, tmp_path: Path) -> None:
@@ -382,6 +404,7 @@ def test_what_clients_ask_offline_after_a_pull(place: Place, tmp_path: Path) -> 
         for stranger in STRANGERS.values():
             reply = ask(server, by_hash, token=stranger)
             assert reply.status == (401 if stranger is None else 504)
+            assert stranger is None or b"this token has not asked for it" in reply.body
         server.stop()
 
 

@@ -123,6 +123,15 @@ def test_what_fails_is_named(site: Site, tmp_path: Path) -> None:
     assert "random.bin: " in done.stderr
 
 
+def test_what_is_public_is_pulled_without_the_token(site: Site, tmp_path: Path) -> None:
+    site.control.reset_requests()
+    done = pull(site, tmp_path / "cache", "--include", "config.json")
+    assert "It is public: pulled without the token" in done.stdout
+    asked = site.control.requests()
+    files = [one for one in asked if one["method"] == "GET" and "/resolve/" in one["path"]]
+    assert {one["authorization"] for one in files} == {None}
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "advice"),
     [("--cache-size", "3MiB", "Raise cache_size"), ("--cache-min-free", "1000TB", "make room")],

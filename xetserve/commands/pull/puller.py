@@ -45,6 +45,7 @@ class Summary:
 
     num_files, size: the requested files that are in the cache now, and their total size.
     upstream_size, cache_size: bytes from upstream and from the cache, of Xet files packed ones.
+    is_token_spared: the repository is public, and was pulled without the token.
     failed: path -> reason.
     """
 
@@ -54,6 +55,7 @@ class Summary:
     upstream_size: int = 0
     cache_size: int = 0
     seconds: float = 0.0
+    is_token_spared: bool = False
     failed: dict[str, str] = field(default_factory=dict)
 
 

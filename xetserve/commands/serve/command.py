@@ -30,7 +30,7 @@ from xetserve.commands.serve.wiring import (
     open_upstreams,
 )
 from xetserve.config.load import load_config, read_secrets
-from xetserve.config.schema import Config, check_together
+from xetserve.config.schema import Config, HubConfig, check_together
 from xetserve.errors import XetserveError
 from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler
@@ -52,11 +52,13 @@ from xetserve.ops.shared_memory import SharedMemory
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.pipeline.verify import worker_bus
 from xetserve.pipeline.verify.worker_bus import WorkerBus
+from xetserve.upstream.answers.store import AnswerStore
 from xetserve.upstream.hub.client import HubClient
 from xetserve.xet.signing import KEY_SIZE, Sealer, derive_key
 
 logger = logging.getLogger(__name__)
 
+MAX_COUNTED: Final = 20_000  # stored answers that are looked at, at the start
 PROBE_TIMEOUT: Final = 5.0  # seconds that the Hub has to answer at the start
 
 
@@ -124,12 +126,16 @@ async def _application(
         ) as opened,
         AsyncExitStack() as stack,
     ):
+        is_first = shared_memory.number == 0 and not shared_memory.is_replacement
         if opened.cache is not None:
             readiness.check_cache = opened.cache.check
         if not config.hub.offline:
             readiness.probe_hub = opened.upstreams.hub.probe
-            if shared_memory.number == 0 and not shared_memory.is_replacement:
+            if is_first:
                 _run_beside(stack, _report_hub(opened.upstreams.hub))
+        metadata = opened.upstreams.hub.metadata
+        if is_first and metadata is not None and metadata.store is not None:
+            _run_beside(stack, _report_answers(metadata.store, config.hub))
         figures = Snapshot(shared_memory.places, shared_memory.is_alive)
         status = _make_status(live, figures, readiness)
         hosts = HostPolicy.parse(config.http.hosts)
@@ -161,6 +167,21 @@ async def _report_hub(hub: HubClient) -> None:
         logger.warning("the Hub does not answer: %s", str(exc) or "no answer in time")
     else:
         logger.info("the Hub answers")
+
+
+async def _report_answers(store: AnswerStore, settings: HubConfig) -> None:
+    """Log of which Hubs there are answers at the start: a wrong hub_url shows."""
+    REQUEST_ID.set("start")
+    counts = await store.count_by_realm(MAX_COUNTED)
+    own = counts.pop(settings.hub_url, 0)
+    if own == 0 and not settings.offline and not counts:
+        return  # a new cache
+    text = f"the cache has {own or 'no'} answers of hub_url, {settings.hub_url}"
+    for realm, num in sorted(counts.items()):
+        text += f", {num} of {realm}"
+    if counts and not own:
+        text += ": is hub_url right?"
+    logger.log(logging.WARNING if settings.offline and not own else logging.INFO, text)
 
 
 def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:

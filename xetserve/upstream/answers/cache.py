@@ -148,8 +148,9 @@ class AnswerCache:
         if self.policy.is_offline:
             answer = await self.find_old(question, find_other)
             if answer is None:
+                reason = await self.find_reason(question)
                 raise UpstreamOffline(
-                    "this server is offline, and has no stored answer to this request"
+                    reason or "this server is offline, and has no stored answer to this request"
                 )
             return answer
         kept = self._memory.peek(question)
@@ -258,6 +259,23 @@ class AnswerCache:
                 # The newest answer may be negative.
                 return (
                     known.answer if isinstance(known.answer, Answer) and known.is_positive else None
+                )
+        return None
+
+    async def find_reason(self, *questions: Question) -> str | None:
+        """Return why a question has no answer offline, if another token has one; else None."""
+        if self.store is None or not self.policy.is_offline:
+            return None
+        for question in questions:
+            if await self.store.has_for_others(self._path(question)):
+                if question.scope == ANONYMOUS:
+                    return (
+                        "this server is offline. It has this, but only for clients with the token "
+                        "that asked for it: send that token, or, if it is public, pull it again"
+                    )
+                return (
+                    "this server is offline. It has this, but this token has not asked for it: use "
+                    "the token that it was pulled with, or pull it with this one"
                 )
         return None
 

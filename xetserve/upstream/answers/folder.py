@@ -17,9 +17,10 @@ time of modification is the last use, to within an hour; minor files are dated f
 """
 
 import contextlib
+import itertools
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,8 +28,9 @@ from typing import Final, NamedTuple
 from xetserve.base.atomic_file import give_to_owner, make_folders, replace_file
 from xetserve.base.regular_files import is_folder, open_regular, scan
 from xetserve.metrics.catalogue import METADATA_DAMAGED
+from xetserve.upstream.answers.question import Subject
 from xetserve.upstream.answers.scope import ANONYMOUS
-from xetserve.upstream.answers.stored_file import Stored, pack_file, unpack_file
+from xetserve.upstream.answers.stored_file import Stored, pack_file, read_about, unpack_file
 
 PLANS: Final = "plans"
 IMPORTED: Final = "imported"
@@ -38,6 +40,7 @@ SWEEP_PART: Final = 8  # a sweep frees an eighth, so that sweeps stay rare
 LEFTOVER_AGE: Final = 600.0  # seconds after which an unfinished file is what a crash has left
 WRITE_TRIES: Final = 3  # other processes remove empty folders
 TOUCH_AGE: Final = 3600.0  # seconds after which a use is recorded again
+ABOUT_SIZE: Final = 8192  # bytes at the start of a file that hold its question
 MINOR_AGE: Final = 30 * 86400.0  # seconds that minor files are dated back
 
 _COMMON: Final = (ANONYMOUS, PLANS, IMPORTED)
@@ -151,6 +154,48 @@ class AnswerFolder:
         """Return the names in a folder."""
         items = scan(self._locate(path, is_imported))
         return [item.name for item in items if not item.name.startswith(".")]
+
+    def has_for_others(self, path: str) -> bool:
+        """Return whether the positive answer to the same question is stored for another token.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        scope, _, rest = path.partition("/")
+        for is_imported in (False, True):
+            for item in scan(self._locate("", is_imported)):
+                if item.name in (scope, PLANS, IMPORTED) or item.name.startswith("."):
+                    continue
+                stored = self.read(f"{item.name}/{rest}", is_imported=is_imported)
+                if stored is not None and stored.body.startswith(b"+"):
+                    return True
+        return False
+
+    def count_by_realm(self, limit: int) -> dict[str, int]:
+        """Return the number of stored answers about repositories and files of each Hub.
+
+        Args:
+            limit: files to look at; the rest is not counted.
+        """
+        counts: dict[str, int] = {}
+        for path in itertools.islice(self._iter_answers(), limit):
+            with contextlib.suppress(OSError), open(open_regular(path), "rb", buffering=0) as file:
+                subject = Subject.parse(read_about(file.read(ABOUT_SIZE) or b""))
+                if subject is not None and subject.kind in ("api", "file"):
+                    counts[subject.realm] = counts.get(subject.realm, 0) + 1
+        return counts
+
+    def _iter_answers(self) -> Iterator[str]:
+        """Yield the paths of all files but plans."""
+        waiting = [self._locate("", is_imported) for is_imported in (False, True)]
+        while waiting:
+            for item in scan(waiting.pop()):
+                if item.name in (PLANS, IMPORTED) or item.name.startswith("."):
+                    continue
+                if is_folder(item):
+                    waiting.append(Path(item.path))
+                else:
+                    yield item.path
 
     def _locate(self, path: str, is_imported: bool = False) -> Path:
         return self._folder / IMPORTED / path if is_imported else self._folder / path

@@ -55,6 +55,16 @@ class AnswerStore:
         """Return the names in a folder."""
         return await self._run(partial(self._folder.list, path, is_imported=is_imported)) or []
 
+    async def has_for_others(self, path: str) -> bool:
+        """Return whether the same question has a positive answer for another token."""
+        return await self._run(partial(self._folder.has_for_others, path)) or False
+
+    async def count_by_realm(self, limit: int) -> dict[str, int]:
+        """Return the number of answers of each Hub, however long it takes; see AnswerFolder."""
+        loop = asyncio.get_running_loop()
+        count = partial(self._folder.count_by_realm, limit)
+        return await loop.run_in_executor(self._reading, count)
+
     async def _run(self, function: Callable[[], T | None]) -> T | None:
         loop = asyncio.get_running_loop()
         try:

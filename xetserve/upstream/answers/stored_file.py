@@ -53,6 +53,19 @@ def unpack_file(path: str, data: bytes) -> Stored | None:
     return Stored(answered_at, rest[end:], about)
 
 
+def read_about(data: bytes) -> str:
+    """Return the question of a stored file, without checking the file; "": it is not recorded.
+
+    Args:
+        data: the start of the file.
+    """
+    rest = data[len(MAGIC) + CHECK_SIZE :]
+    if not data.startswith(MAGIC) or len(rest) < _FIELDS.size:
+        return ""
+    end = _FIELDS.size + _FIELDS.unpack_from(rest)[1]
+    return rest[_FIELDS.size : end].decode("utf-8", "replace")
+
+
 def pack_file(path: str, stored: Stored) -> bytes:
     """Return the file to store at a path."""
     about = stored.about.encode("utf-8", "surrogatepass")

@@ -24,7 +24,7 @@ from xetserve.errors import (
 from xetserve.metrics.catalogue import METADATA_STALE
 from xetserve.upstream.answers.backoff import Backoff
 from xetserve.upstream.answers.cache import STALE_PATIENCE, AnswerCache
-from xetserve.upstream.answers.question import Answer, Question
+from xetserve.upstream.answers.question import Answer, Question, make_holder
 from xetserve.upstream.cas.reconstruction_archive import (
     STORED_URL,
     ReconstructionArchive,
@@ -179,8 +179,11 @@ class CachedReconstructions:
             found = await self._archive.find(file_hash, asked, takes_imported=takes_imported)
             if found is not None:
                 return found
+            reason = None
+        else:
+            reason = await self._metadata.find_reason(grant, make_holder(grant.scope, grant.name))
         raise UpstreamOffline(
-            "this server is offline, and has not stored all of the file's reconstruction"
+            reason or "this server is offline, and has not stored all of the file's reconstruction"
         )
 
     @asynccontextmanager
