@@ -19,7 +19,18 @@ from xetserve.xet.compression import Scheme
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE
 
 WRONG_TOKEN = "hf_" + "w" * 34
-GOOD = ["settings", "open files", "cache", "CA", "proxy", "DNS", "Hub", "clock", "token"]
+GOOD = [
+    "settings",
+    "native code",
+    "open files",
+    "cache",
+    "CA",
+    "proxy",
+    "DNS",
+    "Hub",
+    "clock",
+    "token",
+]
 LAST = ["file", "read token", "CAS", "data", "speed"]
 
 
@@ -178,6 +189,17 @@ def test_a_folder_that_cannot_be_used(site: Site, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     found = examine(site.origin.url, "--cache-dir", str(tmp_path / "file" / "x"), status=1)
     assert found["cache"]["level"] == "fail"
+
+
+def test_a_build_without_a_compiler_is_slow(site: Site, tmp_path: Path) -> None:
+    # As where the extension was not built: its import fails.
+    (tmp_path / "sitecustomize.py").write_text(
+        'import sys\nsys.modules["xetserve.xet._bg4"] = None\n'
+    )
+    found = examine(site.origin.url, status=0, PYTHONPATH=str(tmp_path))
+    assert found["native code"]["level"] == "warn"
+    assert "C extension is missing" in found["native code"]["text"]
+    assert "C compiler" in found["native code"]["advice"]
 
 
 def test_offline_asks_nobody(site: Site, tmp_path: Path) -> None:

@@ -278,3 +278,16 @@ def test_not_ready_with_a_cache_that_cannot_be_written_to(
     (tmp_path / "elsewhere").rename(cache / "tmp")
     wait_until(lambda: ask(site, "/ready").status == 200)
     assert list((cache / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_build_without_a_compiler_says_so(
+    site: Site, launcher: Launcher, tmp_path: Path, is_compiled: bool
+) -> None:
+    code = None if is_compiled else 'sys.modules["xetserve.xet._bg4"] = None'
+    flags = serve_arguments(site.origin.url)
+    started = replace(site, server=launcher.start(*flags, code=code))
+    answer = json.loads(ask(started, "/status", token=OPERATOR).body)
+    assert answer["native_code"] is is_compiled
+    warning = "WARNING xetserve: the C extension is missing: byte grouping"
+    assert (warning in started.server.log) is not is_compiled

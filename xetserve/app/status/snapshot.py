@@ -10,6 +10,7 @@ from xetserve import __version__
 from xetserve.app.status.active_streams import STREAMS_SIZE, StreamReader, StreamState
 from xetserve.metrics import catalogue as metrics
 from xetserve.metrics.instruments import CELLS_SIZE, CellReader, Family, Instrument, Reading
+from xetserve.xet.compression import HAS_NATIVE_CODE
 
 PLACE_SIZE: Final = CELLS_SIZE + STREAMS_SIZE  # bytes of one worker: cells, then streams
 HISTORY: Final = 306  # samples, one per second
@@ -114,6 +115,7 @@ class Snapshot:
             "state": "draining" if total(metrics.DRAINING) else "serving",
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "uptime": round(max(0.0, now - started), 1),
+            "native_code": HAS_NATIVE_CODE,
             "workers": total(metrics.WORKERS),
             "connections": total(metrics.CONNECTIONS),
             "requests": {

@@ -10,7 +10,13 @@ from typing import Final
 
 from xetserve import __version__
 from xetserve.app.paths import check_revision, parse_repo
-from xetserve.commands.doctor.findings import Finding, Level, check_cache, check_files
+from xetserve.commands.doctor.findings import (
+    Finding,
+    Level,
+    check_cache,
+    check_files,
+    check_native_code,
+)
 from xetserve.commands.doctor.network import Checkup
 from xetserve.commands.doctor.trial_download import Target
 from xetserve.commands.output import write_output
@@ -88,6 +94,7 @@ def _check_here(config: Config) -> Iterator[Finding]:
     yield from (Finding("settings", Level.FAIL, each, "correct the settings") for each in conflicts)
     if not conflicts:
         yield Finding("settings", Level.OK, f"valid for xetserve {__version__}")
+    yield check_native_code()
     yield check_files(config.limits.max_connections)
     yield check_cache(config)
 

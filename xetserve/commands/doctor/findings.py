@@ -16,6 +16,7 @@ from xetserve.base.regular_files import open_regular
 from xetserve.base.sizes import format_size
 from xetserve.config.schema import Config
 from xetserve.pipeline.cache.health import USEFUL_SIZE
+from xetserve.xet.compression import describe_slowness
 
 STEP_TIMEOUT: Final = 10.0  # seconds for each step over the network
 MIN_FILES: Final = 256
@@ -61,6 +62,12 @@ def describe_error(exc: Exception) -> str:
 def describe_time(began: float) -> str:
     """Return the duration of a check, in parentheses; began: its start on the monotonic clock."""
     return f" ({(time.monotonic() - began) * 1000:.0f} ms)"
+
+
+def check_native_code() -> Finding:
+    """Check that byte-grouped chunks are decoded by the C extension."""
+    text, advice = describe_slowness()
+    return Finding("native code", Level.WARN if text else Level.OK, text or "compiled", advice)
 
 
 def check_files(max_connections: int) -> Finding:

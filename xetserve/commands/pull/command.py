@@ -21,7 +21,7 @@ from xetserve.commands.pull.listing import HandlerClient, RemoteFile, is_wanted
 from xetserve.commands.pull.progress import Progress, format_seconds
 from xetserve.commands.pull.puller import Puller, Summary
 from xetserve.commands.pull.repo_argument import parse_target
-from xetserve.commands.serve.wiring import make_application, open_upstreams
+from xetserve.commands.serve.wiring import make_application, open_upstreams, warn_if_slow
 from xetserve.commands.service_settings import find_cache
 from xetserve.config.parsers import parse_count
 from xetserve.config.schema import CacheConfig, Config
@@ -50,6 +50,7 @@ def run_pull(options: argparse.Namespace, config: Config) -> int:
         num_jobs = parse_count(options.jobs)
     except ValueError as exc:
         raise ConfigError(f"--jobs {exc}, not {options.jobs!r}") from None
+    warn_if_slow()
     raise_file_limit()
     pulling = _pull(options, config, repo, revision, token, num_jobs)
     return run_loop(_until_signal(pulling))

@@ -28,6 +28,7 @@ from xetserve.commands.serve.wiring import (
     check_environment,
     make_application,
     open_upstreams,
+    warn_if_slow,
 )
 from xetserve.config.load import load_config, read_secrets
 from xetserve.config.schema import Config, HubConfig, check_together
@@ -66,6 +67,7 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     """Serve until a signal; return the exit status."""
     check_together(config)
     check_environment(config)
+    warn_if_slow()
     if config.cache.cache_dir:  # an unusable folder must stop the start
         prepare_folder(Path(config.cache.cache_dir))
     num_workers = config.server.workers or count_cores()

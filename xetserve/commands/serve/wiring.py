@@ -1,5 +1,6 @@
 """Wiring: build the objects between the application and the upstreams from the settings."""
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,7 +34,10 @@ from xetserve.upstream.cas.reconstruction_budget import FREE_READ_SIZE, Reconstr
 from xetserve.upstream.cas.source import CasSource
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.retry import RetryPolicy
+from xetserve.xet.compression import describe_slowness
 from xetserve.xet.signing import Sealer
+
+logger = logging.getLogger("xetserve")
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds
 DISK_FACTOR: Final = 16  # size of the answer store on disk, as a multiple of metadata_size
@@ -45,6 +49,13 @@ class Opened(NamedTuple):
     upstreams: Upstreams
     cache: DiskCache | None
     pool: ConnectionPool
+
+
+def warn_if_slow() -> None:
+    """Log at the start of a command if chunks are decoded without the C extension."""
+    text, advice = describe_slowness()
+    if text:
+        logger.warning("%s; %s", text, advice)
 
 
 def check_environment(config: Config) -> None:
