@@ -304,7 +304,7 @@ async def test_a_temporary_file_that_is_gone_before_it_is_looked_at_is_no_matter
 ) -> None:
     await fill_by_times(tmp_path)
     (tmp_path / "tmp" / "finished").write_bytes(b"x")
-    look_at = quota_module.look_at
+    look_at = layout.look_at
 
     def look_late(item: os.DirEntry[str]) -> object:
         if item.name == "finished":
