@@ -124,6 +124,17 @@ async def test_whatever_is_asked_the_origin_is_not_at_fault(
     assert answer.error is None
 
 
+@pytest.mark.parametrize(
+    ("site", "status"),
+    [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)],
+)
+async def test_pages_of_other_sites_change_nothing(client: Client, site: str, status: int) -> None:
+    fields = [("Sec-Fetch-Site", site), ("Content-Type", "text/plain")]
+    body = b'{"name": "evil/model"}'
+    assert (await client.ask("POST", "/api/repos/create", body, headers=fields)).status == status
+    assert (await client.get("/me/repo", headers=fields)).status == 200  # a link may lead here
+
+
 async def test_requests_are_recorded_by_kind(client: Client) -> None:
     await client.add(FILE, "x.bin")
     token = await client.get_cas_token()

@@ -143,6 +143,7 @@ class Origin:
         return response
 
     async def _route(self, kind: str, request: Request, parts: list[str]) -> Response:
+        _refuse_other_sites(request)
         if kind == "cas":
             return await self._route_cas(request, parts)
         if kind == "data":
@@ -322,6 +323,20 @@ class Origin:
                     self._requests.clear()
                     return json_response(200, {})
         raise RequestError(404, "no such page")
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Refuse a change that a page of another site has a browser ask for.
+
+    Without tokens a request needs nothing that such a page lacks, and a browser on this machine
+    reaches 127.0.0.1. Only browsers send the field (Fetch Metadata, W3C).
+
+    Raises:
+        RequestError: 403.
+    """
+    site = request.headers.get("sec-fetch-site", "none")
+    if request.method not in ("GET", "HEAD") and site not in ("none", "same-origin"):
+        raise RequestError(403, "a page of another site may change nothing here")
 
 
 def _kind_of(parts: list[str]) -> str:
