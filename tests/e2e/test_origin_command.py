@@ -85,6 +85,13 @@ def test_it_needs_a_folder() -> None:
     assert (done.returncode, done.stderr) == (2, f"xetserve: {message}\n")
 
 
+def test_a_folder_that_is_missing_is_named_with_its_setting(tmp_path: Path) -> None:
+    imports = {"XETSERVE_ORIGIN_IMPORTS": "a/b=/nowhere"}
+    done = run_origin(str(tmp_path / "o"), "--port", "0", **imports)
+    message = "imports: a/b=/nowhere: /nowhere is not a folder"
+    assert (done.returncode, done.stderr) == (2, f"xetserve: {message}\n")
+
+
 def test_a_folder_is_imported_into_main(tmp_path: Path, folder: Path) -> None:
     done = run_origin(str(tmp_path / "o"), "--port", "0", "--import", f"a/b@next={folder}")
     assert done.returncode == 2

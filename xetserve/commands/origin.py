@@ -72,24 +72,26 @@ async def _origin(options: argparse.Namespace, live: Live, exposed: str) -> Asyn
 
     try:
         live.on_change(set_tokens)
-        for text in (*config.imports.splitlines(), *options.more_imports):
-            await _import(origin.library, text)
+        for text in config.imports.splitlines():
+            await _import(origin.library, "imports:", text)
+        for text in options.more_imports:
+            await _import(origin.library, "--import", text)
         yield origin.handle
     finally:
         await origin.aclose()
 
 
-async def _import(library: Library, text: str) -> None:
+async def _import(library: Library, source: str, text: str) -> None:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
-        raise ConfigError(f"--import must be OWNER/NAME=FOLDER, not {text!r}")
+        raise ConfigError(f"{source} must be OWNER/NAME=FOLDER, not {text!r}")
     repo, revision = parse_target(name)
     if revision != "main":
-        raise ConfigError(f"--import {text}: a folder is imported into main, not into {revision}")
+        raise ConfigError(f"{source} {text}: a folder is imported into main, not into {revision}")
     try:
         await library.import_folder(repo.kind, repo.id, Path(folder))
     except OSError as exc:
-        raise ConfigError(f"--import {text}: {describe_os_error(exc)}") from None
+        raise ConfigError(f"{source} {text}: {describe_os_error(exc)}") from None
     except ValueError as exc:
-        raise ConfigError(f"--import {text}: {exc}") from None
+        raise ConfigError(f"{source} {text}: {exc}") from None
     logger.info("imported %s as %s", folder, name)
