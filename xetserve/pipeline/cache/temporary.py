@@ -5,9 +5,11 @@ the process ends, in any way. So a file that can be locked is a leftover of a cr
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -43,7 +45,7 @@ def open_temporary(folder: Path, size: int) -> Temporary | None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             give_to_owner(fd, folder)
             # It has its final size from the start, so that a sweep counts it right.
-            os.ftruncate(fd, size)
+            _allocate(fd, size)
             if os.fstat(fd).st_nlink:
                 return Temporary(path, fd, size)
             os.close(fd)
@@ -57,6 +59,36 @@ def open_temporary(folder: Path, size: int) -> Temporary | None:
             raise
         # A sweep ran between open and flock, and took the file for a leftover.
     return None
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Give an empty file its size, with room on the disk where the file system can reserve it.
+
+    Writing into reserved room takes about half of the CPU time (ext4), and a disk that is full is
+    noticed before a download pays for it. os.posix_fallocate is no substitute: where the file
+    system cannot reserve room, glibc writes a byte into each of its blocks instead.
+
+    Raises:
+        OSError: the disk fails, or has no room.
+    """
+    if _fallocate is None or _fallocate(fd, 0, 0, size) != 0:
+        code = ctypes.get_errno()
+        if _fallocate is not None and code not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR):
+            raise OSError(code, os.strerror(code))
+        os.ftruncate(fd, size)
+
+
+def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
+    """Return fallocate(fd, mode, offset, size) of the C library, see fallocate(2)."""
+    library = ctypes.CDLL(None, use_errno=True)
+    # With 64-bit offsets on every machine; musl has only such ones.
+    function = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return function
+
+
+_fallocate: Final = _find_fallocate()
 
 
 def rename_temporary(temporary: Temporary, target: str) -> None:
