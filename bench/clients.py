@@ -145,6 +145,12 @@ def run_hf_xet(
         return Download(os.stat(f"{folder}/out/{name}").st_size, seconds, cpu, peak)
 
 
+def make_cache_folder(site: Site) -> str:
+    """Make an empty folder for a cache, and touch the memory that is used when it is filled."""
+    touch_memory(site.folder / "touched", 2 * site.size)
+    return tempfile.mkdtemp(prefix="cache-", dir=site.folder)
+
+
 def touch_memory(path: Path, size: int) -> None:
     """Write a file of a size and delete it.
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 
 from bench.bench import Bench, Version, download_path, per_gb
-from bench.clients import Download, Part, run_curl, touch_memory
+from bench.clients import Download, Part, make_cache_folder, run_curl
 from bench.results import at_least, at_most
 
 SECTION = "cache"
@@ -16,7 +16,6 @@ SECTION = "cache"
 def measure_cache(bench: Bench) -> None:
     """Measure a file without a cache, while it is filled, warm, and warm after a restart."""
     names = {kind: bench.site.need_kind(kind) for kind in bench.kinds}
-    touch_memory(bench.site.folder / "touched", bench.site.size)
     for _ in bench.turns(SECTION):
         for kind, name in names.items():
             stages = {
@@ -30,7 +29,7 @@ def measure_cache(bench: Bench) -> None:
 def _measure_stages(bench: Bench, kind: str, name: str, version: Version) -> dict[str, Download]:
     """Measure one version; return its downloads by stage."""
     site = bench.site
-    folder = tempfile.mkdtemp(prefix="cache-", dir=site.folder)
+    folder = make_cache_folder(site)
     flags = ("--cache-dir", folder)
     cold = bench.pull(name=name, size=site.size, version=version)
     with site.start_server(*flags, python=version.python) as server:

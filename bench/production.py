@@ -8,11 +8,10 @@ be compared with one of another day.
 import shutil
 import subprocess
 import sys
-import tempfile
 from functools import partial
 
 from bench.bench import Bench, Version, per_gb
-from bench.clients import Download, run_hf_xet, touch_memory
+from bench.clients import Download, make_cache_folder, run_hf_xet
 from bench.processes import BenchError, Child, clean_environment
 from bench.results import at_least, at_most
 from bench.site import count_requests
@@ -45,7 +44,6 @@ def measure_production(bench: Bench) -> None:
     name = site.need_kind(KIND)
     secure = site.need_secure_origin()
     xorbs = [str(site.folder / "origin" / "xorbs" / xorb) for xorb in site.read_xorbs(name)]
-    touch_memory(site.folder / "touched", 2 * site.size)
     for _ in bench.turns(SECTION):
         floor = _measure_floor(xorbs)
         bench.results.note("floor: decode and hash alone", floor, "s/GB")
@@ -82,12 +80,12 @@ def _measure_version(
     with start() as server:
         cells["no cache"] = bench.pull_from(server, name, site.size)
     questions = count_requests(origin, "/reconstructions/") - questions
-    folder = tempfile.mkdtemp(prefix="cache-", dir=site.folder)
+    folder = make_cache_folder(site)
     with start("--cache-dir", folder) as server:
         cells["filling a cache"] = bench.pull_from(server, name, site.size)
         cells["warm"] = bench.pull_from(server, name, site.size)
     shutil.rmtree(folder)
-    folder = tempfile.mkdtemp(prefix="cache-", dir=site.folder)
+    folder = make_cache_folder(site)
     with start("--cache-dir", folder, "--native-from", "0") as server:
         for cell in NATIVE:
             cells[cell] = bench.pull_natively(server, name)
