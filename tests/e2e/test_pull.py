@@ -147,6 +147,17 @@ def test_what_cannot_fit_is_refused_before_anything_is_fetched(
     assert data_requests(site) == []
 
 
+def test_what_takes_less_room_than_listed_is_pulled_by_force_and_known_then(
+    site: Site, tmp_path: Path
+) -> None:
+    size = (site.uploaded.folder / "repeats.bin").stat().st_size
+    only = ("--json", "--include", "repeats.bin", "--cache-size", str(size - 1000))
+    assert pull(site, tmp_path / "cache", *only).returncode == 1
+    assert summary_of(pull(site, tmp_path / "cache", *only, "--force"))["files"] == 1
+    again = summary_of(pull(site, tmp_path / "cache", *only))
+    assert (again["files"], again["upstream_bytes"]) == (1, 0)
+
+
 def test_what_has_no_room_is_fetched_once_and_not_named_as_here(site: Site, tmp_path: Path) -> None:
     site.control.set_faults()
     site.control.reset_requests()

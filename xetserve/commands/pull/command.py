@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -139,11 +140,28 @@ async def _pull(
             sys.stderr.write(f"xetserve pull: {repo.id}: no file matches\n")
             return 1
         size = sum(file.size for file in files)
+
+        async def look_for_lack(file: RemoteFile) -> str | None:
+            entry = await upstreams.hub.resolve(repo, commit, file.path, token)
+            await answers.settle()
+            try:
+                return await asyncio.to_thread(find_lack, Path(config.cache.cache_dir), entry)
+            except OSError as exc:
+                return describe_os_error(exc)
+
+        async def is_complete() -> bool:
+            with suppress(XetserveError):
+                for file in files:
+                    if await look_for_lack(file) is not None:
+                        return False
+                return True
+            return False
+
         try:
             shortage = _describe_shortage(files, await cache.get_room(), config.cache)
         except OSError as exc:
             shortage = f"the cache cannot be used: {describe_os_error(exc)}"
-        if shortage and not options.force:
+        if shortage and not options.force and not await is_complete():
             sys.stderr.write(f"xetserve pull: {repo.id}: {shortage}\n")
             return 1
         progress = Progress("files", len(files), size, sys.stderr)
@@ -153,11 +171,6 @@ async def _pull(
             return await blob_cache.has(
                 BlobKey("sha256" if len(digest) == 64 else "git", digest, size)
             )
-
-        async def look_for_lack(file: RemoteFile) -> str | None:
-            entry = await upstreams.hub.resolve(repo, commit, file.path, token)
-            await answers.settle()
-            return await asyncio.to_thread(find_lack, Path(config.cache.cache_dir), entry)
 
         puller = Puller(
             client,
@@ -190,7 +203,7 @@ def _describe_shortage(files: Sequence[RemoteFile], room: int, settings: CacheCo
     if room < settings.cache_size:
         cause = (
             f"the file system of {settings.cache_dir} is too full (cache_min_free, "
-            f"{format_size(settings.cache_min_free)}, stays free): make room there"
+            f"{format_size(settings.cache_min_free)}, stays free): make room there or lower it"
         )
     else:
         cause = "raise cache_size"
