@@ -1,8 +1,12 @@
+import errno
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.origin.client import Client, XorbFile
+from tests.origin.client import Client, XorbFile, list_files, plain
 from xetserve.origin.app import Origin
 
 FILE = XorbFile([b"a" * 100, b"b" * 200])
@@ -133,6 +137,35 @@ async def test_pages_of_other_sites_change_nothing(client: Client, site: str, st
     body = b'{"name": "evil/model"}'
     assert (await client.ask("POST", "/api/repos/create", body, headers=fields)).status == status
     assert (await client.get("/me/repo", headers=fields)).status == 200  # a link may lead here
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "text"),
+    [
+        (errno.ENOSPC, 507, "the disk of the origin is full"),
+        (errno.EROFS, 500, "the disk of the origin cannot be used; its log has details"),
+    ],
+)
+async def test_trouble_with_the_disk_is_a_sentence(
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+    status: int,
+    text: str,
+) -> None:
+    def fail(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:1])
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("xetserve.origin.store.library._write_aside", fail)
+    answer = await client.commit(plain("a.txt", b"a"))
+    assert (answer.status, answer.json()["error"]) == (status, text)
+    assert answer.header("X-Error-Message") == text
+    (record,) = caplog.records
+    assert record.getMessage() == f"{client.origin.library.root}: {os.strerror(number)}"
+    assert record.exc_info is None
+    assert list_files(client.origin.library.root / "tmp") == set()
 
 
 async def test_requests_are_recorded_by_kind(client: Client) -> None:

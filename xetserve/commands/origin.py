@@ -91,7 +91,8 @@ async def _import(library: Library, source: str, text: str) -> None:
     try:
         await library.import_folder(repo.kind, repo.id, Path(folder))
     except OSError as exc:
-        raise ConfigError(f"{source} {text}: {describe_os_error(exc)}") from None
+        folder_of_ours = library.root if exc.errno else None  # writes name no file
+        raise ConfigError(f"{source} {text}: {describe_os_error(exc, folder_of_ours)}") from None
     except ValueError as exc:
         raise ConfigError(f"{source} {text}: {exc}") from None
     logger.info("imported %s as %s", folder, name)

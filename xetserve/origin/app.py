@@ -11,6 +11,7 @@ A data host of its own, such as nginx, can serve {root}/xorbs/ at {data_url}/dat
 same user.
 """
 
+import errno
 import logging
 import time
 from collections import deque
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+from xetserve.base.permissions import describe_os_error
 from xetserve.errors import FormatError, IntegrityError, RequestError
 from xetserve.http.messages import Request, Response, error_response, json_response
-from xetserve.origin.api.auth import Gatekeeper
+from xetserve.origin.api.auth import Gatekeeper, hub_error
 from xetserve.origin.api.cas import CasApi
 from xetserve.origin.api.data import DataApi
 from xetserve.origin.api.hub import HubApi, read_json
@@ -131,16 +133,38 @@ class Origin:
         """Answer a request."""
         parts = request.raw_path.removeprefix("/").split("/")
         if parts[0] == "_test":
-            return await _answer(self._test(request, parts[1:]))
+            return await self._answer(self._test(request, parts[1:]))
         kind = _kind_of(parts)
         misbehaviour = self._misbehaviour
         await misbehaviour.wait(kind)
         response = misbehaviour.make_burst_response(kind)
         if response is None:
-            response = await _answer(self._route(kind, request, parts))
+            response = await self._answer(self._route(kind, request, parts))
         if self._test_controls:
             self._requests.append(_describe_request(request, kind, response.status))
         return response
+
+    async def _answer(self, work: Awaitable[Response]) -> Response:
+        """Await a response; turn an error of the client into one, too."""
+        try:
+            return await work
+        except RequestError as exc:
+            return error_response(exc.status, str(exc), exc.headers)
+        except FormatError as exc:
+            return error_response(400, str(exc))
+        except IntegrityError as exc:
+            logger.error("%s", exc)
+            return error_response(500, str(exc))
+        except (TimeoutError, ConnectionError):  # of the client, and kinds of OSError
+            raise
+        except OSError as exc:
+            logger.error("%s", describe_os_error(exc, self.library.root))
+            is_full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            status, text = (
+                (507, "is full") if is_full else (500, "cannot be used; its log has details")
+            )
+            failure = hub_error(status, f"the disk of the origin {text}")
+            return error_response(failure.status, str(failure), failure.headers)
 
     async def _route(self, kind: str, request: Request, parts: list[str]) -> Response:
         _refuse_other_sites(request)
@@ -349,19 +373,6 @@ def _kind_of(parts: list[str]) -> str:
 def _is_registry(parts: list[str]) -> bool:
     """Return whether a path is one that ollama requests; the CAS has no such paths."""
     return len(parts) == 5 and parts[0] == "v2" and parts[3] in ("manifests", "blobs")
-
-
-async def _answer(work: Awaitable[Response]) -> Response:
-    """Await a response; turn an error of the client into one, too."""
-    try:
-        return await work
-    except RequestError as exc:
-        return error_response(exc.status, str(exc), exc.headers)
-    except FormatError as exc:
-        return error_response(400, str(exc))
-    except IntegrityError as exc:
-        logger.error("%s", exc)
-        return error_response(500, str(exc))
 
 
 def _describe_request(request: Request, kind: str, status: int) -> dict[str, Any]:

@@ -86,7 +86,11 @@ class Library:
     async def stage_blob(self, content: bytes) -> StagedBlob:
         """Write the content of a git blob to a temporary file."""
         path = self._temporary.make_path()
-        await asyncio.to_thread(_write_aside, path, content)
+        try:
+            await asyncio.to_thread(_write_aside, path, content)
+        except OSError:
+            path.unlink(missing_ok=True)  # a part of it would keep a full disk full
+            raise
         return StagedBlob(path, hash_object("blob", content), len(content))
 
     async def publish_blobs(self, blobs: Iterable[StagedBlob]) -> None:
