@@ -1,6 +1,7 @@
 """`xetserve origin` as something to run: its settings, rights and pages, with real clients."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -96,6 +97,25 @@ def test_a_folder_is_imported_into_main(tmp_path: Path, folder: Path) -> None:
     done = run_origin(str(tmp_path / "o"), "--port", "0", "--import", f"a/b@next={folder}")
     assert done.returncode == 2
     assert "a folder is imported into main, not into next" in done.stderr
+
+
+# The folder
+
+
+def test_it_warns_of_another_origin_and_another_owner(launcher: Launcher, tmp_path: Path) -> None:
+    state = tmp_path / "origin"
+    first = launcher.start("origin", str(state), "--port", "0")
+    assert "WARNING" not in first.log
+    second = launcher.start("origin", str(state), "--port", "0")
+    assert f"another origin uses {state}: if one of them changes a repository" in second.log
+    first.stop()
+    second.stop()
+    if os.geteuid() == 0:
+        os.chown(state, 1234, 1234)
+    third = launcher.start("origin", str(state), "--port", "0")
+    assert "another origin" not in third.log
+    is_warned = f"{state} belongs to uid 1234, which cannot read the files" in third.log
+    assert is_warned == (os.geteuid() == 0)
 
 
 # The network

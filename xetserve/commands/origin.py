@@ -1,6 +1,7 @@
 """`xetserve origin`: run a small Hub and CAS that store repositories in a folder."""
 
 import argparse
+import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -70,6 +71,7 @@ async def _origin(options: argparse.Namespace, live: Live, exposed: str) -> Asyn
                 exposed,
             )
 
+    lock = _lock(origin.library.root)
     try:
         live.on_change(set_tokens)
         for text in config.imports.splitlines():
@@ -78,7 +80,35 @@ async def _origin(options: argparse.Namespace, live: Live, exposed: str) -> Asyn
             await _import(origin.library, "--import", text)
         yield origin.handle
     finally:
+        os.close(lock)
         await origin.aclose()
+
+
+def _lock(folder: Path) -> int:
+    """Return a descriptor that locks the folder; warn if another process does, or owns it.
+
+    Several origins may read from one folder, so the lock stops nobody.
+    """
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.warning(
+            "another origin uses %s: if one of them changes a repository, the other does not see "
+            "it and may undo it",
+            folder,
+        )
+    except OSError as exc:  # a file system without locks
+        logger.debug("cannot lock %s: %s", folder, exc)
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        logger.warning(
+            "%s belongs to uid %d, which cannot read the files that this process writes as uid %d",
+            folder,
+            owner,
+            os.geteuid(),
+        )
+    return lock
 
 
 async def _import(library: Library, source: str, text: str) -> None:
