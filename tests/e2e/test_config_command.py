@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clean_environment
+from tests.peers import make_certificates
 from xetserve.config.template import make_markdown
 
 SECRET = "a secret of very many different letters"
@@ -49,6 +50,19 @@ def test_the_file_of_an_origin_is_one_of_its_own(tmp_path: Path) -> None:
 
 def test_the_tables_of_the_documentation() -> None:
     assert run_config("template", "--markdown").stdout == make_markdown()
+
+
+def test_a_check_tries_the_certificate(tmp_path: Path) -> None:
+    pairs = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        pairs.append(make_certificates(folder))
+    done = run_config("check", "--tls-cert", str(pairs[0].chain), "--tls-key", str(pairs[1].key))
+    assert done.returncode == 1
+    assert "key values mismatch" in done.stderr
+    done = run_config("check", "--tls-cert", str(pairs[0].chain), "--tls-key", str(pairs[0].key))
+    assert done.returncode == 0
 
 
 def test_a_check_names_all_that_is_wrong(tmp_path: Path) -> None:

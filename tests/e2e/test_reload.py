@@ -4,11 +4,13 @@ cut.
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,12 @@ def hang_up(server: Process, said: str, times: int = 1) -> None:
     """Send SIGHUP and wait until the log says so, as often as that."""
     server.popen.send_signal(signal.SIGHUP)
     wait_until(lambda: server.log.count(said) >= times)
+
+
+def metrics_of(server: Process) -> str:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE) as reply:
+        text: str = reply.read().decode()
+    return text
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -198,7 +206,8 @@ def test_bad_settings_change_nothing(
     site: Site, launcher: Launcher, tmp_path: Path, workers: str, content: str, message: str
 ) -> None:
     config = tmp_path / "xetserve.toml"
-    config.write_text("[limits]\nmax_url_size = 300\n")
+    first = "[limits]\nmax_url_size = 300\n"
+    config.write_text(first)
     server = launcher.start(
         *serve_arguments(site.origin.url, "--config", str(config), "--workers", workers)
     )
@@ -208,6 +217,15 @@ def test_bad_settings_change_nothing(
     url = f"{server.url}/{'x' * 400}"
     for _ in range(3):
         assert run(curl(url, tmp_path / "out", "-w", "%{http_code}")).stdout == "414"
+        assert "xetserve_config_last_reload_successful 0" in metrics_of(server)
+    # The metric is about the last reload: a good one ends the alert, and the hash is the file's.
+    assert f'sha256="{hashlib.sha256(first.encode()).hexdigest()}"' in metrics_of(server)
+    config.write_text("")
+    hang_up(server, "reloaded; changed: max_url_size")
+    wait_until(lambda: "xetserve_config_last_reload_successful 1" in metrics_of(server))
+    assert re.findall(r"xetserve_config_info{(.*)} 1", metrics_of(server)) == [
+        f'sha256="{hashlib.sha256().hexdigest()}"'
+    ]
     assert server.stop() == 0
 
 

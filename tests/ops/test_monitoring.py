@@ -99,7 +99,9 @@ def test_everything_that_matters_is_on_the_dashboard() -> None:
         "xetserve_upstream_last_answer_timestamp_seconds", "xetserve_build_info",
         "xetserve_first_byte_seconds_sum", "xetserve_first_byte_seconds_count",
         "xetserve_request_duration_seconds_sum", "xetserve_request_duration_seconds_count",
-        "process_start_time_seconds", "xetserve_loop_lag_seconds_sum",
+        "process_start_time_seconds", "xetserve_config_info",
+        "xetserve_config_last_reload_successful", "xetserve_config_last_reload_timestamp_seconds",
+        "xetserve_loop_lag_seconds_sum",
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tests.conftest import need_program
 from tests.e2e.dataset import MIB
 from xetserve.config.load import load_config
 from xetserve.config.parsers import parse_size
-from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS
+from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS, Sections
 from xetserve.ops.supervisor import STOP_GRACE
 from xetserve.origin.api.uploads import MAX_LINE_SIZE
 from xetserve.xet.shard import MAX_SHARD_SIZE
@@ -92,6 +92,26 @@ def test_its_environment_is_one_that_the_server_takes(environ: dict[str, str]) -
     assert config.cache.cache_dir == "%C/xetserve"
 
 
+@pytest.mark.parametrize(("unit", "schema"), [(SERVICE, SECTIONS), (ORIGIN, ORIGIN_SECTIONS)])
+def test_a_reload_checks_the_file_of_the_service_first(
+    unit: str, schema: Sections, tmp_path: Path
+) -> None:
+    found = read_unit(unit)
+    check, signal = found["ExecReload"]
+    assert signal == "/bin/kill -HUP $MAINPID"
+    program, *arguments = check.split()
+    (start,) = found["ExecStart"]
+    assert start.split()[0] == program == PROGRAM
+    assert arguments[-2:] == start.split()[-2:]
+    arguments[-1] = str(tmp_path / "settings.toml")
+    for text, status in (("", 0), ("[log]\naccess_log = 3\n", 1)):
+        Path(arguments[-1]).write_text(text)
+        command = [sys.executable, "-m", "xetserve", *arguments]
+        environ = read_environment(found)
+        done = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False)
+        assert done.returncode == status
+
+
 def test_web_pages_read_nothing_by_default(environ: dict[str, str]) -> None:
     assert environ["XETSERVE_CORS"] == "off"
 
@@ -158,7 +178,16 @@ def test_the_origin_has_room_for_what_it_takes() -> None:
 def test_both_units_have_the_same_sandbox() -> None:
     """What the origin does not need to differ in is what the server has."""
     differing = {
-        *("Description", "Documentation", "Requires", "Wants", "After", "ExecStart", "Environment"),
+        *(
+            "Description",
+            "Documentation",
+            "Requires",
+            "Wants",
+            "After",
+            "ExecStart",
+            "ExecReload",
+            "Environment",
+        ),
         *("EnvironmentFile", "LoadCredential", "MemoryMax", "CacheDirectory", "CacheDirectoryMode"),
         *("StateDirectory", "StateDirectoryMode", "TimeoutStartSec", "IPAddressAllow", "Also"),
     }

@@ -19,6 +19,7 @@ from xetserve.config.template import (
     make_toml_template,
 )
 from xetserve.errors import ConfigError
+from xetserve.net.tls import make_server_context
 
 
 def run_config(options: argparse.Namespace) -> int:
@@ -93,6 +94,12 @@ def _find_errors(loaded: Loaded) -> list[str]:
     """Return all errors; conflicts between settings are found only if each setting is valid."""
     errors = loaded.errors or list(find_conflicts(loaded.config))
     # A file may exist only on the server's machine. If it is readable here, check it.
+    tls = loaded.config.tls
+    if not errors and all(os.access(file, os.R_OK) for file in (tls.tls_cert, tls.tls_key)):
+        try:
+            make_server_context(Path(tls.tls_cert), Path(tls.tls_key))
+        except ConfigError as exc:
+            errors.append(str(exc))
     files = (loaded.config.status.operator_token_file, loaded.config.origin.tokens_file)
     if not errors and any(os.access(file, os.R_OK) for file in files):
         try:

@@ -99,6 +99,11 @@ def load_config(
     return loaded.config
 
 
+def find_file(config_file: str | None, environ: Mapping[str, str]) -> str | None:
+    """Return the path of the TOML file that a flag or XETSERVE_CONFIG names."""
+    return config_file or environ.get(CONFIG_VARIABLE) or None
+
+
 def load_all(
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
@@ -106,7 +111,7 @@ def load_all(
     schema: Sections = SECTIONS,
 ) -> Loaded:
     """Load the settings as load_config does, but collect all errors in the result."""
-    loaded = Loaded(path=config_file or environ.get(CONFIG_VARIABLE) or None, schema=schema)
+    loaded = Loaded(path=find_file(config_file, environ), schema=schema)
     tables: dict[str, Any] = {}
     if loaded.path:
         try:

@@ -5,7 +5,7 @@ Names follow the conventions of Prometheus: base units, and _total for counters.
 
 from typing import Final
 
-from xetserve.metrics.instruments import Counter, Gauge, Histogram, Registry
+from xetserve.metrics.instruments import Counter, Gauge, Histogram, Registry, SharedGauge
 
 REGISTRY: Final = Registry()
 
@@ -25,6 +25,22 @@ BUILD_INFO = Gauge(
     "1; the labels have the versions.",
     ("version", "python"),
     unite=max,
+)
+CONFIG_RELOADED = SharedGauge(
+    REGISTRY,
+    "xetserve_config_last_reload_successful",
+    "1: the last reload was applied; 0: it failed, and the settings before it are in force.",
+)
+CONFIG_RELOAD_TIME = SharedGauge(
+    REGISTRY,
+    "xetserve_config_last_reload_timestamp_seconds",
+    "Time of the last successful reload, or of the start.",
+)
+CONFIG_INFO = SharedGauge(
+    REGISTRY,
+    "xetserve_config_info",
+    "1; the label has the SHA-256 of the configuration file that was last loaded, if any.",
+    ("sha256",),
 )
 WORKERS = Gauge(REGISTRY, "xetserve_workers", "Running worker processes.")
 WORKER_RESTARTS = Counter(

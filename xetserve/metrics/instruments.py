@@ -289,6 +289,28 @@ class Gauge(Instrument):
         return self._function(column)
 
 
+class SharedGauge(Instrument):
+    """A gauge that every process of a server can compute: its values are in no cells.
+
+    Labels may have any number of values over time, since only the current ones are shown.
+
+    Attributes:
+        source: returns label values -> value.
+    """
+
+    kind = "gauge"
+
+    def __init__(
+        self, registry: Registry, name: str, help_text: str, labels: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(registry, name, help_text, labels)
+        self.source: Callable[[], Mapping[Labels, float]] = dict
+
+    def merge(self, readings: Iterable[Reading]) -> dict[Labels, list[float]]:
+        """Return label values -> value, of this process."""
+        return {labels: [value] for labels, value in sorted(self.source().items())}
+
+
 class Histogram(Instrument):
     """A count of observed values by range.
 

@@ -30,7 +30,7 @@ from xetserve.commands.serve.wiring import (
     open_upstreams,
     warn_if_slow,
 )
-from xetserve.config.load import load_config, read_secrets
+from xetserve.config.load import find_file, load_config, read_secrets
 from xetserve.config.schema import Config, HubConfig, check_together
 from xetserve.errors import XetserveError
 from xetserve.http.hosts import HostPolicy
@@ -77,7 +77,8 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
         check_together(loaded)
         return read_secrets(loaded).for_worker(num_workers)
 
-    live = Live(read_secrets(config).for_worker(num_workers), load)
+    file = find_file(options.config, os.environ)
+    live = Live(read_secrets(config).for_worker(num_workers), load, file)
     endpoints = open_endpoints(config, os.environ, with_tls=True)
     readiness = Readiness()
     # Created before the workers are forked, so that all of them share these values.
