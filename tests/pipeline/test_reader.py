@@ -10,6 +10,10 @@ import pytest
 
 from tests.fakes import FakeAccess, FakeCas, FakeFile, FakeXorb
 from tests.pipeline.reading import (
+    CONTENT,
+    FILE,
+    POLICY,
+    SIZE,
     assert_released,
     damage_twice,
     fragmented_file,
@@ -19,11 +23,14 @@ from tests.pipeline.reading import (
     read_all,
     simple_file,
 )
+from tests.waiting import PATIENCE
 from xetserve.errors import IntegrityError, UpstreamError, UrlExpired
+from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.fetch import fetch as fetch_module
 from xetserve.pipeline.fetch.chunk_waiters import WOKEN_AT_ONCE
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.verify.verifier import Verifier
+from xetserve.upstream.cas.source import Access
 from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Reconstruction, Term
 
 
@@ -283,4 +290,39 @@ async def test_those_who_wait_for_the_same_chunk_go_on_a_few_at_a_time() -> None
     assert len(cas.fetched) == 1
     assert max(counts) <= WOKEN_AT_ONCE
     await asyncio.gather(*tasks)
+    assert_released(cas, budget)
+
+
+class Unreachable(FakeCas):
+    """A CAS that fails the first questions."""
+
+    num_failures = 2
+
+    async def fetch_reconstruction(
+        self, access: Access, file_hash: bytes, byte_range: ByteRange
+    ) -> Reconstruction:
+        if self.num_failures:
+            self.num_failures -= 1
+            raise UpstreamError("the CAS does not answer")
+        return await super().fetch_reconstruction(access, file_hash, byte_range)
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_only_a_later_part_of_a_body_waits_before_its_first_block(
+    has_begun: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cas, budget = Unreachable(FILE), ByteBudget(1 << 27)
+    limits = ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE, outage_patience=PATIENCE)
+    engine = Engine(cas, budget, policy=POLICY, limits=limits)
+    async with aclosing(engine.read(FakeAccess(), FILE.file_hash, start=5, size=SIZE)) as reader:
+        if not has_begun:
+            with pytest.raises(UpstreamError, match="does not answer"):
+                await reader.start()
+            assert caplog.messages == []
+            return
+        await reader.start(has_begun=True)
+        assert b"".join([b"".join(block) async for block in reader]) == CONTENT[5:]
+    begin, end = caplog.messages
+    assert "trying again for up to" in begin
+    assert "goes on after" in end
     assert_released(cas, budget)

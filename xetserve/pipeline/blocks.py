@@ -10,6 +10,7 @@ from xetserve.errors import FormatError, IntegrityError
 from xetserve.metrics.catalogue import INTEGRITY_FAILURES
 from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.flow.outage import Outage
 from xetserve.pipeline.flow.pacing import Pacer
 from xetserve.pipeline.flow.stall_deadline import StallDeadline
 from xetserve.pipeline.tally import Tally
@@ -92,6 +93,7 @@ class BlockReader(ABC):
         max_hold: see Pacer.
 
     tally: where its bytes have come from so far.
+    outage: of the upstreams it reads from.
     """
 
     def __init__(
@@ -106,11 +108,13 @@ class BlockReader(ABC):
         self._budget = budget
         self._pacer = Pacer(max_hold)
         self._stall_deadline = StallDeadline(gap_timeout, outage_patience, self._pacer)
+        self.outage = Outage(self._get_patience)
         self._on_close = on_close
         self._is_started = False
         self._is_open = False  # whether it holds anything
         self._block: Block | None = None  # the one that waits, or that the client has
         self._is_waiting = False  # whether the client does not have it yet
+        self._has_begun = False  # whether the client has the head, or is about to get it
         self._made = 0.0  # when it was made, seconds of the monotonic clock
         self._taken = 0.0  # when the one before it had been taken
 
@@ -119,11 +123,11 @@ class BlockReader(ABC):
     def is_verified(self) -> bool:
         """Whether all that was read is the file's; known once the last block is given out."""
 
-    def get_patience(self) -> float:
+    def _get_patience(self) -> float:
         """Return for how many seconds a failure of the upstream may still be retried; 0 until the
-        first block is made, because the client waits for the head.
+        body has begun, because the client waits for the head.
         """
-        if not self._made:
+        if not self._has_begun:
             return 0.0
         now = time.monotonic()
         if self._block is not None:
@@ -133,14 +137,19 @@ class BlockReader(ABC):
     def __aiter__(self) -> Self:
         return self
 
-    async def start(self) -> None:
+    async def start(self, *, has_begun: bool = False) -> None:
         """Make the first block, which is returned by the first anext.
+
+        Args:
+            has_begun: the client has the head, and other parts of the body.
 
         Raises:
             UpstreamError, IntegrityError: as anext.
         """
         self._is_started = self._is_open = True
         self._taken = time.monotonic()
+        if has_begun:
+            self._begin_body()
         self._stall_deadline.renew(self._taken)
         self._budget.open_reader()
         await self._advance(opens=True)
@@ -188,6 +197,10 @@ class BlockReader(ABC):
         self._budget.take(block.decoded_size)  # slabs count already
         self._block, self._is_waiting = block, True
         self._made = time.monotonic()
+        self._begin_body()
+
+    def _begin_body(self) -> None:
+        self._has_begun = True
         self._stall_deadline.begin_body()
 
     def _take_back(self, block: Block) -> None:
@@ -205,6 +218,7 @@ class BlockReader(ABC):
         if not self._is_open:
             return
         self._is_open = False
+        self.outage.close()
         if self._block is not None:
             # Not released: the client may still have parts of it in its socket.
             self._budget.give(self._block.decoded_size)

@@ -189,7 +189,7 @@ class PackedReader(BlockReader):
             0,
             self._refresh,
             self.tally,
-            get_patience=self.get_patience,
+            outage=self.outage,
             is_packed=True,
             takes_imported=self._verifier.is_proven,
         )

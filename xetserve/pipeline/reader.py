@@ -264,13 +264,17 @@ class FileReader(BlockReader):
         state = RetryState(RetryPolicy(time_limit=0.0), time.monotonic())
         while True:
             try:
-                return await self._ask(asked)
+                answer = await self._ask(asked)
             except UpstreamError as exc:
-                delay = state.next_delay(exc, time.monotonic(), self.get_patience())
+                delay = state.next_delay(exc, time.monotonic(), self.outage.get_patience())
                 if delay is None:
                     raise
-                logger.info("planning from byte %d again: %s", asked.start, exc)
+                logger.debug("planning from byte %d again: %s", asked.start, exc)
+                self.outage.note_failure(self, exc, num_tries=2)  # the source has tried often
                 await asyncio.sleep(delay)
+            else:
+                self.outage.note_success(self)
+                return answer
 
     async def _ask(self, asked: ByteRange) -> Reconstruction:
         source = self._table.source
@@ -297,7 +301,7 @@ class FileReader(BlockReader):
                     refresh,
                     self.tally,
                     resume=partial(window.resume, number),
-                    get_patience=self.get_patience,
+                    outage=self.outage,
                     is_proven=self._verifier.is_proven,
                     takes_imported=self._verifier.is_whole,
                 )

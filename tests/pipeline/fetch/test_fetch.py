@@ -28,6 +28,7 @@ from xetserve.pipeline.fetch import fetch as fetch_module
 from xetserve.pipeline.fetch.fetch import MAX_REFRESHES, Fetch
 from xetserve.pipeline.fetch.leases import Lease, Resume
 from xetserve.pipeline.flow.budget import SLAB_SIZE, ByteBudget
+from xetserve.pipeline.flow.outage import Outage
 from xetserve.pipeline.flow.pacing import HostSpeed
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.tally import Tally
@@ -205,7 +206,7 @@ class Stage:
             refresh,
             Tally(),
             resume=resume,
-            get_patience=lambda: self.patience,
+            outage=Outage(lambda: self.patience),
             **options,
         )
 

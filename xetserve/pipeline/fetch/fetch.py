@@ -57,6 +57,14 @@ class User(Protocol):
         """Return for how many seconds this user would wait for the data."""
         ...
 
+    def note_failure(self, error: Exception) -> None:
+        """Tell that a try of the fetch failed, and another one follows."""
+        ...
+
+    def note_success(self) -> None:
+        """Tell that the fetch has got bytes."""
+        ...
+
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
         """Return fetch info with a URL that is good, in place of one that has run out.
 
@@ -109,6 +117,7 @@ class Fetch:
         self._next_chunk = self.chunks.start  # the first chunk that has never arrived
         self._rejected: set[int] = set()  # chunks that arrived damaged
         self._was_stored = False  # whether what came last came from a store
+        self._is_failing = False  # whether the last try failed, and nothing came since
         self._waiters = ChunkWaiters()
         self._held_buffers = HeldBuffers(
             budget,
@@ -415,8 +424,10 @@ class Fetch:
         if delay is None:
             raise cause
         UPSTREAM_RETRIES.add("data", type(error).__name__)
-        logger.info("fetching chunk %d.. again: %s", self._next_chunk, error)
-        self._log("again in %.2f s", delay)
+        self._log("chunk %d.. again in %.2f s: %s", self._next_chunk, delay, error)
+        self._is_failing = True
+        for user in self._users:
+            user.note_failure(error)
         if delay >= LONG_PAUSE:
             self._held_buffers.lend()
         await asyncio.sleep(delay)
@@ -527,4 +538,8 @@ class Fetch:
                 self._entries[chunk] = entry
         if arrived:
             self._waiters.wake_all()
+            if self._is_failing:
+                self._is_failing = False
+                for user in self._users:
+                    user.note_success()
         return len(arrived)

@@ -3,17 +3,21 @@
 from collections.abc import Awaitable, Callable
 
 from xetserve.pipeline.fetch.fetch import Fetch
+from xetserve.pipeline.flow.outage import Outage
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.tally import Tally
 from xetserve.xet.reconstruction import FetchInfo
 
 Refresh = Callable[[FetchInfo], Awaitable[FetchInfo]]
-GetPatience = Callable[[], float]
 Resume = Callable[[int], Awaitable[FetchInfo | None]]
 
 
 class Lease:
-    """One response's part in a fetch."""
+    """One response's part in a fetch.
+
+    Args:
+        outage: of the response; None: it waits for no failed upstream.
+    """
 
     def __init__(
         self,
@@ -23,7 +27,7 @@ class Lease:
         tally: Tally,
         *,
         resume: Resume | None = None,
-        get_patience: GetPatience | None = None,
+        outage: Outage | None = None,
         is_packed: bool = False,
         takes_imported: bool = False,
     ) -> None:
@@ -32,7 +36,7 @@ class Lease:
         self.is_packed = is_packed
         self._refresh = refresh
         self._resume = resume
-        self._get_patience = get_patience
+        self._outage = outage
         self._uses = list(step.uses)
         self._is_open = True
         fetch.add_user(self, step.uses, takes_imported=takes_imported)
@@ -47,7 +51,17 @@ class Lease:
 
     def get_patience(self) -> float:
         """Return for how many seconds this response would wait for the data."""
-        return 0.0 if self._get_patience is None else self._get_patience()
+        return 0.0 if self._outage is None else self._outage.get_patience()
+
+    def note_failure(self, error: Exception) -> None:
+        """Tell that a try of the fetch failed, and another one follows."""
+        if self._outage is not None:
+            self._outage.note_failure(self, error)
+
+    def note_success(self) -> None:
+        """Tell that the fetch has got bytes."""
+        if self._outage is not None:
+            self._outage.note_success(self)
 
     def release(self, chunk: int) -> None:
         """Tell that a chunk was used once."""
@@ -64,4 +78,5 @@ class Lease:
         """Give back what this response has not used; a second call does nothing."""
         if self._is_open:
             self._is_open = False
+            self.note_success()  # it is not waited for any more
             self.fetch.remove_user(self, self._uses)

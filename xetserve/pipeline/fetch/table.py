@@ -14,9 +14,10 @@ from functools import partial
 from typing import Final
 
 from xetserve.pipeline.fetch.fetch import Fetch
-from xetserve.pipeline.fetch.leases import GetPatience, Lease, Refresh, Resume
+from xetserve.pipeline.fetch.leases import Lease, Refresh, Resume
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.followers import FileTraffic
+from xetserve.pipeline.flow.outage import Outage
 from xetserve.pipeline.flow.pacing import HostSpeed
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.tally import Tally
@@ -76,7 +77,7 @@ class FetchTable:
         tally: Tally,
         *,
         resume: Resume | None = None,
-        get_patience: GetPatience | None = None,
+        outage: Outage | None = None,
         is_packed: bool = False,
         is_proven: bool = False,
         takes_imported: bool = False,
@@ -87,7 +88,7 @@ class FetchTable:
             traffic: of the file.
             position: the start of the window in the file, in bytes.
             refresh: requests fetch info with a new URL, after the old one has expired.
-            get_patience: tells for how many seconds a failure may still be retried.
+            outage: of the response: tells for how long a failure may still be retried.
             tally: counts the bytes of the response.
             is_packed: the response needs packed records, not decoded chunks.
             is_proven: the file is proven, so each chunk is compared with its list of hashes.
@@ -101,7 +102,7 @@ class FetchTable:
             refresh=refresh,
             tally=tally,
             resume=resume,
-            get_patience=get_patience,
+            outage=outage,
             is_packed=is_packed,
             takes_imported=takes_imported,
         )
