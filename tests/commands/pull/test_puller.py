@@ -110,6 +110,9 @@ class Stage:
             num_jobs=2,
         )
 
+    def be_patient(self, seconds: float) -> None:
+        self._puller._outage_patience = seconds
+
     async def _answer(self, request: Request) -> Response:
         self.requests.append(request)
         if request.method == "HEAD":
@@ -196,6 +199,20 @@ async def test_trouble_may_stay(make: Make, trouble: Answer) -> None:
         assert (summary.num_files, list(summary.failed)) == (0, ["a"])
         assert stage.num_reads == MAX_TRIES
         assert "a: " in stage.screen.getvalue()
+
+
+async def test_an_outage_is_waited_for(make: Make) -> None:
+    """Not for a number of tries, but for a time."""
+    troubles = [*[broken] * 6, *[refusing(502)] * 6, *[refusing(503)] * 6]
+    async with make(*troubles, sound) as stage:
+        stage.be_patient(60.0)
+        summary = await stage.pull("a")
+        assert (summary.num_files, summary.failed) == (1, {})
+        assert stage.num_reads == 19
+    async with make(unverified) as stage:  # what is damaged is not
+        stage.be_patient(60.0)
+        assert list((await stage.pull("a")).failed) == ["a"]
+        assert stage.num_reads == MAX_TRIES
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 416])

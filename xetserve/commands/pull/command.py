@@ -181,6 +181,7 @@ async def _pull(
             look_for_lack,
             progress,
             num_jobs=num_jobs,
+            outage_patience=config.hub.outage_patience,
         )
         try:
             summary = await puller.run(files)

@@ -26,7 +26,7 @@ from xetserve.pipeline.cache.disk_cache import DiskCache
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS: Final = 4  # rounds over the files that the cache did not keep completely
-MAX_TRIES: Final = 4  # tries of one file in a round
+MAX_TRIES: Final = 4  # tries of one file in a round, and more while an outage is waited for
 FIRST_DELAY: Final = 1.0  # seconds before the second try; each further delay is twice as long
 MAX_DELAY: Final = 60.0
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
@@ -68,6 +68,8 @@ class Puller:
         find_lack: returns what the cache lacks of a file; None: nothing. It may raise XetserveError
             if the Hub fails.
         num_jobs: files that are read at the same time.
+        outage_patience: seconds from the first failure for which an upstream that fails is tried
+            again.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Puller:
         progress: Progress,
         *,
         num_jobs: int,
+        outage_patience: float = 0.0,
     ) -> None:
         self.summary = Summary(commit)
         self._client = client
@@ -91,6 +94,7 @@ class Puller:
         self._find_lack = find_lack
         self._progress = progress
         self._num_jobs = num_jobs
+        self._outage_patience = outage_patience
         self._trouble = ""  # why the cache can keep nothing any more
 
     async def run(self, files: Sequence[RemoteFile]) -> Summary:
@@ -176,20 +180,25 @@ class Puller:
         Raises:
             XetserveError: the file cannot be read, or the cache does not keep it.
         """
-        delay = FIRST_DELAY
-        for number in range(MAX_TRIES):
+        delay, num_failures, failing_since = FIRST_DELAY, 0, 0.0
+        while True:
             try:
                 return await self._read(file)
             except (Refused, UpstreamError, IntegrityError) as exc:
+                now = time.monotonic()
+                failing_since = failing_since or now
+                num_failures += 1
                 may_pass = exc.status in _PASSING if isinstance(exc, Refused) else True
-                if not may_pass or number == MAX_TRIES - 1:
+                is_outage = not isinstance(exc, IntegrityError)
+                is_late = not is_outage or now - failing_since >= self._outage_patience
+                if not may_pass or (num_failures >= MAX_TRIES and is_late):
                     raise
                 named = exc.retry_after if isinstance(exc, Refused) else None
                 wait = min(MAX_DELAY, max(delay, named or 0.0))
-                logger.info("%s: %s; retrying in %g seconds", show(file.path), exc, wait)
+                level = logging.INFO if num_failures == 1 else logging.DEBUG
+                logger.log(level, "%s: %s; retrying in %g seconds", show(file.path), exc, wait)
             await sleep(wait)
             delay *= 2
-        return None
 
     async def _read(self, file: RemoteFile) -> None:
         """Read one file, once."""
@@ -223,7 +232,7 @@ class Puller:
         if received != file.size or record.is_verified is False:
             self._progress.add(-received)
             if received != file.size:
-                raise UpstreamError(f"{received} bytes, expected {file.size}")
+                raise IntegrityError(f"{received} bytes, expected {file.size}")
             raise IntegrityError("the file could not be verified")
         if record.is_verified is None and file.size:
             etag = next((v for name, v in response.headers if name.lower() == "etag"), "")
