@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ PATH = f"/{REPO}/resolve/main/{NAME}"
 class Place:
     """A Hub without Xet, and the file that it has."""
 
+    origin: Process
     hub: Process
     content: bytes
     digest: str
@@ -56,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         with closing(Connection(hub.url)) as connection:
             head = connection.ask(PATH, method="HEAD")
         assert "x-xet-hash" not in head.headers
-        yield Place(hub, content, sha256_of(base / "files" / NAME))
+        yield Place(origin, hub, content, sha256_of(base / "files" / NAME))
     finally:
         launched.stop_all()
 
@@ -179,6 +181,38 @@ def test_a_killed_server_leaves_nothing_wrong(
     wait_until(lambda: not list((folder / "tmp").iterdir()))
     assert download(server, tmp_path / "out", place) > SIZE
     assert download(server, tmp_path / "out", place) < MIB
+
+
+@pytest.mark.parametrize("wanted", [None, SIZE // 3], ids=["whole", "part"])
+def test_a_download_that_has_begun_survives_an_outage(
+    place: Place, launcher: Launcher, tmp_path: Path, wanted: int | None
+) -> None:
+    """It goes on at the byte where the Hub went, and is stored as if nothing had happened."""
+    arguments = serve_arguments(place.origin.url, "--xet-mode", "plain")
+    hub = launcher.start(*arguments)
+    folder, target = tmp_path / "cache", tmp_path / "out"
+    server = launcher.start(
+        *serve_arguments(hub.url, "--cache-dir", str(folder), "--cache-min-free", "0"),
+        *("--upstream-timeout", "1"),
+    )
+    options = () if wanted is None else ("-r", f"{wanted}-{SIZE - 10}")
+    url = f"{server.url}/download/{REPO}/{NAME}"
+    with subprocess.Popen(curl(url, target, "--limit-rate", "30M", *options)) as client:
+        wait_until(lambda: target.exists() and target.stat().st_size > 0)
+        hub.popen.kill()
+        hub.popen.wait()
+        gone = time.monotonic()
+        wait_until(lambda: time.monotonic() - gone > 3)
+        assert client.poll() is None
+        arguments[arguments.index("--port") + 1] = hub.url.rpartition(":")[2]
+        launcher.start(*arguments)
+        assert client.wait() == 0
+    first, end = (0, SIZE) if wanted is None else (wanted, SIZE - 9)
+    assert target.read_bytes() == place.content[first:end]
+    assert server.log.count("the upstream fails, trying again for") == 1
+    assert server.log.count(": goes on after ") == 1
+    if wanted is None:
+        wait_until(lambda: len(kept(folder)) == 1)
 
 
 def damage(folder: Path, position: int) -> None:

@@ -60,7 +60,12 @@ class Hub:
 
     @asynccontextmanager
     async def open_plain(
-        self, entry: FileEntry, token: str | None, byte_range: str | None = None
+        self,
+        entry: FileEntry,
+        token: str | None,
+        byte_range: str | None = None,
+        *,
+        patient: bool = True,
     ) -> AsyncIterator[Answer]:
         self.asked.append(byte_range)
         if isinstance(self._answer, UpstreamError):

@@ -27,8 +27,9 @@ class Parts:
         self._gives_whole = gives_whole
         self.bodies: list[CountedBody] = []
 
-    async def open(self, span: Span | None) -> Opened:
+    async def open(self, span: Span | None, *, has_begun: bool = False) -> Opened:
         assert span is not None
+        assert has_begun is bool(self.bodies)
         data = FILE[span.start : span.end + self._extra]
         self.bodies.append(CountedBody(data[:4], data[4:]))
         return Opened(self.bodies[-1], None if self._gives_whole else span, len(data))

@@ -9,6 +9,7 @@ from xetserve.app.download.blob_body import BlobBody
 from xetserve.app.download.blob_reader import BlobReader
 from xetserve.app.download.body import no_blocks
 from xetserve.app.download.content_digest import ContentDigest
+from xetserve.app.download.hub_source import HubSource
 from xetserve.errors import IntegrityError, UpstreamRefused
 from xetserve.http.messages import Block, Body, Record
 from xetserve.http.ranges import Span, parse_content_range
@@ -55,8 +56,11 @@ class Opened:
 class Content(Protocol):
     """A file whose ranges can be opened any number of times."""
 
-    async def open(self, span: Span | None) -> Opened:
+    async def open(self, span: Span | None, *, has_begun: bool = False) -> Opened:
         """Start reading a range, or the whole file; the result may be the whole file in any case.
+
+        Args:
+            has_begun: the client has the beginning of the body already, so it waits longer.
 
         Raises:
             UpstreamError: the upstream fails or refuses.
@@ -95,7 +99,7 @@ class XetContent:
         assert self._size is not None
         return self._engine.prove(self._access, self._file_hash, self._size)
 
-    async def open(self, span: Span | None) -> Opened:
+    async def open(self, span: Span | None, *, has_begun: bool = False) -> Opened:
         """See Content."""
         reader = self._engine.read(
             self._access,
@@ -105,7 +109,7 @@ class XetContent:
             size=self._size,
             on_close=partial(note_source, self._record),
         )
-        await reader.start()
+        await reader.start(has_begun=has_begun)
         self._on_open()
         return Opened(reader, span, span.size if span else self._size, reader, self._file_hash)
 
@@ -115,6 +119,7 @@ class BlobContent:
 
     Args:
         gap_timeout: seconds without a byte.
+        outage_patience: the same once the body has begun, failures of the Hub included.
         blob_cache: stores such files; None: they are not stored.
         record: of the request that reads the file.
         budget: counts the buffers of the body.
@@ -126,6 +131,7 @@ class BlobContent:
         entry: FileEntry,
         token: str | None,
         gap_timeout: float,
+        outage_patience: float,
         blob_cache: BlobCache | None,
         record: Record,
         budget: ByteBudget,
@@ -134,22 +140,25 @@ class BlobContent:
         self._entry = entry
         self._token = token
         self._gap_timeout = gap_timeout
+        self._patience = outage_patience
         self._blob_cache = blob_cache
         self._record = record
         self._budget = budget
 
-    async def open(self, span: Span | None) -> Opened:
+    async def open(self, span: Span | None, *, has_begun: bool = False) -> Opened:
         """See Content."""
+        patience = self._patience if has_begun else 0.0
         key = BlobKey.of(self._entry)
         if self._blob_cache is None or key is None or not self._blob_cache.can_keep(key.size):
-            return await self._open_hub(span, None)
+            return await self._open_hub(span, None, patience)
         if not key.size and key.make_hash().hexdigest() == key.digest:
             return Opened(no_blocks(), span, 0)
         wanted = span or Span(0, key.size)
         stored = await self._blob_cache.open(key, *wanted)
         if stored is None:
-            return await self._open_hub(span, key)
+            return await self._open_hub(span, key, patience)
         reader = BlobReader(self._hub, self._entry, self._token, stored, wanted.end, self._record)
+        reader.patience = patience
         # A large stored file was checked block by block only, and the Hub may have to continue it.
         digest = ContentDigest.of(self._entry) if span is None else None
         length = wanted.size
@@ -164,32 +173,40 @@ class BlobContent:
             on_damage=partial(self._blob_cache.condemn, key),
         )
         await body.start()
+        reader.patience = self._patience
         return Opened(body, span, length, sample=body.first)
 
-    async def _open_hub(self, span: Span | None, key: BlobKey | None) -> Opened:
-        """Open the file at the Hub, and store it under the key if the Hub sends all of it."""
+    async def _open_hub(self, span: Span | None, key: BlobKey | None, patience: float) -> Opened:
+        """Open the file at the Hub, and store it under the key if the Hub sends all of it.
+
+        Args:
+            patience: see HubSource; of the time before the first block.
+        """
         wanted = None if span is None else ByteRange(*span).to_header()
-        opened = self._hub.open_plain(self._entry, self._token, wanted)
-        source = await opened.__aenter__()
-        is_part = source.status == 206
+        start, end = (0, self._entry.size) if span is None else span
+        source = HubSource(self._hub, self._entry, self._token, start, end)
+        source.patience = patience
+        answer = await source.open(wanted)
+        is_part = answer.status == 206
         digest = None if is_part else ContentDigest.of(self._entry)
         writer = None
-        if self._blob_cache is not None and key is not None and source.status == 200:
+        if self._blob_cache is not None and key is not None and answer.status == 200:
             writer = self._blob_cache.open_writer(key)
         # From here on the body owns the connection, and releases it in every case.
-        body = BlobBody(opened, source, digest, self._gap_timeout, self._budget, writer=writer)
-        length = source.content_length
-        coding = source.headers.get("content-encoding", "identity")
+        body = BlobBody(source, source, digest, self._gap_timeout, self._budget, writer=writer)
+        length = answer.content_length
+        coding = answer.headers.get("content-encoding", "identity")
         expected = span.size if is_part and span is not None else self._entry.size
         await body.start()
         if (
             coding != "identity"
-            or source.status == 416
-            or (is_part and not _is_range(source.headers.get("content-range"), span))
+            or answer.status == 416
+            or (is_part and not _is_range(answer.headers.get("content-range"), span))
             or (length is not None and expected is not None and length != expected)
         ):
             await body.aclose()
             raise UpstreamRefused("the Hub's answer does not match its description of the file")
+        source.patience = self._patience
         length = expected if length is None else length
         return Opened(body, span if is_part else None, length, sample=body.first)
 

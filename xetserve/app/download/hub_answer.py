@@ -22,6 +22,11 @@ class HubAnswer(BlobSource, Protocol):
         ...
 
     @property
+    def content_length(self) -> int | None:
+        """Bytes of the body; None: unknown."""
+        ...
+
+    @property
     def headers(self) -> Headers:
         """The header fields."""
         ...

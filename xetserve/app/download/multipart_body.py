@@ -48,7 +48,7 @@ class MultipartBody(Body):
 
     async def _open_part(self) -> None:
         span = self._frame.spans[self._number]
-        opened = await self._content.open(span)
+        opened = await self._content.open(span, has_begun=True)
         self._part = opened.body
         self._left = span.size
         self._head = self._frame.make_part_head(self._number)

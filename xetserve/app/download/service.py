@@ -243,9 +243,15 @@ class FileService:
         record: Record,
     ) -> Content:
         if entry.file_hash is None:
-            gap_timeout, blob_cache = self._limits.gap_timeout, self._up.blob_cache
             return BlobContent(
-                hub, entry, token, gap_timeout, blob_cache, record, self._engine.budget
+                hub,
+                entry,
+                token,
+                self._limits.gap_timeout,
+                self._limits.outage_patience,
+                self._up.blob_cache,
+                record,
+                self._engine.budget,
             )
         access = ReadAccess(
             hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True

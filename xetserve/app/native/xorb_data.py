@@ -156,7 +156,7 @@ class _PackedRanges:
         self._grant = grant
         self._record = record
 
-    async def open(self, span: Span | None) -> Opened:
+    async def open(self, span: Span | None, *, has_begun: bool = False) -> Opened:
         """See Content."""
         assert span is not None
         granted = self._grant.find(ByteRange(*span))
@@ -166,7 +166,7 @@ class _PackedRanges:
         )
         if self.refuse is not None and not await reader.can_prove():
             raise self.refuse()
-        await reader.start()
+        await reader.start(has_begun=has_begun)
         return Opened(reader, span, span.size)
 
 

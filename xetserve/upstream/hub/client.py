@@ -260,12 +260,18 @@ class HubClient:
 
     @asynccontextmanager
     async def open_plain(
-        self, entry: FileEntry, token: str | None, byte_range: str | None = None
+        self,
+        entry: FileEntry,
+        token: str | None,
+        byte_range: str | None = None,
+        *,
+        patient: bool = True,
     ) -> AsyncIterator[ClientResponse]:
         """Open a file that is not Xet: a git file, or LFS content behind a redirect.
 
         Args:
             byte_range: the value of a Range header.
+            patient: retry failures that may pass.
 
         Raises:
             UpstreamError and its kinds, as resolve.
@@ -276,7 +282,7 @@ class HubClient:
         async with AsyncExitStack() as opened:
             yield await retrying(
                 lambda: opened.enter_async_context(self._link.open(entry.url, token, fields)),
-                self._policy,
+                self._policy if patient else self._one_try,
                 "hub",
             )
 
