@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes import FakeAccess, FakeCas
 from tests.pipeline.reading import (
+    CONTENT,
     FILE,
     SIZE,
     assert_released,
@@ -22,6 +23,7 @@ from xetserve.errors import IntegrityError, UpstreamDenied, UpstreamError
 from xetserve.pipeline import prover as prover_module
 from xetserve.pipeline.engine import Engine
 from xetserve.pipeline.flow.budget import ByteBudget
+from xetserve.pipeline.verify import ledger as ledger_module
 from xetserve.pipeline.verify import ledgers as ledgers_module
 from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, WorkerBus
 from xetserve.upstream.cas.source import Access
@@ -135,6 +137,18 @@ async def test_a_file_that_is_too_large_is_left_alone(
     left = engine.prove(FakeAccess(), HASH, SIZE)
     assert left == pytest.approx(ledgers_module.CUT_SECONDS, abs=30)
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_parts_of_a_file_without_a_ledger_are_answered_once_all_of_it_was_right(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read of the whole drops the first chunks of a large file after folding them."""
+    monkeypatch.setattr(ledger_module, "MAX_FILE_MEMORY", 2000)
+    monkeypatch.setattr(ledger_module, "FOLDED_AWAY", 5)
+    engine.prove(FakeAccess(), HASH, SIZE)
+    await until(lambda: not engine.is_suspect(HASH))
+    assert not engine.is_proven(HASH)
+    assert await read_all(open_reader(engine, FILE, 5, 99)) == CONTENT[5:99]
 
 
 async def test_closing_ends_a_proof(engine: Engine) -> None:

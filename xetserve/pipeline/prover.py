@@ -29,7 +29,7 @@ from xetserve.xet.hashes import format_hash
 
 logger = logging.getLogger(__name__)
 
-MAX_PROVED: Final = 12 * 1024**3  # bytes; the ledger of a larger file would not fit into memory
+MAX_PROVED: Final = 12 * 1024**3  # bytes; larger files mostly have no ledger afterwards
 MAX_WANTED: Final = 100  # files
 MAX_TRIES: Final = 3  # after a request; if all fail, the next request has it tried again
 FIRST_PAUSE: Final = 5.0  # seconds after a failure; doubled after each
@@ -86,8 +86,7 @@ class Prover:
         """Have a file proven; return for how many seconds its parts stay refused, estimated."""
         now = time.monotonic()
         suspect = self._ledgers.get_suspect_left(file_hash, now)
-        ledger = self._ledgers.find(file_hash)
-        if ledger is not None and ledger.is_proven:
+        if not self._is_needed(file_hash):
             return suspect
         if size > MAX_PROVED:
             return self._ledgers.get_cut_left(file_hash, now)
@@ -136,9 +135,7 @@ class Prover:
                 await self._prove(file_hash, wanted)
 
     def _is_needed(self, file_hash: bytes) -> bool:
-        ledger = self._ledgers.get(file_hash)
-        self._ledgers.look_up(ledger)
-        return not ledger.is_proven and self._ledgers.was_cut(file_hash, time.monotonic())
+        return self._ledgers.needs_proof(file_hash, time.monotonic())
 
     async def _prove(self, file_hash: bytes, wanted: _Wanted) -> None:
         """Try to prove a file, and decide when to try again if that fails."""
@@ -161,12 +158,12 @@ class Prover:
             del self._wanted[file_hash]
             return
         PROOFS.add("failed")
-        is_final = error is None or (isinstance(error, UpstreamError) and not error.retriable)
+        is_final = isinstance(error, UpstreamError) and not error.retriable
         wanted.tries_left = 0 if is_final else wanted.tries_left - 1
         pause = min(FIRST_PAUSE * 2**wanted.num_failures, MAX_PAUSE)
         wanted.num_failures += 1
         wanted.not_before = time.monotonic() + pause
-        reason = error or "its list of chunks was not complete"
+        reason = error or "it was cut again meanwhile"
         logger.warning("file %s is not proven, again after %.0f s: %s", name, pause, reason)
 
     async def _read_all(self, file_hash: bytes, wanted: _Wanted) -> None:

@@ -184,6 +184,20 @@ def test_a_file_that_was_cut_is_suspect_until_it_is_proven(workers: Workers) -> 
     assert all(ledgers.was_cut(FILE_HASH, later) for ledgers in workers.all)
 
 
+def test_a_whole_read_that_was_right_ends_the_doubt_without_a_ledger(workers: Workers) -> None:
+    now = time.monotonic()
+    workers.all[0].note_right(FILE_HASH, now)  # nobody had doubts
+    workers.all[0].note_cut(FILE_HASH, now + 1)
+    later = now + 2 + ledgers_module.SUSPECT_SECONDS
+    assert all(ledgers.is_suspect(FILE_HASH, later) for ledgers in workers.all)
+    workers.all[1].note_right(FILE_HASH, now + 2)
+    assert all(ledgers.is_suspect(FILE_HASH, now + 2) for ledgers in workers.all)
+    assert not any(ledgers.is_suspect(FILE_HASH, later) for ledgers in workers.all)
+    workers.all[2].note_cut(FILE_HASH, later)
+    later += ledgers_module.SUSPECT_SECONDS
+    assert all(ledgers.is_suspect(FILE_HASH, later) for ledgers in workers.all)
+
+
 def test_what_was_forgotten_because_it_was_wrong_counts_as_cut(workers: Workers) -> None:
     """Somebody may have got it, and be between two parts."""
     began = time.monotonic()

@@ -74,6 +74,7 @@ class Ledgers:
         self._forgotten = _Times()
         self._lost = _Times()
         self._proving = _Times()  # by other workers
+        self._right = _Times()
         self._watched: set[bytes] = set()
         self._num_missed = 0  # see WorkerBus
         self.receive()
@@ -129,16 +130,30 @@ class Ledgers:
     def is_suspect(self, file_hash: bytes, now: float) -> bool:
         """Return whether a client may want a part of a file to complete a damaged download.
 
-        So it is after a cut (see was_cut) until the file is proven, and for SUSPECT_SECONDS at
-        least.
+        So it is after a cut (see was_cut) until the file is proven or was read as a whole, and for
+        SUSPECT_SECONDS at least.
         """
+        is_recent = self.get_suspect_left(file_hash, now) > 0
+        return self.was_cut(file_hash, now) and (is_recent or self.needs_proof(file_hash, now))
+
+    def needs_proof(self, file_hash: bytes, now: float) -> bool:
+        """Return whether a file was cut, and neither proven nor found to be right since."""
         if not self.was_cut(file_hash, now):
             return False
-        if self.get_suspect_left(file_hash, now) > 0:
-            return True
+        if self._right.get(file_hash) > self._cuts.get(file_hash):
+            return False
         ledger = self.get(file_hash)
         self.look_up(ledger)
         return not ledger.is_proven
+
+    def note_right(self, file_hash: bytes, now: float) -> None:
+        """Record that a read of the whole file was right, if the file was cut before.
+
+        That is of use for a file whose ledger cannot hold all chunks: its parts are answered again,
+        without a proof, like those of any such file.
+        """
+        if self.was_cut(file_hash, now):
+            self._mark(file_hash, int(now * 1e9), MarkKind.RIGHT)
 
     def get_suspect_left(self, file_hash: bytes, now: float) -> float:
         """Return for how many seconds parts of a file that was cut are suspect in any case."""
@@ -296,11 +311,13 @@ class Ledgers:
             self._worker_bus.send_mark(mark)
 
     def _apply(self, mark: Mark) -> None:
-        if mark.kind is MarkKind.LOST:
-            self._lost.note(mark.file_hash, mark.at)
-            return
-        if mark.kind is MarkKind.PROVING:
-            self._proving.note(mark.file_hash, mark.at)
+        other = {
+            MarkKind.LOST: self._lost,
+            MarkKind.PROVING: self._proving,
+            MarkKind.RIGHT: self._right,
+        }.get(mark.kind)
+        if other is not None:
+            other.note(mark.file_hash, mark.at)
             return
         # A file with a wrong chunk counts as cut: a client that has a part of it must not complete
         # it.

@@ -218,8 +218,12 @@ class Verifier:
             )
         self.is_verified = True
         # In doubt, the ledger may have got its first chunks again, from other responses.
-        if not self.is_in_doubt and ledger.is_complete(tree.size):
+        if self.is_in_doubt:
+            return
+        if ledger.is_complete(tree.size):
             ledger.set_proven()
+        else:
+            self._ledgers.note_right(ledger.file_hash, time.monotonic())
 
     async def _prove(self, size: int | None) -> None:
         """Prove the ledger if it has all chunks of the file."""

@@ -98,6 +98,7 @@ class MarkKind(IntEnum):
     FORGOTTEN = 2  # all chunks seen until then were forgotten, since some are wrong
     LOST = 3  # chunks were dropped to save memory; none is known to be wrong
     PROVING = 4  # a worker reads the file to prove it
+    RIGHT = 5  # a whole read was right, though no ledger has all of its chunks
 
 
 class Mark(NamedTuple):
