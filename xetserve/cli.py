@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_output()
         return status
     except ConfigError as exc:
-        sys.stderr.write(f"xetserve: {exc}\n")
+        from xetserve.ops.logs import write_error
+
+        write_error(str(exc))
         return 2
     except OutputFailed as exc:
         sys.stderr.write(f"xetserve: {exc}\n" if str(exc) else "")
@@ -89,7 +91,7 @@ def _prepare(arguments: list[str]) -> Callable[[], int]:
     except ConfigError as exc:
         hint = options.parser.hint if str(exc).startswith("--") else ""
         raise ConfigError(f"{exc}{hint}") from None
-    set_up_logging(config.log.log_level)
+    set_up_logging(config.log.log_level, config.log.log_format)
     match options.command:
         case "cache":
             from xetserve.commands.cache import run_cache as run

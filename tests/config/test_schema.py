@@ -24,6 +24,7 @@ from xetserve.config.parsers import (
     parse_folder,
     parse_head_size,
     parse_hosts,
+    parse_log_format,
     parse_log_level,
     parse_min_budget,
     parse_mode,
@@ -93,6 +94,7 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_xet_mode: ("Native", "native"),
     parse_log_level: ("DEBUG", "debug"),
     parse_access_log: ("JSON", "json"),
+    parse_log_format: ("JSON", "json"),
     parse_audience: ("Token", "token"),
 }
 BAD_VALUES: dict[Callable[[str], Any], str] = {
@@ -124,6 +126,7 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_xet_mode: "xet",
     parse_log_level: "loud",
     parse_access_log: "xml",
+    parse_log_format: "off",
     parse_audience: "friends",
 }
 
@@ -408,6 +411,7 @@ def test_flags_of_a_command_are_those_of_its_sections() -> None:
     assert vars(parser.parse_args([])) == {
         "config": None,
         "log_level": None,
+        "log_format": None,
         "access_log": None,
     }
 

@@ -1,21 +1,26 @@
 """The access log of a real server: one line a request, in both forms, or none."""
 
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.conftest import Launcher, Process
+from tests.conftest import Launcher, Process, clean_environment
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, TOKEN, Site, serve_arguments
+from tests.e2e.socket_activation import start_on
 from tests.waiting import PATIENCE
 
 NAME = "random.bin"
 
 
 def access_lines(server: Process) -> list[str]:
-    return [line for line in server.log.splitlines() if "xetserve.access" in line]
+    return [line for line in server.log.splitlines() if " xetserve.access: " in line]
 
 
 def json_lines(server: Process) -> list[dict[str, object]]:
@@ -118,3 +123,52 @@ def test_workers_say_who_they_are(site: Site, launcher: Launcher, tmp_path: Path
     assert server.stop() == 0
     (line,) = access_lines(server)
     assert re.search(r" INFO \[worker [12]\] xetserve\.access: ", line)
+
+
+def test_everything_is_json(site: Site, launcher: Launcher, tmp_path: Path) -> None:
+    flags = ["--log-format", "json", "--workers", "2"]
+    server = launcher.start(*serve_arguments(site.origin.url, *flags))
+    use(site, server, tmp_path)
+    assert server.stop() == 0
+    found = [json.loads(line) for line in server.log.splitlines()]
+    assert {each["logger"] for each in found} >= {"xetserve", "xetserve.access"}
+    assert all({"time", "level"} <= set(each) for each in found)
+    assert len([each for each in found if each["logger"] == "xetserve.access"]) == 3
+
+
+def test_a_client_of_ipv4_has_its_address_on_a_socket_for_both(
+    site: Site, launcher: Launcher, tmp_path: Path
+) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as sock:
+        port = sock.getsockname()[1]
+        server = start_on(sock, site, launcher)
+    assert run(curl(f"http://127.0.0.1:{port}/health", tmp_path / "out")).returncode == 0
+    assert server.stop() == 0
+    (line,) = access_lines(server)
+    assert ' 127.0.0.1 "GET /health" ' in line
+
+
+def test_the_journal_gets_priorities(site: Site, tmp_path: Path) -> None:
+    """Standard error is a socket that JOURNAL_STREAM names, as systemd makes it."""
+    ours, theirs = socket.socketpair()
+    status = os.fstat(theirs.fileno())
+    flags = ["--host", "127.0.0.1", "--port", "0", "--hub-url", "http://127.0.0.1:9"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "xetserve", "serve", *flags],
+        stderr=theirs.fileno(),
+        env=clean_environment(JOURNAL_STREAM=f"{status.st_dev}:{status.st_ino}"),
+    )
+    theirs.close()
+    ours.settimeout(PATIENCE)
+    lines = []
+    with server, ours, ours.makefile() as journal:
+        for line in journal:
+            lines.append(line.rstrip())
+            if found := re.search(r"listening on (http://127\S+)", line):
+                assert run(curl(f"{found[1]}/health", tmp_path / "out")).returncode == 0
+            if "the Hub does not answer" in line:
+                server.send_signal(signal.SIGTERM)
+    assert server.returncode == 0
+    assert all(re.match(r"<6>INFO |<4>WARNING ", line) for line in lines)
+    assert any(line.startswith("<4>WARNING xetserve") for line in lines)
+    assert any(line.startswith("<6>INFO xetserve.access: ") for line in lines)

@@ -78,6 +78,7 @@ def test_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
     line = json_of(make_request(), capsys)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", str(line.pop("time")))
     assert line == {
+        "level": "info", "logger": "xetserve.access",
         "id": "0123456789abcdef", "peer": "192.0.2.1", "method": "GET",
         "path": "/download/a/b/c.bin?revision=main", "http": "1.1", "status": 200, "bytes": 5,
         "head_ms": 12.3, "first_byte_ms": 20.0, "total_ms": 1500.0, "upstream_bytes": 4,
@@ -175,6 +176,8 @@ def test_a_form_has_its_log() -> None:
     assert isinstance(make_access_log("text"), TextLog)
     assert isinstance(make_access_log("json"), JsonLog)
     assert make_access_log("off") is None
+    assert isinstance(make_access_log("text", "json"), JsonLog)
+    assert make_access_log("off", "json") is None
 
 
 def test_a_log_that_cannot_be_written_fails_no_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 import asyncio
+import json
 import logging
+import os
 import re
 import string
 import sys
@@ -10,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xetserve.base.request_id import REQUEST_ID
-from xetserve.ops.logs import mask_secrets, set_log_level, set_up_logging
+from xetserve.ops import logs
+from xetserve.ops.logs import (
+    label_process,
+    leads_to_journal,
+    mask_secrets,
+    set_log_format,
+    set_log_level,
+    set_up_logging,
+    write_error,
+)
 
 HUB_TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345AB"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl-_"
@@ -169,6 +180,7 @@ def root() -> Iterator[logging.Logger]:
     yield logger
     logger.handlers = handlers
     logger.setLevel(level)
+    set_log_format("text")
     of_asyncio.setLevel(asyncio_level)
 
 
@@ -266,3 +278,79 @@ def test_setting_up_again_replaces_what_was_there(
     assert handler.stream is sys.stderr
     logging.getLogger("x").warning("once")
     assert capsys.readouterr().err.count("once") == 1
+
+
+def fail_with_a_secret() -> None:
+    try:
+        raise ValueError(f"no answer\nfrom https://data.example/x?Signature={JWT}")
+    except ValueError:
+        logging.getLogger("x").exception("failed with %s", f"Bearer {HUB_TOKEN}")
+
+
+def test_json_is_one_object_a_line(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_label", "")
+    set_up_logging("info", "json")
+    label_process("worker 2")
+    fail_with_a_secret()
+    logging.getLogger("x").warning('why? because "\u20ac"')
+    write_error("no such file: /x?a=b")
+    found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [each.pop("time")[-6:] for each in found] == ["+00:00"] * 3
+    message = found[0].pop("message")
+    assert message.startswith("failed with Bearer ***\nTraceback")
+    assert message.endswith("no answer\nfrom https://data.example/x?***")
+    assert found == [
+        {"level": "error", "logger": "x", "process": "worker 2"},
+        {"level": "warning", "logger": "x", "process": "worker 2",
+         "message": 'why? because "\u20ac"'},
+        {"level": "error", "logger": "xetserve", "process": "worker 2",
+         "message": "no such file: /x?***"},
+    ]  # fmt: skip
+
+
+async def test_json_lines_have_the_id_of_their_request(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up_logging("debug", "json")
+    REQUEST_ID.set("one")
+    logging.getLogger("x").info("working")
+    assert json.loads(capsys.readouterr().err)["id"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [("debug", 7), ("info", 6), ("warning", 4), ("error", 3), ("critical", 2)],
+)
+def test_the_journal_gets_priorities_and_no_time(
+    root: logging.Logger,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    level: str,
+    priority: int,
+) -> None:
+    monkeypatch.setattr(logs, "_is_journal", True)
+    set_up_logging("debug")
+    logging.getLogger("x").log(logging.getLevelName(level.upper()), "said")
+    assert capsys.readouterr().err == f"<{priority}>{level.upper()} x: said\n"
+
+
+def test_every_line_of_a_traceback_has_its_priority(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_is_journal", True)
+    set_up_logging("info")
+    fail_with_a_secret()
+    write_error("gone")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 5
+    assert all(line.startswith("<3>") for line in lines)
+    assert lines[-1] == "<3>xetserve: gone"
+
+
+def test_the_journal_is_known_by_its_socket() -> None:
+    status = os.fstat(2)
+    assert leads_to_journal({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+    assert not leads_to_journal({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino + 1}"})
+    assert not leads_to_journal({})

@@ -287,8 +287,14 @@ def reload() -> str:
     sh("systemctl", "reload", SERVICE)
     until(lambda: "reloaded; changed: access_log" in journal(), "the reload")
     until(lambda: show("ActiveState") == "active", "READY after it")
-    CONFIG.write_text(before + "[log]\naccess_log = 3\n")
     before_failure = journal()
+    CONFIG.write_text(before + '[memory]\nmemory_budget = "64MiB"\n')
+    sh("systemctl", "reload", SERVICE)
+    until(lambda: "a restart is needed" in journal(), "the warning")
+    warnings = sh("journalctl", "-u", SERVICE, "-p", "warning", "-o", "cat")
+    assert "\nWARNING xetserve.commands.serve.reload: a restart" in f"\n{warnings}", warnings
+    assert "INFO" not in warnings, warnings
+    CONFIG.write_text(before + "[log]\naccess_log = 3\n")
     failed = subprocess.run(["systemctl", "reload", SERVICE], capture_output=True, check=False)
     assert failed.returncode != 0, "a reload of invalid settings succeeded"
     assert show("ActiveState") == "active"

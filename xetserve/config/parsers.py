@@ -235,6 +235,14 @@ def parse_log_level(text: str) -> str:
     return level
 
 
+def parse_log_format(text: str) -> str:
+    """Parse the form of log lines: text or json."""
+    form = text.strip().lower()
+    if form not in ("text", "json"):
+        raise ValueError("must be text or json")
+    return form
+
+
 def parse_access_log(text: str) -> str:
     """Parse the form of the access log: off, text or json."""
     form = text.strip().lower()

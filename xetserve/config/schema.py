@@ -28,6 +28,7 @@ from xetserve.config.parsers import (
     parse_head_size,
     parse_hosts,
     parse_imports,
+    parse_log_format,
     parse_log_level,
     parse_min_budget,
     parse_mode,
@@ -656,12 +657,19 @@ class LogConfig:
         "lowest level that is logged: debug, info, warning or error",
         metavar="LEVEL",
     )
+    log_format: str = _setting(
+        "text",
+        parse_log_format,
+        "XETSERVE_LOG_FORMAT",
+        "format of all lines: text or json",
+        metavar="FORM",
+    )
     access_log: str = _setting(
         "text",
         parse_access_log,
         "XETSERVE_ACCESS_LOG",
         "format of the line that is logged for each request: text, json or off; log_level has no "
-        "effect on it",
+        "effect on it, and it is not text if log_format is json",
         metavar="FORM",
     )
 

@@ -71,7 +71,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
         raise BadProxyHeader("bad address in the PROXY line") from None
     if max(int(match["source_port"]), int(match["target_port"])) > 65535:
         raise BadProxyHeader("bad port in the PROXY line")
-    return ProxyHeader(size, str(source))
+    return ProxyHeader(size, _format(source))
 
 
 def _parse_v2(data: bytes) -> ProxyHeader | None:
@@ -97,4 +97,9 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         raise BadProxyHeader("the PROXY header is too short for its addresses")
     raw = data[_V2_FIXED : _V2_FIXED + width]
     source = IPv4Address(raw) if family == 1 else IPv6Address(raw)
-    return ProxyHeader(size, str(source))
+    return ProxyHeader(size, _format(source))
+
+
+def _format(address: IPv4Address | IPv6Address) -> str:
+    """Return an address as text; an IPv4-mapped one becomes the IPv4 address."""
+    return str(getattr(address, "ipv4_mapped", None) or address)

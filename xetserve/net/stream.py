@@ -133,7 +133,9 @@ class ByteStream(asyncio.BufferedProtocol):
     def peer(self) -> str:
         """Return the peer's address without the port; "" on a Unix socket."""
         name = self.transport.get_extra_info("peername")
-        return str(name[0]) if isinstance(name, tuple) else ""
+        host = str(name[0]) if isinstance(name, tuple) else ""
+        # A socket for IPv4 and IPv6 names a client of IPv4 as an IPv4-mapped address.
+        return host.removeprefix("::ffff:") if "." in host else host
 
     def replace_transport(self, transport: asyncio.Transport) -> None:
         """Continue over another transport, after a TLS upgrade."""

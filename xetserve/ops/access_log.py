@@ -12,13 +12,13 @@ import json
 import logging
 import re
 import sys
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from xetserve.http.messages import Record, Request
-from xetserve.ops.logs import get_label, mask_secrets
+from xetserve.ops.logs import add_priority, begin_json, format_text, mask_secrets
 
 SHOWN: Final = frozenset({"revision", "type", "repo", "checksum"})  # parameters without secrets
+NAME: Final = "xetserve.access"  # of the logger that its lines name
 MAX_TEXT: Final = 1024  # characters of a value that a client chose
 
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")  # not printable ASCII, or a quote or backslash
@@ -32,11 +32,15 @@ class AccessLog(Protocol):
         ...
 
 
-def make_access_log(form: str) -> AccessLog | None:
-    """Return the access log for a form, "text" or "json"; None for "off"."""
+def make_access_log(form: str, log_format: str = "text") -> AccessLog | None:
+    """Return the access log for a form, "text" or "json"; None for "off".
+
+    Args:
+        log_format: the form of all other lines: with "json", those of the access log have it too.
+    """
     if form == "off":
         return None
-    return JsonLog() if form == "json" else TextLog()
+    return JsonLog() if "json" in (form, log_format) else TextLog()
 
 
 def mask_target(target: str) -> str:
@@ -71,10 +75,7 @@ class TextLog:
     def write(self, request: Request) -> None:
         record = request.record
         agent = _user_agent(request)
-        now = datetime.now().astimezone()
-        _write(
-            f"{now:%Y-%m-%d %H:%M:%S},{now.microsecond // 1000:03d} "
-            f"INFO {_label()}xetserve.access: "
+        text = (
             f"{escape(mask_secrets(request.request_id))} {request.peer or '-'} "
             f'"{escape(request.method)} {escape(mask_target(request.target))}" '
             f"{record.status} {record.sent} {record.total_time:.3f}"
@@ -85,6 +86,7 @@ class TextLog:
             f" token={record.token or '-'}"
             f' "{"-" if agent is None else escape(agent)}"'
         )
+        _write(format_text(logging.INFO, NAME, text))
 
 
 class JsonLog:
@@ -93,7 +95,7 @@ class JsonLog:
     def write(self, request: Request) -> None:
         record = request.record
         line: dict[str, object] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **begin_json(logging.INFO, NAME),
             "id": mask_secrets(request.request_id),
             "peer": request.peer or None,
             "method": request.method,
@@ -110,8 +112,6 @@ class JsonLog:
             "token": record.token,
             "user_agent": _user_agent(request),
         }
-        if label := get_label():
-            line["process"] = label
         _write(json.dumps(line))  # json.dumps escapes all but printable ASCII
 
 
@@ -141,14 +141,9 @@ def _optional_yes(value: bool | None) -> str:
     return "-" if value is None else "yes" if value else "no"
 
 
-def _label() -> str:
-    label = get_label()
-    return f"[{label}] " if label else ""
-
-
 def _write(line: str) -> None:
     # One write for the whole line, since several processes write to the same file.
     try:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(add_priority(logging.INFO, line) + "\n")
     except (OSError, ValueError):  # a closed pipe or a full disk must not fail requests
         logging.getLogger(__name__).debug("cannot write the access log")

@@ -24,7 +24,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from typing import Final, NoReturn
 
 from xetserve.errors import ConfigError
 from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY
-from xetserve.ops.logs import label_process
+from xetserve.ops.logs import label_process, write_error
 from xetserve.ops.watchdog import START_GRACE, Watchdog
 
 logger = logging.getLogger(__name__)
@@ -213,7 +212,7 @@ class Supervisor:
             self._on_start(worker.number)
             status = self._work(theirs)
         except ConfigError as exc:
-            sys.stderr.write(f"xetserve: {exc}\n")
+            write_error(str(exc))
             status = 2
         except BaseException:
             logger.critical("failed", exc_info=True)

@@ -33,7 +33,7 @@ from xetserve.net.server_connection import ConnectionLimits
 from xetserve.ops.access_log import AccessLog, make_access_log
 from xetserve.ops.file_limits import share_files
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
-from xetserve.ops.logs import set_log_level
+from xetserve.ops.logs import set_log_format, set_log_level
 from xetserve.ops.loop_lag import watching_loop
 from xetserve.ops.sd_notify import take_notifier
 from xetserve.ops.shared_memory import SharedMemory
@@ -74,7 +74,12 @@ def run_handler(
     max_files = raise_file_limit()
     share_files(max_files, live.config.limits.max_connections)  # raises ConfigError if too few
     live.tls = endpoints.tls
-    live.on_change(lambda config: set_log_level(config.log.log_level))
+
+    def set_up_log(config: Config) -> None:
+        set_log_level(config.log.log_level)
+        set_log_format(config.log.log_format)
+
+    live.on_change(set_up_log)
 
     def report_ready() -> None:
         logger.info("xetserve %s: %s, listening on %s", __version__, name, endpoints.describe())
@@ -205,7 +210,7 @@ class _AccessLog:
         live.on_change(self._change)
 
     def _change(self, config: Config) -> None:
-        self._log = make_access_log(config.log.access_log)
+        self._log = make_access_log(config.log.access_log, config.log.log_format)
 
     def write(self, request: Request) -> None:
         if self._log is not None:
