@@ -99,7 +99,7 @@ def test_a_reload_checks_the_file_of_the_service_first(
     found = read_unit(unit)
     check, signal = found["ExecReload"]
     assert signal == "/bin/kill -HUP $MAINPID"
-    program, *arguments = check.split()
+    program, *arguments = check.removeprefix("+").split()
     (start,) = found["ExecStart"]
     assert start.split()[0] == program == PROGRAM
     assert arguments[-2:] == start.split()[-2:]
