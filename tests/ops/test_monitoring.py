@@ -43,7 +43,7 @@ def expressions() -> list[str]:
 def test_an_expression_asks_for_metrics_that_there_are(text: str) -> None:
     names = set(re.findall(r"\b(?:xetserve|process)_\w+", re.sub(r'"[^"]*"', "", text)))
     assert names <= set(LABELS)
-    assert names or text.startswith("up{")
+    assert names or "up{" in text
     known = ADDED.union(*(LABELS[name] for name in names))
     used = {label.strip() for by in re.findall(r"by \(([^)]*)\)", text) for label in by.split(",")}
     matched = set(re.findall(r"(\w+)(?:=~|!~|!=|=)\"", text))
@@ -91,16 +91,16 @@ def test_everything_that_matters_is_on_the_dashboard() -> None:
     text = " ".join(expressions())
     missing = {name for name in LABELS if name not in text}
     assert missing == {
-        "xetserve_draining", "xetserve_metadata_damaged_total", "xetserve_cache_stored_bytes_total",
+        "xetserve_draining", "xetserve_cache_stored_bytes_total",
         "xetserve_cache_proven_bytes_total",
-        "xetserve_cache_evictions_total", "xetserve_cache_damaged_total",
+        "xetserve_cache_evictions_total",
         "xetserve_cache_unproven_entries", "xetserve_cache_abandoned_total",
-        "xetserve_cache_trouble", "xetserve_proofs_total",
-        "xetserve_upstream_last_answer_timestamp_seconds", "xetserve_build_info",
+        "xetserve_proofs_total",
+        "xetserve_upstream_last_answer_timestamp_seconds",
         "xetserve_first_byte_seconds_sum", "xetserve_first_byte_seconds_count",
         "xetserve_request_duration_seconds_sum", "xetserve_request_duration_seconds_count",
         "process_start_time_seconds", "xetserve_config_info",
-        "xetserve_config_last_reload_successful", "xetserve_config_last_reload_timestamp_seconds",
+        "xetserve_config_last_reload_timestamp_seconds",
         "xetserve_loop_lag_seconds_sum",
     }  # fmt: skip
 

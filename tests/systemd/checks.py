@@ -395,7 +395,7 @@ def drain() -> str:
     with late:
         assert send_and_wait(late) == b"HTTP/1.1 200 OK"
     assert main_pid() not in (0, pid)
-    assert "cut" not in journal().rpartition("draining")[2].partition("listening on")[0]
+    assert " cut head=" not in journal().rpartition("draining")[2].partition("listening on")[0]
     return f"status: {status}"
 
 

@@ -30,7 +30,7 @@ from xetserve.errors import (
 )
 from xetserve.http.framing import CHUNKS_PER_TURN
 from xetserve.http.messages import Headers
-from xetserve.metrics.catalogue import UPSTREAM_RETRIES
+from xetserve.metrics.catalogue import UPSTREAM_FAILURES, UPSTREAM_RETRIES, UPSTREAM_THROTTLED
 from xetserve.net.client_connection import TAKES_PER_TURN
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import parse_url
@@ -95,6 +95,19 @@ class TestErrors:
             with pytest.raises(UpstreamTimeout, match="the Hub did not answer in time") as caught:
                 await fetch(pool, peer, timeout=0.02)
             assert caught.value.status == 504
+
+    @pytest.mark.parametrize("status", [200, 429, 503])
+    async def test_answers_that_are_busy_are_counted(
+        self, pool: ConnectionPool, status: int
+    ) -> None:
+        failures, throttled = (
+            UPSTREAM_FAILURES.values[("hub",)],
+            UPSTREAM_THROTTLED.values[("hub",)],
+        )
+        async with ScriptedPeer(answering(http_answer(status, b""))) as peer:
+            await fetch(pool, peer)
+        assert UPSTREAM_FAILURES.values[("hub",)] == failures + (status != 200)
+        assert UPSTREAM_THROTTLED.values[("hub",)] == throttled + (status == 429)
 
     async def test_nobody_there(self, pool: ConnectionPool) -> None:
         async with ScriptedPeer(answering(CLOSE)) as peer:

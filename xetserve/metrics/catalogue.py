@@ -143,6 +143,9 @@ UPSTREAM_FAILURES = Counter(
     "Requests without a response, or with status 429 or 5xx, retried ones included.",
     ("upstream",),
 )
+UPSTREAM_THROTTLED = Counter(
+    REGISTRY, "xetserve_upstream_throttled_total", "Requests with status 429.", ("upstream",)
+)
 UPSTREAM_RETRIES = Counter(
     REGISTRY,
     "xetserve_upstream_retries_total",

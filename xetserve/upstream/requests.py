@@ -27,6 +27,7 @@ from xetserve.metrics.catalogue import (
     UPSTREAM_LAST_ANSWER,
     UPSTREAM_REQUESTS,
     UPSTREAM_RETRIES,
+    UPSTREAM_THROTTLED,
 )
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
@@ -142,6 +143,8 @@ def _log(
 def _note_answer(kind: str, origin: Origin, status: int) -> None:
     if status == 429 or status >= 500:
         UPSTREAM_FAILURES.add(kind)
+    if status == 429:
+        UPSTREAM_THROTTLED.add(kind)
     if status < 500:
         UPSTREAM_LAST_ANSWER.set(time.time(), kind)
         HEALTH.note_answer(kind, origin)
