@@ -128,7 +128,38 @@ async def test_strangers_are_refused() -> None:
     ):
         await client.send(V1 + GET)
         assert (await client.read_answer())[0] == 403
-        assert listener.num_connections == 0
+        await until(lambda: not listener.num_connections)
+
+
+UNKNOWN = b"PROXY UNKNOWN\r\n"
+
+
+@pytest.mark.parametrize("header", [LOCAL, UNKNOWN], ids=["LOCAL", "UNKNOWN"])
+@pytest.mark.parametrize(
+    ("path", "status"), [(b"/health", 200), (b"/ready", 200), (b"/", 403), (b"/health?x", 200)]
+)
+async def test_this_machine_may_ask_for_its_health_only(
+    header: bytes, path: bytes, status: int
+) -> None:
+    async with (
+        serving(tell, proxies=policy("192.0.2.0/24")) as listener,
+        connected(listener.port) as client,
+    ):
+        await client.send(header + GET.replace(b" / ", b" %b " % path))
+        assert (await client.read_answer())[0] == status
+        await client.send(GET)
+        assert (await client.read_answer())[0] == 403
+
+
+@pytest.mark.parametrize("data", [GET, V2 + GET.replace(b" / ", b" /health ")])
+async def test_a_local_stranger_without_such_a_header_is_refused(data: bytes) -> None:
+    async with (
+        serving(tell, proxies=policy("192.0.2.0/24")) as listener,
+        connected(listener.port) as client,
+    ):
+        await client.send(data)
+        assert (await client.read_answer())[0] == 403
+        await until(lambda: not listener.num_connections)
 
 
 async def test_connections_are_counted_as_those_of_the_clients() -> None:

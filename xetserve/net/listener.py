@@ -6,12 +6,15 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from ipaddress import ip_address
+from typing import Any, Final
 
 from xetserve.errors import BrokenStream
-from xetserve.http.messages import Handler
+from xetserve.http.hosts import PROBES
+from xetserve.http.messages import Handler, Request, Response, error_response
 from xetserve.http.proxy_headers import Forwarding, TrustedProxies
 from xetserve.metrics.catalogue import CONNECTIONS, ENTRIES_FAILED
 from xetserve.net.accept import Acceptor
@@ -26,6 +29,8 @@ from xetserve.net.tls_stream import Stream
 
 logger = logging.getLogger(__name__)
 
+ONLY_PROXIES: Final = "this server accepts only connections from its trusted proxies"
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyPolicy:
@@ -33,7 +38,8 @@ class ProxyPolicy:
 
     trusted: proxies whose information about clients is believed.
     forwarding: reads their forwarding fields; None: ignore the fields.
-    needs_header: accept only trusted proxies, and require a PROXY header.
+    needs_header: accept only trusted proxies, and require a PROXY header. A health check by this
+        machine is accepted as well: its header names no client, and it asks for PROBES only.
     """
 
     trusted: TrustedProxies = field(default_factory=TrustedProxies)
@@ -46,12 +52,14 @@ class _Client:
     """The listener's state of one connection.
 
     key: the client key under which the connection is counted.
+    is_local: whether this is a local peer that is no trusted proxy: at most a health check.
     preamble: the timeout of the preamble; None: the preamble is over.
     connection: set after the preamble.
     """
 
     sock: socket.socket
     key: str
+    is_local: bool = False
     preamble: asyncio.Timeout | None = None
     connection: ServerConnection | None = None
 
@@ -151,11 +159,12 @@ class Listener:
 
     def _on_client(self, endpoint: Endpoint, sock: socket.socket, address: Any) -> None:
         assert self._refusals is not None
-        is_trusted = _host(address) in self._proxies.trusted
+        host = _host(address)
+        is_trusted = host in self._proxies.trusted
+        is_stranger = self._proxies.needs_header and not is_trusted
         over_tls = endpoint.tls is not None
-        if self._proxies.needs_header and not is_trusted:
-            reason = "this server accepts only connections from its trusted proxies"
-            self._refusals.refuse(sock, 403, reason, over_tls=over_tls)
+        if is_stranger and not _is_of_this_machine(host, sock):
+            self._refusals.refuse(sock, 403, ONLY_PROXIES, over_tls=over_tls)
             return
         # A trusted proxy connects for many clients, so its address is not counted.
         key = "" if is_trusted else client_key(address)
@@ -163,7 +172,7 @@ class Listener:
         if excess is not None:
             self._refusals.refuse(sock, *excess, over_tls=over_tls)
             return
-        client = _Client(sock, key)
+        client = _Client(sock, key, is_stranger)
         task = asyncio.get_running_loop().create_task(self._serve(endpoint, client))
         self._count.add(key)
         self._clients[task] = client
@@ -187,9 +196,10 @@ class Listener:
         if opened is None:
             return
         stream, peer = opened
+        handler = endpoint.handler or self._handler
         connection = ServerConnection(
             stream,
-            endpoint.handler or self._handler,
+            partial(_answer_probe, handler) if client.is_local else handler,
             self._limits,
             self._on_answer,
             peer=peer,
@@ -237,7 +247,9 @@ class Listener:
         """
         assert self._refusals is not None
         refusals, peer = self._refusals, raw.peer
-        if self._proxies.needs_header:
+        if client.is_local:
+            await self._read_local_header(endpoint, raw)
+        elif self._proxies.needs_header:
             source = await read_proxy_header(raw, refusals.log)
             if source is not None:
                 peer = source
@@ -256,6 +268,20 @@ class Listener:
         turn = partial(self._turns.take, f"{client.key}, handshakes", begins=True)
         tls = await start_tls(raw, endpoint.tls, turn, partial(refusals.make_refusal, 400, reason))
         return tls, peer
+
+    async def _read_local_header(self, endpoint: Endpoint, raw: ByteStream) -> None:
+        """Read the PROXY header of a health check by this machine, which names no client.
+
+        Raises:
+            BrokenStream: there is none, or it names one. The client has received the reason.
+        """
+        with suppress(BrokenStream):
+            if await read_proxy_header(raw, lambda _: None) is None:
+                return
+        assert self._refusals is not None
+        refusal = self._refusals.make_refusal(403, ONLY_PROXIES, over_tls=endpoint.tls is not None)
+        await raw.send_all([refusal])
+        raise BrokenStream("refused")
 
     def _shorten_preamble(self, client: _Client) -> None:
         """Shorten the timeout of a client's preamble to drain_grace."""
@@ -299,6 +325,22 @@ class Listener:
 def _host(address: Any) -> str:
     """Return the host of a socket address; "" on a Unix socket."""
     return str(address[0]) if isinstance(address, tuple) else ""
+
+
+def _is_of_this_machine(host: str, sock: socket.socket) -> bool:
+    """Return whether a peer is on this machine; "" is a peer on a Unix socket."""
+    if not host or host == _host(sock.getsockname()):
+        return True
+    address = ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+async def _answer_probe(handler: Handler, request: Request) -> Response:
+    """Answer a health check; refuse everything else."""
+    if request.raw_path not in PROBES:
+        return error_response(403, ONLY_PROXIES)
+    return await handler(request)
 
 
 def bind_sockets(host: str, port: int) -> list[socket.socket]:
