@@ -67,7 +67,7 @@ def _prepare(arguments: list[str]) -> Callable[[], int]:
     from xetserve.commands.arguments import parse_arguments
 
     options = parse_arguments(arguments)
-    # These commands do not use the settings.
+    # These commands use no settings, or tolerate errors in them.
     match options.command:
         case "config":
             from xetserve.commands.config import run_config
@@ -81,6 +81,10 @@ def _prepare(arguments: list[str]) -> Callable[[], int]:
             from xetserve.commands.help import run_help
 
             return lambda: run_help(options)
+        case "probe":
+            from xetserve.commands.probe import run_probe
+
+            return lambda: run_probe(options)
     from xetserve.config.load import load_config
     from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS
     from xetserve.ops.logs import set_up_logging

@@ -35,6 +35,7 @@ TARGETS: Final = ("systemd", "docker", "podman")
 DEFAULT_JOBS: Final = "4"
 DEFAULT_LINES: Final = "100"
 DEFAULT_TIMEOUT: Final = "30"
+DEFAULT_PROBE_TIMEOUT: Final = "4"  # /ready asks the Hub for 2 s and the disk for 2 s at most
 DEFAULT_MEMORY: Final = "512m"
 _CHOICE: Final = re.compile(r"invalid choice: '(?P<wrong>[^']*)' \(choose from (?P<known>.*)\)")
 
@@ -318,6 +319,23 @@ def add_flags_of_demo(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, ("server",), without=[*(names - {"host", "port"})])
 
 
+def add_flags_of_probe(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `xetserve probe`."""
+    parser.add_argument(
+        "--ready",
+        action="store_true",
+        help="ask whether the server takes new clients (/ready) instead of whether it runs",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        default=DEFAULT_PROBE_TIMEOUT,
+        help=f"time limit for an answer; default: {DEFAULT_PROBE_TIMEOUT}",
+    )
+    add_flags(parser)
+
+
 def add_flags_of_help(parser: argparse.ArgumentParser) -> None:
     """Add the argument of `xetserve help`."""
     parser.add_argument("topic", nargs="?", metavar="TOPIC", help="name of a chapter")
@@ -354,6 +372,14 @@ COMMANDS: Final = {
         "token, CAS and data. Each line reports ok, warn or fail, and what to do. The exit status "
         "is 1 if a check fails.",
         add_flags_of_doctor,
+    ),
+    "probe": _Command(
+        "ask a running server on this machine whether it works, for health checks",
+        "Ask the server on this machine for /health, or for /ready with --ready, over what the "
+        "settings say that it listens on: with TLS (the certificate is not verified), a PROXY "
+        "header, or over the Unix socket. In a container the flags of process 1 count, too. The "
+        "exit status is 0 if the answer is 200, else 1.",
+        add_flags_of_probe,
     ),
     "deploy": _Command(
         "install, upgrade, roll back or remove the service on this machine",
