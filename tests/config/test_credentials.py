@@ -53,6 +53,18 @@ def test_others_are_none_of_our_business(folder: Path) -> None:
     assert load_config({}, {"CREDENTIALS_DIRECTORY": ""}) == Config()
 
 
+def test_stores_of_the_service_manager_may_follow(folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    for name in ("tls_cert", "tls_key", "tls_key.bak"):
+        (store / f"xetserve.{name}").write_text("x")
+    (folder / "xetserve.tls_key").write_text("y")
+    environ = {"CREDENTIALS_DIRECTORY": f"{folder}:{tmp_path}/absent:{store}"}
+    tls = load_config({}, environ).tls
+    assert tls.tls_cert == str(store / "xetserve.tls_cert")
+    assert tls.tls_key == str(folder / "xetserve.tls_key")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

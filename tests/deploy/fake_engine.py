@@ -3,7 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
-from tests.deploy.fake_machine import OK, FakeMachine
+from tests.deploy.fake_machine import OK, FakeMachine, refuse
+from xetserve.deploy.local_server import Address, Answer, Speech, format_probe
 from xetserve.deploy.machine import Done
 
 NO = Done(1, "", "Error: No such object")
@@ -22,6 +23,8 @@ class FakeEngine:
     """Containers, images and volumes; one that runs answers on port 8080.
 
     broken: images whose containers do not get ready.
+    speech: what the servers speak on the published port.
+    has_probe: whether their version has the command `probe`.
     """
 
     machine: FakeMachine
@@ -31,10 +34,12 @@ class FakeEngine:
     volumes: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     is_config_bad: bool = False
+    speech: Speech = field(default_factory=Speech)
+    has_probe: bool = True
 
     def __post_init__(self) -> None:
         self.machine.handlers.append(self._handle)
-        self.machine.ask = self._ask
+        self.machine.respond = self._respond
 
     def _handle(self, command: tuple[str, ...]) -> Done | None:
         match command[1:]:
@@ -76,6 +81,8 @@ class FakeEngine:
                 key, _, value = label.partition("=")
                 assert name not in self.containers
                 self.containers[name] = Container(image, {key: value}, tuple(arguments))
+            case ("exec", name, "xetserve", "probe", "--json", *ready):
+                return self._probe(name, "/ready" if ready else "/health")
             case ("start", name):
                 assert not any(each.is_running for each in self.containers.values())  # the port
                 self.containers[name].is_running = True
@@ -89,11 +96,26 @@ class FakeEngine:
                     return NO
         return OK
 
-    def _ask(self, url: str) -> tuple[int, bytes] | None:
+    def _probe(self, name: str, path: str) -> Done:
+        """What the command says in a container, over what its server speaks."""
+        if name not in self.containers or not self.containers[name].is_running:
+            return Done(1, "", f"Error response from daemon: container {name} is not running")
+        if not self.has_probe:
+            return Done(2, "", "xetserve: argument COMMAND: invalid choice: 'probe'")
+        address = Address("127.0.0.1", 8080, *self.speech)
+        status, body = self._say(self.containers[name], path)
+        answer = Answer(address.url, status, body)
+        return Done(int(status != 200), format_probe(address, answer, "") + "\n", "")
+
+    def _say(self, container: Container, path: str) -> tuple[int, bytes]:
+        version = container.image.rpartition(":")[2].split("-")[0]
+        if path == "/health":
+            return 200, json.dumps({"version": version}).encode()
+        return (503 if container.image in self.broken else 200), b"{}"
+
+    def _respond(self, address: Address, path: str) -> tuple[int, bytes] | None:
         for container in self.containers.values():
-            if container.is_running and url.startswith("http://127.0.0.1:8080/"):
-                version = container.image.rpartition(":")[2].split("-")[0]
-                if url.endswith("/health"):
-                    return 200, json.dumps({"version": version}).encode()
-                return (503 if container.image in self.broken else 200), b"{}"
+            if container.is_running and address[:2] == ("127.0.0.1", 8080):
+                refusal = refuse(self.speech, address)
+                return self._say(container, path) if refusal is None else refusal or None
         return None

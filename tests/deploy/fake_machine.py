@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from xetserve.deploy.local_server import Address, Answer, Speech
 from xetserve.deploy.machine import DeployError, Done
 
 Handler = Callable[[tuple[str, ...]], Done | None]
@@ -20,7 +21,7 @@ class FakeMachine:
         rights: path -> (mode, group).
         commands: all that were run, one line each.
         handlers: asked in turn for the outcome of a command; without one it succeeds.
-        answers: path of a URL -> what the server says.
+        respond: what the server at an address says about a path; None: nothing.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,7 @@ class FakeMachine:
         self.commands: list[str] = []
         self.handlers: list[Handler] = []
         self.programs = {"systemctl", "docker", "podman"}
-        self.ask: Callable[[str], tuple[int, bytes] | None] = lambda url: None
+        self.respond: Callable[[Address, str], tuple[int, bytes] | None] = lambda *_: None
         self.waited = 0.0
         self.changes = 0
 
@@ -84,6 +85,10 @@ class FakeMachine:
                 return done
         return OK
 
+    def ask(self, address: Address, path: str) -> Answer | None:
+        answer = self.respond(address, path)
+        return None if answer is None else Answer(address.url, *answer)
+
     def wait(self, seconds: float) -> None:
         self.waited += seconds
 
@@ -110,6 +115,7 @@ class FakeSystemd:
     Attributes:
         broken: names of versions that never get ready.
         is_half_broken: they start, but are not ready; otherwise they do not start.
+        speech: what the service speaks; whoever speaks otherwise gets what a real one says.
     """
 
     def __init__(self, machine: FakeMachine) -> None:
@@ -118,9 +124,10 @@ class FakeSystemd:
         self.running: str | None = None
         self.broken: set[str] = set()
         self.is_half_broken = False
+        self.speech = Speech()
         self.pip_fails = False
         machine.handlers.append(self._handle)
-        machine.ask = self._ask
+        machine.respond = self._respond
         for folder in ("/run/systemd/system", "/etc/systemd/system", "/opt"):
             machine.make_folder(Path(folder), 0o755, None)
         machine.changes = 0
@@ -169,9 +176,22 @@ class FakeSystemd:
                 return Done(0, "[::]:8080 (Stream)\n" if self.is_listening else "\n", "")
         return None
 
-    def _ask(self, url: str) -> tuple[int, bytes] | None:
-        if self.running is None or not url.startswith("http://127.0.0.1:8080/"):
+    def _respond(self, address: Address, path: str) -> tuple[int, bytes] | None:
+        if self.running is None or address[:2] != ("127.0.0.1", 8080):
             return None
-        if url.endswith("/ready"):
+        if (refusal := refuse(self.speech, address)) is not None:
+            return refusal or None
+        if path == "/ready":
             return (503 if self.running in self.broken else 200), b"{}"
         return 200, json.dumps({"version": self.running.split("-")[0]}).encode()
+
+
+def refuse(speech: Speech, address: Address) -> tuple[int, bytes] | tuple[()] | None:
+    """What a server says to those who speak otherwise: nothing, or over plain HTTP 400; None: they
+    are right.
+    """
+    if address.needs_header != speech.needs_header:
+        return ()
+    if address.tls != speech.tls:
+        return () if address.tls else (400, b'{"error": "this port speaks TLS"}')
+    return None

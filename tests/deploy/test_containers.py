@@ -8,6 +8,7 @@ import pytest
 from tests.deploy.fake_engine import FakeEngine
 from tests.deploy.fake_machine import FakeMachine
 from xetserve.deploy.containers import ContainerTarget, Shape, find_engine
+from xetserve.deploy.local_server import Speech
 from xetserve.deploy.machine import DeployError, Done
 from xetserve.deploy.package import Package
 from xetserve.deploy.steps import Plan, carry_out
@@ -77,6 +78,39 @@ def test_a_first_installation(machine: FakeMachine, engine: FakeEngine, name: st
     assert "--file /src/Dockerfile.alpine --tag xetserve:1.0-aaaa" in build
     assert ("--format docker" in build) == (name == "podman")
     assert target.get_status()["ready"] == "yes, http://127.0.0.1:8080"
+
+
+@pytest.mark.parametrize("has_probe", [True, False], ids=["probe", "an older version"])
+@pytest.mark.parametrize("speech", [Speech(), Speech(tls=True), Speech(True, True)], ids=str)
+def test_a_container_is_asked_in_the_way_that_it_speaks(
+    machine: FakeMachine, engine: FakeEngine, speech: Speech, has_probe: bool
+) -> None:
+    engine.speech, engine.has_probe = speech, has_probe
+    if speech.needs_header and not has_probe:
+        with pytest.raises(DeployError, match="the server does not answer; rolled back"):
+            do(make(machine).plan_apply(ONE), machine)
+        return
+    do(make(machine).plan_apply(ONE), machine)
+    do(make(machine).plan_apply(TWO), machine)
+    scheme = "https" if speech.tls else "http"
+    target = make(machine)
+    assert target.get_status()["ready"] == f"yes, {scheme}://127.0.0.1:8080"
+    do(target.plan_rollback(), machine)
+    assert shown(engine)["xetserve"] == ("xetserve:1.0-aaaa", True)
+
+
+def test_a_port_that_is_not_published_is_not_ready(
+    machine: FakeMachine, engine: FakeEngine
+) -> None:
+    """The server answers in its container, and clients cannot reach it."""
+    with pytest.raises(DeployError, match="the server does not answer"):
+        do(make(machine, publish="9090").plan_apply(ONE), machine)
+
+
+def test_another_server_on_the_port_is_not_ours(machine: FakeMachine, engine: FakeEngine) -> None:
+    do(make(machine).plan_apply(ONE), machine)
+    engine.containers["other"] = engine.containers.pop("xetserve")
+    assert make(machine).get_status()["ready"] == "no"
 
 
 def test_a_second_time_there_is_nothing_to_do(machine: FakeMachine, engine: FakeEngine) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from xetserve.deploy import machine as machines
-from xetserve.deploy.machine import DeployError, RealMachine
+from xetserve.deploy.local_server import Address, Answer
+from xetserve.deploy.machine import DeployError, Machine, RealMachine
 from xetserve.deploy.steps import Check, Command
 
 
@@ -93,23 +94,27 @@ class _Server(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
+def address() -> Iterator[Address]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
+    yield Address("127.0.0.1", server.server_address[1])
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_asking(machine: RealMachine, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asking(machine: RealMachine, address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert machine.ask(f"{url}/health") == (200, b'{"version": "7"}')
-    assert machine.ask("http://127.0.0.1:1/health") is None
-    assert machine.ask(url.replace("http", "https")) is None
-    Check(lambda _: ["http://127.0.0.1:1", url], "7", 5).do(machine)
+    assert machine.ask(address, "/health") == (address.url, 200, b'{"version": "7"}')
+    assert machine.ask(Address("127.0.0.1", 1), "/health") is None
+    assert machine.ask(address._replace(tls=True), "/health") is None
+
+    def ask(machine: Machine, path: str) -> Answer | None:
+        return machine.ask(address, path)
+
+    Check(ask, "7", 5).do(machine)
     with pytest.raises(DeployError, match="is version 7"):
-        Check(lambda _: [url], "8", 0).do(machine)
+        Check(ask, "8", 0).do(machine)
     with pytest.raises(DeployError, match="not ready after 0 s: the server does not answer"):
-        Check(lambda _: [], None, 0).do(machine)
+        Check(lambda *_: None, None, 0).do(machine)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from xetserve.deploy.local_server import Answer
 from xetserve.deploy.steps import describe_ready
 
 
@@ -11,6 +12,10 @@ from xetserve.deploy.steps import describe_ready
     ("answer", "expected"),
     [
         ((200, b'{"status": "ready"}'), "yes"),
+        (
+            (200, json.dumps({"status": "degraded", "cause": "cache"}).encode()),
+            "yes, but degraded: cache",
+        ),
         ((503, json.dumps({"cause": "hub"}).encode()), "yes, but the Hub does not answer"),
         ((503, json.dumps({"cause": "cache"}).encode()), "503"),
         ((503, b'{"status": "draining"}'), "503"),
@@ -19,4 +24,4 @@ from xetserve.deploy.steps import describe_ready
     ],
 )
 def test_what_ready_says(answer: tuple[int, bytes], expected: str) -> None:
-    assert describe_ready(answer) == expected
+    assert describe_ready(Answer("http://h", *answer)) == expected

@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.fake_machine import FakeMachine, FakeSystemd
+from xetserve.deploy.local_server import Address, Speech
 from xetserve.deploy.machine import DeployError, Done
 from xetserve.deploy.package import Package
 from xetserve.deploy.steps import Plan, carry_out
-from xetserve.deploy.systemd import GROUP, SystemdTarget, find_systemd
+from xetserve.deploy.systemd import GROUP, SystemdTarget, find_addresses, find_systemd
 
 UNITS = {"xetserve.service": b"service 1", "xetserve.socket": b"socket 1"}
 ONE = Package("1.0", "1.0-aaaa", "/x/one.whl", UNITS, b"locked")
 TWO = Package("2.0", "2.0-bbbb", "/x/two.whl", {**UNITS, "xetserve.service": b"service 2"})
 THREE = Package("3.0", "3.0-cccc", "/x/three.whl", UNITS)
+SPEECHES = [Speech(tls, header) for tls in (False, True) for header in (False, True)]
 CONFIG = "/etc/xetserve/xetserve.toml"
 
 
@@ -31,7 +33,12 @@ def systemd(machine: FakeMachine) -> FakeSystemd:
 
 @pytest.fixture
 def target(machine: FakeMachine, systemd: FakeSystemd) -> SystemdTarget:
-    return SystemdTarget(machine, template=b"# template", python="/usr/bin/python3")
+    return SystemdTarget(
+        machine,
+        template=b"# template",
+        python="/usr/bin/python3",
+        find_speech=lambda: systemd.speech,
+    )
 
 
 def do(plan: Plan, machine: FakeMachine) -> list[str]:
@@ -79,6 +86,45 @@ def test_a_first_installation(
         "xetserve.service": "active",
         "ready": "yes, http://127.0.0.1:8080",
     }
+
+
+@pytest.mark.parametrize("speech", SPEECHES, ids=str)
+def test_a_service_is_asked_in_the_way_that_it_speaks(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget, speech: Speech
+) -> None:
+    systemd.speech = speech
+    do(target.plan_apply(ONE), machine)
+    do(target.plan_apply(TWO), machine)
+    scheme = "https" if speech.tls else "http"
+    assert target.get_status()["ready"] == f"yes, {scheme}://127.0.0.1:8080"
+
+
+def test_settings_that_the_server_has_not_read_yet(
+    machine: FakeMachine, systemd: FakeSystemd
+) -> None:
+    target = SystemdTarget(
+        machine, template=b"", python="python", find_speech=lambda: Speech(tls=True)
+    )
+    do(target.plan_apply(ONE), machine)
+    assert target.get_status()["ready"] == "yes, http://127.0.0.1:8080"
+
+
+def test_where_a_service_listens(machine: FakeMachine) -> None:
+    listing = (
+        "[::]:8080 (Stream)\n192.0.2.1:81 (Stream)\n[2001:db8::1]:82 (Stream)\n"
+        "/run/xetserve/socket (Stream)\n/run/other (Datagram)\n"
+    )
+    machine.handlers.append(lambda _: Done(0, listing, ""))
+    found = find_addresses(machine, Speech(tls=True, needs_header=True))
+    assert found == [
+        Address("127.0.0.1", 8080, True, True),
+        Address("127.0.0.1", 8080, False, True),
+        Address("192.0.2.1", 81, True, True),
+        Address("192.0.2.1", 81, False, True),
+        Address("2001:db8::1", 82, True, True),
+        Address("2001:db8::1", 82, False, True),
+        Address("/run/xetserve/socket", needs_header=True),
+    ]
 
 
 def test_a_second_time_there_is_nothing_to_do(machine: FakeMachine, target: SystemdTarget) -> None:
@@ -136,6 +182,17 @@ def test_an_upgrade_restarts_behind_the_socket(
     lines = machine.commands
     check = "/opt/xetserve/versions/2.0-bbbb/bin/xetserve config check --config " + CONFIG
     assert lines.index(check) < lines.index("systemctl daemon-reload")
+
+
+def test_the_configuration_is_checked_with_the_credentials_of_the_service(
+    machine: FakeMachine, target: SystemdTarget
+) -> None:
+    machine.make_folder(Path("/etc/credstore"), 0o700, None)
+    do(target.plan_apply(ONE), machine)
+    (check,) = [line for line in machine.commands if " config check " in line]
+    folders = "/run/credentials/xetserve.service:/etc/credstore:/run/credstore:/usr/lib/credstore"
+    program = "/opt/xetserve/versions/1.0-aaaa/bin/xetserve"
+    assert check == f"env CREDENTIALS_DIRECTORY={folders} {program} config check --config {CONFIG}"
 
 
 def test_another_socket_cannot_be_had_without_a_stop(

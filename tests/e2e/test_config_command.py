@@ -65,6 +65,22 @@ def test_a_check_tries_the_certificate(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
+def test_a_key_pair_may_be_a_credential(tmp_path: Path) -> None:
+    """As before an upgrade: the environment is a file, the credentials are in a store."""
+    certificates = make_certificates(tmp_path)
+    for name, source in (("tls_cert", certificates.chain), ("tls_key", certificates.key)):
+        (tmp_path / f"xetserve.{name}").write_bytes(source.read_bytes())
+    file = tmp_path / "xetserve.toml"
+    file.write_text("[tls]\nredirect_port = 80\n")
+    environment = tmp_path / "xetserve.env"
+    environment.write_text("XETSERVE_WORKERS=1\n")
+    arguments = ("check", "--config", str(file), "--env-file", str(environment))
+    assert "redirect_port needs TLS" in run_config(*arguments).stderr
+    folders = f"{tmp_path}/absent:{tmp_path}"
+    done = run_config(*arguments, CREDENTIALS_DIRECTORY=folders)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_check_names_all_that_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "xetserve.toml"
     path.write_text("[server]\nprot = 80\n[hub]\nnative_secret = 'short'\n")

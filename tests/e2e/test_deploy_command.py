@@ -1,12 +1,20 @@
 """`xetserve deploy` as a process. With a real systemd: tests/systemd/boot.py --deploy."""
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import clean_environment
+from tests.conftest import Launcher, clean_environment
+from tests.e2e.conftest import Site, serve_arguments, tls_flags
+from tests.peers import Certificates
+from xetserve.commands.service_settings import find_speech
+from xetserve.deploy.machine import Done, RealMachine
+from xetserve.deploy.systemd import SystemdTarget
 
 # An engine that has nothing, can do everything, and says what it was asked for.
 ENGINE = """#!/bin/sh
@@ -38,6 +46,46 @@ def docker(tmp_path: Path) -> Path:
     program.write_text(ENGINE)
     program.chmod(0o755)
     return program
+
+
+class Booted(RealMachine):
+    """This machine, as if systemd had booted it and held the socket."""
+
+    port = ""
+
+    def run(self, command: tuple[str, ...]) -> Done:
+        shown = {"show": f"127.0.0.1:{self.port} (Stream)\n", "is-active": "active\n"}
+        return Done(0, shown.get(command[1], ""), "")
+
+
+@pytest.mark.parametrize("proxies", [(), ("--trusted-proxies", "192.0.2.1", "--proxy-protocol")])
+@pytest.mark.parametrize("with_tls", [False, True], ids=["plain", "TLS"])
+def test_the_status_of_a_service_that_is_well(
+    site: Site,
+    launcher: Launcher,
+    certificates: Certificates,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_tls: bool,
+    proxies: tuple[str, ...],
+) -> None:
+    """It is asked over what the flags in its unit say."""
+    flags = (*(tls_flags(certificates) if with_tls else ()), *proxies)
+    server = launcher.start(*serve_arguments(site.origin.url, *flags))
+    machine = Booted()
+    machine.port = str(urlsplit(server.url).port)
+    shown = (
+        "LoadState=loaded\nEnvironment=\nEnvironmentFiles=\n"
+        f"ExecStart={{ argv[]=/opt/xetserve/bin/xetserve serve {' '.join(flags)} ; pid=1 }}\n"
+    )
+    program = tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nprintf %s {shlex.quote(shown)}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    target = SystemdTarget(machine, template=b"", python="python", find_speech=find_speech)
+    url = f"{'https' if with_tls else 'http'}://127.0.0.1:{machine.port}"
+    assert target.get_status()["ready"] == f"yes, {url}"
 
 
 @pytest.mark.parametrize("action", ["apply", "status", "logs", "rollback", "remove"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xetserve.commands.output import write_output
+from xetserve.config.credentials import VARIABLE as CREDENTIALS
 from xetserve.config.load import Loaded, load_all, read_secrets, read_tokens
 from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS, Sections, find_conflicts
 from xetserve.config.template import (
@@ -83,6 +84,8 @@ def _load(options: argparse.Namespace) -> Loaded:
     environ: Mapping[str, str] = os.environ
     if options.env_file is not None:
         environ = read_env_file(Path(options.env_file))
+        if CREDENTIALS in os.environ:
+            environ = {CREDENTIALS: os.environ[CREDENTIALS], **environ}
     return load_all(vars(options), environ, options.config, _schema_of(options))
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from xetserve.commands.arguments import DEFAULT_MEMORY, DEFAULT_TIMEOUT, TARGETS
 from xetserve.commands.output import write_output
+from xetserve.commands.service_settings import find_speech
 from xetserve.config.parsers import parse_count, parse_seconds
 from xetserve.config.template import make_env_template, make_toml_template
 from xetserve.deploy.containers import ContainerTarget, Shape, find_engine
@@ -106,7 +107,13 @@ def _make_target(
     template = make_toml_template().encode()
     if name == "systemd":
         python = getattr(options, "python", sys.executable)
-        return SystemdTarget(machine, template=template, python=python, timeout=timeout)
+        return SystemdTarget(
+            machine,
+            template=template,
+            python=python,
+            timeout=timeout,
+            find_speech=find_speech,
+        )
     shape = Shape(
         name=options.name,
         config_folder=Path(options.config_dir).absolute(),

@@ -1,4 +1,4 @@
-"""Settings of the deployed service for commands that fill or look after its cache."""
+"""Settings of the deployed service for commands on its machine."""
 
 import argparse
 import logging
@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 
 from xetserve.commands.config import read_env_file
-from xetserve.config.load import add_flags, load_config
+from xetserve.config.load import Loaded, add_flags, load_all
 from xetserve.config.schema import Config
+from xetserve.deploy.local_server import Speech
 from xetserve.deploy.service_settings import SERVICE, find_service_settings
 from xetserve.errors import ConfigError
 
@@ -27,21 +28,55 @@ def find_cache(flags: Mapping[str, str | None], config_file: str | None, config:
     if config.cache.cache_dir:
         return config
     lacking = "cache_dir is not set: give --cache-dir"
+    unusable = f"{lacking}; the settings of {SERVICE} cannot be used"
     try:
-        service = find_service_settings(read_env_file)
-        if service is None:
-            raise ConfigError(lacking)
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        add_flags(parser)
-        started, _ = parser.parse_known_args(service.arguments)
-        given = {name: value for name, value in flags.items() if value is not None}
-        environ = {**service.environ, **os.environ}
-        found = load_config({**vars(started), **given}, environ, config_file or started.config)
+        loaded = _load_service(flags, os.environ, config_file)
     except ConfigError as exc:
-        if str(exc) == lacking:
-            raise
-        raise ConfigError(f"{lacking}; the settings of {SERVICE} cannot be used: {exc}") from None
+        raise ConfigError(f"{unusable}: {exc}") from None
+    if loaded is None:
+        raise ConfigError(lacking)
+    if loaded.errors:
+        raise ConfigError(f"{unusable}: {loaded.errors[0]}")
+    found = loaded.config
     if not found.cache.cache_dir:
         raise ConfigError(f"{lacking}; {SERVICE} has no cache either")
     logger.info("using the settings of %s: cache_dir %s", SERVICE, found.cache.cache_dir)
     return found
+
+
+def find_speech() -> Speech:
+    """Return what the deployed service speaks on its sockets, by its settings of now.
+
+    Errors in settings do not matter here; if the settings cannot be read, it is plain HTTP.
+    """
+    try:
+        loaded = _load_service({}, {}, None)
+    except (ConfigError, OSError):
+        loaded = None
+    if loaded is None:
+        return Speech()
+    config = loaded.config
+    return Speech(bool(config.tls.tls_cert), config.proxies.proxy_protocol)
+
+
+def _load_service(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], config_file: str | None
+) -> Loaded | None:
+    """Load the settings of the deployed service; None: there is none.
+
+    Args:
+        flags, environ, config_file: win over those of the service.
+
+    Raises:
+        ConfigError: a file of environment variables cannot be read.
+    """
+    service = find_service_settings(read_env_file)
+    if service is None:
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_flags(parser)
+    started, _ = parser.parse_known_args(service.arguments)
+    given = {name: value for name, value in flags.items() if value is not None}
+    return load_all(
+        {**vars(started), **given}, {**service.environ, **environ}, config_file or started.config
+    )

@@ -1,12 +1,13 @@
 """Credentials: files with secrets that a service manager passes to its service (systemd.exec(5)).
 
 CREDENTIALS_DIRECTORY names the folder. A file "xetserve.NAME" holds the value of the setting NAME;
-other files are ignored.
+other files are ignored. Where commands stand in for the service manager, more folders follow the
+first one, separated by colons: its stores, from which it would pass on what the service asks for.
 """
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,20 +18,28 @@ PREFIX: Final = "xetserve."
 MAX_SECRET_SIZE: Final = 64 * 1024  # bytes
 
 
-def find_credentials(environ: Mapping[str, str]) -> dict[str, Path]:
+def find_credentials(environ: Mapping[str, str], known: Collection[str]) -> dict[str, Path]:
     """Return setting name -> credential file.
 
+    Args:
+        known: names of settings; from further folders, only their files are taken.
+
     Raises:
-        ConfigError: the folder cannot be read.
+        ConfigError: a folder cannot be read.
     """
-    folder = environ.get(VARIABLE, "")
-    if not folder:
-        return {}
-    try:
-        files = sorted(Path(folder).glob(f"{PREFIX}*"))
-    except OSError as exc:
-        raise ConfigError(f"cannot read {VARIABLE}: {exc.strerror}") from None
-    return {file.name.removeprefix(PREFIX): file for file in files}
+    found: dict[str, Path] = {}
+    for number, folder in enumerate(environ.get(VARIABLE, "").split(":")):
+        if not folder:
+            continue
+        try:
+            files = sorted(Path(folder).glob(f"{PREFIX}*"))
+        except OSError as exc:
+            raise ConfigError(f"cannot read {VARIABLE}: {exc.strerror}") from None
+        for file in files:
+            name = file.name.removeprefix(PREFIX)
+            if number == 0 or name in known:
+                found.setdefault(name, file)
+    return found
 
 
 def read_credential(file: Path) -> str:

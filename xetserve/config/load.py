@@ -120,11 +120,16 @@ def load_all(
             loaded.errors.append(str(exc))
     _check_environment(environ, loaded)
     credentials: Mapping[str, Path] = {}
+    known = {setting.name for setting in _ALL_SETTINGS}
     try:
-        credentials = find_credentials(environ)
+        credentials = find_credentials(environ, known)
     except ConfigError as exc:
         loaded.errors.append(str(exc))
-    _check_credentials(credentials, loaded)
+    loaded.errors += [
+        f"unknown credential {file.name}{suggest(name, known)}"
+        for name, file in credentials.items()
+        if name not in known
+    ]
     sections = {}
     for name, section in schema.items():
         table = tables.pop(name, {})
@@ -155,13 +160,6 @@ def _check_environment(environ: Mapping[str, str], loaded: Loaded) -> None:
     for name in environ:
         if name.startswith(PREFIX) and name not in known:
             loaded.errors.append(f"unknown environment variable {name}{suggest(name, known)}")
-
-
-def _check_credentials(credentials: Mapping[str, Path], loaded: Loaded) -> None:
-    known = {setting.name for setting in _ALL_SETTINGS}
-    for name, file in credentials.items():
-        if name not in known:
-            loaded.errors.append(f"unknown credential {file.name}{suggest(name, known)}")
 
 
 def _load_section(

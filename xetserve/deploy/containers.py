@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from xetserve.deploy.local_server import READY, Address, Answer, choose_answer, parse_probe
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import Package
-from xetserve.deploy.steps import Check, Command, File, Folder, Plan, Remove, Step, describe_ready
+from xetserve.deploy.steps import Check, Command, File, Folder, Plan, Remove, Step, describe_state
 
 ENGINES: Final = ("docker", "podman")
 USER: Final = "1000"  # user and group in the image; the group may read the configuration
@@ -22,6 +23,7 @@ CACHE: Final = "/var/cache/xetserve"  # path in the container
 STOP_TIMEOUT: Final = 45  # seconds; longer than the default drain_timeout
 SPEC_LABEL: Final = "io.xetserve.spec"
 OWNER_LABEL: Final = "io.xetserve.deploy"
+UNKNOWN_COMMAND: Final = 2  # exit status of a version that has no `probe`
 _PUBLISH: Final = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|\d{1,3}(?:\.\d{1,3}){3}):)?(\d{1,5})")
 
 
@@ -66,9 +68,7 @@ class Shape:
         if match is None or not 0 < int(match[2]) < 65536:
             raise DeployError(f"--publish must be PORT or ADDRESS:PORT, not {self.publish!r}")
         host = match[1] or "127.0.0.1"
-        return ("127.0.0.1" if host == "0.0.0.0" else "[::1]" if host == "[::]" else host), int(
-            match[2]
-        )
+        return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]")), int(match[2])
 
 
 class ContainerTarget:
@@ -93,8 +93,7 @@ class ContainerTarget:
         self._machine = machine
         self._engine = engine
         self._shape = shape
-        self._port = port
-        self._urls = [f"{scheme}://{host}:{port}" for scheme in ("http", "https")]
+        self._host, self._port = host, port
         self._template = template
         self._env_template = env_template
         self._timeout = timeout
@@ -212,12 +211,7 @@ class ContainerTarget:
             health = (told.get("Health") or {}).get("Status")
             image = found["Config"].get("Image", "?")
             state[role] = f"{image}, {told.get('Status', '?')}{f', {health}' if health else ''}"
-        state["ready"] = "no"
-        for url in self._urls:
-            answer = self._machine.ask(f"{url}/ready")
-            if answer is not None:
-                state["ready"] = f"{describe_ready(answer)}, {url}"
-                break
+        state["ready"] = describe_state(self._ask(self._shape.name, READY))
         return state
 
     def log_command(self, *, follow: bool, lines: int) -> tuple[str, ...]:
@@ -315,15 +309,40 @@ class ContainerTarget:
     def _take_over(self, plan: Plan, name: str, has_current: bool, version: str | None) -> None:
         if has_current:
             plan.steps.append(self._stop(self._shape.name))
-            plan.undo += [self._command("start", self._shape.name), self._check(None)]
-        plan.steps += [self._command("start", name), self._check(version)]
+            plan.undo += [
+                self._command("start", self._shape.name),
+                self._check(self._shape.name, None),
+            ]
+        plan.steps += [self._command("start", name), self._check(name, version)]
         plan.log = (self._engine, "logs", "--tail=10", name)
 
     def _stop(self, name: str) -> Command:
         return self._command("stop", f"--time={STOP_TIMEOUT}", name)
 
-    def _check(self, version: str | None) -> Check:
-        return Check(lambda _: self._urls, version, self._timeout)
+    def _check(self, name: str, version: str | None) -> Check:
+        return Check(lambda _, path: self._ask(name, path), version, self._timeout)
+
+    def _ask(self, name: str, path: str) -> Answer | None:
+        """Send a GET to the server in a container; return None without a response.
+
+        The server's own settings say what it speaks, so a probe in the container asks first. Then
+        the published port is asked, as clients would, unless only a proxy may connect there.
+        """
+        is_ready = ("--ready",) if path == READY else ()
+        done = self._run("exec", name, "xetserve", "probe", "--json", *is_ready)
+        probed = parse_probe(done.out)
+        if probed is None:
+            if done.status != UNKNOWN_COMMAND:  # the container does not run
+                return None
+            addresses = [Address(self._host, self._port, tls) for tls in (False, True)]
+            return choose_answer(self._machine.ask(each, path) for each in addresses)
+        answer, needs_header = probed
+        if answer is None or answer.url.startswith("unix:"):
+            return answer
+        address = Address(self._host, self._port, tls=answer.url.startswith("https:"))
+        if needs_header:
+            return answer._replace(url=address.url)
+        return self._machine.ask(address, path)
 
     def _command(self, *arguments: str, may_fail: bool = False) -> Command:
         return Command((self._engine, *arguments), may_fail)

@@ -2,23 +2,19 @@
 
 import contextlib
 import grp
-import http.client
 import os
 import secrets
 import shutil
-import ssl
 import subprocess
 import time
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from xetserve.base.atomic_file import replace_file
+from xetserve.deploy.local_server import Address, Answer, ask
 from xetserve.errors import XetserveError
 
 COMMAND_TIMEOUT: Final = 900.0  # seconds; an image may have to be built
-ASK_TIMEOUT: Final = 5.0
-MAX_ANSWER_SIZE: Final = 64 * 1024
 
 
 class DeployError(XetserveError):
@@ -76,8 +72,8 @@ class Machine(Protocol):
         """Run a command and wait for its end."""
         ...
 
-    def ask(self, url: str) -> tuple[int, bytes] | None:
-        """Send a GET; return status and body, None without a response."""
+    def ask(self, address: Address, path: str) -> Answer | None:
+        """Send a GET to a server on this machine; return None without a response."""
         ...
 
     def wait(self, seconds: float) -> None:
@@ -182,31 +178,12 @@ class RealMachine:
             raise DeployError(f"{command[0]} did not end within {COMMAND_TIMEOUT:g} s") from None
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def ask(self, url: str) -> tuple[int, bytes] | None:
-        """Send a GET; return status and body, None without a response.
-
-        It uses no proxy and accepts any certificate, since the server is on this machine.
-        """
-        parts = urlsplit(url)
-        host, port = parts.hostname or "localhost", parts.port
-        connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            connection = http.client.HTTPSConnection(
-                host, port, timeout=ASK_TIMEOUT, context=context
-            )
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=ASK_TIMEOUT)
+    def ask(self, address: Address, path: str) -> Answer | None:
+        """Send a GET to a server on this machine; return None without a response."""
         try:
-            connection.request("GET", parts.path or "/", headers={"Connection": "close"})
-            response = connection.getresponse()
-            return response.status, response.read(MAX_ANSWER_SIZE)
-        except (OSError, http.client.HTTPException):
+            return ask(address, path)
+        except OSError:
             return None
-        finally:
-            connection.close()
 
     def wait(self, seconds: float) -> None:
         """Wait."""

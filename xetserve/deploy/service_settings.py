@@ -14,8 +14,14 @@ from typing import Final, NamedTuple
 
 SERVICE: Final = "xetserve.service"
 PREFIX: Final = "XETSERVE_"
+CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 # Where systemd puts the credentials of a running service, and where they come from.
-CREDENTIALS: Final = (Path("/run/credentials") / SERVICE, Path("/etc/credstore"))
+CREDENTIALS: Final = (
+    Path("/run/credentials") / SERVICE,
+    Path("/etc/credstore"),
+    Path("/run/credstore"),
+    Path("/usr/lib/credstore"),
+)
 TIMEOUT: Final = 5.0  # seconds
 _PROPERTIES: Final = "LoadState,Environment,EnvironmentFiles,ExecStart"
 _ARGUMENTS: Final = re.compile(r"argv\[\]=(.*?) ;")
@@ -59,12 +65,11 @@ def find_service_settings(
             variable, _, environ[variable] = word.partition("=")
     for value in shown.get("EnvironmentFiles", []):
         path = Path(value.partition(" (")[0])
-        if path.exists():
+        if path.is_file():
             environ.update(read_env_file(path))
     found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
-    for folder in credentials:
-        if os.access(folder, os.R_OK | os.X_OK):
-            found["CREDENTIALS_DIRECTORY"] = str(folder)
-            break
+    # A key that was put into a store since the start is not in the service's own folder yet.
+    if any(os.access(folder, os.R_OK | os.X_OK) for folder in credentials):
+        found[CREDENTIALS_VARIABLE] = ":".join(map(str, credentials))
     start = _ARGUMENTS.search(" ".join(shown.get("ExecStart", [])))
     return ServiceSettings(found, start[1].split()[1:] if start else [])

@@ -1,13 +1,13 @@
 """Steps and plans: describe each step before a deployment, and carry out the same steps."""
 
-import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from xetserve.deploy.local_server import HEALTH, READY, Answer, read_version
 from xetserve.deploy.machine import DeployError, Machine
 
 POLL: Final = 0.5  # seconds between two requests to a server that is starting
@@ -119,31 +119,33 @@ class Command:
 YES: Final = "yes"
 
 
-def describe_ready(answer: tuple[int, bytes]) -> str:
+def describe_ready(answer: Answer) -> str:
     """Return a text about a response of /ready; it begins with YES if the version works.
 
     A Hub that does not answer is not the version's fault, so it is no reason for a rollback.
     """
-    status, body = answer
-    if status == 200:
-        return YES
-    try:
-        cause = json.loads(body)["cause"]
-    except (ValueError, KeyError, TypeError):
-        cause = None
-    return f"{YES}, but the Hub does not answer" if cause == "hub" else str(status)
+    fields = answer.fields
+    cause = fields.get("cause")
+    if answer.status == 200:
+        return YES if cause is None else f"{YES}, but {fields.get('status')}: {cause}"
+    return f"{YES}, but the Hub does not answer" if cause == "hub" else str(answer.status)
+
+
+def describe_state(answer: Answer | None) -> str:
+    """Return a text about a response of /ready, with the server's URL; "no" without a response."""
+    return "no" if answer is None else f"{describe_ready(answer)}, {answer.url}"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """Wait until the server is ready with the expected version.
 
-    find: returns the server's URLs without a path; the first one that answers counts.
+    ask: sends a GET for a path to the server; returns None without a response.
     version: None: any version.
     timeout: seconds.
     """
 
-    find: Callable[[Machine], Sequence[str]]
+    ask: Callable[[Machine, str], Answer | None]
     version: str | None
     timeout: float
 
@@ -156,17 +158,15 @@ class Check:
         """Carry out the step."""
         waited, reason = 0.0, "the server does not answer"
         while True:
-            for url in self.find(machine):
-                answer = machine.ask(f"{url}/ready")
-                if answer is None:
-                    continue
-                if not describe_ready(answer).startswith(YES):
-                    reason = f"{url}/ready answers {answer[0]}"
-                    continue
-                version = _read_version(machine.ask(f"{url}/health"))
-                if self.version in (None, version):
-                    return
-                reason = f"{url} is version {version}"
+            answer = self.ask(machine, READY)
+            if answer is not None:
+                if describe_ready(answer).startswith(YES):
+                    version = read_version(self.ask(machine, HEALTH))
+                    if self.version in (None, version):
+                        return
+                    reason = f"{answer.url} is version {version}"
+                else:
+                    reason = f"{answer.url}{READY} answers {answer.status}"
             if waited >= self.timeout:
                 raise DeployError(f"not ready after {self.timeout:g} s: {reason}")
             machine.wait(POLL)
@@ -245,13 +245,6 @@ def _undo(steps: list[Step], machine: Machine, say: Callable[[str], None]) -> li
         except DeployError as exc:
             failures.append(str(exc))
     return failures
-
-
-def _read_version(answer: tuple[int, bytes] | None) -> str | None:
-    try:
-        return str(json.loads(answer[1])["version"]) if answer is not None else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def _rights(mode: int, group: str | None) -> str:

@@ -12,13 +12,15 @@ read the configuration.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from xetserve.deploy.local_server import READY, Address, Answer, Speech, choose_answer
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import LOCK, SHARED, UNITS, Package
+from xetserve.deploy.service_settings import CREDENTIALS, CREDENTIALS_VARIABLE
 from xetserve.deploy.steps import (
     Check,
     Command,
@@ -28,7 +30,7 @@ from xetserve.deploy.steps import (
     Plan,
     Remove,
     Step,
-    describe_ready,
+    describe_state,
 )
 
 SERVICE: Final = "xetserve.service"
@@ -40,8 +42,9 @@ DROP_IN: Final = f"""\
 SupplementaryGroups={GROUP}
 """
 _FAILURE_LOG: Final = ("journalctl", "--no-pager", "--lines=10", "--output=cat", "--unit", SERVICE)
-_LISTENING: Final = re.compile(r"(\[[0-9a-f:.]+\]|[0-9.]+):(\d+) \(Stream\)")
-_ANY: Final = {"[::]": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
+_LISTENING: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9.]+)):(\d+) \(Stream\)")
+_LISTENING_UNIX: Final = re.compile(r"(?m)(?:^| )(/\S+) \(Stream\)")
+_ANY: Final = {"::": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class SystemdTarget:
         template: the content of a new configuration file.
         python: the interpreter for virtual environments.
         timeout: seconds that a start may take.
+        find_speech: returns what the service speaks on its sockets, by its settings of now.
     """
 
     def __init__(
@@ -91,12 +95,14 @@ class SystemdTarget:
         python: str,
         timeout: float = 30.0,
         paths: Paths | None = None,
+        find_speech: Callable[[], Speech] = Speech,
     ) -> None:
         self._machine = machine
         self._paths = paths or Paths()
         self._template = template
         self._python = python
         self._timeout = timeout
+        self._find_speech = find_speech
 
     def plan_apply(self, package: Package) -> Plan:
         """Return a plan that installs and runs a package.
@@ -216,13 +222,8 @@ class SystemdTarget:
         for unit in (SOCKET, SERVICE):
             done = machine.run(("systemctl", "is-active", unit))
             state[unit] = done.out.strip() or "unknown"
-        urls = find_urls(machine) if state[SOCKET] == "active" else []
-        state["ready"] = "no"
-        for url in urls:
-            answer = machine.ask(f"{url}/ready")
-            if answer is not None:
-                state["ready"] = f"{describe_ready(answer)}, {url}"
-                break
+        answer = self._ask(machine, READY) if state[SOCKET] == "active" else None
+        state["ready"] = describe_state(answer)
         return state
 
     @staticmethod
@@ -282,7 +283,12 @@ class SystemdTarget:
         environment = self._paths.etc / "xetserve.env"
         read = ("--env-file", str(environment)) if self._machine.exists(environment) else ()
         program = str(folder / "bin" / "xetserve")
-        return Command((program, "config", "check", "--config", str(self._paths.config), *read))
+        command = (program, "config", "check", "--config", str(self._paths.config), *read)
+        # As the service will see them: a key pair may be a credential.
+        if any(map(self._machine.exists, CREDENTIALS)):
+            folders = ":".join(map(str, CREDENTIALS))
+            command = ("env", f"{CREDENTIALS_VARIABLE}={folders}", *command)
+        return Command(command)
 
     def _change_units(self, wanted: dict[str, bytes]) -> list[Step]:
         machine, paths = self._machine, self._paths
@@ -357,20 +363,34 @@ class SystemdTarget:
         return Remove(path) if before is None else File(path, before)
 
     def _check(self, version: str | None) -> Check:
-        return Check(find_urls, version, self._timeout)
+        return Check(self._ask, version, self._timeout)
+
+    def _ask(self, machine: Machine, path: str) -> Answer | None:
+        addresses = find_addresses(machine, self._find_speech())
+        return choose_answer(machine.ask(address, path) for address in addresses)
 
     def _is(self, question: str, unit: str) -> bool:
         return self._machine.run(("systemctl", question, "--quiet", unit)).status == 0
 
 
-def find_urls(machine: Machine) -> list[str]:
-    """Return the server's URLs from systemd's sockets, with http and https for each."""
+def find_addresses(machine: Machine, speech: Speech) -> list[Address]:
+    """Return the server's addresses from systemd's sockets.
+
+    Each TCP address appears twice: as the settings say, and with TLS the other way round. The
+    settings may have changed since the server read them.
+    """
     done = machine.run(("systemctl", "show", "--property=Listen", "--value", SOCKET))
-    return [
-        f"{scheme}://{_ANY.get(host, host)}:{port}"
-        for host, port in _LISTENING.findall(done.out)
-        for scheme in ("http", "https")
+    found = [
+        Address(_ANY.get(host, host), int(port), tls, speech.needs_header)
+        for six, four, port in _LISTENING.findall(done.out)
+        for host in (six or four,)
+        for tls in (speech.tls, not speech.tls)
     ]
+    found += [
+        Address(path, needs_header=speech.needs_header)
+        for path in _LISTENING_UNIX.findall(done.out)
+    ]
+    return found
 
 
 def _touches(steps: Sequence[Step], name: str) -> bool:
