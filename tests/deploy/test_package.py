@@ -1,5 +1,5 @@
 import io
-import sysconfig
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -9,7 +9,13 @@ import pytest
 from xetserve import __version__
 from xetserve.deploy import package as module
 from xetserve.deploy.machine import DeployError
-from xetserve.deploy.package import UNITS, read_package
+from xetserve.deploy.package import (
+    SHARED,
+    UNITS,
+    find_clone,
+    read_own_package,
+    read_package,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,35 +68,38 @@ def test_a_source_folder() -> None:
     assert read_package(ROOT) == found
 
 
-def test_what_runs_now() -> None:
-    found = read_package(None)
-    assert (found.version, found.requirement) == (__version__, f"xetserve=={__version__}")
-    assert set(found.units) == set(UNITS)
-    assert found.lock == read_package(ROOT).lock
+def test_what_runs_now_is_the_clone(tmp_path: Path) -> None:
+    assert find_clone() == ROOT
+    assert read_own_package(tmp_path) == read_package(ROOT)
 
 
-@pytest.mark.parametrize(
-    ("site", "data"),
-    [
-        pytest.param("lib/python3/site-packages", ".", id="pip install --user"),
-        pytest.param("target", "target", id="pip install --target"),
-    ],
-)
-def test_an_installation_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: str, data: str
-) -> None:
-    package = tmp_path / site / "xetserve" / "deploy" / "package.py"
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The code runs in an environment below the folder that is returned."""
+    prefix = tmp_path / "versions" / "1.2-aaaa"
+    package = prefix / "lib/python3/site-packages/xetserve/deploy/package.py"
     package.parent.mkdir(parents=True)
-    (package.parent / "requirements.lock").write_bytes(b"lock")
-    units = tmp_path / data / "share" / "xetserve" / "systemd"
-    units.mkdir(parents=True)
-    monkeypatch.setattr(module, "__file__", str(package))
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "absent"))
-    with pytest.raises(DeployError, match=r"no units in .*: name a wheel, an sdist or a clone"):
-        read_package(None)
+    (prefix / SHARED).mkdir(parents=True)
     for name in UNITS:
-        (units / name).write_text(name)
-    assert read_package(None).units == {name: name.encode() for name in UNITS}
+        (prefix / SHARED / name).write_text(name)
+    monkeypatch.setattr(module, "__file__", str(package))
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    return prefix.parent
+
+
+def test_what_runs_now_is_what_was_deployed(installed: Path) -> None:
+    (installed / "1.2-aaaa" / ".complete").touch()
+    found = read_own_package(installed)
+    assert (found.version, found.name) == (__version__, "1.2-aaaa")
+    assert found.units == {name: name.encode() for name in UNITS}
+
+
+def test_nothing_is_installed_by_its_name(installed: Path, tmp_path: Path) -> None:
+    """An index may have anything under this name."""
+    assert find_clone() is None
+    for folder in (installed, tmp_path):
+        with pytest.raises(DeployError, match=r"name the wheel, .* \(--from PATH\)"):
+            read_own_package(folder)
 
 
 def test_what_is_none_of_ours(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
                 dest="source",
                 metavar="PATH",
                 help="wheel, sdist or source folder to install (docker, podman: a folder); "
-                "default: the running version",
+                "default: the clone that this runs from, or the deployed version",
             )
             action.add_argument(
                 "--python",

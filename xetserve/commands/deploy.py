@@ -17,9 +17,9 @@ from xetserve.config.parsers import parse_count, parse_seconds
 from xetserve.config.template import make_env_template, make_toml_template
 from xetserve.deploy.containers import ContainerTarget, Shape, find_engine
 from xetserve.deploy.machine import DeployError, Machine, PlanningMachine, RealMachine
-from xetserve.deploy.package import read_package
+from xetserve.deploy.package import find_clone, read_own_package, read_package
 from xetserve.deploy.steps import Plan, carry_out
-from xetserve.deploy.systemd import SystemdTarget, find_systemd
+from xetserve.deploy.systemd import Paths, SystemdTarget, find_systemd
 from xetserve.errors import ConfigError
 
 
@@ -140,12 +140,13 @@ def _make_plan(options: argparse.Namespace, target: SystemdTarget | ContainerTar
         return target.plan_remove(purge=options.purge)
     source = Path(options.source) if options.source else None
     if isinstance(target, SystemdTarget):
-        return target.plan_apply(read_package(source))
+        package = read_own_package(Paths().versions) if source is None else read_package(source)
+        return target.plan_apply(package)
     if options.image and source is not None:
         raise ConfigError("--image and --from exclude each other: give only one")
     if source is None and not options.image:
-        source = Path(__file__).parents[2]  # the clone that this command runs from
-        if not (source / "pyproject.toml").is_file():
+        source = find_clone()
+        if source is None:
             raise DeployError(
                 "an image is built from a source folder, and this xetserve runs from an installed "
                 "package: name a clone (--from DIR) or an image (--image NAME)"

@@ -1,11 +1,13 @@
-"""Packages to install: a wheel, an sdist, a source folder, or the running version.
+"""Packages to install: a wheel, an sdist, a source folder, or the version that runs.
 
-A package has a version, systemd units, and a lock: its dependencies with their hashes.
+A package has a version, systemd units, and a lock: its dependencies with their hashes. The package
+itself always comes from files of the operator, never by its name from an index: whoever registers
+the name there would run code as root.
 """
 
 import hashlib
 import re
-import sysconfig
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from xetserve.deploy.machine import DeployError
 UNITS: Final = ("xetserve.service", "xetserve.socket")
 LOCK: Final = "requirements.lock"
 LOCK_PATH: Final = ("xetserve", "deploy", LOCK)  # path in a package
+COMPLETE: Final = ".complete"  # file in the folder of a complete installation
 SHARED: Final = "share/xetserve/systemd"  # folder of the units in an installation
 _VERSION: Final = re.compile(r"(?m)^Version: ([A-Za-z0-9.!+_-]+)\s*$")
 _DUNDER: Final = re.compile(r'(?m)^__version__(?::[^=]*)? = "([^"]+)"')
@@ -43,16 +46,12 @@ class Package:
     lock: bytes | None = None
 
 
-def read_package(path: Path | None) -> Package:
-    """Read a package; path None: the running version, which pip downloads from its index.
+def read_package(path: Path) -> Package:
+    """Read a package.
 
     Raises:
         DeployError: the path is not a package of xetserve.
     """
-    if path is None:
-        requirement = f"xetserve=={__version__}"
-        lock = (Path(__file__).parent / LOCK).read_bytes()
-        return Package(__version__, __version__, requirement, _find_own_units(), lock)
     path = path.absolute()
     try:
         if path.is_dir():
@@ -73,17 +72,29 @@ def read_package(path: Path | None) -> Package:
     return Package(version, f"{version}-{digest[:8]}", str(path), units, files.get(LOCK))
 
 
-def _find_own_units() -> dict[str, bytes]:
-    site = Path(__file__).parents[2]
-    installed = Path(sysconfig.get_path("data")) / SHARED
-    # pip install --user and --target install elsewhere than the interpreter says.
-    others = [folder / SHARED for folder in (*site.parents[2:3], site)]
-    for folder in (site / "systemd", installed, *others):
-        if all((folder / name).is_file() for name in UNITS):
-            return {name: (folder / name).read_bytes() for name in UNITS}
-    raise DeployError(
-        f"this installation has no units in {installed}: name a wheel, an sdist or a clone (--from)"
-    )
+def find_clone() -> Path | None:
+    """Return the source folder that this code runs from; None: it is an installed package."""
+    folder = Path(__file__).parents[2]
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
+def read_own_package(versions: Path) -> Package:
+    """Read the version that runs: from its clone, or as it is installed below versions.
+
+    Raises:
+        DeployError: this is another installation, which has no package to install from.
+    """
+    clone = find_clone()
+    if clone is not None:
+        return read_package(clone)
+    folder = Path(sys.prefix).resolve()
+    if folder.parent != versions.resolve() or not (folder / COMPLETE).exists():
+        raise DeployError(
+            "this xetserve runs from an installed package: name the wheel, the sdist or the clone "
+            "that it comes from (--from PATH). deploy installs nothing by its name from an index"
+        )
+    units = {name: (folder / SHARED / name).read_bytes() for name in UNITS}
+    return Package(__version__, folder.name, str(folder), units)
 
 
 def _read_folder(path: Path) -> tuple[str, dict[str, bytes], str]:

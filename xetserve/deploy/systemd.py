@@ -19,7 +19,7 @@ from typing import Final
 
 from xetserve.deploy.local_server import READY, Address, Answer, Speech, choose_answer
 from xetserve.deploy.machine import DeployError, Machine
-from xetserve.deploy.package import LOCK, SHARED, UNITS, Package
+from xetserve.deploy.package import COMPLETE, LOCK, SHARED, UNITS, Package
 from xetserve.deploy.service_settings import CREDENTIALS, CREDENTIALS_VARIABLE
 from xetserve.deploy.steps import (
     Check,
@@ -56,6 +56,11 @@ class Paths:
     units: Path = Path("/etc/systemd/system")
     # With a dynamic user, the first folder is a link to the second.
     caches: tuple[Path, ...] = (Path("/var/cache/xetserve"), Path("/var/cache/private/xetserve"))
+
+    @property
+    def versions(self) -> Path:
+        """Return the path of the folder with an environment for each version."""
+        return self.opt / "versions"
 
     @property
     def config(self) -> Path:
@@ -141,8 +146,8 @@ class SystemdTarget:
         plan.undo = self._undo(current, units, is_new=bool(installing), folder=folder)
         keep = {wanted, current}
         plan.after = [
-            Remove(paths.opt / "versions" / name)
-            for name in machine.list_folder(paths.opt / "versions")
+            Remove(paths.versions / name)
+            for name in machine.list_folder(paths.versions)
             if current != wanted and f"versions/{name}" not in keep
         ]
         return plan
@@ -159,7 +164,7 @@ class SystemdTarget:
         if (
             current is None
             or previous is None
-            or not machine.exists(paths.opt / previous / ".complete")
+            or not machine.exists(paths.opt / previous / COMPLETE)
         ):
             raise DeployError("there is no previous version to go back to")
         units = {}
@@ -186,7 +191,7 @@ class SystemdTarget:
         """
         machine, paths = self._machine, self._paths
         plan = Plan()
-        is_ours = machine.exists(paths.opt / "versions") or machine.exists(paths.drop_in)
+        is_ours = machine.exists(paths.versions) or machine.exists(paths.drop_in)
         if not is_ours and machine.exists(paths.units / SERVICE):
             raise DeployError(f"{paths.units / SERVICE} was installed by hand: nothing is removed")
         unit_files = [paths.units / name for name in UNITS if machine.exists(paths.units / name)]
@@ -203,7 +208,7 @@ class SystemdTarget:
             plan.steps.append(
                 Command(("systemctl", "reset-failed", SERVICE, SOCKET), may_fail=True)
             )
-        if machine.exists(paths.opt / "versions"):
+        if machine.exists(paths.versions):
             plan.steps.append(Remove(paths.opt))
         if purge:
             # Not `systemctl clean`, which fails if the units are removed already.
@@ -247,8 +252,8 @@ class SystemdTarget:
         return self._machine.run(("getent", "group", GROUP)).status == 0
 
     def _install(self, package: Package) -> list[Step]:
-        folder = self._paths.opt / "versions" / package.name
-        if self._machine.exists(folder / ".complete"):
+        folder = self._paths.versions / package.name
+        if self._machine.exists(folder / COMPLETE):
             return []
         steps: list[Step] = []
         if self._machine.exists(folder):  # an earlier apply was interrupted
@@ -276,7 +281,7 @@ class SystemdTarget:
         # A rollback reads the units from here, because it has no package.
         steps.append(Folder(folder / SHARED))
         steps += [File(folder / SHARED / name, content) for name, content in package.units.items()]
-        steps.append(File(folder / ".complete", b""))
+        steps.append(File(folder / COMPLETE, b""))
         return steps
 
     def _check_configuration(self, folder: Path) -> Step:
