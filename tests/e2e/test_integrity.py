@@ -233,3 +233,22 @@ def test_parts_stay_refused_for_a_minute_though_the_file_is_proven(
     status, wait, _ = ask_part(site, name)
     assert status == "409"
     assert 30 < int(wait) <= 60
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_that_proves_a_file_stops_at_once(
+    site: Site, launcher: Launcher, tmp_path: Path, workers: str
+) -> None:
+    arguments = serve_arguments(site.origin.url, "--workers", workers)
+    site = replace(site, server=launcher.start(*arguments))
+    name = "damage/raw.bin"
+    xorb, _, offset, size = find_record(site, Scheme.NONE, name)
+    site.control.set_faults(flip_byte={"xorb": xorb, "offset": offset + size // 2, "first": 1})
+    assert run(curl(file_url(site, name), tmp_path / "out")).returncode in CUT
+    site.control.set_faults(bandwidth=10_000)  # the proof would take two minutes
+    assert ask_part(site, name)[0] == "409"
+    wait_until(lambda: "proving file" in site.server.log)
+    assert site.server.stop() == 0
+    assert "is proven again" not in site.server.log
+    assert "Traceback" not in site.server.log
+    assert "never retrieved" not in site.server.log
