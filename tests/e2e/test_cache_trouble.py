@@ -26,6 +26,11 @@ def find_trouble(site: Site) -> list[str]:
     return found
 
 
+def ask_ready(site: Site) -> tuple[int, dict[str, str]]:
+    reply = ask(site.server, "/ready")
+    return reply.status, json.loads(reply.body)
+
+
 def empty(folder: Path) -> None:
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -58,8 +63,10 @@ def test_a_cache_without_room_says_so_once(site: Site, launcher: Launcher, tmp_p
     wait_until(lambda: bool(lines(site, "nothing can be kept")))
     for _ in range(3):
         download(site, "random.bin", tmp_path / "out")
-    reply = ask(site.server, "/ready")
-    assert (reply.status, json.loads(reply.body)["error"]) == (503, "the disk cache has no room")
+    status, ready = ask_ready(site)
+    assert (status, ready["status"], ready["cause"]) == (200, "degraded", "cache")
+    assert ready["error"] == "the disk cache has no room"
+    assert b'xetserve_degraded{cause="cache"} 1' in ask(site.server, "/metrics").body
     assert find_trouble(site) == ["full"]
     assert b"keeps nothing: there is no room" in ask(site.server, "/", ("Accept", "text/html")).body
     assert b'xetserve_cache_trouble{cause="full"} 1' in ask(site.server, "/metrics").body
@@ -79,10 +86,11 @@ def test_a_folder_that_cannot_be_written_to_says_so_once_and_recovers(
     for _ in range(3):
         download(site, "random.bin", tmp_path / "out")
     wait_until(lambda: find_trouble(site) == ["disk"])
-    assert ask(site.server, "/ready").status == 503
+    assert ask_ready(site)[1]["error"] == "the disk cache cannot be written to"
     assert len(lines(site, "WARNING")) == 1
     (folder / "tmp").unlink()
-    wait_until(lambda: ask(site.server, "/ready").status == 200)
+    wait_until(lambda: ask_ready(site) == (200, {"status": "ready"}))
+    assert b'xetserve_degraded{cause="cache"} 0' in ask(site.server, "/metrics").body
     assert find_trouble(site) == []
     assert len(lines(site, f"data is kept in {folder} again")) == 1
     download(site, "random.bin", tmp_path / "out")

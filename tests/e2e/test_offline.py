@@ -128,6 +128,36 @@ def test_a_warm_repository_while_the_hub_is_gone(place: Place, tmp_path: Path) -
     assert "x-xetserve-stale" in info.headers
 
 
+@pytest.mark.parametrize(
+    ("flags", "status", "state"),
+    [
+        pytest.param((), 200, "degraded", id="old answers"),
+        pytest.param(("--stale-for", "0", "--cache-dir", "cache"), 200, "degraded", id="a cache"),
+        pytest.param(("--stale-for", "0"), 503, "unready", id="nothing is left"),
+    ],
+)
+def test_ready_without_the_hub(
+    place: Place, tmp_path: Path, flags: tuple[str, ...], status: int, state: str
+) -> None:
+    place.origin.stop()
+    flags = tuple(str(tmp_path / each) if each == "cache" else each for each in flags)
+    server = place.launcher.start(*serve_arguments(place.hub_url, *flags))
+    reply = ask(server, "/ready")
+    found = json.loads(reply.body)
+    assert (reply.status, found["status"], found["cause"]) == (status, state, "hub")
+    assert ("retry-after" in reply.headers) is (status == 503)
+
+
+def test_figures_tell_of_a_hub_that_is_gone(place: Place, tmp_path: Path) -> None:
+    """Though nobody asks /ready, and whichever worker has noticed it."""
+    place.origin.stop()
+    server = place.launcher.start(*serve_arguments(place.hub_url, "--workers", "2"))
+    wait_until(lambda: b'xetserve_degraded{cause="hub"} 1' in ask(server, "/metrics").body)
+    start_origin(place.launcher, tmp_path / "origin", port=place.port)
+    wait_until(lambda: b'xetserve_degraded{cause="hub"} 0' in ask(server, "/metrics").body)
+    assert json.loads(ask(server, "/ready").body) == {"status": "ready"}
+
+
 def test_a_commit_is_served_while_the_hub_is_gone_and_a_branch_for_a_while(
     place: Place, tmp_path: Path
 ) -> None:

@@ -92,6 +92,16 @@ CASES: Final = [
             **of_job("xetserve_upstream_failures_total", "0+4x60", 'upstream="hub"'),
         },
     ),
+    Case("XetserveDegraded", True, 12, of_job("xetserve_degraded", "0 1x60", 'cause="hub"')),
+    Case(
+        "XetserveDegraded",
+        False,
+        20,
+        {
+            **of_job("xetserve_degraded", "0 1x8 0 1x8 0x60", 'cause="hub"'),
+            **of_job("xetserve_degraded", "1x60", 'cause="cache"'),
+        },
+    ),
     Case(
         "XetserveThrottled",
         True,

@@ -47,6 +47,13 @@ WORKER_RESTARTS = Counter(
     REGISTRY, "xetserve_worker_restarts_total", "Workers started to replace a dead one."
 )
 DRAINING = Gauge(REGISTRY, "xetserve_draining", "1 while the server drains.", unite=max)
+DEGRADED = Gauge(
+    REGISTRY,
+    "xetserve_degraded",
+    "1 while the Hub does not answer (hub), or nothing can be written to the cache (cache).",
+    ("cause",),
+    unite=max,
+)
 CONNECTIONS = Gauge(REGISTRY, "xetserve_connections", "Open connections of clients.")
 ACTIVE_REQUESTS = Gauge(REGISTRY, "xetserve_active_requests", "Active requests.")
 REQUESTS = Counter(

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from tests.waiting import until
 from xetserve.app.status import readiness as module
-from xetserve.app.status.readiness import FRESH, REACHABLE, RESULT_TIME, Readiness
+from xetserve.app.status.readiness import CACHE, FRESH, HUB, REACHABLE, RESULT_TIME, Readiness
 from xetserve.errors import UpstreamError
-from xetserve.metrics.catalogue import UPSTREAM_LAST_ANSWER
+from xetserve.metrics.catalogue import DEGRADED, UPSTREAM_LAST_ANSWER
 
 
 class Stage:
@@ -35,11 +36,10 @@ class Stage:
 
     async def ask(self, later: float = 0.0) -> str | None:
         self.now += later
-        obstacle = await self.readiness.find_obstacle()
-        if obstacle is None:
-            return None
-        assert obstacle.cause == ("cache" if "cache" in obstacle.reason else "hub")
-        return obstacle.reason
+        obstacles = await self.readiness.find_obstacles()
+        for obstacle in obstacles:
+            assert obstacle.cause == (CACHE if "cache" in obstacle.reason else HUB)
+        return obstacles[0].reason if obstacles else None
 
 
 @pytest.fixture
@@ -113,3 +113,62 @@ async def test_one_who_leaves_does_not_take_the_look_along(stage: Stage) -> None
     first.cancel()
     assert await second is None
     assert stage.num_probes == 1
+
+
+async def test_each_cause_has_its_gauge(stage: Stage) -> None:
+    stage.hub_error, stage.disk_error = UpstreamError("gone"), OSError(28, "No space left")
+    found = await stage.readiness.find_obstacles()
+    assert [each.cause for each in found] == [HUB, CACHE]
+    assert (DEGRADED.get(HUB), DEGRADED.get(CACHE)) == (1, 1)
+    stage.hub_error = None
+    assert await stage.ask(RESULT_TIME) == "the disk cache has no room"
+    assert (DEGRADED.get(HUB), DEGRADED.get(CACHE)) == (0, 1)
+    stage.disk_error = None
+    assert await stage.ask(RESULT_TIME) is None
+    assert (DEGRADED.get(HUB), DEGRADED.get(CACHE)) == (0, 0)
+
+
+async def test_a_cause_that_the_server_cannot_do_without_comes_first(stage: Stage) -> None:
+    stage.readiness.can_do_without = frozenset({HUB})
+    stage.hub_error, stage.disk_error = UpstreamError("gone"), OSError(28, "No space left")
+    assert await stage.ask() == "the disk cache has no room"
+
+
+async def test_a_slow_check_does_not_delay_a_known_answer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Load balancers and kubelets wait for a second, a Hub behind a firewall answers nobody."""
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    assert await stage.ask() is None
+    answered = asyncio.get_running_loop().create_future()
+
+    async def hang(timeout: float) -> None:
+        await answered
+        raise UpstreamError("gone")
+
+    stage.readiness.probe_hub = hang
+    assert await stage.ask(REACHABLE) is None  # what was last known
+    answered.set_result(None)
+    for _ in range(5):  # turns of the loop until the check is over
+        await asyncio.sleep(0)
+    assert await stage.ask() == "gone"
+
+
+async def test_a_failure_is_looked_at_again_though_nobody_asks(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker of several may have said it, and may not be asked again for long."""
+    monkeypatch.setattr(module, "RESULT_TIME", 0.0)
+    stage.hub_error = UpstreamError("gone")
+    watching = asyncio.create_task(stage.readiness.watch())
+    try:
+        stage.readiness.expect()
+        await until(lambda: DEGRADED.get(HUB) == 1)
+        stage.hub_error = None
+        await until(lambda: DEGRADED.get(HUB) == 0)
+        num_probes = stage.num_probes
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert stage.num_probes == num_probes  # all is well: the Hub is left alone
+    finally:
+        watching.cancel()

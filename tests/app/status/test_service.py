@@ -12,7 +12,7 @@ from xetserve.app.route_table import Call, check_method
 from xetserve.app.routes import list_status_routes
 from xetserve.app.status.active_streams import StreamTable
 from xetserve.app.status.operator import COOKIE, Operator
-from xetserve.app.status.readiness import Readiness
+from xetserve.app.status.readiness import CACHE, HUB, Readiness
 from xetserve.app.status.service import StatusService, wants_html
 from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
 from xetserve.errors import RequestError
@@ -76,18 +76,28 @@ async def test_ready_until_the_server_drains() -> None:
     readiness.is_draining = False
 
 
-async def test_what_speaks_against_new_clients_is_said() -> None:
+@pytest.mark.parametrize(
+    ("can_do_without", "status", "expected"),
+    [
+        pytest.param(frozenset(), 503, "unready", id="needed"),
+        pytest.param(frozenset({HUB}), 503, "unready", id="another can be missed"),
+        pytest.param(frozenset({CACHE}), 200, "degraded", id="downloads go on"),
+    ],
+)
+async def test_what_speaks_against_new_clients_is_said(
+    can_do_without: frozenset[str], status: int, expected: str
+) -> None:
     async def check() -> None:
         raise OSError(28, "No space left on device")
 
-    service = StatusService(readiness=Readiness(check_cache=check))
+    service = StatusService(readiness=Readiness(check_cache=check, can_do_without=can_do_without))
     response = await get("/ready", service=service)
-    assert response.status == 503
+    assert response.status == status
     assert isinstance(response.body, bytes)
     assert json.loads(response.body) == {
-        "status": "unready", "cause": "cache", "error": "the disk cache has no room",
+        "status": expected, "cause": "cache", "error": "the disk cache has no room",
     }  # fmt: skip
-    assert ("Retry-After", "5") in response.headers
+    assert (("Retry-After", "5") in response.headers) is (status == 503)
 
 
 @pytest.mark.parametrize("target", ["/", "/health", "/ready", "/metrics", "/status"])

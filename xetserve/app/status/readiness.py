@@ -1,4 +1,10 @@
-"""Decide whether a load balancer should send clients to this server."""
+"""Decide whether a load balancer should send clients to this server.
+
+The Hub and the disk are shared by all instances of a fleet, or fail on all of them at about the
+same time. If each instance turned clients away then, no instance would be left, though all of them
+can serve what they have stored. So the server is unready only because of a cause that it cannot do
+without; because of another one it is degraded, and still takes clients.
+"""
 
 import asyncio
 import errno
@@ -8,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from xetserve.errors import UpstreamError
-from xetserve.metrics.catalogue import DRAINING, UPSTREAM_LAST_ANSWER
+from xetserve.metrics.catalogue import DEGRADED, DRAINING, UPSTREAM_LAST_ANSWER
 
 logger = logging.getLogger(__name__)
 
@@ -16,14 +22,15 @@ HUB: Final = "hub"
 CACHE: Final = "cache"
 FRESH: Final = 10.0  # seconds after an answer of the Hub in which it is not probed
 REACHABLE: Final = 30.0  # seconds after an answer; then a failed probe makes the server unready
-PROBE_TIMEOUT: Final = 2.0  # seconds; load balancers wait for 2 to 5
+PROBE_TIMEOUT: Final = 2.0  # seconds
 RESULT_TIME: Final = 5.0  # seconds that a result is reused
+PATIENCE: Final = 0.5  # seconds; kubelets and HAProxy's checks wait for 1
 
 Probe = Callable[[], Awaitable[None]]
 
 
 class Obstacle(NamedTuple):
-    """The reason why no client should be sent here; cause is HUB or CACHE."""
+    """Something that does not work; cause is HUB or CACHE."""
 
     cause: str
     reason: str
@@ -36,6 +43,7 @@ class Readiness:
         probe_hub: sends a small request to the Hub, within a timeout in seconds; raises
             UpstreamError if it fails. None: the Hub is not probed.
         check_cache: writes to the cache; raises OSError if that fails. None: there is no cache.
+        can_do_without: causes that leave something to serve.
         clock: returns Unix seconds.
     """
 
@@ -44,15 +52,18 @@ class Readiness:
         *,
         probe_hub: Callable[[float], Awaitable[None]] | None = None,
         check_cache: Probe | None = None,
+        can_do_without: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.probe_hub = probe_hub
         self.check_cache = check_cache
+        self.can_do_without = can_do_without
         self._clock = clock
         self._is_draining = False
-        self._checking: asyncio.Task[Obstacle | None] | None = None
-        self._checked_at = 0.0
-        self._result: Obstacle | None = None
+        self._is_wanted = False
+        self._checking: asyncio.Task[None] | None = None
+        self._checked_at: float | None = None
+        self._result: tuple[Obstacle, ...] = ()
 
     @property
     def is_draining(self) -> bool:
@@ -64,24 +75,51 @@ class Readiness:
         self._is_draining = value
         DRAINING.set(value)
 
-    async def find_obstacle(self) -> Obstacle | None:
-        """Check the Hub and the cache; None: both work.
+    async def find_obstacles(self) -> tuple[Obstacle, ...]:
+        """Check the Hub and the cache; those that the server cannot do without come first.
 
-        Concurrent callers share one check, and a result is reused for RESULT_TIME.
+        Concurrent callers share one check, and a result is reused for RESULT_TIME. If a new check
+        takes longer than PATIENCE, the previous result is returned.
         """
-        if self._checking is None:
-            age = self._clock() - self._checked_at
-            if 0 <= age < RESULT_TIME:
-                return self._result
+        if self._checking is None and not self._is_fresh():
             self._checking = asyncio.get_running_loop().create_task(self._check())
-        # Shielded, since other callers wait for the same check.
-        return await asyncio.shield(self._checking)
+        if self._checking is not None:
+            patience = None if self._checked_at is None else PATIENCE
+            # wait() never cancels the check, for which other callers wait, too.
+            done, _ = await asyncio.wait({self._checking}, timeout=patience)
+            for check in done:
+                check.result()
+        return self._result
 
-    async def _check(self) -> Obstacle | None:
+    def expect(self) -> None:
+        """Let watch() check soon, because somebody looks at the gauges."""
+        self._is_wanted = True
+
+    async def watch(self) -> None:
+        """Check again every RESULT_TIME while something fails or a check is expected; never return.
+
+        Without this, the gauge of a worker would keep a failure until a client happens to ask the
+        same worker again.
+        """
+        while True:
+            await asyncio.sleep(RESULT_TIME)
+            if self._result or self._is_wanted:
+                self._is_wanted = False
+                await self.find_obstacles()
+
+    def _is_fresh(self) -> bool:
+        return self._checked_at is not None and 0 <= self._clock() - self._checked_at < RESULT_TIME
+
+    async def _check(self) -> None:
         try:
-            self._result = await self._check_hub() or await self._check_disk()
+            checked = await asyncio.gather(self._check_hub(), self._check_disk())
+            found = [each for each in checked if each is not None]
+            found.sort(key=lambda each: each.cause in self.can_do_without)
+            self._result = tuple(found)
             self._checked_at = self._clock()
-            return self._result
+            causes = {each.cause for each in found}
+            for cause in (HUB, CACHE):
+                DEGRADED.set(cause in causes, cause)
         finally:
             self._checking = None
 
@@ -93,7 +131,7 @@ class Readiness:
                 await self.probe_hub(PROBE_TIMEOUT)
         except (UpstreamError, TimeoutError) as exc:
             reason = str(exc) or "the Hub did not answer in time"
-            logger.info("ready: %s", reason)
+            logger.debug("ready: %s", reason)
             return None if 0 <= self._hub_age() < REACHABLE else Obstacle(HUB, reason)
         return None
 

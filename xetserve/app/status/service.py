@@ -137,11 +137,19 @@ async def get_ready(readiness: Readiness) -> Response:
     """Answer whether a load balancer should send clients here: 200, or 503 with the reason."""
     if readiness.is_draining:
         return json_response(503, {"status": "draining"}, [("Retry-After", "1"), _NOT_STORED])
-    obstacle = await readiness.find_obstacle()
-    if obstacle is not None:
-        value = {"status": "unready", "cause": obstacle.cause, "error": obstacle.reason}
-        return json_response(503, value, [("Retry-After", "5"), _NOT_STORED])
-    return json_response(200, {"status": "ready"}, [_NOT_STORED])
+    obstacles = await readiness.find_obstacles()
+    if not obstacles:
+        return json_response(200, {"status": "ready"}, [_NOT_STORED])
+    cause, reason = obstacles[0]
+    is_degraded = cause in readiness.can_do_without
+    value = {
+        "status": "degraded" if is_degraded else "unready",
+        "cause": cause,
+        "error": reason,
+    }
+    if is_degraded:
+        return json_response(200, value, [_NOT_STORED])
+    return json_response(503, value, [("Retry-After", "5"), _NOT_STORED])
 
 
 def wants_html(headers: Headers) -> bool:

@@ -16,7 +16,7 @@ from xetserve.app.middleware.https import insist_on_https
 from xetserve.app.middleware.traffic_control import TrafficControl
 from xetserve.app.status.active_streams import StreamTable
 from xetserve.app.status.operator import Operator
-from xetserve.app.status.readiness import Readiness
+from xetserve.app.status.readiness import CACHE, HUB, Readiness
 from xetserve.app.status.service import StatusService
 from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
 from xetserve.base.request_id import REQUEST_ID
@@ -80,7 +80,7 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     file = find_file(options.config, os.environ)
     live = Live(read_secrets(config).for_worker(num_workers), load, file)
     endpoints = open_endpoints(config, os.environ, with_tls=True)
-    readiness = Readiness()
+    readiness = Readiness(can_do_without=_find_dispensable(config))
     # Created before the workers are forked, so that all of them share these values.
     secret = config.hub.native_secret
     sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
@@ -140,6 +140,7 @@ async def _application(
         if is_first and metadata is not None and metadata.store is not None:
             _run_beside(stack, _report_answers(metadata.store, config.hub))
         figures = Snapshot(shared_memory.places, shared_memory.is_alive)
+        _run_beside(stack, readiness.watch())
         status = _make_status(live, figures, readiness)
         hosts = HostPolicy.parse(config.http.hosts)
         application = make_application(opened.upstreams, config, status, sealer, instance, hosts)
@@ -152,12 +153,21 @@ async def _application(
         budget.has_files = lambda: pool.num_open + admission.num_active < max_open
         streams = StreamTable(shared_memory.own[CELLS_SIZE:])
         control = TrafficControl(application.handle, admission, turns, streams)
-        look = _sample_into(figures, shared_memory, opened)
+        look = _sample_into(figures, shared_memory, opened, readiness)
         heap = find_heap()
         _run_beside(stack, beat([look, figures.sample, opened.upstreams.engine.hear_workers]))
         if heap is not None:
             _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
         yield insist_on_https(control.handle, lambda: live.config.tls.hsts_max_age)
+
+
+def _find_dispensable(config: Config) -> frozenset[str]:
+    """Return the causes of trouble that leave something to serve.
+
+    Downloads go on without the cache. Without the Hub, old answers and stored data are served.
+    """
+    has_stored = config.metadata.stale_for > 0 or bool(config.cache.cache_dir)
+    return frozenset({CACHE, HUB} if has_stored else {CACHE})
 
 
 async def _report_hub(hub: HubClient) -> None:
@@ -206,7 +216,7 @@ def _make_status(live: Live, figures: Snapshot, readiness: Readiness) -> StatusS
 
 
 def _sample_into(
-    figures: Snapshot, shared_memory: SharedMemory, opened: Opened
+    figures: Snapshot, shared_memory: SharedMemory, opened: Opened, readiness: Readiness
 ) -> Callable[[], None]:
     """Register a callback that samples gauges on demand; return the sampling function."""
     process = ProcessStats(shared_memory.started)
@@ -223,6 +233,7 @@ def _sample_into(
 
     async def refresh() -> None:
         look()
+        readiness.expect()
         if cache is not None:
             await cache.measure()
 
