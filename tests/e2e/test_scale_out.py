@@ -4,20 +4,21 @@ import http.client
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
 
 from tests.conftest import Launcher, Process
-from tests.e2e.balancers import PROXY, SECRET, Balancers, find_port
+from tests.e2e.balancers import CONFIGURATIONS, PROXY, SECRET, Balancers, find_port
 from tests.e2e.clients import TIMEOUT, answer_of, curl, run
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import run_script, start_origin, write_files
@@ -27,6 +28,7 @@ from tests.waiting import wait_until
 CLIENT = "127.0.0.5"
 REPO = "tester/fleet"
 NUM_FILES = 60
+WAYS = ("status", "string")
 BIG = "big.bin"
 
 
@@ -41,6 +43,7 @@ def make_files() -> dict[str, bytes]:
 class Origin:
     url: str
     files: dict[str, bytes]
+    folder: Path
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,8 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     launched = Launcher(base)
     try:
         imported = f"{REPO}={base / 'files'}"
-        yield Origin(start_origin(launched, base / "origin", "--import", imported).url, files)
+        folder = base / "origin"
+        yield Origin(start_origin(launched, folder, "--import", imported).url, files, folder)
     finally:
         launched.stop_all()
 
@@ -68,12 +72,17 @@ class Fleet:
     members: list[Process] = field(default_factory=list)
     past: dict[int, list[Process]] = field(default_factory=dict)
     url: str = ""
+    hub: Process | None = None
+    more: tuple[str, ...] = ()
+    caches: Path | None = None
 
     def start(self, number: int) -> None:
         """Start a server, or start it again."""
         flags = ("--port", str(self.ports[number]), "--trusted-proxies", PROXY, "--allow-anonymous")
         more = ("--drain-delay", "2", "--access-log", "json", "--xet-mode", "native")
-        arguments = serve_arguments(self.origin.url, *flags, *more)
+        caches = ("--cache-dir", str(self.caches / str(number))) if self.caches else ()
+        room = ("--cache-min-free", "0")
+        arguments = serve_arguments(self.origin.url, *flags, *more, *caches, *room, *self.more)
         process = self.launcher.start(*arguments, **SECRET)
         if number == len(self.members):
             self.members.append(process)
@@ -91,7 +100,7 @@ class Fleet:
         lines = "".join(logs).splitlines()
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
-    def places(self, agent: str, expected: int) -> dict[str, int]:
+    def places(self, agent: str, expected: int, status: int = 200) -> dict[str, int]:
         """Path -> the server that answered it, for the requests of a user agent."""
         found: dict[str, int] = {}
 
@@ -99,13 +108,18 @@ class Fleet:
             found.clear()
             for number in range(len(self.members)):
                 for line in self.lines(number):
-                    if line["user_agent"] == agent and line["status"] == 200:
+                    if line["user_agent"] == agent and line["status"] == status:
                         found[str(line["path"])] = number
             return len(found) >= expected
 
         wait_until(look)
         assert len(found) == expected
         return found
+
+    def wait_for_checks(self) -> None:
+        """Wait until a balancer has seen what each server answers to checks since its start."""
+        for member in self.members:
+            wait_until(lambda: member.log.count('"path": "/ready"') >= 3)  # noqa: B023 - waits here
 
     def who_answered(self, agent: str) -> list[int]:
         """The servers that answered a user agent, one for each request."""
@@ -114,6 +128,15 @@ class Fleet:
     def has_served(self, number: int) -> bool:
         """Tell whether a server has answered a download since it was last started."""
         return '"path": "/download/' in self.members[number].log
+
+    def lose_hub(self) -> None:
+        """Start all servers again without their Hub, and wait until the balancer has seen it."""
+        assert self.hub is not None
+        self.hub.stop()
+        for number, member in enumerate(self.members):
+            member.stop()
+            self.start(number)
+        self.wait_for_checks()
 
     def get(self, path: str, agent: str, **fields: str) -> tuple[int, bytes]:
         """One request on a connection of its own."""
@@ -132,7 +155,11 @@ class Fleet:
             if name != BIG:
                 status, body = self.get(f"/download/{REPO}/{quote(name)}", agent)
                 assert (status, body == content) == (200, True), name
-        found = self.places(agent, NUM_FILES)
+        return self.find_places(agent, NUM_FILES)
+
+    def find_places(self, agent: str, expected: int, status: int = 200) -> dict[str, int]:
+        """Path in the repository -> the server that answered it."""
+        found = self.places(agent, expected, status)
         return {path.removeprefix(f"/download/{REPO}/"): n for path, n in found.items()}
 
 
@@ -170,6 +197,97 @@ def test_every_file_has_its_server_and_a_death_moves_no_other(fleet: Fleet) -> N
     fleet.start(1)
     number = iter(range(10_000))
     wait_until(lambda: fleet.get_all(f"again {next(number)}") == before)
+
+
+@pytest.fixture
+def start_fleet(
+    tmp_path: Path, launcher: Launcher, origin: Origin, balancers: Balancers
+) -> Iterator[Callable[..., Fleet]]:
+    """Start three servers with caches behind HAProxy, and an origin that can be stopped."""
+    folder = tmp_path / "origin"
+
+    def start(*more: str, edit: Callable[[str], str] = str) -> Fleet:
+        shutil.copytree(origin.folder, folder)
+        hub = start_origin(launcher, folder)
+        fleet = Fleet(replace(origin, url=hub.url), launcher, [find_port() for _ in range(3)])
+        fleet.more = ("--drain-delay", "0", *more)
+        fleet.hub, fleet.caches = hub, tmp_path / "caches"
+        for number in range(3):
+            fleet.start(number)
+        fleet.url = balancers.start_haproxy(fleet.ports, edit)
+        return fleet
+
+    yield start
+    for process in launcher.running:
+        process.stop()
+        assert "Traceback" not in process.log
+
+
+def test_a_fleet_without_its_hub_serves_what_it_has_stored(
+    start_fleet: Callable[..., Fleet],
+) -> None:
+    fleet = start_fleet()
+    before = fleet.get_all("before")
+    fleet.lose_hub()
+    assert fleet.get_all("after") == before
+    status, body = fleet.get("/ready", "x")
+    assert (status, json.loads(body)["status"], json.loads(body)["cause"]) == (
+        200,
+        "degraded",
+        "hub",
+    )
+
+
+def test_a_fleet_of_which_no_server_is_ready_answers_for_itself(
+    start_fleet: Callable[..., Fleet],
+) -> None:
+    """Without checks then; a server that is gone is passed over."""
+    fleet = start_fleet("--stale-for", "0", "--upstream-timeout", "1")
+    before = fleet.get_all("before")
+    fleet.caches = None
+    fleet.lose_hub()
+    names = list(before)[:6]
+    for name in names:
+        status, body = fleet.get(f"/download/{REPO}/{name}", "after")
+        assert (status, "the Hub" in json.loads(body)["error"]) == (502, True), (status, body)
+    asked = fleet.find_places("after", len(names), 502)
+    assert asked == {name: before[name] for name in names}
+    status, body = fleet.get("/ready", "x")
+    assert (status, json.loads(body)["status"]) == (503, "unready")
+    fleet.kill(before[names[0]])
+    assert fleet.get("/health", "x")[0] == 200
+    assert fleet.get(f"/download/{REPO}/{names[0]}", "again")[0] == 502
+
+
+def test_a_full_disk_empties_no_fleet(start_fleet: Callable[..., Fleet]) -> None:
+    fleet = start_fleet("--cache-min-free", "1000TB")
+    fleet.wait_for_checks()
+    fleet.get_all("all")
+    status, body = fleet.get("/ready", "x")
+    assert (status, json.loads(body)["status"], json.loads(body)["cause"]) == (
+        200,
+        "degraded",
+        "cache",
+    )
+
+
+def test_files_of_one_that_alone_has_lost_its_hub_can_move(
+    start_fleet: Callable[..., Fleet],
+) -> None:
+    """By the line of the chapter."""
+    chapter = (CONFIGURATIONS.parents[1] / "docs/scaling.md").read_text()
+    old, new = (re.search(rf"`(http-check expect {kind} .*)`", chapter) for kind in WAYS)
+    assert old is not None
+    assert new is not None
+    fleet = start_fleet(edit=lambda text: text.replace(old[1], new[1]))
+    before = fleet.get_all("before")
+    fleet.origin = replace(fleet.origin, url="http://127.0.0.1:9")
+    fleet.members[1].stop()
+    fleet.start(1)
+    fleet.wait_for_checks()
+    after = fleet.get_all("after")
+    assert 1 not in after.values()
+    assert all(after[name] == number for name, number in before.items() if number != 1)
 
 
 def test_all_urls_of_a_file_lead_to_one_server(fleet: Fleet) -> None:
