@@ -105,20 +105,20 @@ def install(tree: Path, wheels: Path) -> None:
     units = tree / "etc/systemd/system"
     for unit in (ROOT / "systemd").iterdir():
         shutil.copy(unit, units / unit.name)
-    checks = copy_checks(tree)
+    copy_checks(tree)
+
+
+def copy_checks(tree: Path) -> Path:
+    """Put the checks into the tree, and a key pair for them; gives their folder."""
+    checks = tree / "checks"
+    checks.mkdir()
+    for name in ("checks.py", "deploy_checks.py"):
+        shutil.copy(Path(__file__).with_name(name), checks)
     run(
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
         *("-nodes", "-days", "30", "-keyout", checks / "key.pem", "-out", checks / "cert.pem"),
         *("-subj", "/CN=xetserve", "-addext", "subjectAltName=IP:127.0.0.1"),
     )
-
-
-def copy_checks(tree: Path) -> Path:
-    """Put the checks into the tree; gives their folder."""
-    checks = tree / "checks"
-    checks.mkdir()
-    for name in ("checks.py", "deploy_checks.py"):
-        shutil.copy(Path(__file__).with_name(name), checks)
     return checks
 
 

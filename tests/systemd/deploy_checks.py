@@ -199,6 +199,47 @@ def rollback() -> str:
     return f"{running.num_served} requests, longest wait {running.longest:.2f} s"
 
 
+def secure() -> str:
+    """a key pair that is a credential, redirects and proxy_protocol: all is known to deploy"""
+    text, store = CONFIG.read_text(), checks.STORE
+    was_there = str(store) in before
+    store.mkdir(mode=0o700, exist_ok=True)
+    files = {store / "xetserve.tls_cert": "cert.pem", store / "xetserve.tls_key": "key.pem"}
+    for path, name in files.items():
+        path.touch(0o600)
+        path.write_bytes(Path("/checks", name).read_bytes())
+    CONFIG.write_text(text + "[tls]\nredirect_port = 8081\n")
+    # The service has not read any of it yet.
+    assert "ready: yes, http://127.0.0.1:8080" in deploy("status")
+    deploy("apply", "--from", wheel(SECOND))
+    assert "ready: yes, https://127.0.0.1:8080" in deploy("status")
+    proxies = '[proxies]\ntrusted_proxies = "192.0.2.1"\nproxy_protocol = true\n'
+    with CONFIG.open("a") as file:
+        file.write(proxies)
+    checks.sh("systemctl", "restart", SERVICE)
+    assert "ready: yes, https://127.0.0.1:8080" in deploy("status")
+    deploy("rollback")
+    said = deploy("status")
+    assert f"version: {FIRST}-" in said, said
+    CONFIG.write_text(text)
+    for path in files:
+        path.unlink()
+    if not was_there:
+        store.rmdir()
+    checks.sh("systemctl", "restart", SERVICE)
+    assert running_version() == FIRST
+    return said.splitlines()[-1]
+
+
+def own_version() -> str:
+    """without --from, the deployed version is itself, and another installation asks for one"""
+    said = deploy("apply", status=1)
+    assert "(--from PATH)" in said, said
+    done = checks.sh("/opt/xetserve/bin/xetserve", "deploy", "apply")
+    assert done.strip() == "nothing to change", done
+    return ""
+
+
 def running_log() -> bool:
     return "listening on" in deploy("logs", "--lines", "1000")
 
@@ -231,6 +272,8 @@ CHECKS = (
     broken_upgrade,
     bad_configuration,
     rollback,
+    secure,
+    own_version,
     remove,
 )
 FIRST, SECOND, BROKEN = sys.argv[1:4]
