@@ -16,7 +16,7 @@ SWEEP = (
     (0.04, 2.5e6),
     (0.04, 40e6),
 )
-GOAL = at_least(6.0)
+GOAL = at_least(7.0)
 
 
 def measure_far(bench: Bench) -> None:

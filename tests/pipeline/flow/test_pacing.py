@@ -177,12 +177,36 @@ def test_what_is_fetched_ahead_shrinks_when_the_client_is_the_slow_one() -> None
 
 
 def test_a_fetch_is_timed_from_the_request_on_and_its_bandwidth_without_the_first_read() -> None:
-    far, watch = HostSpeed(), Stopwatch(100.0)
+    far = HostSpeed()
+    make_watch().record_in(far, 102.5, busy=7.0, paused=0.0)
+    assert far.get_fetch_seconds(4_000_000) == pytest.approx(2 * 0.5 + 1.0)
+
+
+def make_watch() -> Stopwatch:
+    """A fetch that began at 100 s, and had its bytes at 102.5 s."""
+    watch = Stopwatch(100.0, busy=7.0)
     watch.note_bytes(1 << 20, 100.5)
     watch.note_bytes(4_000_000, 101.0)
     watch.note_bytes(4_000_000, 102.5)
-    watch.record_in(far, 102.5)
-    assert far.get_fetch_seconds(4_000_000) == pytest.approx(2 * 0.5 + 1.0)
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("busy", "paused", "tells"),
+    [
+        pytest.param(0.6, 0.6, True, id="hardly"),
+        pytest.param(0.0, 1.3, False, id="the client"),
+        pytest.param(1.3, 0.0, False, id="this process"),
+        pytest.param(0.7, 0.7, False, id="both"),
+    ],
+)
+def test_a_fetch_tells_the_bandwidth_unless_somebody_else_was_slow(
+    busy: float, paused: float, *, tells: bool
+) -> None:
+    far = HostSpeed()
+    make_watch().record_in(far, 102.5, busy=7.0 + busy, paused=paused)
+    bandwidth_part = far.get_fetch_seconds(4_000_000) - 2 * 0.5
+    assert bandwidth_part == pytest.approx(1.0 if tells else 0.0)
 
 
 def test_the_speed_of_a_host_is_that_of_its_best_fetches() -> None:

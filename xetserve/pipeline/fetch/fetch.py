@@ -468,7 +468,7 @@ class Fetch:
         not.
         """
         started = time.monotonic()
-        watch = Stopwatch(started)
+        watch = Stopwatch(started, time.thread_time())
         buffers, info = self._held_buffers, self._info
         buffers.begin(info.byte_range.size)
         receiver = Receiver(buffers, self._stall_timeout)
@@ -489,8 +489,9 @@ class Fetch:
                     watch.note_bytes(count, time.monotonic())
                     self._count_bytes(count, response.is_stored, is_first=is_first)
                     chunk += self._keep(chunk, receiver.take_chunks(response))
-                if not buffers.was_paused:
-                    watch.record_in(self._host_speed, time.monotonic())
+                watch.record_in(
+                    self._host_speed, time.monotonic(), time.thread_time(), buffers.paused
+                )
                 if not receiver.is_between_records or chunk != info.chunks.end:
                     raise FormatError(
                         f"{chunk - info.chunks.start} chunks in a range, expected "

@@ -8,6 +8,7 @@ says.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -29,7 +30,7 @@ class HeldBuffers:
 
     granted: what it has of the budget now.
     num_left: what has not been received.
-    was_paused: whether receiving had to wait for room since it began.
+    paused: seconds in which receiving had to wait for room since it began.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class HeldBuffers:
     ) -> None:
         self.granted = 0
         self.num_left = size
-        self.was_paused = False
+        self.paused = 0.0
         self._budget = budget
         self._size = size
         self._is_hurried = is_hurried
@@ -119,7 +120,7 @@ class HeldBuffers:
     def begin(self, size: int) -> None:
         """So much will be received, from the start."""
         self.num_left = size
-        self.was_paused = False
+        self.paused = 0.0
 
     def note_received(self, count: int, open_space: int) -> None:
         """Count what has come; open_space: what the slab can still take."""
@@ -133,13 +134,14 @@ class HeldBuffers:
         size = SLAB_SIZE if self._is_full or grant >= STREAM_GRANT else min(SMALL_SLAB_SIZE, grant)
         size = max(at_least, min(size, at_least + self.num_left))
         while not (self._is_hurried() or self._is_full or self._in_slabs + size <= self.granted):
-            self.was_paused = True
             FETCH_WAITS.add()
+            began = time.monotonic()
             self._room = asyncio.get_running_loop().create_future()
             try:
                 await self._room
             finally:
                 self._room = None
+                self.paused += time.monotonic() - began
         self._in_slabs += size
         more = self._in_slabs + self._decoded - self.granted
         if more > 0:

@@ -49,7 +49,10 @@ SHRINKING: Final = 0.95  # ahead_limit decreases at most by this factor, after a
 SLOW_FETCH_SECONDS: Final = 0.05  # a longer fetch is split into several parallel ones
 # Per fetch. Parallel fetches share a line, so without it the upstream would look ever slower.
 FADING: Final = 1.002
-MIN_MEASURED: Final = 128 * 1024  # bytes; the bandwidth is not measured with fewer
+MIN_MEASURED: Final = 512 * 1024  # bytes; fewer may all have been in a buffer on the way
+# Of the time of a fetch, the share of waiting for the data host from which its bandwidth is known.
+# With less, the client or this process was the limit, and the next fetch may be much faster.
+MIN_WAITED: Final = 0.5
 BLOCKED: Final = 0.5  # a response whose client blocks this share of the time fetches less ahead
 
 
@@ -166,12 +169,12 @@ class HostSpeed:
         self._bandwidth = 0.0  # bytes per second of one connection, the most of the last fetches
 
     def note_fetch(self, latency: float, size: int, seconds: float) -> None:
-        """Record a fetch that was received without a pause.
+        """Record a fetch.
 
         Args:
             latency: seconds from the request to the first byte.
             size: bytes after the first read.
-            seconds: the time that these bytes took.
+            seconds: the time that these bytes took; 0: it does not tell the bandwidth.
         """
         # The best values are those of the data host; our own machine causes the worse ones. The
         # best values decay, since routes change.
@@ -185,10 +188,16 @@ class HostSpeed:
 
 
 class Stopwatch:
-    """Measures one fetch; started: seconds of the monotonic clock."""
+    """Measures one fetch.
 
-    def __init__(self, started: float) -> None:
+    Args:
+        started: seconds of the monotonic clock.
+        busy: CPU seconds that the thread has used until now.
+    """
+
+    def __init__(self, started: float, busy: float) -> None:
         self._started = started
+        self._busy = busy
         self._first_byte = 0.0
         self._size = 0  # bytes after the first read
 
@@ -199,7 +208,14 @@ class Stopwatch:
         else:
             self._first_byte = now
 
-    def record_in(self, host_speed: HostSpeed, now: float) -> None:
-        """Record the fetch, which is complete, with its data host."""
-        latency = self._first_byte - self._started
-        host_speed.note_fetch(latency, self._size, now - self._first_byte)
+    def record_in(self, host_speed: HostSpeed, now: float, busy: float, paused: float) -> None:
+        """Record the fetch, which is complete, with its data host.
+
+        Args:
+            busy: CPU seconds that the thread has used until now.
+            paused: seconds in which the fetch had no room for more.
+        """
+        latency, seconds = self._first_byte - self._started, now - self._first_byte
+        waited = now - self._started - (busy - self._busy) - paused
+        is_telling = waited >= MIN_WAITED * (now - self._started)
+        host_speed.note_fetch(latency, self._size, seconds if is_telling else 0.0)
