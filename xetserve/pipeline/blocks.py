@@ -1,4 +1,4 @@
-"""What leaves in one write, and the life of a reader that makes it."""
+"""Blocks, the bytes of one write to a client, and the base class of the readers that make them."""
 
 import time
 from abc import ABC, abstractmethod
@@ -20,9 +20,10 @@ OnClose = Callable[[Tally, bool], None]
 
 
 class Block:
-    """What leaves in one write, and the chunks that can be released for it.
+    """The bytes of one write, and the chunks that are released after it.
 
-    size, decoded_size: bytes in all, and those that lie in buffers of their own, not in slabs.
+    size: bytes in all.
+    decoded_size: bytes in buffers of their own, not in slabs.
     """
 
     __slots__ = ("_lent", "_used", "buffers", "decoded_size", "size")
@@ -37,7 +38,7 @@ class Block:
     def add(
         self, data: Buffer, size: int, lease: Lease | None, chunk: int, *, is_lent: bool
     ) -> None:
-        """Add a chunk, or a part of one; is_lent: it lies in the fetch's slab."""
+        """Add a chunk, or a part of one; is_lent: data points into the fetch's slab."""
         self.buffers.append(data)
         self.size += size
         if not is_lent:
@@ -50,11 +51,11 @@ class Block:
                 runs.append(_LeaseRun(lease, chunk))
 
     def settle(self) -> None:
-        """Release the packed chunks that the block does not need: it has them decoded."""
+        """Release the packed chunks that the block holds decoded."""
         _release(self._used)
 
     def release(self) -> None:
-        """Release the rest, once the block has left."""
+        """Release the other chunks, after the block was sent."""
         _release(self._lent)
 
 
@@ -76,14 +77,14 @@ def _release(runs: list[_LeaseRun]) -> None:
 
 
 class BlockReader(ABC):
-    """A body: an iterator of blocks, made one at a time, when the one before has left.
+    """A body: an iterator that makes the next block when the previous one was sent.
 
-    A block's buffers are good until the next one is asked for. What the reader holds is given back
-    at the end, on a failure, and by aclose, whichever comes first.
+    A block's buffers are valid until the next block is requested. The reader releases what it holds
+    at the end, on a failure, or in aclose, whichever comes first.
 
-        start()      opens it and makes the first block, which waits here
+        start()      opens the reader and makes the first block
         anext()      returns the first block
-        anext()      takes the first block back, makes and returns the second one
+        anext()      releases the first block, makes and returns the second one
         ...
         aclose()
 
@@ -92,8 +93,8 @@ class BlockReader(ABC):
         outage_patience: seconds without a later block, if that is more.
         max_hold: see Pacer.
 
-    tally: where its bytes have come from so far.
-    outage: of the upstreams it reads from.
+    tally: counts the bytes by where they came from.
+    outage: the failures of the upstreams of this reader.
     """
 
     def __init__(
@@ -155,11 +156,11 @@ class BlockReader(ABC):
         await self._advance(opens=True)
 
     async def __anext__(self) -> list[Buffer]:
-        """Return the next block; starts a reader that was not.
+        """Return the next block; start the reader first if that was not done.
 
         Raises:
-            UpstreamError: the CAS or the data host fails for good.
-            IntegrityError, FormatError: the data is not what was promised.
+            UpstreamError: the CAS or the data host failed, and no retry is left.
+            IntegrityError, FormatError: the data is damaged, or not the file's.
         """
         if not self._is_started:
             await self.start()
@@ -172,7 +173,7 @@ class BlockReader(ABC):
         return self._block.buffers
 
     async def aclose(self) -> None:
-        """Give back what the reader holds. A second call does nothing."""
+        """Release all that the reader holds. A second call does nothing."""
         self._is_started = True
         await self._give_back()
         on_close, self._on_close = self._on_close, None
@@ -180,7 +181,7 @@ class BlockReader(ABC):
             on_close(self.tally, self.is_verified)
 
     async def _advance(self, *, opens: bool = False) -> None:
-        """Make the next block, and have it wait; give all back where there is none."""
+        """Make the next block; after the last one, release all that the reader holds."""
         try:
             if opens:
                 await self._open()
@@ -204,7 +205,7 @@ class BlockReader(ABC):
         self._stall_deadline.begin_body()
 
     def _take_back(self, block: Block) -> None:
-        """Release a block that has left, and learn how fast the client was."""
+        """Release a block that was sent, and record how fast the client took it."""
         self._block = None
         self._budget.give(block.decoded_size)
         block.release()
@@ -214,7 +215,7 @@ class BlockReader(ABC):
         self._taken = now
 
     async def _give_back(self) -> None:
-        """Give everything back here and now; wait only until tasks have ended."""
+        """Release all that the reader holds at once, then wait until its tasks have ended."""
         if not self._is_open:
             return
         self._is_open = False
@@ -230,16 +231,18 @@ class BlockReader(ABC):
 
     @abstractmethod
     async def _open(self) -> None:
-        """Take what is held from the first block to the end."""
+        """Acquire what the reader holds until its end."""
 
     @abstractmethod
     async def _make_block(self) -> Block | None:
-        """Make the next block, ready to leave; None: there is none."""
+        """Make and return the next block; None after the last one."""
 
     @abstractmethod
     def _fail(self) -> None:
-        """Forget what may be wrong: the block being made is not what was promised."""
+        """Drop stored data that may be wrong, because the block being made was damaged."""
 
     @abstractmethod
     async def _close(self) -> None:
-        """Give back what _open, even if it failed, and _make_block have taken, before waiting."""
+        """Release what _open and _make_block have acquired, before the first await; also after an
+        _open that failed.
+        """

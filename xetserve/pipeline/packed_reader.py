@@ -1,45 +1,44 @@
-"""From a range of a xorb to its packed bytes as they are, for clients that unpack them themselves.
+"""Read a range of a xorb as packed bytes, for native clients, which decode it themselves.
 
-They come the way of all data: one fetch for all who want the range, plain readers among them, from
-the disk cache where it is there. And no chunk leaves unseen: each is decoded, hashed and noted in
-the file's ledger at every place where the file has it. A proven file is held against its list chunk
-by chunk; of any other, the answer that completes the list ends only if the list makes the file
-hash.
+The data comes as all data does: from the disk cache or the data host, and through one fetch for all
+responses that need the range. Every chunk is decoded, hashed and noted in the file's ledger, at
+each position where the file has it. For a proven file, each chunk is compared with the ledger. For
+another file, the response that completes the ledger ends only if the ledger gives the file hash.
 
-What was proven once need not be decoded again. Records leave the disk cache as they are where
+Records that were proven before are sent from the disk cache without decoding if
 
-- the ledger of the file is proven here,
-- all of the range is in entries that are marked as proven,
-- this very process has hashed all chunks of these entries, decoded from records that it read from
-  the entry or wrote to it (cache/chunk_hashes.py), and
-- these hashes are the ledger's at every place that the grant names; and where the grant of another
-  instance proves the range, they also make its digest.
+- the file's ledger is proven in this process,
+- the whole range is in cache entries that are marked as proven,
+- this process has hashed every chunk of these entries, from records that it has read from the
+  entry or written to it (cache/chunk_hashes.py),
+- these hashes are the ledger's at each position that the grant names, and
+- if the grant of another instance proves the range, the hashes also give the grant's digest.
 
-So the entry's records, as they were stored, are the file's. What may have happened since:
+These records were the file's when they were hashed. What can have changed since:
 
-- Damage on disk after the mark or the hashing: each record, header included, is compared with its
-  CRC-32 between the read and the socket, from the same memory. The CRCs are in an index with a
-  BLAKE3 of its own. A record that differs does not leave. The CRC finds errors of the disk, not
-  somebody who writes to the folder; nor does it find one random error in four billion.
-- The entry is gone, truncated or replaced: the name of an entry is never used again, and an open
-  file stays what it was. Another content under its name fails the CRCs.
-- Only a part of the range is in such entries, or of another standing: then all of it is decoded.
-- The disk fails in the middle: the rest of the range comes as for a file that is not stored. It is
-  read from its start, every chunk is decoded, hashed and held against the ledger, and those that
-  have left are dropped. They must have had as many bytes, since records are cut at the same place.
-- Several workers: no worker relies on another's hashes, or on the mark alone; one that has not
-  hashed an entry decodes it once, as one that has restarted does. A ledger that another worker has
-  proven is as good as an own one.
-- The ledger is dropped for want of memory: the comparison was with a proven list, which stays true.
+- The disk has damaged them. Each record, with its header, is compared with its CRC-32 in memory,
+  and sent from the same memory. The CRCs lie in an index, which has a BLAKE3 of its own. A record
+  that differs is not sent. A CRC finds errors of a disk. It does not find changes by somebody who
+  can write to the folder, nor one random error in four billion.
+- The entry was removed, truncated or replaced. The name of an entry is never used again, and an
+  open file keeps its content. Other content under the same name fails the CRCs.
+- A part of the range has no such entry. Then the whole range is decoded.
+- The disk fails in the middle. Then the range is fetched from its start, every chunk is decoded,
+  hashed and compared, and the chunks that were sent already are dropped. They must have had the
+  same number of bytes.
+- Another worker has written the entry. A worker trusts neither another worker's hashes nor the mark
+  alone. It decodes the entry once, as after a restart. A ledger that another worker has proven is
+  as good as its own.
+- The ledger was dropped for want of memory. The comparison with the proven ledger stays true.
 
-What a client of an unproven file has got before may be the wrong part. So when the list turns out
-wrong, or the same place of the file has had two different chunks, the file counts as cut: whoever
-serves data URLs has to refuse those from before (Ledgers.was_cut_since), or a client would go on
-with one answer repeated and the damage undetected.
+Before a file is proven, a client may have received wrong data. So if the ledger turns out wrong, or
+one position of the file has had two different chunks, the file counts as cut: data URLs from before
+must be refused (Ledgers.was_cut_since). Otherwise a client could repeat one request only, and keep
+the damage of another.
 
-All this holds only where all parts of the file pass. What another instance has granted of a file
-that was proven there is held against the list if it is proven here, too, or else against the digest
-in the grant (PackedReader.can_prove).
+All this holds only if all parts of a file are read here. A range that another instance has granted,
+of a file that was proven there, is compared with the ledger if the file is proven here too, else
+with the digest in the grant (PackedReader.can_prove).
 """
 
 import asyncio
@@ -79,7 +78,7 @@ class _Places:
         self._open: list[tuple[TermUse, int]] = []  # and the decoded bytes of it that have passed
 
     def find(self, chunk: int) -> Iterator[int]:
-        """Iterate over the positions of the next chunk, in bytes."""
+        """Yield the positions of the next chunk in the file, in bytes."""
         while self._coming and self._coming[-1].chunks.start == chunk:
             self._open.append((self._coming.pop(), 0))
         for use, done in self._open:
@@ -88,11 +87,11 @@ class _Places:
 
     @property
     def is_used(self) -> bool:
-        """Whether the chunk that was looked for last has places."""
+        """Whether the file uses the chunk that find() was called for last."""
         return bool(self._open)
 
     def pass_by(self, chunk: int, size: int) -> None:
-        """Go on behind a chunk of size decoded bytes.
+        """Advance behind a chunk of size decoded bytes.
 
         Raises:
             IntegrityError: a term has another size than promised.
@@ -109,14 +108,14 @@ class _Places:
 
 
 class PackedReader(BlockReader):
-    """Reads one range of one xorb, once.
+    """Reads one range of one xorb.
 
-    A block fails with UrlExpired if no URL that is known works, and with UpstreamBusy if nobody can
-    tell whether the file is right with the range; see Verifier.finish.
+    A block fails with UrlExpired if no known URL works, and with UpstreamBusy if it cannot be
+    decided whether the range is the file's; see Verifier.finish.
 
     Args:
         granted: one of the grant's ranges.
-        proven_store: has records that need not be decoded; None: nothing has.
+        proven_store: holds records that need not be decoded; None: there is no such store.
 
     Raises:
         FormatError, IntegrityError: the range cannot be one of a xorb.
@@ -157,7 +156,7 @@ class PackedReader(BlockReader):
 
     @property
     def is_verified(self) -> bool:
-        """Whether all that was read is the file's; known once the last block is given out."""
+        """Whether all data read is the file's; known when the last block is returned."""
         return self._is_proven_stored or self._verifier.is_verified
 
     async def can_prove(self) -> bool:
@@ -233,11 +232,11 @@ class PackedReader(BlockReader):
 
     @property
     def _room(self) -> int:
-        """Bytes that may be held at once."""
+        """The bytes that the fetch may hold."""
         return min(self._pacer.hold_limit, self._budget.share)
 
     async def _refresh(self, stale: FetchInfo) -> FetchInfo:
-        """Return our own URL, once, if it was not tried: only the client can get another."""
+        """Return the grant's URL once, if it was not tried: only the client can get another one."""
         if not self._spare_url or stale.url == self._info.url:
             raise UrlExpired("the data URL has expired")
         self._spare_url = False
@@ -278,8 +277,8 @@ class PackedReader(BlockReader):
         return self._expected_digest in ("", digest.hexdigest(DIGEST_SIZE))
 
     async def _read_proven(self, records: ProvenRecords) -> Block | None:
-        """Make a block of records that need not be decoded; None: the disk has failed, and all goes
-        on with a fetch.
+        """Make a block of records that need not be decoded; None: the disk failed, and the range is
+        fetched instead.
         """
         try:
             data, num_chunks = await records.read(self._pacer.block_size, STORE_TIMEOUT)
@@ -307,7 +306,7 @@ class PackedReader(BlockReader):
     # Chunks.
 
     async def _fill_block(self, block: Block, lease: Lease) -> None:
-        """Add chunks to a block until it is large enough, or the next one is not here."""
+        """Add chunks to a block until it is large enough, or the next chunk has not arrived."""
         fetch = lease.fetch
         while self._chunk < self._info.chunks.end:
             chunk = self._chunk
@@ -330,7 +329,7 @@ class PackedReader(BlockReader):
                 return
 
     def _go_on(self, size: int) -> None:
-        """Go on behind a record of size bytes.
+        """Advance behind a record of size bytes.
 
         Raises:
             IntegrityError: the records before were of another size when they left.
@@ -343,7 +342,7 @@ class PackedReader(BlockReader):
             )
 
     async def _finish(self) -> None:
-        """Judge the range as a whole.
+        """Decide whether the whole range is the file's.
 
         Raises:
             IntegrityError: it is not the one that was granted, or completes a wrong file.

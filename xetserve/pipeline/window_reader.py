@@ -1,7 +1,7 @@
-"""From the chunks of a window to blocks, in file order: decoded, hashed, compared with the file.
+"""Turn the chunks of a window into blocks, in file order: decode, hash and compare them.
 
-Nothing here waits. A chunk that is not here is named to the caller, who waits for it and comes
-back; a damaged one is rejected, and then it is not here either, until it has been fetched again.
+Nothing here waits. If a chunk has not arrived, fill() returns its lease, and the caller waits and
+calls again. A damaged chunk is rejected: it counts as not arrived until it was fetched again.
 """
 
 from typing import Final
@@ -26,8 +26,8 @@ class WindowReader:
 
     Args:
         verifier: takes in every chunk that is used.
-        kept: has the chunks of earlier windows that this one uses again, and keeps others.
-        source: forgets its copies of damaged chunks.
+        kept: holds the chunks that later windows use again.
+        source: drops its copies of damaged chunks.
 
     left: bytes of the window that no block has yet.
     chunk: the next one, of the current piece's xorb.
@@ -96,7 +96,7 @@ class WindowReader:
         self._verifier.note_chunks(piece.xorb_hash, piece.chunks)
 
     def _add_next(self, block: Block, piece: Piece) -> bool:
-        """Use the next chunk, which is here; False: it is damaged, and being fetched again."""
+        """Use the next chunk, which has arrived; return False if it is damaged."""
         lease, chunk, position = self._lease, self.chunk, self._position
         if lease is None:
             data, chunk_hash = self._take_kept(piece.xorb_hash, chunk, position)
@@ -133,8 +133,8 @@ class WindowReader:
         return True
 
     def _load(self, lease: Lease, chunk: int, position: int) -> tuple[Buffer, bytes, int]:
-        """Return a chunk that is here, its hash and its decoded size; of one before or behind what
-        is wanted, the size alone where that will do.
+        """Return an arrived chunk, its hash and its decoded size. For a chunk outside the requested
+        bytes, only the size is returned where the header can be trusted.
 
         Raises:
             FormatError, IntegrityError: it is damaged.
@@ -152,10 +152,10 @@ class WindowReader:
         return data, chunk_hash, len(data)
 
     def _reject(self, lease: Lease, error: FormatError | IntegrityError) -> None:
-        """Have the next chunk fetched again, a few times.
+        """Have the next chunk fetched again, up to MAX_REJECTS times.
 
         Raises:
-            FormatError, IntegrityError: the error, if that was tried often enough.
+            FormatError, IntegrityError: the given error, after MAX_REJECTS tries.
         """
         if self._num_rejects == MAX_REJECTS:
             raise error
@@ -164,10 +164,10 @@ class WindowReader:
         lease.fetch.reject(self.chunk, error)
 
     def _take_kept(self, xorb_hash: bytes, chunk: int, position: int) -> tuple[Buffer, bytes]:
-        """Decode a chunk that was kept; it was hashed when it came first.
+        """Return a kept chunk, decoded, and the hash that was computed when it arrived.
 
         Raises:
-            IntegrityError: it does not belong here.
+            IntegrityError: the file has another chunk at this position.
         """
         record, chunk_hash = self._kept.get((xorb_hash, chunk))
         if self._verifier.contradicts(position, record.header.decoded_size, chunk_hash):
@@ -177,7 +177,7 @@ class WindowReader:
     def _note(
         self, xorb_hash: bytes, chunk: int, position: int, data: Buffer, chunk_hash: bytes
     ) -> None:
-        """Take in a chunk that is the file's; keep it if the file comes back to it."""
+        """Pass a chunk to the verifier, and keep it if the file uses it again later."""
         size, lease = len(data), self._lease
         self._verifier.add(position, size, chunk_hash)
         if lease is not None:

@@ -1,4 +1,4 @@
-"""A planned window of a file, and where its data is to be had."""
+"""A planned window of a file, and the URLs of its data."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ from xetserve.xet.reconstruction import ByteRange, ChunkRange, FetchInfo, Recons
 
 
 class Window:
-    """A planned window and its fetches; knows how to get fresh URLs for them.
+    """A planned window and its fetches. It gets new URLs for them.
 
     Args:
         ask: asks the CAS about a range of the file.
@@ -30,7 +30,7 @@ class Window:
         self._lock = asyncio.Lock()
 
     async def refresh(self, number: int, stale: FetchInfo) -> FetchInfo:
-        """Return new fetch info for a step; one question to the CAS serves all steps of the
+        """Return new fetch info for a step. One question to the CAS renews all steps of the
         window.
         """
         async with self._lock:
@@ -43,8 +43,9 @@ class Window:
     async def resume(self, number: int, first: int) -> FetchInfo | None:
         """Return fetch info for the chunks of a step from `first` on; None: the CAS offers none.
 
-        A range can be asked for only as it was signed. So that a fetch which broke off need not
-        begin again, the CAS is asked about what has not been read.
+        A URL is signed for one range, so a fetch that broke off cannot ask for the rest of it.
+        The CAS is asked about the part of the file that has not been read, which gives a URL for
+        the rest.
         """
         step = self.plan.steps[number]
         left = ChunkRange(first, step.info.chunks.end)
@@ -58,7 +59,11 @@ class Window:
 
 
 def _find_again(infos: tuple[FetchInfo, ...], step: Step) -> FetchInfo:
-    """Find the step's chunks in a later answer: the same range, or else one around it."""
+    """Return the fetch info for a step in a later answer: the same range, or one that contains it.
+
+    Raises:
+        UpstreamError: the answer has none.
+    """
     for info in infos:
         if info.chunks == step.info.chunks:
             return info

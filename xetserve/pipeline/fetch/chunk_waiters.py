@@ -10,9 +10,10 @@ WOKEN_AT_ONCE: Final = 16  # in one turn of the event loop
 
 
 class ChunkWaiters:
-    """Tasks that look again whenever something has arrived.
+    """Tasks that check for their chunk again whenever data has arrived.
 
-    A few go on at a time: all of a thousand would hold up everybody else.
+    Only a few are woken in each turn of the event loop, because a thousand would delay all other
+    tasks.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class ChunkWaiters:
         return bool(self._waiting or self._waking)
 
     async def wait(self) -> None:
-        """Wait until all are woken the next time."""
+        """Wait until data has arrived."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(waiter)
         try:
@@ -32,7 +33,7 @@ class ChunkWaiters:
             self._waiting.discard(waiter)
 
     def wake_all(self) -> None:
-        """Wake all that wait by now."""
+        """Wake all tasks that wait now."""
         is_waking = bool(self._waking)
         self._waking += self._waiting
         self._waiting.clear()

@@ -1,12 +1,12 @@
 """Fetching one range of a xorb: packed chunk records, from their arrival to their last use.
 
-Records stay packed until it is their turn to be decoded: they are smaller so, and their size is
-known before they are fetched. They lie in slabs; a slab is given back once no record in it is
-needed.
+Records stay packed until a response needs them decoded, because packed records are smaller and
+their size is known before the fetch. Records lie in slabs. A slab is released when no response
+needs a record in it.
 
 Several responses can share a fetch, each through a Lease (leases.py). Each chunk is decoded and
-hashed once for all of them. A response that lags behind keeps records here, but never stops the
-others: whoever waits for the next record is given room for it.
+hashed once for all of them. A slow response keeps records in memory, but never stops the others:
+a response that waits for the next record always gets room for it.
 
 HeldBuffers decides how much a fetch may hold, and whether it receives at full speed or streams. A
 Receiver turns an answer into records, and ChunkWaiters are the tasks that wait for them.
@@ -44,13 +44,13 @@ MAX_SHARED_DECODED: Final = 2 * 1024 * 1024  # decoded bytes that one fetch keep
 
 
 class User(Protocol):
-    """Who uses a fetch."""
+    """A response that uses a fetch."""
 
     tally: Tally
     is_packed: bool  # wants records as they are, decoded or not
 
     async def resume(self, first: int) -> FetchInfo | None:
-        """Return fetch info for the chunks from `first` on; None: this user knows none."""
+        """Return fetch info for the chunks from `first` on; None: this user cannot get one."""
         ...
 
     def get_patience(self) -> float:
@@ -66,24 +66,24 @@ class User(Protocol):
         ...
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
-        """Return fetch info with a URL that is good, in place of one that has run out.
+        """Return fetch info with a new URL, because the old one has expired.
 
         Raises:
-            UrlExpired: this user has none.
+            UrlExpired: this user cannot get one.
         """
         ...
 
 
 class Fetch:
-    """One fetch range while it is fetched and used.
+    """The fetch of one range, from its request until all its chunks are used.
 
     Args:
-        step: which; its uses are not looked at, users bring their own.
+        step: the xorb and the range. Its uses are ignored, because each user has its own.
         stall_timeout: seconds without a byte after which a connection is given up.
-        is_awaited: tells whether others will come for what its users have used up.
+        is_awaited: returns whether other responses will need chunks that all users have used.
         host_speed: the duration of the fetch is recorded there.
-        is_proven: its users hold every chunk against the list of a proven file.
-        takes_imported: they end well only if all is proven; see CasSource.
+        is_proven: its users compare every chunk with the list of a proven file.
+        takes_imported: its users succeed only if all data is proven; see CasSource.
     """
 
     def __init__(
@@ -145,12 +145,12 @@ class Fetch:
         is_proven: bool = False,
         takes_imported: bool = False,
     ) -> bool:
-        """Return whether every chunk with uses is still here or to come.
+        """Return whether every chunk with uses is in memory or still to be received.
 
         Args:
-            is_packed: and is as it was packed.
-            is_proven, takes_imported: as for Fetch; whoever cannot say so needs what was looked
-                over, or better data.
+            is_packed: the chunks are needed as packed records.
+            is_proven, takes_imported: as for Fetch. A response without these properties cannot
+                share a fetch that has them.
         """
         if self._has_imported and not takes_imported:
             return False
@@ -166,7 +166,7 @@ class Fetch:
         return entry is not None and not (is_packed and entry.slab is None)
 
     def add_user(self, user: User, uses: tuple[int, ...], *, takes_imported: bool = False) -> None:
-        """Keep chunks for one more user, as often as it needs each of them."""
+        """Add a user, and keep each chunk until the user has used it as often as it needs."""
         if self._users or self._task is not None:
             self._log("shared with a response that came before")
         self._users.append(user)
@@ -185,7 +185,7 @@ class Fetch:
         return self._task is not None and self._task.done() and self._error is None
 
     def remove_user(self, user: User, uses: list[int]) -> None:
-        """Let a user go, with the uses that it will not make. Without users it should be closed."""
+        """Remove a user, and the uses that it did not make. Close a fetch without users."""
         self._users.remove(user)
         for chunk, count in enumerate(uses, self.chunks.start):
             if count:
@@ -197,7 +197,7 @@ class Fetch:
                     self._drop(chunk)
 
     def close(self) -> None:
-        """Stop, and give everything back at once."""
+        """Stop receiving, and return all memory to the budget at once."""
         self.is_closed = True
         if self._task is not None:
             self._task.cancel()
@@ -223,7 +223,7 @@ class Fetch:
 
     @property
     def granted(self) -> int:
-        """Bytes of the budget that it has now."""
+        """Bytes of the budget that the fetch has now."""
         return self._held_buffers.granted
 
     def start(self, room: int, *, streams: bool = False, must: bool = False) -> bool:
@@ -241,7 +241,7 @@ class Fetch:
         return True
 
     def fit(self, room: int) -> None:
-        """Let a running fetch receive at full speed if it fits into room bytes by now, or else
+        """Let a running fetch receive at full speed if it fits into room bytes; else let it
         stream.
         """
         self._held_buffers.fit(room, is_shared=len(self._users) > 1)
@@ -249,14 +249,14 @@ class Fetch:
     # Using.
 
     def has(self, chunk: int) -> bool:
-        """Return whether a chunk is here."""
+        """Return whether a chunk is in memory."""
         return chunk in self._entries
 
     async def wait(self, chunk: int) -> None:
         """Wait for a chunk.
 
         Raises:
-            UpstreamError: it cannot be had.
+            UpstreamError: the chunk cannot be received.
             IntegrityError: the fetch range does not hold it.
         """
         while chunk not in self._entries:
@@ -268,13 +268,14 @@ class Fetch:
             await self._waiters.wait()
 
     def get_header(self, chunk: int) -> ChunkHeader:
-        """Return the header of a chunk that is here."""
+        """Return the header of a chunk that is in memory."""
         return self._entries[chunk].record.header
 
     def decode(self, chunk: int) -> Buffer:
-        """Return the decoded bytes of a chunk that is here.
+        """Return the decoded bytes of a chunk that is in memory.
 
-        A memoryview lies in a slab: it is good until the chunk is released. Other results stay.
+        A memoryview points into a slab, and is valid until the chunk is released. Other results
+        stay valid.
 
         Raises:
             FormatError: the payload is damaged.
@@ -298,8 +299,8 @@ class Fetch:
         self._held_buffers.leave_slab(slab)
 
     def copy_record(self, chunk: int) -> ChunkRecord | None:
-        """Return a copy of a chunk's record; None if it was decoded for several users, and the
-        record is gone.
+        """Return a copy of a chunk's record; None if the chunk was decoded for several users and
+        the record was dropped.
         """
         entry = self._entries[chunk]
         if entry.slab is None:
@@ -307,17 +308,17 @@ class Fetch:
         return ChunkRecord(entry.record.header, memoryview(bytes(entry.record.payload)))
 
     def get_record(self, chunk: int) -> ChunkRecord:
-        """Return a chunk's record, for a packed user; it lies in a slab, and is good until the
-        chunk is released.
+        """Return a chunk's record, which points into a slab and is valid until the chunk is
+        released. Only for users that need packed records.
         """
         return self._entries[chunk].record
 
     def get_known_hash(self, chunk: int) -> bytes | None:
-        """Return the chunk hash if somebody has decoded and hashed the chunk already."""
+        """Return the chunk hash if a user has decoded and hashed the chunk already."""
         return self._entries[chunk].chunk_hash
 
     def get_hash(self, chunk: int, data: Buffer) -> bytes:
-        """Return the chunk hash of decoded bytes that decode gave."""
+        """Return the chunk hash of the bytes that decode() returned."""
         entry = self._entries[chunk]
         if entry.chunk_hash is None:
             entry.chunk_hash = hash_chunk(data)
@@ -326,11 +327,11 @@ class Fetch:
         return entry.chunk_hash
 
     def get_origin(self, chunk: int) -> Provenance | None:
-        """Return the store's copy that a chunk which is here came from, or has gone to."""
+        """Return the copy in the store that a chunk was read from or written to."""
         return self._entries[chunk].origin
 
     def release(self, start: int, end: int) -> None:
-        """Tell that chunks that follow each other were used once."""
+        """Record that the chunks [start, end) were used once more."""
         needed, first = self._needed, self.chunks.start
         unneeded = []
         for chunk in range(start, end):
@@ -342,7 +343,7 @@ class Fetch:
                 self._drop(chunk)
 
     def _drop(self, chunk: int) -> None:
-        """Let a chunk go that nobody needs any more."""
+        """Drop a chunk that no user needs any more."""
         entry = self._entries.pop(chunk, None)
         if entry is None:
             return  # it has not come yet, and will not be kept
@@ -355,7 +356,7 @@ class Fetch:
             self._held_buffers.leave_slab(entry.slab)
 
     def reject(self, chunk: int, error: FormatError | IntegrityError) -> None:
-        """Fetch a chunk again, whose payload does not decode, or to something else."""
+        """Fetch a chunk again, because its payload is damaged."""
         if self._task is not None:
             self._task.cancel()
         self._held_buffers.begin(self.size)
@@ -366,7 +367,11 @@ class Fetch:
     # Fetching.
 
     async def _run(self, error: UpstreamError | FormatError | IntegrityError | None = None) -> None:
-        """Fetch, again where it may help; error: what went wrong before this task."""
+        """Receive the range, and retry failures that may pass.
+
+        Args:
+            error: the failure before this task; None: there was none.
+        """
         try:
             await self._fetch_until_complete(error)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is the users' to see
@@ -412,7 +417,7 @@ class Fetch:
         """Wait before the next try.
 
         Raises:
-            UpstreamError: it is too late for another one, or none can help.
+            UpstreamError: no time is left for another try, or another try cannot succeed.
         """
         patience = max((user.get_patience() for user in self._users), default=0.0)
         cause = error
@@ -433,7 +438,7 @@ class Fetch:
         await asyncio.sleep(delay)
 
     async def _refresh(self, error: UrlExpired) -> FetchInfo:
-        """Get a good URL from whichever user has one."""
+        """Return fetch info with a new URL, from the first user that can get one."""
         for user in list(self._users):
             try:
                 return await user.refresh(self._info)
@@ -442,7 +447,7 @@ class Fetch:
         raise error
 
     async def _resume(self) -> None:
-        """Begin with the first chunk that is missing, where that saves much."""
+        """Continue at the first missing chunk, if that saves at least MIN_RESUMED bytes."""
         info, first = self._info, min(self._rejected | {self._next_chunk})
         done = (first - info.chunks.start) / (info.chunks.end - info.chunks.start)
         if done * info.byte_range.size < MIN_RESUMED:
@@ -464,9 +469,7 @@ class Fetch:
             pass  # whoever came while it was opened needs better data
 
     async def _try(self) -> bool:
-        """Do so; tells whether the data is good enough for all users, and does nothing if it is
-        not.
-        """
+        """Read the range once; return False at once if the data does not suffice for all users."""
         started = time.monotonic()
         watch = Stopwatch(started, time.thread_time())
         buffers, info = self._held_buffers, self._info
@@ -514,7 +517,7 @@ class Fetch:
             logger.debug("xorb %s, chunks %d..%d: %s", name, *self.chunks, text % values)
 
     def _count_bytes(self, count: int, is_stored: bool, *, is_first: bool) -> None:
-        """Count bytes that came, for the response that has wanted them longest."""
+        """Count received bytes in the tally of the first user."""
         self._was_stored = is_stored
         tally = self._users[0].tally if self._users else Tally()
         if is_stored:
@@ -524,8 +527,8 @@ class Fetch:
             tally.upstream_bytes += count
 
     def _keep(self, start: int, arrived: list[ArrivedChunk]) -> int:
-        """Keep those chunks, from start on, that are needed and were not here before; return how
-        many have arrived.
+        """Keep those of the arrived chunks, from start on, that are needed and not in memory yet;
+        return how many have arrived.
         """
         for chunk, entry in enumerate(arrived, start):
             if chunk == self._next_chunk and chunk < self.chunks.end:

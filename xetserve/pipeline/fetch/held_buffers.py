@@ -1,10 +1,10 @@
 """What one fetch holds of the budget: slabs with packed records, and what was decoded for several
 users.
 
-One that has reserved all it will ever hold has room at any time. One that has not (the budget is
-short, the client slow, or the range huge) streams: it holds a couple of small slabs, and waits for
-them to be used up. Whoever waits for the next record is given room for it, whatever the budget
-says.
+A fetch that has reserved memory for its whole range always has room. Another fetch streams, because
+the budget is short, the client is slow, or the range is large: it holds a few small slabs, and
+waits until they are used. A response that waits for the next record always gets room for it, even
+if the budget is used up.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ class HeldBuffers:
     """The part of the budget that one fetch has. Sizes are bytes.
 
     Args:
-        size: of all that will be received.
-        is_hurried: tells whether somebody waits for the next record.
+        size: of the whole range.
+        is_hurried: returns whether a response waits for the next record.
 
-    granted: what it has of the budget now.
-    num_left: what has not been received.
+    granted: the part of the budget that the fetch has now.
+    num_left: the bytes that have not been received.
     paused: seconds in which receiving had to wait for room since it began.
     """
 
@@ -60,11 +60,13 @@ class HeldBuffers:
     # What is granted.
 
     def reserve(self, room: int, *, streams: bool, must: bool) -> bool:
-        """Take what is needed to start: for all of it, if that fits into room and into the budget.
+        """Take memory from the budget to start; return whether that was possible.
+
+        The whole range is reserved if it fits into room bytes and into the budget.
 
         Args:
-            streams: without room, take what streaming needs.
-            must: even if the budget has nothing left, and files are short.
+            streams: if the whole range does not fit, take what streaming needs.
+            must: take what streaming needs even if the budget or the open files are used up.
         """
         self._reach = room
         if not must and not self._budget.has_files():
@@ -82,10 +84,10 @@ class HeldBuffers:
         return True
 
     def fit(self, room: int, *, is_shared: bool) -> None:
-        """Have room for all that is still to come if it fits into room by now, or else stream.
+        """Reserve the rest of the range if the range fits into room bytes; else stream.
 
         Args:
-            is_shared: others use the fetch, too, and may have more room.
+            is_shared: other responses use the fetch, and may have more room.
         """
         self._reach = max(room, self._reach) if is_shared else room
         if not self.num_left or self._is_full == (self._size <= room):
@@ -102,7 +104,7 @@ class HeldBuffers:
             self.hurry()
 
     def lend(self) -> None:
-        """Give back the room for what has not come, since nothing comes for a while."""
+        """Return the room for bytes that have not arrived, because a long pause begins."""
         self._is_full = False
         held = self._in_slabs + self._decoded
         if self.granted > held:
@@ -110,7 +112,7 @@ class HeldBuffers:
             self.granted = held
 
     def close(self) -> None:
-        """Give everything back at once."""
+        """Return all memory to the budget at once."""
         self._is_closed = True
         self._budget.give(self.granted)
         self.granted = self._in_slabs = self._decoded = 0
@@ -118,17 +120,17 @@ class HeldBuffers:
     # Receiving.
 
     def begin(self, size: int) -> None:
-        """So much will be received, from the start."""
+        """Prepare for an answer of size bytes."""
         self.num_left = size
         self.paused = 0.0
 
     def note_received(self, count: int, open_space: int) -> None:
-        """Count what has come; open_space: what the slab can still take."""
+        """Count received bytes; open_space: the free bytes of the slab."""
         self.num_left -= count
         self._open_space = open_space
 
     async def open_slab(self, at_least: int) -> ReceiveSlab:
-        """Get a buffer for what is still to come, once there is room for it."""
+        """Wait for room, and return a buffer of at least at_least bytes."""
         grant = self._stream_grant
         # Of few sizes: slabs are recycled.
         size = SLAB_SIZE if self._is_full or grant >= STREAM_GRANT else min(SMALL_SLAB_SIZE, grant)
@@ -150,23 +152,23 @@ class HeldBuffers:
         return ReceiveSlab(self._budget.make_slab(size))
 
     def hurry(self) -> None:
-        """Look again whether there is room."""
+        """Wake the receiver, so that it checks for room again."""
         wake(self._room)
 
     def close_slab(self, slab: ReceiveSlab) -> None:
-        """Receive no more into a slab."""
+        """Close a slab: nothing more will be received into it."""
         slab.is_open = False
         if not slab.num_needed and not self._is_closed:
             self._free_slab(slab)
 
     def leave_slab(self, slab: ReceiveSlab) -> None:
-        """Need one record of a slab no more."""
+        """Record that one more record of a slab is not needed."""
         slab.num_needed -= 1
         if not slab.num_needed and not slab.is_open:
             self._free_slab(slab)
 
     def _free_slab(self, slab: ReceiveSlab) -> None:
-        """Give back a slab; released records are not even in a client's socket any more."""
+        """Return a slab to the budget; no client's socket uses its records any more."""
         self._in_slabs -= len(slab.buffer)
         if not slab.is_lent:
             self._budget.recycle(slab.buffer)
@@ -176,7 +178,7 @@ class HeldBuffers:
     # What is decoded.
 
     def try_keep_decoded(self, size: int, limit: int) -> bool:
-        """Hold so much more that is decoded, if that stays within limit."""
+        """Count size more decoded bytes; return False if they would exceed limit."""
         if self._decoded + size > limit:
             return False
         self._decoded += size
@@ -185,26 +187,26 @@ class HeldBuffers:
         return True
 
     def drop_decoded(self, size: int) -> None:
-        """Hold it no more."""
+        """Count size fewer decoded bytes."""
         self._decoded -= size
         self._give_excess()
 
     @property
     def _wanted(self) -> int:
-        """Held once all of the range has arrived and none of it was used."""
+        """The bytes held if the rest of the range arrives before any of it is used."""
         return self._in_slabs + self._decoded + max(0, self.num_left - self._open_space)
 
     @property
     def _stream_grant(self) -> int:
-        """For a fetch that streams.
+        """The bytes for a fetch that streams.
 
-        Where there are many, most of the budget stays for those that do not; and a client has to
-        show that it is fast.
+        With many readers, most of the budget stays for fetches that do not stream. A client gets
+        more once it has shown that it is fast.
         """
         return min(max(TIGHT_GRANT, min(self._budget.share, self._reach) // 4), STREAM_GRANT)
 
     def _give_excess(self) -> None:
-        """Give back what will not be needed again."""
+        """Return the memory that will not be needed again."""
         wanted = self._wanted
         if not self._is_full:
             wanted = min(wanted, max(self._in_slabs + self._decoded, self._stream_grant))

@@ -1,4 +1,4 @@
-"""What one response has of a fetch: the chunks that it still needs, until it gives them back."""
+"""The part of a fetch that one response uses: the chunks that it still needs."""
 
 from collections.abc import Awaitable, Callable
 
@@ -13,10 +13,10 @@ Resume = Callable[[int], Awaitable[FetchInfo | None]]
 
 
 class Lease:
-    """One response's part in a fetch.
+    """One response's use of a fetch.
 
     Args:
-        outage: of the response; None: it waits for no failed upstream.
+        outage: of the response; None: the response does not wait for a failed upstream.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Lease:
         fetch.add_user(self, step.uses, takes_imported=takes_imported)
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:
-        """Return fetch info with a URL that is good."""
+        """Return fetch info with a new URL, see User."""
         return await self._refresh(stale)
 
     async def resume(self, first: int) -> FetchInfo | None:
@@ -64,18 +64,18 @@ class Lease:
             self._outage.note_success(self)
 
     def release(self, chunk: int) -> None:
-        """Tell that a chunk was used once."""
+        """Record that a chunk was used once more."""
         self.release_run(chunk, chunk + 1)
 
     def release_run(self, start: int, end: int) -> None:
-        """Tell that chunks that follow each other were used once."""
+        """Record that the chunks [start, end) were used once more."""
         first = self.fetch.chunks.start
         for at in range(start - first, end - first):
             self._uses[at] -= 1
         self.fetch.release(start, end)
 
     def close(self) -> None:
-        """Give back what this response has not used; a second call does nothing."""
+        """Release the chunks that this response has not used. A second call does nothing."""
         if self._is_open:
             self._is_open = False
             self.note_success()  # it is not waited for any more

@@ -8,7 +8,7 @@ from xetserve.xet.xorb import CHUNK_HEADER_SIZE, RecordReader, parse_chunk_heade
 
 
 class Receiver:
-    """Receives one answer, once. Close it when the answer is closed, not before.
+    """Receives one answer. Close it after the answer, not before.
 
     A slab is filled with record after record:
 
@@ -33,11 +33,11 @@ class Receiver:
 
     @property
     def is_between_records(self) -> bool:
-        """Whether all that has come is whole records."""
+        """Whether the received bytes end with a whole record."""
         return self._reader.position == self._filled
 
     async def receive(self, response: DataResponse) -> int:
-        """Receive what is there, and return the number of bytes.
+        """Receive the next bytes, and return their number.
 
         Raises:
             UpstreamError: the answer ends too early.
@@ -73,16 +73,16 @@ class Receiver:
         return arrived
 
     async def check_end(self, response: DataResponse) -> None:
-        """Check that nothing more comes: an answer of unknown length must end, too.
+        """Check that the answer ends here, also one of unknown length.
 
         Raises:
-            UpstreamError: it does not.
+            UpstreamError: more bytes came.
         """
         if await response.receive_into(memoryview(bytearray(1)), self._stall_timeout):
             raise UpstreamError("the data host sent more than was asked for")
 
     def close(self) -> None:
-        """Receive no more. Slabs whose chunks are needed stay until these are released."""
+        """Stop receiving. A slab stays until all its needed chunks are released."""
         if self._slab is not None:
             self._buffers.close_slab(self._slab)
             self._slab = None
