@@ -59,6 +59,29 @@ def terminate(server: Process, until_logged: str = "SIGTERM: draining") -> None:
 # Draining
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_variables_of_services_do_not_stop_the_start(
+    site: Site, launcher: Launcher, workers: str
+) -> None:
+    """A pod has them for each Service of its namespace, this one's own among them."""
+    links = {
+        "XETSERVE_SERVICE_HOST": "10.96.0.11",
+        "XETSERVE_SERVICE_PORT": "8080",
+        "XETSERVE_SERVICE_PORT_HTTP": "8080",
+        "XETSERVE_PORT": "tcp://10.96.0.11:8080",
+        "XETSERVE_PORT_8080_TCP": "tcp://10.96.0.11:8080",
+        "XETSERVE_PORT_8080_TCP_PROTO": "tcp",
+        "XETSERVE_PORT_8080_TCP_PORT": "8080",
+        "XETSERVE_PORT_8080_TCP_ADDR": "10.96.0.11",
+    }
+    server = launcher.start(*serve_arguments(site.origin.url, "--workers", workers), **links)
+    (line,) = (line for line in server.log.splitlines() if "describe services" in line)
+    assert "ignoring 8 environment variables" in line
+    with Client(server) as client:
+        client.send(HEALTH)
+        assert client.read_answer()[0] == 200
+
+
 def test_ready_says_whether_the_server_drains(site: Site, launcher: Launcher) -> None:
     server = start(site, launcher)
     with Client(server) as early, Client(server) as late:

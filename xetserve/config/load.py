@@ -16,6 +16,7 @@ from typing import Any, Final
 from xetserve.config.credentials import find_credentials, read_credential, read_secret_file
 from xetserve.config.parsers import parse_bool, parse_file, parse_password, parse_tokens
 from xetserve.config.schema import ORIGIN_SECTIONS, SECTIONS, Config, Sections
+from xetserve.config.service_links import find_service_links
 from xetserve.config.text import format_value
 from xetserve.errors import ConfigError
 
@@ -118,6 +119,8 @@ def load_all(
             tables = _read_file(loaded.path)
         except ConfigError as exc:
             loaded.errors.append(str(exc))
+    links = find_service_links(environ)
+    environ = {name: value for name, value in environ.items() if name not in links}
     _check_environment(environ, loaded)
     credentials: Mapping[str, Path] = {}
     known = {setting.name for setting in _ALL_SETTINGS}

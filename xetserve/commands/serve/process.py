@@ -14,6 +14,7 @@ from xetserve.app.status.readiness import Readiness
 from xetserve.commands.serve.endpoints import Endpoints, check_idle_exit
 from xetserve.commands.serve.reload import Live
 from xetserve.config.schema import Config, LimitsConfig, ProxiesConfig
+from xetserve.config.service_links import find_service_links
 from xetserve.http.head import RequestLimits
 from xetserve.http.messages import Handler, Request
 from xetserve.http.proxy_headers import Forwarding, TrustedProxies
@@ -65,6 +66,12 @@ def run_handler(
         body_budget: bytes of request bodies that a process may hold; None: use the setting.
         turns: the scheduler of the event loop, if the handler uses it too.
     """
+    if links := find_service_links(os.environ):
+        logger.info(
+            "ignoring %d environment variables that describe services (%s and so on)",
+            len(links),
+            min(links),
+        )
     shared_memory = shared_memory or SharedMemory(num_workers, CELLS_SIZE)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until its handler exists
     server = live.config.server
