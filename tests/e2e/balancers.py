@@ -38,12 +38,12 @@ class Balancers:
         """Start HAProxy in front of ports; return its URL."""
         config = self.folder / "haproxy.cfg"
         config.write_text(edit((CONFIGURATIONS / "haproxy.cfg").read_text()))
-        names = ("XETSERVE_ONE", "XETSERVE_TWO", "XETSERVE_THREE")
+        names = ("LB_ONE", "LB_TWO", "LB_THREE")
         servers = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
         port, status = find_port(), find_port()
         binds = {
-            "XETSERVE_BIND": f"127.0.0.1:{port}",
-            "XETSERVE_STATUS_BIND": f"127.0.0.1:{status}",
+            "LB_BIND": f"127.0.0.1:{port}",
+            "LB_STATUS_BIND": f"127.0.0.1:{status}",
         }
         command = [need_program("haproxy"), "-db", "-f", str(config)]
         self._start(command, port, {**servers, **binds})

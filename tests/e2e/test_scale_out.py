@@ -441,8 +441,8 @@ def test_tls_ends_at_haproxy(
     pem.write_text(certificates.chain.read_text() + certificates.key.read_text())
 
     def edit(text: str) -> str:
-        text = text.replace("XETSERVE_BIND_TLS-:8443", f"NOT_SET-127.0.0.1:{port}")
-        text = text.replace("XETSERVE_PEM-/usr/local/etc/haproxy/xetserve.pem", f"NOT_SET-{pem}")
+        text = text.replace("LB_BIND_TLS-:8443", f"NOT_SET-127.0.0.1:{port}")
+        text = text.replace("LB_PEM-/usr/local/etc/haproxy/xetserve.pem", f"NOT_SET-{pem}")
         return re.sub(r"#(bind .* ssl )", r"\1", text)
 
     balancers.start_haproxy(members.ports, edit)
