@@ -114,6 +114,20 @@ def test_a_server_that_is_not_ready(start: Start) -> None:
     server.popen.kill()
 
 
+def test_an_origin(launcher: Launcher, tmp_path: Path) -> None:
+    flags = ("--port", "0", "--drain-delay", "60")
+    origin = launcher.start("origin", str(tmp_path / "origin"), *flags)
+    at = ("--port", port_of(origin))
+    done = probe(*at)
+    assert done.stdout == f"{origin.url}/health answers 200: ok, version {__version__}\n"
+    assert probe("--ready", *at).stdout == f"{origin.url}/ready answers 200: ready\n"
+    origin.popen.terminate()
+    wait_until(lambda: "SIGTERM" in origin.log)
+    done = probe("--ready", *at)
+    assert done.stderr == f"xetserve: {origin.url}/ready answers 503: draining\n"
+    origin.popen.kill()
+
+
 def test_no_server(certificates: Certificates, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = str(sock.getsockname()[1])

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from xetserve.app.status.readiness import Readiness
 from xetserve.base.permissions import describe_os_error
 from xetserve.commands.pull.repo_argument import parse_target
 from xetserve.commands.serve.endpoints import open_endpoints
@@ -43,12 +44,17 @@ def run_origin(options: argparse.Namespace, config: Config) -> int:
     live = Live(read_tokens(config, options.more_tokens), load)
     endpoints = open_endpoints(config, os.environ, with_tls=False)
     name = f"origin on {config.origin.dir}"
-    making = _origin(options, live, endpoints.describe_exposed())
-    return run_handler(making, live, endpoints, name, body_budget=2 * MAX_SHARD_SIZE)
+    readiness = Readiness()
+    making = _origin(options, live, endpoints.describe_exposed(), readiness)
+    return run_handler(
+        making, live, endpoints, name, readiness=readiness, body_budget=2 * MAX_SHARD_SIZE
+    )
 
 
 @asynccontextmanager
-async def _origin(options: argparse.Namespace, live: Live, exposed: str) -> AsyncIterator[Handler]:
+async def _origin(
+    options: argparse.Namespace, live: Live, exposed: str, readiness: Readiness
+) -> AsyncIterator[Handler]:
     """Make the handler, and import folders.
 
     Args:
@@ -60,6 +66,7 @@ async def _origin(options: argparse.Namespace, live: Live, exposed: str) -> Asyn
         data_url=config.data_url or None,
         bridge_url=config.bridge_url or None,
         test_controls=options.test_controls,
+        is_draining=lambda: readiness.is_draining,
     )
 
     def set_tokens(config: Config) -> None:

@@ -5,6 +5,7 @@
     /v2/{repo}/manifests/..., /v2/{repo}/blobs/...                        hub, for ollama
     /v1/..., /v2/..., and the same without a version, for old clients     cas
     /data/{xorb hash}                                                     data
+    /health, /healthz, /ready                                             for health checks
     /bridge/...                                                           bridge
 
 A data host of its own, such as nginx, can serve {root}/xorbs/ at {data_url}/data/ instead, as the
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+from xetserve import __version__
 from xetserve.base.permissions import describe_os_error
 from xetserve.errors import FormatError, IntegrityError, RequestError
+from xetserve.http.hosts import PROBES
 from xetserve.http.messages import Request, Response, error_response, json_response
 from xetserve.origin.api.auth import Gatekeeper, hub_error
 from xetserve.origin.api.cas import CasApi
@@ -70,6 +73,7 @@ class Origin:
         bridge_url: downloads of Xet files are redirected there, as on the real Hub; None: they are
             answered directly.
         test_controls: serve /_test/.
+        is_draining: returns whether the server finishes its requests before it ends.
         clock: returns Unix seconds.
 
     Raises:
@@ -86,10 +90,12 @@ class Origin:
         data_url: str | None = None,
         bridge_url: str | None = None,
         test_controls: bool = False,
+        is_draining: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.library = Library(root)
         self._test_controls = test_controls
+        self._is_draining = is_draining
         self._misbehaviour = Misbehaviour()
         self._requests: deque[dict[str, Any]] = deque(maxlen=MAX_RECORDED_REQUESTS)
         signer = Signer(self.library.load_secret(), clock)
@@ -134,6 +140,8 @@ class Origin:
         parts = request.raw_path.removeprefix("/").split("/")
         if parts[0] == "_test":
             return await self._answer(self._test(request, parts[1:]))
+        if request.raw_path in PROBES and request.method in ("GET", "HEAD"):
+            return self._answer_probe(request)
         kind = _kind_of(parts)
         misbehaviour = self._misbehaviour
         await misbehaviour.wait(kind)
@@ -143,6 +151,15 @@ class Origin:
         if self._test_controls:
             self._requests.append(_describe_request(request, kind, response.status))
         return response
+
+    def _answer_probe(self, request: Request) -> Response:
+        """Answer a health check, as a server does."""
+        not_stored = ("Cache-Control", "no-store")
+        if request.raw_path != "/ready":
+            return json_response(200, {"status": "ok", "version": __version__}, [not_stored])
+        if self._is_draining():
+            return json_response(503, {"status": "draining"}, [not_stored, ("Retry-After", "1")])
+        return json_response(200, {"status": "ready"}, [not_stored])
 
     async def _answer(self, work: Awaitable[Response]) -> Response:
         """Await a response; turn an error of the client into one, too."""
