@@ -35,7 +35,7 @@ TARGETS: Final = ("systemd", "docker", "podman")
 DEFAULT_JOBS: Final = "4"
 DEFAULT_LINES: Final = "100"
 DEFAULT_TIMEOUT: Final = "30"
-DEFAULT_PROBE_TIMEOUT: Final = "4"  # /ready asks the Hub for 2 s and the disk for 2 s at most
+DEFAULT_PROBE_TIMEOUT: Final = "4"  # less than the 5 s that container engines are told to wait
 DEFAULT_MEMORY: Final = "512m"
 _CHOICE: Final = re.compile(r"invalid choice: '(?P<wrong>[^']*)' \(choose from (?P<known>.*)\)")
 
