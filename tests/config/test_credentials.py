@@ -10,7 +10,7 @@ from xetserve.config.load import load_config
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError
 
-SECRET = "thirty-two or more characters, in fact"
+SECRET = "thirty-two or more characters in fact"
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ from xetserve.config.parsers import (
     parse_repo,
     parse_seconds,
     parse_secret,
+    parse_secrets,
     parse_size,
     parse_text,
     parse_tls_version,
@@ -51,6 +52,7 @@ from xetserve.config.text import format_value
 from xetserve.errors import ConfigError
 
 MIB = 1024 * 1024
+OTHER_SECRETS = [random.Random(seed).randbytes(16).hex() for seed in range(2)]
 
 FIELDS = [setting for fields in SECTIONS.values() for setting in dataclasses.fields(fields)]
 SETTINGS = [
@@ -250,7 +252,7 @@ def test_a_secret_is_read_from_file_or_environment_and_never_shown(
     section: str, setting: dataclasses.Field[Any], tmp_path: Path
 ) -> None:
     (variable,) = setting.metadata["variables"]
-    secret = "correct horse battery staple, long"
+    secret = "correct horse battery staple and long"
     in_file = write(tmp_path, f"[{section}]\n{setting.name} = '{secret}'\n")
     for config in (load_config({}, {}, in_file), load_config({}, {variable: secret})):
         assert get(config, section, setting.name) == secret
@@ -650,6 +652,25 @@ def test_a_secret_that_can_be_guessed_is_refused(parse: Callable[[str], str], se
     with pytest.raises(ValueError, match="can be guessed: create one with `openssl") as caught:
         parse(secret)
     assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(f"{OTHER_SECRETS[0]},short", "at least 32 characters", id="one is short"),
+        pytest.param(f"{OTHER_SECRETS[0]},", "an empty secret beside a comma", id="one is missing"),
+        pytest.param("a" * 40 + f",{OTHER_SECRETS[0]}", "can be guessed", id="one can be guessed"),
+    ],
+)
+def test_each_of_several_secrets_must_be_good(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_secrets(text)
+
+
+def test_several_secrets_are_taken_without_blanks() -> None:
+    first, second = OTHER_SECRETS
+    assert parse_secrets(f" {first}, {second}\n") == f"{first},{second}"
+    assert parse_secrets(" ") == ""
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])

@@ -121,7 +121,7 @@ def test_the_settings_that_count_read_as_themselves(tmp_path: Path) -> None:
 
 
 def test_a_secret_is_masked() -> None:
-    secret = "correct horse battery staple, long"
+    secret = "correct horse battery staple and long"
     shown = format_effective(load_all({}, {"XETSERVE_NATIVE_SECRET": secret}))
     assert secret not in shown
     assert 'native_secret = "***"' in shown

@@ -427,6 +427,7 @@ def test_several_files_in_one_question(start: Start, form: str) -> None:
     assert "Traceback" not in site.server.log
 
 
+NEW_SECRET = "what they will know next and nobody else"
 SHARED_SECRET = "two servers know this and nobody else"
 
 
@@ -601,10 +602,16 @@ class TestRights:
 
 def test_servers_with_one_secret_take_each_others_tokens(private: Private, start: Start) -> None:
     other = start("native", XETSERVE_NATIVE_SECRET=SHARED_SECRET)
-    stranger = start("native")
+    rotating = start("native", XETSERVE_NATIVE_SECRET=f"{NEW_SECRET},{SHARED_SECRET}")
+    stranger = start("native", XETSERVE_NATIVE_SECRET=NEW_SECRET)
     target = f"/v2/reconstructions/{private.file_hash}"
     wanted = ("Range", private.range)
-    for site, status, data_status in ((other, 200, 206), (stranger, 401, 409)):
+    assert ask(stranger, target, get_token(rotating)).status == 200  # the first one signs
+    for site, status, data_status in (
+        (other, 200, 206),
+        (rotating, 200, 206),
+        (stranger, 401, 409),
+    ):
         assert ask(site, target, get_token(private.site)).status == status
         assert ask(site, private.data_target, None, wanted).status == data_status
 

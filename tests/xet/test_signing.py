@@ -2,15 +2,17 @@
 
 import zlib
 from base64 import urlsafe_b64encode
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xetserve.xet.signing import KEY_SIZE, MAX_VALUE_SIZE, Sealer, derive_key
+from xetserve.xet.signing import KEY_SIZE, MAX_VALUE_SIZE, Sealer, _sign, derive_key
 
-SEALER = Sealer(b"k" * KEY_SIZE)
+KEY = b"k" * KEY_SIZE
+SEALER = Sealer(KEY)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -37,6 +39,17 @@ def test_no_character_can_be_changed(at: int, char: str) -> None:
     at %= len(text) - 1  # some bits of the last one stand for nothing
     changed = text[:at] + char + text[at + 1 :]
     assert changed == text or SEALER.unseal("token", changed) is None
+
+
+def test_the_first_key_seals_and_all_unseal() -> None:
+    """What an operator does to change the key of several servers: add, put first, remove."""
+    old, new = derive_key("old"), derive_key("new")
+    servers = [Sealer(old), Sealer(old, new), Sealer(new, old), Sealer(new)]
+    for before, after in pairwise(servers):
+        assert after.unseal("token", before.seal("token", 1)) == 1
+        assert before.unseal("token", after.seal("token", 1)) == 1
+    assert servers[-1].unseal("token", servers[0].seal("token", 1)) is None
+    assert servers[0].unseal("token", servers[-1].seal("token", 1)) is None
 
 
 @pytest.mark.parametrize(
@@ -68,5 +81,5 @@ def test_a_secret_gives_one_key() -> None:
     ],
 )
 def test_what_others_sealed_with_our_key_may_be_nothing(data: bytes) -> None:
-    text = urlsafe_b64encode(SEALER._sign("token", data) + data).decode().rstrip("=")
+    text = urlsafe_b64encode(_sign(KEY, "token", data) + data).decode().rstrip("=")
     assert SEALER.unseal("token", text) is None

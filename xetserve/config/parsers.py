@@ -196,6 +196,14 @@ def parse_secret(text: str) -> str:
     return _check_strength(text.strip(), MIN_SECRET_LENGTH)
 
 
+def parse_secrets(text: str) -> str:
+    """Parse secrets separated by commas, of which the first one signs and all verify."""
+    secrets = [parse_secret(each) for each in text.split(",")]
+    if len(secrets) > 1 and "" in secrets:
+        raise ValueError("has an empty secret beside a comma")
+    return ",".join(secrets)
+
+
 def parse_password(text: str) -> str:
     """Parse a secret that clients send, so guesses can be tested only online; empty: none."""
     return _check_strength(text.strip(), MIN_PASSWORD_LENGTH)

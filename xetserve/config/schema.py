@@ -42,7 +42,7 @@ from xetserve.config.parsers import (
     parse_rate,
     parse_repo,
     parse_seconds,
-    parse_secret,
+    parse_secrets,
     parse_size,
     parse_text,
     parse_tls_version,
@@ -299,11 +299,11 @@ class HubConfig:
     )
     native_secret: str = _setting(
         "",
-        parse_secret,
+        parse_secrets,
         "XETSERVE_NATIVE_SECRET",
         "secret of at least 32 characters (openssl rand -hex 32) that signs tokens and data URLs "
         "of native clients. Servers behind one address must share it. Without it, each start "
-        "creates a new one",
+        "creates a new one. Of several, separated by commas, the first signs and all verify",
         metavar="SECRET",
         is_secret=True,
     )

@@ -23,22 +23,23 @@ _TO_BASE64: Final = str.maketrans("-_", "+/")
 
 
 class Sealer:
-    """A signer that seals and unseals values with one key.
+    """A signer that seals values with one key, and unseals them with several.
 
     Args:
         key: at least KEY_SIZE random bytes.
+        more: keys of other servers, or former ones, whose values are accepted, too.
     """
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, key: bytes, *more: bytes) -> None:
+        self._keys = (key, *more)
 
     def seal(self, purpose: str, value: Any) -> str:
         """Return a JSON value sealed for a purpose, as text for URLs and header fields."""
         data = zlib.compress(json.dumps(value, separators=(",", ":")).encode(), 9)
-        return urlsafe_b64encode(self._sign(purpose, data) + data).decode().rstrip("=")
+        return urlsafe_b64encode(_sign(self._keys[0], purpose, data) + data).decode().rstrip("=")
 
     def unseal(self, purpose: str, text: str) -> Any | None:
-        """Return the value in a sealed text; None: it was not sealed for this purpose with our key.
+        """Return the value in a sealed text; None: it was not sealed so with one of our keys.
 
         The caller must check the shape of the value: servers of other versions may share the key.
         """
@@ -48,7 +49,8 @@ class Sealer:
         except (UnicodeEncodeError, binascii.Error):
             return None
         data = packed[_MAC_SIZE:]
-        if not hmac.compare_digest(packed[:_MAC_SIZE], self._sign(purpose, data)):
+        mac = packed[:_MAC_SIZE]
+        if not any(hmac.compare_digest(mac, _sign(key, purpose, data)) for key in self._keys):
             return None
         unpacking = zlib.decompressobj()
         try:
@@ -57,8 +59,9 @@ class Sealer:
             return None
         return value if unpacking.eof else None
 
-    def _sign(self, purpose: str, data: bytes) -> bytes:
-        return hmac.new(self._key, purpose.encode() + b"\0" + data, sha256).digest()
+
+def _sign(key: bytes, purpose: str, data: bytes) -> bytes:
+    return hmac.new(key, purpose.encode() + b"\0" + data, sha256).digest()
 
 
 def derive_key(secret: str) -> bytes:

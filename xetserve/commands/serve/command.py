@@ -82,8 +82,8 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     endpoints = open_endpoints(config, os.environ, with_tls=True)
     readiness = Readiness(can_do_without=_find_dispensable(config))
     # Created before the workers are forked, so that all of them share these values.
-    secret = config.hub.native_secret
-    sealer = Sealer(derive_key(secret) if secret else secrets.token_bytes(KEY_SIZE))
+    keys = [derive_key(each) for each in config.hub.native_secret.split(",") if each]
+    sealer = Sealer(*(keys or [secrets.token_bytes(KEY_SIZE)]))
     instance = f"xetserve-{secrets.token_hex(6)}"
     shared_memory = SharedMemory(num_workers, PLACE_SIZE)
     ledgers = SharedMemory(num_workers, worker_bus.PLACE_SIZE) if num_workers > 1 else None
