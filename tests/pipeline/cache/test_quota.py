@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -221,6 +221,36 @@ async def test_what_was_not_used_for_long_goes(tmp_path: Path) -> None:
     evicted = make_quota(tmp_path).evict(unused_since=2500)
     assert evicted.num == 2
     assert files(tmp_path) == paths[2:]
+
+
+def test_many_files_go_in_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100,000 files took minutes: five walks over the folder, and the usage written for each."""
+    prepare_folder(tmp_path)
+    for number in range(1000):
+        folder = Path(make_xorb_path(tmp_path, number.to_bytes(32, "little")))
+        folder.mkdir(parents=True)
+        (folder / f"0-1-{number:016x}.xc").write_bytes(b"x")
+    walks: list[Path] = []
+
+    def walk(folder: Path) -> Iterator[layout.Stored]:
+        walks.append(folder)
+        return layout.iter_stored(folder)
+
+    changes: list[int] = []
+    quota = make_quota(tmp_path)
+    add = quota._add
+
+    def count(size: int) -> bool:
+        changes.append(size)
+        return add(size)
+
+    monkeypatch.setattr(quota_module, "iter_stored", walk)
+    monkeypatch.setattr(quota, "_add", count)
+    assert quota.evict(size=100 * layout.BLOCK) == (900, 900 * layout.BLOCK)
+    assert len(walks) == 2
+    assert len(changes) == 4
+    assert quota.get_usage() == 100 * layout.BLOCK
+    assert len(list(tmp_path.glob("??/*/*.xc"))) == len(list(tmp_path.glob("??/*"))) == 100
 
 
 async def test_without_a_reason_nothing_goes(tmp_path: Path) -> None:

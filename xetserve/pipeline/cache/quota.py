@@ -15,7 +15,8 @@ import fcntl
 import heapq
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,6 +29,9 @@ HYSTERESIS: Final = 10  # a sweep evicts a tenth of a full cache, so that sweeps
 MIN_ROOM: Final = 1024 * 1024  # bytes; a cache that cannot have as much keeps nothing
 MIN_FREE_FILES: Final = 1000  # inodes of the file system that stay free
 EVICTION_ROUNDS: Final = 8  # walks over the folder, if files cannot be removed
+BATCH: Final = 256  # files that are removed before the usage is changed
+# Removing a folder waits for the kernel, 0.2 to 0.9 ms on ext4, and hardly uses the CPU.
+NUM_REMOVERS: Final = 8
 LOCK_TRIES: Final = 50  # a millisecond each; the holder needs microseconds
 
 
@@ -36,6 +40,10 @@ class Evicted(NamedTuple):
 
     num: int
     size: int
+
+    def plus(self, other: "Evicted") -> "Evicted":
+        """Return the sum of both."""
+        return Evicted(self.num + other.num, self.size + other.size)
 
 
 class Quota:
@@ -178,7 +186,7 @@ class Quota:
         fd = open_regular(self._folder / "sweep.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._sweep(need)
+            return self._sweep(need)[0].num
         except BlockingIOError:
             return 0
         finally:
@@ -197,21 +205,23 @@ class Quota:
         fd = open_regular(self._folder / "sweep.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            before = self._count()
-            num = self._sweep(0)
+            evicted, left = self._sweep(0)
             if unused_since is not None:
                 old = [s for s in iter_stored(self._folder) if s.used < unused_since]
-                num += self._remove_all(old)
+                removed, _ = self._remove_all(old)
+                evicted, left = evicted.plus(removed), left - removed.size
             if size is not None:
-                num += self._evict(self._count() - size)
-            return Evicted(num, max(0, before - self._count()))
+                evicted = evicted.plus(self._evict(left - size))
+            return evicted
         finally:
             os.close(fd)
 
-    def _sweep(self, need: int) -> int:
+    def _sweep(self, need: int) -> tuple[Evicted, int]:
+        """Return also the bytes of the files that are left, without those in tmp."""
         need = get_cost(need)
         before = self.get_usage()
-        total = self._remove_leftovers() + self._count()
+        of_writers, stored = self._remove_leftovers(), self._count()
+        total = of_writers + stored
         with self._lock_usage() as fd:
             total += _read_number(fd) - before  # changes of other processes during the count
             _write_number(fd, total)
@@ -221,27 +231,27 @@ class Quota:
         missing = self._min_free + need - self.get_free()
         if missing > 0:
             excess = max(excess, missing + self._min_free // HYSTERESIS)
-        return self._evict(excess)
+        evicted = self._evict(excess)
+        return evicted, stored - evicted.size
 
-    def _evict(self, excess: int) -> int:
-        """Remove the least recently used files, excess bytes together; return their number.
+    def _evict(self, excess: int) -> Evicted:
+        """Remove the least recently used files, excess bytes together.
 
         If a file cannot be removed, a more recent one is removed instead.
         """
-        count = 0
+        evicted = Evicted(0, 0)
         refused: set[str] = set()
         for _ in range(EVICTION_ROUNDS):
-            stored = (one for one in iter_stored(self._folder) if one.path not in refused)
-            num_refused = len(refused)
-            for one in _find_oldest(stored, excess):
-                count += self._remove_all([one])
-                if os.path.lexists(one.path):
-                    refused.add(one.path)
-                else:
-                    excess -= one.cost
-            if len(refused) == num_refused:
+            if excess <= evicted.size:
                 break
-        return count
+            stored = (one for one in iter_stored(self._folder) if one.path not in refused)
+            oldest = _find_oldest(stored, excess - evicted.size)
+            removed, failed = self._remove_all(oldest)
+            evicted = evicted.plus(removed)
+            if not failed:
+                break
+            refused |= failed
+        return evicted
 
     def _count(self) -> int:
         size = num_unproven = 0
@@ -251,14 +261,26 @@ class Quota:
         self.num_unproven = num_unproven
         return size
 
-    def _remove_all(self, evicted: Iterable[Stored]) -> int:
-        """Remove files, and folders that become empty; return the number of files."""
-        count = 0
-        for stored in evicted:
-            count += self.remove(stored.path)
-            with contextlib.suppress(OSError):  # it usually has other files
-                os.rmdir(os.path.dirname(stored.path))
-        return count
+    def _remove_all(self, files: Sequence[Stored]) -> tuple[Evicted, set[str]]:
+        """Remove files, and folders that become empty.
+
+        Returns:
+            the removed files, and the paths of those that could not be removed.
+        """
+        evicted = Evicted(0, 0)
+        failed: set[str] = set()
+        with ThreadPoolExecutor(NUM_REMOVERS) as removers:
+            for start in range(0, len(files), BATCH):
+                paths = [stored.path for stored in files[start : start + BATCH]]
+                before = evicted.size
+                for path, removed in zip(paths, removers.map(_remove_file, paths), strict=True):
+                    if removed is None:
+                        failed.add(path)
+                    else:
+                        evicted = evicted.plus(removed)
+                with contextlib.suppress(OSError):
+                    self._add(before - evicted.size)
+        return evicted, failed
 
     def _remove_leftovers(self) -> int:
         """Remove temporary files without a writer; return the bytes of the others.
@@ -276,6 +298,20 @@ class Quota:
             elif not _remove_unless_locked(stored.path):
                 total += stored.cost
         return total
+
+
+def _remove_file(path: str) -> Evicted | None:
+    """Remove a file, and its folder if that becomes empty; return None if the file stays."""
+    try:
+        size = os.stat(path, follow_symlinks=False).st_size
+        os.unlink(path)
+    except FileNotFoundError:  # another process has removed it
+        return Evicted(0, 0)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):  # it usually has other files
+        os.rmdir(os.path.dirname(path))
+    return Evicted(1, get_cost(size))
 
 
 def _find_oldest(entries: Iterator[Stored], excess: int) -> list[Stored]:
