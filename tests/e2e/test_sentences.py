@@ -34,6 +34,17 @@ if os.geteuid() == 0:
 sys.exit(main(sys.argv[1:]))
 """
 
+OF_GROUP_0 = """
+import os, sys
+from pathlib import Path
+from xetserve.pipeline.cache.store import prepare_folder
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(0)
+    os.setuid(1000660000)
+prepare_folder(Path(sys.argv[1]))
+"""
+
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
@@ -108,6 +119,30 @@ def test_a_cache_folder_without_rights(locked: Path, command: tuple[str, ...]) -
     assert done.stderr.startswith(f"xetserve: cannot keep a cache in {locked}: {locked}")
     assert f"belongs to uid {locked.lstat().st_uid}, and this process runs as uid" in done.stderr
     assert re.search(rf": as root: chown -R \d+:\d+ {locked}$", done.stderr)
+
+
+def test_any_user_of_group_0_can_keep_a_cache_in_the_image(open_folder: Path) -> None:
+    """OpenShift runs containers as a random user of this group."""
+    text = (Path(__file__).parents[2] / "Dockerfile.alpine").read_text()
+    found = re.search(r"install -d -o xetserve -g (\w+) -m (\d+) /var/cache/xetserve", text)
+    assert found is not None
+    groups = {"root": 0, "xetserve": 1000}
+    assert groups[found[1]] == 0
+    folder = open_folder / "cache"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, 1000, groups[found[1]])
+    folder.chmod(int(found[2], 8))
+    done = subprocess.run(
+        [sys.executable, "-c", OF_GROUP_0, str(folder)],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "usage").lstat().st_gid == (0 if os.geteuid() == 0 else os.getegid())
 
 
 def test_a_cache_folder_that_cannot_be_made(open_folder: Path) -> None:
