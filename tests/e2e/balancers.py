@@ -13,7 +13,7 @@ from tests.waiting import PATIENCE, wait_until
 
 CONFIGURATIONS = Path(xetserve.__file__).parent / "share/scale"
 PROXY = "127.0.0.1"
-SECRET = {"XETSERVE_NATIVE_SECRET": "known to all three of them, and long"}
+SECRET = {"XETSERVE_NATIVE_SECRET": "known to all three of them and long"}
 
 
 def find_port() -> int:

@@ -32,7 +32,7 @@ STORE = Path("/etc/credstore")
 DROP_INS = Path("/run/systemd/system/xetserve.service.d")
 SERVICE = "xetserve.service"
 SOCKET = "xetserve.socket"
-SECRET = "a secret for native clients, made for tests"
+SECRET = "a secret for native clients made for tests"
 
 # The server, but SIGUSR1 makes its event loop stuck: other threads go on.
 STUCK = """
