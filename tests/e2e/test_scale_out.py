@@ -421,6 +421,15 @@ def test_long_heads_pass(fleet: Fleet) -> None:
     assert fleet.get(grant, "x")[0] == 409
 
 
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/status?x=1", "/operator", "/%6detrics", "/status/", "//metrics"]
+)
+def test_figures_are_kept_from_the_public(fleet: Fleet, path: str) -> None:
+    status, body = fleet.get(path, "x")
+    assert (status, json.loads(body)) == (404, {"error": "figures are not published here"})
+    assert fleet.get("/health", "x")[0] == 200
+
+
 def test_the_balancer_says_who_the_client_is(fleet: Fleet, tmp_path: Path) -> None:
     lies = ("-H", "X-Forwarded-For: 198.51.100.1", "-H", "X-Forwarded-Proto: https")
     more = ("-H", "X-Forwarded-Host: evil.example", "-H", "Forwarded: for=198.51.100.2")
