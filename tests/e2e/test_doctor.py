@@ -22,6 +22,7 @@ WRONG_TOKEN = "hf_" + "w" * 34
 GOOD = [
     "settings",
     "native code",
+    "memory",
     "open files",
     "cache",
     "CA",

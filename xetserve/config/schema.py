@@ -54,6 +54,10 @@ from xetserve.config.parsers import (
 )
 from xetserve.errors import ConfigError
 
+# Measured: Python, uvloop and codecs, and what each of several workers adds.
+BASE_MEMORY: Final = 40 * 1024 * 1024  # bytes
+WORKER_MEMORY: Final = 20 * 1024 * 1024  # bytes
+
 
 def _setting(
     default: Any,
@@ -764,6 +768,12 @@ class Config:
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     log: LogConfig = field(default_factory=LogConfig)
     origin: OriginConfig = field(default_factory=OriginConfig)
+
+    def get_memory(self, num_workers: int) -> int:
+        """Return the bytes that num_workers processes may need, without those of connections."""
+        processes = BASE_MEMORY + (num_workers * WORKER_MEMORY if num_workers > 1 else 0)
+        budget = max(self.memory.memory_budget, num_workers * MIN_BUDGET)
+        return processes + budget + max(self.memory.body_budget, num_workers * MIN_BODY_BUDGET)
 
     def for_worker(self, num_workers: int) -> "Config":
         """Return the settings of one of num_workers processes.

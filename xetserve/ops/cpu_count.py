@@ -12,7 +12,7 @@ OWN_CGROUP: Final = Path("/proc/self/cgroup")
 def count_cores() -> int:
     """Return the number of usable cores: CPU affinity, limited by cgroup quotas (rounded up)."""
     num_cores = len(os.sched_getaffinity(0))
-    for folder in _cgroup_folders():
+    for folder in find_cgroup_folders():
         # A missing file or "max" means no quota.
         with contextlib.suppress(OSError, ValueError):
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
@@ -20,7 +20,7 @@ def count_cores() -> int:
     return max(1, num_cores)
 
 
-def _cgroup_folders() -> list[Path]:
+def find_cgroup_folders() -> list[Path]:
     """Return the folders of this process's cgroup (version 2) and of its ancestors.
 
     In a container, the own cgroup may appear as the root.

@@ -10,6 +10,7 @@ from typing import Final
 
 from xetserve import __version__
 from xetserve.app.paths import check_revision, parse_repo
+from xetserve.base.sizes import format_size
 from xetserve.commands.doctor.findings import (
     Finding,
     Level,
@@ -21,10 +22,12 @@ from xetserve.commands.doctor.network import Checkup
 from xetserve.commands.doctor.trial_download import Target
 from xetserve.commands.output import write_output
 from xetserve.commands.pull.command import read_token
+from xetserve.commands.serve.wiring import describe_memory
 from xetserve.config.schema import Config, find_conflicts
 from xetserve.errors import ConfigError, RequestError
 from xetserve.ops.lifecycle import run_loop
 from xetserve.ops.logs import mask_secrets
+from xetserve.ops.memory_limit import find_memory_limit
 
 TIME_LIMIT: Final = 90.0  # seconds for all checks
 
@@ -95,8 +98,19 @@ def _check_here(config: Config) -> Iterator[Finding]:
     if not conflicts:
         yield Finding("settings", Level.OK, f"valid for xetserve {__version__}")
     yield check_native_code()
+    yield _check_memory(config)
     yield check_files(config.limits.max_connections)
     yield check_cache(config)
+
+
+def _check_memory(config: Config) -> Finding:
+    """Check that the processes and their budgets fit into the cgroup's limit."""
+    limit = find_memory_limit()
+    text, advice = describe_memory(config, limit)
+    if text:
+        return Finding("memory", Level.WARN, text, advice)
+    fits = "no limit" if limit is None else f"fits into the limit of {format_size(limit)}"
+    return Finding("memory", Level.OK, fits)
 
 
 def _print(finding: Finding) -> None:

@@ -29,6 +29,7 @@ from xetserve.commands.serve.wiring import (
     make_application,
     open_upstreams,
     warn_if_slow,
+    warn_of_memory,
 )
 from xetserve.config.load import find_file, load_config, read_secrets
 from xetserve.config.schema import Config, HubConfig, check_together
@@ -68,6 +69,7 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     check_together(config)
     check_environment(config)
     warn_if_slow()
+    warn_of_memory(config)
     if config.cache.cache_dir:  # an unusable folder must stop the start
         prepare_folder(Path(config.cache.cache_dir))
     num_workers = config.server.workers or count_cores()

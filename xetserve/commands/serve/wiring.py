@@ -11,6 +11,7 @@ from xetserve.app.application import Application
 from xetserve.app.download.service import Upstreams
 from xetserve.app.hub.xet_mode import XetMode
 from xetserve.app.status.service import StatusService
+from xetserve.base.sizes import format_size
 from xetserve.config.schema import Config, HubConfig
 from xetserve.errors import ConfigError, UpstreamRefused
 from xetserve.http.cors import CorsPolicy
@@ -20,6 +21,8 @@ from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.tls import check_ca_files, make_client_context
 from xetserve.net.url import parse_url
+from xetserve.ops.cpu_count import count_cores
+from xetserve.ops.memory_limit import find_memory_limit
 from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.pipeline.engine import Engine, ReadLimits
@@ -54,6 +57,35 @@ class Opened(NamedTuple):
 def warn_if_slow() -> None:
     """Log at the start of a command if chunks are decoded without the C extension."""
     text, advice = describe_slowness()
+    if text:
+        logger.warning("%s; %s", text, advice)
+
+
+def describe_memory(config: Config, limit: int | None) -> tuple[str, str]:
+    """Return how the memory that the settings allow exceeds the cgroup's limit, and what to do.
+
+    Both texts are empty if it does not, or if there is no limit. Connections are left out: few
+    servers have as many as max_connections allows.
+    """
+    num_workers = config.server.workers or count_cores()
+    needed = config.get_memory(num_workers)
+    if limit is None or needed <= limit:
+        return "", ""
+    workers = "1 worker" if num_workers == 1 else f"{num_workers} workers"
+    auto = " (workers = auto)" if config.server.workers == 0 else ""
+    text = (
+        f"{workers}{auto} may need {format_size(needed)} and more for connections, but the "
+        f"cgroup's limit is {format_size(limit)}: the kernel may kill them"
+    )
+    advice = (
+        "lower workers, memory_budget or body_budget, or raise the limit (MemoryMax, mem_limit)"
+    )
+    return text, advice
+
+
+def warn_of_memory(config: Config) -> None:
+    """Log at the start if the settings allow more memory than the cgroup does."""
+    text, advice = describe_memory(config, find_memory_limit())
     if text:
         logger.warning("%s; %s", text, advice)
 
