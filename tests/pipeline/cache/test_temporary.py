@@ -39,6 +39,12 @@ def test_a_new_file_has_room_on_the_disk(tmp_path: Path) -> None:
     assert 512 * status.st_blocks >= SIZE
 
 
+def test_an_empty_file(tmp_path: Path) -> None:
+    temporary = open_temporary(tmp_path, 0)
+    assert temporary is not None
+    os.close(temporary.fd)
+
+
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_that_cannot_reserve_room_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int

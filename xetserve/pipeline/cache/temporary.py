@@ -71,6 +71,8 @@ def _allocate(fd: int, size: int) -> None:
     Raises:
         OSError: the disk fails, or has no room.
     """
+    if not size:
+        return  # fallocate refuses it
     if _fallocate is None or _fallocate(fd, 0, 0, size) != 0:
         code = ctypes.get_errno()
         if _fallocate is not None and code not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR):
