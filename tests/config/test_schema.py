@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from xetserve.config.load import add_flags, load_config, read_secrets
 from xetserve.config.parsers import (
     parse_access_log,
+    parse_address,
     parse_age,
     parse_audience,
     parse_body_budget,
@@ -98,6 +99,7 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_access_log: ("JSON", "json"),
     parse_log_format: ("JSON", "json"),
     parse_audience: ("Token", "token"),
+    parse_address: (" [::1]:9100", "[::1]:9100"),
 }
 BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_text: " ",
@@ -128,6 +130,7 @@ BAD_VALUES: dict[Callable[[str], Any], str] = {
     parse_xet_mode: "xet",
     parse_log_level: "loud",
     parse_access_log: "xml",
+    parse_address: "9100",
     parse_log_format: "off",
     parse_audience: "friends",
 }
@@ -754,6 +757,9 @@ def test_a_random_secret_is_taken(size: int) -> None:
         pytest.param(parse_optional_seconds, "1e3", 1000.0, id="time with an exponent"),
         pytest.param(parse_rate, "0.5", 0.5, id="every other second"),
         pytest.param(parse_log_level, " Info", "info", id="level"),
+        pytest.param(parse_address, "127.0.0.1:0", "127.0.0.1:0", id="address"),
+        pytest.param(parse_address, "metrics.local:65535", "metrics.local:65535", id="host"),
+        pytest.param(parse_address, " ", "", id="no address"),
         pytest.param(parse_access_log, " Json", "json", id="form of the access log"),
         pytest.param(parse_access_log, "OFF", "off", id="no access log"),
         pytest.param(parse_log_level, "ERROR", "error", id="upper-case level"),
@@ -874,6 +880,9 @@ def test_a_value_is_read(parse: Callable[[str], Any], text: str, expected: Any) 
         pytest.param(parse_optional_seconds, "inf", id="time without an end"),
         pytest.param(parse_rate, "nan", id="rate that is no number"),
         pytest.param(parse_log_level, "", id="no level"),
+        pytest.param(parse_address, "::1:9100", id="no brackets"),
+        pytest.param(parse_address, "host:65536", id="no port of TCP"),
+        pytest.param(parse_address, ":9100", id="no host"),
         pytest.param(parse_access_log, "", id="no form"),
         pytest.param(parse_access_log, "true", id="unknown form"),
         pytest.param(parse_log_level, "trace", id="unknown level"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -244,6 +245,41 @@ def test_figures_can_be_withdrawn_while_the_server_runs(
     wait_until(lambda: ask(site, "/metrics").status == 404)
     assert ask(site, "/status").status == 404
     assert ask(site, "/health").status == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_figures_can_have_an_address_of_their_own(
+    site: Site, launcher: Launcher, workers: str
+) -> None:
+    flags = ("--status-listen", "127.0.0.1:0", "--workers", workers)
+    environ = {"XETSERVE_OPERATOR_TOKEN": OPERATOR}
+    server = launcher.start(*serve_arguments(site.origin.url, *flags), **environ)
+    found = re.search(r", (http://127\.0\.0\.1:\d+) \(figures\)", server.log)
+    assert found is not None
+    public, apart = Connection(server.url), Connection(found[1])
+    name = f"/{REPO}/resolve/main/random.bin"
+    for target in ("/metrics", "/status"):
+        assert (public.ask(target, token=OPERATOR).status, apart.ask(target).status) == (404, 200)
+    assert public.ask("/operator", method="POST", body=b"", token=None).status == 404
+    assert b"process_start" not in public.ask("/metrics").body
+    pages = [each.ask("/", [HTML], token=None).body for each in (public, apart)]
+    assert [b"Sending" in page for page in pages] == [False, True]
+    assert (public.ask(name).status, apart.ask(name).status) == (200, 404)
+    assert public.ask("/health").status == apart.ask("/ready").status == 200
+    public.close()
+    apart.close()
+    assert server.stop() == 0
+
+
+def test_the_address_of_the_figures_expects_no_proxy(site: Site, launcher: Launcher) -> None:
+    flags = ("--status-listen", "127.0.0.1:0", "--proxy-protocol", "--trusted-proxies", "192.0.2.1")
+    server = launcher.start(*serve_arguments(site.origin.url, *flags))
+    found = re.search(r", (http://127\.0\.0\.1:\d+) \(figures\)", server.log)
+    assert found is not None
+    connection = Connection(found[1])
+    assert connection.ask("/metrics", token=None).status == 200
+    connection.close()
+    assert server.stop() == 0
 
 
 def test_ready_once_the_hub_answers(site: Site, launcher: Launcher) -> None:

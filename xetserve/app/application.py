@@ -9,7 +9,7 @@ from xetserve.app.hub.api import HubService
 from xetserve.app.hub.xet_mode import XetMode
 from xetserve.app.native.cas_api import CasService
 from xetserve.app.route_table import Auth, Call, check_method
-from xetserve.app.routes import make_routes
+from xetserve.app.routes import STATUS_ROUTES, make_routes
 from xetserve.app.status.service import StatusService
 from xetserve.app.text_compression import pack_document
 from xetserve.errors import RequestError, XetserveError
@@ -84,6 +84,8 @@ class Application:
             raise RequestError(508, "this server is its own Hub: its hub_url leads back to it")
         route, path = self.routes.match(request.raw_path)
         request.record.route = route.name
+        if request.for_operators and route.name not in STATUS_ROUTES:
+            raise RequestError(404, "this address has the figures of the server, and no files")
         # Order of checks: a malformed request, then a wrong method, then a missing token.
         token = _read_token(request, route.auth)
         call = Call(request, route.read(path), token)

@@ -4,7 +4,7 @@ Patterns are explained in route_table.py. A handler takes a Call and returns a R
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from xetserve.app.download.service import FileService
 from xetserve.app.hub import git_lfs
@@ -46,6 +46,9 @@ def make_routes(
         *list_download_routes(files, Auth.OPTIONAL if allow_anonymous else Auth.REQUIRED),
     ]
     return RouteTable(routes, find_api_verb)
+
+
+STATUS_ROUTES: Final = frozenset({"page", "health", "ready", "metrics", "status", "operator"})
 
 
 def list_status_routes(status: StatusService) -> list[Route[Any]]:

@@ -235,6 +235,15 @@ def parse_audience(text: str) -> str:
     return value
 
 
+def parse_address(text: str) -> str:
+    """Parse HOST:PORT, an IPv6 address in brackets; empty: none."""
+    text = text.strip()
+    match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(\d{1,5})", text, re.ASCII)
+    if text and (match is None or int(match[1]) > 65535):
+        raise ValueError("must be HOST:PORT, for example 127.0.0.1:9100 or [::1]:9100")
+    return text
+
+
 def parse_log_level(text: str) -> str:
     """Parse a log level."""
     level = text.strip().lower()

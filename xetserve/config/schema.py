@@ -17,6 +17,7 @@ from xetserve.config.parsers import (
     MIN_BUDGET,
     OFF,
     parse_access_log,
+    parse_address,
     parse_audience,
     parse_body_budget,
     parse_bool,
@@ -487,6 +488,14 @@ class StatusConfig:
         "who may read /metrics, /status and /: public, token (clients with the operator token) "
         "or off",
         metavar="WHO",
+    )
+    status_listen: str = _setting(
+        "",
+        parse_address,
+        "XETSERVE_STATUS_LISTEN",
+        "address, HOST:PORT, of a listener for /metrics, /status and the page with figures, "
+        "without TLS and PROXY headers; the other listeners then have no figures",
+        metavar="ADDRESS",
     )
     operator_token: str = _setting(
         "",

@@ -138,6 +138,7 @@ class Request:
     client: the client key for limits: the address, in IPv6 its /64; "" on a Unix socket.
     secure: whether the client uses TLS.
     record: the outcome, filled in while the request is served.
+    for_operators: whether it came to the address for operators.
     """
 
     method: str
@@ -150,6 +151,7 @@ class Request:
     client: str = ""
     secure: bool = False
     record: Record = field(default_factory=Record)
+    for_operators: bool = False
 
     @property
     def raw_path(self) -> str:

@@ -151,6 +151,9 @@ class Listener:
         self._proxies = proxies
         self._count.set_limits(limits.max_connections, limits.max_connections_per_client)
 
+    def _needs_header(self, endpoint: Endpoint) -> bool:
+        return self._proxies.needs_header and not endpoint.for_operators
+
     def _get_load(self) -> int:
         """Return the number of clients; at the limit sys.maxsize: other processes go first."""
         limit = self._limits.max_connections
@@ -161,7 +164,7 @@ class Listener:
         assert self._refusals is not None
         host = _host(address)
         is_trusted = host in self._proxies.trusted
-        is_stranger = self._proxies.needs_header and not is_trusted
+        is_stranger = self._needs_header(endpoint) and not is_trusted
         over_tls = endpoint.tls is not None
         if is_stranger and not _is_of_this_machine(host, sock):
             self._refusals.refuse(sock, 403, ONLY_PROXIES, over_tls=over_tls)
@@ -197,6 +200,8 @@ class Listener:
             return
         stream, peer = opened
         handler = endpoint.handler or self._handler
+        if endpoint.for_operators:
+            handler = partial(_mark, handler)
         connection = ServerConnection(
             stream,
             partial(_answer_probe, handler) if client.is_local else handler,
@@ -219,7 +224,7 @@ class Listener:
 
         Returns None if the preamble failed; the connection is closed then.
         """
-        if endpoint.tls is None and not self._proxies.needs_header:
+        if endpoint.tls is None and not self._needs_header(endpoint):
             return raw, raw.peer
         try:
             try:
@@ -249,7 +254,7 @@ class Listener:
         refusals, peer = self._refusals, raw.peer
         if client.is_local:
             await self._read_local_header(endpoint, raw)
-        elif self._proxies.needs_header:
+        elif self._needs_header(endpoint):
             source = await read_proxy_header(raw, refusals.log)
             if source is not None:
                 peer = source
@@ -334,6 +339,12 @@ def _is_of_this_machine(host: str, sock: socket.socket) -> bool:
     address = ip_address(host.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
+
+
+async def _mark(handler: Handler, request: Request) -> Response:
+    """Answer a request at the address for operators."""
+    request.for_operators = True
+    return await handler(request)
 
 
 async def _answer_probe(handler: Handler, request: Request) -> Response:

@@ -23,11 +23,13 @@ class Endpoint:
 
     tls: the TLS settings of new connections; None: plain HTTP.
     handler: the handler of requests; None: the listener's handler.
+    for_operators: requests are marked so, and no proxy is expected in front.
     """
 
     sock: socket
     tls: ServerTls | None = None
     handler: Handler | None = None
+    for_operators: bool = False
 
 
 async def read_proxy_header(stream: ByteStream, warn: Callable[[str], object]) -> str | None:

@@ -93,4 +93,5 @@ def test_settings_that_can_change() -> None:
         if section not in whole
         for setting in dataclasses.fields(fields)
     }
+    assert "status_listen" not in live
     assert live & others == {"write_timeout", "handshake_timeout", "hsts_max_age"}

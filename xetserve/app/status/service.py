@@ -33,6 +33,7 @@ class StatusService:
         operator: checks the operator token.
         readiness: checks the Hub and the cache.
         audience: who may see figures: "public", "token" (the operator) or "off" (nobody).
+        is_apart: show figures only at the address for operators.
     """
 
     def __init__(
@@ -41,7 +42,10 @@ class StatusService:
         operator: Operator | None = None,
         readiness: Readiness | None = None,
         audience: str = "public",
+        *,
+        is_apart: bool = False,
     ) -> None:
+        self._is_apart = is_apart
         self._figures = figures or Snapshot([memoryview(bytearray(PLACE_SIZE))])
         self._operator = operator or Operator()
         self._readiness = readiness or Readiness()
@@ -90,8 +94,18 @@ class StatusService:
         Raises:
             RequestError: 404, no operator token is set; 413, the body is too long.
         """
+        self._check_address(call.request)
         response = await self._operator.log_in(call.request)
         return response or await self._get_page(call.request, was_refused=True)
+
+    def _check_address(self, request: Request) -> None:
+        """Check that figures may be seen at the address that the request came to.
+
+        Raises:
+            RequestError: 404, they may not.
+        """
+        if self._is_apart and not request.for_operators:
+            raise RequestError(404, "this server does not publish figures at this address")
 
     async def _refresh_figures(self, request: Request) -> None:
         """Check that the client may see figures, and update them.
@@ -99,6 +113,7 @@ class StatusService:
         Raises:
             RequestError: 401, this needs the operator token; 404, figures are switched off.
         """
+        self._check_address(request)
         if self.audience == "off":
             raise RequestError(
                 404, "this server does not publish figures: its setting status.metrics is off"
@@ -109,7 +124,9 @@ class StatusService:
 
     async def _get_page(self, request: Request, *, was_refused: bool = False) -> Response:
         is_operator = self._operator.is_operator(request)
+        is_here = request.for_operators or not self._is_apart
         may_see = self.audience == "public" or (self.audience == "token" and is_operator)
+        may_see = may_see and is_here
         figures = None
         if may_see:
             await self._figures.refresh()
@@ -119,7 +136,7 @@ class StatusService:
             figures,
             self._figures.rates(),
             is_operator=is_operator,
-            may_log_in=bool(self._operator.token) and self.audience != "off",
+            may_log_in=bool(self._operator.token) and self.audience != "off" and is_here,
             was_refused=was_refused,
         )
         headers = [

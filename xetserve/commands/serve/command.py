@@ -207,7 +207,8 @@ def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
 def _make_status(live: Live, figures: Snapshot, readiness: Readiness) -> StatusService:
     """Make the status service; a reload may change who may use it."""
     operator = Operator()
-    status = StatusService(figures, operator, readiness)
+    is_apart = bool(live.config.status.status_listen)
+    status = StatusService(figures, operator, readiness, is_apart=is_apart)
 
     def apply_access(config: Config) -> None:
         operator.token = config.status.operator_token

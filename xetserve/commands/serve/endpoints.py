@@ -94,6 +94,10 @@ def open_endpoints(
         if server.unix_socket:
             unix = _bind_unix(Path(server.unix_socket), int(server.unix_socket_mode, 8))
             found.append(Endpoint(unix.sock))
+        if config.status.status_listen:
+            host, _, port = config.status.status_listen.rpartition(":")
+            own = keep(_bind(host.strip("[]"), int(port)))
+            found += [Endpoint(sock, for_operators=True) for sock in own]
         failing.pop_all()
     handed_over = {each.sock for each in inherited}
     bound = [each for each in found if each.sock not in handed_over]
@@ -164,4 +168,5 @@ def _describe(endpoint: Endpoint) -> str:
     host, port = sock.getsockname()[:2]
     scheme = "http" if endpoint.tls is None else "https"
     note = "" if endpoint.handler is None else " (redirects)"
+    note = " (figures)" if endpoint.for_operators else note
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{note}"

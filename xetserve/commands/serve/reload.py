@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 # Sections and single settings that a reload can change. The others are fixed when the server builds
 # its sockets, processes and pools.
 _SECTIONS = frozenset({"status", "limits", "admission", "proxies", "log"})
+_FIXED = frozenset({"status_listen"})  # in those sections
 _SETTINGS = frozenset({"write_timeout", "handshake_timeout", "hsts_max_age", "tokens"})
 
 
@@ -117,7 +118,7 @@ class Live:
 
 def is_live(section: str, name: str) -> bool:
     """Return whether a setting can change while the server runs."""
-    return section in _SECTIONS or name in _SETTINGS
+    return (section in _SECTIONS and name not in _FIXED) or name in _SETTINGS
 
 
 def _merge(old: Config, new: Config) -> tuple[Config, list[str], list[str]]:
