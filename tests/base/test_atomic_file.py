@@ -64,5 +64,20 @@ def test_every_missing_folder_is_made_for_our_own_user(tmp_path: Path) -> None:
 
 def test_a_file_that_has_a_folder_s_name_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="is not a folder"):
         make_folders(tmp_path / "file")
+
+
+def test_a_link_to_nothing_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for folder in (tmp_path / "link", tmp_path / "link" / "tmp"):
+        with pytest.raises(
+            FileExistsError, match="is a link to a path that does not exist"
+        ) as info:
+            make_folders(folder)
+        assert info.value.filename == str(tmp_path / "link")
+
+
+def test_where_no_folder_can_be_made_the_tries_end() -> None:
+    with pytest.raises(FileNotFoundError):
+        make_folders(Path("/proc/absent/cache"))

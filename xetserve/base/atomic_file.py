@@ -5,6 +5,7 @@ user alone, whatever the umask.
 """
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import BinaryIO, Final
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
+_TRIES: Final = 10  # another process may remove an empty folder before it has content
 
 
 def open_private(path: str | os.PathLike[str], flags: int) -> int:
@@ -73,14 +75,28 @@ def make_folders(folder: Path) -> int:
     Raises:
         OSError: one cannot be made, or something else has its name.
     """
+    num_made = 0
+    for _ in range(_TRIES - 1):
+        try:
+            return num_made + _make_folder(folder)
+        except FileNotFoundError:
+            num_made += make_folders(folder.parent)
+    return num_made + _make_folder(folder)
+
+
+def _make_folder(folder: Path) -> int:
+    """Make one folder; return 1, or 0 if it is there.
+
+    Raises:
+        OSError: it cannot be made, or something else has its name, such as a link to nothing.
+    """
     try:
         folder.mkdir(FOLDER_MODE)
     except FileExistsError:
-        if folder.exists() and not folder.is_dir():
-            raise
-        return 0
-    except FileNotFoundError:
-        return make_folders(folder.parent) + make_folders(folder)
+        if not os.path.lexists(folder) or folder.is_dir():
+            return 0
+        reason = "is not a folder" if folder.exists() else "is a link to a path that does not exist"
+        raise FileExistsError(errno.EEXIST, reason, str(folder)) from None
     if os.geteuid() == 0 and folder.parent.stat().st_uid != 0:
         with contextlib.suppress(OSError):  # another process has removed it, since it is empty
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from xetserve.base.atomic_file import FOLDER_MODE, make_folders, replace_file
+from xetserve.base.permissions import describe_os_error
 from xetserve.errors import ConfigError
 
 STALE_AGE: Final = 86400.0  # seconds after which a temporary file counts as a leftover
@@ -60,7 +61,7 @@ def make_folder(path: Path) -> Path:
     try:
         make_folders(path)
     except OSError as exc:
-        raise ConfigError(f"cannot make the folder {path}: {exc.strerror}") from None
+        raise ConfigError(f"cannot make the folder {path}: {describe_os_error(exc)}") from None
     return path
 
 
