@@ -188,7 +188,7 @@ def test_what_is_not_here_is_named(place: Place, tmp_path: Path) -> None:
         ("tester/absent", 1, "the cache has nothing of model tester/absent at main: pull it first"),
         (f"{MODEL}@v9", 1, "at v9"),
         (f"datasets/{OTHER}", 1, "the cache has nothing of dataset tester/other"),
-        ("a/b/c", 2, "no repository has such a name"),
+        ("a/b/c", 2, "it must be OWNER/NAME or NAME"),
         ("a/b@x..y", 2, "revision must be"),
     ],
 )

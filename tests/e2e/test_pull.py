@@ -197,7 +197,7 @@ def test_damage_is_named_and_the_rest_is_pulled(
     [
         ("tester/absent", TOKEN, "404"),
         (f"{REPO}@absent", TOKEN, "404"),
-        (REPO, "hf_" + "x" * 34, "401"),
+        (REPO, "hf_" + "x" * 34, "is the token (HF_TOKEN, --token-file) one of http://"),
     ],
 )
 def test_what_cannot_be_listed(
@@ -208,6 +208,28 @@ def test_what_cannot_be_listed(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert token not in done.stderr
+
+
+def test_without_a_token_the_message_says_how_to_give_one(site: Site, tmp_path: Path) -> None:
+    done = pull(site, tmp_path / "cache", repo="tester/absent", token="")
+    assert done.returncode == 1
+    assert (
+        "check the name, or give a token that may read it (HF_TOKEN, --token-file)" in done.stderr
+    )
+
+
+def test_a_token_as_argument_is_not_taken_for_the_name_of_a_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xetserve", "pull", "a/b", "--token", TOKEN],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "unknown flag --token; did you mean '--token-file'?" in done.stderr
+    assert TOKEN not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def parse_hub_repo(parts: Sequence[str], kind: str) -> RepoRef:
         RequestError: 404, the id is not valid.
     """
     if len(parts) > 2 or not all(_REPO_PART.fullmatch(part) for part in parts):
-        raise RequestError(404, "no repository has such a name")
+        raise RequestError(404, "no repository has such a name: it must be OWNER/NAME or NAME")
     return RepoRef(kind, "/".join(parts))
 
 

@@ -44,7 +44,8 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence and say which command lists the flags."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
+        # With abbreviations, --token, which does not exist, would be taken for --token-file.
+        super().__init__(*args, **{"allow_abbrev": False, **keywords})
         self.hint = f"; see `{self.prog} --help`"
         self.set_defaults(parser=self)  # the parser of a subcommand comes last, and stays
 

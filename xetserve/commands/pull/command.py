@@ -18,7 +18,7 @@ from xetserve.base.permissions import describe_os_error
 from xetserve.base.sizes import format_size
 from xetserve.cachetools.select import find_lack
 from xetserve.commands.output import write_output
-from xetserve.commands.pull.listing import HandlerClient, RemoteFile, is_wanted
+from xetserve.commands.pull.listing import HandlerClient, Refused, RemoteFile, is_wanted
 from xetserve.commands.pull.progress import Progress, format_seconds
 from xetserve.commands.pull.puller import Puller, Summary
 from xetserve.commands.pull.repo_argument import parse_target
@@ -55,6 +55,18 @@ def run_pull(options: argparse.Namespace, config: Config) -> int:
     raise_file_limit()
     pulling = _pull(options, config, repo, revision, token, num_jobs)
     return run_loop(_until_signal(pulling))
+
+
+def _advise(error: XetserveError, token: str | None, hub_url: str) -> str:
+    """Return what to do when a repository cannot be listed; "": the error says it."""
+    if not isinstance(error, Refused) or error.status != 401:
+        return ""
+    if token is not None:
+        return f": is the token (HF_TOKEN, --token-file) one of {hub_url}, and still valid?"
+    return (
+        ": there is no such repository, or it is private: check the name, "
+        "or give a token that may read it (HF_TOKEN, --token-file)"
+    )
 
 
 def read_token(path: str | None) -> str | None:
@@ -134,7 +146,8 @@ async def _pull(
                 if is_wanted(file.path, options.include, options.exclude)
             ]
         except XetserveError as exc:
-            sys.stderr.write(f"xetserve pull: {repo.id}: {exc}\n")
+            advice = _advise(exc, token, config.hub.hub_url)
+            sys.stderr.write(f"xetserve pull: {repo.id}: {exc}{advice}\n")
             return 1
         if not files and options.include:
             sys.stderr.write(f"xetserve pull: {repo.id}: no file matches\n")
