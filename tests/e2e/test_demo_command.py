@@ -40,6 +40,24 @@ def test_a_demo_that_ends_after_its_download(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_port_that_is_taken_is_one_sentence_with_advice(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [*DEMO[:-1], port],
+            env=clean_environment(TMPDIR=str(tmp_path)),
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 1
+    start = f"xetserve demo: cannot listen on 127.0.0.1:{port}: Address already in use: "
+    assert done.stderr.startswith(start)
+    assert done.stderr.endswith(", or choose another --port\n")
+    assert done.stderr.count("\n") == 1
+
+
 @contextmanager
 def running(folder: Path, **files: int) -> Iterator[subprocess.Popen[bytes]]:
     demo = subprocess.Popen(

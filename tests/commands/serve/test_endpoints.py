@@ -143,13 +143,16 @@ def test_without_tls_no_name_means_anything(
     assert all(each.handler is None for each in found.all)
 
 
-@pytest.mark.parametrize("setting", ["port", "redirect_port"])
-def test_a_port_that_is_taken_is_named(open_by: Opener, tls: dict[str, str], setting: str) -> None:
+@pytest.mark.parametrize(
+    ("setting", "flag"), [("port", "--port"), ("redirect_port", "--redirect-port")]
+)
+def test_a_port_that_is_taken_is_named(
+    open_by: Opener, tls: dict[str, str], setting: str, flag: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = str(port_of(taken))
-        with pytest.raises(
-            ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{number}: .* in use"
-        ):
+        expected = rf"cannot listen on 127\.0\.0\.1:{number}: .* in use: .* another {flag}$"
+        with pytest.raises(ConfigError, match=expected):
             open_by({**tls, setting: number})
 
 

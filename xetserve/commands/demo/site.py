@@ -170,7 +170,7 @@ async def _running(*arguments: str) -> AsyncIterator[tuple[str, int]]:
                 if match := _LISTENING.search(line):
                     break
             else:
-                raise DemoFailed(f"`xetserve {arguments[0]}` ended: {b''.join(lines).decode()}")
+                raise DemoFailed(_describe_end(arguments[0], b"".join(lines).decode()))
         # Keep reading the log: if the pipe is full, the process blocks.
         reading = asyncio.create_task(_discard(process.stderr))
         yield match[1].decode(), process.pid
@@ -180,6 +180,13 @@ async def _running(*arguments: str) -> AsyncIterator[tuple[str, int]]:
         await process.wait()
         if reading is not None:
             await reading
+
+
+def _describe_end(command: str, log: str) -> str:
+    """Return why a command ended: its error if it printed one, otherwise its whole log."""
+    last = log.rstrip().rpartition("\n")[2]
+    error = last.removeprefix("xetserve: ")
+    return error if error != last else f"`xetserve {command}` ended: {log.rstrip()}"
 
 
 async def _discard(stream: asyncio.StreamReader) -> None:

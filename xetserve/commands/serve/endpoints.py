@@ -1,11 +1,13 @@
 """Listening sockets from settings: TCP with or without TLS, redirects to https, a Unix socket."""
 
+import errno
 import socket
 from collections.abc import MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Final
 
 from xetserve.app.middleware.https import Redirect
 from xetserve.config.parsers import OFF
@@ -19,6 +21,12 @@ from xetserve.net.unix_socket import UnixSocket, bind_unix_socket
 from xetserve.ops.socket_activation import take_sockets
 
 REDIRECT_NAME = "redirect"  # the name of an inherited socket for redirects
+
+_ADVICE: Final = {
+    errno.EADDRINUSE: "`ss -ltnp` shows the process that has it; stop it, or choose another {}",
+    errno.EACCES: "this user may not use a port below 1024: choose a higher {}",
+    errno.EADDRNOTAVAIL: "no interface of this machine has the address: choose another --host",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +90,11 @@ def open_endpoints(
         redirects = [each.sock for each in inherited if each.sock not in sockets]
         keep(sockets + redirects)
         if not sockets and server.port != OFF:
-            sockets = keep(_bind(server.host, server.port))
+            sockets = keep(_bind(server.host, server.port, "--port"))
         # A Unix socket needs no TLS: its data does not leave the machine.
         found = [Endpoint(sock, None if sock.family == socket.AF_UNIX else tls) for sock in sockets]
         if tls is not None and config.tls.redirect_port != OFF and not redirects:
-            redirects = keep(_bind(server.host, config.tls.redirect_port))
+            redirects = keep(_bind(server.host, config.tls.redirect_port, "--redirect-port"))
         if redirects:
             redirect = _make_redirect(config, found)
             found += [Endpoint(sock, handler=redirect.handle) for sock in redirects]
@@ -139,11 +147,14 @@ def _make_redirect(config: Config, found: list[Endpoint]) -> Redirect:
     return Redirect(target, Path(webroot) if webroot else None, hosts)
 
 
-def _bind(host: str, port: int) -> list[socket.socket]:
+def _bind(host: str, port: int, flag: str) -> list[socket.socket]:
     try:
         return bind_sockets(host, port)
     except OSError as exc:
-        raise ConfigError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from None
+        reason = exc.strerror or str(exc)
+        if advice := _ADVICE.get(exc.errno or 0):
+            reason += f": {advice.format(flag)}"
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
 def _bind_unix(path: Path, mode: int) -> UnixSocket:
