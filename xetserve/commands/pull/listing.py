@@ -63,7 +63,7 @@ class HandlerClient:
         Raises:
             Refused: the status of the response is an error.
         """
-        request = Request(method, target, Headers(self._fields))
+        request = Request(method, target, Headers(self._fields), request_id="pull")
         response = await self._handler(request)
         if response.status >= 400:
             text = bytes(await read_body(response, MAX_PAGE_SIZE))

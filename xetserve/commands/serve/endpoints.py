@@ -104,7 +104,7 @@ def open_endpoints(
             found.append(Endpoint(unix.sock))
         if config.status.status_listen:
             host, _, port = config.status.status_listen.rpartition(":")
-            own = keep(_bind(host.strip("[]"), int(port)))
+            own = keep(_bind(host.strip("[]"), int(port), "--status-listen"))
             found += [Endpoint(sock, for_operators=True) for sock in own]
         failing.pop_all()
     handed_over = {each.sock for each in inherited}
