@@ -18,7 +18,7 @@ def find_memory_limit() -> int | None:
     for file in files:
         # A missing file or "max" means no limit.
         with contextlib.suppress(OSError, ValueError):
-            limits.append(int(file.read_text(encoding="ascii")))
+            limits.append(int(file.read_text(encoding="utf-8")))
     least = min(limits, default=None)
     return None if least is None or least >= _get_total() else least
 
@@ -40,7 +40,7 @@ def _find_old_folders() -> list[Path]:
 
 def _get_total() -> int:
     """Return the memory of the machine in bytes."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+    for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
     raise OSError("/proc/meminfo has no MemTotal")
