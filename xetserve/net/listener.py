@@ -334,11 +334,13 @@ def _host(address: Any) -> str:
 
 def _is_of_this_machine(host: str, sock: socket.socket) -> bool:
     """Return whether a peer is on this machine; "" is a peer on a Unix socket."""
-    if not host or host == _host(sock.getsockname()):
-        return True
+    return not host or host == _host(sock.getsockname()) or is_loopback(host)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a numeric address is a loopback address, IPv4-mapped ones included."""
     address = ip_address(host.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
+    return bool((getattr(address, "ipv4_mapped", None) or address).is_loopback)
 
 
 async def _mark(handler: Handler, request: Request) -> Response:

@@ -5,7 +5,6 @@ import socket
 from collections.abc import MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +13,7 @@ from xetserve.config.parsers import OFF
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError
 from xetserve.http.hosts import HostPolicy
-from xetserve.net.listener import bind_sockets
+from xetserve.net.listener import bind_sockets, is_loopback
 from xetserve.net.preamble import Endpoint
 from xetserve.net.tls import VERSIONS, ServerTls
 from xetserve.net.unix_socket import UnixSocket, bind_unix_socket
@@ -165,11 +164,7 @@ def _bind_unix(path: Path, mode: int) -> UnixSocket:
 
 
 def _is_local(sock: socket.socket) -> bool:
-    if sock.family == socket.AF_UNIX:
-        return True
-    address = ip_address(sock.getsockname()[0].partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return sock.family == socket.AF_UNIX or is_loopback(sock.getsockname()[0])
 
 
 def _describe(endpoint: Endpoint) -> str:
