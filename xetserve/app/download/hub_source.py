@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SCRATCH_SIZE: Final = 256 * 1024  # bytes
+_POLICY: Final = RetryPolicy(time_limit=0.0)  # patience alone decides
 
 
 class HubSource:
@@ -101,11 +102,12 @@ class HubSource:
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Call attempt, and again after failures while patience lasts."""
         self._began = time.monotonic()
-        state = RetryState(RetryPolicy(time_limit=0.0), self._began)
+        state: RetryState | None = None  # most reads need none
         while True:
             try:
                 result = await attempt()
             except (UpstreamError, BrokenStream, TimeoutError) as exc:
+                state = state or RetryState(_POLICY, self._began)
                 delay = state.next_delay(_name(exc), time.monotonic(), self._get_patience())
                 if delay is None:
                     raise
