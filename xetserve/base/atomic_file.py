@@ -24,7 +24,7 @@ def open_private(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def give_to_owner(fd: int, folder: str | os.PathLike[str]) -> None:
-    """Give a file or folder that root has just made to the owner of the folder that it is in.
+    """Change the owner of a file or folder that root has just made to that of the folder it is in.
 
     So a service whose user owns the folder can use what the commands of root write there. For
     other users it does nothing, and where root may not do this, root stays the owner.

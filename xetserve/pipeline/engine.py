@@ -141,7 +141,7 @@ class Engine:
         )
 
     def prove(self, access: Access, file_hash: bytes, size: int) -> float:
-        """Have a file that was cut be proven in the background, because parts of it are refused.
+        """Start a proof of a file in the background: it was cut, and parts of it are refused.
 
         Returns the seconds until they may be answered, estimated.
 

@@ -83,7 +83,7 @@ class Prover:
         self._task: asyncio.Task[None] | None = None
 
     def ask(self, access: Access, file_hash: bytes, size: int) -> float:
-        """Have a file proven; return for how many seconds its parts stay refused, estimated."""
+        """Start a proof of a file; return how many seconds its parts stay refused, estimated."""
         now = time.monotonic()
         suspect = self._ledgers.get_suspect_left(file_hash, now)
         if not self._is_needed(file_hash):

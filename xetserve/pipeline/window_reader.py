@@ -152,7 +152,7 @@ class WindowReader:
         return data, chunk_hash, len(data)
 
     def _reject(self, lease: Lease, error: FormatError | IntegrityError) -> None:
-        """Have the next chunk fetched again, up to MAX_REJECTS times.
+        """Fetch the next chunk again, up to MAX_REJECTS times.
 
         Raises:
             FormatError, IntegrityError: the given error, after MAX_REJECTS tries.

@@ -95,7 +95,7 @@ class XetContent:
         self._on_open = on_open
 
     def prove(self) -> float:
-        """Have the file proven after a cut; see Engine.prove."""
+        """Start a proof of the file after a cut; see Engine.prove."""
         assert self._size is not None
         return self._engine.prove(self._access, self._file_hash, self._size)
 

@@ -92,7 +92,7 @@ class Readiness:
         return self._result
 
     def expect(self) -> None:
-        """Let watch() check soon, because somebody looks at the gauges."""
+        """Ask watch() to check soon, because somebody looks at the gauges."""
         self._is_wanted = True
 
     async def watch(self) -> None:

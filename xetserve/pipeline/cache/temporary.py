@@ -62,7 +62,7 @@ def open_temporary(folder: Path, size: int) -> Temporary | None:
 
 
 def _allocate(fd: int, size: int) -> None:
-    """Give an empty file its size, with room on the disk where the file system can reserve it.
+    """Set the size of an empty file, and reserve its room on the disk if the file system can.
 
     Writing into reserved room takes about half of the CPU time (ext4), and a disk that is full is
     noticed before a download pays for it. os.posix_fallocate is no substitute: where the file

@@ -350,7 +350,7 @@ class EntryWriter:
         return []
 
     def _settle_size(self) -> None:
-        """Have the entry end with its last whole record; abandon it if that is too little."""
+        """Cut the entry behind its last whole record; abandon it if that is too little."""
         if self._indexer.is_complete:
             return
         if self._num_fed == self.key.byte_range.size:

@@ -58,11 +58,11 @@ class User(Protocol):
         ...
 
     def note_failure(self, error: Exception) -> None:
-        """Tell that a try of the fetch failed, and another one follows."""
+        """Record that a try of the fetch failed, and another one follows."""
         ...
 
     def note_success(self) -> None:
-        """Tell that the fetch has got bytes."""
+        """Record that the fetch has got bytes."""
         ...
 
     async def refresh(self, stale: FetchInfo) -> FetchInfo:

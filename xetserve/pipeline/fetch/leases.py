@@ -54,12 +54,12 @@ class Lease:
         return 0.0 if self._outage is None else self._outage.get_patience()
 
     def note_failure(self, error: Exception) -> None:
-        """Tell that a try of the fetch failed, and another one follows."""
+        """Record that a try of the fetch failed, and another one follows."""
         if self._outage is not None:
             self._outage.note_failure(self, error)
 
     def note_success(self) -> None:
-        """Tell that the fetch has got bytes."""
+        """Record that the fetch has got bytes."""
         if self._outage is not None:
             self._outage.note_success(self)
 
