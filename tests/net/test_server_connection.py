@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -568,6 +570,35 @@ class TestSlowClients:
                 await client.send(GET)
                 await client.read_answer()
             assert await client.read_end() == (b"", "closed")
+
+    @pytest.mark.parametrize("waits_for", ["first", "next"])
+    async def test_a_request_that_has_come_when_the_time_is_over_is_served(
+        self, waits_for: str
+    ) -> None:
+        keep_alive = 0.5
+        limits = ConnectionLimits(keep_alive_timeout=keep_alive, linger_timeout=LINGER)
+        async with serving(echo, limits) as listener, connected(listener.port) as client:
+            if waits_for == "next":
+                await client.send(GET)
+                await client.read_answer()
+            await until(lambda: listener.num_connections == 1)
+            # The loop stands still while the request comes and the time runs out: of both, it
+            # looks at the clock first.
+            request = b"POST /late HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab"
+            os.write(client.writer.get_extra_info("socket").fileno(), request)
+            time.sleep(keep_alive + 0.01)  # noqa: ASYNC251
+            status, headers, body = await client.read_answer()
+            assert (status, headers["x-target"], body) == (200, "/late", b"ab")
+
+    async def test_a_request_that_has_come_when_the_server_stops_is_served(self) -> None:
+        async with serving(echo) as listener, connected(listener.port) as client:
+            await client.send(GET)
+            await client.read_answer()
+            os.write(client.writer.get_extra_info("socket").fileno(), GET)
+            draining = asyncio.ensure_future(listener.drain(PATIENCE))
+            status, headers, _ = await client.read_answer()
+            assert (status, headers["connection"]) == (200, "close")
+            await draining
 
     async def test_a_head_that_stops_is_408(self) -> None:
         limits = ConnectionLimits(head_timeout=0.02, linger_timeout=LINGER)

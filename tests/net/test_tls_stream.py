@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -207,6 +209,23 @@ async def test_an_idle_connection_is_closed(tls: ServerTls, trusting: ssl.SSLCon
         connected(listener.port, tls=trusting) as client,
     ):
         assert await client.read_end() == (b"", "closed")
+
+
+async def test_a_request_that_has_come_when_the_time_is_over_is_served(
+    tls: ServerTls, certificates: Certificates
+) -> None:
+    keep_alive = 0.5
+    limits = ConnectionLimits(linger_timeout=0.2, keep_alive_timeout=keep_alive)
+    async with serving(ok, limits, tls=tls) as listener, connected(listener.port) as client:
+        secure = await speak_tls(client, certificates)
+        secure.tls.write(CLOSING)
+        mark = len(client.received)
+        os.write(client.writer.get_extra_info("socket").fileno(), secure.outgoing.read())
+        # The loop stands still while the request comes and the time runs out.
+        time.sleep(keep_alive + 0.01)  # noqa: ASYNC251
+        received, _ = await client.read_end()
+        secure.incoming.write(received[mark:])
+        assert secure.tls.read(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_parts_of_a_record_are_not_waited_for_longer_than_nothing(

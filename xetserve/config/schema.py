@@ -542,7 +542,7 @@ class LimitsConfig:
         metavar="N",
     )
     keep_alive_timeout: float = _setting(
-        75.0,
+        100.0,
         parse_optional_seconds,
         "XETSERVE_KEEP_ALIVE_TIMEOUT",
         "seconds for which a client may be silent before and between requests; then its "

@@ -64,7 +64,7 @@ class ConnectionLimits:
     request: size limits of a request.
     """
 
-    keep_alive_timeout: float = 75.0
+    keep_alive_timeout: float = 100.0
     handshake_timeout: float = 10.0
     head_timeout: float = 20.0
     body_timeout: float = 30.0
@@ -227,12 +227,11 @@ class ServerConnection:
         """Return the next request; None: the client has closed its side or was idle too long."""
         protocol = self._protocol
         deadline: float | None = None  # for the whole head, in any number of pieces
+        has_arrived = False  # bytes came at the moment when the client had been idle too long
         while (request := protocol.next_request()) is NeedData.MORE:
-            is_idle = self._stream.is_quiet and not protocol.has_input
+            is_idle = self._stream.is_quiet and not protocol.has_input and not has_arrived
             if is_idle:
                 timeout = self._first_byte_timeout()
-                if timeout == 0:
-                    return None
                 until = None if timeout is None else self._loop.time() + timeout
             else:
                 if deadline is None and self._limits.head_timeout:
@@ -244,7 +243,10 @@ class ServerConnection:
                     protocol.receive_data(await self._stream.receive())
             except TimeoutError:
                 if is_idle:
-                    return None
+                    if not self._stream.has_unread:
+                        return None
+                    has_arrived = True
+                    continue
                 CLIENT_TIMEOUTS.add("head")
                 protocol.close_after_response()
                 raise RequestError(408, "the request did not arrive in time") from None

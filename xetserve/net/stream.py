@@ -29,7 +29,9 @@ RECEIVE_LIMIT: Final = 64 * 1024
 _SCRATCH: Final = memoryview(bytearray(RECEIVE_LIMIT))
 
 # ioctl SIOCOUTQ: bytes in a socket's send queue that the peer has not acknowledged, see tcp(7).
+# FIONREAD: bytes in its receive queue.
 _SIOCOUTQ: Final = 0x5411
+_FIONREAD: Final = 0x541B
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
@@ -123,6 +125,11 @@ class ByteStream(asyncio.BufferedProtocol):
     def is_quiet(self) -> bool:
         """Return whether the peer is connected and has sent nothing that is unread."""
         return not (self._lost or self._eof or self._inbox)
+
+    @property
+    def has_unread(self) -> bool:
+        """Return whether the peer has sent bytes or left, even if the event loop has not looked."""
+        return not self.is_quiet or self._count_queued(_FIONREAD) > 0
 
     @property
     def is_half_closed(self) -> bool:
@@ -273,13 +280,15 @@ class ByteStream(asyncio.BufferedProtocol):
         accepts new bytes only when a third of its queue is free. With megabytes in that queue and a
         client that reads some kilobytes a second, the write buffer does not change for minutes.
         """
-        unsent = self.transport.get_write_buffer_size()
+        return self.transport.get_write_buffer_size() + self._count_queued(_SIOCOUTQ)
+
+    def _count_queued(self, queue: int) -> int:
+        """Return the number of bytes in a queue of the kernel; 0 if it does not tell."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
             with contextlib.suppress(OSError):
-                queued = fcntl.ioctl(sock.fileno(), _SIOCOUTQ, bytes(4))
-                unsent += int.from_bytes(queued, sys.byteorder)
-        return unsent
+                return int.from_bytes(fcntl.ioctl(sock.fileno(), queue, bytes(4)), sys.byteorder)
+        return 0
 
     def abort(self) -> None:
         """Reset the connection, so that the peer does not take a partial response for complete."""

@@ -75,6 +75,11 @@ class TlsStream:
         return self._stream.is_quiet and not (self._incoming.pending or self._tls.pending())
 
     @property
+    def has_unread(self) -> bool:
+        """Return whether the peer has sent bytes or left, even if the event loop has not looked."""
+        return not self.is_quiet or self._stream.has_unread
+
+    @property
     def is_half_closed(self) -> bool:
         """Return whether the peer has closed its sending side only, as far as is known."""
         return self._stream.is_half_closed
