@@ -64,6 +64,13 @@ def certificate_of(server: Process) -> bytes:
     return hashlib.sha256(der).digest()
 
 
+def expiry_of(pair: Certificates) -> int:
+    """Unix seconds at which the certificate expires, as OpenSSL says."""
+    command = ["openssl", "x509", "-noout", "-enddate", "-in", str(pair.chain)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return ssl.cert_time_to_seconds(done.stdout.strip().removeprefix("notAfter="))
+
+
 def digest_of(pair: Certificates) -> bytes:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pair.chain.read_text())).digest()
 
@@ -97,7 +104,10 @@ def hang_up(server: Process, said: str, times: int = 1) -> None:
 
 
 def metrics_of(server: Process) -> str:
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE) as reply:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    url = f"{server.url}/metrics"
+    with urllib.request.urlopen(url, timeout=PATIENCE, context=context) as reply:
         text: str = reply.read().decode()
     return text
 
@@ -116,6 +126,8 @@ def test_sighup_takes_a_new_certificate_and_cuts_nobody(
     hang_up(server, "reloaded; changed", workers if workers == 1 else workers + 1)
     for _ in range(2 * workers):
         assert certificate_of(server) == digest_of(pairs[1])
+        expiry = f"xetserve_tls_certificate_expiry_seconds {expiry_of(pairs[1])}\n"
+        assert expiry in metrics_of(server)
     download.finish()
     assert worker_pids(server) == pids
     assert "Traceback" not in server.log
@@ -220,6 +232,7 @@ def test_bad_settings_change_nothing(
         assert "xetserve_config_last_reload_successful 0" in metrics_of(server)
     # The metric is about the last reload: a good one ends the alert, and the hash is the file's.
     assert f'sha256="{hashlib.sha256(first.encode()).hexdigest()}"' in metrics_of(server)
+    assert "\nxetserve_tls_certificate_expiry_seconds" not in metrics_of(server)
     config.write_text("")
     hang_up(server, "reloaded; changed: max_url_size")
     wait_until(lambda: "xetserve_config_last_reload_successful 1" in metrics_of(server))

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import ssl
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.peers import Certificates, make_certificates
 from tests.waiting import until
+from xetserve.base.certificate import read_validity
 from xetserve.errors import ConfigError
 from xetserve.net.tls import ServerTls, make_server_context
 
@@ -110,6 +112,26 @@ def test_a_new_pair_is_taken(pair: tuple[Path, Path], renewed: Certificates) -> 
     assert after is not before
     tls.check()
     assert tls.context is after
+
+
+def test_the_expiry_is_that_of_the_pair_in_use(
+    pair: tuple[Path, Path], renewed: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls = ServerTls(*pair)
+    assert tls.expiry == read_validity(pair[0].read_bytes()).ends
+    # A certificate that the key does not fit changes nothing, one that has expired is taken.
+    expired = renewed.chain.with_name("expired.pem")
+    signing = ["-in", str(renewed.chain), "-signkey", str(renewed.key), "-days", "-1"]
+    command = ["openssl", "x509", *signing, "-out", str(expired)]
+    subprocess.run(command, check=True, capture_output=True)
+    before = tls.expiry
+    replace(pair[0], expired)
+    tls.check()
+    assert tls.expiry == before
+    replace(pair[1], renewed.key)
+    tls.check()
+    assert tls.expiry == read_validity(expired.read_bytes()).ends < time.time()
+    assert [each.message for each in caplog.records if "expired on" in each.message]
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(

@@ -189,6 +189,23 @@ CASES: Final = [
         5,
         of_job("xetserve_config_last_reload_successful", "0 0 1x60"),
     ),
+    # The clock of these cases starts at 0: less than 7 days are left after 100 minutes.
+    Case(
+        "XetserveCertificateExpires",
+        True,
+        170,
+        of_job("xetserve_tls_certificate_expiry_seconds", f"{7 * 86400 + 100 * 60}x200"),
+    ),
+    # A renewal that is a little late.
+    Case(
+        "XetserveCertificateExpires",
+        False,
+        170,
+        of_job(
+            "xetserve_tls_certificate_expiry_seconds",
+            f"{7 * 86400 + 100 * 60}x150 {90 * 86400}x50",
+        ),
+    ),
     Case(
         "XetserveVersionSkew",
         True,

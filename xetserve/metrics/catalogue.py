@@ -42,6 +42,11 @@ CONFIG_INFO = SharedGauge(
     "1; the label has the SHA-256 of the configuration file that was last loaded, if any.",
     ("sha256",),
 )
+TLS_EXPIRY = SharedGauge(
+    REGISTRY,
+    "xetserve_tls_certificate_expiry_seconds",
+    "Unix time at which the TLS certificate of new connections expires.",
+)
 WORKERS = Gauge(REGISTRY, "xetserve_workers", "Running worker processes.")
 WORKER_RESTARTS = Counter(
     REGISTRY, "xetserve_worker_restarts_total", "Workers started to replace a dead one."

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import os
 import ssl
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn
 
+from xetserve.base.certificate import read_validity
 from xetserve.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,10 @@ def _refuse_passphrase() -> NoReturn:
 class ServerTls:
     """A certificate with its key, and the context of new connections, reloaded on changes.
 
+    Attributes:
+        context: of new connections.
+        expiry: Unix seconds at which its certificate expires; None: unknown.
+
     Raises:
         ConfigError: see make_server_context.
     """
@@ -108,6 +114,7 @@ class ServerTls:
         self._suspected: object = None  # signature of the files that the last check could not load
         self._rejected: object = None  # signature of the files for which an error was logged
         self.context = make_server_context(certificate, key, minimum)
+        self.expiry = self._find_expiry()
 
     def reload(self) -> None:
         """Load the files for new connections; existing connections keep their certificate.
@@ -117,6 +124,7 @@ class ServerTls:
         """
         found = self._look()
         self.context = make_server_context(self._certificate, self._key, self._minimum)
+        self.expiry = self._find_expiry()
         self._loaded, self._suspected = found, None
         logger.info("TLS certificate loaded from %s", self._certificate)
 
@@ -142,6 +150,18 @@ class ServerTls:
         while True:
             self.check()
             await asyncio.sleep(interval)
+
+    def _find_expiry(self) -> float | None:
+        """Return when the certificate in the file expires; log it if it has."""
+        try:
+            expiry = read_validity(self._certificate.read_bytes()).ends
+        except (OSError, ValueError) as exc:
+            logger.warning("cannot see when %s expires: %s", self._certificate, exc)
+            return None
+        if expiry < time.time():
+            date = time.strftime("%Y-%m-%d", time.gmtime(expiry))
+            logger.warning("the TLS certificate in %s expired on %s", self._certificate, date)
+        return expiry
 
     def _look(self) -> tuple[_Signature, _Signature]:
         return _sign(self._certificate), _sign(self._key)

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from xetserve import __version__
 from xetserve.app.middleware.accounting import count_answer
@@ -24,6 +25,7 @@ from xetserve.metrics.catalogue import (
     REGISTRY,
     REQUESTS,
     SENT_BYTES,
+    TLS_EXPIRY,
     WORKER_RESTARTS,
 )
 from xetserve.metrics.instruments import CELLS_SIZE, CellReader
@@ -81,6 +83,7 @@ def run_handler(
     max_files = raise_file_limit()
     share_files(max_files, live.config.limits.max_connections)  # raises ConfigError if too few
     live.tls = endpoints.tls
+    TLS_EXPIRY.source = partial(_find_expiry, endpoints)
 
     def set_up_log(config: Config) -> None:
         set_log_level(config.log.log_level)
@@ -207,6 +210,12 @@ def make_active_counter(shared_memory: SharedMemory) -> Callable[[], int]:
         return int(ACTIVE_REQUESTS.total_of(living))
 
     return count
+
+
+def _find_expiry(endpoints: Endpoints) -> dict[tuple[str, ...], float]:
+    """Return the value of TLS_EXPIRY; without TLS there is none."""
+    expiry = None if endpoints.tls is None else endpoints.tls.expiry
+    return {} if expiry is None else {(): expiry}
 
 
 class _AccessLog:
