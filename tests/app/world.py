@@ -98,6 +98,7 @@ class World:
         *,
         allow_anonymous: bool = False,
         mode: XetMode | None = None,
+        management: str = "auto",
         hosts: HostPolicy | None = None,
     ) -> AsyncIterator[RawClient]:
         async with self.hub, self.cas, self.data, open_pool() as pool:
@@ -107,6 +108,7 @@ class World:
                 upstreams,
                 allow_anonymous=allow_anonymous,
                 mode=mode,
+                management=management,
                 sealer=SEALER,
                 hosts=hosts,
             )

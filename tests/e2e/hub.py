@@ -99,8 +99,24 @@ def run_hf(endpoint: str, home: Path, *arguments: str) -> str:
     return _run_client([hf, *arguments], endpoint, home, HF_TOKEN=TOKEN)
 
 
+def run_hf_to_failure(endpoint: str, home: Path, *arguments: str) -> list[str]:
+    """Run today's client for the command line, which must fail; gives the lines of its errors."""
+    hf = str(Path(sys.executable).with_name("hf"))
+    done = _start_client([hf, *arguments], endpoint, home, HF_TOKEN=TOKEN, NO_COLOR="1")
+    assert done.returncode == 1, done.stdout
+    return [line.strip() for line in done.stderr.splitlines() if line.strip()]
+
+
 def _run_client(command: list[str], endpoint: str, home: Path, **environment: str) -> str:
-    done = subprocess.run(
+    done = _start_client(command, endpoint, home, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def _start_client(
+    command: list[str], endpoint: str, home: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command,
         env=clean_environment(
             HF_ENDPOINT=endpoint,
@@ -114,5 +130,3 @@ def _run_client(command: list[str], endpoint: str, home: Path, **environment: st
         timeout=110,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()

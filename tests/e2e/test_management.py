@@ -7,16 +7,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.conftest import Launcher
 from tests.e2e.client_site import MODEL, ClientSite
 from tests.e2e.clients import curl, run
-from tests.e2e.conftest import TOKEN
-from tests.e2e.hub import OTHER_TOKEN, run_script
+from tests.e2e.conftest import TOKEN, serve_arguments
+from tests.e2e.hub import OTHER_TOKEN, run_hf_to_failure, run_script, write_files
+
+REFUSAL = "uploads go to the Hub itself: unset HF_ENDPOINT"
 
 
-def test_the_official_client_manages_repositories(client_site: ClientSite, tmp_path: Path) -> None:
+def test_the_official_client_manages_repositories(
+    client_site: ClientSite, launcher: Launcher, tmp_path: Path
+) -> None:
+    manager = launcher.start(*serve_arguments(client_site.origin.url, "--repo-management", "on"))
     printed = run_script(
         sys.executable,
-        client_site.server.url,
+        manager.url,
         tmp_path,
         """
         api, other = HfApi(), HfApi(token=sys.argv[1])
@@ -48,13 +56,42 @@ def test_the_official_client_manages_repositories(client_site: ClientSite, tmp_p
         OTHER_TOKEN,
     )
     url, endpoint, again, seen, refused, private, gone, left = json.loads(printed)
-    assert (url, endpoint) == (f"{client_site.server.url}/team/first-model", client_site.server.url)
+    assert (url, endpoint) == (f"{manager.url}/team/first-model", manager.url)
     assert again == ["HfHubHTTPError", "team/first-model"]
     first, second, third = "team/first-model", "team/second-model", "team/third"
     assert seen == [[first, second, third], [second, third], [first, second], [first]]
     assert refused == ["RepositoryNotFoundError", "HfHubHTTPError", "HfHubHTTPError"]
     assert (private, gone) == (False, ["RepositoryNotFoundError", False])
     assert left == [second, third]
+
+
+@pytest.mark.parametrize("repo", ["tester/not-made", "datasets/tester/not-made", MODEL])
+@pytest.mark.parametrize("what", ["a file", "a folder", "a folder to a branch"])
+def test_an_upload_changes_nothing(
+    client_site: ClientSite, tmp_path: Path, repo: str, what: str
+) -> None:
+    write_files(tmp_path / "new", {"a.txt": b"plain\n", "b.bin": bytes(200_000)})
+    kind, _, name = repo.rpartition("datasets/")
+    source = tmp_path / "new" if "folder" in what else tmp_path / "new" / "b.bin"
+    flags = ["--repo-type", "dataset"] if kind or repo.startswith("datasets/") else []
+    flags += ["--revision", "other"] if "branch" in what else []
+    client_site.control.reset_requests()
+    printed = run_hf_to_failure(
+        client_site.server.url, tmp_path / "home", "upload", name, str(source), *flags
+    )
+    assert [line for line in printed if not line.startswith("Hint:")][-1].endswith(REFUSAL)
+    asked = client_site.control.requests()
+    assert {entry["method"] for entry in asked} <= {"GET", "HEAD"}
+
+
+def test_a_repository_is_not_made_by_the_official_client(
+    client_site: ClientSite, tmp_path: Path
+) -> None:
+    printed = run_hf_to_failure(
+        client_site.server.url, tmp_path / "home", "repos", "create", "tester/not-made"
+    )
+    assert [line for line in printed if not line.startswith("Hint:")][-1].endswith(REFUSAL)
+    assert "POST" not in {entry["method"] for entry in client_site.control.requests()}
 
 
 def call(

@@ -6,6 +6,7 @@ from xetserve.app.auth import MISSING_TOKEN, fingerprint, get_token, unauthorize
 from xetserve.app.download.service import FileService, Upstreams
 from xetserve.app.errors import from_error
 from xetserve.app.hub.api import HubService
+from xetserve.app.hub.writes import AUTO
 from xetserve.app.hub.xet_mode import XetMode
 from xetserve.app.native.cas_api import CasService
 from xetserve.app.route_table import Auth, Call, check_method
@@ -30,6 +31,7 @@ class Application:
         hosts: which host names requests may have.
         status: answers the routes about the server itself.
         mode: which clients are told of Xet.
+        management: the setting repo_management.
         sealer: seals access tokens and grants of native clients; required unless the mode is plain.
         instance: see CasService; "": a random one.
     """
@@ -45,6 +47,7 @@ class Application:
         hosts: HostPolicy | None = None,
         status: StatusService | None = None,
         mode: XetMode | None = None,
+        management: str = AUTO,
         sealer: Sealer | None = None,
         instance: str = "",
     ) -> None:
@@ -54,7 +57,7 @@ class Application:
         cas: CasService | None = None
         if not mode.is_plain and sealer is not None:
             cas = CasService(upstreams, sealer, instance or secrets.token_hex(6))
-        hub = HubService(files, upstreams.hub, upstreams.engine.limits, mode, cas)
+        hub = HubService(files, upstreams.hub, upstreams.engine.limits, mode, cas, management)
         self.routes = make_routes(
             status or StatusService(), hub, cas, files, allow_anonymous=allow_anonymous
         )
@@ -90,7 +93,7 @@ class Application:
         token = _read_token(request, route.auth)
         call = Call(request, route.read(path), token)
         try:
-            check_method(request, route.allowed)
+            check_method(request, route.allowed, route.no_writes)
             if token is None and route.auth is Auth.REQUIRED:
                 raise unauthorized(MISSING_TOKEN)
             response = await route.handler(call)

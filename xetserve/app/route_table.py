@@ -31,6 +31,7 @@ from xetserve.http.messages import Request, Response
 T = TypeVar("T")
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+_WRITES: Final = ("POST", "PUT", "DELETE", "PATCH")
 # First segments that are never an owner: they start routes, or stand before an id.
 _NOT_OWNERS: Final = frozenset({"api", "download", "datasets", "spaces"})
 _QUESTION: Final = "/api/..."
@@ -90,6 +91,7 @@ class Route(Generic[T]):
     read: makes the target of the path; raises RequestError if the path is malformed.
     refuse: makes the response to an error of the handler, where it is not the usual one.
     vary: request fields that every response depends on.
+    no_writes: why methods that change something are refused with 403; "": they get the usual 405.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Route(Generic[T]):
     handler: Callable[[Call[T]], Awaitable[Response]]
     refuse: Callable[[XetserveError, Request], Response] | None = None
     vary: tuple[str, ...] = ()
+    no_writes: str = ""
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -162,15 +165,22 @@ def no_target(_: MatchedPath) -> None:
     """Read a path without placeholders: it has no target."""
 
 
-def check_method(request: Request, allowed: Sequence[str] = ("GET", "HEAD")) -> None:
+def check_method(
+    request: Request, allowed: Sequence[str] = ("GET", "HEAD"), no_writes: str = ""
+) -> None:
     """Check that a route allows the method of a request.
 
+    Args:
+        no_writes: see Route.
+
     Raises:
-        RequestError: 405 with Allow, another route may allow it; 501, it is not a method (RFC 9110,
-            9.1; methods are case-sensitive).
+        RequestError: 405 with Allow, another route may allow it; 403, it would change something;
+            501, it is not a method (RFC 9110, 9.1; methods are case-sensitive).
     """
     if request.method not in _METHODS:
         raise RequestError(501, "unknown method")
+    if no_writes and request.method in _WRITES and request.method not in allowed:
+        raise RequestError(403, no_writes)
     if request.method not in allowed:
         names = ", ".join(allowed)
         raise RequestError(405, f"this path allows only {names}", [("Allow", names)])

@@ -15,6 +15,7 @@ from xetserve.app.hub.paths import (
     read_hub_path,
     read_object_path,
 )
+from xetserve.app.hub.writes import UPLOADS_REFUSED
 from xetserve.app.native.cas_api import CasService, read_name
 from xetserve.app.route_table import Auth, Call, MatchedPath, Route, RouteTable, no_target
 from xetserve.app.status.service import StatusService
@@ -36,7 +37,10 @@ def make_routes(
         cas: None if native clients are not served.
         allow_anonymous: serve the download routes without a token, too.
     """
-    hub_routes = list_hub_routes(hub)
+    hub_routes = [
+        replace(each, no_writes=UPLOADS_REFUSED) if each.name == "api" else each
+        for each in list_hub_routes(hub)
+    ]
     if cas is not None:  # answers of the Hub's URLs depend on whether the client knows Xet
         hub_routes = [replace(each, vary=("User-Agent", "Accept")) for each in hub_routes]
     routes = [

@@ -180,6 +180,14 @@ def parse_compression(text: str) -> str:
     return value
 
 
+def parse_repo_management(text: str) -> str:
+    """Parse which changes of repositories pass: auto, on or off."""
+    value = text.strip().lower()
+    if value not in ("auto", "on", "off"):
+        raise ValueError("must be auto, on or off")
+    return value
+
+
 def parse_xet_mode(text: str) -> str:
     """Parse the mode for native Xet clients: plain, native or auto."""
     value = text.strip().lower()

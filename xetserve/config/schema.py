@@ -42,6 +42,7 @@ from xetserve.config.parsers import (
     parse_proxy_headers,
     parse_rate,
     parse_repo,
+    parse_repo_management,
     parse_seconds,
     parse_secrets,
     parse_size,
@@ -286,6 +287,15 @@ class HubConfig:
         "XETSERVE_HASH_REPO",
         "public model repository whose read token serves /download-hash without ?repo=",
         metavar="OWNER/NAME",
+    )
+    repo_management: str = _setting(
+        "auto",
+        parse_repo_management,
+        "XETSERVE_REPO_MANAGEMENT",
+        "which changes of repositories are sent to the Hub. on: creating, moving, deleting, "
+        "settings; off: none; auto: all except creation by Hub clients, which begin an upload "
+        "with it. Uploads are always refused",
+        metavar="MODE",
     )
     xet_mode: str = _setting(
         "auto",

@@ -12,7 +12,7 @@ from xetserve.app.hub.git_lfs import LfsApi
 from xetserve.app.hub.ollama import OllamaService
 from xetserve.app.hub.passthrough import PassThrough
 from xetserve.app.hub.repo_api import ManagementApi
-from xetserve.app.hub.writes import Commands
+from xetserve.app.hub.writes import AUTO, UPLOADS_REFUSED, Commands
 from xetserve.app.hub.xet_mode import ALL_FILES, XetMode
 from xetserve.app.native.cas_api import CasService, ask_for_token
 from xetserve.app.paths import ResolvePath
@@ -42,6 +42,7 @@ class HubService:
     Args:
         mode: which clients are told of Xet.
         cas: serves those clients natively; None: no client is told of Xet.
+        management: the setting repo_management.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class HubService:
         limits: ReadLimits,
         mode: XetMode,
         cas: CasService | None,
+        management: str = AUTO,
     ) -> None:
         self._files = files
         self._api = PassThrough(hub, limits)
-        self._commands = Commands(hub, limits)
+        self._commands = Commands(hub, limits, management)
         self.management = ManagementApi(self._commands)
         objects = ObjectService(files, hub, limits)
         self.lfs = LfsApi(hub, objects, limits)
@@ -112,7 +114,7 @@ class HubService:
         """Forward a command to the Hub.
 
         Raises:
-            RequestError: 413, the body is too long.
+            RequestError: 403, the operator does not allow it; 413, the body is too long.
             UpstreamError: the Hub fails or does not answer.
         """
         return await self._commands.pass_on(call.request, call.token)
@@ -136,7 +138,7 @@ class HubService:
             RequestError: always: 403, or 404 if this server does not serve native clients.
         """
         self._check_native()
-        raise RequestError(403, "nothing can be uploaded through this server")
+        raise RequestError(403, UPLOADS_REFUSED)
 
     def _check_native(self) -> CasService:
         if self._cas is None:

@@ -14,6 +14,7 @@ from xetserve.app.download.service import head_timeout
 from xetserve.app.errors import from_error
 from xetserve.app.hub.by_sha256 import ObjectService, is_sha256
 from xetserve.app.hub.paths import ObjectPath
+from xetserve.app.hub.writes import UPLOADS_REFUSED
 from xetserve.app.paths import check_revision
 from xetserve.app.route_table import Call
 from xetserve.base.json_text import parse_json
@@ -167,7 +168,7 @@ def read_batch(body: bytes) -> Batch:
     if not isinstance(value, dict) or not isinstance(value.get("objects"), list):
         raise RequestError(422, "a batch must have an operation and a list of objects")
     if value.get("operation") == "upload":
-        raise RequestError(403, "this server is for downloads: push to the Hub itself")
+        raise RequestError(403, f"{UPLOADS_REFUSED}, or push to the Hub's own URL")
     if value.get("operation") != "download":
         raise RequestError(422, "the operation must be download")
     if value.get("hash_algo", "sha256") != "sha256":

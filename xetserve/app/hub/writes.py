@@ -1,4 +1,9 @@
-"""Forward small requests that change something on the Hub. Each is sent once, never retried."""
+"""Forward small requests that change something on the Hub. Each is sent once, never retried.
+
+Uploads are refused at their first request, before anything has changed on the Hub. The official
+client creates the repository first, if it is missing, and its request does not tell that an upload
+follows. So Hub clients cannot create repositories here unless the operator allows it.
+"""
 
 import json
 from collections.abc import Sequence
@@ -7,12 +12,28 @@ from typing import Final
 from xetserve.app.download.service import head_timeout
 from xetserve.app.hub.passthrough import make_answer_fields
 from xetserve.base.json_text import parse_json
-from xetserve.errors import FormatError
+from xetserve.errors import FormatError, RequestError
 from xetserve.http.messages import Request, Response
 from xetserve.http.relay import move_url, select_request_fields
 from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import HubClient
 from xetserve.upstream.requests import read_document
+
+# Values of the setting repo_management.
+AUTO: Final = "auto"  # all but the Hub's own call to create a repository
+OFF: Final = "off"
+UPLOADS_REFUSED: Final = (
+    "this server is for downloads; uploads go to the Hub itself: unset HF_ENDPOINT"
+)
+_CREATION: Final = "/api/repos/create"
+_CREATION_REFUSED: Final = (
+    "Hub clients cannot create repositories through this server ([hub] repo_management); "
+    "uploads go to the Hub itself: unset HF_ENDPOINT"
+)
+_MANAGEMENT_REFUSED: Final = (
+    "repositories cannot be changed through this server ([hub] repo_management); "
+    "changes and uploads go to the Hub itself: unset HF_ENDPOINT"
+)
 
 MAX_COMMAND_SIZE: Final = 64 * 1024  # bytes of a request's body
 _MAX_ANSWER_SIZE: Final = 256 * 1024
@@ -24,19 +45,25 @@ class Commands:
 
     Args:
         limits: gap_timeout bounds the wait for the answer.
+        management: the setting repo_management.
     """
 
-    def __init__(self, hub: HubClient, limits: ReadLimits) -> None:
+    def __init__(self, hub: HubClient, limits: ReadLimits, management: str = AUTO) -> None:
         self._hub = hub
         self._limits = limits
+        self._management = management
 
     async def pass_on(self, request: Request, token: str | None) -> Response:
         """Forward a client's command unchanged, and return the Hub's answer.
 
         Raises:
-            RequestError: 413, the body has more than MAX_COMMAND_SIZE bytes.
+            RequestError: 403, the operator does not allow it; 413, the body has more than
+                MAX_COMMAND_SIZE bytes.
             UpstreamError: the Hub fails or does not answer.
         """
+        if self._management == AUTO and request.raw_path == _CREATION:
+            raise RequestError(403, _CREATION_REFUSED)
+        self._check_allowed(request)
         body = await request.body.read(MAX_COMMAND_SIZE)
         fields = select_request_fields(request.headers)
         return await self._send(request, request.method, request.target, fields, token, body)
@@ -51,10 +78,21 @@ class Commands:
             value: becomes the JSON body; None: no body.
 
         Raises:
+            RequestError: 403, the operator does not allow it.
             UpstreamError: the Hub fails or does not answer.
         """
+        self._check_allowed(request)
         body = b"" if value is None else json.dumps(value).encode()
         return await self._send(request, method, target, _JSON, token, body)
+
+    def _check_allowed(self, request: Request) -> None:
+        """Check that the operator lets clients change something.
+
+        Raises:
+            RequestError: 403, see above.
+        """
+        if self._management == OFF and request.method not in ("GET", "HEAD"):
+            raise RequestError(403, _MANAGEMENT_REFUSED)
 
     async def _send(
         self,

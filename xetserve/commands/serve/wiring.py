@@ -241,6 +241,7 @@ def make_application(
         hosts=hosts,
         status=status,
         mode=XetMode(config.hub.xet_mode, config.hub.native_from),
+        management=config.hub.repo_management,
         sealer=sealer,
         instance=instance,
     )
