@@ -21,7 +21,10 @@ PROXY = {"trusted_proxies": "192.0.2.1", "proxy_protocol": "on"}
     ("flags", "expected"),
     [
         ({}, Address("127.0.0.1", 8080)),
-        ({"host": "::", "port": "1"}, Address("::1", 1)),
+        ({"host": "::", "port": "1"}, Address("localhost", 1)),
+        ({"host": "::1,127.0.0.1", "port": "1"}, Address("::1", 1)),
+        ({"host": "192.0.2.1,[::]", "port": "1"}, Address("localhost", 1)),
+        ({"host": "192.0.2.1, 0.0.0.0"}, Address("127.0.0.1", 8080)),
         ({"host": "192.0.2.1"}, Address("192.0.2.1", 8080)),
         ({**TLS, **PROXY}, Address("127.0.0.1", 8080, tls=True, needs_header=True)),
         ({"unix_socket": "/s"}, Address("127.0.0.1", 8080)),

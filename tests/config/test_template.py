@@ -174,7 +174,7 @@ def test_everything_that_is_wrong_is_found_at_once(tmp_path: Path) -> None:
     errors = load_all({"host": " "}, {"XETSERVE_LOG_LEVL": "x"}, str(path)).errors
     expected = [
         "unknown environment variable XETSERVE_LOG_LEVL; did you mean 'XETSERVE_LOG_LEVEL'?",
-        "--host must not be empty, not ' '",
+        "--host must be addresses without a port, separated by commas, not ' '",
         f"{path}: server.port must be a single value",
         f"{path}: unknown key 'prot' in [server]; did you mean 'port'?",
         f"{path}: unknown key 'hub_url' in [server]; it belongs in [hub]",

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from typing import Any
 
 import pytest
 
@@ -266,6 +267,64 @@ class TestBinding:
         with four:
             (six,) = bind_sockets("::1", four.getsockname()[1])
             six.close()
+
+    @pytest.mark.parametrize(
+        ("hosts", "expected", "reached"),
+        [
+            pytest.param("127.0.0.1", ["127.0.0.1"], "4", id="one"),
+            pytest.param("127.0.0.1, ::1", ["127.0.0.1", "::1"], "46", id="two"),
+            pytest.param("::1,127.0.0.1,::1", ["::1", "127.0.0.1"], "46", id="one of them twice"),
+            pytest.param("::", ["::"], "46", id="both families"),
+            pytest.param("::,127.0.0.2", ["::", "127.0.0.2"], "6", id="IPv6, and one of IPv4"),
+            pytest.param("::,0.0.0.0", ["::", "0.0.0.0"], "46", id="a socket for each family"),
+            pytest.param("127.0.0.1,0.0.0.0", ["0.0.0.0"], "4", id="0.0.0.0 includes it"),
+            pytest.param("::1,::,127.0.0.1", ["::", "127.0.0.1"], "46", id=":: includes it"),
+            pytest.param("::1", ["::1"], "6", id="IPv6"),
+        ],
+    )
+    async def test_several_addresses(self, hosts: str, expected: list[str], reached: str) -> None:
+        listener = Listener(ok, ConnectionLimits(linger_timeout=0.2))
+        sockets = bind_sockets(hosts, 0)
+        names = [each.getsockname()[:2] for each in sockets]
+        await listener.start(sockets)
+        ((port,), found) = {port for _, port in names}, ""
+        assert [host for host, _ in names] == expected
+        for family, host in (("4", "127.0.0.1"), ("6", "::1")):
+            with contextlib.suppress(ConnectionRefusedError):
+                async with connected(port, host) as client:
+                    await client.send(GET)
+                    assert (await client.read_answer())[2] == b"ok"
+                    found += family
+        await listener.drain(0)
+        assert found == reached
+
+    def test_an_error_names_the_address(self) -> None:
+        with pytest.raises(OSError, match="assign") as caught:
+            bind_sockets("127.0.0.1,192.0.2.1", 0)
+        assert caught.value.filename == "192.0.2.1"
+        with pytest.raises(OSError, match=r"not known|resolution") as caught:
+            bind_sockets("127.0.0.1,nowhere.invalid", 0)
+        assert caught.value.filename == "nowhere.invalid"
+
+    def test_a_port_that_is_free_at_one_address_only_is_not_taken(self) -> None:
+        (taken,) = bind_sockets("::1", 0)
+        in_use = taken.getsockname()[1]
+        ports = iter([in_use])
+        real = socket.socket.bind
+
+        class Sock(socket.socket):
+            def bind(self, address: Any) -> None:
+                host, port, *scope = address
+                if host == "127.0.0.1":
+                    port = next(ports, port)
+                real(self, (host, port, *scope))
+
+        taken.listen()
+        with taken, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("xetserve.net.listener.socket.socket", Sock)
+            four, six = bind_sockets("127.0.0.1,::1", 0)
+        with four, six:
+            assert four.getsockname()[1] == six.getsockname()[1] != in_use
 
     async def test_ipv6_clients_are_served(self) -> None:
         listener = Listener(ok, ConnectionLimits(linger_timeout=0.2))

@@ -21,7 +21,8 @@ from xetserve.errors import ConfigError
 
 COMMAND_LINE: Final = Path("/proc/1/cmdline")
 _SECTIONS: Final = ("server", "tls", "proxies")  # those that say how a server listens
-_LOCAL: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # every address -> one of this machine
+# Every address -> one of this machine. A container without IPv6 has a :: but no ::1.
+_LOCAL: Final = {"0.0.0.0": "127.0.0.1", "::": "localhost"}
 
 
 def run_probe(options: argparse.Namespace, command_line: Path = COMMAND_LINE) -> int:
@@ -74,7 +75,8 @@ def find_address(config: Config) -> Address:
     server = config.server
     needs_header = config.proxies.proxy_protocol
     if server.port not in (OFF, 0):
-        host = _LOCAL.get(server.host, server.host)
+        hosts = server.host.split(",")
+        host = next((_LOCAL[each] for each in hosts if each in _LOCAL), hosts[0])
         return Address(host, server.port, bool(config.tls.tls_cert), needs_header)
     if server.unix_socket:
         return Address(server.unix_socket, None, needs_header=needs_header)

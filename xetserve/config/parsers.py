@@ -6,7 +6,7 @@ Each function raises ValueError with the required form, to be put behind the nam
 import re
 from collections import Counter
 from fractions import Fraction
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from math import log2
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,13 +23,6 @@ _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 _HOST_NAME = re.compile(r"(?:\*\.)?[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){0,31}")
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _MAX_SIZE = 2**63 - 1
-
-
-def parse_text(text: str) -> str:
-    """Parse a non-empty text."""
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text.strip()
 
 
 class _NoPort(int):
@@ -250,6 +243,22 @@ def parse_address(text: str) -> str:
     if text and (match is None or int(match[1]) > 65535):
         raise ValueError("must be HOST:PORT, for example 127.0.0.1:9100 or [::1]:9100")
     return text
+
+
+def parse_listen_hosts(text: str) -> str:
+    """Parse addresses and names to listen on, separated by commas, without ports."""
+    hosts = [re.sub(r"^\[(.*)\]$", r"\1", each.strip()) for each in text.split(",")]
+    if not all(map(_is_listen_host, hosts)):
+        raise ValueError("must be addresses without a port, separated by commas")
+    return ",".join(hosts)
+
+
+def _is_listen_host(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return re.fullmatch(r"[\w-][\w.-]*", text, re.ASCII) is not None
+    return True
 
 
 def parse_log_level(text: str) -> str:

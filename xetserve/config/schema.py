@@ -29,6 +29,7 @@ from xetserve.config.parsers import (
     parse_head_size,
     parse_hosts,
     parse_imports,
+    parse_listen_hosts,
     parse_log_format,
     parse_log_level,
     parse_min_budget,
@@ -46,7 +47,6 @@ from xetserve.config.parsers import (
     parse_seconds,
     parse_secrets,
     parse_size,
-    parse_text,
     parse_tls_version,
     parse_tokens,
     parse_upstream_networks,
@@ -99,10 +99,11 @@ class ServerConfig:
 
     host: str = _setting(
         "0.0.0.0",
-        parse_text,
+        parse_listen_hosts,
         "XETSERVE_HOST",
-        "address to listen on",
-        metavar="ADDRESS",
+        "addresses to listen on, separated by commas; :: is every address, also of IPv4 unless "
+        "the list has an IPv4 address",
+        metavar="ADDRESSES",
     )
     port: int = _setting(
         8080,
@@ -703,10 +704,10 @@ class OriginServerConfig(ServerConfig):
 
     host: str = _setting(
         "127.0.0.1",
-        parse_text,
+        parse_listen_hosts,
         "XETSERVE_HOST",
-        "address to listen on; 0.0.0.0: every address of this machine",
-        metavar="ADDRESS",
+        "addresses to listen on, separated by commas; 0.0.0.0: every IPv4 address of this machine",
+        metavar="ADDRESSES",
     )
     workers: int = _setting(
         1,

@@ -1,6 +1,7 @@
 """The listener: accept clients, serve each in its own task, and drain all of them."""
 
 import asyncio
+import errno
 import logging
 import socket
 import sys
@@ -28,6 +29,9 @@ from xetserve.net.stream import ByteStream
 from xetserve.net.tls_stream import Stream
 
 logger = logging.getLogger(__name__)
+
+_GENERAL: Final = ("0.0.0.0", "::")  # all addresses of a family
+MAX_BINDS: Final = 10  # attempts to find a port that is free at several addresses
 
 ONLY_PROXIES: Final = "this server accepts only connections from its trusted proxies"
 
@@ -356,25 +360,60 @@ async def _answer_probe(handler: Handler, request: Request) -> Response:
     return await handler(request)
 
 
-def bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """Bind TCP sockets for every address of host; port 0 chooses a free port.
+def bind_sockets(hosts: str, port: int) -> list[socket.socket]:
+    """Bind TCP sockets for addresses and names, which are separated by commas.
+
+    An address that 0.0.0.0 or :: in the list includes gets no socket of its own. The socket of ::
+    is for IPv4 too, unless the list has an IPv4 address. Port 0 chooses one free port for all.
 
     Raises:
-        OSError: an address is in use or is not an address of this machine.
+        OSError: an address is in use or is not an address of this machine, or a name is unknown;
+            its filename is the address or the name.
     """
-    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = _find_addresses(hosts, port)
+    for left in reversed(range(MAX_BINDS)):
+        try:
+            return _bind_all(addresses, port)
+        except OSError as exc:
+            # The port that was free at the first address may be in use at the next one.
+            if port or exc.errno != errno.EADDRINUSE or not left:
+                raise
+    raise AssertionError
+
+
+def _find_addresses(hosts: str, port: int) -> list[tuple[int, Any]]:
+    """Return the families and the addresses to bind, in order."""
+    found: dict[tuple[int, Any], None] = {}
+    for host in hosts.split(","):
+        try:
+            infos = socket.getaddrinfo(
+                host.strip() or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except OSError as exc:
+            exc.filename = host.strip()
+            raise
+        found |= {(family, address): None for family, _, _, _, address in infos}
+    general = {family for family, address in found if address[0] in _GENERAL}
+    return [each for each in found if each[0] not in general or each[1][0] in _GENERAL]
+
+
+def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.socket]:
+    has_four = any(family == socket.AF_INET for family, _ in addresses)
     sockets: list[socket.socket] = []
-    try:
-        for family, kind, proto, _, address in dict.fromkeys(infos):
-            sock = socket.socket(family, kind, proto)
+    for family, (host, _, *scope) in addresses:
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-    except OSError:
-        for sock in sockets:
-            sock.close()
-        raise
+                is_six_only = has_four or host != "::"
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_six_only)
+            sock.bind((host, port, *scope))
+        except OSError as exc:
+            for each in sockets:
+                each.close()
+            exc.filename = host
+            raise
+        port = sock.getsockname()[1]
     return sockets

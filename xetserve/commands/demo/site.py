@@ -127,7 +127,7 @@ async def run_demo(host: str, port: int, *, once: bool, screen: Screen) -> None:
             write(f"origin (Hub and CAS)   {origin_url}\n")
             serve = ("serve", "--host", host, "--port", str(port), "--hub-url", origin_url, *ONE)
             async with _running(*serve) as (url, pid):
-                url = url.replace("0.0.0.0", "localhost")
+                url = url.replace("0.0.0.0", "localhost").replace("[::]", "localhost")
                 write(f"xetserve               {url}\n\n")
                 await _download(url, pid, original, screen)
                 if not once:

@@ -25,6 +25,7 @@ _ADVICE: Final = {
     errno.EADDRINUSE: "`ss -ltnp` shows the process that has it; stop it, or choose another {}",
     errno.EACCES: "this user may not use a port below 1024: choose a higher {}",
     errno.EADDRNOTAVAIL: "no interface of this machine has the address: choose another --host",
+    errno.EAFNOSUPPORT: "this machine has no IPv6: choose another --host, such as 0.0.0.0",
 }
 
 
@@ -146,10 +147,12 @@ def _make_redirect(config: Config, found: list[Endpoint]) -> Redirect:
     return Redirect(target, Path(webroot) if webroot else None, hosts)
 
 
-def _bind(host: str, port: int, flag: str) -> list[socket.socket]:
+def _bind(hosts: str, port: int, flag: str) -> list[socket.socket]:
     try:
-        return bind_sockets(host, port)
+        return bind_sockets(hosts, port)
     except OSError as exc:
+        host = str(exc.filename)
+        host = f"[{host}]" if ":" in host else host
         reason = exc.strerror or str(exc)
         if advice := _ADVICE.get(exc.errno or 0):
             reason += f": {advice.format(flag)}"
