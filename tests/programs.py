@@ -23,6 +23,7 @@ PACKAGES: Final = {
     "haproxy": "haproxy",
     "nginx": "nginx-light",
     "systemd-analyze": "systemd",
+    "prometheus": "prometheus",
     "promtool": "prometheus",
     "ps": "procps",
     "sha256sum": "coreutils",

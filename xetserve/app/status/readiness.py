@@ -101,6 +101,8 @@ class Readiness:
         Without this, the gauge of a worker would keep a failure until a client happens to ask the
         same worker again.
         """
+        for cause in (HUB, CACHE):
+            DEGRADED.set(0, cause)  # panels and alerts need a series before anything fails
         while True:
             await asyncio.sleep(RESULT_TIME)
             if self._result or self._is_wanted:
