@@ -12,6 +12,7 @@ from tests.peers import Answer, Received, http_answer
 from tests.waiting import PATIENCE, until
 from xetserve import __version__
 from xetserve.app.hub.passthrough import HELD_SIZE, MAX_QUESTION_SIZE
+from xetserve.app.hub.xet_mode import NATIVE, XetMode
 
 JSON = "Content-Type: application/json; charset=utf-8"
 ENTRY = {"type": "file", "path": "a", "xetHash": "0" * 64, "size": 1}
@@ -124,6 +125,13 @@ class TestQuestions:
             ("GET", "/api/models/o/n/Xet-Write-Token/main", 404),
             ("GET", "/api/models/acme/tree/xet-read-token/main", 404),
             ("GET", "/api/buckets/o/n/xet-write-token", 404),
+            ("GET", "/api/buckets/o/n/xet-read-token", 404),
+            ("HEAD", "/api/buckets/o/n/xet-read-token", 404),
+            ("GET", "/api/kernels/o/n/xet-read-token/main", 404),
+            ("GET", "/api/kernels/o/n/xet-write-token/main", 404),
+            ("GET", "/api/anything/o/n/xet-read-token", 404),
+            ("GET", "/api/models/o/n/xet-read-token", 404),
+            ("GET", "/api/models/o/n/xet-write-token/", 404),
             ("GET", "/api/models/resolve/n/xet-read-token/main", 404),
             ("GET", "/api/models/raw/n/xet-write-token/main", 404),
             ("GET", "/api//models/o/n/xet-read-token/main", 400),
@@ -199,6 +207,37 @@ class TestAnswers:
         assert (status, json.loads(body)) == (200, [PLAIN_ENTRY] * count)
         assert ("content-length" in headers) == (len(data) <= HELD_SIZE)
         assert "content-encoding" not in headers
+
+    @pytest.mark.parametrize("count", [0, 200_000])
+    @pytest.mark.parametrize(
+        ("text", "fields"),
+        [
+            ('{"a": "b", "casUrl" : "https://cas.test", "accessToken": "t"}', ()),
+            ('{"a":{"casUrl":"https://cas.test"}}', ()),
+            ("{}", ("X-Xet-Access-Token: t",)),
+            ("{}", ("X-Xet-Cas-Url: https://cas.test",)),
+        ],
+    )
+    async def test_a_token_leaves_at_no_path(
+        self, text: str, fields: tuple[str, ...], count: int
+    ) -> None:
+        if count and fields:
+            return  # the fields alone decide
+        blanks = b" " * count
+        world = hub(http_answer(200, blanks + text.encode(), JSON, *fields))
+        for mode in (None, XetMode(NATIVE)):
+            for method in ("GET", "HEAD") if fields else ("GET",):
+                async with world.run(mode=mode) as client:
+                    for path in ("/api/models/o/xet-read-token", "/api/x/o/n/token"):
+                        status, _, body = await ask(client, path, method=method)
+                        assert status == 502
+                        assert b"cas.test" not in body
+
+    async def test_a_token_of_another_kind_stays(self) -> None:
+        text = b'{"auth": {"accessToken": {"role": "read"}}, "card": "say \\"casUrl\\": 1"}'
+        world = hub(http_answer(200, text, JSON))
+        async with world.run() as client:
+            assert (await ask(client, "/api/whoami-v2"))[2] == text
 
     async def test_what_is_no_json_stays_as_it_is(self) -> None:
         text = b'{"xetHash": "0"}'

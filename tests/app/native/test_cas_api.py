@@ -99,6 +99,26 @@ async def get_data(
     return await ask(client, target, wanted, token=None)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/api/buckets/o/n/", "/api/kernels/o/n/", "/api/anything/o/n/", "/api/models/o/n/"],
+)
+@pytest.mark.parametrize("revision", ["", "/main"])
+async def test_the_tokens_of_every_kind_are_sealed(path: str, revision: str) -> None:
+    world = make_world()
+    async with world.run(mode=IN_NATIVE) as client:
+        status, headers, body = await ask(client, f"{path}xet-read-token{revision}")
+        value = json.loads(body)
+        assert (status, value["casUrl"]) == (200, "http://files.test")
+        assert headers["x-xet-cas-url"] == value["casUrl"]
+        assert headers["x-xet-access-token"] == value["accessToken"]
+        assert CAS_TOKEN not in value["accessToken"]
+        status, _, _ = await ask(client, f"/v2/reconstructions/{NAME}", token=value["accessToken"])
+        assert status == 200
+        assert (await ask(client, f"{path}xet-write-token{revision}"))[0] == 403
+    assert world.cas.requests[0].get("authorization") == f"Bearer {CAS_TOKEN}"
+
+
 async def test_a_file_and_every_secret_where_it_belongs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     world = make_world()

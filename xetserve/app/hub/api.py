@@ -128,7 +128,7 @@ class HubService:
         """
         cas = self._check_native()
         asked = ask_for_token(call.request)
-        answer = await self._api.answer(asked, call.token, native_above=None)
+        answer = await self._api.answer(asked, call.token, native_above=None, may_have_token=True)
         return await cas.make_token_answer(answer, call.request.base_url)
 
     async def refuse_write_token(self, call: Call[str]) -> Response:

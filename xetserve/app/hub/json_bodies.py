@@ -8,6 +8,7 @@ from xetserve.app.download.hub_answer import HubAnswer
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hub.json_join import ArrayJoiner
+from xetserve.app.hub.token_guard import TokenGuard
 from xetserve.errors import BrokenStream, FormatError, UpstreamError, UpstreamTimeout
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Block, Headers
@@ -102,11 +103,17 @@ async def join_pages(
 
 
 async def make_blocks(
-    pieces: Pieces, members: MemberFilter | EntryFilter | None
+    pieces: Pieces, members: MemberFilter | EntryFilter | None, guard: TokenGuard | None = None
 ) -> AsyncGenerator[Block, None]:
-    """Yield the blocks of a body, without the members that a filter removes."""
+    """Yield the blocks of a body, without the members that a filter removes.
+
+    Raises:
+        UpstreamRefused: the guard finds a token for the CAS.
+    """
     async with aclosing(pieces):
         async for piece in pieces:
+            if guard is not None:
+                guard.check(piece)
             yield [piece if members is None else members.feed(piece)]
         if members is not None:
             yield [members.finish()]

@@ -17,6 +17,7 @@ from xetserve.app.hub.json_bodies import (
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hub.paths import find_kept_question, is_lasting_question
+from xetserve.app.hub.token_guard import TokenGuard, check_fields
 from xetserve.errors import UpstreamRefused
 from xetserve.http.conditions import Validators, Verdict, check_conditions
 from xetserve.http.cors import add_vary
@@ -69,6 +70,7 @@ class PassThrough:
         *,
         native_above: int | None,
         joins_pages: bool = False,
+        may_have_token: bool = False,
     ) -> Response:
         """Return the Hub's answer, from the cache if it is there.
 
@@ -76,10 +78,11 @@ class PassThrough:
             native_above: bytes. JSON members about Xet are removed, except from entries of larger
                 files; None: from all entries; negative: from none.
             joins_pages: join all pages of a list into one.
+            may_have_token: the caller replaces the token for the CAS that the answer has.
 
         Raises:
             RequestError: 413, the body has more than MAX_QUESTION_SIZE bytes.
-            UpstreamError: the Hub fails or does not answer.
+            UpstreamError: the Hub fails or does not answer, or answers with a token.
         """
         body = await request.body.read(MAX_QUESTION_SIZE) if request.method == "POST" else b""
         fields = [*select_request_fields(request.headers), ("Accept-Encoding", "gzip")]
@@ -93,6 +96,7 @@ class PassThrough:
             del body
             request.body.release()
             status, headers = page.status, _make_fields(hub, request, page)
+            guard = None if may_have_token else await _guard(page)
             if request.method == "HEAD" or status in (204, 304):
                 await page.opened.__aexit__(None, None, None)
                 # The length of our body is unknown: the Hub's length may be that of a coded body.
@@ -105,7 +109,7 @@ class PassThrough:
             else:
                 pieces = read_pieces(page, self._limits.gap_timeout)
             return Response(
-                status, headers, await hold_body(make_blocks(pieces, members), HELD_SIZE)
+                status, headers, await hold_body(make_blocks(pieces, members, guard), HELD_SIZE)
             )
 
     async def _answer_known(
@@ -221,6 +225,20 @@ async def _open(opened: AbstractAsyncContextManager[HubAnswer]) -> Page:
     return Page(opened, await opened.__aenter__())
 
 
+async def _guard(page: Page) -> TokenGuard | None:
+    """Check the fields of an answer, and return what checks its body; None: it is not JSON.
+
+    Raises:
+        UpstreamRefused: the fields hold a token; the page is closed.
+    """
+    try:
+        check_fields(page.headers)
+    except UpstreamRefused:
+        await page.opened.__aexit__(None, None, None)
+        raise
+    return TokenGuard() if _is_json(page.headers) else None
+
+
 class _Answer(Protocol):
     """The head of an answer of the Hub, new or cached."""
 
@@ -242,11 +260,15 @@ def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tupl
 
 def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | EntryFilter | None:
     """Return the filter that removes members about Xet from an answer; None: they stay."""
-    if "json" not in (headers.get("content-type") or "").lower():
+    if not _is_json(headers):
         return None
     if native_above is None:
         return MemberFilter(_XET_MEMBERS)
     return None if native_above < 0 else EntryFilter(_XET_MEMBERS, native_above)
+
+
+def _is_json(headers: Headers) -> bool:
+    return "json" in (headers.get("content-type") or "").lower()
 
 
 def _has_it(request: Request, headers: Headers) -> bool:

@@ -128,13 +128,15 @@ def list_api_readings(raw_path: str) -> list[ApiPath]:
                 readings.append(ApiPath(repo, verb, tuple(behind)))
     if len(rest) <= 2:
         readings.append(ApiPath(RepoRef(kind, "/".join(rest)), "", ()))
+    if len(rest) == 3 and rest[2].lower() in _TOKENS:  # without a revision
+        readings.append(ApiPath(RepoRef(kind, "/".join(rest[:2])), rest[2].lower(), ()))
     return readings
 
 
 def find_api_verb(raw_path: str) -> str:
     """Return the verb of an API path; "": it has no known verb."""
     kind, rest = _split_api(raw_path)
-    if kind is None:  # buckets and kernels have tokens, too
+    if kind is None:  # there may be other kinds with tokens
         return next((part.lower() for part in rest if part.lower() in _TOKENS), "")
     return next((reading.verb for reading in list_api_readings(raw_path)), "")
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from xetserve.app.download.service import head_timeout
 from xetserve.app.hub.passthrough import make_answer_fields
+from xetserve.app.hub.token_guard import TokenGuard, check_fields
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
 from xetserve.http.messages import Request, Response
@@ -109,6 +110,7 @@ class Commands:
             head_timeout(self._limits),
             hub.forward(method, target, fields, token, body, once=method != "GET") as answer,
         ):
+            check_fields(answer.headers)
             headers = make_answer_fields(hub, request, answer.headers)
             content = await read_document(
                 answer, "the Hub", _MAX_ANSWER_SIZE, self._limits.gap_timeout
@@ -117,6 +119,7 @@ class Commands:
         headers = [field for field in headers if field[0] != "Cache-Control"]
         headers.append(("Cache-Control", "no-store"))
         if "json" in (answer.headers.get("content-type") or ""):
+            TokenGuard().check(content)
             content = _move_member(content, hub.bases, request.base_url)
         return Response(answer.status, headers, content)
 
