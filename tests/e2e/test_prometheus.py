@@ -21,8 +21,9 @@ from tests.waiting import wait_until
 FOLDER: Final = Path(xetserve.ops.__file__).parents[1] / "share/monitoring"
 DASHBOARD: Final[dict[str, Any]] = json.loads((FOLDER / "dashboard.json").read_text())
 PANELS: Final = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
-# Panels that may be empty: they show what happens only in trouble.
+# Panels that may be empty: they show what happens only in trouble, or with TLS.
 MAY_BE_EMPTY: Final = {
+    "Time until the certificate expires",
     "Refused and slow clients",
     "Upstream failures and retries",
 }
