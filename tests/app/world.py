@@ -12,6 +12,7 @@ from tests.peers import (
     RawClient,
     Received,
     ScriptedPeer,
+    Served,
     answering,
     connected,
     http_answer,
@@ -25,6 +26,7 @@ from xetserve.app.hub.xet_mode import XetMode
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.body_budget import BodyBudget
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.server_connection import ConnectionLimits
 from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.upstream.answers.cache import AnswerCache
@@ -58,6 +60,8 @@ class World:
     bodies: BodyBudget = field(default_factory=BodyBudget)
     metadata: AnswerCache | None = None
     port: int = 0
+    write_timeout: float = PATIENCE
+    listener: Served = field(init=False)
 
     def __post_init__(self) -> None:
         self.hub = ScriptedPeer(answering(self._hub))
@@ -112,8 +116,9 @@ class World:
                 sealer=SEALER,
                 hosts=hosts,
             )
-            async with serving(app.handle, bodies=self.bodies) as listener:
-                self.port = listener.port
+            limits = ConnectionLimits(linger_timeout=0.2, write_timeout=self.write_timeout)
+            async with serving(app.handle, limits, bodies=self.bodies) as listener:
+                self.port, self.listener = listener.port, listener
                 async with connected(listener.port) as client:
                     yield client
                 await until(lambda: not listener.num_connections)

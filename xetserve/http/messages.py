@@ -237,6 +237,8 @@ class Response:
         has trailers; the head announces their names (RFC 9110, 6.6.2). A function that raises
         withholds the end, as a failing body does.
     observer: called while a streamed body is sent; None: there is none.
+    is_live: the body has events that come now and then. The head is sent at once, and the response
+        ends when the server drains, because the client would wait for ever otherwise.
     """
 
     status: int
@@ -246,6 +248,7 @@ class Response:
     chunked: bool = False
     trailers: dict[str, Callable[[], str]] = field(default_factory=dict)
     observer: Observer | None = None
+    is_live: bool = False
 
     @property
     def content_length(self) -> int | None:

@@ -20,7 +20,7 @@ from xetserve.base.buffers import Buffer
 from xetserve.base.request_id import REQUEST_ID
 from xetserve.errors import BrokenStream, RequestError
 from xetserve.http.head import RequestLimits
-from xetserve.http.messages import Body, Handler, Request, Response, error_response
+from xetserve.http.messages import Block, Body, Handler, Request, Response, error_response
 from xetserve.http.protocol import NeedData, ServerProtocol, State
 from xetserve.http.proxy_headers import Forwarding
 from xetserve.metrics.catalogue import CLIENT_TIMEOUTS, SENT_BYTES
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Request ids that a proxy in front of us may set. All characters are safe in a log.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:+/=@-]{1,128}", re.ASCII)
+
+_LIVE_HALF_CLOSED_TIMEOUT: Final = 1.0  # seconds; half_closed_timeout of live bodies
 
 # Called after each response, complete or not, with the request; its record has the outcome.
 OnAnswer = Callable[[Request], None]
@@ -154,9 +156,10 @@ class ServerConnection:
         self._stall_deadline: BodyDeadline  # for the current request's body
         self._draining = False
         self._idle: asyncio.Timeout | None = None  # set while no byte of a request has arrived
+        self._live: asyncio.Timeout | None = None  # set while a live body has no next block
 
     def drain(self) -> None:
-        """Finish the current request, then close; close at once if there is none.
+        """Finish the current request, then close; close at once if there is none. End a live body.
 
         A client that has not sent a request yet gets drain_grace for its first one, because the
         server has accepted its connection.
@@ -164,6 +167,8 @@ class ServerConnection:
         self._draining = True
         if self._idle is not None and not self._idle.expired():
             self._idle.reschedule(self._loop.time() + self._drain_grace)
+        if self._live is not None and not self._live.expired():
+            self._live.reschedule(self._loop.time())
 
     async def serve(self) -> None:
         """Serve requests until the connection is closed."""
@@ -357,13 +362,19 @@ class ServerConnection:
         protocol, stream, record = self._protocol, self._stream, request.record
         observer = response.observer
         pending = head  # sent together with the first block, in one segment if possible
-        watch = HalfClosedWatch(stream, self._limits.half_closed_timeout)
+        patience = self._limits.half_closed_timeout
+        if response.is_live:  # a client that expects more events keeps its side open
+            patience = min(patience, _LIVE_HALF_CLOSED_TIMEOUT)
+        watch = HalfClosedWatch(stream, patience)
         try:
+            if response.is_live:
+                await self._send([pending])
+                pending = b""
             while True:
                 if observer is not None:
                     await observer.before_block()
                 try:
-                    block = await anext(body)
+                    block = await (self._next_live(body) if response.is_live else anext(body))
                 except StopAsyncIteration:
                     break
                 size = sum(map(len, block))
@@ -409,6 +420,25 @@ class ServerConnection:
             stream.abort()
         finally:
             watch.cancel()
+
+    async def _next_live(self, body: Body) -> Block:
+        """Return the next block of a live body.
+
+        Raises:
+            StopAsyncIteration: the body has ended, or the server drains.
+        """
+        if self._draining:
+            raise StopAsyncIteration
+        waiting = self._live = asyncio.timeout(None)
+        try:
+            async with waiting:
+                return await anext(body)
+        except TimeoutError:
+            if waiting.expired():
+                raise StopAsyncIteration from None
+            raise
+        finally:
+            self._live = None
 
     async def _send(self, buffers: list[Buffer]) -> None:
         try:

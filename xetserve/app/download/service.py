@@ -268,16 +268,18 @@ def _mark_stale(response: Response, entry: FileEntry) -> Response:
 
 
 @asynccontextmanager
-async def head_timeout(limits: ReadLimits) -> AsyncIterator[None]:
+async def head_timeout(limits: ReadLimits, longer: float | None = None) -> AsyncIterator[None]:
     """Bound the time until the head is sent, since clients give up after 10 s without an answer.
+
+    Args:
+        longer: seconds in place of gap_timeout, for clients that wait for longer.
 
     Raises:
         UpstreamTimeout: gap_timeout seconds have passed.
     """
+    timeout = longer or limits.gap_timeout
     try:
-        async with asyncio.timeout(limits.gap_timeout):
+        async with asyncio.timeout(timeout):
             yield
     except TimeoutError:
-        raise UpstreamTimeout(
-            f"the upstream has not answered within {limits.gap_timeout:g} seconds"
-        ) from None
+        raise UpstreamTimeout(f"the upstream has not answered within {timeout:g} seconds") from None

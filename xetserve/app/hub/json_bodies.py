@@ -46,18 +46,19 @@ class Page(NamedTuple):
         return find_link(", ".join(self.headers.get_all("link")), "next")
 
 
-async def read_pieces(page: Page, timeout: float) -> Pieces:
+async def read_pieces(page: Page, timeout: float, buffer_size: int = _BUFFER_SIZE) -> Pieces:
     """Yield a decoded body. The page is closed when the body ends or the iterator is closed.
 
     Args:
         timeout: seconds without a byte.
+        buffer_size: bytes that are received at a time.
 
     Raises:
         UpstreamError: the body broke off, stalled, or does not have its content coding.
     """
     try:
         decoder = StreamDecoder(page.headers.get("content-encoding"))
-        buffer = bytearray(_BUFFER_SIZE)
+        buffer = bytearray(buffer_size)
         slices = Slices()
         while count := await page.source.receive_into(memoryview(buffer), timeout):
             for piece in decoder.decode(bytes(memoryview(buffer)[:count])):

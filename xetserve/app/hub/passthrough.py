@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from xetserve.app.download.body import hold_body, no_blocks, start_body
 from xetserve.app.download.hub_answer import HubAnswer
 from xetserve.app.download.service import STALE_FIELD, head_timeout
+from xetserve.app.hub import event_streams
 from xetserve.app.hub.json_bodies import (
     Page,
     Pieces,
@@ -85,13 +86,17 @@ class PassThrough:
             UpstreamError: the Hub fails or does not answer, or answers with a token.
         """
         body = await request.body.read(MAX_QUESTION_SIZE) if request.method == "POST" else b""
-        fields = [*select_request_fields(request.headers), ("Accept-Encoding", "gzip")]
-        hub = self._hub.on_behalf(request.headers, names_agent=True)
+        may_stream = event_streams.may_stream(request)
+        timeout = event_streams.HEAD_TIMEOUT if may_stream else None
+        # Events that are coded together would come late.
+        coding = "identity" if may_stream else "gzip"
+        fields = [*select_request_fields(request.headers), ("Accept-Encoding", coding)]
+        hub = self._hub.on_behalf(request.headers, names_agent=True, timeout=timeout)
         with suppress(NotKept):
             return await self._answer_known(
                 request, hub, token, body, native_above=native_above, joins_pages=joins_pages
             )
-        async with head_timeout(self._limits):
+        async with head_timeout(self._limits, timeout):
             page = await _open(hub.forward(request.method, request.target, fields, token, body))
             del body
             request.body.release()
@@ -101,6 +106,8 @@ class PassThrough:
                 await page.opened.__aexit__(None, None, None)
                 # The length of our body is unknown: the Hub's length may be that of a coded body.
                 return Response(status, headers, no_blocks())
+            if event_streams.is_stream(page.headers):
+                return await event_streams.make_stream(page, headers)
             members = _make_filter(page.headers, native_above)
             if joins_pages and status == 200 and page.following is not None:
                 # These fields describe the first page only.

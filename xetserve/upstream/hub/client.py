@@ -70,15 +70,18 @@ class HubClient:
         """Return the Via field for a message that is forwarded."""
         return self._link.make_via(headers)
 
-    def on_behalf(self, headers: Headers, *, names_agent: bool = False) -> "HubClient":
+    def on_behalf(
+        self, headers: Headers, *, names_agent: bool = False, timeout: float | None = None
+    ) -> "HubClient":
         """Return a client whose requests carry the Via of a client's request; all else is shared.
 
         Args:
             headers: of the client's request.
             names_agent: send the client's User-Agent, too.
+            timeout: seconds without a byte; None: as before.
         """
         client = copy.copy(self)
-        client._link = self._link.on_behalf(headers, names_agent=names_agent)
+        client._link = self._link.on_behalf(headers, names_agent=names_agent, timeout=timeout)
         return client
 
     def is_own(self, headers: Headers) -> bool:

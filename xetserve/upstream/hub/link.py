@@ -64,14 +64,18 @@ class HubLink:
         """Return the Via field for a message that is forwarded."""
         return ("Via", extend_via(headers, self._instance or "xetserve"))
 
-    def on_behalf(self, headers: Headers, *, names_agent: bool) -> "HubLink":
+    def on_behalf(
+        self, headers: Headers, *, names_agent: bool, timeout: float | None = None
+    ) -> "HubLink":
         """Return a link whose requests carry the Via of a client's request.
 
         Args:
             headers: of the client's request.
             names_agent: send the client's User-Agent, too.
+            timeout: seconds without a byte; None: as before.
         """
         link = copy.copy(self)
+        link.timeout = timeout or self.timeout
         link._identity = self._describe(headers, names_agent=names_agent)
         return link
 
