@@ -17,14 +17,20 @@ class Container:
     arguments: tuple[str, ...]
     is_running: bool = False
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.arguments[self.arguments.index("--publish") + 1][:-5].rpartition(":")
+        return host or "127.0.0.1", int(port)
+
 
 @dataclass
 class FakeEngine:
-    """Containers, images and volumes; one that runs answers on port 8080.
+    """Containers, images and volumes; one that runs answers where it is published.
 
     broken: images whose containers do not get ready.
     speech: what the servers speak on the published port.
     has_probe: whether their version has the command `probe`.
+    blocked: ports that do not lead to their container.
     """
 
     machine: FakeMachine
@@ -36,6 +42,7 @@ class FakeEngine:
     is_config_bad: bool = False
     speech: Speech = field(default_factory=Speech)
     has_probe: bool = True
+    blocked: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.machine.handlers.append(self._handle)
@@ -76,11 +83,13 @@ class FakeEngine:
                 self.volumes.remove(name)
             case ("run", *_) if self.is_config_bad:
                 return Done(1, "", "xetserve: unknown key")
-            case ("create", "--name", name, "--label", label, *arguments):
+            case ("create", "--name", name, *arguments):
                 image = arguments[arguments.index("serve") - 1]
-                key, _, value = label.partition("=")
+                labels = [arguments[i + 1] for i, each in enumerate(arguments) if each == "--label"]
                 assert name not in self.containers
-                self.containers[name] = Container(image, {key: value}, tuple(arguments))
+                self.containers[name] = Container(
+                    image, dict(each.split("=", 1) for each in labels), tuple(arguments)
+                )
             case ("exec", name, "xetserve", "probe", "--json", *ready):
                 return self._probe(name, "/ready" if ready else "/health")
             case ("start", name):
@@ -115,7 +124,8 @@ class FakeEngine:
 
     def _respond(self, address: Address, path: str) -> tuple[int, bytes] | None:
         for container in self.containers.values():
-            if container.is_running and address[:2] == ("127.0.0.1", 8080):
+            is_here = container.address == address[:2] and address.port not in self.blocked
+            if container.is_running and is_here:
                 refusal = refuse(self.speech, address)
                 return self._say(container, path) if refusal is None else refusal or None
         return None

@@ -7,7 +7,7 @@ import pytest
 
 from tests.deploy.fake_engine import FakeEngine
 from tests.deploy.fake_machine import FakeMachine
-from xetserve.deploy.containers import ContainerTarget, Shape, find_engine
+from xetserve.deploy.containers import ContainerTarget, Shape, find_engine, find_flags
 from xetserve.deploy.local_server import Speech
 from xetserve.deploy.machine import DeployError, Done
 from xetserve.deploy.package import Package
@@ -103,8 +103,44 @@ def test_a_port_that_is_not_published_is_not_ready(
     machine: FakeMachine, engine: FakeEngine
 ) -> None:
     """The server answers in its container, and clients cannot reach it."""
+    engine.blocked.add(9090)
     with pytest.raises(DeployError, match="the server does not answer"):
         do(make(machine, publish="9090").plan_apply(ONE), machine)
+
+
+def test_what_an_upgrade_keeps(machine: FakeMachine, engine: FakeEngine) -> None:
+    assert find_flags(machine, "docker", "xetserve") is None
+    shape = Shape(
+        publish="127.0.0.2:9090",
+        network="mine",
+        memory="1g",
+        config_folder=Path("/etc/mine"),
+        build_arguments=("BASE=python:3.13-alpine",),
+    )
+    target = ContainerTarget(machine, "docker", shape, template=b"", env_template=b"")
+    do(target.plan_apply(ONE), machine)
+    assert Shape(**find_flags(machine, "docker", "xetserve") or {}) == shape
+    del engine.containers["xetserve"].labels["io.xetserve.deploy.flags"]
+    assert find_flags(machine, "docker", "xetserve") == {}  # made by an older version
+    engine.containers["xetserve"].labels["io.xetserve.deploy.flags"] = '{"publish": "1"}'
+    with pytest.raises(DeployError, match="not of this version"):
+        find_flags(machine, "docker", "xetserve")
+    engine.containers["xetserve"].labels.clear()
+    assert find_flags(machine, "docker", "xetserve") is None  # somebody else's
+
+
+def test_each_container_is_asked_where_it_is_published(
+    machine: FakeMachine, engine: FakeEngine
+) -> None:
+    do(make(machine).plan_apply(ONE), machine)
+    engine.broken.add("xetserve:2.0-bbbb")
+    with pytest.raises(DeployError, match=r"9090/ready answers 503; rolled back to image"):
+        do(make(machine, publish="9090").plan_apply(TWO), machine)
+    engine.broken.clear()
+    do(make(machine, publish="9090").plan_apply(TWO), machine)
+    assert make(machine).get_status()["ready"] == "yes, http://127.0.0.1:9090"
+    do(make(machine, publish="9090").plan_rollback(), machine)
+    assert make(machine, publish="9090").get_status()["ready"] == "yes, http://127.0.0.1:8080"
 
 
 def test_another_server_on_the_port_is_not_ours(machine: FakeMachine, engine: FakeEngine) -> None:

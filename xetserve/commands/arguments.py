@@ -36,7 +36,7 @@ DEFAULT_JOBS: Final = "4"
 DEFAULT_LINES: Final = "100"
 DEFAULT_TIMEOUT: Final = "30"
 DEFAULT_PROBE_TIMEOUT: Final = "4"  # less than the 5 s that container engines are told to wait
-DEFAULT_MEMORY: Final = "512m"
+DEPLOYED: Final = "xetserve"  # name of the deployed container
 _CHOICE: Final = re.compile(r"invalid choice: '(?P<wrong>[^']*)' \(choose from (?P<known>.*)\)")
 
 
@@ -211,23 +211,23 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.set_defaults(action=name)
         action.add_argument(
-            "--target", choices=TARGETS, help="default: the first one that this machine has"
+            "--target",
+            choices=TARGETS,
+            help="default: the one that has the service, or the first one that this machine has",
         )
-        engines = action.add_argument_group("docker and podman")
-        engines.add_argument(
-            "--name", default="xetserve", help="name of the container; default: xetserve"
+        engines = action.add_argument_group(
+            "docker and podman", "An upgrade keeps what was given before."
         )
+        engines.add_argument("--name", help=f"name of the container; default: {DEPLOYED}")
         engines.add_argument(
             "--config-dir",
             metavar="DIR",
-            default="/etc/xetserve",
-            help="configuration folder; default: /etc/xetserve",
+            help="configuration folder; at first /etc/xetserve",
         )
         engines.add_argument(
             "--publish",
             metavar="[ADDRESS:]PORT",
-            default="8080",
-            help="address and port on this machine for clients; default: 8080",
+            help="address and port on this machine for clients; at first 8080",
         )
         if name in ("plan", "apply", "rollback"):
             action.add_argument(
@@ -249,21 +249,16 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
                 default=sys.executable,
                 help="systemd: interpreter for the environment; default: this one",
             )
+            engines.add_argument("--image", help="use this image instead of building one")
             engines.add_argument(
-                "--image", default="", help="use this image instead of building one"
+                "--network",
+                help="network of the container; host publishes no port; "
+                "at first default, the engine's own",
             )
-            engines.add_argument(
-                "--network", help="network of the container; host publishes no port"
-            )
-            engines.add_argument(
-                "--memory",
-                default=DEFAULT_MEMORY,
-                help=f"memory limit; default: {DEFAULT_MEMORY}",
-            )
+            engines.add_argument("--memory", help="memory limit; at first 512m")
             engines.add_argument(
                 "--build-arg",
                 action="append",
-                default=[],
                 metavar="NAME=VALUE",
                 help="argument for the image build; may be repeated",
             )

@@ -7,19 +7,20 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from xetserve.commands.arguments import DEFAULT_MEMORY, DEFAULT_TIMEOUT, TARGETS
+from xetserve.commands.arguments import DEFAULT_TIMEOUT, DEPLOYED, TARGETS
 from xetserve.commands.output import write_output
 from xetserve.commands.service_settings import find_speech
 from xetserve.config.parsers import parse_count, parse_seconds
 from xetserve.config.template import make_env_template, make_toml_template
-from xetserve.deploy.containers import ContainerTarget, Shape, find_engine
+from xetserve.deploy.containers import ContainerTarget, Shape, find_engine, find_flags
 from xetserve.deploy.machine import DeployError, Machine, PlanningMachine, RealMachine
 from xetserve.deploy.package import find_clone, read_own_package, read_package
 from xetserve.deploy.steps import Plan, carry_out
-from xetserve.deploy.systemd import Paths, SystemdTarget, find_systemd
+from xetserve.deploy.systemd import Paths, SystemdTarget, find_systemd, is_deployed
 from xetserve.errors import ConfigError
 
 
@@ -38,7 +39,7 @@ def run_deploy(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, machine: Machine) -> int:
-    target, reasons = _choose(options, machine)
+    target, notes = choose_target(options, machine)
     if options.action == "status":
         state = target.get_status()
         if options.json:
@@ -53,10 +54,10 @@ def _run(options: argparse.Namespace, machine: Machine) -> int:
             raise ConfigError(f"--lines {exc}") from None
         command = target.log_command(follow=options.follow, lines=lines)
         os.execvp(command[0], command)
-    plan = _make_plan(options, target)
+    plan = make_plan(options, target)
+    for note in notes:
+        _print(f"# {note}")
     if options.action == "plan":
-        for reason in reasons:
-            _print(f"# for another machine, since here {reason}")
         _show(plan)
         return 0
     if not plan.steps and not plan.after:
@@ -76,36 +77,75 @@ _DONE: Final = {
 }
 
 
-def _choose(
+# Flag for containers -> the property of Shape that it sets. An upgrade keeps what it does not set.
+_KEPT: Final = {
+    "--publish": "publish",
+    "--network": "network",
+    "--memory": "memory",
+    "--config-dir": "config_folder",
+    "--build-arg": "build_arguments",
+}
+
+
+def choose_target(
     options: argparse.Namespace, machine: Machine
 ) -> tuple[SystemdTarget | ContainerTarget, list[str]]:
-    """Return the requested target, or the first one that this machine has.
+    """Return the requested target, or the one that has the service, or the first that works here.
 
-    A plan needs none that works here. If none does, the reasons come with the target.
+    With it come notes for those who look at the plan. A plan needs no target that works here.
 
     Raises:
-        DeployError: the target does not work on this machine; the message names the reasons.
+        DeployError: no target works on this machine, or several have the service.
     """
-    reasons = []
+    reasons, working = [], []
     for name in (options.target,) if options.target else TARGETS:
         reason = find_systemd(machine) if name == "systemd" else find_engine(machine, name)
         if reason is None:
-            return _make_target(name, options, machine), []
-        reasons.append(reason)
-    if options.action == "plan":
-        return _make_target(options.target or TARGETS[0], options, machine), reasons
-    raise DeployError(f"no target works on this machine: {'; '.join(reasons)}")
+            working.append(name)
+        else:
+            reasons.append(reason)
+    if not working and options.action == "plan":
+        notes = [f"for another machine, since here {reason}" for reason in reasons]
+        return _make_target(options.target or TARGETS[0], options, machine, notes), notes
+    if not working:
+        raise DeployError(f"no target works on this machine: {'; '.join(reasons)}")
+    having = working
+    if len(working) > 1:
+        container = options.name or DEPLOYED
+        having = [
+            name
+            for name in working
+            if (
+                is_deployed(machine)
+                if name == "systemd"
+                else find_flags(machine, name, container) is not None
+            )
+        ]
+    if len(having) > 1:
+        raise DeployError(
+            f"{' and '.join(having)} have a service each: name the one that is meant (--target)"
+        )
+    notes = []
+    return _make_target((having or working)[0], options, machine, notes), notes
 
 
 def _make_target(
-    name: str, options: argparse.Namespace, machine: Machine
+    name: str, options: argparse.Namespace, machine: Machine, notes: list[str]
 ) -> SystemdTarget | ContainerTarget:
+    """Make a target; append a note for each property of the service that flags change."""
     try:
         timeout = parse_seconds(getattr(options, "timeout", DEFAULT_TIMEOUT))
     except ValueError as exc:
         raise ConfigError(f"--timeout {exc}") from None
     template = make_toml_template().encode()
+    given = _get_flags(options)
     if name == "systemd":
+        others = [f"--{each}" for each in ("name", "image") if getattr(options, each, None)]
+        for flag in (*given, *others):
+            raise ConfigError(
+                f"{flag} is for containers: give --target docker or podman. Where a systemd "
+                "service listens is in its socket (`systemctl edit xetserve.socket`)"
+            )
         python = getattr(options, "python", sys.executable)
         return SystemdTarget(
             machine,
@@ -114,26 +154,60 @@ def _make_target(
             timeout=timeout,
             find_speech=find_speech,
         )
-    shape = Shape(
-        name=options.name,
-        config_folder=Path(options.config_dir).absolute(),
-        publish=options.publish,
-        network=getattr(options, "network", None),
-        memory=getattr(options, "memory", DEFAULT_MEMORY),
-        image=getattr(options, "image", ""),
-        build_arguments=tuple(getattr(options, "build_arg", ())),
-    )
+    container = options.name or DEPLOYED
+    kept = find_flags(machine, name, container)
+    if kept == {} and options.action in ("plan", "apply") and not options.publish:
+        raise DeployError(
+            f"the container {container} was deployed by a version that did not record its flags: "
+            "give --publish once more, and the others that are not the default"
+        )
+    shape = Shape(name=container, image=getattr(options, "image", None) or "", **(kept or {}))
+    wanted = replace(shape, **{_KEPT[flag]: value for flag, value in given.items()})
+    if kept:
+        notes += [
+            f"{flag} changes: {_show_value(before)} -> {_show_value(value)}"
+            for flag, value in given.items()
+            if value != (before := getattr(shape, _KEPT[flag]))
+        ]
     return ContainerTarget(
         machine,
         name,
-        shape,
+        wanted,
         template=template,
         env_template=make_env_template().encode(),
         timeout=timeout,
     )
 
 
-def _make_plan(options: argparse.Namespace, target: SystemdTarget | ContainerTarget) -> Plan:
+def _get_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags of _KEPT that were given, with the values for the properties."""
+    given = {
+        flag: value
+        for flag in _KEPT
+        if (value := getattr(options, flag[2:].replace("-", "_"), None)) is not None
+    }
+    if "--config-dir" in given:
+        given["--config-dir"] = Path(given["--config-dir"]).absolute()
+    if "--build-arg" in given:
+        given["--build-arg"] = tuple(given["--build-arg"])
+    if given.get("--network") == "default":
+        given["--network"] = None
+    return given
+
+
+def _show_value(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value) or "none"
+    return "default" if value is None else str(value)
+
+
+def make_plan(options: argparse.Namespace, target: SystemdTarget | ContainerTarget) -> Plan:
+    """Return the plan of an action that changes something.
+
+    Raises:
+        ConfigError: flags exclude each other.
+        DeployError: the action is not possible.
+    """
     if options.action == "rollback":
         return target.plan_rollback()
     if options.action == "remove":

@@ -8,7 +8,7 @@ are refused from the end of the old container's drain until the new one listens.
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ USER: Final = "1000"  # user and group in the image; the group may read the conf
 CACHE: Final = "/var/cache/xetserve"  # path in the container
 STOP_TIMEOUT: Final = 45  # seconds; longer than the default drain_timeout
 SPEC_LABEL: Final = "io.xetserve.spec"
+FLAGS_LABEL: Final = "io.xetserve.deploy.flags"  # what an upgrade without flags keeps
 OWNER_LABEL: Final = "io.xetserve.deploy"
 UNKNOWN_COMMAND: Final = 2  # exit status of a version that has no `probe`
 _PUBLISH: Final = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|\d{1,3}(?:\.\d{1,3}){3}):)?(\d{1,5})")
@@ -70,6 +71,69 @@ class Shape:
         host = match[1] or "127.0.0.1"
         return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]")), int(match[2])
 
+    def format_flags(self) -> str:
+        """Return the properties that parse_flags reads, as a label."""
+        return json.dumps(
+            {
+                "publish": self.publish,
+                "network": self.network,
+                "memory": self.memory,
+                "config_folder": str(self.config_folder),
+                "build_arguments": self.build_arguments,
+            }
+        )
+
+
+def parse_flags(label: str) -> dict[str, Any]:
+    """Read the properties of a Shape from a label.
+
+    Raises:
+        DeployError: it is not from format_flags.
+    """
+    try:
+        found = dict(json.loads(label))
+        found["config_folder"] = Path(found["config_folder"])
+        found["build_arguments"] = tuple(found["build_arguments"])
+        replace(Shape(), **found)
+    except (ValueError, KeyError, TypeError):
+        raise DeployError(f"the label {FLAGS_LABEL} is not of this version: {label}") from None
+    return found
+
+
+def inspect_container(machine: Machine, engine: str, name: str) -> dict[str, Any] | None:
+    """Return what an engine knows about a container; None: there is none.
+
+    Raises:
+        DeployError: the engine's answer is not understood.
+    """
+    done = machine.run((engine, "container", "inspect", name))
+    if done.status:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(done.out)[0]
+        found["State"], found["Config"]
+    except (ValueError, LookupError, TypeError):
+        raise DeployError(f"{engine} inspect {name} returned unexpected output") from None
+    return found
+
+
+def find_flags(machine: Machine, engine: str, name: str) -> dict[str, Any] | None:
+    """Return the properties of a service's container that its deployment recorded.
+
+    None: the service is not deployed; empty: an older version has deployed it, and recorded none.
+    """
+    for each in (name, f"{name}-previous"):
+        labels = _get_labels(inspect_container(machine, engine, each))
+        if FLAGS_LABEL in labels:
+            return parse_flags(labels[FLAGS_LABEL])
+        if SPEC_LABEL in labels:
+            return {}
+    return None
+
+
+def _get_labels(found: dict[str, Any] | None) -> dict[str, str]:
+    return {} if found is None else found["Config"].get("Labels") or {}
+
 
 class ContainerTarget:
     """A target that plans deployments to an engine.
@@ -89,11 +153,10 @@ class ContainerTarget:
         env_template: bytes,
         timeout: float = 30.0,
     ) -> None:
-        host, port = shape.address
+        _, self._port = shape.address
         self._machine = machine
         self._engine = engine
         self._shape = shape
-        self._host, self._port = host, port
         self._template = template
         self._env_template = env_template
         self._timeout = timeout
@@ -107,12 +170,13 @@ class ContainerTarget:
         plan = Plan(steps=[*self._make_configuration(), *building])
         environment = self._machine.read(self._env_file)
         spec = self._make_spec(image, self._env_template if environment is None else environment)
+        labels = {SPEC_LABEL: spec, FLAGS_LABEL: self._shape.format_flags()}
         current = self._inspect(name)
         if (
             current is not None
             and not building
             and current["State"].get("Running")
-            and (current["Config"].get("Labels") or {}).get(SPEC_LABEL) == spec
+            and labels.items() <= _get_labels(current).items()
             and _strip(current.get("Image")) == self._find_image(image)
         ):
             return plan
@@ -125,13 +189,12 @@ class ContainerTarget:
         plan.steps.append(
             self._command("run", "--rm", "--network=none", *self._flags(), image, *check)
         )
-        label = ("--label", f"{SPEC_LABEL}={spec}")
         plan.steps.append(
             self._command(
                 "create",
                 "--name",
                 self._next,
-                *label,
+                *(word for each in labels.items() for word in ("--label", "=".join(each))),
                 *self._flags_of_service(),
                 image,
                 *self._serve(),
@@ -334,15 +397,20 @@ class ContainerTarget:
         if probed is None:
             if done.status != UNKNOWN_COMMAND:  # the container does not run
                 return None
-            addresses = [Address(self._host, self._port, tls) for tls in (False, True)]
+            addresses = [Address(*self._find_address(name), tls) for tls in (False, True)]
             return choose_answer(self._machine.ask(each, path) for each in addresses)
         answer, needs_header = probed
         if answer is None or answer.url.startswith("unix:"):
             return answer
-        address = Address(self._host, self._port, tls=answer.url.startswith("https:"))
+        address = Address(*self._find_address(name), tls=answer.url.startswith("https:"))
         if needs_header:
             return answer._replace(url=address.url)
         return self._machine.ask(address, path)
+
+    def _find_address(self, name: str) -> tuple[str, int]:
+        """Return where a container is published; the one before may be elsewhere than the new."""
+        label = _get_labels(self._inspect(name)).get(FLAGS_LABEL)
+        return (replace(self._shape, **parse_flags(label)) if label else self._shape).address
 
     def _command(self, *arguments: str, may_fail: bool = False) -> Command:
         return Command((self._engine, *arguments), may_fail)
@@ -351,15 +419,7 @@ class ContainerTarget:
         return self._machine.run((self._engine, *arguments))
 
     def _inspect(self, name: str) -> dict[str, Any] | None:
-        done = self._run("container", "inspect", name)
-        if done.status:
-            return None
-        try:
-            found: dict[str, Any] = json.loads(done.out)[0]
-            found["State"], found["Config"]
-        except (ValueError, LookupError, TypeError):
-            raise DeployError(f"{self._engine} inspect {name} returned unexpected output") from None
-        return found
+        return inspect_container(self._machine, self._engine, name)
 
     def _find_image(self, image: str) -> str | None:
         done = self._run("image", "inspect", "--format", "{{.Id}}", image)

@@ -82,6 +82,12 @@ def find_systemd(machine: Machine) -> str | None:
     return None
 
 
+def is_deployed(machine: Machine, paths: Paths | None = None) -> bool:
+    """Return whether deploy has made a service on this machine."""
+    paths = paths or Paths()
+    return machine.exists(paths.versions) or machine.exists(paths.drop_in)
+
+
 class SystemdTarget:
     """A target that plans deployments to a machine with systemd.
 
@@ -191,8 +197,7 @@ class SystemdTarget:
         """
         machine, paths = self._machine, self._paths
         plan = Plan()
-        is_ours = machine.exists(paths.versions) or machine.exists(paths.drop_in)
-        if not is_ours and machine.exists(paths.units / SERVICE):
+        if not is_deployed(machine, paths) and machine.exists(paths.units / SERVICE):
             raise DeployError(f"{paths.units / SERVICE} was installed by hand: nothing is removed")
         unit_files = [paths.units / name for name in UNITS if machine.exists(paths.units / name)]
         if unit_files:

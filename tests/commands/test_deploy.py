@@ -1,0 +1,136 @@
+"""Which target `xetserve deploy` means, and what it keeps of earlier runs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.fake_engine import FakeEngine
+from tests.deploy.fake_machine import FakeMachine, FakeSystemd
+from xetserve.commands.arguments import parse_arguments
+from xetserve.commands.deploy import choose_target, make_plan
+from xetserve.deploy.containers import ContainerTarget
+from xetserve.deploy.machine import DeployError
+from xetserve.deploy.steps import Plan, carry_out
+from xetserve.deploy.systemd import SystemdTarget
+from xetserve.errors import ConfigError
+
+LOOPBACK = ("--target", "docker", "--image", "x:1.0", "--publish", "127.0.0.1:8080")
+
+
+@pytest.fixture
+def machine() -> FakeMachine:
+    machine = FakeMachine()
+    machine.make_folder(Path("/etc"), 0o755, None)
+    return machine
+
+
+@pytest.fixture
+def engine(machine: FakeMachine) -> FakeEngine:
+    machine.programs.remove("podman")
+    return FakeEngine(machine)
+
+
+def choose(
+    machine: FakeMachine, *arguments: str
+) -> tuple[SystemdTarget | ContainerTarget, list[str]]:
+    return choose_target(parse_arguments(["deploy", *arguments]), machine)
+
+
+def plan(machine: FakeMachine, *arguments: str) -> Plan:
+    options = parse_arguments(["deploy", *arguments])
+    return make_plan(options, choose_target(options, machine)[0])
+
+
+def apply(machine: FakeMachine, *arguments: str) -> None:
+    carry_out(plan(machine, "apply", *arguments), machine, lambda _: None)
+
+
+def test_an_upgrade_stays_where_the_service_is(machine: FakeMachine, engine: FakeEngine) -> None:
+    apply(machine, *LOOPBACK, "--network", "mine", "--memory", "1g", "--config-dir", "/etc/mine")
+    first = engine.containers["xetserve"].arguments
+    apply(machine, "--image", "x:2.0")
+    second = engine.containers["xetserve"].arguments
+    assert second == tuple(each.replace("x:1.0", "x:2.0") for each in first)[:1] + second[1:]
+    for kept in (
+        "127.0.0.1:8080:8080",
+        "--network=mine",
+        "--memory=1g",
+        "/etc/mine:/etc/xetserve:ro",
+    ):
+        assert kept in second
+    assert plan(machine, "apply", "--image", "x:2.0").steps == []
+
+
+def test_a_flag_that_changes_something_is_shown(machine: FakeMachine, engine: FakeEngine) -> None:
+    apply(machine, *LOOPBACK, "--network", "mine", "--build-arg", "BASE=a")
+    flags = (
+        "--publish",
+        "8080",
+        "--network",
+        "default",
+        "--memory",
+        "512m",
+        "--build-arg",
+        "BASE=b",
+    )
+    _, notes = choose(machine, "plan", "--image", "x:2.0", *flags)
+    assert notes == [
+        "--publish changes: 127.0.0.1:8080 -> 8080",
+        "--network changes: mine -> default",
+        "--build-arg changes: BASE=a -> BASE=b",
+    ]
+    apply(machine, "--image", "x:2.0", *flags)
+    assert "8080:8080" in engine.containers["xetserve"].arguments
+    assert choose(machine, "plan", "--image", "x:2.0", *flags)[1] == []
+
+
+def test_purge_removes_the_folder_that_was_used(machine: FakeMachine, engine: FakeEngine) -> None:
+    machine.make_folder(Path("/etc/xetserve"), 0o755, None)  # of another service
+    apply(machine, *LOOPBACK, "--config-dir", "/etc/mine")
+    carry_out(plan(machine, "remove", "--purge"), machine, lambda _: None)
+    assert not machine.exists(Path("/etc/mine"))
+    assert machine.exists(Path("/etc/xetserve"))
+
+
+def test_what_an_older_version_deployed_needs_its_address(
+    machine: FakeMachine, engine: FakeEngine
+) -> None:
+    apply(machine, *LOOPBACK)
+    del engine.containers["xetserve"].labels["io.xetserve.deploy.flags"]
+    with pytest.raises(DeployError, match="did not record its flags: give --publish once more"):
+        plan(machine, "apply", "--image", "x:2.0")
+    assert choose(machine, "status")[0].get_status()["current"] == "x:1.0, running"
+    apply(machine, *LOOPBACK)
+    apply(machine, "--image", "x:2.0")
+    assert "127.0.0.1:8080:8080" in engine.containers["xetserve"].arguments
+
+
+@pytest.mark.parametrize("action", ["apply", "status", "logs", "rollback", "remove"])
+def test_the_target_that_has_the_service(
+    machine: FakeMachine, engine: FakeEngine, action: str
+) -> None:
+    """The machine was booted with systemd, too."""
+    machine.make_folder(Path("/run/systemd/system"), 0o755, None)
+    assert isinstance(choose(machine, action)[0], SystemdTarget)
+    apply(machine, *LOOPBACK)
+    assert isinstance(choose(machine, action)[0], ContainerTarget)
+    machine.make_folder(Path("/opt/xetserve/versions"), 0o755, None)
+    with pytest.raises(DeployError, match=r"systemd and docker have .* \(--target\)"):
+        choose(machine, action)
+    assert isinstance(choose(machine, action, "--target", "systemd")[0], SystemdTarget)
+
+
+@pytest.mark.parametrize("flag", ["--publish", "--network", "--memory", "--config-dir", "--image"])
+def test_flags_that_systemd_would_ignore(machine: FakeMachine, flag: str) -> None:
+    FakeSystemd(machine)
+    machine.programs = {"systemctl"}
+    with pytest.raises(ConfigError, match=f"{flag} is for containers"):
+        choose(machine, "apply", flag, "127.0.0.1:8080")
+
+
+def test_the_python_of_systemd(machine: FakeMachine) -> None:
+    FakeSystemd(machine)
+    machine.programs = {"systemctl"}
+    steps = [each.describe() for each in plan(machine, "plan").steps]
+    assert any(each.startswith(f"run {sys.executable} -m venv ") for each in steps)
