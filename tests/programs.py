@@ -20,6 +20,9 @@ PACKAGES: Final = {
     "node": "nodejs",
     "npm": "npm",
     "openssl": "openssl",
+    "certbot": "certbot",
+    "pebble": "pebble",  # an ACME server for tests, by Let's Encrypt
+    "pebble-challtestsrv": "pebble",  # DNS for it
     "haproxy": "haproxy",
     "nginx": "nginx-light",
     "systemd-analyze": "systemd",

@@ -108,7 +108,7 @@ def test_a_secret_that_can_be_guessed_is_named_wherever_it_is(tmp_path: Path) ->
 
 def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     path = tmp_path / "xetserve.toml"
-    path.write_text("[tls]\ntls_cert = 'x.pem'\nacme_webroot = '/srv'\n")
+    path.write_text("[tls]\ntls_key = 'x.pem'\nacme_webroot = '/srv'\n")
     done = run_config("check", XETSERVE_CONFIG=str(path))
     assert done.returncode == 1
     assert "must be set together" in done.stderr

@@ -6,23 +6,19 @@ import hashlib
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launcher, Process, sha256_of
+from tests.conftest import Launcher, Process
 from tests.e2e.clients import curl, run
-from tests.e2e.conftest import REPO, Site, environment_without_home, serve_arguments
+from tests.e2e.conftest import Site, serve_arguments
+from tests.e2e.renewals import Download, certificate_of, metrics_of
 from tests.e2e.workers import worker_pids
 from tests.peers import Certificates, make_certificates
-from tests.waiting import PATIENCE, wait_until
-
-NAME = "big.bin"
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +46,6 @@ class Renewed:
         return ["--tls-cert", str(self.chain), "--tls-key", str(self.key)]
 
 
-def certificate_of(server: Process) -> bytes:
-    """The sha256 of the certificate that a new connection gets."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    address = ("127.0.0.1", urllib.parse.urlsplit(server.url).port or 0)
-    with (
-        socket.create_connection(address, timeout=PATIENCE) as raw,
-        context.wrap_socket(raw) as client,
-    ):
-        der = client.getpeercert(binary_form=True)
-    assert der is not None
-    return hashlib.sha256(der).digest()
-
-
 def expiry_of(pair: Certificates) -> int:
     """Unix seconds at which the certificate expires, as OpenSSL says."""
     command = ["openssl", "x509", "-noout", "-enddate", "-in", str(pair.chain)]
@@ -75,41 +57,10 @@ def digest_of(pair: Certificates) -> bytes:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pair.chain.read_text())).digest()
 
 
-class Download:
-    """A download that has begun and stands still until it may finish."""
-
-    def __init__(self, site: Site, server: Process, target: Path, *options: str) -> None:
-        self.target = target
-        self.digest = site.uploaded.digests[NAME]
-        port = urllib.parse.urlsplit(server.url).port
-        scheme = urllib.parse.urlsplit(server.url).scheme
-        url = f"{scheme}://localhost:{port}/download/{REPO}/{NAME}"
-        self.client = subprocess.Popen(
-            curl(url, target, "--limit-rate", "40M", *options), env=environment_without_home()
-        )
-        wait_until(lambda: target.exists() and target.stat().st_size > 0)
-        self.client.send_signal(signal.SIGSTOP)
-        assert self.client.poll() is None, "it was over before anything happened"
-
-    def finish(self) -> None:
-        self.client.send_signal(signal.SIGCONT)
-        assert self.client.wait(timeout=60) == 0
-        assert sha256_of(self.target) == self.digest
-
-
 def hang_up(server: Process, said: str, times: int = 1) -> None:
     """Send SIGHUP and wait until the log says so, as often as that."""
     server.popen.send_signal(signal.SIGHUP)
     wait_until(lambda: server.log.count(said) >= times)
-
-
-def metrics_of(server: Process) -> str:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    url = f"{server.url}/metrics"
-    with urllib.request.urlopen(url, timeout=PATIENCE, context=context) as reply:
-        text: str = reply.read().decode()
-    return text
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -158,7 +158,11 @@ def test_hostile_hellos_do_no_harm(
         (["--tls-cert", "c.pem"], "must be set together"),
         (["--tls-cert", "/no/c.pem", "--tls-key", "/no/k.pem"], "cannot read /no/c.pem"),
         (["--redirect-port", "80"], "redirect_port needs TLS"),
-        (["--acme-webroot", "/var/www"], "acme_webroot needs redirect_port"),
+        (["--acme-webroot", "/var/www"], "acme_webroot needs TLS"),
+        (
+            ["--acme-webroot", "/var/www", "--tls-cert", "/no/c.pem", "--tls-key", "/no/k.pem"],
+            "acme_webroot needs redirect_port, or a socket",
+        ),
     ],
 )
 def test_what_makes_no_sense_stops_the_start(

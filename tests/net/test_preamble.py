@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from xetserve.net.listener import ProxyPolicy
 from xetserve.net.server_connection import ConnectionLimits
 from xetserve.net.tls import ServerTls
 
+ALERT = b"\x15\x03\x03\x00\x02\x02\x50"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 V1 = b"PROXY TCP4 203.0.113.7 192.0.2.2 1234 443\r\n"
 V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x07\xc0\x00\x02\x02\x04\xd2\x01\xbb"
@@ -225,3 +227,48 @@ async def test_limits_change_for_those_who_come() -> None:
         async with connected(listener.port) as late:
             assert (await late.read_answer())[0] == 429
         await ask(early, GET)
+
+
+# Before the first certificate
+
+
+@pytest.mark.parametrize("header", [b"", V2], ids=["no proxy", "proxy"])
+async def test_before_the_first_certificate_health_checks_are_answered(
+    tmp_path: Path, certificates: Certificates, header: bytes
+) -> None:
+    pair = tmp_path / "chain.pem", tmp_path / "key.pem"
+    tls = ServerTls(*pair, may_wait=True)
+    async with (
+        serving(tell, tls=tls, proxies=policy(needs_header=bool(header))) as listener,
+        connected(listener.port) as client,
+    ):
+        await client.send(header)
+        for path in (b"/health", b"/healthz", b"/ready"):
+            assert b"false" in await ask(client, GET.replace(b"/", path, 1))
+        await client.send(GET)
+        status, _, body = await client.read_answer()
+        assert (status, b"no TLS certificate yet" in body) == (503, True)
+
+
+async def test_before_the_first_certificate_handshakes_end_at_once(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    pair = tmp_path / "chain.pem", tmp_path / "key.pem"
+    tls = ServerTls(*pair, may_wait=True)
+    context = ssl.create_default_context(cafile=str(certificates.ca))
+    async with serving(tell, tls=tls) as listener:
+        async with connected(listener.port) as client:
+            await client.send(b"\x16\x03\x01")
+            assert await client.read_end() == (ALERT, "closed")
+        with pytest.raises(ssl.SSLError, match="INTERNAL_ERROR"):
+            await asyncio.open_connection("localhost", listener.port, ssl=context)
+        pair[0].write_bytes(certificates.chain.read_bytes())
+        pair[1].write_bytes(certificates.key.read_bytes())
+        tls.check()
+        reader, writer = await asyncio.open_connection("localhost", listener.port, ssl=context)
+        writer.write(GET)
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+        async with connected(listener.port) as client:  # plain HTTP is over
+            await client.send(GET)
+            assert (await client.read_answer())[0] == 400

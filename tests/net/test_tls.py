@@ -38,6 +38,15 @@ def replace(path: Path, source: Path) -> None:
     new.replace(path)
 
 
+def sign_again(pair: Certificates, days: int) -> Path:
+    """Make a certificate for the same key that ends in some days; return its path."""
+    path = pair.chain.with_name(f"{days}.pem")
+    signing = ["-in", str(pair.chain), "-signkey", str(pair.key), "-days", str(days)]
+    command = ["openssl", "x509", *signing, "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -120,10 +129,7 @@ def test_the_expiry_is_that_of_the_pair_in_use(
     tls = ServerTls(*pair)
     assert tls.expiry == read_validity(pair[0].read_bytes()).ends
     # A certificate that the key does not fit changes nothing, one that has expired is taken.
-    expired = renewed.chain.with_name("expired.pem")
-    signing = ["-in", str(renewed.chain), "-signkey", str(renewed.key), "-days", "-1"]
-    command = ["openssl", "x509", *signing, "-out", str(expired)]
-    subprocess.run(command, check=True, capture_output=True)
+    expired = sign_again(renewed, days=-1)
     before = tls.expiry
     replace(pair[0], expired)
     tls.check()
@@ -132,6 +138,91 @@ def test_the_expiry_is_that_of_the_pair_in_use(
     tls.check()
     assert tls.expiry == read_validity(expired.read_bytes()).ends < time.time()
     assert [each.message for each in caplog.records if "expired on" in each.message]
+
+
+# The first certificate
+
+
+def test_a_first_certificate_may_be_waited_for(
+    tmp_path: Path, renewed: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    pair = tmp_path / "live" / "chain.pem", tmp_path / "live" / "key.pem"
+    with pytest.raises(ConfigError, match="cannot read"):
+        ServerTls(*pair)
+    tls = ServerTls(*pair, may_wait=True)
+    assert (tls.context, tls.expiry) == (None, None)
+    assert [each.message for each in caplog.records] == [
+        f"no TLS certificate yet: waiting for {pair[0]} and {pair[1]}"
+    ]
+    tls.reload()  # is no error
+    pair[0].parent.mkdir()
+    replace(pair[1], renewed.key)
+    for _ in range(3):  # half a pair
+        tls.check()
+        tls.reload()
+    assert tls.context is None
+    replace(pair[0], renewed.chain)
+    tls.check()
+    assert tls.context is not None
+    assert tls.expiry == read_validity(renewed.chain.read_bytes()).ends
+    assert not errors(caplog)
+    assert caplog.records[-1].message == f"TLS certificate loaded from {pair[0]}"
+    pair[0].unlink()
+    with pytest.raises(ConfigError, match="cannot read"):  # that is no first one any more
+        tls.reload()
+
+
+def test_a_first_pair_that_does_not_fit_is_said_once(
+    tmp_path: Path,
+    certificates: Certificates,
+    renewed: Certificates,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pair = tmp_path / "chain.pem", tmp_path / "key.pem"
+    tls = ServerTls(*pair, may_wait=True)
+    replace(pair[0], renewed.chain)
+    replace(pair[1], certificates.key)
+    for _ in range(4):
+        tls.check()
+    (message,) = errors(caplog)
+    assert message.startswith("TLS certificate not loaded: cannot use")
+    with pytest.raises(ConfigError, match="cannot use"):
+        ServerTls(*pair, may_wait=True)
+    replace(pair[1], renewed.key)
+    tls.check()
+    assert tls.context is not None
+
+
+async def test_a_first_certificate_is_looked_for_often(
+    tmp_path: Path, renewed: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xetserve.net.tls.FIRST", 0.001)
+    tls = ServerTls(tmp_path / "chain.pem", tmp_path / "key.pem", may_wait=True)
+    following = asyncio.create_task(tls.follow(3600))
+    await asyncio.sleep(0)
+    replace(tmp_path / "chain.pem", renewed.chain)
+    replace(tmp_path / "key.pem", renewed.key)
+    await until(lambda: tls.context is not None)
+    following.cancel()
+
+
+def test_a_renewed_pair_is_used_instead(
+    tmp_path: Path, pair: tuple[Path, Path], renewed: Certificates
+) -> None:
+    folder = tmp_path / "renewed"
+    folder.mkdir()
+    tls = ServerTls(*pair, renewed=folder)
+    old = tls.expiry
+    replace(folder / "key.pem", renewed.key)
+    tls.check()
+    assert tls.expiry == old  # half a pair is none
+    replace(folder / "chain.pem", sign_again(renewed, days=9))
+    tls.check()
+    assert tls.expiry == read_validity((folder / "chain.pem").read_bytes()).ends != old
+    assert ServerTls(*pair, renewed=folder).expiry == tls.expiry
+    missing = tmp_path / "none" / "chain.pem", tmp_path / "none" / "key.pem"
+    assert ServerTls(*missing, renewed=folder, may_wait=True).context is not None
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(

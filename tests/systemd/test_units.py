@@ -73,7 +73,9 @@ def analyze(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("names", [(SERVICE, "xetserve.socket"), (ORIGIN,)])
+@pytest.mark.parametrize(
+    "names", [(SERVICE, "xetserve.socket", "xetserve-redirect.socket"), (ORIGIN,)]
+)
 def test_systemd_finds_nothing_wrong(units: Path, names: tuple[str, ...]) -> None:
     done = analyze(units, "verify", *(f"./{name}" for name in names))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -189,7 +191,15 @@ def test_both_units_have_the_same_sandbox() -> None:
             "Environment",
         ),
         *("EnvironmentFile", "LoadCredential", "MemoryMax", "CacheDirectory", "CacheDirectoryMode"),
-        *("StateDirectory", "StateDirectoryMode", "TimeoutStartSec", "IPAddressAllow", "Also"),
+        *(
+            "StateDirectory",
+            "StateDirectoryMode",
+            "RuntimeDirectory",
+            "RuntimeDirectoryMode",
+            "TimeoutStartSec",
+            "IPAddressAllow",
+            "Also",
+        ),
     }
     server, origin = (
         {key: value for key, value in read_unit(name).items() if key not in differing}

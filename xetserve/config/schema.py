@@ -873,8 +873,8 @@ def find_conflicts(config: Config) -> Iterator[str]:
         yield "redirect_port needs TLS: tls_cert and tls_key"
     if tls.redirect_port != OFF and config.server.port == OFF:
         yield "redirect_port needs a port to send clients to"
-    if tls.acme_webroot and tls.redirect_port == OFF:
-        yield "acme_webroot needs redirect_port, which is off"
+    if tls.acme_webroot and not tls.tls_cert:
+        yield "acme_webroot needs TLS: tls_cert and tls_key, which need not exist yet"
     if tls.redirect_target == OFF:
         yield "redirect_target must be a port"
     if config.hub.offline and not config.cache.cache_dir:

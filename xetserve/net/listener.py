@@ -22,7 +22,13 @@ from xetserve.net.accept import Acceptor
 from xetserve.net.body_budget import BodyBudget
 from xetserve.net.connection_count import ConnectionCount, client_key
 from xetserve.net.loop_turns import Turns
-from xetserve.net.preamble import Endpoint, read_proxy_header, start_tls
+from xetserve.net.preamble import (
+    NO_CERTIFICATE,
+    Endpoint,
+    begin_without_certificate,
+    read_proxy_header,
+    start_tls,
+)
 from xetserve.net.refusals import Refusals
 from xetserve.net.server_connection import ConnectionLimits, OnAnswer, ServerConnection
 from xetserve.net.stream import ByteStream
@@ -57,6 +63,7 @@ class _Client:
 
     key: the client key under which the connection is counted.
     is_local: whether this is a local peer that is no trusted proxy: at most a health check.
+    is_early: whether it came before the first certificate: at most a health check, too.
     preamble: the timeout of the preamble; None: the preamble is over.
     connection: set after the preamble.
     """
@@ -64,6 +71,7 @@ class _Client:
     sock: socket.socket
     key: str
     is_local: bool = False
+    is_early: bool = False
     preamble: asyncio.Timeout | None = None
     connection: ServerConnection | None = None
 
@@ -206,9 +214,13 @@ class Listener:
         handler = endpoint.handler or self._handler
         if endpoint.for_operators:
             handler = partial(_mark, handler)
+        if client.is_early:
+            handler = partial(_answer_probe, handler, 503, NO_CERTIFICATE)
+        if client.is_local:
+            handler = partial(_answer_probe, handler, 403, ONLY_PROXIES)
         connection = ServerConnection(
             stream,
-            partial(_answer_probe, handler) if client.is_local else handler,
+            handler,
             self._limits,
             self._on_answer,
             peer=peer,
@@ -272,6 +284,10 @@ class Listener:
                 self._count.add(key)
                 client.key = key
         if endpoint.tls is None:
+            return raw, peer
+        if endpoint.tls.context is None:
+            await begin_without_certificate(raw)
+            client.is_early = True
             return raw, peer
         reason = "this port speaks TLS: use a URL with https"
         turn = partial(self._turns.take, f"{client.key}, handshakes", begins=True)
@@ -353,10 +369,10 @@ async def _mark(handler: Handler, request: Request) -> Response:
     return await handler(request)
 
 
-async def _answer_probe(handler: Handler, request: Request) -> Response:
+async def _answer_probe(handler: Handler, status: int, reason: str, request: Request) -> Response:
     """Answer a health check; refuse everything else."""
     if request.raw_path not in PROBES:
-        return error_response(403, ONLY_PROXIES)
+        return error_response(status, reason)
     return await handler(request)
 
 

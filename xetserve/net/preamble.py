@@ -7,21 +7,26 @@ reason if the protocol allows it.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from socket import socket
+from typing import Final
 
 from xetserve.errors import BrokenStream
 from xetserve.http.messages import Handler
 from xetserve.metrics.catalogue import ENTRIES_FAILED
 from xetserve.net.proxy_protocol import BadProxyHeader, parse_header
+from xetserve.net.refusals import TLS_ALERT
 from xetserve.net.stream import ByteStream
 from xetserve.net.tls import ServerTls
 from xetserve.net.tls_stream import HANDSHAKE, TlsStream
+
+NO_CERTIFICATE: Final = "this server has no TLS certificate yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A listening socket and its protocol.
 
-    tls: the TLS settings of new connections; None: plain HTTP.
+    tls: the TLS settings of new connections; None: plain HTTP. Before the first certificate,
+        health checks are answered in plain HTTP.
     handler: the handler of requests; None: the listener's handler.
     for_operators: requests are marked so, and no proxy is expected in front.
     """
@@ -62,6 +67,21 @@ async def read_proxy_header(stream: ByteStream, warn: Callable[[str], object]) -
         received += data
 
 
+async def begin_without_certificate(stream: ByteStream) -> None:
+    """Refuse a TLS handshake while there is no certificate; a client with plain HTTP may go on.
+
+    Raises:
+        BrokenStream: the client began a handshake, and has received an alert. Close the stream.
+    """
+    if not (data := await stream.receive()):
+        raise BrokenStream("closed before the TLS handshake")
+    if data[0] == HANDSHAKE:
+        ENTRIES_FAILED.add("no certificate")
+        await stream.send_all([TLS_ALERT])
+        raise BrokenStream(NO_CERTIFICATE)
+    stream.unread(data)
+
+
 async def start_tls(
     stream: ByteStream,
     tls: ServerTls,
@@ -86,6 +106,7 @@ async def start_tls(
         raise BrokenStream("the client speaks plain HTTP on a TLS port")
     stream.unread(data)
     await turn()
+    assert tls.context is not None  # see begin_without_certificate
     secure = TlsStream(stream, tls.context)
     try:
         await secure.handshake()

@@ -20,6 +20,8 @@ VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # ciphers of TLS 1.3 have both.
 _CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
+FIRST: Final = 1.0  # seconds; the most between two looks for a first certificate
+
 # Device, inode, modification time and size of a file; None: the file does not exist.
 _Signature = tuple[int, int, int, int] | None
 
@@ -96,8 +98,13 @@ def _refuse_passphrase() -> NoReturn:
 class ServerTls:
     """A certificate with its key, and the context of new connections, reloaded on changes.
 
+    Args:
+        renewed: a folder where a pair with the same file names may appear, which is used instead.
+            A service cannot change its credentials, so renewals are put there.
+        may_wait: wait for the files if they do not exist yet, as those of a first certificate.
+
     Attributes:
-        context: of new connections.
+        context: of new connections; None: the files do not exist yet.
         expiry: Unix seconds at which its certificate expires; None: unknown.
 
     Raises:
@@ -105,28 +112,47 @@ class ServerTls:
     """
 
     def __init__(
-        self, certificate: Path, key: Path, minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+        self,
+        certificate: Path,
+        key: Path,
+        minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
+        *,
+        renewed: Path | None = None,
+        may_wait: bool = False,
     ) -> None:
-        self._certificate = certificate
-        self._key = key
+        self._pairs = [(certificate, key)]
+        if renewed is not None:
+            self._pairs.insert(0, (renewed / certificate.name, renewed / key.name))
         self._minimum = minimum
         self._loaded = self._look()
         self._suspected: object = None  # signature of the files that the last check could not load
         self._rejected: object = None  # signature of the files for which an error was logged
-        self.context = make_server_context(certificate, key, minimum)
-        self.expiry = self._find_expiry()
+        self.context: ssl.SSLContext | None = None
+        self.expiry: float | None = None
+        if may_wait and _are_absent(*self._find_pair()):
+            logger.warning("no TLS certificate yet: waiting for %s and %s", certificate, key)
+        else:
+            self._load()
 
     def reload(self) -> None:
         """Load the files for new connections; existing connections keep their certificate.
 
+        A first certificate that does not exist yet is no error.
+
         Raises:
             ConfigError: see make_server_context. The previous certificate stays in use.
         """
+        if self.context is not None or not _are_absent(*self._find_pair()):
+            logger.info("TLS certificate loaded from %s", self._load())
+
+    def _load(self) -> Path:
+        """Load the files; return the path of the certificate."""
         found = self._look()
-        self.context = make_server_context(self._certificate, self._key, self._minimum)
-        self.expiry = self._find_expiry()
+        certificate, key = self._find_pair()
+        self.context = make_server_context(certificate, key, self._minimum)
+        self.expiry = _find_expiry(certificate)
         self._loaded, self._suspected = found, None
-        logger.info("TLS certificate loaded from %s", self._certificate)
+        return certificate
 
     def check(self) -> None:
         """Reload the files if they have changed; log an invalid pair once and keep the old one.
@@ -142,29 +168,48 @@ class ServerTls:
         except ConfigError as exc:
             if found == self._suspected:
                 self._rejected = found
-                logger.error("TLS certificate not changed: %s", exc)
+                what = "not loaded" if self.context is None else "not changed"
+                logger.error("TLS certificate %s: %s", what, exc)
             self._suspected = found
 
     async def follow(self, interval: float) -> NoReturn:
-        """Check now and every interval seconds, until cancelled."""
+        """Check now and every interval seconds, until cancelled; more often for the first one."""
         while True:
             self.check()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(interval if self.context is not None else min(interval, FIRST))
 
-    def _find_expiry(self) -> float | None:
-        """Return when the certificate in the file expires; log it if it has."""
+    def _find_pair(self) -> tuple[Path, Path]:
+        """Return the first complete pair, or else the last one."""
+        whole = (pair for pair in self._pairs if all(map(_sign, pair)))
+        return next(whole, self._pairs[-1])
+
+    def _look(self) -> tuple[_Signature, ...]:
+        return tuple(_sign(path) for pair in self._pairs for path in pair)
+
+
+def _find_expiry(certificate: Path) -> float | None:
+    """Return when the certificate in a file expires; log it if it has."""
+    try:
+        expiry = read_validity(certificate.read_bytes()).ends
+    except (OSError, ValueError) as exc:
+        logger.warning("cannot see when %s expires: %s", certificate, exc)
+        return None
+    if expiry < time.time():
+        date = time.strftime("%Y-%m-%d", time.gmtime(expiry))
+        logger.warning("the TLS certificate in %s expired on %s", certificate, date)
+    return expiry
+
+
+def _are_absent(*paths: Path) -> bool:
+    """Return whether a file does not exist. One that cannot be examined may exist."""
+    for path in paths:
         try:
-            expiry = read_validity(self._certificate.read_bytes()).ends
-        except (OSError, ValueError) as exc:
-            logger.warning("cannot see when %s expires: %s", self._certificate, exc)
-            return None
-        if expiry < time.time():
-            date = time.strftime("%Y-%m-%d", time.gmtime(expiry))
-            logger.warning("the TLS certificate in %s expired on %s", self._certificate, date)
-        return expiry
-
-    def _look(self) -> tuple[_Signature, _Signature]:
-        return _sign(self._certificate), _sign(self._key)
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            continue
+    return False
 
 
 def _sign(path: Path) -> _Signature:

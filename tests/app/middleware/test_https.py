@@ -55,6 +55,19 @@ async def test_a_server_as_a_whole_has_no_place_elsewhere() -> None:
     assert (await Redirect(443).handle(request("*", method="OPTIONS"))).status == 404
 
 
+async def test_nothing_is_redirected_before_there_is_a_certificate(tmp_path: Path) -> None:
+    folder = tmp_path / ".well-known" / "acme-challenge"
+    folder.mkdir(parents=True)
+    (folder / "token").write_text("token.thumbprint")
+    redirect = Redirect(443, tmp_path, HostPolicy(("a.example",)), lambda: False)
+    response = await redirect.handle(request("/x"))
+    assert (response.status, location(response)) == (503, None)
+    assert ("Retry-After", "5") in response.headers
+    assert (await redirect.handle(request(host="evil.example"))).status == 421
+    response = await redirect.handle(request("/.well-known/acme-challenge/token"))
+    assert (response.status, response.body) == (200, b"token.thumbprint")
+
+
 async def test_challenges_are_redirected_without_a_folder() -> None:
     response = await Redirect(443).handle(request("/.well-known/acme-challenge/x"))
     assert response.status == 308

@@ -6,7 +6,15 @@ import pytest
 
 from tests.waiting import until
 from xetserve.app.status import readiness as module
-from xetserve.app.status.readiness import CACHE, FRESH, HUB, REACHABLE, RESULT_TIME, Readiness
+from xetserve.app.status.readiness import (
+    CACHE,
+    CERTIFICATE,
+    FRESH,
+    HUB,
+    REACHABLE,
+    RESULT_TIME,
+    Readiness,
+)
 from xetserve.errors import UpstreamError
 from xetserve.metrics.catalogue import DEGRADED, UPSTREAM_LAST_ANSWER
 
@@ -172,3 +180,14 @@ async def test_a_failure_is_looked_at_again_though_nobody_asks(
         assert stage.num_probes == num_probes  # all is well: the Hub is left alone
     finally:
         watching.cancel()
+
+
+async def test_without_a_certificate_no_client_is_welcome(stage: Stage) -> None:
+    has_certificate = False
+    stage.readiness.has_certificate = lambda: has_certificate
+    stage.disk_error = OSError(28, "No space left on device")
+    (obstacle,) = await stage.readiness.find_obstacles()
+    assert obstacle == (CERTIFICATE, "there is no TLS certificate yet")
+    has_certificate = True
+    (obstacle,) = await stage.readiness.find_obstacles()  # at once
+    assert obstacle.cause == CACHE

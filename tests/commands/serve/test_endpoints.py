@@ -31,9 +31,15 @@ class Opener:
     def __init__(self) -> None:
         self.opened: list[Endpoints] = []
 
-    def __call__(self, settings: dict[str, str], *, with_tls: bool = True) -> Endpoints:
+    def __call__(
+        self,
+        settings: dict[str, str],
+        *,
+        with_tls: bool = True,
+        environ: dict[str, str] | None = None,
+    ) -> Endpoints:
         config = load_config({"host": "127.0.0.1", "port": "0", **settings}, {})
-        self.opened.append(open_endpoints(config, {}, with_tls=with_tls))
+        self.opened.append(open_endpoints(config, environ or {}, with_tls=with_tls))
         return self.opened[-1]
 
 
@@ -133,6 +139,37 @@ async def test_inherited_sockets_take_the_place_of_others(
     assert found.sockets == [inherited["http"], inherited["unix"], inherited["redirect"]]
     assert [each.tls is not None for each in found.all] == [True, False, False]
     assert await where(found, 2) == f"https://a:{port_of(inherited['http'])}/"
+
+
+async def test_challenges_need_a_port_or_a_socket_of_their_own(
+    open_by: Opener,
+    tls: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    absent = {"tls_cert": str(tmp_path / "c.pem"), "tls_key": str(tmp_path / "k.pem")}
+    webroot = {"acme_webroot": str(tmp_path)}
+    for pair in (tls, absent):
+        with pytest.raises(ConfigError, match="needs redirect_port, or a socket"):
+            open_by({**pair, **webroot})
+    with pytest.raises(ConfigError, match="cannot read"):  # nothing would ever make it
+        open_by({**absent, "redirect_port": "0"})
+    assert open_by({**tls, **webroot, "redirect_port": "0"}).has_certificate()
+    request.getfixturevalue("inherited")
+    found = open_by({**absent, **webroot})
+    assert not found.has_certificate()
+    assert await where(found, 2) is None
+
+
+def test_a_renewed_pair_is_taken_from_the_folder_of_the_service(
+    open_by: Opener, tls: dict[str, str], tmp_path: Path
+) -> None:
+    absent = {"tls_cert": str(tmp_path / "c.pem"), "tls_key": str(tmp_path / "k.pem")}
+    for name, path in zip(("c.pem", "k.pem"), tls.values(), strict=True):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(Path(path).read_bytes())
+    environ = {"RUNTIME_DIRECTORY": f"{tmp_path / 'run'}:/run/other"}
+    assert open_by(absent, environ=environ).has_certificate()
 
 
 def test_without_tls_no_name_means_anything(

@@ -15,6 +15,7 @@ from xetserve.http.hosts import HostPolicy
 from xetserve.http.messages import Handler, Request, Response, error_response
 
 MAX_CHALLENGE: Final = 64 * 1024  # bytes
+RETRY: Final = (("Retry-After", "5"),)
 _FOLDER: Final = (".well-known", "acme-challenge")
 _PREFIX: Final = f"/{'/'.join(_FOLDER)}/"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
@@ -29,14 +30,20 @@ class Redirect:
         webroot: folder with .well-known/acme-challenge, where an ACME client such as certbot writes
             its answers.
         hosts: accepted host names.
+        has_certificate: returns whether the HTTPS server has one; before, nothing is redirected.
     """
 
     def __init__(
-        self, port: int, webroot: Path | None = None, hosts: HostPolicy | None = None
+        self,
+        port: int,
+        webroot: Path | None = None,
+        hosts: HostPolicy | None = None,
+        has_certificate: Callable[[], bool] = lambda: True,
     ) -> None:
         self._hosts = hosts or HostPolicy()
         self._port = "" if port == 443 else f":{port}"
         self._webroot = webroot
+        self._has_certificate = has_certificate
 
     async def handle(self, request: Request) -> Response:
         """Answer a request with a redirect, or with an ACME answer."""
@@ -45,6 +52,8 @@ class Redirect:
                 check_method(request)
                 return await self._get_challenge(self._webroot, request)
             self._hosts.check(request)
+            if not self._has_certificate():
+                raise RequestError(503, "this server has no TLS certificate yet", RETRY)
             return self._redirect(request)
         except RequestError as exc:
             return error_response(exc.status, str(exc), exc.headers)

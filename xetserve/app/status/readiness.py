@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 HUB: Final = "hub"
 CACHE: Final = "cache"
+CERTIFICATE: Final = "certificate"
 FRESH: Final = 10.0  # seconds after an answer of the Hub in which it is not probed
 REACHABLE: Final = 30.0  # seconds after an answer; then a failed probe makes the server unready
 PROBE_TIMEOUT: Final = 2.0  # seconds
@@ -30,7 +31,7 @@ Probe = Callable[[], Awaitable[None]]
 
 
 class Obstacle(NamedTuple):
-    """Something that does not work; cause is HUB or CACHE."""
+    """Something that does not work; cause is HUB, CACHE or CERTIFICATE."""
 
     cause: str
     reason: str
@@ -43,6 +44,7 @@ class Readiness:
         probe_hub: sends a small request to the Hub, within a timeout in seconds; raises
             UpstreamError if it fails. None: the Hub is not probed.
         check_cache: writes to the cache; raises OSError if that fails. None: there is no cache.
+        has_certificate: returns whether TLS has a certificate; true without TLS.
         can_do_without: causes that leave something to serve.
         clock: returns Unix seconds.
     """
@@ -52,11 +54,13 @@ class Readiness:
         *,
         probe_hub: Callable[[float], Awaitable[None]] | None = None,
         check_cache: Probe | None = None,
+        has_certificate: Callable[[], bool] = lambda: True,
         can_do_without: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.probe_hub = probe_hub
         self.check_cache = check_cache
+        self.has_certificate = has_certificate
         self.can_do_without = can_do_without
         self._clock = clock
         self._is_draining = False
@@ -76,11 +80,13 @@ class Readiness:
         DRAINING.set(value)
 
     async def find_obstacles(self) -> tuple[Obstacle, ...]:
-        """Check the Hub and the cache; those that the server cannot do without come first.
+        """Check certificate, Hub and cache; those that the server cannot do without come first.
 
         Concurrent callers share one check, and a result is reused for RESULT_TIME. If a new check
         takes longer than PATIENCE, the previous result is returned.
         """
+        if not self.has_certificate():
+            return (Obstacle(CERTIFICATE, "there is no TLS certificate yet"), *self._result)
         if self._checking is None and not self._is_fresh():
             self._checking = asyncio.get_running_loop().create_task(self._check())
         if self._checking is not None:

@@ -82,7 +82,9 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     file = find_file(options.config, os.environ)
     live = Live(read_secrets(config).for_worker(num_workers), load, file)
     endpoints = open_endpoints(config, os.environ, with_tls=True)
-    readiness = Readiness(can_do_without=_find_dispensable(config))
+    readiness = Readiness(
+        has_certificate=endpoints.has_certificate, can_do_without=_find_dispensable(config)
+    )
     # Created before the workers are forked, so that all of them share these values.
     keys = [derive_key(each) for each in config.hub.native_secret.split(",") if each]
     sealer = Sealer(*(keys or [secrets.token_bytes(KEY_SIZE)]))

@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,10 @@ class Endpoints:
         """Return the addresses that other machines can reach as text; "": there are none."""
         return ", ".join(_describe(each) for each in self.all if not _is_local(each.sock))
 
+    def has_certificate(self) -> bool:
+        """Return whether there is a certificate for TLS; true without TLS."""
+        return self.tls is None or self.tls.context is not None
+
     def remove_files(self) -> None:
         """Remove the file of the Unix socket."""
         if self.unix is not None:
@@ -74,10 +78,11 @@ def open_endpoints(
         with_tls: use the TLS settings.
 
     Raises:
-        ConfigError: an address is in use, or a certificate is invalid.
+        ConfigError: an address is in use, a certificate is invalid, or nothing redirects though
+            acme_webroot is set.
     """
     server = config.server
-    tls = make_tls(config) if with_tls else None
+    tls = make_tls(config, environ) if with_tls else None
     inherited = take_sockets(environ)
     with ExitStack() as failing:
 
@@ -95,8 +100,13 @@ def open_endpoints(
         found = [Endpoint(sock, None if sock.family == socket.AF_UNIX else tls) for sock in sockets]
         if tls is not None and config.tls.redirect_port != OFF and not redirects:
             redirects = keep(_bind(server.host, config.tls.redirect_port, "--redirect-port"))
-        if redirects:
-            redirect = _make_redirect(config, found)
+        if tls is not None and config.tls.acme_webroot and not redirects:
+            raise ConfigError(
+                "acme_webroot needs redirect_port, or a socket of the service manager with the "
+                f"name {REDIRECT_NAME}"
+            )
+        if redirects and tls is not None:
+            redirect = _make_redirect(config, tls, found)
             found += [Endpoint(sock, handler=redirect.handle) for sock in redirects]
         unix: UnixSocket | None = None
         if server.unix_socket:
@@ -127,8 +137,11 @@ def check_idle_exit(config: Config, endpoints: Endpoints) -> None:
         )
 
 
-def make_tls(config: Config) -> ServerTls | None:
+def make_tls(config: Config, environ: Mapping[str, str]) -> ServerTls | None:
     """Load the certificate that the settings name; None: they name none.
+
+    With acme_webroot, the first certificate may still have to be made. RUNTIME_DIRECTORY, the
+    folder that systemd makes for a running service, may have a renewed pair.
 
     Raises:
         ConfigError: the certificate or its key is invalid.
@@ -136,15 +149,22 @@ def make_tls(config: Config) -> ServerTls | None:
     tls = config.tls
     if not tls.tls_cert:
         return None
-    return ServerTls(Path(tls.tls_cert), Path(tls.tls_key), VERSIONS[tls.tls_min])
+    folder = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return ServerTls(
+        Path(tls.tls_cert),
+        Path(tls.tls_key),
+        VERSIONS[tls.tls_min],
+        renewed=Path(folder) if folder else None,
+        may_wait=bool(tls.acme_webroot),
+    )
 
 
-def _make_redirect(config: Config, found: list[Endpoint]) -> Redirect:
+def _make_redirect(config: Config, tls: ServerTls, found: list[Endpoint]) -> Redirect:
     ports = [each.sock.getsockname()[1] for each in found if each.tls is not None]
     target = config.tls.redirect_target or (ports[0] if ports else 443)
-    webroot = config.tls.acme_webroot
+    webroot = Path(config.tls.acme_webroot) if config.tls.acme_webroot else None
     hosts = HostPolicy.parse(config.http.hosts)
-    return Redirect(target, Path(webroot) if webroot else None, hosts)
+    return Redirect(target, webroot, hosts, lambda: tls.context is not None)
 
 
 def _bind(hosts: str, port: int, flag: str) -> list[socket.socket]:
