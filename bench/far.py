@@ -1,10 +1,10 @@
 """Measure distant upstreams: latency on every request, and a rate limit on each connection."""
 
-from bench.bench import Bench
+from bench.bench import Bench, Version, per_gb
 from bench.clients import run_hf_xet
 from bench.processes import Child
-from bench.results import at_least
-from bench.site import set_faults
+from bench.results import at_least, at_most
+from bench.site import count_requests, set_faults
 
 SECTION = "far"
 BANDWIDTH = 10e6  # bytes per second of a connection
@@ -17,6 +17,7 @@ SWEEP = (
     (0.04, 40e6),
 )
 GOAL = at_least(7.0)
+MAX_QUESTIONS = 130.0  # requests to the CAS, for 10**9 bytes
 
 
 def measure_far(bench: Bench) -> None:
@@ -24,7 +25,8 @@ def measure_far(bench: Bench) -> None:
     name = bench.site.need_kind("raw")
     origin = bench.site.start_origin("far.log")
     for number in bench.turns(SECTION):
-        _measure_point(bench, origin, name, LATENCY, BANDWIDTH)
+        for version in bench.versions:
+            _measure_point(bench, origin, name, LATENCY, BANDWIDTH, version)
         hf_xet = run_hf_xet(bench.site, name, origin.url)
         who = f"{describe(LATENCY, BANDWIDTH)}: hf-xet over one connection's"
         bench.results.note(who, hf_xet.rate * 1e6 / BANDWIDTH)
@@ -38,20 +40,30 @@ def measure_far(bench: Bench) -> None:
 
 
 def _measure_point(
-    bench: Bench, origin: Child, name: str, latency: float, bandwidth: float
+    bench: Bench,
+    origin: Child,
+    name: str,
+    latency: float,
+    bandwidth: float,
+    version: Version = Version(),  # noqa: B008 - it does not change
 ) -> None:
     set_faults(
         origin, latency={"hub": latency, "cas": latency, "data": latency}, bandwidth=bandwidth
     )
-    ours = bench.pull(name=name, size=bench.site.size, hub_url=origin.url)
-    is_main = (latency, bandwidth) == (LATENCY, BANDWIDTH)
-    where = describe(latency, bandwidth)
-    bench.results.note(
-        f"{where}: xetserve over one connection's",
+    questions = count_requests(origin, "/reconstructions/")
+    ours = bench.pull(name=name, size=bench.site.size, hub_url=origin.url, version=version)
+    questions = count_requests(origin, "/reconstructions/") - questions
+    is_main = (latency, bandwidth, version) == (LATENCY, BANDWIDTH, Version())
+    where = f"{describe(latency, bandwidth)}: {version.label}"
+    note = bench.results.note
+    note(
+        f"{where} over one connection's",
         ours.rate * 1e6 / bandwidth,
         goal=GOAL if is_main else None,
     )
-    bench.results.note(f"{where}: xetserve, peak memory", ours.peak, "MiB")
+    note(f"{where}, peak memory", ours.peak, "MiB")
+    goal = at_most(MAX_QUESTIONS) if is_main else None
+    note(f"{where}, questions to the CAS", per_gb(questions, bench.site.size), "/GB", goal)
 
 
 def describe(latency: float, bandwidth: float) -> str:

@@ -232,6 +232,7 @@ class FileReader(BlockReader):
         self._planner.wake()
         pacer = self._pacer
         room = min(max(pacer.hold_limit, pacer.ahead_limit), self._table.budget.share)
+        is_ahead = pacer.hold_limit >= pacer.ahead_limit  # or the one being read does not count
         to_come = 0  # bytes, of those that are started
         for window in self._windows:
             for lease in window.leases:
@@ -240,7 +241,9 @@ class FileReader(BlockReader):
                     fetch.fit(room)
                 elif not fetch.start(room, streams=to_come < pacer.early_limit):
                     return
-                room = max(0, room - fetch.granted)
+                if is_ahead:
+                    room = max(0, room - fetch.granted)
+                is_ahead |= fetch.granted > 0
                 to_come += fetch.num_left
 
     def _wants_more(self, asking: int) -> bool:
@@ -250,7 +253,7 @@ class FileReader(BlockReader):
         if sum(len(window.plan.pieces) for window in self._windows) >= MAX_PIECES:
             return False
         planned = sum(window.plan.file_range.size for window in self._windows)
-        return planned + asking < 2 * max(self._pacer.hold_limit, self._pacer.ahead_limit)
+        return planned + asking < max(self._pacer.hold_limit, self._pacer.ahead_limit) * 5 // 4
 
     async def _plan_windows(self, planner: Planner) -> None:
         try:

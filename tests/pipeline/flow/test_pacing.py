@@ -41,8 +41,8 @@ def test_the_example_of_the_module() -> None:
     pacer.note_window(2000 * 40_000, PLENTY, far)
     assert pacer.hold_limit == pytest.approx(1_000_000, rel=0.01)
     assert pacer.block_size == pytest.approx(40_000, rel=0.01)
-    assert pacer.ahead_limit == pytest.approx(3_300_000, rel=0.01)
-    assert pacer.window_size == MIN_WINDOW
+    assert pacer.ahead_limit == pytest.approx(15_000_000, rel=0.01)
+    assert pacer.window_size == 2 * MIN_WINDOW
 
 
 def play(
@@ -116,6 +116,28 @@ def count_windows(size: int, *, rate: float, far: HostSpeed = NEAR, share: int =
 )
 def test_a_gib_needs_few_questions(rate: float, far: HostSpeed, most: int) -> None:
     assert count_windows(1 << 30, rate=rate, far=far, share=64 * MIB) <= most
+
+
+def test_a_far_upstream_gets_few_questions_though_moments_are_slow() -> None:
+    pacer = Pacer()
+    count = position = 0
+    while position < 1 << 30:
+        count += 1
+        position += pacer.window_size
+        rate = pacer.ahead_limit / FAR.get_fetch_seconds(pacer.window_size)
+        slow = 0.4 if count % 7 < 2 else 1.0
+        play(pacer, rate=slow * min(max(rate, 5e6), 75e6), starved=0.5, far=FAR, share=64 * MIB)
+    assert count <= 140
+
+
+def test_a_client_slower_than_one_connection_of_a_far_upstream_gets_long_windows() -> None:
+    pacer = Pacer()
+    play(pacer, rate=5e6, starved=0.6, far=FAR, count=3)  # as long as windows are short
+    assert pacer.ahead_limit > MIN_HOLD
+    play(pacer, rate=7e6, blocked=0.9, far=FAR, count=12)
+    assert (pacer.ahead_limit, pacer.window_size) == (MIN_HOLD, 64 * MIB)
+    play(pacer, rate=11e6, blocked=0.3, far=FAR, count=1)
+    assert pacer.window_size < 2 * MIB  # in parallel: one connection is too slow for it
 
 
 @pytest.mark.parametrize("swallowed", [0, 4 * MIB])

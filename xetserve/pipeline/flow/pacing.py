@@ -11,9 +11,16 @@ connection, so the response waits 60 % of the time:
                   at first   later
     hold_limit    512 KiB    1.0 MB   8 MB/s for HOLD_SECONDS
     block_size     32 KiB     40 kB   8 MB/s for BLOCK_SECONDS
-    ahead_limit   512 KiB    3.3 MB   twice 8 MB/s for 205 ms, the time of a window of 1 MiB:
-                                      50 for the CAS, 50 to the first byte, 105 for the data
-    window_size     1 MiB     1 MiB   so three windows are fetched at the same time
+    ahead_limit   512 KiB     15 MB   twice 8 MB/s for 939 ms, the time of a window of 8 MiB:
+                                      50 for the CAS, 50 to the first byte, 839 for the data
+    window_size     1 MiB     2 MiB   so seven windows are fetched at the same time
+
+Each window is a question to the CAS, whose signed URLs name whole ranges: a range cannot be fetched
+in parts over several connections. So a far upstream costs fewer questions only if larger windows
+are held side by side, and ahead_limit aims at the largest ones for which there is room.
+
+Once such a client is the slow one (it blocks), ahead_limit shrinks. If one connection is as fast as
+the client, a window then lasts WINDOW_SECONDS and is streamed, as from a near upstream.
 
 With a near upstream the response does not wait: ahead_limit stays at 512 KiB, and one fetch at a
 time is enough. Then window_size is 64 MiB: the client takes 80 MB in WINDOW_SECONDS. A window that
@@ -42,7 +49,8 @@ WINDOW_SECONDS: Final = 10.0  # the client takes a window in this time
 WINDOW_GROWTH: Final = 4  # a window has at most this multiple of what the client has taken
 WINDOWS_STORED: Final = 4  # windows that fit into the largest entry of the cache
 MIN_WINDOW_SECONDS: Final = 0.015  # a window lasts this long at least, since it costs a request
-PARALLEL_FETCHES: Final = 8  # windows that fit into ahead_limit, when the upstream is slow
+PARALLEL_FETCHES: Final = 8  # windows in ahead_limit where the upstream is slow, if there is room
+MIN_PARALLEL: Final = 6  # and at least, so that a moment of less room does not halve the windows
 STARVED: Final = 0.1  # a response that waits this share of the time fetches further ahead
 GROWTH: Final = 2.0  # a response that waits for the upstream aims at this multiple of its rate
 SHRINKING: Final = 0.95  # ahead_limit decreases at most by this factor, after a slow moment
@@ -53,6 +61,7 @@ MIN_MEASURED: Final = 512 * 1024  # bytes; fewer may all have been in a buffer o
 # Of the time of a fetch, the share of waiting for the data host from which its bandwidth is known.
 # With less, the client or this process was the limit, and the next fetch may be much faster.
 MIN_WAITED: Final = 0.5
+ONE_IS_ENOUGH: Final = 0.8  # of its bandwidth: a client at most so fast needs one connection
 BLOCKED: Final = 0.5  # a response whose client blocks this share of the time fetches less ahead
 
 
@@ -129,7 +138,7 @@ class Pacer:
         """
         self._judged_size += size
         if self._elapsed >= JUDGED_SECONDS:
-            self._judge(host_speed)
+            self._judge(share, host_speed)
         if self._max_hold is not None:
             share = min(share, self._max_hold)
         self.ahead_limit = max(MIN_HOLD, min(self.ahead_limit, share))
@@ -137,15 +146,21 @@ class Pacer:
         wanted = min(wanted, MAX_SHARED_WINDOW if is_shared else MAX_WINDOW)
         if max_stored is not None:
             wanted = min(wanted, max_stored // WINDOWS_STORED)
-        if host_speed.get_fetch_seconds(MAX_SHARED_WINDOW) > SLOW_FETCH_SECONDS:
+        if self._needs_parallel(host_speed):
             # One connection is the limit: windows that are held whole, side by side.
-            most = max(self.ahead_limit // PARALLEL_FETCHES, int(self._rate * MIN_WINDOW_SECONDS))
+            most = max(self.ahead_limit // MIN_PARALLEL, int(self._rate * MIN_WINDOW_SECONDS))
             wanted = min(wanted, most, MAX_SHARED_WINDOW)
         wanted = max(MIN_WINDOW, wanted)
         # A power of two, so that the windows of several readers match.
         self.window_size = 1 << (wanted.bit_length() - 1)
 
-    def _judge(self, host_speed: "HostSpeed") -> None:
+    def _needs_parallel(self, host_speed: "HostSpeed") -> bool:
+        """Return whether one connection may be too slow for the client."""
+        if host_speed.get_fetch_seconds(MAX_SHARED_WINDOW) <= SLOW_FETCH_SECONDS:
+            return False
+        return self.ahead_limit > MIN_HOLD or self._rate > host_speed.bandwidth * ONE_IS_ENOUGH
+
+    def _judge(self, share: int, host_speed: "HostSpeed") -> None:
         """Adjust ahead_limit to the time that the last windows have waited."""
         starved, blocked = self._starved / self._elapsed, self._blocked / self._elapsed
         rate = self._judged_size / self._elapsed
@@ -154,7 +169,7 @@ class Pacer:
         if starved > STARVED:
             # The bytes in flight at twice the rate (Little's law). The waiting time alone would be
             # misleading: on a busy machine all responses wait, and holding more does not help.
-            window = min(self.window_size, MAX_SHARED_WINDOW)
+            window = min(max(MIN_WINDOW, share // PARALLEL_FETCHES), MAX_SHARED_WINDOW)
             wanted = int(GROWTH * rate * host_speed.get_fetch_seconds(window))
             self.ahead_limit = max(int(self.ahead_limit * SHRINKING), wanted)
         elif blocked > BLOCKED:
@@ -162,11 +177,14 @@ class Pacer:
 
 
 class HostSpeed:
-    """The latency and bandwidth of the data host, without delays on our side."""
+    """The latency and bandwidth of the data host, without delays on our side.
+
+    bandwidth: bytes per second of one connection, the most of the last fetches; 0: not known.
+    """
 
     def __init__(self) -> None:
         self._latency = 0.0  # seconds to the first byte, the least of the last fetches
-        self._bandwidth = 0.0  # bytes per second of one connection, the most of the last fetches
+        self.bandwidth = 0.0
 
     def note_fetch(self, latency: float, size: int, seconds: float) -> None:
         """Record a fetch.
@@ -180,11 +198,11 @@ class HostSpeed:
         # best values decay, since routes change.
         self._latency = min(self._latency * FADING, latency) if self._latency else latency
         if size >= MIN_MEASURED and seconds > 0:
-            self._bandwidth = max(self._bandwidth / FADING, size / seconds)
+            self.bandwidth = max(self.bandwidth / FADING, size / seconds)
 
     def get_fetch_seconds(self, size: int) -> float:
         """Return the seconds that a window of size bytes takes: a CAS question and a fetch."""
-        return 2 * self._latency + (size / self._bandwidth if self._bandwidth else 0.0)
+        return 2 * self._latency + (size / self.bandwidth if self.bandwidth else 0.0)
 
 
 class Stopwatch:
