@@ -1,5 +1,7 @@
 """A server with a disk cache, and what is stored and fetched."""
 
+import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,16 @@ def download(site: Site, name: str, target: Path) -> list[dict[str, Any]]:
 def entries(folder: Path) -> list[Path]:
     """Return the entries of a cache, sorted."""
     return sorted(folder.glob("??/*/*.xc"))
+
+
+def replace_folder(folder: Path) -> None:
+    """Put a file in a folder's place, although the server makes the folder anew when it lacks."""
+    file = folder.with_name("in the way")
+    file.touch()
+    while not folder.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            file.rename(folder)
 
 
 def num_bytes(requests: list[dict[str, Any]]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher
-from tests.e2e.cached_site import download, entries, start_server
+from tests.e2e.cached_site import download, entries, replace_folder, start_server
 from tests.e2e.clients import ask
 from tests.e2e.conftest import Site
 from tests.waiting import wait_until
@@ -81,8 +81,7 @@ def test_a_folder_that_cannot_be_written_to_says_so_once_and_recovers(
     folder = tmp_path / "cache"
     site = start_server(site, launcher, folder)
     wait_until(lambda: (folder / "sweep.lock").exists() and not any((folder / "tmp").iterdir()))
-    shutil.rmtree(folder / "tmp")
-    (folder / "tmp").write_text("in the way")
+    replace_folder(folder / "tmp")
     for _ in range(3):
         download(site, "random.bin", tmp_path / "out")
     wait_until(lambda: find_trouble(site) == ["disk"])

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Launcher
+from tests.e2e.cached_site import replace_folder
 from tests.e2e.clients import Connection, Reply, curl, file_url, run
 from tests.e2e.conftest import REPO, TOKEN, Site, environment_without_home, serve_arguments
 from tests.e2e.workers import worker_pids
@@ -306,17 +307,15 @@ def test_degraded_with_a_cache_that_cannot_be_written_to(
     cache = tmp_path / "cache"
     flags = ("--cache-dir", str(cache), "--cache-min-free", "0")
     site = replace(site, server=launcher.start(*serve_arguments(site.origin.url, *flags)))
-    (cache / "tmp").rename(tmp_path / "elsewhere")
-    (cache / "tmp").write_text("in the way")  # a missing folder would be made anew
+    replace_folder(cache / "tmp")
     reply = ask(site, "/ready")
     assert reply.status == 200
     assert json.loads(reply.body) == {
         "status": "degraded", "cause": "cache", "error": "the disk cache cannot be written to",
     }  # fmt: skip
     (cache / "tmp").unlink()
-    (tmp_path / "elsewhere").rename(cache / "tmp")
     wait_until(lambda: json.loads(ask(site, "/ready").body) == {"status": "ready"})
-    assert list((cache / "tmp").iterdir()) == []
+    wait_until(lambda: list((cache / "tmp").iterdir()) == [])
 
 
 @pytest.mark.parametrize("is_compiled", [True, False])

@@ -53,6 +53,7 @@ class Stage:
 @pytest.fixture
 def stage() -> Stage:
     UPSTREAM_LAST_ANSWER.set(0, "hub")
+    DEGRADED.set(0, HUB)  # another test may have left it
     return Stage()
 
 
