@@ -54,11 +54,16 @@ class Reply:
 class Connection:
     """A kept connection to a server, with a token in every request, or with none."""
 
-    def __init__(self, url: str, token: str | None = TOKEN) -> None:
+    def __init__(self, url: str, token: str | None = TOKEN, *, source: str = "") -> None:
         self._token = token
         parts = urllib.parse.urlsplit(url)
         assert parts.hostname is not None
-        self._inner = http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT)
+        self._inner = http.client.HTTPConnection(
+            parts.hostname,
+            parts.port,
+            timeout=TIMEOUT,
+            source_address=(source, 0) if source else None,
+        )
 
     def ask(
         self,

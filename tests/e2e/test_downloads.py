@@ -175,6 +175,16 @@ def test_aria2_splits_a_file_with_a_length(site: Site, tmp_path: Path) -> None:
     assert done.stdout.count("Range: bytes=") >= 2
 
 
+def test_aria2_completes_what_another_client_has_begun(site: Site, tmp_path: Path) -> None:
+    """Without a length, aria2 would take the beginning for all of the file, and end with 0."""
+    content = (site.uploaded.folder / "big.bin").read_bytes()
+    target = tmp_path / "out"
+    target.write_bytes(content[: 3 * MIB])
+    done = run(aria2(file_url(site, "big.bin"), target, "-c", "--allow-overwrite=false"))
+    assert done.returncode == 0, done.stderr
+    assert target.read_bytes() == content
+
+
 def test_an_old_client_gets_a_file_by_hash_too(site: Site, tmp_path: Path) -> None:
     name = "repeats.bin"
     file_hash = head(site, file_url(site, name))["x-xet-hash"]

@@ -171,9 +171,9 @@ def test_what_was_cut_is_not_completed_with_the_rest(
     assert "409" in ranged.stderr
 
 
-def ask_part(site: Site, name: str) -> tuple[str, str, bytes]:
-    """The status, the Retry-After and the body of a request for a part."""
-    with closing(Connection(site.server.url)) as connection:
+def ask_part(site: Site, name: str, source: str = "127.0.0.1") -> tuple[str, str, bytes]:
+    """The status, the Retry-After and the body of a request for a part, from an address."""
+    with closing(Connection(site.server.url, source=source)) as connection:
         reply = connection.ask(f"/download/{REPO}/{name}", [("Range", "bytes=100-199")])
     return str(reply.status), reply.headers.get("retry-after", ""), reply.body
 
@@ -197,7 +197,8 @@ def test_after_a_cut_the_server_proves_the_file_by_itself(
     xorb, _, offset, size = find_record(site, Scheme.NONE, name)
     flip = {"xorb": xorb, "offset": offset + size // 2, "first": 1}
     site.control.set_faults(flip_byte=flip)
-    assert run(curl(file_url(site, name), tmp_path / "out")).returncode in CUT
+    other = ("--interface", "127.0.0.2")
+    assert run(curl(file_url(site, name), tmp_path / "out", *other)).returncode in CUT
     status, wait, _ = ask_part(site, name)
     assert (status, wait) in [("409", "1"), ("409", "2")]
     wait_until(lambda: ask_part(site, name) == ("206", "", content[100:200]))
@@ -206,17 +207,40 @@ def test_after_a_cut_the_server_proves_the_file_by_itself(
     target = tmp_path / "many"
     done = run(aria2(file_url(site, name), target, "-x4", "-s4", "-k1M"))
     assert (done.returncode, target.read_bytes()) == (0, content)
-    resumed = run(curl(file_url(site, name), tmp_path / "out", "-C", "-"))
+    resumed = run(curl(file_url(site, name), tmp_path / "out", "-C", "-", *other))
     assert "409" in resumed.stderr
     with closing(Connection(site.server.url)) as connection:
         metrics = connection.ask("/metrics").body.decode()
     assert re.search(r'xetserve_proofs_total\{result="proven"\} [1-3]\n', metrics)
 
 
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_a_client_that_was_cut_goes_on_with_no_part(
+    site: Site, launcher: Launcher, tmp_path: Path, workers: str
+) -> None:
+    """aria2 goes on with whatever is there, and asks for the missing bytes as a part."""
+    arguments = serve_arguments(site.origin.url, "--workers", workers)
+    site = replace(site, server=launcher.start(*arguments, code=SHORT_MINUTE))
+    name = "damage/large.bin"
+    content = (site.uploaded.folder / name).read_bytes()
+    xorb, _, offset, size = find_record(site, Scheme.NONE, name)
+    site.control.set_faults(flip_byte={"xorb": xorb, "offset": offset + size // 2, "first": 1})
+    target = tmp_path / "out"
+    assert run(curl(file_url(site, name), target)).returncode in CUT
+    assert target.read_bytes() != content[: target.stat().st_size]
+    assert ask_part(site, name)[:2] == ("409", "")  # to wait is no help
+    wait_until(lambda: ask_part(site, name, "127.0.0.2") == ("206", "", content[100:200]))
+    options = ("-c", "-x4", "-s4", "-k1M", "--allow-overwrite=false")
+    assert run(aria2(file_url(site, name), target, *options)).returncode != 0
+    assert run(curl(file_url(site, name), tmp_path / "whole")).returncode == 0
+    assert (tmp_path / "whole").read_bytes() == content
+    assert ask_part(site, name) == ("206", "", content[100:200])
+
+
 def test_parts_stay_refused_for_a_minute_though_the_file_is_proven(
     site: Site, launcher: Launcher
 ) -> None:
-    """Clients that have damaged parts ask for others, as aria2 does; nobody can tell them apart."""
+    """Clients that have damaged parts ask for others, maybe from another address."""
     site = replace(site, server=launcher.start(*serve_arguments(site.origin.url)))
     name = "damage/raw.bin"
     size = site.uploaded.folder.joinpath(name).stat().st_size
@@ -228,9 +252,9 @@ def test_parts_stay_refused_for_a_minute_though_the_file_is_proven(
         assert connection.ask(path, [("Range", f"bytes=0-{middle - 1}")]).status == 206
         with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
             connection.ask(path, [("Range", f"bytes={middle}-{size - 1}")])
-    assert ask_part(site, name)[0] == "409"
+    assert ask_part(site, name, "127.0.0.2")[0] == "409"
     wait_until(lambda: " is proven again after " in site.server.log)
-    status, wait, _ = ask_part(site, name)
+    status, wait, _ = ask_part(site, name, "127.0.0.2")
     assert status == "409"
     assert 30 < int(wait) <= 60
 

@@ -94,6 +94,7 @@ class Engine:
         size: int | None = None,
         on_close: OnClose | None = None,
         max_hold: int | None = None,
+        client: str | None = None,
     ) -> FileReader:
         """Return a reader of a range of a file; nothing is asked for before it is started.
 
@@ -101,9 +102,12 @@ class Engine:
             start, end: decoded positions, half-open; end None: up to the end of the file.
             size: of the file in bytes, where known.
             max_hold: see Pacer.
+            client: that the bytes are for, see was_client_cut; None: nobody.
         """
         is_whole = start == 0 and (end is None or end == size)
-        verifier = Verifier(self.ledgers, file_hash, is_whole=is_whole, store=self._ledger_store)
+        verifier = Verifier(
+            self.ledgers, file_hash, is_whole=is_whole, store=self._ledger_store, client=client
+        )
         return FileReader(
             self.fetches,
             verifier,
@@ -162,6 +166,10 @@ class Engine:
     def is_suspect(self, file_hash: bytes) -> bool:
         """Return whether a client may want a part of the file to complete damaged content."""
         return self.ledgers.is_suspect(file_hash, time.monotonic())
+
+    def was_client_cut(self, file_hash: bytes, client: str) -> bool:
+        """Return whether a client may hold wrong bytes of a file, which parts would complete."""
+        return self.ledgers.was_client_cut(file_hash, client, time.monotonic())
 
     def was_cut_since(self, file_hash: bytes, since: float) -> bool:
         """Return whether an answer with the file was cut after a time because it was damaged."""

@@ -207,6 +207,24 @@ def test_what_was_forgotten_because_it_was_wrong_counts_as_cut(workers: Workers)
     assert all(ledgers.was_cut_since(FILE_HASH, began) for ledgers in workers.all)
 
 
+def test_a_client_that_was_cut_is_known_until_it_gets_the_whole(workers: Workers) -> None:
+    now = time.monotonic()
+    first, second, _ = workers.all
+    first.note_client_cut(FILE_HASH, "a", now)
+    for ledgers in workers.all:
+        assert ledgers.was_client_cut(FILE_HASH, "a", now)
+        assert ledgers.was_client_cut(FILE_HASH, "a", now + ledgers_module.CUT_SECONDS - 1)
+        assert not ledgers.was_client_cut(FILE_HASH, "a", now + ledgers_module.CUT_SECONDS)
+        assert not ledgers.was_client_cut(FILE_HASH, "b", now)
+        assert not ledgers.was_client_cut(WRONG, "a", now)
+        assert not ledgers.was_cut(FILE_HASH, now)  # that is noted by itself
+    second.note_client_right(FILE_HASH, "b", now + 1)  # it was never cut
+    second.note_client_right(FILE_HASH, "a", now + 1)
+    assert not any(ledgers.was_client_cut(FILE_HASH, "a", now + 2) for ledgers in workers.all)
+    first.note_client_cut(FILE_HASH, "a", now + 3)
+    assert all(ledgers.was_client_cut(FILE_HASH, "a", now + 4) for ledgers in workers.all)
+
+
 def test_as_many_cuts_as_are_remembered_are_told(workers: Workers) -> None:
     now = time.monotonic()
     names = [number.to_bytes(32, "big") for number in range(ledgers_module.MAX_CUTS)]

@@ -76,6 +76,7 @@ class XetContent:
         size: bytes; None: unknown.
         record: of the request that reads the file.
         on_open: called once the CAS has shown the file.
+        client: that gets the bytes; None: nobody.
     """
 
     def __init__(
@@ -86,6 +87,8 @@ class XetContent:
         size: int | None,
         record: Record,
         on_open: Callable[[], object] = lambda: None,
+        *,
+        client: str | None = None,
     ) -> None:
         self._engine = engine
         self._access = access
@@ -93,6 +96,7 @@ class XetContent:
         self._size = size
         self._record = record
         self._on_open = on_open
+        self._client = client
 
     def prove(self) -> float:
         """Start a proof of the file after a cut; see Engine.prove."""
@@ -108,6 +112,7 @@ class XetContent:
             end=span.end if span else None,
             size=self._size,
             on_close=partial(note_source, self._record),
+            client=self._client,
         )
         await reader.start(has_begun=has_begun)
         self._on_open()

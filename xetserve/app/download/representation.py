@@ -37,8 +37,9 @@ class Representation:
     is_public: the Hub answered without a token.
     was_cut: a transfer of the file was cut recently because of damaged data. A client that has a
         part of the file must not continue it.
-    is_suspect: the file was cut just now, or has not been verified since. A client that asks for a
-        range may hold damaged data.
+    client_was_cut: such a transfer was the client's, which has not got the whole file since.
+    is_suspect: the file was cut just now, or has not been verified since, or client_was_cut. A
+        client that asks for a range may hold damaged data.
     retry_after: seconds until ranges of a suspect file may be answered, estimated.
     is_hub: the fields are those of the Hub: inline in browsers, X-Linked-Etag.
     is_attached: browsers save the file, even with is_hub.
@@ -58,6 +59,7 @@ class Representation:
     is_fixed: bool = False
     is_public: bool = False
     was_cut: bool = False
+    client_was_cut: bool = False
     is_suspect: bool = False
     retry_after: float | None = None
     is_hub: bool = False

@@ -142,7 +142,7 @@ def _refuse_part(file: Representation, value: str) -> RequestError:
     """
     text = "the file was cut recently because it was damaged"
     if is_resumption(value) or file.retry_after is None:
-        return RequestError(409, f"{text}: start again from the beginning")
+        return RequestError(409, f"{text}: start again from the beginning, over one connection")
     seconds = max(1, math.ceil(file.retry_after))
     return RequestError(
         409,

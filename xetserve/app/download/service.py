@@ -19,7 +19,7 @@ from xetserve.app.errors import from_error
 from xetserve.app.paths import ResolvePath, get_revision, join_file_path, parse_repo
 from xetserve.errors import RequestError, UpstreamError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
-from xetserve.http.messages import Record, Request, Response
+from xetserve.http.messages import Request, Response
 from xetserve.pipeline.cache.blobs import BlobCache
 from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
@@ -87,7 +87,7 @@ class FileService:
             file = describe_entry(
                 entry, file_path, revision, is_public=token is None, now=time.time()
             )
-            content = self._make_content(hub, entry, repo, revision, token, request.record)
+            content = self._make_content(hub, entry, repo, revision, token, request)
             if is_for_checksum:
                 return _mark_stale(await answer_checksum(file, content), entry)
             answers = self._choose_answers(with_length=with_length)
@@ -145,7 +145,7 @@ class FileService:
         Raises:
             RequestError, UpstreamError, IntegrityError: as get_file.
         """
-        content = self._make_content(hub, entry, repo, revision, token, request.record)
+        content = self._make_content(hub, entry, repo, revision, token, request)
         return _mark_stale(await self._answer(self._hub_answers, request, file, content), entry)
 
     async def get_by_hash(self, request: Request, text: str, token: str | None) -> Response:
@@ -181,7 +181,10 @@ class FileService:
             elif is_head or has_conditions(request.headers):
                 await self._sizes.check_exists(access, file_hash)
             file = describe_hash(file_hash, size, is_public=token is None)
-            content = XetContent(self._engine, access, file_hash, size, request.record)
+            client = _name_client(request)
+            content = XetContent(
+                self._engine, access, file_hash, size, request.record, client=client
+            )
             answers = self._choose_answers(with_length=with_length)
             return await self._answer(answers, request, file, content)
 
@@ -198,12 +201,16 @@ class FileService:
     def _wants_length(self, request: Request) -> bool:
         """Return whether a download is to have a Content-Length where its size is known.
 
+        aria2 always gets one: `aria2c -c` takes any beginning of a file of unknown length for all
+        of it, and ends with 0.
+
         Raises:
             RequestError: 400, ?length= is neither 0 nor 1.
         """
         value = request.query.get("length")
         if value is None:
-            return self._download_length
+            is_aria2 = (request.headers.get("user-agent") or "").startswith("aria2/")
+            return self._download_length or is_aria2
         if value not in ("0", "1"):
             raise RequestError(400, f"length must be 0 or 1, not {value!r}")
         return value == "1"
@@ -215,7 +222,7 @@ class FileService:
         self, answers: FileAnswers, request: Request, file: Representation, content: Content
     ) -> Response:
         """Check the conditions, then answer HEAD or GET."""
-        file = self._mark(file)
+        file = self._mark(file, request)
         response = answers.check(request, file)
         if response is not None:
             return response
@@ -223,15 +230,21 @@ class FileService:
             return answers.answer_head(request, file)
         needs_proof = file.is_suspect and file.size is not None and wants_part(request)
         if needs_proof and isinstance(content, XetContent):
-            file = replace(file, retry_after=content.prove())
+            seconds = content.prove()
+            file = replace(file, retry_after=None if file.client_was_cut else seconds)
         return await answers.answer_get(request, file, content)
 
-    def _mark(self, file: Representation) -> Representation:
+    def _mark(self, file: Representation, request: Request) -> Representation:
         """Return a file with the flags that tell whether its transfers were cut."""
         if file.file_hash is None:
             return file
-        was_cut = self._engine.was_cut(file.file_hash)
-        return replace(file, was_cut=was_cut, is_suspect=self._engine.is_suspect(file.file_hash))
+        client_was_cut = self._engine.was_client_cut(file.file_hash, _name_client(request))
+        return replace(
+            file,
+            was_cut=self._engine.was_cut(file.file_hash),
+            client_was_cut=client_was_cut,
+            is_suspect=client_was_cut or self._engine.is_suspect(file.file_hash),
+        )
 
     def _make_content(
         self,
@@ -240,7 +253,7 @@ class FileService:
         repo: RepoRef,
         revision: str,
         token: str | None,
-        record: Record,
+        request: Request,
     ) -> Content:
         if entry.file_hash is None:
             return BlobContent(
@@ -250,14 +263,27 @@ class FileService:
                 self._limits.gap_timeout,
                 self._limits.outage_patience,
                 self._up.blob_cache,
-                record,
+                request.record,
                 self._engine.budget,
             )
         access = ReadAccess(
             hub, repo, entry.commit or revision, token, entry.token_url, is_granted=True
         )
         on_open = partial(hub.note_read, repo, token, entry.file_hash, entry.size)
-        return XetContent(self._engine, access, entry.file_hash, entry.size, record, on_open)
+        return XetContent(
+            self._engine,
+            access,
+            entry.file_hash,
+            entry.size,
+            request.record,
+            on_open,
+            client=_name_client(request),
+        )
+
+
+def _name_client(request: Request) -> str:
+    """Return a name for whoever keeps what is sent: the address together with the token."""
+    return f"{request.client} {request.record.token}"
 
 
 def _mark_stale(response: Response, entry: FileEntry) -> Response:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from blake3 import blake3
+
 from xetserve.base.lru_dict import LruDict
 from xetserve.pipeline.verify.ledger import Ledger
 from xetserve.pipeline.verify.worker_bus import WorkerBus
@@ -75,6 +77,9 @@ class Ledgers:
         self._lost = _Times()
         self._proving = _Times()  # by other workers
         self._right = _Times()
+        # By a digest of file and client:
+        self._client_cuts = _Times()
+        self._client_right = _Times()
         self._watched: set[bytes] = set()
         self._num_missed = 0  # see WorkerBus
         self.receive()
@@ -154,6 +159,26 @@ class Ledgers:
         """
         if self.was_cut(file_hash, now):
             self._mark(file_hash, int(now * 1e9), MarkKind.RIGHT)
+
+    def note_client_cut(self, file_hash: bytes, client: str, now: float) -> None:
+        """Record that a client was sent bytes of a file, some of which may be wrong."""
+        self._mark(_digest(file_hash, client), int(now * 1e9), MarkKind.CLIENT_CUT)
+
+    def note_client_right(self, file_hash: bytes, client: str, now: float) -> None:
+        """Record that a client gets the whole file, and it is right."""
+        if self.was_client_cut(file_hash, client, now):
+            self._mark(_digest(file_hash, client), int(now * 1e9), MarkKind.CLIENT_RIGHT)
+
+    def was_client_cut(self, file_hash: bytes, client: str, now: float) -> bool:
+        """Return whether a client may hold wrong bytes of a file, which parts would complete.
+
+        So it is for CUT_SECONDS after an answer to it was cut, or until it gets the whole file.
+        """
+        self._receive_marks()
+        name = _digest(file_hash, client)
+        when = self._client_cuts.get(name)
+        is_recent = when >= 0 and now - when / 1e9 < CUT_SECONDS
+        return is_recent and self._client_right.get(name) < when
 
     def get_suspect_left(self, file_hash: bytes, now: float) -> float:
         """Return for how many seconds parts of a file that was cut are suspect in any case."""
@@ -315,6 +340,8 @@ class Ledgers:
             MarkKind.LOST: self._lost,
             MarkKind.PROVING: self._proving,
             MarkKind.RIGHT: self._right,
+            MarkKind.CLIENT_CUT: self._client_cuts,
+            MarkKind.CLIENT_RIGHT: self._client_right,
         }.get(mark.kind)
         if other is not None:
             other.note(mark.file_hash, mark.at)
@@ -335,3 +362,8 @@ class Ledgers:
                 continue
             ledger.forget()
         self._note_missed()
+
+
+def _digest(file_hash: bytes, client: str) -> bytes:
+    """Return a name for what happened to a client with a file, as long as a file hash."""
+    return blake3(file_hash + client.encode()).digest()

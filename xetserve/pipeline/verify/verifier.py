@@ -31,6 +31,7 @@ class Verifier:
         store: stores proven ledgers; None if they are not stored.
         since: seconds of the monotonic clock. The ledger must know all chunks that were read of the
             file since then. None: other parts may have been read elsewhere.
+        client: that gets the bytes, see Ledgers.was_client_cut; None: nobody.
 
     is_verified: whether all that was read belongs to the file; set by finish.
     chunks: for each xorb, a range that contains the chunks which the response uses.
@@ -44,6 +45,7 @@ class Verifier:
         is_whole: bool,
         store: LedgerStore | None = None,
         since: float | None = None,
+        client: str | None = None,
     ) -> None:
         self.is_verified = False
         self.chunks: dict[bytes, ChunkRange] = {}
@@ -60,6 +62,7 @@ class Verifier:
         )  # for the other workers
         self._store = store
         self.since = since
+        self._client = client
 
     async def prepare(self) -> None:
         """Look up whether the file is proven; to be called before the first chunk."""
@@ -188,6 +191,8 @@ class Verifier:
             self.check_doubt()
             self.is_verified = self._ledger.is_proven
             self._check_lost()
+        if self._client is not None and self.is_whole and self.is_verified:
+            self._ledgers.note_client_right(self._ledger.file_hash, self._client, time.monotonic())
         self._keep()
 
     def _keep(self) -> None:
@@ -249,6 +254,9 @@ class Verifier:
         """
         ledger = self._ledger
         self._origins.clear()
+        # What a proven ledger was compared with is right, so that the client has no wrong byte.
+        if self._client is not None and (self.is_in_doubt or not ledger.is_proven):
+            self._ledgers.note_client_cut(ledger.file_hash, self._client, time.monotonic())
         if ledger.is_proven:
             return self.chunks
         suspects = self.chunks | ledger.sources

@@ -99,10 +99,15 @@ class MarkKind(IntEnum):
     LOST = 3  # chunks were dropped to save memory; none is known to be wrong
     PROVING = 4  # a worker reads the file to prove it
     RIGHT = 5  # a whole read was right, though no ledger has all of its chunks
+    CLIENT_CUT = 6  # an answer to one client was cut, since the file was damaged
+    CLIENT_RIGHT = 7  # after that, the client got all of the file
 
 
 class Mark(NamedTuple):
-    """What happened to a file; at: ns of CLOCK_MONOTONIC."""
+    """What happened to a file; at: ns of CLOCK_MONOTONIC.
+
+    file_hash: a digest of file and client, if it happened to a client.
+    """
 
     file_hash: bytes
     at: int
