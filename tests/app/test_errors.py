@@ -21,9 +21,10 @@ from xetserve.errors import (
     UrlExpired,
     XetserveError,
 )
-from xetserve.http.messages import Request
+from xetserve.http.messages import Headers, Request
 
-REQUEST = Request("GET", "/download/o/n/a?x=secret", request_id="r1")
+WITH_TOKEN = Headers([("authorization", "Bearer hf_x")])
+REQUEST = Request("GET", "/download/o/n/a?x=secret", WITH_TOKEN, request_id="r1")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,30 @@ def test_from_error(error: XetserveError, status: int, headers: list[tuple[str, 
     assert response.headers == [("Content-Type", "application/json"), *headers]
     assert isinstance(response.body, bytes)
     assert json.loads(response.body)["error"].endswith("m")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_noted"),
+    [
+        pytest.param(UpstreamDenied("m", status=401), True, id="401"),
+        pytest.param(UpstreamDenied("m", status=403, code="GatedRepo"), True, id="gated"),
+        pytest.param(UpstreamMissing("m", code="RepoNotFound"), True, id="no repository"),
+        pytest.param(UpstreamMissing("m", code="EntryNotFound"), False, id="no file"),
+        pytest.param(UpstreamDenied("m", status=403), False, id="disabled"),
+        pytest.param(UpstreamError("m"), False, id="a failure"),
+    ],
+)
+def test_a_refusal_without_a_token_says_that_none_came(
+    error: UpstreamError, is_noted: bool
+) -> None:
+    error.headers = (("X-Error-Message", "m"), ("X-Error-Code", "c"))
+    note = " (no token came with the request)"
+    for headers, expected in ((Headers(), f"m{note if is_noted else ''}"), (WITH_TOKEN, "m")):
+        response = from_error(error, Request("GET", "/o/n/resolve/main/a", headers))
+        assert isinstance(response.body, bytes)
+        assert json.loads(response.body)["error"] == expected
+        assert ("X-Error-Message", expected) in response.headers
+        assert ("X-Error-Code", "c") in response.headers
 
 
 @pytest.mark.parametrize("error", [BrokenStream("x"), ConfigError("x"), XetserveError("x")])

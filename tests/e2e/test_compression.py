@@ -108,6 +108,38 @@ def test_many_at_once_stay_within_the_memory_that_is_promised(
     assert server.peak_memory() < 160 * 1024 * 1024
 
 
+# What a HEAD cannot know before the body is made; and what is new each time.
+NOT_OF_HEADS = {"content-encoding", "transfer-encoding", "trailer", "content-length"}
+NOT_THE_SAME = {"date", "x-request-id"}
+DOCUMENTS = ["/", "/health", "/status", "/v2/", f"/api/models/{REPO}", f"/api/models/{REPO}/refs",
+             f"/api/models/{REPO}/tree/main?recursive=True",
+             f"/{REPO}/raw/main/config.json"]  # fmt: skip
+FILES = [
+    prefix + name
+    for prefix in (f"/download/{REPO}/", f"/{REPO}/resolve/main/")
+    for name in ("text/corpus.bin", "random.bin", "empty.bin", "config.json")
+]
+
+
+@pytest.mark.parametrize("accepted", ["zstd", "gzip", "*", "identity;q=0, *", "zstd;q=0, gzip"])
+@pytest.mark.parametrize("path", [*DOCUMENTS, *FILES])
+def test_a_head_says_nothing_that_the_whole_does_not(
+    connection: Connection, path: str, accepted: str
+) -> None:
+    fields = [("Accept-Encoding", accepted)]
+    head = connection.ask(path, fields, method="HEAD")
+    whole = connection.ask(path, fields)
+    assert (head.status, head.body) == (whole.status, b"")
+    if "content-length" in head.headers:
+        assert head.headers["content-length"] == str(len(whole.body))
+    is_coded = whole.headers.get("content-encoding") == "zstd"
+    coded = {"etag", "accept-ranges", "repr-digest"} if is_coded else set()
+    left_out = NOT_OF_HEADS | NOT_THE_SAME | coded
+    expected = {name: value for name, value in whole.headers.items() if name not in left_out}
+    found = {name: value for name, value in head.headers.items() if name not in left_out}
+    assert found == expected
+
+
 @pytest.mark.parametrize(("accepted", "coding"), [("zstd, gzip", "zstd"), ("gzip, br", "gzip")])
 def test_the_page_is_coded_too(connection: Connection, accepted: str, coding: str) -> None:
     plain = connection.ask("/")

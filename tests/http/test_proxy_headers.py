@@ -171,6 +171,33 @@ def test_a_host_has_to_be_one(value: str, expected: str) -> None:
     assert ask([("x-forwarded-host", value)])[2] == expected
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "proto", "expected"),
+    [
+        pytest.param("a", "8443", "https", "a:8443", id="another port"),
+        pytest.param("a", "443", "https", "a", id="the port of https"),
+        pytest.param("a", "80", "https", "a:80", id="the port of http"),
+        pytest.param("a", "80", "http", "a", id="the port of http, with http"),
+        pytest.param("[::1]", "8080", "http", "[::1]:8080", id="IPv6"),
+        pytest.param("a:81", "8080", "http", "a:81", id="the host has one"),
+        pytest.param("[::1]:81", "8080", "http", "[::1]:81", id="the IPv6 host has one"),
+        pytest.param("", "8080", "", "own:8080", id="the host is our own"),
+        pytest.param("a, b", "81, 82", "http", "b:82", id="lists"),
+        pytest.param("a", "0", "http", "a", id="port 0"),
+        pytest.param("a", "65536", "http", "a", id="too high"),
+        pytest.param("a", "8080/x", "http", "a", id="no port"),
+        pytest.param("a", "", "http", "a", id="empty"),
+    ],
+)
+def test_a_port_counts_for_a_host_without_one(
+    host: str, port: str, proto: str, expected: str
+) -> None:
+    fields = [("x-forwarded-host", host), ("x-forwarded-port", port), ("x-forwarded-proto", proto)]
+    assert ask([("x-forwarded-for", "203.0.113.7"), *fields])[2] == expected
+    assert ask(fields, peer="203.0.113.99")[2] == "own"
+    assert ask(fields, kind=FORWARDED)[2] == "own"
+
+
 # Forwarded
 
 FORWARDED_CASES = {

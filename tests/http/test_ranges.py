@@ -100,7 +100,12 @@ def oracle(first: int | None, last: int | None, size: int) -> Span | int | None:
         pytest.param("bytes=\xb2-\xb3", 10, None, id="superscripts"),
         pytest.param("Bytes=0-4", 10, Span(0, 5), id="unit in upper case"),
         pytest.param("  bytes=0-4  ", 10, Span(0, 5), id="blanks around it"),
-        pytest.param("bytes = 0 - 4", 10, Span(0, 5), id="blanks inside"),
+        pytest.param("bytes=\t0-4 ", 10, Span(0, 5), id="blanks around the range"),
+        pytest.param("bytes=0 - 9", 10, None, id="blanks around the dash"),
+        pytest.param("bytes=0 -9", 10, None, id="a blank before the dash"),
+        pytest.param("bytes=0- 9", 10, None, id="a blank behind the dash"),
+        pytest.param("bytes= -9 -", 10, None, id="a blank in a suffix"),
+        pytest.param("bytes = 0-4", 10, None, id="blanks around the equals sign"),
     ],
 )
 def test_parse_range(value: str, size: int, expected: Span | int | None) -> None:
@@ -297,12 +302,14 @@ def test_written_ends_are_inclusive() -> None:
     assert format_unsatisfied_range(0) == "bytes */0"
 
 
-@pytest.mark.parametrize("value", ["bytes=1-", "bytes=0012-", " Bytes = 5 - "])
+@pytest.mark.parametrize("value", ["bytes=1-", "bytes=0012-", " Bytes= 5- "])
 def test_a_resumption(value: str) -> None:
     assert is_resumption(value)
 
 
-@pytest.mark.parametrize("value", ["bytes=0-", "bytes=-5", "bytes=1-2", "bytes=1-,5-", "x=1-", ""])
+@pytest.mark.parametrize(
+    "value", ["bytes=0-", "bytes=-5", "bytes=1-2", "bytes=1-,5-", "x=1-", "bytes=5 -", ""]
+)
 def test_no_resumption(value: str) -> None:
     assert not is_resumption(value)
 

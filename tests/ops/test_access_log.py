@@ -98,6 +98,19 @@ def test_what_is_not_known_is_a_dash_or_null(capsys: pytest.CaptureFixture[str])
     assert found["complete"] is False
 
 
+def test_marks_of_a_request_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    trace = f"00-{'a1' * 16}-{'b2' * 8}-01"
+    headers = Headers([("X-HF-Download-Counter", "1"), ("Traceparent", trace)])
+    request = make_request(headers=headers)
+    assert text_of(request, capsys).endswith(
+        f' token=a1b2c3d4 download_counter=1 traceparent={trace} "-"'
+    )
+    found = json_of(request, capsys)
+    assert (found["download_counter"], found["traceparent"]) == ("1", trace)
+    headers = Headers([("X-HF-Download-Counter", 'x"'), ("traceparent", f"{trace}\t{SECRET}")])
+    assert text_of(make_request(headers=headers), capsys).endswith(' token=a1b2c3d4 "-"')
+
+
 def test_a_worker_says_who_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     label_process("worker 3")
     assert " INFO [worker 3] xetserve.access: " in text_of(make_request(), capsys)

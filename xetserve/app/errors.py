@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterable
 
 from xetserve.errors import (
     FormatError,
@@ -18,6 +19,26 @@ from xetserve.http.messages import Request, Response, error_response
 logger = logging.getLogger(__name__)
 
 CHALLENGE = ("WWW-Authenticate", 'Bearer realm="xetserve"')
+# The Hub's codes of refusals that may be for want of a token.
+_FOR_TOKENS = ("RepoNotFound", "GatedRepo")
+
+
+def note_missing_token(request: Request, status: int, code: str | None) -> str:
+    """Return what to add to the message of a refusal by the Hub; "": the client sent a token.
+
+    The Hub does not say whether a repository is private or does not exist.
+    """
+    if "authorization" in request.headers or not (status == 401 or code in _FOR_TOKENS):
+        return ""
+    return " (no token came with the request)"
+
+
+def add_note(fields: Iterable[tuple[str, str]], note: str) -> list[tuple[str, str]]:
+    """Add a note to the Hub's message, which its clients show to people."""
+    return [
+        (name, value + note if name.lower() == "x-error-message" else value)
+        for name, value in fields
+    ]
 
 
 def from_error(error: XetserveError, request: Request, advice: str = "") -> Response:
@@ -36,13 +57,14 @@ def from_error(error: XetserveError, request: Request, advice: str = "") -> Resp
         is_failure = is_failure and not isinstance(error, UpstreamOffline)
         level = logging.WARNING if is_failure else logging.INFO
         logger.log(level, "request %s: %s", request.request_id, error)
-        headers = list(error.headers)
+        note = note_missing_token(request, error.status, error.code)
+        headers = add_note(error.headers, note)
         if isinstance(error, UpstreamBusy) and error.retry_after is not None:
             headers.append(("Retry-After", str(math.ceil(error.retry_after))))
         if isinstance(error, UpstreamDenied) and error.status == 401:
             headers.append(CHALLENGE)
         status = 502 if error.status == 416 else error.status
-        return error_response(status, f"{error}{advice}", headers)
+        return error_response(status, f"{error}{note}{advice}", headers)
     if isinstance(error, IntegrityError | FormatError):
         logger.error("request %s: damaged data: %s", request.request_id, error)
         return error_response(502, f"the upstream's data is damaged: {error}")

@@ -84,6 +84,7 @@ def list_hub_routes(hub: HubService) -> list[Route[Any]]:
               Auth.BASIC, read_object_path, hub.lfs.answer_batch, refuse=git_lfs.refuse),
         Route("lfs", "GET HEAD", "/[datasets/|spaces/]{id}.git/info/lfs/objects/{oid}",
               Auth.BASIC, read_object_path, hub.lfs.answer_object),
+        Route("registry", "GET HEAD", "/v2/", Auth.NONE, no_target, hub.registry.answer_ping),
         Route("registry", "GET HEAD", "/v2/{owner}/{name}/manifests/{tag}",
               Auth.OPTIONAL, read_object_path, hub.registry.answer_manifest),
         Route("registry", "GET HEAD", "/v2/{owner}/{name}/blobs/{digest}",

@@ -251,8 +251,8 @@ class ProxiesConfig:
         "x-forwarded",
         parse_proxy_headers,
         "XETSERVE_PROXY_HEADERS",
-        "header fields that trusted proxies set: x-forwarded (X-Forwarded-For, -Proto, -Host), "
-        "forwarded (RFC 7239) or off",
+        "header fields that trusted proxies set: x-forwarded (X-Forwarded-For, -Proto, -Host, "
+        "-Port), forwarded (RFC 7239) or off",
         metavar="KIND",
     )
     proxy_protocol: bool = _setting(

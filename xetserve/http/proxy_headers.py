@@ -1,4 +1,4 @@
-"""Client addresses behind proxies: read X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239).
+"""Clients behind proxies: read X-Forwarded-For, -Proto, -Host and -Port, or Forwarded (RFC 7239).
 
 Any client can send these fields, so an entry counts only if a trusted proxy wrote it. Each proxy
 appends the address of its peer. The list is therefore read from its end, past the trusted proxies,
@@ -19,7 +19,7 @@ from ipaddress import (
 from typing import Final
 
 from xetserve.http.messages import Headers, Request
-from xetserve.http.request import is_host
+from xetserve.http.request import has_port, is_host
 
 UNIX: Final = "unix"
 FORWARDED: Final = "forwarded"
@@ -76,6 +76,7 @@ class _Hop:
     address: str = ""
     proto: str = ""
     host: str = ""
+    port: str = ""
 
 
 class Forwarding:
@@ -92,13 +93,16 @@ class Forwarding:
     def apply(self, request: Request) -> None:
         """Set the request's peer, secure and host to the values that trusted proxies sent.
 
+        A port counts only for a host without one: many proxies send the port on which they
+        listen, which another proxy or a container may map to a different one.
+
         An attribute without such a value stays unchanged.
         """
         if request.peer not in self._trusted:
             return
-        proto = host = ""
+        proto = host = port = ""
         for hop in self._read(request.headers):
-            proto, host = hop.proto or proto, hop.host or host
+            proto, host, port = hop.proto or proto, hop.host or host, hop.port or port
             address = normalize_address(hop.address)
             if not address:  # "unknown", an obfuscated name, or malformed: the list ends here
                 break
@@ -107,9 +111,21 @@ class Forwarding:
                 break
         if proto.lower() in ("http", "https"):
             request.secure = proto.lower() == "https"
-        if host and is_host(host) and not host.startswith(":"):
+        if not is_host(host) or host.startswith(":"):
+            host = ""
+        own = request.headers.get("host") or ""
+        host = _add_port(host or own, port, secure=request.secure)
+        if host != own:
             others = [field for field in request.headers if field[0].lower() != "host"]
             request.headers = Headers([("host", host), *others])
+
+
+def _add_port(host: str, port: str, *, secure: bool) -> str:
+    """Return a host with a port, unless it has one or the port is the scheme's default."""
+    is_port = re.fullmatch(r"[1-9][0-9]{0,4}", port) and int(port) <= 65535
+    if not host or not is_port or port == ("443" if secure else "80") or has_port(host):
+        return host
+    return f"{host}:{port}"
 
 
 def normalize_address(text: str) -> str:
@@ -136,18 +152,19 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 def _read_x_forwarded(headers: Headers) -> list[_Hop]:
     """Return the hops, the nearest proxy's entry first.
 
-    Often only one of several proxies sets X-Forwarded-Proto and -Host, so those lists may be
+    Often only one of several proxies sets X-Forwarded-Proto, -Host and -Port, so those lists may be
     shorter than the list of addresses.
     """
     addresses = _list(headers, "x-forwarded-for")
     protos = _list(headers, "x-forwarded-proto")
     hosts = _list(headers, "x-forwarded-host")
+    ports = _list(headers, "x-forwarded-port")
 
     def at(values: list[str], index: int) -> str:
         return values[index] if index < len(values) else ""
 
-    count = max(len(addresses), 1 if protos or hosts else 0)
-    return [_Hop(at(addresses, i), at(protos, i), at(hosts, i)) for i in range(count)]
+    count = max(len(addresses), 1 if protos or hosts or ports else 0)
+    return [_Hop(at(addresses, i), at(protos, i), at(hosts, i), at(ports, i)) for i in range(count)]
 
 
 def _list(headers: Headers, name: str) -> list[str]:

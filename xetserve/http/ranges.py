@@ -3,14 +3,13 @@
 import re
 from typing import Final, NamedTuple
 
-_RANGES: Final = re.compile(r"\s*bytes\s*=(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
-# Blanks match possessively ("*+"): a number may be empty, and backtracking over a long run of
-# blanks takes seconds.
-_SPEC: Final = re.compile(r"\s*+(\d*)\s*+-\s*+(\d*)\s*+", re.ASCII)
+# Blanks may stand around the field and around commas, nowhere else (RFC 9110, 14.1.2 and 5.6.1).
+# They match possessively ("*+"): a number may be empty, and backtracking over a long run of blanks
+# takes seconds.
+_RANGES: Final = re.compile(r"\s*bytes=(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
+_SPEC: Final = re.compile(r"\s*+(\d*)-(\d*)\s*+", re.ASCII)
 _FROM_START: Final = re.compile(r"bytes=0-\d*", re.ASCII | re.IGNORECASE)
-_RESUMPTION: Final = re.compile(
-    r"\s*+bytes\s*+=\s*+0*+[1-9]\d*+\s*+-\s*+", re.ASCII | re.IGNORECASE
-)
+_RESUMPTION: Final = re.compile(r"\s*+bytes=\s*+0*+[1-9]\d*+-\s*+", re.ASCII | re.IGNORECASE)
 _CONTENT_RANGE: Final = re.compile(
     r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE
 )

@@ -12,6 +12,12 @@ MAX_AGENT_SIZE: Final = 512  # characters of the client's User-Agent that are re
 _REQUEST_FIELDS: Final = (
     "Accept", "Accept-Language", "Content-Type", "If-None-Match", "If-Modified-Since",
 )  # fmt: skip
+# Fields that go to the Hub with each request for a client: they say whether a download counts, and
+# which trace the request belongs to (Trace Context, 3.2).
+_MARKS: Final = {
+    "X-HF-Download-Counter": re.compile(r"[0-9]{1,9}"),
+    "traceparent": re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
+}
 # Response fields that are not relayed. They concern one connection (RFC 9110, 7.6.1) or its sender,
 # or are wrong for our response, whose content is decoded and may be changed. Cookies and persistent
 # browser policies belong to the Hub's own host.
@@ -55,6 +61,15 @@ def has_passed(headers: Headers, name: str) -> bool:
 def select_request_fields(headers: Headers) -> list[tuple[str, str]]:
     """Return the request fields that are relayed to the upstream unchanged."""
     return [(name, value) for name in _REQUEST_FIELDS if (value := headers.get(name)) is not None]
+
+
+def select_marks(headers: Headers) -> list[tuple[str, str]]:
+    """Return the well-formed fields that mark a request for the Hub and for logs."""
+    return [
+        (name, value)
+        for name, pattern in _MARKS.items()
+        if pattern.fullmatch(value := headers.get(name) or "")
+    ]
 
 
 def select_answer_fields(

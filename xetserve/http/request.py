@@ -117,6 +117,12 @@ def _add_path(rest: str, method: str) -> str:
     return rest if rest.startswith("/") else f"/{rest}"
 
 
+def has_port(host: str) -> bool:
+    """Return whether a valid Host field has a port."""
+    match = _HOST.fullmatch(host)
+    return match is not None and match["port"] is not None
+
+
 def is_host(text: str) -> bool:
     """Return whether text is a valid Host field (RFC 9110, 7.2); an empty one is valid."""
     match = _HOST.fullmatch(text)

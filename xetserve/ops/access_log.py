@@ -15,6 +15,7 @@ import sys
 from typing import Final, Protocol
 
 from xetserve.http.messages import Record, Request
+from xetserve.http.relay import select_marks
 from xetserve.ops.logs import add_priority, begin_json, format_text, mask_secrets
 
 SHOWN: Final = frozenset({"revision", "type", "repo", "checksum"})  # parameters without secrets
@@ -84,6 +85,7 @@ class TextLog:
             f" upstream={_optional(record.upstream_bytes)} cache={_optional(record.cache_bytes)}"
             f" hits={_optional(record.cache_hits)} verified={_optional_yes(record.is_verified)}"
             f" token={record.token or '-'}"
+            f"{''.join(f' {name}={value}' for name, value in _find_marks(request).items())}"
             f' "{"-" if agent is None else escape(agent)}"'
         )
         _write(format_text(logging.INFO, NAME, text))
@@ -110,6 +112,7 @@ class JsonLog:
             "verified": record.is_verified,
             "complete": record.is_complete,
             "token": record.token,
+            **_find_marks(request),
             "user_agent": _user_agent(request),
         }
         _write(json.dumps(line))  # json.dumps escapes all but printable ASCII
@@ -122,6 +125,11 @@ def _times(record: Record) -> dict[str, float | None]:
         "first_byte_ms": None if first is None else round(first * 1000, 3),
         "total_ms": round(record.total_time * 1000, 3),
     }
+
+
+def _find_marks(request: Request) -> dict[str, str]:
+    marks = select_marks(request.headers)
+    return {name.lower().removeprefix("x-hf-").replace("-", "_"): value for name, value in marks}
 
 
 def _user_agent(request: Request) -> str | None:

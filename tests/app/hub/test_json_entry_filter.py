@@ -58,9 +58,20 @@ def test_whatever_comes_goes_on(text: bytes, size: int) -> None:
     assert run(text, size) == text
 
 
+@pytest.mark.parametrize("value", ["", "*" * 64, HASH[1:], HASH.upper(), None, 0])
+def test_what_is_no_hash_goes_from_large_entries_too(value: Any) -> None:
+    entry = {"path": "a", "xetHash": value, "size": LIMIT + 1}
+    assert json.loads(run(json.dumps([entry]).encode(), 1000)) == [without(entry)]
+    entry["xetHash"] = HASH
+    assert json.loads(run(json.dumps([entry]).encode(), 1000)) == [entry]
+
+
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
 def test_the_rest_is_the_same_to_the_byte(size: int) -> None:
-    large = b'{"xetHash":"0", "size" :1001,"more":%b}' % DELICATE.replace(b"9" * 5000, b"9")
+    large = b'{"xetHash":"%b", "size" :1001,"more":%b}' % (
+        b"0" * 64,
+        DELICATE.replace(b"9" * 5000, b"9"),
+    )
     text = b'[{"xetHash":"0",  "size":5}, %b ,{"size":5,"xetHash":"0"}, %b]' % (large, DELICATE)
     assert run(text, size) == b'[{  "size":5}, %b ,{"size":5}, %b]' % (large, DELICATE)
 

@@ -57,6 +57,16 @@ def test_what_is_no_such_member_stays(text: bytes) -> None:
     assert run(text, 5) == text
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_hashes_may_be_spared(size: int) -> None:
+    members = [f'"xetHash" : "{HASH}"', '"xetHash": ""', '"xetHash":null', f'"xetHash":"{HASH}0"']
+    text = b"[" + b", ".join(b'{%b, "b":1}' % each.encode() for each in members) + b"]"
+    filter_ = MemberFilter(("xetHash",), spares_hashes=True)
+    parts = [filter_.feed(text[at : at + size]) for at in range(0, len(text), size)]
+    expected = b'[{%b, "b":1}, { "b":1}, { "b":1}, { "b":1}]' % members[0].encode()
+    assert b"".join([*parts, filter_.finish()]) == expected
+
+
 def test_little_is_held_back() -> None:
     members = MemberFilter(NAMES)
     given_out = sum(len(members.feed(b'{"a":1},' * 1000)) for _ in range(50))

@@ -122,9 +122,10 @@ class TestApi:
         for status, headers, content in found:
             assert (status, json.loads(content)) == (200, [PLAIN_ENTRY])
             assert (headers["etag"], headers["x-total-count"]) == ('W/"1"', "3")
-            assert headers["vary"] == "Authorization"
+            assert headers["vary"] == "Authorization, Accept-Encoding"
             assert STALE_FIELD.lower() not in headers
         assert (head[0], head[1]["etag"]) == (200, 'W/"1"')
+        assert head[1]["vary"] == "Authorization, Accept-Encoding"
         assert world.asked == [f"GET {path}"]
 
     @pytest.mark.parametrize(

@@ -26,6 +26,16 @@ async def test_a_manifest_is_passed_on_as_it_is() -> None:
     assert (request.target, request.get("accept")) == (MANIFEST, media_type)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_there_is_a_registry(method: str) -> None:
+    world = World()
+    async with world.run() as client:
+        status, headers, body = await ask(client, "/v2/", method=method, token=None)
+    assert (status, headers["docker-distribution-api-version"]) == (200, "registry/2.0")
+    assert body == (b"{}\n" if method == "GET" else b"")
+    assert world.hub.requests == []
+
+
 @pytest.mark.parametrize("path", [BLOB, BLOB.replace(":", "%3A")])
 async def test_a_blob_comes_from_the_cas(path: str) -> None:
     world = make_world()
@@ -101,7 +111,8 @@ async def test_what_is_not_what_it_is_called_is_no_whole_answer() -> None:
         ("POST", MANIFEST, 405),
         ("DELETE", BLOB, 405),
         ("GET", "/v2/o/n/tags/list", 404),
-        ("GET", "/v2/", 404),
+        ("POST", "/v2/", 405),
+        ("GET", "/v2", 404),
     ],
 )
 async def test_what_the_hub_is_not_asked(method: str, path: str, status: int) -> None:

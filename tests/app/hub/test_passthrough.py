@@ -12,7 +12,8 @@ from tests.peers import Answer, Received, http_answer
 from tests.waiting import PATIENCE, until
 from xetserve import __version__
 from xetserve.app.hub.passthrough import HELD_SIZE, MAX_QUESTION_SIZE
-from xetserve.app.hub.xet_mode import NATIVE, XetMode
+from xetserve.app.hub.xet_mode import CLIENT_LIMIT, NATIVE, XetMode
+from xetserve.upstream.answers.cache import AnswerCache, AnswerPolicy
 
 JSON = "Content-Type: application/json; charset=utf-8"
 ENTRY = {"type": "file", "path": "a", "xetHash": "0" * 64, "size": 1}
@@ -181,7 +182,7 @@ class TestAnswers:
         async with world.run() as client:
             _, headers, _ = await ask(client, "/api/models")
         assert headers["via"] == "1.1 cdn, 1.1 xetserve-test"
-        assert headers["vary"] == "Origin, Authorization"
+        assert headers["vary"] == "Origin, Authorization, Accept-Encoding"
         assert (headers["etag"], headers["x-total-count"]) == ('W/"1"', "3")
         assert headers["access-control-allow-origin"] == "*"
         assert headers["x-request-id"] != "theirs"
@@ -248,6 +249,73 @@ class TestAnswers:
         async with hub(http_answer(304, b"", 'ETag: W/"1"', length=False)).run() as client:
             status, headers, _ = await ask(client, "/api/x", 'If-None-Match: W/"1"')
             assert (status, headers["etag"]) == (304, 'W/"1"')
+
+    @pytest.mark.parametrize("is_kept", [False, True])
+    async def test_every_answer_has_the_vary_of_the_whole(self, is_kept: bool) -> None:
+        """RFC 9110, 15.4.5 and 9.3.2."""
+        path = "/api/models/o/n" if is_kept else "/api/x"
+        body = json.dumps(["a" * 2000]).encode()
+
+        def answer(request: Received) -> Answer:
+            if request.get("if-none-match") is not None:
+                return http_answer(304, b"", 'ETag: W/"1"', "Vary: Origin", length=False)
+            is_head = request.method == "HEAD"
+            fields = (JSON, 'ETag: W/"1"', "Vary: Origin")
+            return http_answer(200, b"" if is_head else body, *fields)
+
+        world = hub(answer)
+        world.metadata = AnswerCache(AnswerPolicy(ttl=60.0)) if is_kept else None
+        coded = "Accept-Encoding: zstd"
+        async with world.run(mode=XetMode("native")) as client:
+            whole = await ask(client, path, coded)
+            small = await ask(client, path)
+            head = await ask(client, path, coded, method="HEAD")
+            unchanged = await ask(client, path, coded, 'If-None-Match: W/"1"')
+        assert [each[0] for each in (whole, small, head, unchanged)] == [200, 200, 200, 304]
+        assert (whole[1]["content-encoding"], small[2]) == ("zstd", body)
+        for _, headers, _ in (whole, small, head, unchanged):
+            assert headers["vary"] == "Origin, Authorization, Accept-Encoding, User-Agent, Accept"
+
+    async def test_marks_of_a_request_go_to_the_hub(self) -> None:
+        trace = f"00-{'a1' * 16}-{'b2' * 8}-01"
+        marks = ("X-HF-Download-Counter: 1", f"traceparent: {trace}")
+        world = World()
+        async with world.run() as client:
+            for path in ("/api/x", "/o/n/resolve/main/a", "/download/o/n/a"):
+                await ask(client, path, *marks)
+                await ask(client, path, "X-HF-Download-Counter: a", f"traceparent: {trace}-x")
+        peers = (world.hub, world.cas, world.data)
+        marked = [
+            [
+                (each.get("traceparent"), each.get("x-hf-download-counter"), each.path)
+                for each in peer.requests
+                if each.get("traceparent") or each.get("x-hf-download-counter")
+            ]
+            for peer in peers
+        ]
+        assert {each[:2] for each in marked[0]} == {(trace, "1")}
+        paths = {"/api/x", "/o/n/resolve/main/a", "/api/models/o/n/xet-read-token/main"}
+        assert {each[2] for each in marked[0]} == paths
+        assert marked[1:] == [[], []]
+
+    @pytest.mark.parametrize("token", [None, TOKEN])
+    async def test_a_refusal_says_that_no_token_came(self, token: str | None) -> None:
+        answer = http_answer(401, b"{}", JSON, "X-Error-Message: Repository not found")
+        async with hub(answer).run() as client:
+            _, headers, _ = await ask(client, "/api/models/o/n", token=token)
+        note = " (no token came with the request)" if token is None else ""
+        assert headers["x-error-message"] == f"Repository not found{note}"
+
+    @pytest.mark.parametrize("name", ["native", "auto"])
+    async def test_a_hash_that_is_none_is_left_out(self, name: str) -> None:
+        size = CLIENT_LIMIT + 1
+        entries = [{**PLAIN_ENTRY, "size": size, "xetHash": each} for each in ("", None, "*" * 64)]
+        large = {**ENTRY, "size": size}
+        world = hub(http_answer(200, json.dumps([*entries, large]).encode(), JSON))
+        async with world.run(mode=XetMode(name)) as client:
+            target = "/api/models/o/n/tree/main"
+            _, _, body = await ask(client, target, "User-Agent: hf_hub/2.4; hf_xet/1.8")
+        assert json.loads(body) == [*[{**PLAIN_ENTRY, "size": size}] * 3, large]
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 501])
     async def test_a_refusal_is_passed_on(self, status: int) -> None:

@@ -10,10 +10,10 @@ from xetserve.app.download.service import FileService
 from xetserve.app.hub.by_sha256 import ObjectService
 from xetserve.app.hub.git_lfs import LfsApi
 from xetserve.app.hub.ollama import OllamaService
-from xetserve.app.hub.passthrough import PassThrough
+from xetserve.app.hub.passthrough import EXACT, PassThrough
 from xetserve.app.hub.repo_api import ManagementApi
 from xetserve.app.hub.writes import AUTO, UPLOADS_REFUSED, Commands
-from xetserve.app.hub.xet_mode import ALL_FILES, XetMode
+from xetserve.app.hub.xet_mode import XetMode
 from xetserve.app.native.cas_api import CasService, ask_for_token
 from xetserve.app.paths import ResolvePath
 from xetserve.app.route_table import Call
@@ -81,7 +81,7 @@ class HubService:
         Raises:
             UpstreamError: the Hub fails or refuses.
         """
-        response = await self._api.answer(call.request, call.token, native_above=ALL_FILES)
+        response = await self._api.answer(call.request, call.token, native_above=EXACT)
         names = {name for name, _ in _INERT}
         kept = [field for field in response.headers if field[0] not in names]
         response.headers = [*kept, *_INERT]

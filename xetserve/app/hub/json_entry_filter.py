@@ -14,12 +14,13 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from xetserve.app.hub.json_filter import MemberFilter
+from xetserve.app.hub.json_filter import HASH, MemberFilter
 
 MAX_ENTRY: Final = 64 * 1024  # bytes that are held
 
 _LEAD: Final = re.compile(r"[ \t\r\n]*[\[,][ \t\r\n]*")
 _BEHIND: Final = re.compile(r"[ \t\r\n]*[,\]]")  # without it a number may go on
+_HASH: Final = re.compile(HASH.decode())
 _DECODER: Final = json.JSONDecoder()
 
 
@@ -28,7 +29,8 @@ class EntryFilter:
 
     Args:
         names: of the members, as in MemberFilter.
-        limit: bytes; the members stay in entries whose "size" is larger.
+        limit: bytes; the members stay in entries whose "size" is larger, unless "xetHash" is no
+            hash: Xet clients would take an empty or redacted one for a hash.
     """
 
     def __init__(self, names: Sequence[str], limit: int) -> None:
@@ -78,7 +80,9 @@ class EntryFilter:
 
     def _is_large(self, entry: Any) -> bool:
         size = entry.get("size") if isinstance(entry, dict) else None
-        return isinstance(size, int) and size > self._limit
+        if not isinstance(size, int) or size <= self._limit:
+            return False
+        return "xetHash" not in entry or bool(_HASH.fullmatch(str(entry["xetHash"])))
 
     def _remove(self, text: bytes) -> bytes:
         return self._members.feed(text) + self._members.finish()

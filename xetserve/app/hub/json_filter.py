@@ -26,6 +26,7 @@ from typing import Final
 
 MAX_MATCH: Final = 4096  # bytes; no match is longer, so that so many have to be held back
 
+HASH: Final = rb"[0-9a-f]{64}"
 _BLANK: Final = rb"[ \t\r\n]{0,64}"
 _VALUE: Final = rb'(?:"[^"\\]{0,256}"|[-+.0-9A-Za-z]{1,32}(?=[ \t\r\n,}\]]))'
 
@@ -38,11 +39,13 @@ class MemberFilter:
 
     Args:
         names: at most 32 ASCII characters each.
+        spares_hashes: leave members whose value is a hash in hex.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, spares_hashes: bool = False) -> None:
         name = b"|".join(re.escape(name.encode("ascii")) for name in names)
-        member = rb'"(?:%b)"%b:%b%b' % (name, _BLANK, _BLANK, _VALUE)
+        value = b'(?!"%b")%b' % (HASH, _VALUE) if spares_hashes else _VALUE
+        member = rb'"(?:%b)"%b:%b%b' % (name, _BLANK, _BLANK, value)
         rest = rb"(?:%b,%b%b){0,3}" % (_BLANK, _BLANK, member)
         # First in its object, a member takes the comma behind it along; otherwise the one before
         # it.

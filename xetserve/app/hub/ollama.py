@@ -3,22 +3,25 @@
 from typing import Final
 
 from xetserve.app.hub.by_sha256 import ObjectService, is_sha256
-from xetserve.app.hub.passthrough import PassThrough
+from xetserve.app.hub.passthrough import EXACT, PassThrough
 from xetserve.app.hub.paths import ObjectPath
-from xetserve.app.hub.xet_mode import ALL_FILES
 from xetserve.app.route_table import Call
 from xetserve.errors import RequestError
-from xetserve.http.messages import Response
+from xetserve.http.messages import Response, json_response
 
 _ALGORITHM: Final = "sha256:"
 
 
 class OllamaService:
-    """Answers /v2/{owner}/{name}/manifests/{tag} and /v2/{owner}/{name}/blobs/{digest}."""
+    """Answers /v2/ and, for a repository, manifests and blobs."""
 
     def __init__(self, api: PassThrough, objects: ObjectService) -> None:
         self._api = api
         self._objects = objects
+
+    async def answer_ping(self, call: Call[None]) -> Response:
+        """Answer the question whether there is a registry (OCI distribution-spec, end-1)."""
+        return json_response(200, {}, [("Docker-Distribution-Api-Version", "registry/2.0")])
 
     async def answer_manifest(self, call: Call[ObjectPath]) -> Response:
         """Answer GET and HEAD for a manifest.
@@ -27,7 +30,7 @@ class OllamaService:
             UpstreamError: the Hub fails or refuses.
         """
         # It does not mention Xet, and its digest forbids any change.
-        return await self._api.answer(call.request, call.token, native_above=ALL_FILES)
+        return await self._api.answer(call.request, call.token, native_above=EXACT)
 
     async def answer_blob(self, call: Call[ObjectPath]) -> Response:
         """Answer GET and HEAD for a blob.

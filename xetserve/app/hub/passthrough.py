@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from xetserve.app.download.body import hold_body, no_blocks, start_body
 from xetserve.app.download.hub_answer import HubAnswer
 from xetserve.app.download.service import STALE_FIELD, head_timeout
+from xetserve.app.errors import add_note, note_missing_token
 from xetserve.app.hub import event_streams
 from xetserve.app.hub.json_bodies import (
     Page,
@@ -46,6 +47,7 @@ HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, wit
 # another one is forwarded to the Hub.
 MAX_LENT: Final = 32 * 1024 * 1024
 _BUFFER_SIZE: Final = 64 * 1024
+EXACT: Final = -2  # for native_above: the answer must not be changed
 _XET_MEMBERS: Final = ("xetHash", "xetEnabled")
 
 
@@ -77,7 +79,8 @@ class PassThrough:
 
         Args:
             native_above: bytes. JSON members about Xet are removed, except from entries of larger
-                files; None: from all entries; negative: from none.
+                files; None: from all entries; another negative number than EXACT: from none. An
+                "xetHash" that is no hash, empty or redacted, is removed in any case.
             joins_pages: join all pages of a list into one.
             may_have_token: the caller replaces the token for the CAS that the answer has.
 
@@ -223,7 +226,8 @@ def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> li
     fields.append(hub.make_via(headers))
     vary = [name.strip() for value in headers.get_all("vary") for name in value.split(",")]
     fields = [field for field in fields if field[0] != "Vary"]
-    add_vary(fields, *vary, "Authorization")
+    # A 304 and the answer to a HEAD have the Vary of a 200, whose content may get a coding here.
+    add_vary(fields, *vary, "Authorization", "Accept-Encoding")
     return fields
 
 
@@ -262,6 +266,8 @@ def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tupl
     if answer.status >= 400:
         fields = [field for field in fields if field[0] != "Cache-Control"]
         fields.append(("Cache-Control", "no-store"))
+        code = answer.headers.get("x-error-code")
+        fields = add_note(fields, note_missing_token(request, answer.status, code))
     return fields
 
 
@@ -271,7 +277,11 @@ def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | E
         return None
     if native_above is None:
         return MemberFilter(_XET_MEMBERS)
-    return None if native_above < 0 else EntryFilter(_XET_MEMBERS, native_above)
+    if native_above == EXACT:
+        return None
+    if native_above < 0:
+        return MemberFilter(("xetHash",), spares_hashes=True)
+    return EntryFilter(_XET_MEMBERS, native_above)
 
 
 def _is_json(headers: Headers) -> bool:

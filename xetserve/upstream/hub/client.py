@@ -73,7 +73,9 @@ class HubClient:
     def on_behalf(
         self, headers: Headers, *, names_agent: bool = False, timeout: float | None = None
     ) -> "HubClient":
-        """Return a client whose requests carry the Via of a client's request; all else is shared.
+        """Return a client whose requests carry the Via and the marks of a client's request.
+
+        All else is shared.
 
         Args:
             headers: of the client's request.

@@ -12,7 +12,7 @@ from typing import Final
 from xetserve.errors import UpstreamError, UpstreamRefused
 from xetserve.http.encoding import ACCEPT_ENCODING
 from xetserve.http.messages import Headers
-from xetserve.http.relay import extend_agent, extend_via, has_passed
+from xetserve.http.relay import extend_agent, extend_via, has_passed, select_marks
 from xetserve.net.client_connection import ClientResponse
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Origin, Url, parse_url
@@ -55,7 +55,7 @@ class HubLink:
     def _describe(self, headers: Headers, *, names_agent: bool) -> tuple[tuple[str, str], ...]:
         """Return the fields that name this server and the client."""
         agent = extend_agent(USER_AGENT, headers) if names_agent else USER_AGENT
-        fields = [("User-Agent", agent)]
+        fields = [("User-Agent", agent), *select_marks(headers)]
         if self._instance:
             fields.append(self.make_via(headers))
         return tuple(fields)
@@ -67,7 +67,7 @@ class HubLink:
     def on_behalf(
         self, headers: Headers, *, names_agent: bool, timeout: float | None = None
     ) -> "HubLink":
-        """Return a link whose requests carry the Via of a client's request.
+        """Return a link whose requests carry the Via and the marks of a client's request.
 
         Args:
             headers: of the client's request.
