@@ -9,6 +9,7 @@ from tests.deploy.fake_engine import FakeEngine
 from tests.deploy.fake_machine import FakeMachine, FakeSystemd
 from xetserve.commands.arguments import parse_arguments
 from xetserve.commands.deploy import choose_target, make_plan
+from xetserve.commands.service_settings import summarize_settings
 from xetserve.deploy.containers import ContainerTarget
 from xetserve.deploy.machine import DeployError
 from xetserve.deploy.steps import Plan, carry_out
@@ -121,12 +122,14 @@ def test_the_target_that_has_the_service(
     assert isinstance(choose(machine, action, "--target", "systemd")[0], SystemdTarget)
 
 
-@pytest.mark.parametrize("flag", ["--publish", "--network", "--memory", "--config-dir", "--image"])
+@pytest.mark.parametrize(
+    "flag", ["--publish", "--network", "--memory", "--config-dir", "--image", "--rebuild"]
+)
 def test_flags_that_systemd_would_ignore(machine: FakeMachine, flag: str) -> None:
     FakeSystemd(machine)
     machine.programs = {"systemctl"}
     with pytest.raises(ConfigError, match=f"{flag} is for containers"):
-        choose(machine, "apply", flag, "127.0.0.1:8080")
+        choose(machine, "apply", flag, *([] if flag == "--rebuild" else ["127.0.0.1:8080"]))
 
 
 def test_the_python_of_systemd(machine: FakeMachine) -> None:
@@ -134,3 +137,16 @@ def test_the_python_of_systemd(machine: FakeMachine) -> None:
     machine.programs = {"systemctl"}
     steps = [each.describe() for each in plan(machine, "plan").steps]
     assert any(each.startswith(f"run {sys.executable} -m venv ") for each in steps)
+
+
+def test_what_counts_in_a_settings_file() -> None:
+    first = summarize_settings(b"[limits]\nmax_connections = 5\n[server]\nport = 8080\n")
+    assert first == summarize_settings(
+        b"# said otherwise\n[server]\nport = 8080\n\n[limits]\nmax_connections = 5"
+    )
+    live = summarize_settings(b"[limits]\nmax_connections = 6\n[server]\nport = 8080\n")
+    assert (live.settings != first.settings, live.fixed == first.fixed) == (True, True)
+    fixed = summarize_settings(b"[limits]\nmax_connections = 5\n[server]\nport = 8081\n")
+    assert fixed.fixed != first.fixed
+    assert summarize_settings(b"port = 1") != summarize_settings(b"port = 2")
+    assert summarize_settings(b"[") != summarize_settings(b"[[")

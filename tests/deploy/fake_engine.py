@@ -1,5 +1,6 @@
 """What docker does to a machine that is not there."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ NO = Done(1, "", "Error: No such object")
 @dataclass
 class Container:
     image: str
+    number: str  # id of the image
     labels: dict[str, str]
     arguments: tuple[str, ...]
     is_running: bool = False
@@ -36,6 +38,7 @@ class FakeEngine:
     machine: FakeMachine
     containers: dict[str, Container] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)  # name -> id
+    image_labels: dict[str, dict[str, str]] = field(default_factory=dict)  # name -> labels
     labelled: dict[str, str] = field(default_factory=dict)  # id -> label
     volumes: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
@@ -55,7 +58,7 @@ class FakeEngine:
                     return NO
                 found = self.containers[name]
                 document = {
-                    "Image": f"sha256:{self.images.get(found.image, 'gone')}",
+                    "Image": f"sha256:{found.number}",
                     "State": {
                         "Running": found.is_running,
                         "Status": "running" if found.is_running else "exited",
@@ -64,17 +67,23 @@ class FakeEngine:
                 }
                 return Done(0, json.dumps([document]), "")
             case ("image", "inspect", _, _, image):
-                return Done(0, f"sha256:{self.images[image]}\n", "") if image in self.images else NO
+                if image not in self.images:
+                    return NO
+                labels = json.dumps(self.image_labels.get(image))
+                return Done(0, f"sha256:{self.images[image]} {labels}\n", "")
             case ("image", "ls", *_):
                 return Done(0, "\n".join(self.labelled), "")
             case ("image", "rm", "--force", number):
                 del self.labelled[number]
             case ("pull", image):
-                self.images[image] = f"id of {image}"
+                self.images[image] = f"id-of-{image}"
             case ("build", *flags):
                 image = flags[flags.index("--tag") + 1]
-                self.images[image] = f"id of {image}"
-                self.labelled[f"id of {image}".replace(" ", "-")] = ""
+                given = _find_labels(tuple(flags))
+                built = hashlib.sha256(repr((image, given, self.images)).encode()).hexdigest()
+                self.images[image] = built
+                self.image_labels[image] = given
+                self.labelled[built] = ""
             case ("volume", "inspect", name):
                 return OK if name in self.volumes else NO
             case ("volume", "create", name):
@@ -85,10 +94,9 @@ class FakeEngine:
                 return Done(1, "", "xetserve: unknown key")
             case ("create", "--name", name, *arguments):
                 image = arguments[arguments.index("serve") - 1]
-                labels = [arguments[i + 1] for i, each in enumerate(arguments) if each == "--label"]
                 assert name not in self.containers
                 self.containers[name] = Container(
-                    image, dict(each.split("=", 1) for each in labels), tuple(arguments)
+                    image, self.images[image], _find_labels(tuple(arguments)), tuple(arguments)
                 )
             case ("exec", name, "xetserve", "probe", "--json", *ready):
                 return self._probe(name, "/ready" if ready else "/health")
@@ -97,6 +105,8 @@ class FakeEngine:
                 self.containers[name].is_running = True
             case ("stop", *_, name):
                 self.containers[name].is_running = False
+            case ("exec", _, "xetserve", "config", "check", *_) if self.is_config_bad:
+                return Done(1, "", "xetserve: unknown key")
             case ("rename", old, new):
                 assert new not in self.containers
                 self.containers[new] = self.containers.pop(old)
@@ -129,3 +139,8 @@ class FakeEngine:
                 refusal = refuse(self.speech, address)
                 return self._say(container, path) if refusal is None else refusal or None
         return None
+
+
+def _find_labels(arguments: tuple[str, ...]) -> dict[str, str]:
+    labels = [arguments[i + 1] for i, each in enumerate(arguments) if each == "--label"]
+    return dict(each.split("=", 1) for each in labels)

@@ -148,8 +148,8 @@ class FakeSystemd:
                 return Done(1, "", "no such package\nno network")
             case ("systemctl", "is-enabled", *_):
                 return OK if self.is_enabled else no
-            case ("systemctl", "is-active", "--quiet", _):
-                return OK if self.is_listening else no
+            case ("systemctl", "is-active", "--quiet", unit):
+                return OK if (self.is_listening if "socket" in unit else self.running) else no
             case ("systemctl", "is-active", "xetserve.socket"):
                 return Done(0, "active\n", "") if self.is_listening else Done(3, "inactive\n", "")
             case ("systemctl", "is-active", *_):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.deploy.fake_engine import FakeEngine
 from tests.deploy.fake_machine import FakeMachine
+from xetserve.deploy.applied_settings import Summary
 from xetserve.deploy.containers import ContainerTarget, Shape, find_engine, find_flags
 from xetserve.deploy.local_server import Speech
 from xetserve.deploy.machine import DeployError, Done
@@ -175,9 +176,95 @@ def test_a_ready_image_is_pulled_and_noticed_when_it_is_another(
     assert "docker pull hub.example/xetserve:latest" in machine.commands
     assert target.plan_apply(None).steps == []
     container = engine.containers["xetserve"]
-    container.image = "old"  # what its tag was then
-    engine.images["old"] = "other"
+    container.number = "other"  # what its tag was then
     assert target.plan_apply(None).steps
+
+
+DOCKERFILE = b"ARG BASE=python:3.13-alpine\nARG BUILD_BASE=${BASE}\nFROM ${BUILD_BASE} AS build\n"
+
+
+@pytest.mark.parametrize("change", ["Dockerfile", "argument", "base", "older version"])
+def test_what_an_image_is_built_from_counts(
+    machine: FakeMachine, engine: FakeEngine, change: str
+) -> None:
+    machine.files["/src/Dockerfile.alpine"] = DOCKERFILE
+    do(make(machine).plan_apply(ONE), machine)
+    assert machine.commands.count("docker pull python:3.13-alpine") == 1
+    assert make(machine).plan_apply(ONE).steps == []
+    before = engine.containers["xetserve"].number
+    arguments: tuple[str, ...] = ()
+    reason = "the Dockerfile or the build arguments have changed"
+    if change == "Dockerfile":
+        machine.files["/src/Dockerfile.alpine"] = DOCKERFILE + b"# other"
+    elif change == "argument":
+        arguments = ("BASE=x",)
+    elif change == "base":
+        engine.images["python:3.13-alpine"] = "newer"
+        reason = "the base image python:3.13-alpine has changed"
+    else:
+        engine.image_labels["xetserve:1.0-aaaa"].clear()
+    shape = Shape(build_arguments=arguments)
+    target = ContainerTarget(machine, "docker", shape, template=b"", env_template=b"")
+    plan = target.plan_apply(ONE)
+    assert plan.notes == [f"the image is built again: {reason}"]
+    do(plan, machine)
+    assert engine.containers["xetserve"].number != before
+    assert engine.containers["xetserve-previous"].number == before
+    assert target.plan_apply(ONE).steps == []
+    del engine.images["x" if arguments else "python:3.13-alpine"]  # `docker image prune`
+    assert target.plan_apply(ONE).steps == []
+
+
+@pytest.mark.parametrize("image", ["", "x/y:1.0"])
+def test_an_image_can_be_made_anew(machine: FakeMachine, engine: FakeEngine, image: str) -> None:
+    package = None if image else ONE
+    do(make(machine, image=image).plan_apply(package), machine)
+    assert make(machine, image=image).plan_apply(package).steps == []
+    shape = Shape(image=image, is_new=True)
+    target = ContainerTarget(machine, "docker", shape, template=b"", env_template=b"")
+    machine.commands.clear()
+    do(target.plan_apply(package), machine)
+    expected = "docker pull x/y:1.0" if image else "docker build --file /src/Dockerfile.alpine"
+    (done,) = [line for line in machine.commands if line.startswith(expected)]
+    assert ("--no-cache" in done) == (not image)
+    assert "docker stop --time=45 xetserve" in machine.commands
+
+
+def summarize(content: bytes) -> Summary:
+    return Summary(content.decode(), content.decode().partition(" live")[0])
+
+
+def test_settings_that_a_reload_can_change(machine: FakeMachine, engine: FakeEngine) -> None:
+    target = ContainerTarget(
+        machine, "docker", Shape(), template=b"", env_template=b"", summarize=summarize
+    )
+    do(target.plan_apply(ONE), machine)
+    number = len(machine.commands)
+    config = "/etc/xetserve/xetserve.toml"
+    machine.files[config] = b" live"
+    plan = target.plan_apply(ONE)
+    assert plan.notes == ["settings changed: reload"]
+    assert machine.files["/etc/xetserve/.xetserve.applied"] == b'["", ""]'
+    engine.is_config_bad = True
+    with pytest.raises(DeployError, match="unknown key; nothing has changed for clients"):
+        do(plan, machine)
+    engine.is_config_bad = False
+    do(target.plan_apply(ONE), machine)
+    changing = ("build", "create", "start", "stop", "kill")
+    done = [line for line in machine.commands[number:] if line.split()[1] in changing]
+    assert done == ["docker kill --signal=HUP xetserve"]
+    assert target.plan_apply(ONE).steps == []
+    machine.files[config] = b"fixed live"
+    plan = target.plan_apply(ONE)
+    assert plan.notes[0].startswith("settings changed: restart")
+    do(plan, machine)
+    assert set(engine.containers) == {"xetserve", "xetserve-previous"}
+    assert target.plan_apply(ONE).steps == []
+    machine.remove(Path("/etc/xetserve/.xetserve.applied"))  # an older version recorded nothing
+    assert target.plan_apply(ONE).notes == ["settings changed: reload"]
+    do(target.plan_apply(ONE), machine)
+    do(target.plan_remove(purge=False), machine)
+    assert machine.list_folder(Path("/etc/xetserve")) == ["xetserve.env", "xetserve.toml"]
 
 
 def test_an_upgrade_and_back_and_forth(machine: FakeMachine, engine: FakeEngine) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.fake_machine import FakeMachine, FakeSystemd
+from xetserve.deploy.applied_settings import Summary
 from xetserve.deploy.local_server import Address, Speech
 from xetserve.deploy.machine import DeployError, Done
 from xetserve.deploy.package import Package
@@ -63,7 +64,7 @@ def test_a_first_installation(
     plan = target.plan_apply(ONE)
     assert machine.changes == 0  # planning touches nothing
     said = do(plan, machine)
-    assert said == [step.describe() for step in plan.steps]
+    assert said == [step.describe() for step in (*plan.steps, *plan.after)]
     assert f"write {CONFIG} (0640, root:{GROUP}, 10 bytes)" in said
     assert machine.files[CONFIG] == b"# template"
     assert machine.rights[CONFIG] == (0o640, GROUP)
@@ -133,6 +134,38 @@ def test_a_second_time_there_is_nothing_to_do(machine: FakeMachine, target: Syst
     plan = target.plan_apply(ONE)
     assert (plan.steps, plan.after) == ([], [])
     assert (snapshot(machine), machine.changes) == (before, changes)
+
+
+def test_settings_that_a_reload_can_change(machine: FakeMachine, systemd: FakeSystemd) -> None:
+    target = SystemdTarget(
+        machine,
+        template=b"",
+        python="python",
+        summarize=lambda content: Summary(content.decode(), content.decode().partition(" live")[0]),
+    )
+    do(target.plan_apply(ONE), machine)
+    machine.files[CONFIG] = b" live"
+    plan = target.plan_apply(ONE)
+    assert plan.notes == ["settings changed: reload"]
+    machine.commands.clear()
+    do(plan, machine)
+    changing = [line for line in machine.commands if "reload" in line or "restart" in line]
+    assert changing == ["systemctl reload xetserve.service"]
+    assert target.plan_apply(ONE).steps == []
+    for path in (CONFIG, "/etc/xetserve/xetserve.env"):
+        machine.files[path] = b"fixed"
+        plan = target.plan_apply(ONE)
+        assert plan.notes[0].startswith("settings changed: restart")
+        do(plan, machine)
+        assert "systemctl restart xetserve.service" in machine.commands
+        assert links(machine) == ("versions/1.0-aaaa", None)
+        assert target.plan_apply(ONE).steps == []
+    machine.files[CONFIG] = b"other"
+    systemd.running = None  # it sleeps, and reads them when it wakes
+    plan = target.plan_apply(ONE)
+    assert (plan.steps, plan.notes) == ([], [])
+    do(plan, machine)
+    assert target.plan_apply(ONE).after == []
 
 
 def test_a_service_that_sleeps_is_as_it_should_be(

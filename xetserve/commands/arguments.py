@@ -251,6 +251,12 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
             )
             engines.add_argument("--image", help="use this image instead of building one")
             engines.add_argument(
+                "--rebuild",
+                action="store_true",
+                help="build the image without the builder's cache, or pull it, also if nothing "
+                "has changed",
+            )
+            engines.add_argument(
                 "--network",
                 help="network of the container; host publishes no port; "
                 "at first default, the engine's own",

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from xetserve.commands.arguments import DEFAULT_TIMEOUT, DEPLOYED, TARGETS
 from xetserve.commands.output import write_output
-from xetserve.commands.service_settings import find_speech
+from xetserve.commands.service_settings import find_speech, summarize_settings
 from xetserve.config.parsers import parse_count, parse_seconds
 from xetserve.config.template import make_env_template, make_toml_template
 from xetserve.deploy.containers import ContainerTarget, Shape, find_engine, find_flags
@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace, machine: Machine) -> int:
         command = target.log_command(follow=options.follow, lines=lines)
         os.execvp(command[0], command)
     plan = make_plan(options, target)
-    for note in notes:
+    for note in (*notes, *plan.notes):
         _print(f"# {note}")
     if options.action == "plan":
         _show(plan)
@@ -140,7 +140,9 @@ def _make_target(
     template = make_toml_template().encode()
     given = _get_flags(options)
     if name == "systemd":
-        others = [f"--{each}" for each in ("name", "image") if getattr(options, each, None)]
+        others = [
+            f"--{each}" for each in ("name", "image", "rebuild") if getattr(options, each, None)
+        ]
         for flag in (*given, *others):
             raise ConfigError(
                 f"{flag} is for containers: give --target docker or podman. Where a systemd "
@@ -153,6 +155,7 @@ def _make_target(
             python=python,
             timeout=timeout,
             find_speech=find_speech,
+            summarize=summarize_settings,
         )
     container = options.name or DEPLOYED
     kept = find_flags(machine, name, container)
@@ -162,6 +165,7 @@ def _make_target(
             "give --publish once more, and the others that are not the default"
         )
     shape = Shape(name=container, image=getattr(options, "image", None) or "", **(kept or {}))
+    shape = replace(shape, is_new=getattr(options, "rebuild", False))
     wanted = replace(shape, **{_KEPT[flag]: value for flag, value in given.items()})
     if kept:
         notes += [
@@ -176,6 +180,7 @@ def _make_target(
         template=template,
         env_template=make_env_template().encode(),
         timeout=timeout,
+        summarize=summarize_settings,
     )
 
 

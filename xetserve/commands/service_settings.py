@@ -1,13 +1,17 @@
 """Settings of the deployed service for commands on its machine."""
 
 import argparse
+import hashlib
 import logging
 import os
+import tomllib
 from collections.abc import Mapping
 
 from xetserve.commands.config import read_env_file
+from xetserve.commands.serve.reload import is_live
 from xetserve.config.load import Loaded, add_flags, load_all
 from xetserve.config.schema import Config
+from xetserve.deploy.applied_settings import Summary, summarize_bytes
 from xetserve.deploy.local_server import Speech
 from xetserve.deploy.service_settings import SERVICE, find_service_settings
 from xetserve.errors import ConfigError
@@ -57,6 +61,21 @@ def find_speech() -> Speech:
         return Speech()
     config = loaded.config
     return Speech(bool(config.tls.tls_cert), config.proxies.proxy_protocol)
+
+
+def summarize_settings(content: bytes) -> Summary:
+    """Summarize a settings file, by the settings that a reload can change and the others."""
+    try:
+        tables = tomllib.loads(content.decode())
+    except (ValueError, RecursionError):  # it is refused when it is checked
+        return summarize_bytes(content)
+    found = [
+        (section, name, repr(value))
+        for section, table in sorted(tables.items())
+        for name, value in (sorted(table.items()) if isinstance(table, dict) else [("", table)])
+    ]
+    fixed = [each for each in found if not is_live(*each[:2])]
+    return Summary(*(hashlib.sha256(repr(each).encode()).hexdigest() for each in (found, fixed)))
 
 
 def _load_service(

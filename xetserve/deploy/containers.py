@@ -8,10 +8,18 @@ are refused from the end of the old container's drain until the new one listens.
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from xetserve.deploy.applied_settings import (
+    AppliedSettings,
+    Change,
+    Summary,
+    summarize_bytes,
+)
+from xetserve.deploy.image_build import Recipe, inspect_image
 from xetserve.deploy.local_server import READY, Address, Answer, choose_answer, parse_probe
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import Package
@@ -19,7 +27,9 @@ from xetserve.deploy.steps import Check, Command, File, Folder, Plan, Remove, St
 
 ENGINES: Final = ("docker", "podman")
 USER: Final = "1000"  # user and group in the image; the group may read the configuration
-CACHE: Final = "/var/cache/xetserve"  # path in the container
+CACHE: Final = "/var/cache/xetserve"  # path in the container, as the next one
+CONFIG: Final = "/etc/xetserve/xetserve.toml"
+CHECK: Final = ("config", "check", "--config", CONFIG)
 STOP_TIMEOUT: Final = 45  # seconds; longer than the default drain_timeout
 SPEC_LABEL: Final = "io.xetserve.spec"
 FLAGS_LABEL: Final = "io.xetserve.deploy.flags"  # what an upgrade without flags keeps
@@ -48,6 +58,7 @@ class Shape:
     network: of the engine; None: its default bridge.
     memory: the limit, in the engine's notation.
     image: an existing image; empty: build one from a source folder.
+    is_new: build or pull the image again.
     """
 
     name: str = "xetserve"
@@ -57,6 +68,7 @@ class Shape:
     memory: str = "512m"
     image: str = ""
     build_arguments: tuple[str, ...] = ()
+    is_new: bool = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -141,6 +153,7 @@ class ContainerTarget:
     Args:
         template, env_template: the content of new configuration files.
         timeout: seconds that a start may take.
+        summarize: summarizes a settings file.
     """
 
     def __init__(
@@ -152,6 +165,7 @@ class ContainerTarget:
         template: bytes,
         env_template: bytes,
         timeout: float = 30.0,
+        summarize: Callable[[bytes], Summary] = summarize_bytes,
     ) -> None:
         _, self._port = shape.address
         self._machine = machine
@@ -160,14 +174,21 @@ class ContainerTarget:
         self._template = template
         self._env_template = env_template
         self._timeout = timeout
+        self._applied = AppliedSettings(
+            machine,
+            shape.config_folder / "xetserve.toml",
+            shape.config_folder / f".{shape.name}.applied",
+            summarize,
+        )
         self._next = f"{shape.name}-next"
         self._previous = f"{shape.name}-previous"
 
     def plan_apply(self, package: Package | None) -> Plan:
         """Return a plan that runs the shape's image, or an image built from a package."""
         name = self._shape.name
-        image, building = self._get_image(package)
-        plan = Plan(steps=[*self._make_configuration(), *building])
+        plan = Plan(steps=self._make_configuration())
+        image, building = self._get_image(package, plan.notes)
+        plan.steps += building
         environment = self._machine.read(self._env_file)
         spec = self._make_spec(image, self._env_template if environment is None else environment)
         labels = {SPEC_LABEL: spec, FLAGS_LABEL: self._shape.format_flags()}
@@ -179,15 +200,23 @@ class ContainerTarget:
             and labels.items() <= _get_labels(current).items()
             and _strip(current.get("Image")) == self._find_image(image)
         ):
-            return plan
+            change = self._applied.find_change(self._template)
+            if change is Change.NOTHING:
+                return plan
+            plan.notes.append(change.value)
+            if change is Change.RELOAD:
+                plan.steps.append(self._command("exec", name, "xetserve", *CHECK))
+                plan.steps.append(self._command("kill", "--signal=HUP", name))
+                plan.switch = len(plan.steps)
+                plan.after = [self._applied.record()]
+                return plan
         volume = f"{name}-cache"
         if self._run("volume", "inspect", volume).status:
             plan.steps.append(self._command("volume", "create", volume))
         if self._inspect(self._next) is not None:  # an earlier apply was interrupted
             plan.steps.append(self._command("rm", "--force", self._next))
-        check = ("config", "check", "--config", "/etc/xetserve/xetserve.toml")
         plan.steps.append(
-            self._command("run", "--rm", "--network=none", *self._flags(), image, *check)
+            self._command("run", "--rm", "--network=none", *self._flags(), image, *CHECK)
         )
         plan.steps.append(
             self._command(
@@ -216,6 +245,7 @@ class ContainerTarget:
                 self._command("rename", name, self._previous),
                 self._command("rename", self._next, name),
             ]
+        plan.after.append(self._applied.record())
         return plan
 
     def plan_rollback(self) -> Plan:
@@ -253,6 +283,8 @@ class ContainerTarget:
         plan.steps += [
             self._command("image", "rm", "--force", one) for one in sorted({*built.out.split()})
         ]
+        if not purge and self._machine.exists(self._applied.state):
+            plan.steps.append(Remove(self._applied.state))
         if purge:
             volume = f"{shape.name}-cache"
             if self._run("volume", "inspect", volume).status == 0:
@@ -297,30 +329,38 @@ class ContainerTarget:
             steps.append(File(self._env_file, self._env_template, 0o640, "0"))
         return steps
 
-    def _get_image(self, package: Package | None) -> tuple[str, list[Step]]:
-        """Return the image, and the steps that build it if it does not exist."""
-        if self._shape.image:
-            image = self._shape.image
-            if self._find_image(image) is not None:
-                return image, []
-            return image, [self._command("pull", image)]
+    def _get_image(self, package: Package | None, notes: list[str]) -> tuple[str, list[Step]]:
+        """Return the image, and the steps that build or pull it if that is necessary.
+
+        Append to notes why an image that exists is built again.
+        """
+        shape = self._shape
+        if shape.image:
+            if self._find_image(shape.image) is not None and not shape.is_new:
+                return shape.image, []
+            return shape.image, [self._command("pull", shape.image)]
         if package is None:
             raise DeployError("name an image (--image), or a source folder (--from) to build one")
         source = Path(package.requirement)
-        recipe = source / "Dockerfile.alpine"
-        if not self._machine.exists(recipe):
-            raise DeployError(f"{recipe} does not exist: --from must be a source folder")
-        image = f"{self._shape.name}:{package.name}"
-        if self._find_image(image) is not None:
-            return image, []
-        flags = ["--file", str(recipe), "--tag", image]
-        flags += ["--label", f"{OWNER_LABEL}={self._shape.name}"]
+        path = source / "Dockerfile.alpine"
+        dockerfile = self._machine.read(path)
+        if dockerfile is None:
+            raise DeployError(f"{path} does not exist: --from must be a source folder")
+        image = f"{shape.name}:{package.name}"
+        arguments = (f"VERSION={package.version}", *shape.build_arguments)
+        recipe = Recipe(self._engine, dockerfile, arguments)
+        if not shape.is_new and (found := inspect_image(self._machine, self._engine, image)):
+            reason = recipe.find_change(self._machine, found)
+            if reason is None:
+                return image, []
+            notes.append(f"the image is built again: {reason}")
+        flags = ["--file", str(path), "--tag", image]
+        flags += ["--label", f"{OWNER_LABEL}={shape.name}"]
+        flags += ["--no-cache"] if shape.is_new else []
         # Podman's own image format has no HEALTHCHECK.
         flags += ["--format", "docker"] if self._engine == "podman" else []
-        for argument in (f"VERSION={package.version}", *self._shape.build_arguments):
-            flags += ["--build-arg", argument]
-        network = ["--network", self._shape.network] if self._shape.network else []
-        return image, [self._command("build", *flags, *network, str(source))]
+        flags += ["--network", shape.network] if shape.network else []
+        return image, recipe.plan_build(self._machine, tuple(flags), str(source))
 
     def _flags(self) -> tuple[str, ...]:
         """Return the flags of every container: no privileges, and only the cache is writable."""
@@ -354,7 +394,7 @@ class ContainerTarget:
 
     @staticmethod
     def _serve() -> tuple[str, ...]:
-        return ("serve", "--config", "/etc/xetserve/xetserve.toml")
+        return ("serve", "--config", CONFIG)
 
     def _make_spec(self, image: str, environment: bytes) -> str:
         """Return a fingerprint of everything a container is created from.
@@ -422,8 +462,8 @@ class ContainerTarget:
         return inspect_container(self._machine, self._engine, name)
 
     def _find_image(self, image: str) -> str | None:
-        done = self._run("image", "inspect", "--format", "{{.Id}}", image)
-        return None if done.status else _strip(done.out.strip())
+        found = inspect_image(self._machine, self._engine, image)
+        return None if found is None else found.number
 
 
 def _strip(image_id: object) -> str:

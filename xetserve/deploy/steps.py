@@ -183,6 +183,7 @@ class Plan:
     back_to: the name of the previous state, for messages.
     after: steps that tidy up after success; their failure has no effect.
     log: a command that prints the last log lines of the failed service.
+    notes: sentences for the operator about why there are steps.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -192,6 +193,7 @@ class Plan:
     back_to: str = "the previous state"
     after: list[Step] = field(default_factory=list)
     log: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def carry_out(plan: Plan, machine: Machine, say: Callable[[str], None]) -> None:

@@ -17,6 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from xetserve.deploy.applied_settings import (
+    AppliedSettings,
+    Change,
+    Summary,
+    summarize_bytes,
+)
 from xetserve.deploy.local_server import READY, Address, Answer, Speech, choose_answer
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import COMPLETE, LOCK, SHARED, UNITS, Package
@@ -68,6 +74,11 @@ class Paths:
         return self.etc / "xetserve.toml"
 
     @property
+    def environment(self) -> Path:
+        """Return the path of the file with environment variables of the service."""
+        return self.etc / "xetserve.env"
+
+    @property
     def drop_in(self) -> Path:
         """Return the path of the drop-in that deploy writes."""
         return self.units / f"{SERVICE}.d" / "10-deploy.conf"
@@ -96,6 +107,7 @@ class SystemdTarget:
         python: the interpreter for virtual environments.
         timeout: seconds that a start may take.
         find_speech: returns what the service speaks on its sockets, by its settings of now.
+        summarize: summarizes a settings file.
     """
 
     def __init__(
@@ -107,9 +119,17 @@ class SystemdTarget:
         timeout: float = 30.0,
         paths: Paths | None = None,
         find_speech: Callable[[], Speech] = Speech,
+        summarize: Callable[[bytes], Summary] = summarize_bytes,
     ) -> None:
         self._machine = machine
         self._paths = paths or Paths()
+        self._applied = AppliedSettings(
+            machine,
+            self._paths.config,
+            self._paths.opt / "settings.applied",
+            summarize,
+            self._paths.environment,
+        )
         self._template = template
         self._python = python
         self._timeout = timeout
@@ -138,7 +158,21 @@ class SystemdTarget:
         is_on = self._is("is-enabled", SOCKET) and self._is("is-active", SOCKET)
         has_failed = self._is("is-failed", SERVICE)
         links = self._switch(wanted, current)
+        change = Change.RESTART
         if not (units or links or has_failed) and is_on:
+            change = self._applied.find_change(self._template)
+            if change is Change.NOTHING:
+                return plan
+            plan.after = [self._applied.record()]
+            if not self._is("is-active", SERVICE):  # it reads them when it starts
+                return plan
+            plan.notes.append(change.value)
+        if change is Change.RELOAD:
+            plan.steps += [
+                self._check_configuration(folder),
+                Command(("systemctl", "reload", SERVICE)),
+            ]
+            plan.switch = len(plan.steps)
             return plan
         plan.steps.append(self._check_configuration(folder))
         plan.switch = len(plan.steps)
@@ -152,9 +186,12 @@ class SystemdTarget:
         plan.undo = self._undo(current, units, is_new=bool(installing), folder=folder)
         keep = {wanted, current}
         plan.after = [
-            Remove(paths.versions / name)
-            for name in machine.list_folder(paths.versions)
-            if current != wanted and f"versions/{name}" not in keep
+            self._applied.record(),
+            *(
+                Remove(paths.versions / name)
+                for name in machine.list_folder(paths.versions)
+                if current != wanted and f"versions/{name}" not in keep
+            ),
         ]
         return plan
 
@@ -290,7 +327,7 @@ class SystemdTarget:
         return steps
 
     def _check_configuration(self, folder: Path) -> Step:
-        environment = self._paths.etc / "xetserve.env"
+        environment = self._paths.environment
         read = ("--env-file", str(environment)) if self._machine.exists(environment) else ()
         program = str(folder / "bin" / "xetserve")
         command = (program, "config", "check", "--config", str(self._paths.config), *read)

@@ -1,0 +1,95 @@
+"""The settings that a deployed service has: a change of live ones is a reload, of others a restart.
+
+A file beside the service records a summary of the settings file when they are applied. A service
+that was restarted since then has newer ones; it is then reloaded or restarted once more.
+"""
+
+import enum
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from xetserve.deploy.machine import Machine
+
+
+class Summary(NamedTuple):
+    """Hashes of a settings file: of all settings, and of those that need a restart."""
+
+    settings: str
+    fixed: str
+
+
+class Change(enum.Enum):
+    """What has to be done for the settings; the value is a note for the operator."""
+
+    NOTHING = ""
+    RELOAD = "settings changed: reload"
+    RESTART = "settings changed: restart, since a reload cannot apply all of them"
+
+
+def summarize_bytes(content: bytes) -> Summary:
+    """Summarize a file, as if each change of it needed a restart."""
+    return Summary(*[hashlib.sha256(content).hexdigest()] * 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    settings: "AppliedSettings"
+
+    def describe(self) -> str:
+        """Return one line about the step."""
+        return f"record the settings in {self.settings.state}"
+
+    def do(self, machine: Machine) -> None:
+        """Carry out the step."""
+        machine.write(
+            self.settings.state, json.dumps(self.settings.summarize_now()).encode(), 0o600, None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedSettings:
+    """The settings of a service.
+
+    path: the settings file.
+    state: the file with the summary of the settings that were applied.
+    environment: a file of variables; a change of it needs a restart. None: there is none.
+    """
+
+    machine: Machine
+    path: Path
+    state: Path
+    summarize: Callable[[bytes], Summary]
+    environment: Path | None = None
+
+    def find_change(self, template: bytes) -> Change:
+        """Return what has to be done; it is a reload if nothing is recorded.
+
+        Args:
+            template: what a missing settings file will be made from.
+        """
+        now = self.summarize_now(template)
+        try:
+            before = Summary(*json.loads(self.machine.read(self.state) or b""))
+        except (ValueError, TypeError):
+            return Change.RELOAD
+        if now == before:
+            return Change.NOTHING
+        return Change.RELOAD if now.fixed == before.fixed else Change.RESTART
+
+    def record(self) -> _Record:
+        """Return a step that records the settings as applied."""
+        return _Record(self)
+
+    def summarize_now(self, template: bytes = b"") -> Summary:
+        """Return the summary of the files as they are."""
+        content = self.machine.read(self.path)
+        settings, fixed = self.summarize(template if content is None else content)
+        variables = self.machine.read(self.environment) if self.environment else None
+        if variables is None:
+            return Summary(settings, fixed)
+        both = hashlib.sha256(variables).hexdigest()
+        return Summary(f"{settings} {both}", f"{fixed} {both}")
