@@ -1,5 +1,6 @@
 """Which target `xetserve deploy` means, and what it keeps of earlier runs."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import pytest
 
 from tests.deploy.fake_engine import FakeEngine
 from tests.deploy.fake_machine import FakeMachine, FakeSystemd
+from xetserve.commands import deploy as module
 from xetserve.commands.arguments import parse_arguments
-from xetserve.commands.deploy import choose_target, make_plan
+from xetserve.commands.deploy import choose_target, make_plan, run_deploy
+from xetserve.commands.deploy_report import describe_outcome
 from xetserve.commands.service_settings import summarize_settings
 from xetserve.deploy.containers import ContainerTarget
+from xetserve.deploy.local_server import Answer
 from xetserve.deploy.machine import DeployError
 from xetserve.deploy.steps import Plan, carry_out
 from xetserve.deploy.systemd import SystemdTarget
@@ -150,3 +154,75 @@ def test_what_counts_in_a_settings_file() -> None:
     assert fixed.fixed != first.fixed
     assert summarize_settings(b"port = 1") != summarize_settings(b"port = 2")
     assert summarize_settings(b"[") != summarize_settings(b"[[")
+
+
+def ready(cause: str | None) -> Answer:
+    return Answer("http://h", 200, json.dumps({"cause": cause, "status": "degraded"}).encode())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, None, ""),
+        (None, "hub", ", but degraded (hub). This does"),
+        ("hub", "hub", ", but degraded, as before (hub). This does"),
+        ("hub", "cache", ", but degraded (cache), and was not before. This does"),
+    ],
+)
+def test_a_degraded_service_is_told_of(
+    before: str | None, after: str | None, expected: str
+) -> None:
+    found = describe_outcome("done", ready(before) if before else None, ready(after))
+    assert found.startswith(f"done{expected}")
+    assert found.endswith("not count against the version that runs") == bool(expected)
+
+
+def run(machine: FakeMachine, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    for name in ("RealMachine", "PlanningMachine"):
+        monkeypatch.setattr(module, name, lambda: machine)
+    return run_deploy(parse_arguments(["deploy", *arguments]))
+
+
+def test_the_next_steps(
+    machine: FakeMachine,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(machine, monkeypatch, "apply", *LOOPBACK) == 0
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "done: the service is ready",
+        "  URL       http://127.0.0.1:8080",
+        "  settings  /etc/xetserve/xetserve.toml; after a change: xetserve deploy apply",
+        "  logs      docker logs --tail=100 --follow xetserve",
+    ]
+
+
+def test_json_for_programs(
+    machine: FakeMachine,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each action prints one object, and its progress elsewhere."""
+    flags = ("--image", "x:1.0", "--json")
+    changed = []
+    for action in ("plan", "apply", "plan", "apply"):
+        assert run(machine, monkeypatch, action, "--target", "docker", *flags) == 0
+        printed, progress = capsys.readouterr()
+        found = json.loads(printed)
+        changed.append(found["changed"])
+        assert bool(found["steps"]) == found["changed"]
+        assert bool(progress) == (found["changed"] and action == "apply")
+        if action == "apply":
+            assert found["url"] == "http://127.0.0.1:8080"
+            assert found["settings"] == "/etc/xetserve/xetserve.toml"
+            assert found["ready"] == "yes"
+            assert found["logs"].startswith("docker logs ")
+    assert changed == [True, True, False, False]
+    assert run(machine, monkeypatch, "remove", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["changed"], "url" in found) == (True, False)
+    engine.is_config_bad = True
+    assert run(machine, monkeypatch, "apply", "--target", "docker", *flags) == 1
+    assert "unknown key" in json.loads(capsys.readouterr().out)["error"]

@@ -280,7 +280,7 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
                 default=DEFAULT_LINES,
                 help=f"print the last N; default: {DEFAULT_LINES}",
             )
-        if name == "status":
+        if name != "logs":
             action.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xetserve.commands.arguments import DEFAULT_TIMEOUT, DEPLOYED, TARGETS
+from xetserve.commands.deploy_report import Report, describe_outcome
 from xetserve.commands.output import write_output
 from xetserve.commands.service_settings import find_speech, summarize_settings
 from xetserve.config.parsers import parse_count, parse_seconds
@@ -35,6 +36,8 @@ def run_deploy(options: argparse.Namespace) -> int:
         return _run(options, machine)
     except DeployError as exc:
         sys.stderr.write(f"xetserve deploy: {exc}\n")
+        if getattr(options, "json", False):
+            write_output(json.dumps({"error": str(exc)}) + "\n")
         return 1
 
 
@@ -55,21 +58,32 @@ def _run(options: argparse.Namespace, machine: Machine) -> int:
         command = target.log_command(follow=options.follow, lines=lines)
         os.execvp(command[0], command)
     plan = make_plan(options, target)
-    for note in (*notes, *plan.notes):
-        _print(f"# {note}")
+    report = Report(as_json=options.json)
+    plan.notes = [*notes, *plan.notes]
+    for note in plan.notes:
+        report.say(f"# {note}")
+    is_empty = not plan.steps and not plan.after
     if options.action == "plan":
-        _show(plan)
+        if is_empty or options.json:
+            report.finish(_NOTHING if is_empty else "planned", plan, target)
+        else:
+            _show(plan)
         return 0
-    if not plan.steps and not plan.after:
-        _print("nothing to change")
+    is_to_run = options.action != "remove"
+    if is_empty:
+        report.finish(_NOTHING, plan, target, target.ask_ready() if options.json else None)
         return 0
     if os.geteuid() != 0 and isinstance(target, SystemdTarget):
         raise DeployError("only root can change a systemd service: use sudo")
-    carry_out(plan, machine, _print)
-    _print(_DONE[options.action] if options.action != "remove" or not options.purge else "removed")
+    before = target.ask_ready() if is_to_run else None
+    carry_out(plan, machine, report.say)
+    sentence = "removed" if options.action == "remove" and options.purge else _DONE[options.action]
+    after = target.ask_ready() if is_to_run else None
+    report.finish(describe_outcome(sentence, before, after), plan, target, after)
     return 0
 
 
+_NOTHING: Final = "nothing to change"
 _DONE: Final = {
     "apply": "done: the service is ready",
     "rollback": "done: the service is ready with the previous version",
@@ -234,9 +248,6 @@ def make_plan(options: argparse.Namespace, target: SystemdTarget | ContainerTarg
 
 
 def _show(plan: Plan) -> None:
-    if not plan.steps and not plan.after:
-        _print("nothing to change")
-        return
     for number, step in enumerate(plan.steps):
         if number == plan.switch and plan.undo:
             _print("# the next steps interrupt clients; if one fails, deploy runs:")

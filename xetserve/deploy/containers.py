@@ -306,8 +306,17 @@ class ContainerTarget:
             health = (told.get("Health") or {}).get("Status")
             image = found["Config"].get("Image", "?")
             state[role] = f"{image}, {told.get('Status', '?')}{f', {health}' if health else ''}"
-        state["ready"] = describe_state(self._ask(self._shape.name, READY))
+        state["ready"] = describe_state(self.ask_ready())
         return state
+
+    def ask_ready(self) -> Answer | None:
+        """Return the answer of /ready of the running container; None: there is none."""
+        return self._ask(self._shape.name, READY)
+
+    @property
+    def settings(self) -> Path:
+        """Return the path of the settings file."""
+        return self._applied.path
 
     def log_command(self, *, follow: bool, lines: int) -> tuple[str, ...]:
         """Return the command that prints the log."""

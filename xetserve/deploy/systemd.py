@@ -269,9 +269,17 @@ class SystemdTarget:
         for unit in (SOCKET, SERVICE):
             done = machine.run(("systemctl", "is-active", unit))
             state[unit] = done.out.strip() or "unknown"
-        answer = self._ask(machine, READY) if state[SOCKET] == "active" else None
-        state["ready"] = describe_state(answer)
+        state["ready"] = describe_state(self.ask_ready())
         return state
+
+    def ask_ready(self) -> Answer | None:
+        """Return the answer of /ready of the service; None: it does not listen."""
+        return self._ask(self._machine, READY) if self._is("is-active", SOCKET) else None
+
+    @property
+    def settings(self) -> Path:
+        """Return the path of the settings file."""
+        return self._paths.config
 
     @staticmethod
     def log_command(*, follow: bool, lines: int) -> tuple[str, ...]:
