@@ -86,7 +86,7 @@ def test_no_file_has_an_empty_name(segments: list[str]) -> None:
     assert caught.value.status == 404
 
 
-@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
+@pytest.mark.parametrize("kind", ["model", "dataset", "space", "kernel"])
 @pytest.mark.parametrize("repo_id", ["o/n", "Org-1/a.b_c-D", "0/_x", "a" * 96 + "/n"])
 def test_parse_repo(kind: str, repo_id: str) -> None:
     assert parse_repo(repo_id, kind) == RepoRef(kind, repo_id)

@@ -36,6 +36,7 @@ VARIANT = os.environ.get("XETSERVE_TEST_VARIANT", "").split(",")
 OLD_CLIENT = ("huggingface_hub==0.36.2", "hf-xet==1.2.0")
 DATA_CLIENT = ("datasets==5.2.0", "huggingface_hub==2.4.0")
 NODE_CLIENT = "@huggingface/hub@2.17.5"
+KERNELS_CLIENT = "kernels==0.17.2"
 
 
 @dataclass
@@ -90,6 +91,16 @@ def data_client(tmp_path_factory: pytest.TempPathFactory) -> str:
     for command in (["install", *DATA_CLIENT], ["uninstall", "--yes", "hf-xet"]):
         subprocess.run([*pip, *command], check=True, timeout=250, capture_output=True)
     return python
+
+
+@pytest.fixture(scope="session")
+def kernels_client(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder for PYTHONPATH with the client for kernels; it finds the rest beside the tests."""
+    folder = str(tmp_path_factory.mktemp("kernels-client"))
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    install = [*pip, "install", "--no-deps", "--target", folder, KERNELS_CLIENT]
+    subprocess.run(install, check=True, timeout=110, capture_output=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -231,8 +242,12 @@ def _running_client_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     try:
         many = {f"d{n % 7}/{n:05}.txt": b"" for n in range(site_module.NUM_MANY)}
         write_files(base / "many", many)
-        imported = f"{site_module.MANY}={base / 'many'}"
-        origin = start_origin(launched, base / "origin", "--import", imported)
+        build = {"build/model-Q8_0.gguf": files[site_module.SMALL]}
+        write_files(base / "kernel", build)
+        imports = [f"{site_module.MANY}={base / 'many'}"]
+        imports.append(f"kernels/{site_module.KERNEL}={base / 'kernel'}")
+        flags = [part for each in imports for part in ("--import", each)]
+        origin = start_origin(launched, base / "origin", *flags)
         for repo, flags in ((site_module.MODEL, []), (site_module.SECRET, ["--private"])):
             upload(sys.executable, origin.url, base / "home", "model", repo, base / "files", *flags)
         write_files(base / "newer", site_module.make_newer_files())

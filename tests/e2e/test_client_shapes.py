@@ -1,16 +1,56 @@
-"""Requests of clients that are not here themselves, as their sources have them: llama.cpp, and
-hf-hub in Rust.
+"""Requests of clients, as their sources have them: a table of all, and llama.cpp and hf-hub in
+Rust step by step.
 """
 
 import hashlib
 import json
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import closing
+from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.client_site import EMPTY, LARGE, MANY, MODEL, NUM_MANY, SECRET, ClientSite
+from tests.conftest import Launcher, Process
+from tests.e2e.client_site import EMPTY, KERNEL, LARGE, MANY, MODEL, NUM_MANY, SECRET, ClientSite
 from tests.e2e.clients import Connection, Reply
+from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import TOKEN
+
+FORM = ("Content-Type", "application/x-www-form-urlencoded")
+
+
+class Shape(NamedTuple):
+    """A request, with its status from a server that is plain for its client, and from a native one.
+
+    {commit} in the target is that of the repository in the target.
+    """
+
+    client: str
+    request: str
+    plain: int
+    native: int
+    body: bytes | None = None
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+K = f"/api/kernels/{KERNEL}"
+SHAPES = [
+    Shape("kernels 0.17.2", f"GET {K}/refs", 200, 200),
+    Shape("kernels 0.17.2", f"GET {K}/tree/{{commit}}/build?recursive=false&expand=false",
+          200, 200),
+    Shape("kernels 0.17.2", f"GET {K}/revision/{{commit}}", 200, 200),
+    Shape("kernels 0.17.2", f"HEAD /kernels/{KERNEL}/resolve/{{commit}}/build/model-Q8_0.gguf",
+          200, 200),
+    Shape("kernels 0.17.2", f"GET /kernels/{KERNEL}/resolve/{{commit}}/build/model-Q8_0.gguf",
+          200, 200),
+    Shape("hf-xet 1.8.0", f"GET {K}/xet-read-token/{{commit}}", 404, 200),
+    Shape("hf-xet 1.8.0", f"GET {K}/xet-write-token/main", 404, 403),
+    Shape("hf-hub 1.1.0", f"GET /api/models/{MODEL}/xet-read-token/main", 404, 200),
+    Shape("huggingface_hub 2.4.0", f"POST {K}/paths-info/main", 200, 200,
+          b"paths=build&expand=True", (FORM,)),
+    Shape("huggingface_hub 2.4.0", f"GET {K}/commits/main", 200, 200),
+]  # fmt: skip
 
 LLAMA = [("User-Agent", "llama-cpp/b9999-0123abc"), ("Accept", "application/json")]
 RUST = [("User-Agent", "unknown/None; hf-hub/0.5.0; rust/unknown")]
@@ -21,6 +61,48 @@ def ask_json(connection: Connection, path: str, token: str | None) -> object:
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     assert "link" not in reply.headers
     return json.loads(reply.body)
+
+
+@pytest.fixture(scope="module")
+def servers(
+    _running_client_site: ClientSite, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Process]]:
+    """A server of each mode."""
+    launched = Launcher(tmp_path_factory.mktemp("servers"))
+    try:
+        yield {
+            mode: launched.start(
+                *serve_arguments(_running_client_site.origin.url, "--xet-mode", mode)
+            )
+            for mode in ("plain", "native")
+        }
+    finally:
+        launched.stop_all()
+
+
+@pytest.mark.parametrize("mode", ["plain", "native"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.client}: {shape.request}")
+def test_a_shape(
+    client_site: ClientSite, servers: dict[str, Process], shape: Shape, mode: str
+) -> None:
+    method, target = shape.request.split(" ")
+    with closing(Connection(servers[mode].url)) as connection:
+        if "{commit}" in target:
+            target = target.replace("{commit}", find_commit(connection, target))
+        reply = connection.ask(target, shape.fields, method, body=shape.body)
+    assert reply.status == (shape.plain if mode == "plain" else shape.native)
+    # Nothing leads past the server.
+    told = f"{reply.headers} {reply.body.decode('latin-1')}"
+    assert client_site.origin.url.removeprefix("http://") not in told
+    if mode == "plain":
+        assert "xetHash" not in told
+        assert "x-xet-" not in told
+
+
+def find_commit(connection: Connection, target: str) -> str:
+    """Return the commit of the main branch of the repository in a target."""
+    kind, owner, name, *_ = target.removeprefix("/api").split("/")[1:]
+    return str(json.loads(connection.ask(f"/api/{kind}/{owner}/{name}").body)["sha"])
 
 
 class TestLlama:

@@ -388,10 +388,10 @@ def test_an_import_names_what_is_missing(tmp_path: Path) -> None:
 def test_an_import_of_every_type(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text("hello")
-    names = ("models/a/m", "datasets/a/d", "spaces/a/s")
+    names = ("models/a/m", "datasets/a/d", "spaces/a/s", "kernels/a/k")
     imports = [part for name in names for part in ("--import", f"{name}={tmp_path}/data")]
     origin = launcher.start("origin", str(tmp_path / "o"), "--port", "0", *imports)
-    for path in ("a/m", "datasets/a/d", "spaces/a/s"):
+    for path in ("a/m", "datasets/a/d", "spaces/a/s", "kernels/a/k"):
         with urllib.request.urlopen(f"{origin.url}/{path}/resolve/main/a.txt") as answer:
             assert answer.read() == b"hello"
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request
-from xetserve.upstream.hub.client import RepoRef
+from xetserve.upstream.hub.entry import KINDS, RepoRef
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN: Final = re.compile(r"[!-$&-.0-~]*")  # ASCII that needs no decoding
@@ -18,7 +18,6 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")  # \ufffd: was not UTF-8
 _MAX_PATH_SIZE: Final = 4096  # bytes, encoded; servers take URLs of 8 KiB
-KINDS: Final = ("model", "dataset", "space")
 
 
 class ResolvePath(NamedTuple):

@@ -30,7 +30,7 @@ Every setting can be given as a flag, as an environment variable (in brackets) o
 that --config names. A flag overrides a variable, and a variable overrides the file. Upstream
 connections use HTTPS_PROXY, HTTP_PROXY, NO_PROXY and SSL_CERT_FILE.
 """
-KINDS: Final = ("model", "dataset", "space")  # types of repositories
+KINDS: Final = ("model", "dataset", "space", "kernel")  # types of repositories
 TARGETS: Final = ("systemd", "docker", "podman")
 DEFAULT_JOBS: Final = "4"
 DEFAULT_LINES: Final = "100"
@@ -71,7 +71,7 @@ def add_flags_of_pull(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--type",
         choices=KINDS,
-        help="default: dataset or space after datasets/ or spaces/, else model",
+        help="default: that of the prefix datasets/, spaces/ or kernels/, else model",
     )
     for flag, text in (("include", "pull only matching paths"), ("exclude", "skip matching paths")):
         parser.add_argument(
@@ -128,8 +128,8 @@ def add_flags_of_cache(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OWNER/NAME[@REVISION]",
-        help="export only the data of this repository; may be repeated. Put datasets/ or spaces/ "
-        "in front of a dataset or a space",
+        help="export only the data of this repository; may be repeated. Put datasets/, spaces/ or "
+        "kernels/ in front of a dataset, space or kernel",
     )
     export.add_argument(
         "--with-unproven",
@@ -298,8 +298,8 @@ def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OWNER/NAME=FOLDER",
-        help="import a local folder as a repository before serving; may be repeated. Put datasets/ "
-        "or spaces/ in front of a dataset or a space",
+        help="import a local folder as a repository before serving; may be repeated. Put "
+        "datasets/, spaces/ or kernels/ in front of a dataset, space or kernel",
     )
     parser.add_argument(
         "--token",

@@ -735,7 +735,7 @@ class OriginConfig:
         parse_imports,
         "XETSERVE_ORIGIN_IMPORTS",
         "local folders to import as repositories before serving: OWNER/NAME=FOLDER, one a line. "
-        "Put datasets/ or spaces/ in front of a dataset or a space",
+        "Put datasets/, spaces/ or kernels/ in front of a dataset, space or kernel",
         metavar="LINES",
         has_flag=False,  # --import adds one
     )

@@ -37,7 +37,7 @@ from xetserve.origin.api.resolve import ResolveApi
 from xetserve.origin.api.uploads import UploadApi
 from xetserve.origin.api_path import READS, WRITES, ApiPath, parse_api_path
 from xetserve.origin.faults import Misbehaviour, parse_faults
-from xetserve.origin.store.commits import DATASET, MODEL, REPO_TYPES_BY_PLURAL, SPACE, RepoType
+from xetserve.origin.store.commits import MODEL, REPO_TYPES_BY_PLURAL, RepoType
 from xetserve.origin.store.library import Library
 from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Signer
@@ -322,7 +322,7 @@ class Origin:
         """Serve / and the paths below a repository's own URL: files, pages, its LFS endpoint."""
         if request.method in ("GET", "HEAD") and parts == [""]:
             return await self._pages.index(request)
-        kind = {"datasets": DATASET, "spaces": SPACE}.get(parts[0], MODEL)
+        kind = REPO_TYPES_BY_PLURAL.get(parts[0], MODEL)
         if kind is not MODEL:
             parts = parts[1:]
         for id_size in (2, 1):

@@ -9,7 +9,7 @@ from xetserve.upstream.hub.client import RepoRef
 
 COMMIT = "c" * 40
 NOTHING = "nothing"
-KINDS = {"/api/models": "model", "/api/datasets": "dataset", "/api/spaces": "space"}
+KINDS = {f"/api/{kind}s": kind for kind in ("model", "dataset", "space", "kernel")}
 
 
 def name_route(path: str) -> str:
@@ -46,6 +46,8 @@ def read_path(path: str) -> object:
         (f"/api/resolve-cache/models/o/n/{COMMIT}/a", "model", "o/n", COMMIT, "a"),
         (f"/api/resolve-cache/datasets/o/n/{COMMIT}/a", "dataset", "o/n", COMMIT, "a"),
         ("/api/resolve-cache/spaces/o/n/main/a", "space", "o/n", "main", "a"),
+        (f"/api/resolve-cache/kernels/o/n/{COMMIT}/a", "kernel", "o/n", COMMIT, "a"),
+        ("/kernels/o/n/resolve/v1/build/a.py", "kernel", "o/n", "v1", "build/a.py"),
     ],
 )
 def test_a_file_is_found(path: str, kind: str, repo: str, revision: str, file: str) -> None:
@@ -131,7 +133,7 @@ NAMES = ["tree", "resolve", "raw", "xet-read-token", "revision", "paths-info", "
 VERBS = ["tree", "xet-read-token", "revision", "paths-info", "commits", "commit", "preupload"]
 
 
-@pytest.mark.parametrize("prefix", ["/api/models", "/api/datasets", "/api/spaces"])
+@pytest.mark.parametrize("prefix", ["/api/models", "/api/datasets", "/api/spaces", "/api/kernels"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_name_is_taken_for_a_verb(prefix: str, name: str, verb: str) -> None:
@@ -150,7 +152,7 @@ def test_no_name_is_taken_for_a_verb(prefix: str, name: str, verb: str) -> None:
             assert find_kept_question(f"{prefix}/{path}") is None
 
 
-@pytest.mark.parametrize("prefix", ["", "/datasets", "/spaces"])
+@pytest.mark.parametrize("prefix", ["", "/datasets", "/spaces", "/kernels"])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_is_taken_for_a_way_to_a_file(prefix: str, name: str) -> None:
     kind = KINDS[f"/api{prefix or '/models'}"]
@@ -199,6 +201,7 @@ def test_what_is_asked_about_a_repository(path: str, verb: str) -> None:
         ("/api/datasets/squad", RepoRef("dataset", "squad")),
         ("/api/models/gpt2/tree/main", RepoRef("model", "gpt2")),
         ("/api/spaces/o/n/revision/refs%2Fpr%2F1", RepoRef("space", "o/n")),
+        ("/api/kernels/o/n/refs", RepoRef("kernel", "o/n")),
         ("/api/models/o/n/tree/main/a/b", RepoRef("model", "o/n")),
         ("/api/models/o/n/xet-read-token/main", None),
         ("/api/models/gpt2/xet-read-token/main", None),

@@ -17,6 +17,7 @@ from xetserve.upstream.hub.entry import RepoRef
         ("datasets/squad", "dataset", (RepoRef("dataset", "squad"), "main")),
         ("models/o/n@refs/pr/1", None, (RepoRef("model", "o/n"), "refs/pr/1")),
         ("spaces/o/n", None, (RepoRef("space", "o/n"), "main")),
+        ("kernels/o/n@v1", None, (RepoRef("kernel", "o/n"), "v1")),
     ],
 )
 def test_targets(text: str, kind: str | None, expected: tuple[RepoRef, str]) -> None:

@@ -13,9 +13,8 @@ from xetserve.app.paths import (
 )
 from xetserve.app.route_table import MatchedPath
 from xetserve.errors import RequestError
-from xetserve.upstream.hub.client import RepoRef
+from xetserve.upstream.hub.entry import KINDS_BY_PLURAL, RepoRef
 
-_KINDS_BY_PLURAL: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _TOKENS: Final = ("xet-read-token", "xet-write-token")
 # The verbs of API paths, and how many segments may follow each: at least and at most. The Hub has
 # more verbs. Verbs that change something are listed so that a repository with such a name cannot
@@ -89,7 +88,7 @@ def _read_repo(path: MatchedPath) -> RepoRef:
         RequestError: 400, a segment is malformed; 404, the id is not valid.
     """
     parts = [path.decode(part)[0] for part in ("owner", "name") if part in path.values]
-    return parse_hub_repo(parts, _KINDS_BY_PLURAL[path.values.get("kind", "models")])
+    return parse_hub_repo(parts, KINDS_BY_PLURAL[path.values.get("kind", "models")])
 
 
 class ApiPath(NamedTuple):
@@ -168,4 +167,4 @@ def _split_api(raw_path: str) -> tuple[str | None, list[str]]:
     rest = [decode_segment(part, may_have_slash=True) for part in parts[2:]]
     while rest and not rest[-1]:
         rest.pop()
-    return _KINDS_BY_PLURAL.get("".join(parts[1:2])), rest
+    return KINDS_BY_PLURAL.get("".join(parts[1:2])), rest

@@ -12,12 +12,11 @@ import re
 from typing import Any, Final
 
 from xetserve.app.hub.writes import Commands
-from xetserve.app.paths import KINDS
 from xetserve.app.route_table import Call
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
 from xetserve.http.messages import Request, Response
-from xetserve.upstream.hub.client import RepoRef
+from xetserve.upstream.hub.entry import KINDS, RepoRef
 
 MAX_BODY_SIZE: Final = 4 * 1024  # bytes; a name has at most 193 characters
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")

@@ -36,7 +36,7 @@ EXAMPLES: Final = (
         "     {base}/download/OWNER/REPO/folder/model.safetensors",
     ),
     Example(
-        "Datasets and spaces, branches, tags, commits and pull requests",
+        "Datasets, spaces and kernels, branches, tags, commits and pull requests",
         'curl --fail-with-body -H "Authorization: Bearer $HF_TOKEN" -OJ \\\n'
         '     "{base}/download/OWNER/REPO/data.parquet?type=dataset&revision=refs/pr/1"',
     ),
@@ -49,7 +49,7 @@ EXAMPLES: Final = (
 )
 ENDPOINTS: Final = (
     ("/{owner}/{repo}/resolve/{revision}/{path}", "a file, as at the Hub"),
-    ("/download/{owner}/{repo}/{path}", "a file; ?revision=, ?type=model|dataset|space"),
+    ("/download/{owner}/{repo}/{path}", "a file; ?revision=, ?type=model|dataset|space|kernel"),
     ("/download-hash/{hash}", "a file by its Xet hash; ?repo=, ?type=, ?revision="),
     ("/health, /healthz", "is the server up"),
     ("/ready", "does it take new clients"),

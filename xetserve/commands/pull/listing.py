@@ -7,6 +7,7 @@ are therefore cached for clients too.
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -18,6 +19,8 @@ from xetserve.upstream.hub.client import RepoRef
 MAX_PAGE_SIZE: Final = 64 * 1024 * 1024  # bytes in one response
 MAX_PAGES: Final = 10_000
 _HOST: Final = "pull.invalid"  # the host of links in responses, which lead back to the application
+# The query with which kernels lists the builds.
+_BUILDS: Final = "recursive=false&expand=false"
 _NEXT: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?')
 
 
@@ -99,9 +102,14 @@ class HandlerClient:
         Raises:
             Refused, UpstreamError: the Hub does not answer.
         """
-        await self._get_document(f"{self.repo.api_prefix}/revision/{commit}")
+        prefix = self.repo.api_prefix
+        await self._get_document(f"{prefix}/revision/{commit}")
         if self.revision == "main":
-            await self._get_document(self.repo.api_prefix)
+            await self._get_document(prefix)
+        await self._get_document(f"{prefix}/refs")  # llama.cpp and kernels begin with these
+        if self.repo.kind == "kernel":
+            with suppress(Refused):  # there is no such folder
+                await self._get_document(f"{prefix}/tree/{commit}/build?{_BUILDS}")
 
     async def iter_files(self, revision: str) -> AsyncIterator[RemoteFile]:
         """Yield all files, requesting the list page by page.

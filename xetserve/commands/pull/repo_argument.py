@@ -1,16 +1,12 @@
 """Repository arguments of commands."""
 
-from typing import Final
-
 from xetserve.app.paths import check_revision, parse_hub_repo
 from xetserve.errors import ConfigError, RequestError
-from xetserve.upstream.hub.entry import RepoRef
-
-_PREFIXES: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
+from xetserve.upstream.hub.entry import KINDS_BY_PLURAL, RepoRef
 
 
 def parse_target(text: str, kind: str | None = None) -> tuple[RepoRef, str]:
-    """Parse [models/|datasets/|spaces/]{id}[@{revision}] into repository and revision.
+    """Parse [models/|datasets/|spaces/|kernels/]{id}[@{revision}] into repository and revision.
 
     The default revision is "main".
 
@@ -22,10 +18,10 @@ def parse_target(text: str, kind: str | None = None) -> tuple[RepoRef, str]:
     """
     repo_id, at, revision = text.partition("@")
     prefix, _, rest = repo_id.partition("/")
-    if prefix in _PREFIXES and rest:
-        if kind not in (None, _PREFIXES[prefix]):
+    if prefix in KINDS_BY_PLURAL and rest:
+        if kind not in (None, KINDS_BY_PLURAL[prefix]):
             raise ConfigError(f"{text!r} is not a {kind}")
-        repo_id, kind = rest, _PREFIXES[prefix]
+        repo_id, kind = rest, KINDS_BY_PLURAL[prefix]
     try:
         repo = parse_hub_repo(repo_id.split("/"), kind or "model")
         return repo, check_revision(revision if at else "main")

@@ -141,7 +141,9 @@ class ManagementApi:
         repo_type = REPO_TYPES.get(str(value.get("type") or "model"))
         name, organization = value.get("name"), value.get("organization")
         if repo_type is None or not isinstance(name, str):
-            raise hub_error(400, "a repository has a name and a type: model, dataset or space")
+            raise hub_error(
+                400, "a repository has a name and a type: model, dataset, space or kernel"
+            )
         if "/" not in name:
             # A user's repositories are the user's by name; an open origin has no users to name.
             namespace = organization or ("" if self._gatekeeper.is_open else user)

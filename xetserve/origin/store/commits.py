@@ -19,7 +19,8 @@ class RepoType(NamedTuple):
 MODEL: Final = RepoType("model", "models", "/")
 DATASET: Final = RepoType("dataset", "datasets", "/datasets/")
 SPACE: Final = RepoType("space", "spaces", "/spaces/")
-REPO_TYPES: Final = {kind.name: kind for kind in (MODEL, DATASET, SPACE)}
+KERNEL: Final = RepoType("kernel", "kernels", "/kernels/")
+REPO_TYPES: Final = {kind.name: kind for kind in (MODEL, DATASET, SPACE, KERNEL)}
 REPO_TYPES_BY_PLURAL: Final = {kind.plural: kind for kind in REPO_TYPES.values()}
 
 

@@ -171,7 +171,7 @@ class Library:
         Files of main that the folder lacks stay. If nothing differs, there is no new commit.
 
         Args:
-            repo_type: "model", "dataset" or "space".
+            repo_type: a key of REPO_TYPES.
             private: for a repository that is made now.
 
         Raises:

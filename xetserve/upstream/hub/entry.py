@@ -15,13 +15,15 @@ from xetserve.net.url import Url
 from xetserve.upstream.requests import error_for_status
 from xetserve.xet.hashes import parse_hash
 
+KINDS: Final = ("model", "dataset", "space", "kernel")  # of repositories
+KINDS_BY_PLURAL: Final = {f"{kind}s": kind for kind in KINDS}  # as paths name them
 _LINK: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?([^",;]+)"?')
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SIZE: Final = re.compile(r"[0-9]{1,18}")
 
 
 class RepoRef(NamedTuple):
-    """A repository: kind ("model", "dataset" or "space") and id, usually owner/name."""
+    """A repository: its kind, one of KINDS, and id, usually owner/name."""
 
     kind: str
     id: str
