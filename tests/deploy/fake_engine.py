@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from tests.deploy.fake_machine import OK, FakeMachine, refuse
 from xetserve.deploy.local_server import Address, Answer, Speech, format_probe
@@ -18,6 +19,7 @@ class Container:
     labels: dict[str, str]
     arguments: tuple[str, ...]
     is_running: bool = False
+    started: str = "0001-01-01T00:00:00Z"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -61,6 +63,7 @@ class FakeEngine:
                     "Image": f"sha256:{found.number}",
                     "State": {
                         "Running": found.is_running,
+                        "StartedAt": found.started,
                         "Status": "running" if found.is_running else "exited",
                     },
                     "Config": {"Labels": found.labels, "Image": found.image},
@@ -103,6 +106,7 @@ class FakeEngine:
             case ("start", name):
                 assert not any(each.is_running for each in self.containers.values())  # the port
                 self.containers[name].is_running = True
+                self.containers[name].started = datetime.now(UTC).isoformat()
             case ("stop", *_, name):
                 self.containers[name].is_running = False
             case ("exec", _, "xetserve", "config", "check", *_) if self.is_config_bad:

@@ -3,6 +3,7 @@ up or do not.
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class FakeMachine:
 
     Attributes:
         files: path -> content; a folder is None, a link is "-> target".
+        times: path -> time of its last change.
         rights: path -> (mode, group).
         commands: all that were run, one line each.
         handlers: asked in turn for the outcome of a command; without one it succeeds.
@@ -26,6 +28,7 @@ class FakeMachine:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes | str | None] = {}
+        self.times: dict[str, float] = {}
         self.rights: dict[str, tuple[int, str | None]] = {}
         self.commands: list[str] = []
         self.handlers: list[Handler] = []
@@ -40,6 +43,9 @@ class FakeMachine:
 
     def exists(self, path: Path) -> bool:
         return str(path) in self.files or self._resolve(path) in self.files
+
+    def get_change_time(self, path: Path) -> float | None:
+        return self.times.get(self._resolve(path)) if self.exists(path) else None
 
     def read_link(self, path: Path) -> str | None:
         found = self.files.get(str(path))
@@ -95,6 +101,7 @@ class FakeMachine:
     def _change(self, path: Path, content: bytes | str) -> None:
         self.changes += 1
         self.files[str(path)] = content
+        self.times[str(path)] = time.time()
 
     def _resolve(self, path: Path) -> str:
         """Follow links in the folders of a path."""
@@ -122,6 +129,7 @@ class FakeSystemd:
         self._machine = machine
         self.is_enabled = self.is_listening = self.has_group = False
         self.running: str | None = None
+        self.started = 0.0
         self.broken: set[str] = set()
         self.is_half_broken = False
         self.speech = Speech()
@@ -171,7 +179,9 @@ class FakeSystemd:
                 if name in self.broken and not self.is_half_broken:
                     self.running = None
                     return Done(1, "", "Job for xetserve.service failed")
-                self.running = name
+                self.running, self.started = name, time.monotonic()
+            case ("systemctl", "show", "--property=ExecMainStartTimestampMonotonic", *_):
+                return Done(0, f"{self.started * 1e6:.0f}\n", "")
             case ("systemctl", "show", *_):
                 return Done(0, "[::]:8080 (Stream)\n" if self.is_listening else "\n", "")
         return None

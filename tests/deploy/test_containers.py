@@ -240,8 +240,8 @@ def test_settings_that_a_reload_can_change(machine: FakeMachine, engine: FakeEng
     )
     do(target.plan_apply(ONE), machine)
     number = len(machine.commands)
-    config = "/etc/xetserve/xetserve.toml"
-    machine.files[config] = b" live"
+    config = Path("/etc/xetserve/xetserve.toml")
+    machine.write(config, b" live", 0o640, None)
     plan = target.plan_apply(ONE)
     assert plan.notes == ["settings changed: reload"]
     assert machine.files["/etc/xetserve/.xetserve.applied"] == b'["", ""]'
@@ -254,15 +254,16 @@ def test_settings_that_a_reload_can_change(machine: FakeMachine, engine: FakeEng
     done = [line for line in machine.commands[number:] if line.split()[1] in changing]
     assert done == ["docker kill --signal=HUP xetserve"]
     assert target.plan_apply(ONE).steps == []
-    machine.files[config] = b"fixed live"
+    machine.write(config, b"fixed live", 0o640, None)
     plan = target.plan_apply(ONE)
     assert plan.notes[0].startswith("settings changed: restart")
     do(plan, machine)
     assert set(engine.containers) == {"xetserve", "xetserve-previous"}
     assert target.plan_apply(ONE).steps == []
-    machine.remove(Path("/etc/xetserve/.xetserve.applied"))  # an older version recorded nothing
-    assert target.plan_apply(ONE).notes == ["settings changed: reload"]
-    do(target.plan_apply(ONE), machine)
+    machine.write(config, b"other", 0o640, None)
+    assert target.plan_apply(ONE).steps
+    engine.containers["xetserve"].started = "2999-01-01T00:00:00.123456789Z"  # `docker restart`
+    assert target.plan_apply(ONE).steps == []
     do(target.plan_remove(purge=False), machine)
     assert machine.list_folder(Path("/etc/xetserve")) == ["xetserve.env", "xetserve.toml"]
 

@@ -2,6 +2,7 @@
 back.
 """
 
+import time
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_settings_that_a_reload_can_change(machine: FakeMachine, systemd: FakeSy
         summarize=lambda content: Summary(content.decode(), content.decode().partition(" live")[0]),
     )
     do(target.plan_apply(ONE), machine)
-    machine.files[CONFIG] = b" live"
+    machine.write(Path(CONFIG), b" live", 0o640, None)
     plan = target.plan_apply(ONE)
     assert plan.notes == ["settings changed: reload"]
     machine.commands.clear()
@@ -153,14 +154,18 @@ def test_settings_that_a_reload_can_change(machine: FakeMachine, systemd: FakeSy
     assert changing == ["systemctl reload xetserve.service"]
     assert target.plan_apply(ONE).steps == []
     for path in (CONFIG, "/etc/xetserve/xetserve.env"):
-        machine.files[path] = b"fixed"
+        machine.write(Path(path), b"fixed", 0o640, None)
         plan = target.plan_apply(ONE)
         assert plan.notes[0].startswith("settings changed: restart")
         do(plan, machine)
         assert "systemctl restart xetserve.service" in machine.commands
         assert links(machine) == ("versions/1.0-aaaa", None)
         assert target.plan_apply(ONE).steps == []
-    machine.files[CONFIG] = b"other"
+    machine.write(Path(CONFIG), b"other", 0o640, None)
+    assert target.plan_apply(ONE).steps
+    started, systemd.started = systemd.started, time.monotonic() + 3600  # `systemctl restart`
+    assert target.plan_apply(ONE).steps == []
+    systemd.started = started
     systemd.running = None  # it sleeps, and reads them when it wakes
     plan = target.plan_apply(ONE)
     assert (plan.steps, plan.notes) == ([], [])

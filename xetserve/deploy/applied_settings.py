@@ -1,7 +1,7 @@
 """The settings that a deployed service has: a change of live ones is a reload, of others a restart.
 
-A file beside the service records a summary of the settings file when they are applied. A service
-that was restarted since then has newer ones; it is then reloaded or restarted once more.
+A service has read the files that are older than its start. Of newer ones, a file beside the service
+records a summary when they are applied.
 """
 
 import enum
@@ -65,12 +65,16 @@ class AppliedSettings:
     summarize: Callable[[bytes], Summary]
     environment: Path | None = None
 
-    def find_change(self, template: bytes) -> Change:
+    def find_change(self, template: bytes, started: float) -> Change:
         """Return what has to be done; it is a reload if nothing is recorded.
 
         Args:
             template: what a missing settings file will be made from.
+            started: when the service was started, in seconds as of time.time().
         """
+        changed = [self.machine.get_change_time(each) for each in self._files]
+        if max((each for each in changed if each is not None), default=0.0) < started:
+            return Change.NOTHING
         now = self.summarize_now(template)
         try:
             before = Summary(*json.loads(self.machine.read(self.state) or b""))
@@ -79,6 +83,10 @@ class AppliedSettings:
         if now == before:
             return Change.NOTHING
         return Change.RELOAD if now.fixed == before.fixed else Change.RESTART
+
+    @property
+    def _files(self) -> list[Path]:
+        return [self.path, *([self.environment] if self.environment else [])]
 
     def record(self) -> _Record:
         """Return a step that records the settings as applied."""

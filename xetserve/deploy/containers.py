@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -200,7 +201,8 @@ class ContainerTarget:
             and labels.items() <= _get_labels(current).items()
             and _strip(current.get("Image")) == self._find_image(image)
         ):
-            change = self._applied.find_change(self._template)
+            started = _parse_time(current["State"].get("StartedAt"))
+            change = self._applied.find_change(self._template, started)
             if change is Change.NOTHING:
                 return plan
             plan.notes.append(change.value)
@@ -477,3 +479,11 @@ class ContainerTarget:
 
 def _strip(image_id: object) -> str:
     return str(image_id).removeprefix("sha256:")
+
+
+def _parse_time(text: object) -> float:
+    """Return a time in the notation of the engines in seconds; 0: it is another notation."""
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return 0.0

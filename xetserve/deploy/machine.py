@@ -40,6 +40,13 @@ class Machine(Protocol):
         """Return whether the path exists; a broken link counts."""
         ...
 
+    def get_change_time(self, path: Path) -> float | None:
+        """Return when a file was changed or put there, in seconds as of time.time(); None: never.
+
+        A file that keeps the modification time of an older one counts as well.
+        """
+        ...
+
     def read_link(self, path: Path) -> str | None:
         """Return the target of a symbolic link; None: there is no link."""
         ...
@@ -99,6 +106,13 @@ class RealMachine:
             return os.path.lexists(path)
         except OSError as exc:
             raise DeployError(f"cannot examine {path}: {exc.strerror}") from None
+
+    def get_change_time(self, path: Path) -> float | None:
+        """Return when a file was changed or put there; None: it does not exist."""
+        try:
+            return path.stat().st_ctime
+        except OSError:
+            return None
 
     def read_link(self, path: Path) -> str | None:
         """Return the target of a symbolic link; None: there is no link."""

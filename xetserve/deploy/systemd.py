@@ -12,6 +12,7 @@ read the configuration.
 """
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ class SystemdTarget:
         links = self._switch(wanted, current)
         change = Change.RESTART
         if not (units or links or has_failed) and is_on:
-            change = self._applied.find_change(self._template)
+            change = self._applied.find_change(self._template, self._find_start())
             if change is Change.NOTHING:
                 return plan
             plan.after = [self._applied.record()]
@@ -423,6 +424,14 @@ class SystemdTarget:
     def _ask(self, machine: Machine, path: str) -> Answer | None:
         addresses = find_addresses(machine, self._find_speech())
         return choose_answer(machine.ask(address, path) for address in addresses)
+
+    def _find_start(self) -> float:
+        """Return when the service was started, in seconds as of time.time(); 0: it never was."""
+        shown = ("--property=ExecMainStartTimestampMonotonic", "--value")
+        microseconds = self._machine.run(("systemctl", "show", *shown, SERVICE)).out.strip()
+        if not microseconds.isdigit() or microseconds == "0":
+            return 0.0
+        return time.time() - time.monotonic() + int(microseconds) / 1e6
 
     def _is(self, question: str, unit: str) -> bool:
         return self._machine.run(("systemctl", question, "--quiet", unit)).status == 0
