@@ -3,47 +3,19 @@
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launcher, OriginControl, clean_environment, need_program
+from tests.conftest import Launcher, OriginControl, need_program
 from tests.e2e.client_site import LARGE, MODEL, PAST, SECRET, SMALL, ClientSite
 from tests.e2e.clients import Connection
 from tests.e2e.conftest import serve_arguments
+from tests.e2e.git_client import git, make_pointer
 from tests.e2e.hub import OTHER_TOKEN, TOKEN, start_origin
 
 NAMES = (LARGE, SMALL, "deep/er/grün-大きさ.bin", "odd/name with spaces.bin")
-
-
-def git(
-    folder: Path, *arguments: str, check: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run git in a folder, with nobody's settings."""
-    done = subprocess.run(
-        [need_program("git"), *arguments],
-        cwd=folder,
-        env=clean_environment(
-            HOME=str(folder.parent),
-            GIT_CONFIG_NOSYSTEM="1",
-            GIT_TERMINAL_PROMPT="0",
-            **environment,
-        ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
-def make_pointer(content: bytes) -> bytes:
-    digest = hashlib.sha256(content).hexdigest()
-    lines = ("version https://git-lfs.github.com/spec/v1", f"oid sha256:{digest}")
-    return "\n".join((*lines, f"size {len(content)}", "")).encode()
 
 
 def clone_pointers(folder: Path, lfs_url: str, files: Mapping[str, bytes]) -> Path:

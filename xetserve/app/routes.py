@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from xetserve.app.download.service import FileService
-from xetserve.app.hub import git_lfs
+from xetserve.app.hub import git_http, git_lfs
 from xetserve.app.hub.api import HubService
 from xetserve.app.hub.paths import (
     find_api_verb,
     read_file_path,
+    read_git_path,
     read_hub_path,
     read_object_path,
 )
@@ -86,6 +87,12 @@ def list_hub_routes(hub: HubService) -> list[Route[Any]]:
         Route("lfs", "GET HEAD", "/[datasets/|spaces/|kernels/]{id}.git/info/lfs/objects/{oid}",
               Auth.BASIC, read_object_path, hub.lfs.answer_object),
         Route("registry", "GET HEAD", "/v2/", Auth.NONE, no_target, hub.registry.answer_ping),
+        Route("git", "GET", "/[datasets/|spaces/|kernels/]{id}/info/refs",
+              Auth.BASIC, read_git_path, hub.git.answer_refs, refuse=git_http.refuse),
+        Route("git", "POST", "/[datasets/|spaces/|kernels/]{id}/git-upload-pack",
+              Auth.BASIC, read_git_path, hub.git.answer_pack, refuse=git_http.refuse),
+        Route("git", "POST", "/[datasets/|spaces/|kernels/]{id}/git-receive-pack",
+              Auth.BASIC, read_git_path, hub.git.refuse_push, refuse=git_http.refuse),
         Route("registry", "GET HEAD", "/v2/{owner}/{name}/manifests/{tag}",
               Auth.OPTIONAL, read_object_path, hub.registry.answer_manifest),
         Route("registry", "GET HEAD", "/v2/{owner}/{name}/blobs/{digest}",

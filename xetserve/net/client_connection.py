@@ -6,7 +6,7 @@ parses it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 import h11
@@ -21,6 +21,8 @@ from xetserve.net.url import Url
 
 MAX_HEAD_SIZE: Final = 128 * 1024  # bytes; a Location with a signed URL can be long
 TAKES_PER_TURN: Final = 8  # reads of a body without a length in one turn of the event loop
+# The body of a request. A streamed one is sent chunked, a piece when the last one has left.
+RequestContent = bytes | AsyncIterator[bytes]
 _TRAILER_LIMITS: Final = RequestLimits(max_fields=MAX_RESPONSE_FIELDS)
 
 
@@ -108,12 +110,13 @@ class ClientConnection:
         method: str,
         url: Url,
         headers: Iterable[tuple[str, str]],
-        body: bytes,
+        body: RequestContent,
         timeout: float | None,
     ) -> ClientResponse:
         """Send a request and read the response's head.
 
         Args:
+            body: an error of a streamed one is raised as it is.
             timeout: seconds without a byte.
 
         Raises:
@@ -128,25 +131,35 @@ class ClientConnection:
         fields = [("Host", url.origin.authority), *headers]
         if self._proxy_authorization is not None:
             fields.append(("Proxy-Authorization", self._proxy_authorization))
-        if body or method in ("POST", "PUT"):
+        if not isinstance(body, bytes):
+            fields.append(("Transfer-Encoding", "chunked"))
+        elif body or method in ("POST", "PUT"):
             fields.append(("Content-Length", str(len(body))))
         self._keep = False
         self._inbox = bytearray()
         self._framing = None
-        parts = [
-            connection.send(
-                h11.Request(
-                    method=method.encode("ascii"),
-                    target=target.encode("ascii"),
-                    headers=[(k.encode("ascii"), v.encode("latin-1")) for k, v in fields],
-                )
-            ),
-            connection.send(h11.Data(data=body)) if body else b"",
-            connection.send(h11.EndOfMessage()),
-        ]
-        await self.stream.send_all([part for part in parts if part], timeout)
+        start = h11.Request(
+            method=method.encode("ascii"),
+            target=target.encode("ascii"),
+            headers=[(k.encode("ascii"), v.encode("latin-1")) for k, v in fields],
+        )
+        if isinstance(body, bytes):
+            events = [start, h11.Data(data=body), h11.EndOfMessage()]
+            await self._send(connection, events if body else [start, events[-1]], timeout)
+        else:
+            await self._send(connection, [start], timeout)
+            async for piece in body:
+                await self._send(connection, [h11.Data(data=piece)], timeout)
+            await self._send(connection, [h11.EndOfMessage()], timeout)
         head = await read_head(connection, self.stream, self._inbox, timeout)
         return self._start_body(method, head)
+
+    async def _send(
+        self, connection: h11.Connection, events: list[h11.Event], timeout: float | None
+    ) -> None:
+        """Send parts of a request together."""
+        parts = [connection.send(event) for event in events]
+        await self.stream.send_all([part for part in parts if part], timeout)
 
     def _start_body(self, method: str, head: h11.Response) -> ClientResponse:
         headers = Headers.from_raw(head.headers)

@@ -10,7 +10,7 @@ from typing import Final
 
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamOffline
 from xetserve.net.address_policy import AddressPolicy
-from xetserve.net.client_connection import ClientConnection, ClientResponse
+from xetserve.net.client_connection import ClientConnection, ClientResponse, RequestContent
 from xetserve.net.connect import ProxyRules, SlowAddresses, open_connection
 from xetserve.net.url import Origin, Url
 
@@ -69,7 +69,7 @@ class ConnectionPool:
         url: Url,
         headers: Iterable[tuple[str, str]] = (),
         *,
-        body: bytes = b"",
+        body: RequestContent = b"",
         timeout: float,
     ) -> AsyncIterator[ClientResponse]:
         """Send a request; keep the connection if the caller reads the response to its end.
@@ -105,7 +105,7 @@ class ConnectionPool:
         method: str,
         url: Url,
         headers: tuple[tuple[str, str], ...],
-        body: bytes,
+        body: RequestContent,
         timeout: float,
     ) -> tuple[ClientConnection, ClientResponse]:
         while True:

@@ -29,7 +29,7 @@ from xetserve.metrics.catalogue import (
     UPSTREAM_RETRIES,
     UPSTREAM_THROTTLED,
 )
-from xetserve.net.client_connection import ClientResponse
+from xetserve.net.client_connection import ClientResponse, RequestContent
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Origin, Url, parse_url
 from xetserve.upstream.health import HEALTH
@@ -97,7 +97,7 @@ async def send_request(
     url: Url,
     headers: tuple[tuple[str, str], ...],
     timeout: float,
-    body: bytes = b"",
+    body: RequestContent = b"",
     *,
     kind: str | None = None,
 ) -> AsyncIterator[ClientResponse]:

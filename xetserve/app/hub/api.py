@@ -8,6 +8,7 @@ from typing import Final
 
 from xetserve.app.download.service import FileService
 from xetserve.app.hub.by_sha256 import ObjectService
+from xetserve.app.hub.git_http import GitApi
 from xetserve.app.hub.git_lfs import LfsApi
 from xetserve.app.hub.ollama import OllamaService
 from xetserve.app.hub.passthrough import EXACT, PassThrough
@@ -60,6 +61,7 @@ class HubService:
         self.management = ManagementApi(self._commands)
         objects = ObjectService(files, hub, limits)
         self.lfs = LfsApi(hub, objects, limits)
+        self.git = GitApi(hub, limits)
         self.registry = OllamaService(self._api, objects)
         self._mode = mode
         self._cas = cas

@@ -67,6 +67,16 @@ def read_object_path(path: MatchedPath) -> ObjectPath:
     return ObjectPath(_read_repo(path), decode_segment(path.raw.rpartition("/")[2]))
 
 
+def read_git_path(path: MatchedPath) -> ObjectPath:
+    """Parse a path of git's smart HTTP protocol; the name is its last segment.
+
+    Raises:
+        RequestError: 400, a segment is malformed; 404, the id of the repository is not valid.
+    """
+    repo, name = read_object_path(path)
+    return ObjectPath(RepoRef(repo.kind, repo.id.removesuffix(".git")), name)
+
+
 def read_hub_path(path: MatchedPath) -> str:
     """Check a path, and return it unchanged for the Hub.
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
-from xetserve.net.client_connection import ClientResponse
+from xetserve.net.client_connection import ClientResponse, RequestContent
 from xetserve.net.pool import ConnectionPool
 from xetserve.upstream.answers.cache import AnswerCache
 from xetserve.upstream.answers.question import Answer, Question, Verdict, make_holder
@@ -298,10 +298,11 @@ class HubClient:
         target: str,
         fields: Sequence[tuple[str, str]],
         token: str | None,
-        body: bytes = b"",
+        body: RequestContent = b"",
         *,
         patient: bool = True,
         once: bool = False,
+        follows_redirects: bool = True,
     ) -> AsyncIterator[ClientResponse]:
         """Forward a request and return the Hub's answer, errors included.
 
@@ -310,8 +311,10 @@ class HubClient:
         Args:
             target: path and query, encoded.
             fields: header fields, besides those that name the client.
+            body: a streamed one is sent once, too.
             patient: retry failures that may pass.
             once: the request changes something, and must not be sent twice.
+            follows_redirects: if not, a redirect within the Hub is itself the answer, too.
 
         Raises:
             UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub fails for longer than the retries
@@ -321,10 +324,13 @@ class HubClient:
         async with AsyncExitStack() as opened:
 
             async def attempt() -> ClientResponse:
-                forwarded = self._link.forward(method, url, fields, token, body)
+                forwarded = self._link.forward(
+                    method, url, fields, token, body, follows_redirects=follows_redirects
+                )
                 return await opened.enter_async_context(forwarded)
 
             policy = self._policy if patient else self._one_try
+            once = once or not isinstance(body, bytes)
             response = await (attempt() if once else retrying(attempt, policy, "hub"))
             body = b""  # it need not stay in memory while the answer is read
             yield response

@@ -13,7 +13,7 @@ from xetserve.errors import UpstreamError, UpstreamRefused
 from xetserve.http.encoding import ACCEPT_ENCODING
 from xetserve.http.messages import Headers
 from xetserve.http.relay import extend_agent, extend_via, has_passed, select_marks
-from xetserve.net.client_connection import ClientResponse
+from xetserve.net.client_connection import ClientResponse, RequestContent
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.url import Origin, Url, parse_url
 from xetserve.upstream.hub.entry import FileEntry, hub_error, make_entry
@@ -203,16 +203,23 @@ class HubLink:
         url: Url,
         fields: Sequence[tuple[str, str]],
         token: str | None,
-        body: bytes,
+        body: RequestContent,
+        *,
+        follows_redirects: bool = True,
     ) -> AsyncIterator[ClientResponse]:
         """Forward a request and return the Hub's answer, errors included.
+
+        Args:
+            follows_redirects: follow redirects within the Hub, unless the body is streamed.
 
         Raises:
             UpstreamBusy, UpstreamTimeout, UpstreamError: the Hub fails.
         """
         sent = (*fields, *self._headers(token))
         # Other redirects may turn the method into GET.
-        followed = (301, 302, 303, 307, 308) if method in ("GET", "HEAD") else (307, 308)
+        followed: Sequence[int] = ()
+        if follows_redirects and isinstance(body, bytes):
+            followed = (301, 302, 303, 307, 308) if method in ("GET", "HEAD") else (307, 308)
         for _ in range(MAX_REDIRECTS + 1):
             async with send_request(
                 self._pool, "the Hub", method, url, sent, self.timeout, body
