@@ -20,6 +20,7 @@ import uvloop
 from hypothesis import settings
 
 from tests.programs import PACKAGES, find_missing, find_program
+from xetserve.base.log_limit import LOG_LIMIT
 
 START_TIMEOUT = 30.0
 # An example that takes long says something of the machine, nothing of what is tested.
@@ -157,6 +158,13 @@ class Launcher:
     def stop_all(self) -> None:
         for process in self.running:
             process.stop()
+
+
+@pytest.fixture(autouse=True)
+def _forget_log_limit() -> Iterator[None]:
+    """Let each test see its first line about a cause."""
+    yield
+    LOG_LIMIT.flush()
 
 
 @pytest.fixture

@@ -109,6 +109,7 @@ async def test_equal_requests_have_a_file_read_once(
 async def test_what_fails_is_tried_again_after_a_pause_but_not_for_ever(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG")  # else two of the three are left out
     engine.fetches.source = damaged()
     engine.prove(FakeAccess(), HASH, SIZE)
     await until(lambda: len(asyncio.all_tasks()) == 1)

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from xetserve.net.url import Origin
-from xetserve.upstream.health import FAILURES_IN_A_ROW, MAX_UPSTREAMS, UpstreamHealth
+from xetserve.upstream.health import FAILURES_IN_A_ROW, MAX_UPSTREAMS, PAUSE, UpstreamHealth
 
 HUB = Origin("https", "hub.test", 443)
 DATA = Origin("http", "data.test", 81)
@@ -48,4 +48,43 @@ def test_any_number_of_hosts_takes_little_memory() -> None:
     health = UpstreamHealth()
     for port in range(MAX_UPSTREAMS + 50):
         fail(health, "data", Origin("http", "data.test", port))
-    assert len(health._failing) == MAX_UPSTREAMS
+    assert len(health._upstreams) == MAX_UPSTREAMS
+
+
+def test_an_upstream_that_changes_all_the_time_has_a_line_a_minute(
+    lines: pytest.LogCaptureFixture,
+) -> None:
+    now = 1000.0
+    health = UpstreamHealth(lambda: now)
+    for _ in range(200):
+        fail(health, count=FAILURES_IN_A_ROW)
+        health.note_answer("hub", HUB)
+        now += 0.25
+    now += 10  # a minute after the first line
+    fail(health, count=FAILURES_IN_A_ROW)
+    assert lines.messages == [
+        "the Hub at hub.test fails: status 503",
+        "the Hub at hub.test answers again, after 0 s",
+        "the Hub at hub.test fails, 199 times since the last such line: status 503",
+    ]
+
+
+def test_an_outage_that_lasts_has_a_line_however_soon_it_begins(
+    lines: pytest.LogCaptureFixture,
+) -> None:
+    now = 1000.0
+    health = UpstreamHealth(lambda: now)
+    for _ in range(2):
+        fail(health, count=FAILURES_IN_A_ROW)
+        health.note_answer("hub", HUB)
+    fail(health, count=FAILURES_IN_A_ROW)
+    lines.clear()
+    now += PAUSE
+    fail(health)
+    now += 60
+    health.note_answer("hub", HUB)
+    assert lines.messages == [
+        "the Hub at hub.test fails, 2 times since the last such line: status 503",
+        "the Hub at hub.test answers again, after 120 s",
+    ]
+    assert len(health._upstreams) == 0

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable
 
+from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.errors import (
     FormatError,
     IntegrityError,
@@ -55,8 +56,11 @@ def from_error(error: XetserveError, request: Request, advice: str = "") -> Resp
     if isinstance(error, UpstreamError):
         is_failure = error.status == 429 or error.status >= 500
         is_failure = is_failure and not isinstance(error, UpstreamOffline)
-        level = logging.WARNING if is_failure else logging.INFO
-        logger.log(level, "request %s: %s", request.request_id, error)
+        if is_failure:
+            text = "request %s: %s"
+            LOG_LIMIT.log(logger, logging.WARNING, error, text, request.request_id, error)
+        else:
+            logger.info("request %s: %s", request.request_id, error)
         note = note_missing_token(request, error.status, error.code)
         headers = add_note(error.headers, note)
         if isinstance(error, UpstreamBusy) and error.retry_after is not None:
@@ -66,6 +70,7 @@ def from_error(error: XetserveError, request: Request, advice: str = "") -> Resp
         status = 502 if error.status == 416 else error.status
         return error_response(status, f"{error}{note}{advice}", headers)
     if isinstance(error, IntegrityError | FormatError):
-        logger.error("request %s: damaged data: %s", request.request_id, error)
+        text = "request %s: damaged data: %s"
+        LOG_LIMIT.log(logger, logging.ERROR, error, text, request.request_id, error)
         return error_response(502, f"the upstream's data is damaged: {error}")
     raise error

@@ -14,6 +14,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 import h11
 
+from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamRefused, UpstreamUntrusted
 from xetserve.net.address_policy import AddressPolicy, find_literal
@@ -251,11 +252,8 @@ async def _race(addresses: list[str], port: int, slow: SlowAddresses) -> ByteStr
 
 
 def _refuse(host: str, address: str) -> UpstreamRefused:
-    logger.warning(
-        "not connecting to %s: its address %s is neither public nor in upstream_networks",
-        host,
-        address,
-    )
+    text = "not connecting to %s: its address %s is neither public nor in upstream_networks"
+    LOG_LIMIT.log(logger, logging.WARNING, host, text, host, address)
     return UpstreamRefused(
         f"{host} has an address that this server may not connect to ([hub] upstream_networks)"
     )

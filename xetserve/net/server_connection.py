@@ -17,6 +17,7 @@ from typing import Final, cast
 import h11
 
 from xetserve.base.buffers import Buffer
+from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.base.request_id import REQUEST_ID
 from xetserve.errors import BrokenStream, RequestError
 from xetserve.http.head import RequestLimits
@@ -408,13 +409,9 @@ class ServerConnection:
         except Exception as exc:  # noqa: BLE001 - any error of the body resets the connection
             # The head is sent: only a reset shows the client that the body is incomplete.
             level = logging.WARNING if not isinstance(exc, TimeoutError) else logging.INFO
-            logger.log(
-                level,
-                "request %s: cut after %d body bytes: %s",
-                request.request_id,
-                record.sent,
-                str(exc) or type(exc).__name__,
-            )
+            reason = str(exc) or type(exc).__name__
+            text = "request %s: cut after %d body bytes: %s"
+            LOG_LIMIT.log(logger, level, reason, text, request.request_id, record.sent, reason)
             protocol.state = State.CLOSED
             stream.on_lost = None  # this side closes now: do not cancel this task
             stream.abort()

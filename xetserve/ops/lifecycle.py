@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
+from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.net.listener import Listener
 from xetserve.net.preamble import Endpoint
 from xetserve.ops.watchdog import Watchdog
@@ -32,9 +33,16 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
         import uvloop
     except ImportError:
         logger.warning("uvloop is not installed: running on the slower standard event loop")
-        return asyncio.run(main)
+        return asyncio.run(_run_main(main))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+        return runner.run(_run_main(main))
+
+
+async def _run_main(main: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await main
+    finally:
+        LOG_LIMIT.flush()
 
 
 def raise_file_limit() -> int:

@@ -18,6 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
+from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.base.request_id import REQUEST_ID
 from xetserve.errors import UpstreamError, XetserveError
 from xetserve.metrics.catalogue import PROOFS
@@ -164,7 +165,8 @@ class Prover:
         wanted.num_failures += 1
         wanted.not_before = time.monotonic() + pause
         reason = error or "it was cut again meanwhile"
-        logger.warning("file %s is not proven, again after %.0f s: %s", name, pause, reason)
+        text = "file %s is not proven, again after %.0f s: %s"
+        LOG_LIMIT.log(logger, logging.WARNING, reason, text, name, pause, reason)
 
     async def _read_all(self, file_hash: bytes, wanted: _Wanted) -> None:
         marked = -PROVING_SECONDS

@@ -25,6 +25,7 @@ from xetserve.app.download.body import no_blocks
 from xetserve.app.download.content import Opened, note_source
 from xetserve.app.download.multipart_body import MultipartBody
 from xetserve.app.download.service import head_timeout
+from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.errors import RequestError, UrlExpired
 from xetserve.http.messages import Record, Request, Response
 from xetserve.http.multipart import ByteRanges
@@ -38,7 +39,6 @@ from xetserve.xet.signing import Sealer
 logger = logging.getLogger(__name__)
 
 GRANT_SECONDS: Final = 900.0  # lifetime of a data URL
-WARNING_PAUSE: Final = 60.0  # seconds between two equal warnings
 OCTETS: Final = "application/octet-stream"
 _RANGES: Final = re.compile(r"bytes=\d{1,10}-\d{1,10}(?:, ?\d{1,10}-\d{1,10})*", re.ASCII)
 
@@ -55,7 +55,6 @@ class XorbData:
         self._engine = engine
         self._sealer = sealer
         self._instance = instance
-        self._last_warning = -WARNING_PAUSE
 
     async def answer(self, request: Request, name: str) -> Response:
         """Answer GET and HEAD for /xorbs/{xorb hash}?file=...&grant=...
@@ -129,15 +128,15 @@ class XorbData:
     def _refuse_strange(self) -> RequestError:
         """Make the 409 for a URL of another instance; count it, and warn at most once a minute."""
         STRANGE_GRANTS.add()
-        now = time.monotonic()
-        if now - self._last_warning >= WARNING_PAUSE:
-            self._last_warning = now
-            logger.warning(
-                "native: refused a data URL of another instance, which had not proven the file. "
-                "After a restart this is over soon; else the balancer spreads the data of a file, "
-                "and has to hash /xorbs/ by the parameter `file`, as scale/haproxy.cfg and "
-                "scale/nginx.conf do"
-            )
+        LOG_LIMIT.log(
+            logger,
+            logging.WARNING,
+            "strange grant",
+            "native: refused a data URL of another instance, which had not proven the file. "
+            "After a restart this is over soon; else the balancer spreads the data of a file, "
+            "and has to hash /xorbs/ by the parameter `file`, as scale/haproxy.cfg and "
+            "scale/nginx.conf do",
+        )
         return RequestError(
             409, "only the server that signed the URL can verify the file: start again"
         )

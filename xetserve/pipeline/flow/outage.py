@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 
+from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.base.request_id import REQUEST_ID
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,9 @@ class Outage:
         self._failing[what] = self._failing.get(what, 0) + num_tries
         if self._failing[what] > 1 and not self._is_logged:
             self._is_logged = True
-            logger.warning(
-                "request %s: the upstream fails, trying again for up to %.0f s: %s",
-                self._request_id or "-",
-                patience,
-                error,
-            )
+            text = "request %s: the upstream fails, trying again for up to %.0f s: %s"
+            request_id = self._request_id or "-"
+            LOG_LIMIT.log(logger, logging.WARNING, error, text, request_id, patience, error)
 
     def note_success(self, what: Hashable) -> None:
         """Record that what was tried has got bytes, or is not needed any more."""
@@ -58,7 +56,8 @@ class Outage:
         self._is_logged = False
         if not self._is_closed:
             lasted = time.monotonic() - self._began
-            logger.warning("request %s: goes on after %.1f s", self._request_id or "-", lasted)
+            text, request_id = "request %s: goes on after %.1f s", self._request_id or "-"
+            LOG_LIMIT.log(logger, logging.WARNING, "goes on", text, request_id, lasted)
 
     def close(self) -> None:
         """Log nothing more: the response has ended."""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.upstream.answers.folder import AnswerFolder
 from xetserve.upstream.answers.stored_file import Stored
 
@@ -71,7 +72,8 @@ class AnswerStore:
             async with asyncio.timeout(READ_TIMEOUT):
                 return await loop.run_in_executor(self._reading, function)
         except (OSError, TimeoutError) as exc:
-            logger.warning("metadata: cannot read: %s", exc)
+            cause = exc.strerror or exc
+            LOG_LIMIT.log(logger, logging.WARNING, cause, "metadata: cannot read: %s", exc)
             return None
 
     def write(
