@@ -73,6 +73,8 @@ PATHS = [
     ("/v2/raw/n/manifests/Q4", "registry", "GET HEAD"),
     ("/v2/o/raw/manifests/Q4", "registry", "GET HEAD"),
     # the Hub's API
+    ("/oauth/device", "login", "POST"),
+    ("/oauth/token", "login", "POST"),
     ("/api/account", "manage", "GET HEAD"),
     ("/api/repo", "manage", "POST PUT DELETE"),
     ("/api/repos/create", "manage", "POST"),

@@ -99,6 +99,8 @@ def list_hub_routes(hub: HubService) -> list[Route[Any]]:
               Auth.OPTIONAL, read_object_path, hub.registry.answer_blob),
         Route("raw", "GET HEAD", "/[datasets/|spaces/|kernels/]{id}/raw/{revision}/{path...}",
               Auth.OPTIONAL, read_hub_path, hub.answer_raw),
+        Route("login", "POST", "/oauth/device", Auth.NONE, no_target, hub.answer_login),
+        Route("login", "POST", "/oauth/token", Auth.NONE, no_target, hub.answer_login),
         Route("manage", "GET HEAD", "/api/account",
               Auth.REQUIRED, no_target, hub.management.answer_account),
         Route("manage", "POST PUT DELETE", "/api/repo",

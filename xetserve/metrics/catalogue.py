@@ -12,8 +12,8 @@ REGISTRY: Final = Registry()
 # The values of the label "route"; every request has one of them.
 ROUTES: Final = (
     "page", "health", "ready", "metrics", "status", "operator", "download", "download-hash",
-    "resolve", "raw", "api", "manage", "lfs", "git", "registry", "reconstruction", "xorb",
-    "options", "other",
+    "resolve", "raw", "api", "manage", "lfs", "git", "registry", "login", "reconstruction",
+    "xorb", "options", "other",
 )  # fmt: skip
 
 

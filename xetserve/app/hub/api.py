@@ -121,6 +121,15 @@ class HubService:
         """
         return await self._commands.pass_on(call.request, call.token)
 
+    async def answer_login(self, call: Call[None]) -> Response:
+        """Forward a step of a login to the Hub.
+
+        Raises:
+            RequestError: 413, the body is too long.
+            UpstreamError: the Hub fails or does not answer.
+        """
+        return await self._commands.pass_login(call.request)
+
     async def answer_read_token(self, call: Call[str]) -> Response:
         """Answer with an access token for a native client.
 

@@ -6,6 +6,7 @@ follows. So Hub clients cannot create repositories here unless the operator allo
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,8 +14,8 @@ from xetserve.app.download.service import head_timeout
 from xetserve.app.hub.passthrough import make_answer_fields
 from xetserve.app.hub.token_guard import TokenGuard, check_fields
 from xetserve.base.json_text import parse_json
-from xetserve.errors import FormatError, RequestError
-from xetserve.http.messages import Request, Response
+from xetserve.errors import FormatError, RequestError, UpstreamBusy
+from xetserve.http.messages import Request, Response, json_response
 from xetserve.http.relay import move_url, select_request_fields
 from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import HubClient
@@ -68,6 +69,32 @@ class Commands:
         body = await request.body.read(MAX_COMMAND_SIZE)
         fields = select_request_fields(request.headers)
         return await self._send(request, request.method, request.target, fields, token, body)
+
+    async def pass_login(self, request: Request) -> Response:
+        """Forward a step of a login (RFC 6749, RFC 8628, RFC 8693), and return the Hub's answer.
+
+        Nothing of it is logged, cached or looked at: bodies hold tokens and codes.
+
+        Raises:
+            RequestError: 413, the body has more than MAX_COMMAND_SIZE bytes.
+            UpstreamError: the Hub fails or does not answer.
+        """
+        body = await request.body.read(MAX_COMMAND_SIZE)
+        fields = select_request_fields(request.headers)
+        credentials = request.headers.get("authorization")  # of an application, or none
+        if credentials is not None:
+            fields.append(("Authorization", credentials))
+        try:
+            return await self._send(request, request.method, request.target, fields, None, body)
+        except UpstreamBusy as exc:
+            if exc.status != 429:
+                raise
+            # A client that polls takes any other error for the end of the login (RFC 8628, 3.5).
+            value = {"error": "slow_down", "error_description": str(exc)}
+            headers = [("Cache-Control", "no-store")]
+            if exc.retry_after is not None:
+                headers.append(("Retry-After", str(math.ceil(exc.retry_after))))
+            return json_response(429, value, headers)
 
     async def send(
         self, request: Request, method: str, target: str, token: str, value: object = None
