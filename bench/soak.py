@@ -19,8 +19,8 @@ from collections import Counter
 from pathlib import Path
 
 from xetserve.errors import BrokenStream
-from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.proxies import ProxyRules
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
 

@@ -20,11 +20,11 @@ from tests.waiting import PATIENCE
 from xetserve.http.messages import Handler
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.body_budget import BodyBudget
-from xetserve.net.connect import ProxyRules
 from xetserve.net.listener import Listener, ProxyPolicy, bind_sockets
 from xetserve.net.loop_turns import Turns
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.preamble import Endpoint
+from xetserve.net.proxies import ProxyRules
 from xetserve.net.server_connection import ConnectionLimits, OnAnswer
 from xetserve.net.tls import ServerTls
 from xetserve.net.url import Url, parse_url

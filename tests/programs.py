@@ -25,6 +25,10 @@ PACKAGES: Final = {
     "pebble-challtestsrv": "pebble",  # DNS for it
     "haproxy": "haproxy",
     "nginx": "nginx-light",
+    "tinyproxy": "tinyproxy",
+    "stunnel4": "stunnel4",
+    "danted": "dante-server",
+    "microsocks": "microsocks",
     "systemd-analyze": "systemd",
     "prometheus": "prometheus",
     "promtool": "prometheus",

@@ -20,9 +20,9 @@ from tests.waiting import until, wait_until
 from xetserve.app.application import Application
 from xetserve.app.download.service import Upstreams
 from xetserve.config.schema import MemoryConfig
-from xetserve.net.connect import ProxyRules
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.proxies import ProxyRules
 from xetserve.net.server_connection import ConnectionLimits
 from xetserve.net.tls import make_client_context
 from xetserve.pipeline.engine import Engine, ReadLimits

@@ -43,8 +43,8 @@ def test_a_certificate_that_is_not_trusted_is_asked_once(
             id="no CA file",
         ),
         pytest.param(
-            {"HTTPS_PROXY": "socks5://user:word@127.0.0.1:1080", "NO_PROXY": ""},
-            "cannot use a proxy with scheme 'socks5', only http: "
+            {"HTTPS_PROXY": "socks4://user:word@127.0.0.1:1080", "NO_PROXY": ""},
+            "cannot use a proxy with scheme 'socks4', only http, https, socks5 and socks5h: "
             "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY",
             id="a proxy's scheme",
         ),

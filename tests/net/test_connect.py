@@ -5,7 +5,8 @@ import base64
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ from tests.waiting import PATIENCE, until
 from xetserve.errors import BrokenStream, ConfigError, UpstreamRefused, UpstreamUntrusted
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection
-from xetserve.net.connect import Proxy, ProxyRules, SlowAddresses, open_connection
+from xetserve.net.connect import SlowAddresses, open_connection
+from xetserve.net.proxies import ProxyRules
 from xetserve.net.tls import check_ca_files, make_client_context
 from xetserve.net.url import Origin, Url, parse_url
 
@@ -61,11 +63,27 @@ def free_port() -> int:
         return port
 
 
+async def relay(wire: Wire, host: str, port: int, greeting: bytes) -> None:
+    """Connect to a host, greet the client, and copy in both directions."""
+    reader, writer = await asyncio.open_connection(host, port)
+    await wire.send(greeting)
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.closing(sink), contextlib.suppress(ConnectionError):
+            while data := await source.read(1 << 16):
+                sink.write(data)
+
+    try:
+        await asyncio.gather(copy(wire.reader, writer), copy(reader, wire.writer))
+    finally:
+        writer.transport.abort()
+
+
 class ProxyPeer(ScriptedPeer):
     """A forward proxy for CONNECT."""
 
-    def __init__(self, refusal: Answer | None = None) -> None:
-        super().__init__(self._tunnel)
+    def __init__(self, refusal: Answer | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(self._tunnel, tls=tls)
         self._refusal = refusal
 
     async def _tunnel(self, wire: Wire) -> None:
@@ -75,19 +93,8 @@ class ProxyPeer(ScriptedPeer):
         assert request is not None
         assert request.method == "CONNECT"
         host, _, port = request.target.rpartition(":")
-        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        await wire.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-
-        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
-                while data := await source.read(1 << 16):
-                    sink.write(data)
-                sink.close()
-
-        try:
-            await asyncio.gather(copy(wire.reader, writer), copy(reader, wire.writer))
-        finally:
-            writer.transport.abort()
+        established = b"HTTP/1.1 200 Connection established\r\n\r\n"
+        await relay(wire, host.strip("[]"), int(port), established)
 
     def rules(self, scheme: str, **more: str) -> ProxyRules:
         return ProxyRules({scheme: self.base, **more})
@@ -423,73 +430,6 @@ class TestTls:
                 await asyncio.wait_for(wire.ended.wait(), PATIENCE)
 
 
-class TestRules:
-    @pytest.mark.parametrize(
-        ("proxies", "url", "expected"),
-        [
-            pytest.param({}, "https://h/", None, id="none"),
-            pytest.param({"http": "http://p:1"}, "https://h/", None, id="for http only"),
-            pytest.param({"https": "http://p:1"}, "https://h/", ("p", 1, None), id="for https"),
-            pytest.param({"all": "http://p:1"}, "http://h/", ("p", 1, None), id="for all"),
-            pytest.param(
-                {"all": "http://a:1", "http": "http://b:2"}, "http://h/", ("b", 2, None),
-                id="the scheme's own before all",
-            ),
-            pytest.param({"https": "p:3128"}, "https://h/", ("p", 3128, None), id="no scheme"),
-            pytest.param({"https": "http://[::1]:9"}, "https://h/", ("::1", 9, None), id="IPv6"),
-            pytest.param(
-                {"https": "http://me:p%40ss@p:1/"}, "https://h/",
-                ("p", 1, "Basic " + base64.b64encode(b"me:p@ss").decode()), id="user and password",
-            ),
-            pytest.param(
-                {"https": "http://me@p:1"}, "https://h/",
-                ("p", 1, "Basic " + base64.b64encode(b"me:").decode()), id="user alone",
-            ),
-            pytest.param({"https": "http://p:1", "no": "*"}, "https://h/", None, id="never"),
-            pytest.param({"https": "http://p:1", "no": "h"}, "https://h/", None, id="not for h"),
-            pytest.param(
-                {"https": "http://p:1", "no": "other, .test"}, "https://a.test/", None,
-                id="a domain",
-            ),
-            pytest.param(
-                {"https": "http://p:1", "no": "test"}, "https://contest/", ("p", 1, None),
-                id="only whole labels",
-            ),
-            pytest.param({"http": "http://p:1", "no": "h:81"}, "http://h:81/", None, id="a port"),
-            pytest.param(
-                {"http": "http://p:1", "no": "h:82"}, "http://h:81/", ("p", 1, None),
-                id="another port",
-            ),
-            pytest.param({"http": "http://p:1", "no": "::1"}, "http://[::1]/", None, id="not ::1"),
-        ],
-    )  # fmt: skip
-    def test_find(
-        self, proxies: dict[str, str], url: str, expected: tuple[str, int, str | None] | None
-    ) -> None:
-        found = ProxyRules(proxies).find(parse_url(url).origin)
-        assert found == (None if expected is None else Proxy(*expected))
-
-    @pytest.mark.parametrize(
-        "proxy", ["socks5://p:1", "https://p:1", "http://", "http://p:port", "http://p:99999",
-                  "http://[::1", "file:///x"],
-    )  # fmt: skip
-    def test_a_proxy_that_cannot_be_used_is_not_tried_again(self, proxy: str) -> None:
-        with pytest.raises(UpstreamRefused, match=r"proxy.*HTTPS_PROXY"):
-            ProxyRules({"https": proxy}).find(parse_url("https://h/").origin)
-
-    def test_the_environment_is_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("http_proxy", "all_proxy", "no_proxy", "NO_PROXY", "https_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("HTTPS_PROXY", "http://p:1")
-        rules = ProxyRules()
-        monkeypatch.delenv("HTTPS_PROXY")
-        assert rules.find(parse_url("https://h/").origin) == Proxy("p", 1, None)
-
-    def test_a_password_does_not_show(self) -> None:
-        proxy = ProxyRules({"https": "http://me:pass@p:1"}).find(parse_url("https://h/").origin)
-        assert base64.b64encode(b"me:pass").decode() not in repr(proxy)
-
-
 class TestProxies:
     async def test_a_tunnel_for_https(
         self, certificates: Certificates, trusting: ssl.SSLContext
@@ -584,3 +524,110 @@ class TestProxies:
         rules = ProxyRules({"https": f"http://127.0.0.1:{free_port()}"})
         with pytest.raises(BrokenStream, match="cannot connect"):
             await ask(parse_url("https://hub.test/"), rules)
+
+    async def test_a_certificate_of_the_proxy_is_checked(self, certificates: Certificates) -> None:
+        async with ProxyPeer(tls=certificates.server_context()) as proxy:
+            with pytest.raises(UpstreamUntrusted, match=r"the proxy 127\.0\.0\.1: .*SSL_CERT_FILE"):
+                await ask(parse_url("https://hub.test/"), proxy.rules("https"))
+
+    @pytest.mark.parametrize("size", [10, 3_000_000])
+    async def test_tls_to_the_proxy_and_tls_within(
+        self, certificates: Certificates, trusting: ssl.SSLContext, size: int
+    ) -> None:
+        tls = certificates.server_context()
+        body = bytes(range(250)) * (size // 250) or b"0123456789"
+        async with (
+            ScriptedPeer(answering(http_answer(200, body)), tls=tls) as peer,
+            ProxyPeer(tls=tls) as proxy,
+        ):
+            rules = proxy.rules("https")
+            connection = await open_connection(peer.url().origin, rules, trusting, PATIENCE)
+            for _ in range(2):
+                answer = await connection.request("GET", peer.url("/x"), (), b"", PATIENCE)
+                assert await answer.read(len(body), PATIENCE) == body
+            await leave(connection)
+            assert proxy.requests[0].target == f"127.0.0.1:{peer.port}"
+            await asyncio.wait_for(proxy.wires[0].ended.wait(), PATIENCE)
+
+    async def test_tls_to_the_proxy_and_plain_http_within(
+        self, certificates: Certificates, trusting: ssl.SSLContext
+    ) -> None:
+        async with ScriptedPeer(answering(OK), tls=certificates.server_context()) as proxy:
+            rules = ProxyRules({"http": proxy.base.replace("//", "//me:word@")})
+            assert await ask(parse_url("http://hub.test:81/a"), rules, trusting) == b"ok"
+            (request,) = proxy.requests
+            assert request.target == "http://hub.test:81/a"
+            assert request.get("proxy-authorization") is not None
+
+    async def test_a_peer_within_two_layers_may_close(
+        self, certificates: Certificates, trusting: ssl.SSLContext
+    ) -> None:
+        tls = certificates.server_context()
+        async with ScriptedPeer(answering(CLOSE), tls=tls) as peer, ProxyPeer(tls=tls) as proxy:
+            with pytest.raises(BrokenStream):
+                await ask(peer.url(), proxy.rules("https"), trusting)
+
+
+class SocksPeer(ScriptedPeer):
+    """A SOCKS proxy without a login, which refuses some hosts."""
+
+    def __init__(self, refused: Container[str] = ()) -> None:
+        super().__init__(self._relay)
+        self._refused = refused
+        self.hosts: list[str] = []
+
+    async def _relay(self, wire: Wire) -> None:
+        await wire.reader.readexactly(3)
+        await wire.send(b"\x05\x00")
+        kind = (await wire.reader.readexactly(4))[3]
+        size = {1: 4, 4: 16}.get(kind) or (await wire.reader.readexactly(1))[0]
+        packed = await wire.reader.readexactly(size)
+        host = packed.decode() if kind == 3 else str(ip_address(packed))
+        port = int.from_bytes(await wire.reader.readexactly(2), "big")
+        self.hosts.append(host)
+        if host in self._refused:
+            return await wire.send(b"\x05\x04\x00\x01" + bytes(6))
+        await relay(wire, "127.0.0.1", port, b"\x05\x00\x00\x01" + bytes(6))
+
+    def rules(self, scheme: str) -> ProxyRules:
+        return ProxyRules({"all": f"{scheme}://127.0.0.1:{self.port}"})
+
+
+class TestSocks:
+    @pytest.mark.parametrize("is_secure", [False, True])
+    async def test_the_proxy_resolves_the_name(
+        self, certificates: Certificates, trusting: ssl.SSLContext, is_secure: bool
+    ) -> None:
+        tls = certificates.server_context() if is_secure else None
+        async with ScriptedPeer(answering(OK), tls=tls) as peer, SocksPeer() as proxy:
+            scheme, host = ("https", "localhost") if is_secure else ("http", "hub.invalid")
+            url = parse_url(f"{scheme}://{host}:{peer.port}/x")
+            assert await ask(url, proxy.rules("socks5h"), trusting) == b"ok"
+            assert proxy.hosts == [host]
+            assert peer.requests[0].target == "/x"
+            assert peer.requests[0].get("proxy-authorization") is None
+
+    async def test_this_machine_resolves_the_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake_resolver(monkeypatch, ["::1", "127.0.0.1"])
+        async with ScriptedPeer(answering(OK)) as peer, SocksPeer(refused={"::1"}) as proxy:
+            url = parse_url(f"http://hub.test:{peer.port}/")
+            assert await ask(url, proxy.rules("socks5")) == b"ok"
+            assert proxy.hosts == ["::1", "127.0.0.1"]  # the next one, if it refuses the first
+
+    async def test_a_host_that_the_proxy_cannot_reach(self) -> None:
+        async with SocksPeer(refused={"hub.test"}) as proxy:
+            with pytest.raises(BrokenStream, match=r"cannot connect to hub.test: host unreach"):
+                await ask(parse_url("http://hub.test/"), proxy.rules("socks5h"))
+            assert proxy.hosts == ["hub.test"]
+            await asyncio.wait_for(proxy.wires[0].ended.wait(), PATIENCE)
+
+    @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+    async def test_it_gets_no_address_out_of_reach(
+        self, monkeypatch: pytest.MonkeyPatch, scheme: str
+    ) -> None:
+        fake_resolver(monkeypatch, ["10.0.0.1"])
+        async with SocksPeer() as proxy:
+            host = "other.test" if scheme == "socks5" else "10.0.0.1"
+            with pytest.raises(UpstreamRefused, match="upstream_networks"):
+                await ask_within(PUBLIC_HUB, parse_url(f"http://{host}/"), proxy.rules(scheme))
+            assert proxy.hosts == []

@@ -28,7 +28,7 @@ A private file needs -H "Authorization: Bearer hf_...". The default command is `
 SERVE_HELP: Final = """\
 Every setting can be given as a flag, as an environment variable (in brackets) or in the TOML file
 that --config names. A flag overrides a variable, and a variable overrides the file. Upstream
-connections use HTTPS_PROXY, HTTP_PROXY, NO_PROXY and SSL_CERT_FILE.
+connections use HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE.
 """
 KINDS: Final = ("model", "dataset", "space", "kernel")  # types of repositories
 TARGETS: Final = ("systemd", "docker", "podman")

@@ -1,16 +1,14 @@
 """Open upstream connections: resolve names, choose a proxy, check addresses, start TLS."""
 
 import asyncio
-import base64
 import errno
 import logging
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import h11
 
@@ -19,6 +17,8 @@ from xetserve.base.lru_dict import LruDict
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamRefused, UpstreamUntrusted
 from xetserve.net.address_policy import AddressPolicy, find_literal
 from xetserve.net.client_connection import ClientConnection, read_head
+from xetserve.net.proxies import HTTPS, SOCKS_LOCAL, Proxy, ProxyRules
+from xetserve.net.socks import SocksRefused, open_socks
 from xetserve.net.stream import ByteStream
 from xetserve.net.url import Origin
 
@@ -30,51 +30,6 @@ _UNKNOWN_ISSUER: Final = frozenset({18, 19, 20, 21})
 ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried as well (RFC 8305, 5)
 SLOW_TIME: Final = 600.0  # seconds in which an address that did not answer is tried last
 MAX_SLOW: Final = 1000  # such addresses
-
-
-class Proxy(NamedTuple):
-    """A forward proxy, and the Proxy-Authorization to send to it; None: it requires none."""
-
-    host: str
-    port: int
-    authorization: str | None
-
-    def __repr__(self) -> str:
-        return f"Proxy(host={self.host!r}, port={self.port})"
-
-
-class ProxyRules:
-    """The values of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY at the time of creation."""
-
-    def __init__(self, proxies: Mapping[str, str] | None = None) -> None:
-        self._proxies = dict(getproxies_environment() if proxies is None else proxies)
-
-    def find(self, origin: Origin) -> Proxy | None:
-        """Return the proxy for an origin; None: connect directly.
-
-        Raises:
-            UpstreamRefused: the proxy's URL is invalid or has another scheme than http.
-        """
-        url = self._proxies.get(origin.scheme) or self._proxies.get("all")
-        if not url or proxy_bypass(f"{origin.host}:{origin.port}", self._proxies):
-            return None
-        try:
-            parts = urlsplit(url if "//" in url else f"http://{url}")
-            port = parts.port or 8080
-        except ValueError:  # urlsplit's message quotes the URL, which may hold a password
-            raise UpstreamRefused(
-                "the URL of the proxy is invalid: correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
-            ) from None
-        if parts.scheme != "http" or not parts.hostname:
-            raise UpstreamRefused(
-                f"cannot use a proxy with scheme {parts.scheme!r}, only http: "
-                "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY"
-            )
-        authorization = None
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
-        return Proxy(parts.hostname, port, authorization)
 
 
 class SlowAddresses:
@@ -107,7 +62,8 @@ async def open_connection(
 ) -> ClientConnection:
     """Connect to an origin, through a proxy if the rules name one.
 
-    A proxy resolves host names itself, so with a proxy only numeric addresses are checked.
+    A proxy resolves host names itself, unless its kind is SOCKS_LOCAL. Then only numeric addresses
+    are checked.
 
     Args:
         timeout: seconds for the whole connection setup.
@@ -128,20 +84,28 @@ async def open_connection(
         async with asyncio.timeout(timeout):
             if reach is not None and reach.is_free(origin):
                 reach = None
-            if proxy is not None:
-                literal = None if reach is None else find_literal(origin.host)
-                if reach is not None and literal and not await reach.allows(literal):
-                    raise _refuse(origin.host, literal)
-                stream = await _connect(proxy.host, proxy.port, None, slow)
-            else:
-                stream = await _connect(origin.host, origin.port, reach, slow)
-            if proxy and origin.scheme == "https":
-                await _open_tunnel(stream, origin, proxy, timeout)
-            if origin.scheme == "https":
-                await _start_tls(stream, tls, origin.host)
-    except (OSError, ssl.SSLError) as exc:
+            with _naming_errors(origin.host):
+                if proxy is None:
+                    stream = await _connect(origin.host, origin.port, reach, slow)
+                else:
+                    stream = await _connect_through(proxy, origin, tls, timeout, reach, slow)
+                if origin.scheme == "https":
+                    await _start_tls(stream, tls, origin.host)
+    except BaseException:
         if stream is not None:
             stream.abort()
+        raise
+    if proxy is None or proxy.is_socks or origin.scheme == "https":
+        return ClientConnection(stream)
+    return ClientConnection(stream, is_proxied=True, proxy_authorization=proxy.authorization)
+
+
+@contextmanager
+def _naming_errors(host: str) -> Iterator[None]:
+    """Turn errors of the connection to a host into ones that name it."""
+    try:
+        yield
+    except (OSError, ssl.SSLError) as exc:
         if isinstance(exc, TimeoutError):
             raise
         if _is_for_want_of_files(exc):
@@ -149,17 +113,9 @@ async def open_connection(
         if isinstance(exc, ssl.SSLCertVerificationError):
             hint = " (see SSL_CERT_FILE)" if exc.verify_code in _UNKNOWN_ISSUER else ""
             raise UpstreamUntrusted(
-                f"cannot connect to {origin.host}: {exc.verify_message}{hint}"
+                f"cannot connect to {host}: {exc.verify_message}{hint}"
             ) from exc
-        reason = exc.strerror or str(exc)
-        raise BrokenStream(f"cannot connect to {origin.host}: {reason}") from exc
-    except BaseException:
-        if stream is not None:
-            stream.abort()
-        raise
-    if proxy is None or origin.scheme == "https":
-        return ClientConnection(stream)
-    return ClientConnection(stream, is_proxied=True, proxy_authorization=proxy.authorization)
+        raise BrokenStream(f"cannot connect to {host}: {exc.strerror or exc}") from exc
 
 
 def _is_for_want_of_files(error: OSError) -> bool:
@@ -177,9 +133,57 @@ def _is_for_want_of_files(error: OSError) -> bool:
 async def _connect(
     host: str, port: int, reach: AddressPolicy | None, slow: SlowAddresses
 ) -> ByteStream:
-    """Connect to the first of the host's allowed addresses that answers.
+    """Connect to the first of the host's allowed addresses that answers."""
+    return await _race(slow.sort(await _find_addresses(host, port, reach), port), port, slow)
 
-    IPv6 and IPv4 addresses are tried alternately.
+
+async def _connect_through(
+    proxy: Proxy,
+    origin: Origin,
+    tls: ssl.SSLContext,
+    timeout: float,
+    reach: AddressPolicy | None,
+    slow: SlowAddresses,
+) -> ByteStream:
+    """Connect to a proxy, and through it to the origin unless it takes requests for http URLs.
+
+    Raises:
+        UpstreamRefused: the policy does not allow the address.
+        UpstreamUntrusted: the certificate of the proxy cannot be verified.
+        BrokenStream: the proxy cannot be reached, or it refused.
+    """
+    hosts = [origin.host]
+    if proxy.kind == SOCKS_LOCAL:
+        hosts = await _find_addresses(origin.host, origin.port, reach)
+    elif reach is not None:
+        literal = find_literal(origin.host)
+        if literal and not await reach.allows(literal):
+            raise _refuse(origin.host, literal)
+    while True:
+        with _naming_errors(f"the proxy {proxy.host}"):
+            stream = await _connect(proxy.host, proxy.port, None, slow)
+        try:
+            if proxy.kind == HTTPS:
+                with _naming_errors(f"the proxy {proxy.host}"):
+                    await _start_tls(stream, tls, proxy.host)
+            if proxy.is_socks:
+                await open_socks(stream, hosts.pop(0), origin.port, proxy.login, timeout)
+            elif origin.scheme == "https":
+                await _open_tunnel(stream, origin, proxy, timeout)
+            return stream
+        except BaseException as exc:
+            stream.abort()
+            if not (isinstance(exc, SocksRefused) and hosts):
+                raise
+
+
+async def _find_addresses(host: str, port: int, reach: AddressPolicy | None) -> list[str]:
+    """Return the allowed addresses of a host, of IPv6 and IPv4 alternately.
+
+    Raises:
+        UpstreamRefused: none is allowed.
+        BrokenStream: host is not a host name.
+        OSError: it has no address.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -192,7 +196,7 @@ async def _connect(
         raise _refuse(host, found[0])
     if not addresses:
         raise OSError(f"no address for {host}")
-    return await _race(slow.sort(addresses, port), port, slow)
+    return addresses
 
 
 async def _race(addresses: list[str], port: int, slow: SlowAddresses) -> ByteStream:

@@ -11,7 +11,8 @@ from typing import Final
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamOffline
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection, ClientResponse, RequestContent
-from xetserve.net.connect import ProxyRules, SlowAddresses, open_connection
+from xetserve.net.connect import SlowAddresses, open_connection
+from xetserve.net.proxies import ProxyRules
 from xetserve.net.url import Origin, Url
 
 logger = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from xetserve.errors import BrokenStream, XetserveError
-from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.proxies import ProxyRules
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
 

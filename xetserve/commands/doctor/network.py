@@ -27,8 +27,8 @@ from xetserve.commands.pull.progress import show
 from xetserve.commands.serve.wiring import make_reach
 from xetserve.config.schema import Config
 from xetserve.errors import UpstreamRefused, XetserveError
-from xetserve.net.connect import Proxy, ProxyRules
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.proxies import SOCKS_LOCAL, Proxy, ProxyRules
 from xetserve.net.tls import make_client_context
 from xetserve.net.url import parse_url
 from xetserve.upstream.requests import JSON_HEADERS
@@ -72,7 +72,7 @@ class Checkup:
         if proxy_finding.level is Level.FAIL:
             yield Finding("Hub", Level.SKIP, "the proxy does not work")
             return
-        dns = await self._check_dns(is_proxied=proxy is not None)
+        dns = await self._check_dns(is_proxied=proxy is not None and proxy.kind != SOCKS_LOCAL)
         yield dns
         if dns.level is Level.FAIL:
             yield Finding("Hub", Level.SKIP, "its name does not resolve")
@@ -107,7 +107,7 @@ class Checkup:
             return Finding("proxy", Level.FAIL, str(exc), advice), None
         if proxy is None:
             return Finding("proxy", Level.OK, "none"), None
-        where = f"{proxy.host}:{proxy.port}"
+        where = str(proxy)
         try:
             async with asyncio.timeout(STEP_TIMEOUT):
                 _, writer = await asyncio.open_connection(proxy.host, proxy.port)

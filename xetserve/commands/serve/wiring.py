@@ -17,8 +17,8 @@ from xetserve.errors import ConfigError, UpstreamRefused
 from xetserve.http.cors import CorsPolicy
 from xetserve.http.hosts import HostPolicy
 from xetserve.net.address_policy import AddressPolicy
-from xetserve.net.connect import ProxyRules
 from xetserve.net.pool import ConnectionPool
+from xetserve.net.proxies import ProxyRules
 from xetserve.net.tls import check_ca_files, make_client_context
 from xetserve.net.url import parse_url
 from xetserve.ops.cpu_count import count_cores
