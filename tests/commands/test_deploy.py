@@ -226,3 +226,15 @@ def test_json_for_programs(
     engine.is_config_bad = True
     assert run(machine, monkeypatch, "apply", "--target", "docker", *flags) == 1
     assert "unknown key" in json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize("action", ["apply", "status", "logs", "rollback", "remove"])
+def test_podman_of_another_user(
+    machine: FakeMachine, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    FakeEngine(machine)
+    machine.programs = {"podman"}
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(DeployError, match="only root can deploy with podman: use sudo"):
+        choose(machine, action)
+    assert isinstance(choose(machine, "plan")[0], ContainerTarget)

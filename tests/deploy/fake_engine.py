@@ -34,6 +34,7 @@ class FakeEngine:
     broken: images whose containers do not get ready.
     speech: what the servers speak on the published port.
     has_probe: whether their version has the command `probe`.
+    enabled: units of systemd that are.
     blocked: ports that do not lead to their container.
     """
 
@@ -47,6 +48,7 @@ class FakeEngine:
     is_config_bad: bool = False
     speech: Speech = field(default_factory=Speech)
     has_probe: bool = True
+    enabled: set[str] = field(default_factory=set)
     blocked: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -54,6 +56,15 @@ class FakeEngine:
         self.machine.respond = self._respond
 
     def _handle(self, command: tuple[str, ...]) -> Done | None:
+        match command:
+            case ("systemctl", "is-enabled", _, unit):
+                return OK if unit in self.enabled else NO
+            case ("systemctl", "enable", unit):
+                self.enabled.add(unit)
+            case ("systemctl", "disable", *_, unit):
+                self.enabled.discard(unit)
+        if command[0] == "systemctl":
+            return None
         match command[1:]:
             case ("container", "inspect", name):
                 if name not in self.containers:
@@ -76,8 +87,10 @@ class FakeEngine:
                 return Done(0, f"sha256:{self.images[image]} {labels}\n", "")
             case ("image", "ls", *_):
                 return Done(0, "\n".join(self.labelled), "")
-            case ("image", "rm", "--force", number):
-                del self.labelled[number]
+            case ("image", "rm", "--force", image):
+                number = self.images.pop(image, image)
+                self.labelled.pop(number, None)
+                self.images = {k: v for k, v in self.images.items() if v != number}
             case ("pull", image):
                 self.images[image] = f"id-of-{image}"
             case ("build", *flags):

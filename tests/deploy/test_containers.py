@@ -309,13 +309,54 @@ def test_a_broken_rollback_too(machine: FakeMachine, engine: FakeEngine) -> None
     assert shown(engine) == before
 
 
-def test_a_broken_first_installation_leaves_no_container(
+@pytest.mark.parametrize("had_settings", [False, True])
+@pytest.mark.parametrize("fault", ["not ready", "bad configuration"])
+def test_a_first_installation_that_fails_leaves_nothing(
+    machine: FakeMachine, engine: FakeEngine, fault: str, had_settings: bool
+) -> None:
+    machine.make_folder(Path("/run/systemd/system"), 0o755, None)
+    machine.make_folder(Path("/etc/systemd/system"), 0o755, None)
+    if had_settings:
+        machine.make_folder(Path("/etc/xetserve"), 0o750, None)
+        machine.write(Path("/etc/xetserve/xetserve.toml"), b"mine", 0o640, None)
+    before = dict(machine.files)
+    if fault == "not ready":
+        engine.broken.add("xetserve:1.0-aaaa")
+    engine.is_config_bad = fault != "not ready"
+    with pytest.raises(DeployError, match=r"without xetserve|nothing has changed for clients"):
+        do(make(machine, "podman").plan_apply(ONE), machine)
+    assert (engine.containers, engine.images, engine.labelled) == ({}, {}, {})
+    assert engine.volumes == set()
+    assert engine.enabled == set()
+    assert machine.files == before
+
+
+def test_what_an_apply_of_today_adds_to_an_older_one(
     machine: FakeMachine, engine: FakeEngine
 ) -> None:
-    engine.broken.add("xetserve:1.0-aaaa")
-    with pytest.raises(DeployError, match="without xetserve"):
-        do(make(machine).plan_apply(ONE), machine)
-    assert engine.containers == {}
+    """Podman starts no container with the machine; a unit does, also for one that runs already."""
+    target = make(machine, "podman")
+    plan = target.plan_apply(ONE)
+    assert plan.notes == ["there is no systemd to start the container after a reboot"]
+    do(plan, machine)
+    machine.make_folder(Path("/run/systemd/system"), 0o755, None)
+    machine.make_folder(Path("/etc/systemd/system"), 0o755, None)
+    machine.commands.clear()
+    do(target.plan_apply(ONE), machine)
+    unit = "container-xetserve.service"
+    assert [line for line in machine.commands if "systemctl" in line and "is-" not in line] == [
+        "systemctl daemon-reload",
+        f"systemctl enable {unit}",
+        f"systemctl start {unit}",
+    ]
+    assert not any("podman stop" in line for line in machine.commands)
+    content = machine.read(Path("/etc/systemd/system", unit)) or b""
+    assert b"\nExecStart=/usr/bin/podman start xetserve\n" in content
+    plan = target.plan_apply(ONE)
+    assert (plan.steps, plan.after, plan.notes) == ([], [], [])
+    assert make(machine, "docker").plan_apply(ONE).steps == []
+    do(target.plan_remove(purge=True), machine)
+    assert (engine.enabled, machine.list_folder(Path("/etc/systemd/system"))) == (set(), [])
 
 
 def test_a_bad_configuration_stops_nobody(machine: FakeMachine, engine: FakeEngine) -> None:
@@ -354,6 +395,15 @@ def test_the_hosts_network_needs_no_port(machine: FakeMachine, engine: FakeEngin
     (created,) = [step.describe() for step in plan.steps if " create --name" in step.describe()]
     assert "--publish" not in created
     assert "--env XETSERVE_PORT=9000" in created
+
+
+def test_another_server_on_the_port_of_the_host(machine: FakeMachine, engine: FakeEngine) -> None:
+    """Its answers would be taken for those of the container, which cannot listen."""
+    do(make(machine, publish="9090").plan_apply(ONE), machine)
+    engine.containers["other"] = engine.containers.pop("xetserve")
+    with pytest.raises(DeployError, match=r"answers at http://127.0.0.1:9090: .* \(--publish\)"):
+        do(make(machine, network="host", publish="9090").plan_apply(TWO), machine)
+    assert set(engine.containers) == {"other"}
 
 
 @pytest.mark.parametrize("publish", ["", "x", "0", "70000", "1.2.3.4", "localhost:80", "80:80"])

@@ -37,6 +37,25 @@ def test_files(machine: RealMachine, tmp_path: Path) -> None:
     assert machine.list_folder(path.parent) == []
 
 
+@pytest.fixture
+def narrow_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_folders_have_the_right_modes_or_are_not_there(
+    machine: RealMachine, tmp_path: Path, narrow_umask: None
+) -> None:
+    """A service of another user has to get through the parents."""
+    machine.make_folder(tmp_path / "a" / "b", 0o750, None)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o750
+    with pytest.raises(DeployError, match="the group no-such-group does not exist"):
+        machine.make_folder(tmp_path / "a" / "c" / "d", 0o750, "no-such-group")
+    assert os.listdir(tmp_path / "a") == ["b"]
+
+
 def test_links(machine: RealMachine, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     link = tmp_path / "link"

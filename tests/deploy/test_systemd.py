@@ -279,16 +279,21 @@ def test_a_version_that_is_not_the_one_that_was_asked_for_goes_back(
     assert systemd.running == "1.0-aaaa"
 
 
-def test_a_broken_first_installation_leaves_the_configuration_only(
-    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+@pytest.mark.parametrize("fault", ["not ready", "no network"])
+@pytest.mark.parametrize("had", ["", "/opt/xetserve", "/etc/xetserve"])
+def test_a_first_installation_that_fails_leaves_nothing(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget, fault: str, had: str
 ) -> None:
-    systemd.broken = {"1.0-aaaa"}
-    with pytest.raises(DeployError, match=r"without xetserve$"):
+    """Also no configuration, unless it was there: a template of another version would stay."""
+    if had:
+        machine.make_folder(Path(had), 0o755, None)
+    before = snapshot(machine)
+    systemd.broken, systemd.pip_fails = {"1.0-aaaa"}, fault != "not ready"
+    with pytest.raises(DeployError, match=r"without xetserve$|nothing has changed for clients"):
         do(target.plan_apply(ONE), machine)
-    assert (systemd.running, systemd.is_enabled) == (None, False)
-    assert not any("/opt/xetserve" in name for name in machine.files)
-    assert not any("xetserve.s" in name for name in machine.files)
-    assert CONFIG in machine.files
+    assert (systemd.running, systemd.is_enabled, systemd.has_group) == (None, False, False)
+    assert {*snapshot(machine)} - {*before} <= {"/etc/systemd/system/xetserve.service.d"}
+    assert snapshot(machine).items() >= before.items()
 
 
 def test_an_installation_that_fails_changes_nothing_for_clients(

@@ -128,7 +128,9 @@ def test_a_container_that_is_never_ready_is_taken_away_again(docker: Path, tmp_p
     assert done.returncode == 1
     lines = Path(f"{docker}.log").read_text().splitlines()
     assert "start xetserve-next" in lines
-    assert lines[-1] == "rm --force xetserve-next"
+    end = ["rm --force xetserve-next", "volume rm xetserve-cache", "image rm --force x/y:z"]
+    assert lines[-3:] == end
+    assert not (tmp_path / "etc").exists()
     assert "not ready after 0.1 s: the server does not answer; rolled back" in done.stderr
 
 

@@ -139,8 +139,13 @@ def choose_target(
         raise DeployError(
             f"{' and '.join(having)} have a service each: name the one that is meant (--target)"
         )
-    notes = []
-    return _make_target((having or working)[0], options, machine, notes), notes
+    name, notes = (having or working)[0], list[str]()
+    if name == "podman" and options.action != "plan" and os.geteuid() != 0:
+        raise DeployError(
+            "only root can deploy with podman: use sudo. A container of another user would end "
+            "with the session, and could not read its settings"
+        )
+    return _make_target(name, options, machine, notes), notes
 
 
 def _make_target(

@@ -24,7 +24,18 @@ from xetserve.deploy.image_build import Recipe, inspect_image
 from xetserve.deploy.local_server import READY, Address, Answer, choose_answer, parse_probe
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import Package
-from xetserve.deploy.steps import Check, Command, File, Folder, Plan, Remove, Step, describe_state
+from xetserve.deploy.steps import (
+    Check,
+    CheckVacant,
+    Command,
+    File,
+    Folder,
+    Plan,
+    Remove,
+    Step,
+    describe_state,
+    undo_making,
+)
 
 ENGINES: Final = ("docker", "podman")
 USER: Final = "1000"  # user and group in the image; the group may read the configuration
@@ -36,6 +47,24 @@ SPEC_LABEL: Final = "io.xetserve.spec"
 FLAGS_LABEL: Final = "io.xetserve.deploy.flags"  # what an upgrade without flags keeps
 OWNER_LABEL: Final = "io.xetserve.deploy"
 UNKNOWN_COMMAND: Final = 2  # exit status of a version that has no `probe`
+# As Podman's own podman-restart.service, for one container.
+UNIT: Final = """\
+# Written by xetserve deploy.
+[Unit]
+Description=xetserve in the Podman container {name}
+Wants=network-online.target
+After=network-online.target
+RequiresMountsFor={folder} %t/containers
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={program} start {name}
+ExecStop={program} stop --time=45 {name}
+
+[Install]
+WantedBy=multi-user.target
+"""
 _PUBLISH: Final = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|\d{1,3}(?:\.\d{1,3}){3}):)?(\d{1,5})")
 
 
@@ -188,8 +217,14 @@ class ContainerTarget:
         """Return a plan that runs the shape's image, or an image built from a package."""
         name = self._shape.name
         plan = Plan(steps=self._make_configuration())
+        restored = undo_making(self._machine, plan.steps)
         image, building = self._get_image(package, plan.notes)
         plan.steps += building
+        if building and self._find_image(image) is None:
+            restored.append(self._command("image", "rm", "--force", image, may_fail=True))
+        unit = self._make_unit(plan.notes)
+        plan.steps += unit
+        restored += self._undo_unit(unit)
         environment = self._machine.read(self._env_file)
         spec = self._make_spec(image, self._env_template if environment is None else environment)
         labels = {SPEC_LABEL: spec, FLAGS_LABEL: self._shape.format_flags()}
@@ -203,6 +238,8 @@ class ContainerTarget:
         ):
             started = _parse_time(current["State"].get("StartedAt"))
             change = self._applied.find_change(self._template, started)
+            plan.cleanup, plan.after = restored, self._start_unit() if unit else []
+            plan.switch = len(plan.steps)
             if change is Change.NOTHING:
                 return plan
             plan.notes.append(change.value)
@@ -210,13 +247,18 @@ class ContainerTarget:
                 plan.steps.append(self._command("exec", name, "xetserve", *CHECK))
                 plan.steps.append(self._command("kill", "--signal=HUP", name))
                 plan.switch = len(plan.steps)
-                plan.after = [self._applied.record()]
+                plan.after.append(self._applied.record())
                 return plan
+            plan.after = []
         volume = f"{name}-cache"
         if self._run("volume", "inspect", volume).status:
             plan.steps.append(self._command("volume", "create", volume))
+            restored.insert(0, self._command("volume", "rm", volume, may_fail=True))
         if self._inspect(self._next) is not None:  # an earlier apply was interrupted
             plan.steps.append(self._command("rm", "--force", self._next))
+        is_ours = current is not None and self._find_address(name) == self._shape.address
+        if self._shape.network == "host" and not is_ours:
+            plan.steps.append(CheckVacant(Address(*self._shape.address)))
         plan.steps.append(
             self._command("run", "--rm", "--network=none", *self._flags(), image, *CHECK)
         )
@@ -231,11 +273,12 @@ class ContainerTarget:
                 *self._serve(),
             )
         )
-        plan.cleanup = [self._command("rm", "--force", self._next, may_fail=True)]
+        plan.cleanup = [self._command("rm", "--force", self._next, may_fail=True), *restored]
         plan.switch = len(plan.steps)
         version = package.version if package is not None else None
         self._take_over(plan, self._next, current is not None, version)
         plan.undo.insert(0, self._command("rm", "--force", self._next, may_fail=True))
+        plan.undo += restored
         if current is None:
             plan.back_to = "the state without xetserve"
             plan.after = [self._command("rename", self._next, name)]
@@ -247,7 +290,7 @@ class ContainerTarget:
                 self._command("rename", name, self._previous),
                 self._command("rename", self._next, name),
             ]
-        plan.after.append(self._applied.record())
+        plan.after += [self._applied.record(), *self._start_unit()]
         return plan
 
     def plan_rollback(self) -> Plan:
@@ -274,6 +317,9 @@ class ContainerTarget:
         shape = self._shape
         names = [shape.name, self._next, self._previous]
         plan = Plan()
+        if self._machine.exists(self._unit):
+            plan.steps.append(Command(("systemctl", "disable", "--now", self._unit.name)))
+            plan.steps += [Remove(self._unit), Command(("systemctl", "daemon-reload"))]
         for name in names:
             if (found := self._inspect(name)) is not None:
                 if found["State"].get("Running"):
@@ -328,6 +374,50 @@ class ContainerTarget:
     @property
     def _env_file(self) -> Path:
         return self._shape.config_folder / "xetserve.env"
+
+    @property
+    def _unit(self) -> Path:
+        return Path("/etc/systemd/system") / f"container-{self._shape.name}.service"
+
+    @property
+    def _has_units(self) -> bool:
+        """Return whether a unit starts the container with the machine; Docker's daemon does it."""
+        return self._engine == "podman" and self._machine.exists(Path("/run/systemd/system"))
+
+    def _make_unit(self, notes: list[str]) -> list[Step]:
+        """Return the steps that have the container started with the machine, if there are any.
+
+        Podman has no daemon that does it, and its Quadlet would make the container anew each time.
+        """
+        if not self._has_units:
+            if self._engine == "podman":
+                notes.append("there is no systemd to start the container after a reboot")
+            return []
+        program = self._machine.which(self._engine) or f"/usr/bin/{self._engine}"
+        content = UNIT.format(
+            name=self._shape.name, program=program, folder=self._shape.config_folder
+        ).encode()
+        steps: list[Step] = []
+        if self._machine.read(self._unit) != content:
+            steps = [File(self._unit, content), Command(("systemctl", "daemon-reload"))]
+        enabled = ("systemctl", "is-enabled", "--quiet", self._unit.name)
+        if self._machine.run(enabled).status:
+            steps.append(Command(("systemctl", "enable", self._unit.name)))
+        return steps
+
+    def _start_unit(self) -> list[Step]:
+        """Return the step that has the unit stop the container when the machine shuts down."""
+        return [Command(("systemctl", "start", self._unit.name))] if self._has_units else []
+
+    def _undo_unit(self, steps: list[Step]) -> list[Step]:
+        """Return the steps that undo those of _make_unit where the unit was not there before."""
+        if not steps or self._machine.exists(self._unit):
+            return []
+        return [
+            Command(("systemctl", "disable", self._unit.name), may_fail=True),
+            Remove(self._unit),
+            Command(("systemctl", "daemon-reload"), may_fail=True),
+        ]
 
     def _make_configuration(self) -> list[Step]:
         folder = self._shape.config_folder

@@ -60,7 +60,7 @@ class Machine(Protocol):
         ...
 
     def make_folder(self, path: Path, mode: int, group: str | None) -> None:
-        """Make a folder and its parents."""
+        """Make a folder and its parents, which are 0755; if that fails, leave none of them."""
         ...
 
     def make_link(self, path: Path, target: str) -> None:
@@ -141,11 +141,21 @@ class RealMachine:
             raise DeployError(f"cannot write {path}: {exc.strerror}") from None
 
     def make_folder(self, path: Path, mode: int, group: str | None) -> None:
-        """Make a folder and its parents."""
+        """Make a folder and its parents; if that fails, leave none of them."""
+        made: list[Path] = []
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            for folder in (*reversed(path.parents), path):
+                if not folder.is_dir():
+                    folder.mkdir()
+                    made.append(folder)
+                    folder.chmod(0o755)  # whatever the umask is
             _hand_over(path, mode, group)
-        except OSError as exc:
+        except (OSError, DeployError) as exc:
+            for folder in reversed(made):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            if isinstance(exc, DeployError):
+                raise
             raise DeployError(f"cannot make {path}: {exc.strerror}") from None
 
     def make_link(self, path: Path, target: str) -> None:

@@ -1,13 +1,13 @@
 """Steps and plans: describe each step before a deployment, and carry out the same steps."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from xetserve.deploy.local_server import HEALTH, READY, Answer, read_version
+from xetserve.deploy.local_server import HEALTH, READY, Address, Answer, read_version
 from xetserve.deploy.machine import DeployError, Machine
 
 POLL: Final = 0.5  # seconds between two requests to a server that is starting
@@ -116,6 +116,42 @@ class Command:
             raise DeployError(f"{start}: status {done.status}: {' / '.join(lines[-4:])}")
 
 
+@dataclass(frozen=True, slots=True)
+class CheckVacant:
+    """Check that no server answers where the new one will listen.
+
+    On the network of the host, its answers would be taken for those of a container that ends.
+    """
+
+    address: Address
+
+    def describe(self) -> str:
+        """Return one line about the step."""
+        return f"check that no other server answers at {self.address.url}"
+
+    def do(self, machine: Machine) -> None:
+        """Carry out the step."""
+        for tls in (False, True):
+            if machine.ask(self.address._replace(tls=tls), HEALTH) is not None:
+                raise DeployError(
+                    f"another server answers at {self.address.url}: stop it, or give another "
+                    "address (--publish)"
+                )
+
+
+def undo_making(machine: Machine, steps: Iterable[Step]) -> list[Step]:
+    """Return steps that remove the files and folders that the given steps will make.
+
+    They do not exist yet. Of folders, their new parents are removed as well.
+    """
+    made = [step.path for step in steps if isinstance(step, File | Folder)]
+    outermost = [
+        next(each for each in (*reversed(path.parents), path) if not machine.exists(each))
+        for path in made
+    ]
+    return [Remove(path) for path in dict.fromkeys(outermost)]
+
+
 YES: Final = "yes"
 
 
@@ -206,28 +242,29 @@ def carry_out(plan: Plan, machine: Machine, say: Callable[[str], None]) -> None:
         say(step.describe())
         try:
             step.do(machine)
-        except DeployError as exc:
-            say(f"failed: {exc}")
+        except (DeployError, KeyboardInterrupt) as exc:
+            reason = str(exc) or "interrupted"
+            say(f"failed: {reason}")
             if number >= plan.switch and plan.log:
                 _show_log(plan.log, machine, say)
             undo = plan.undo if number >= plan.switch else plan.cleanup
             failures = _undo(undo, machine, say)
             if failures:
                 raise DeployError(
-                    f"{exc}; the rollback failed too: {'; '.join(failures)}"
+                    f"{reason}; the rollback failed too: {'; '.join(failures)}"
                 ) from None
             outcome = (
                 f"rolled back to {plan.back_to}"
                 if number >= plan.switch
                 else "nothing has changed for clients"
             )
-            raise DeployError(f"{exc}; {outcome}") from None
+            raise DeployError(f"{reason}; {outcome}") from None
     for step in plan.after:
         say(step.describe())
         try:
             step.do(machine)
         except DeployError as exc:
-            say(f"not removed: {exc}")
+            say(f"not done: {exc}")
 
 
 def _show_log(command: tuple[str, ...], machine: Machine, say: Callable[[str], None]) -> None:

@@ -38,6 +38,7 @@ from xetserve.deploy.steps import (
     Remove,
     Step,
     describe_state,
+    undo_making,
 )
 
 SERVICE: Final = "xetserve.service"
@@ -150,11 +151,14 @@ class SystemdTarget:
         current = machine.read_link(paths.opt / "current")
         plan = Plan(back_to=current or "the state without xetserve", log=_FAILURE_LOG)
         plan.steps = self._make_configuration()
+        restored = undo_making(machine, plan.steps)
+        if not self._has_group():
+            restored.append(Command(("groupdel", GROUP), may_fail=True))
         installing = self._install(package)
         plan.steps += installing
         folder = paths.opt / wanted
         if installing:
-            plan.cleanup = [Remove(folder)]
+            plan.cleanup = [Remove(self._find_new(folder)), *restored]
         units = self._change_units(package.units)
         is_on = self._is("is-enabled", SOCKET) and self._is("is-active", SOCKET)
         has_failed = self._is("is-failed", SERVICE)
@@ -184,7 +188,9 @@ class SystemdTarget:
             plan.steps.append(Command(("systemctl", "enable", SERVICE, SOCKET)))
         plan.steps += self._restart(is_socket_changed=_touches(units, SOCKET))
         plan.steps.append(self._check(package.version))
-        plan.undo = self._undo(current, units, is_new=bool(installing), folder=folder)
+        new = self._find_new(folder)
+        plan.undo = self._undo(current, units, is_new=bool(installing), folder=new)
+        plan.undo += restored
         keep = {wanted, current}
         plan.after = [
             self._applied.record(),
@@ -334,6 +340,11 @@ class SystemdTarget:
         steps += [File(folder / SHARED / name, content) for name, content in package.units.items()]
         steps.append(File(folder / COMPLETE, b""))
         return steps
+
+    def _find_new(self, folder: Path) -> Path:
+        """Return the outermost folder that an installation makes."""
+        outer = (self._paths.opt, self._paths.versions)
+        return next((each for each in outer if not self._machine.exists(each)), folder)
 
     def _check_configuration(self, folder: Path) -> Step:
         environment = self._paths.environment
