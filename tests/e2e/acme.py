@@ -36,9 +36,10 @@ class Acme:
         self.live = folder / "conf" / "live" / NAME
         dns, port, management = find_port(), find_port(), find_port()
         self._url = f"https://localhost:{port}/dir"
-        unused = ("-management", "-http01", "-https01", "-tlsalpn01", "-defaultIPv6")
+        unused = ("-http01", "-https01", "-tlsalpn01", "-defaultIPv6")
         self._start(
             *(need_program("pebble-challtestsrv"), "-dns01", f"127.0.0.1:{dns}"),
+            *("-management", f"127.0.0.1:{find_port()}"),
             *(word for flag in unused for word in (flag, "")),
         )
         config = {

@@ -1,9 +1,11 @@
 """A real systemd boot with our units in it: prepares a root file system, boots it with
 systemd-nspawn, runs checks.py inside.
 
-    python3 tests/systemd/boot.py --cache DIR [--deploy] [--rootfs FILE.tar | --mirror URL] [--keep]
+    python3 tests/systemd/boot.py --cache DIR [--deploy | --certificates]
+        [--rootfs FILE.tar | --mirror URL] [--keep]
 
-With --deploy, nothing is installed, and deploy_checks.py has `xetserve deploy` do it.
+With --deploy, nothing is installed, and deploy_checks.py has `xetserve deploy` do it. With
+--certificates, certificate_checks.py has it turn TLS on, with certbot and with Pebble.
 
 Needs root, systemd-nspawn (Debian: systemd-container), nsenter and openssl, and pip of the Python
 that the root file system has (Debian 12: 3.11). FILE.tar is a minimal Debian 12 with the packages
@@ -26,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LOCK = "xetserve/deploy/requirements.lock"
 PACKAGES = "systemd,systemd-sysv,dbus,procps,ca-certificates,python3,python3-venv"
+MORE_PACKAGES = "certbot,pebble,openssl"  # for --certificates
 TIME_LIMIT = 420.0  # seconds for the boot and the checks
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -40,14 +43,15 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def make_base(cache: Path, mirror: str | None) -> Path:
+def make_base(cache: Path, mirror: str | None, *, more: bool) -> Path:
     """Give the tar file of a minimal Debian 12; made once."""
-    base = cache / "bookworm.tar"
+    base = cache / f"bookworm{'-more' if more else ''}.tar"
     if not base.exists():
         say("making a root file system")
-        partial = cache / "bookworm.partial.tar"
+        partial = base.with_suffix(".partial.tar")
         mirrors = [mirror] if mirror else []
-        variant = ("--variant=minbase", f"--include={PACKAGES}")
+        packages = f"{PACKAGES},{MORE_PACKAGES}" if more else PACKAGES
+        variant = ("--variant=minbase", f"--include={packages}")
         run("mmdebstrap", *variant, "bookworm", partial, *mirrors)
         partial.rename(base)
     return base
@@ -112,7 +116,7 @@ def copy_checks(tree: Path) -> Path:
     """Put the checks into the tree, and a key pair for them; gives their folder."""
     checks = tree / "checks"
     checks.mkdir()
-    for name in ("checks.py", "deploy_checks.py"):
+    for name in ("checks.py", "deploy_checks.py", "certificate_checks.py"):
         shutil.copy(Path(__file__).with_name(name), checks)
     run(
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
@@ -207,10 +211,11 @@ def main() -> int:
     parser.add_argument("--python", default="python3.11", help="Python as in the root file system")
     parser.add_argument("--keep", action="store_true", help="leave the booted tree and its log")
     parser.add_argument("--deploy", action="store_true", help="check `xetserve deploy` instead")
+    parser.add_argument("--certificates", action="store_true", help="check TLS by deploy instead")
     options = parser.parse_args()
     cache: Path = options.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
-    base = options.rootfs or make_base(cache, options.mirror)
+    base = options.rootfs or make_base(cache, options.mirror, more=options.certificates)
     wheels = make_wheels(cache, options.python)
     work = Path(tempfile.mkdtemp(prefix="boot-", dir=cache))
     tree, log = work / "tree", work / "console.log"
@@ -225,6 +230,10 @@ def main() -> int:
             shutil.copytree(wheels, tree / "wheels")
             copy_checks(tree)
             script = ["/checks/deploy_checks.py", *versions]
+        elif options.certificates:
+            shutil.copytree(wheels, tree / "wheels")
+            copy_checks(tree)
+            script = ["/checks/certificate_checks.py"]
         else:
             install(tree, wheels)
         say("booting")

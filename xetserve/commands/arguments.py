@@ -229,6 +229,8 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
             metavar="[ADDRESS:]PORT",
             help="address and port on this machine for clients; at first 8080",
         )
+        if name in ("plan", "apply"):
+            _add_flags_of_certificates(action)
         if name in ("plan", "apply", "rollback"):
             action.add_argument(
                 "--timeout",
@@ -282,6 +284,32 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
             )
         if name != "logs":
             action.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_flags_of_certificates(action: argparse.ArgumentParser) -> None:
+    group = action.add_argument_group(
+        "HTTPS, with systemd", "A pair of files, or a certificate that certbot gets and renews."
+    )
+    group.add_argument(
+        "--tls-cert", metavar="FILE", help="PEM file with the certificate and its chain"
+    )
+    group.add_argument("--tls-key", metavar="FILE", help="PEM file with its key")
+    group.add_argument(
+        "--certbot",
+        metavar="EMAIL",
+        help="get a certificate with certbot; agrees to the terms of the ACME server",
+    )
+    group.add_argument(
+        "--domain",
+        action="append",
+        metavar="NAME",
+        help="name for the certificate, which leads to port 80 of this machine; may be repeated",
+    )
+    group.add_argument(
+        "--certbot-server",
+        metavar="URL",
+        help="directory of the ACME server; default: that of Let's Encrypt",
+    )
 
 
 def add_flags_of_origin(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xetserve.commands.arguments import DEFAULT_TIMEOUT, DEPLOYED, TARGETS
+from xetserve.commands.certificates import add_certificates
 from xetserve.commands.deploy_report import Report, describe_outcome
 from xetserve.commands.output import write_output
 from xetserve.commands.service_settings import find_speech, summarize_settings
@@ -58,6 +59,7 @@ def _run(options: argparse.Namespace, machine: Machine) -> int:
         command = target.log_command(follow=options.follow, lines=lines)
         os.execvp(command[0], command)
     plan = make_plan(options, target)
+    add_certificates(options, machine, target, plan)
     report = Report(as_json=options.json)
     plan.notes = [*notes, *plan.notes]
     for note in plan.notes:

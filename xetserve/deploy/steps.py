@@ -153,6 +153,7 @@ def undo_making(machine: Machine, steps: Iterable[Step]) -> list[Step]:
 
 
 YES: Final = "yes"
+CERTIFICATE: Final = "certificate"  # cause of a server that has no certificate yet
 
 
 def describe_ready(answer: Answer) -> str:
@@ -164,6 +165,8 @@ def describe_ready(answer: Answer) -> str:
     cause = fields.get("cause")
     if answer.status == 200:
         return YES if cause is None else f"{YES}, but {fields.get('status')}: {cause}"
+    if cause == CERTIFICATE:
+        return "no, it waits for its first certificate"
     return f"{YES}, but the Hub does not answer" if cause == "hub" else str(answer.status)
 
 
@@ -179,11 +182,13 @@ class Check:
     ask: sends a GET for a path to the server; returns None without a response.
     version: None: any version.
     timeout: seconds.
+    may_wait: whether a server that has to wait for its first certificate is ready.
     """
 
     ask: Callable[[Machine, str], Answer | None]
     version: str | None
     timeout: float
+    may_wait: bool = True
 
     def describe(self) -> str:
         """Return one line about the step."""
@@ -196,7 +201,8 @@ class Check:
         while True:
             answer = self.ask(machine, READY)
             if answer is not None:
-                if describe_ready(answer).startswith(YES):
+                waits = self.may_wait and answer.fields.get("cause") == CERTIFICATE
+                if describe_ready(answer).startswith(YES) or waits:
                     version = read_version(self.ask(machine, HEALTH))
                     if self.version in (None, version):
                         return

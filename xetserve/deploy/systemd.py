@@ -14,7 +14,7 @@ read the configuration.
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -428,6 +428,10 @@ class SystemdTarget:
     def _restore(self, path: Path) -> Step:
         before = self._machine.read(path)
         return Remove(path) if before is None else File(path, before)
+
+    def make_check(self, *, may_wait: bool = True) -> Check:
+        """Return a step that waits until the service is ready; may_wait: see Check."""
+        return replace(self._check(None), may_wait=may_wait)
 
     def _check(self, version: str | None) -> Check:
         return Check(self._ask, version, self._timeout)
