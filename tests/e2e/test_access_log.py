@@ -46,7 +46,9 @@ def use(site: Site, server: Process, folder: Path) -> None:
         curl(url, folder / "out", "-A", 'evil "agent"\\', "-H", "X-Request-Id: from-a-proxy")
     )
     assert done.returncode == 0
-    assert run(curl(f"{server.url}/download/{REPO}/absent?token={TOKEN}", folder / "no")).returncode
+    assert run(
+        curl(f"{server.url}/download/{REPO}/absent?revision={TOKEN}", folder / "no")
+    ).returncode
     assert b" 400 " in send_raw(server, f"GET / HTTP/1.1\r\nX {TOKEN}: y\r\n\r\n".encode())
 
 
@@ -62,7 +64,7 @@ def test_text(site: Site, launcher: Launcher, tmp_path: Path) -> None:
     )
     assert re.search(r" token=[0-9a-f]{8} ", found)
     assert found.endswith('"evil \\x22agent\\x22\\x5c"')
-    assert f'"GET /download/{REPO}/absent?token=***" 404 ' in missing
+    assert f'"GET /download/{REPO}/absent?revision=***" 404 ' in missing
     assert '"- -" 400 ' in broken
     assert TOKEN not in server.log
 
@@ -77,7 +79,7 @@ def test_json(site: Site, launcher: Launcher, tmp_path: Path) -> None:
     assert (found["complete"], found["user_agent"]) == (True, 'evil "agent"\\')
     assert found["verified"] is True
     assert missing["verified"] is None
-    assert (missing["path"], missing["status"]) == (f"/download/{REPO}/absent?token=***", 404)
+    assert (missing["path"], missing["status"]) == (f"/download/{REPO}/absent?revision=***", 404)
     assert missing["token"] == found["token"]
     assert (broken["method"], broken["status"], broken["token"]) == ("-", 400, None)
     assert access_lines(server) == []

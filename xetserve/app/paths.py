@@ -5,6 +5,7 @@ A path is split before it is decoded, segment by segment, so that an encoded sla
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -17,6 +18,7 @@ _PLAIN: Final = re.compile(r"[!-$&-.0-~]*")  # ASCII that needs no decoding
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")  # \ufffd: was not UTF-8
+_MAX_NAME_SIZE: Final = 40  # characters of a query parameter that are looked at
 _MAX_PATH_SIZE: Final = 4096  # bytes, encoded; servers take URLs of 8 KiB
 
 
@@ -77,6 +79,21 @@ def join_file_path(segments: Sequence[str]) -> str:
     if len(quote(path)) > _MAX_PATH_SIZE:
         raise RequestError(414, f"the encoded path is longer than {_MAX_PATH_SIZE} bytes")
     return path
+
+
+def check_query(request: Request, known: Sequence[str]) -> None:
+    """Check that a request has no query parameters but the known ones.
+
+    Raises:
+        RequestError: 400, it has another one: a misspelt ?revision= would get another file.
+    """
+    for name, _ in request.query_pairs:
+        if name not in known:
+            close = get_close_matches(name[:_MAX_NAME_SIZE], known, n=1)
+            advice = f"did you mean {close[0]}?" if close else f"it may have {', '.join(known)}"
+            raise RequestError(
+                400, f"the query has an unknown parameter {name[:_MAX_NAME_SIZE]!r}: {advice}"
+            )
 
 
 def parse_repo(repo_id: str, kind: str) -> RepoRef:

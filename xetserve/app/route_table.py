@@ -118,11 +118,18 @@ class RouteTable:
 
     Args:
         find_verb: returns the verb of a path below /api/, "" if it has no known verb.
+        advise: returns what may be meant by the decoded segments of a path that has no route.
     """
 
-    def __init__(self, routes: Sequence[Route[Any]], find_verb: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route[Any]],
+        find_verb: Callable[[str], str],
+        advise: Callable[[Sequence[str]], str] = lambda _: "",
+    ) -> None:
         self.routes = tuple(routes)
         self._find_verb = find_verb
+        self._advise = advise
         self._questions: dict[str, Route[Any]] = {}
         readings: list[_Reading] = []
         for route in routes:
@@ -157,8 +164,10 @@ class RouteTable:
                 verb = ""
             route = self._questions.get(verb) or self._questions[""]
             return route, MatchedPath(raw_path, {})
-        split_path(raw_path)
-        raise RequestError(404, "there is nothing at this path; / lists the paths of this server")
+        advice = self._advise(split_path(raw_path))
+        raise RequestError(
+            404, f"there is nothing at this path; {advice}/ lists the paths of this server"
+        )
 
 
 def no_target(_: MatchedPath) -> None:

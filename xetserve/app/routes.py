@@ -9,6 +9,7 @@ from typing import Any, Final
 from xetserve.app.download.service import FileService
 from xetserve.app.hub import git_http, git_lfs
 from xetserve.app.hub.api import HubService
+from xetserve.app.hub.links import advise, read_link_path, redirect_link
 from xetserve.app.hub.paths import (
     find_api_verb,
     read_file_path,
@@ -22,6 +23,7 @@ from xetserve.app.route_table import Auth, Call, MatchedPath, Route, RouteTable,
 from xetserve.app.status.service import StatusService
 from xetserve.errors import UpstreamError, UpstreamOffline
 from xetserve.http.messages import Response
+from xetserve.upstream.hub.entry import KINDS_BY_PLURAL
 
 
 def make_routes(
@@ -50,7 +52,7 @@ def make_routes(
         *([] if cas is None else list_cas_routes(cas)),
         *list_download_routes(files, Auth.OPTIONAL if allow_anonymous else Auth.REQUIRED),
     ]
-    return RouteTable(routes, find_api_verb)
+    return RouteTable(routes, find_api_verb, advise)
 
 
 STATUS_ROUTES: Final = frozenset({"page", "health", "ready", "metrics", "status", "operator"})
@@ -82,6 +84,8 @@ def list_hub_routes(hub: HubService) -> list[Route[Any]]:
         Route("resolve", "GET HEAD",
               "/api/resolve-cache/{models|datasets|spaces|kernels}/{owner}/{name}/{revision}/{path...}",
               Auth.OPTIONAL, read_file_path, hub.answer_file),
+        Route("link", "GET HEAD", "/[datasets/|spaces/|kernels/]{id}/blob/{revision}/{path...}",
+              Auth.NONE, read_link_path, redirect_link),
         Route("lfs", "POST", "/[datasets/|spaces/|kernels/]{id}.git/info/lfs/objects/batch",
               Auth.BASIC, read_object_path, hub.lfs.answer_batch, refuse=git_lfs.refuse),
         Route("lfs", "GET HEAD", "/[datasets/|spaces/|kernels/]{id}.git/info/lfs/objects/{oid}",
@@ -151,7 +155,7 @@ def list_cas_routes(cas: CasService) -> list[Route[Any]]:
 def list_download_routes(files: FileService, auth: Auth) -> list[Route[Any]]:
     """Return the routes of /download and /download-hash."""
 
-    async def answer_file(call: Call[tuple[str, str, list[str]]]) -> Response:
+    async def answer_file(call: Call[tuple[str | None, str, str, list[str]]]) -> Response:
         return await files.get_file(call.request, *call.target, call.token)
 
     async def answer_hash(call: Call[str]) -> Response:
@@ -163,16 +167,18 @@ def list_download_routes(files: FileService, auth: Auth) -> list[Route[Any]]:
             return files.refuse_hash(exc, call.request)
 
     return [
-        Route("download", "GET HEAD", "/download/{owner}/{name}/{path...}",
+        Route("download", "GET HEAD",
+              "/download/[models/|datasets/|spaces/|kernels/]{owner}/{name}/{path...}",
               auth, _read_download_path, answer_file),
         Route("download-hash", "GET HEAD", "/download-hash/{hash}",
               auth, _read_hash, answer_hash),
     ]  # fmt: skip
 
 
-def _read_download_path(path: MatchedPath) -> tuple[str, str, list[str]]:
+def _read_download_path(path: MatchedPath) -> tuple[str | None, str, str, list[str]]:
     (owner,), (name,) = path.decode("owner"), path.decode("name")
-    return owner, name, path.decode("path")
+    kind = path.values.get("kind")
+    return kind and KINDS_BY_PLURAL[kind], owner, name, path.decode("path")
 
 
 def _read_hash(path: MatchedPath) -> str:

@@ -12,7 +12,7 @@ REGISTRY: Final = Registry()
 # The values of the label "route"; every request has one of them.
 ROUTES: Final = (
     "page", "health", "ready", "metrics", "status", "operator", "download", "download-hash",
-    "resolve", "raw", "api", "manage", "lfs", "git", "registry", "login", "reconstruction",
+    "resolve", "raw", "link", "api", "manage", "lfs", "git", "registry", "login", "reconstruction",
     "xorb", "options", "other",
 )  # fmt: skip
 

@@ -89,7 +89,7 @@ class Stage:
     ) -> Response:
         fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
         request = Request(method, f"/download/o/n/{path}{query}", Headers(fields))
-        return await self.service.get_file(request, "o", "n", path.split("/"), token)
+        return await self.service.get_file(request, None, "o", "n", path.split("/"), token)
 
     async def get_hash(
         self, text: str = NAME, *, method: str = "GET", query: str = "", **headers: str

@@ -16,7 +16,7 @@ from xetserve.app.download.sizes import FileSizes
 from xetserve.app.download.xet_offer import answer_file_info, offer_xet, wants_file_info
 from xetserve.app.download.zstd_body import Compressors
 from xetserve.app.errors import from_error
-from xetserve.app.paths import ResolvePath, get_revision, join_file_path, parse_repo
+from xetserve.app.paths import ResolvePath, check_query, get_revision, join_file_path, parse_repo
 from xetserve.errors import RequestError, UpstreamError, UpstreamTimeout
 from xetserve.http.conditions import has_conditions
 from xetserve.http.messages import Request, Response
@@ -25,6 +25,8 @@ from xetserve.pipeline.engine import Engine, ReadLimits
 from xetserve.upstream.hub.client import FileEntry, HubClient, ReadAccess, RepoRef
 from xetserve.xet.hashes import parse_hash
 
+# Query parameters of /download. "download" is in links that were copied from the Hub's pages.
+_PARAMETERS: Final = ("revision", "type", "checksum", "length", "download")
 STALE_FIELD: Final = "X-Xetserve-Stale"  # age in seconds of the Hub's answer that is used
 
 
@@ -66,16 +68,29 @@ class FileService:
         self._download_length = download_length
 
     async def get_file(
-        self, request: Request, owner: str, name: str, path: list[str], token: str | None
+        self,
+        request: Request,
+        kind: str | None,
+        owner: str,
+        name: str,
+        path: list[str],
+        token: str | None,
     ) -> Response:
         """Answer GET and HEAD for a file of a repository.
+
+        Args:
+            kind: of the repository, from the path; None: ?type= names it.
 
         Raises:
             RequestError: the path or the query is not valid, or a condition or range fails.
             UpstreamError: the Hub or the CAS fails or refuses.
             IntegrityError: the data is damaged.
         """
-        repo = parse_repo(f"{owner}/{name}", request.query.get("type", "model"))
+        check_query(request, _PARAMETERS)
+        given = request.query.get("type", kind or "model")
+        if kind is not None and given != kind:
+            raise RequestError(400, f"the path names a {kind}, but ?type= a {given}")
+        repo = parse_repo(f"{owner}/{name}", given)
         file_path = join_file_path(path)
         revision = get_revision(request)
         is_for_checksum = wants_checksum(request)
