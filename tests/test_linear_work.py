@@ -27,7 +27,7 @@ from tests.steps import (
 from xetserve.app.auth import get_token
 from xetserve.app.hub.api import cannot_page
 from xetserve.app.hub.json_entry_filter import EntryFilter
-from xetserve.app.hub.json_filter import MemberFilter
+from xetserve.app.hub.json_filter import MemberFilter, NullFilter
 from xetserve.app.hub.json_join import ArrayJoiner
 from xetserve.app.hub.paths import (
     find_api_verb,
@@ -115,6 +115,8 @@ def collect_patterns() -> dict[str, tuple[re.Pattern[Any], set[str]]]:
                     found[f"{name}:{attribute}:{number}"] = each, uses or {"finditer"}
     names = re.compile(MemberFilter(("xetHash", "xetEnabled"))._pattern.pattern)
     found["app/hub/json_filter.py:_pattern"] = names, {"finditer"}
+    nulls = re.compile(NullFilter(("xetHash",))._pattern.pattern)
+    found["app/hub/json_filter.py:_pattern:null"] = nulls, {"finditer"}
     return found
 
 

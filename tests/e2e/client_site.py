@@ -15,6 +15,7 @@ from tests.e2e.hub import TOKEN
 MODEL = "tester/clients"
 SECRET = "tester/secret-clients"  # the same files, for its owner only
 KERNEL = "tester/kernel"  # what is quants/ of the others, as a build
+BUCKET = "tester/bucket"  # the same
 PAST = "tester/past"  # what was quants/ of the others, and has changed since
 MANY = "tester/many"  # with more files than the Hub lists in a page
 NUM_MANY = 2_500

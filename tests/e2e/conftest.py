@@ -246,6 +246,7 @@ def _running_client_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         write_files(base / "kernel", build)
         imports = [f"{site_module.MANY}={base / 'many'}"]
         imports.append(f"kernels/{site_module.KERNEL}={base / 'kernel'}")
+        imports.append(f"buckets/{site_module.BUCKET}={base / 'kernel'}")
         flags = [part for each in imports for part in ("--import", each)]
         origin = start_origin(launched, base / "origin", *flags)
         for repo, flags in ((site_module.MODEL, []), (site_module.SECRET, ["--private"])):

@@ -33,7 +33,7 @@ T = TypeVar("T")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 _WRITES: Final = ("POST", "PUT", "DELETE", "PATCH")
 # First segments that are never an owner: they start routes, or stand before an id.
-_NOT_OWNERS: Final = frozenset({"api", "download", "datasets", "spaces", "kernels"})
+_NOT_OWNERS: Final = frozenset({"api", "download", "datasets", "spaces", "kernels", "buckets"})
 _QUESTION: Final = "/api/..."
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _OPTION: Final = re.compile(r"\[([^][]*)\]")

@@ -12,6 +12,7 @@ from xetserve.app.hub.api import HubService
 from xetserve.app.hub.links import advise, read_link_path, redirect_link
 from xetserve.app.hub.paths import (
     find_api_verb,
+    read_bucket_path,
     read_file_path,
     read_git_path,
     read_hub_path,
@@ -77,6 +78,8 @@ def list_hub_routes(hub: HubService) -> list[Route[Any]]:
         Route("resolve", "GET HEAD",
               "/[datasets/|spaces/|kernels/]{id}/resolve/{revision}/{path...}",
               Auth.OPTIONAL, read_file_path, hub.answer_file),
+        Route("resolve", "GET HEAD", "/buckets/{owner}/{name}/resolve/{path...}",
+              Auth.OPTIONAL, read_bucket_path, hub.answer_file),
         # The commit id after the name shows that the name has no owner.
         Route("resolve", "GET HEAD",
               "/api/resolve-cache/{models|datasets|spaces|kernels}/{name}/{commit}/{path...}",

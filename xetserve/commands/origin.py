@@ -21,6 +21,7 @@ from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
 from xetserve.origin.app import Origin
 from xetserve.origin.store.library import Library
+from xetserve.upstream.hub.entry import BUCKET, RepoRef
 from xetserve.xet.shard import MAX_SHARD_SIZE
 
 logger = logging.getLogger("xetserve")
@@ -122,7 +123,10 @@ async def _import(library: Library, source: str, text: str) -> None:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
         raise ConfigError(f"{source} must be OWNER/NAME=FOLDER, not {text!r}")
-    repo, revision = parse_target(name)
+    if name.startswith("buckets/"):
+        repo, revision = RepoRef(BUCKET, name.removeprefix("buckets/")), "main"
+    else:
+        repo, revision = parse_target(name)
     if revision != "main":
         raise ConfigError(f"{source} {text}: a folder is imported into main, not into {revision}")
     try:

@@ -27,6 +27,7 @@ from xetserve.errors import FormatError, IntegrityError, RequestError
 from xetserve.http.hosts import PROBES
 from xetserve.http.messages import Request, Response, error_response, json_response
 from xetserve.origin.api.auth import Gatekeeper, hub_error
+from xetserve.origin.api.buckets import BucketsApi
 from xetserve.origin.api.cas import CasApi
 from xetserve.origin.api.data import DataApi
 from xetserve.origin.api.hub import HubApi, read_json
@@ -37,7 +38,7 @@ from xetserve.origin.api.resolve import ResolveApi
 from xetserve.origin.api.uploads import UploadApi
 from xetserve.origin.api_path import READS, WRITES, ApiPath, parse_api_path
 from xetserve.origin.faults import Misbehaviour, parse_faults
-from xetserve.origin.store.commits import MODEL, REPO_TYPES_BY_PLURAL, RepoType
+from xetserve.origin.store.commits import BUCKET, MODEL, REPO_TYPES_BY_PLURAL, RepoType
 from xetserve.origin.store.library import Library
 from xetserve.origin.store.repos import Repo
 from xetserve.origin.store.signing import Signer
@@ -114,6 +115,7 @@ class Origin:
             bridge_url=bridge_url,
             misbehaviour=self._get_misbehaviour,
         )
+        self._buckets = BucketsApi(self._gatekeeper, self.library.repos, self._hub)
         self._ollama = OllamaApi(self._resolve)
         self._pages = PagesApi(self._gatekeeper, self.library.repos)
         self._cas = CasApi(
@@ -259,6 +261,8 @@ class Origin:
                 return await self._management.create(request)
             case "DELETE", ["repos", "delete"]:
                 return await self._management.delete(request)
+            case _, ["buckets", *rest]:
+                return await self._buckets.answer(request, rest)
             case "GET", [plural] if plural in REPO_TYPES_BY_PLURAL:
                 return await self._management.list_repos(request, REPO_TYPES_BY_PLURAL[plural])
             case "POST", ["validate-yaml"]:
@@ -325,6 +329,10 @@ class Origin:
         kind = REPO_TYPES_BY_PLURAL.get(parts[0], MODEL)
         if kind is not MODEL:
             parts = parts[1:]
+        match request.method, parts[2:]:
+            case "GET" | "HEAD", ["resolve", *path] if kind is BUCKET and path:
+                repo = await self._gatekeeper.open_repo(request.headers, kind, "/".join(parts[:2]))
+                return await self._resolve.resolve(request, repo, "main", unquote("/".join(path)))
         for id_size in (2, 1):
             repo_id = unquote("/".join(parts[:id_size]))
             match request.method, parts[id_size:]:

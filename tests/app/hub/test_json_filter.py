@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.app.hub.json_documents import DELICATE, DOCUMENTS, HASH, NAMES, without
-from xetserve.app.hub.json_filter import MAX_MATCH, MemberFilter
+from xetserve.app.hub.json_filter import MAX_MATCH, MemberFilter, NullFilter
 
 
 def run(text: bytes, size: int) -> bytes:
@@ -84,3 +84,13 @@ def test_no_match_is_longer_than_what_is_held_back() -> None:
 def test_the_rest_is_the_same_to_the_byte(size: int) -> None:
     text = b'[{"xetHash":"0",  "more":%b}]' % DELICATE
     assert run(text, size) == b'[{  "more":%b}]' % DELICATE
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_values_become_null(size: int) -> None:
+    entries = [{"path": f'say "xetHash": {n}', "xetHash": "0" * 64, "size": n} for n in range(300)]
+    text = json.dumps([*entries, {"xetHash": ""}, {"xetHash": 1}]).encode()
+    members = NullFilter(("xetHash",))
+    pieces = [members.feed(text[at : at + size]) for at in range(0, len(text), size)]
+    found = json.loads(b"".join(pieces) + members.finish())
+    assert found == [*({**each, "xetHash": None} for each in entries), *[{"xetHash": None}] * 2]

@@ -5,7 +5,6 @@ Source: huggingface_hub utils/_xet.py; huggingface.js file-download-info.ts.
 
 from dataclasses import replace
 from typing import Final
-from urllib.parse import quote
 
 from xetserve.app.download.representation import Fields, Representation
 from xetserve.http.messages import Request, Response, json_response
@@ -59,8 +58,7 @@ def _make_urls(request: Request, repo: RepoRef, entry: FileEntry, revision: str)
     """Return the URLs of the token and of the reconstruction; clients need absolute ones."""
     assert entry.file_hash is not None
     base = request.base_url
-    commit = quote(entry.commit or revision, safe="")
     return (
-        f"{base}{repo.api_prefix}/xet-read-token/{commit}",
+        base + repo.make_token_path(entry.commit or revision),
         f"{base}/v1/reconstructions/{format_hash(entry.file_hash)}",
     )

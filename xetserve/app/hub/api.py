@@ -12,9 +12,10 @@ from xetserve.app.hub.git_http import GitApi
 from xetserve.app.hub.git_lfs import LfsApi
 from xetserve.app.hub.ollama import OllamaService
 from xetserve.app.hub.passthrough import EXACT, PassThrough
+from xetserve.app.hub.paths import is_about_bucket
 from xetserve.app.hub.repo_api import ManagementApi
 from xetserve.app.hub.writes import AUTO, UPLOADS_REFUSED, Commands
-from xetserve.app.hub.xet_mode import XetMode
+from xetserve.app.hub.xet_mode import ALL_FILES, XetMode
 from xetserve.app.native.cas_api import CasService, ask_for_token
 from xetserve.app.paths import ResolvePath
 from xetserve.app.route_table import Call
@@ -157,4 +158,6 @@ class HubService:
         return self._cas
 
     def _find_limit(self, request: Request) -> int | None:
-        return None if self._cas is None else self._mode.find_limit(request)
+        limit = None if self._cas is None else self._mode.find_limit(request)
+        # The client for buckets downloads natively or not at all, whatever the size.
+        return ALL_FILES if limit is not None and is_about_bucket(request.raw_path) else limit

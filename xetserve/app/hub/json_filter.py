@@ -42,17 +42,22 @@ class MemberFilter:
         spares_hashes: leave members whose value is a hash in hex.
     """
 
+    _filler = b""  # what a match leaves behind, besides its first group
+
     def __init__(self, names: Sequence[str], *, spares_hashes: bool = False) -> None:
         name = b"|".join(re.escape(name.encode("ascii")) for name in names)
         value = b'(?!"%b")%b' % (HASH, _VALUE) if spares_hashes else _VALUE
         member = rb'"(?:%b)"%b:%b%b' % (name, _BLANK, _BLANK, value)
+        self._pattern = self._compile(name, member)
+        self._held = bytearray()
+
+    def _compile(self, name: bytes, member: bytes) -> re.Pattern[bytes]:
         rest = rb"(?:%b,%b%b){0,3}" % (_BLANK, _BLANK, member)
         # First in its object, a member takes the comma behind it along; otherwise the one before
         # it.
-        self._pattern = re.compile(
+        return re.compile(
             rb"(\{%b)%b%b(?:%b,)?|,%b%b" % (_BLANK, member, rest, _BLANK, _BLANK, member)
         )
-        self._held = bytearray()
 
     def feed(self, data: bytes) -> bytes:
         """Add a piece of the text, and return the bytes that can be sent."""
@@ -75,10 +80,19 @@ class MemberFilter:
         for match in self._pattern.finditer(self._held):
             if match.start() >= limit:
                 break
-            parts += [self._held[position : match.start()], match[1] or b""]
+            parts += [self._held[position : match.start()], match[1] or b"", self._filler]
             position = match.end()
         end = max(position, limit)
         parts.append(self._held[position:end])
         # A new buffer: the last match may still hold the memory of the old one.
         self._held = self._held[end:]
         return b"".join(parts)
+
+
+class NullFilter(MemberFilter):
+    """Makes the values of the members null, for clients that need the members."""
+
+    _filler = b"null"
+
+    def _compile(self, name: bytes, member: bytes) -> re.Pattern[bytes]:
+        return re.compile(rb'([{,]%b"(?:%b)"%b:%b)%b' % (_BLANK, name, _BLANK, _BLANK, _VALUE))

@@ -17,8 +17,8 @@ from xetserve.app.hub.json_bodies import (
     read_pieces,
 )
 from xetserve.app.hub.json_entry_filter import EntryFilter
-from xetserve.app.hub.json_filter import MemberFilter
-from xetserve.app.hub.paths import find_kept_question, is_lasting_question
+from xetserve.app.hub.json_filter import MemberFilter, NullFilter
+from xetserve.app.hub.paths import find_kept_question, is_about_bucket, is_lasting_question
 from xetserve.app.hub.token_guard import TokenGuard, check_fields
 from xetserve.errors import UpstreamRefused
 from xetserve.http.conditions import Validators, Verdict, check_conditions
@@ -111,7 +111,7 @@ class PassThrough:
                 return Response(status, headers, no_blocks())
             if event_streams.is_stream(page.headers):
                 return await event_streams.make_stream(page, headers)
-            members = _make_filter(page.headers, native_above)
+            members = _make_filter(request, page.headers, native_above)
             if joins_pages and status == 200 and page.following is not None:
                 # These fields describe the first page only.
                 headers = [field for field in headers if field[0] not in ("Link", "ETag")]
@@ -172,7 +172,7 @@ class PassThrough:
             return Response(304, [field for field in headers if field[0] != "Content-Type"])
         if request.method == "HEAD":
             return Response(known.status, headers, no_blocks())
-        members = _make_filter(known.headers, native_above)
+        members = _make_filter(request, known.headers, native_above)
         if large:
             blocks = self._lend_blocks(known.body, members)
             return Response(known.status, headers, await start_body(blocks))
@@ -271,10 +271,15 @@ def _make_fields(hub: HubClient, request: Request, answer: _Answer) -> list[tupl
     return fields
 
 
-def _make_filter(headers: Headers, native_above: int | None) -> MemberFilter | EntryFilter | None:
+def _make_filter(
+    request: Request, headers: Headers, native_above: int | None
+) -> MemberFilter | EntryFilter | None:
     """Return the filter that removes members about Xet from an answer; None: they stay."""
     if not _is_json(headers):
         return None
+    if is_about_bucket(request.raw_path):
+        # Clients need the member in every entry. They read files without a hash over HTTP.
+        return NullFilter(("xetHash",)) if native_above is None else None
     if native_above is None:
         return MemberFilter(_XET_MEMBERS)
     if native_above == EXACT:

@@ -13,7 +13,7 @@ from xetserve.app.paths import (
 )
 from xetserve.app.route_table import MatchedPath
 from xetserve.errors import RequestError
-from xetserve.upstream.hub.entry import KINDS_BY_PLURAL, RepoRef
+from xetserve.upstream.hub.entry import BUCKET, KINDS_BY_PLURAL, RepoRef
 
 _TOKENS: Final = ("xet-read-token", "xet-write-token")
 # The verbs of API paths, and how many segments may follow each: at least and at most. The Hub has
@@ -27,6 +27,7 @@ _VERBS: Final = {
     **dict.fromkeys(("tree", "treesize"), (1, _ANY)),
     **dict.fromkeys(("discussions", "logs", "events", "secrets", "variables"), (0, _ANY)),
 }
+_API_KINDS: Final = KINDS_BY_PLURAL | {"buckets": BUCKET}
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Verbs whose answers are cached: those that clients need before a download. Tokens, logs, events
 # and settings are never cached.
@@ -56,6 +57,17 @@ def read_file_path(path: MatchedPath) -> ResolvePath:
     file_path = join_file_path([decode_segment(part) for part in rest[size:]])
     repo = _read_repo(path)
     return ResolvePath(repo, check_revision(revision), file_path)
+
+
+def read_bucket_path(path: MatchedPath) -> ResolvePath:
+    """Parse the bucket and the path of a file in it, whose slashes may be encoded.
+
+    Raises:
+        RequestError: 400, 404, 414, one of them is not valid.
+    """
+    parts = [decode_segment(part, may_have_slash=True) for part in path.values["path"].split("/")]
+    repo = parse_hub_repo([path.decode(part)[0] for part in ("owner", "name")], BUCKET)
+    return ResolvePath(repo, "", join_file_path("/".join(parts).split("/")))
 
 
 def read_object_path(path: MatchedPath) -> ObjectPath:
@@ -125,6 +137,9 @@ def list_api_readings(raw_path: str) -> list[ApiPath]:
     kind, rest = _split_api(raw_path)
     if kind is None:
         return []
+    if kind == BUCKET:  # with an owner, and its verbs need nothing behind them
+        verb = rest[2].lower() if len(rest) > 2 else ""
+        return [ApiPath(RepoRef(kind, "/".join(rest[:2])), verb, tuple(rest[3:]))]
     readings = []
     for size in (2, 1):
         if len(rest) > size:
@@ -151,11 +166,19 @@ def find_api_verb(raw_path: str) -> str:
 
 
 def find_kept_question(raw_path: str) -> RepoRef | None:
-    """Return the repository of an API path whose answer may be cached; None: it may not."""
-    readings = list_api_readings(raw_path)
+    """Return the repository of an API path whose answer may be cached; None: it may not.
+
+    Buckets change without a commit, so nothing about their names is cached.
+    """
+    readings = [] if is_about_bucket(raw_path) else list_api_readings(raw_path)
     if not readings or any(reading.verb not in _KEPT_VERBS for reading in readings):
         return None
     return readings[0].repo
+
+
+def is_about_bucket(raw_path: str) -> bool:
+    """Return whether a path is of a bucket, its files or its API."""
+    return raw_path.startswith(("/api/buckets/", "/buckets/"))
 
 
 def is_lasting_question(target: str) -> bool:
@@ -177,4 +200,4 @@ def _split_api(raw_path: str) -> tuple[str | None, list[str]]:
     rest = [decode_segment(part, may_have_slash=True) for part in parts[2:]]
     while rest and not rest[-1]:
         rest.pop()
-    return KINDS_BY_PLURAL.get("".join(parts[1:2])), rest
+    return _API_KINDS.get("".join(parts[1:2])), rest

@@ -9,7 +9,7 @@ from typing import Any, Final
 from xetserve.http.messages import Request, Response, json_response
 from xetserve.origin.api.auth import Gatekeeper, hub_error
 from xetserve.origin.api.hub import describe_repo, find_commit, format_time, read_json, take_page
-from xetserve.origin.store.commits import REPO_TYPES, RepoType
+from xetserve.origin.store.commits import BUCKET, REPO_TYPES, RepoType
 from xetserve.origin.store.names import is_valid_id
 from xetserve.origin.store.repos import Repo, RepoStore
 
@@ -140,7 +140,7 @@ class ManagementApi:
         """Return the type and the id of the repository that a request names."""
         repo_type = REPO_TYPES.get(str(value.get("type") or "model"))
         name, organization = value.get("name"), value.get("organization")
-        if repo_type is None or not isinstance(name, str):
+        if repo_type is None or repo_type is BUCKET or not isinstance(name, str):
             raise hub_error(
                 400, "a repository has a name and a type: model, dataset, space or kernel"
             )

@@ -23,7 +23,7 @@ from xetserve.http.ranges import (
 from xetserve.origin.api.auth import hub_error
 from xetserve.origin.api.hub import find_commit, is_true
 from xetserve.origin.faults import Misbehaviour
-from xetserve.origin.store.commits import Entry, RepoType
+from xetserve.origin.store.commits import BUCKET, Entry, RepoType
 from xetserve.origin.store.git_ids import make_pointer
 from xetserve.origin.store.library import Library
 from xetserve.origin.store.repos import Repo
@@ -66,8 +66,10 @@ class ResolveApi:
             raise hub_error(404, f"Entry not found: {path}", "EntryNotFound", commit.id)
         changed = await repo.load_commit_info(entry.changed_in)
         etag = f'"{entry.sha256 or entry.oid}"'
+        if repo.type is BUCKET and entry.file_hash is not None:
+            etag = f'"{format_hash(entry.file_hash)}"'
         headers = [
-            ("X-Repo-Commit", commit.id),
+            *([("X-Repo-Commit", commit.id)] if repo.type is not BUCKET else []),
             ("Accept-Ranges", "bytes"),
             ("Content-Disposition", make_disposition(path, is_true(request.query.get("download")))),
             ("Last-Modified", formatdate(changed["date"], usegmt=True)),
@@ -163,7 +165,8 @@ def _xet_headers(request: Request, repo: Repo, commit: str, entry: Entry, etag: 
     assert entry.file_hash is not None
     name = format_hash(entry.file_hash)
     base = request.base_url
-    token_url = f"{base}/api/{repo.type.plural}/{repo.id}/xet-read-token/{commit}"
+    revision = "" if repo.type is BUCKET else f"/{commit}"
+    token_url = f"{base}/api/{repo.type.plural}/{repo.id}/xet-read-token{revision}"
     info_url = f"{base}/v1/reconstructions/{name}"
     link = f'<{token_url}>; rel="xet-auth", <{info_url}>; rel="xet-reconstruction-info"'
     return [

@@ -20,7 +20,8 @@ MODEL: Final = RepoType("model", "models", "/")
 DATASET: Final = RepoType("dataset", "datasets", "/datasets/")
 SPACE: Final = RepoType("space", "spaces", "/spaces/")
 KERNEL: Final = RepoType("kernel", "kernels", "/kernels/")
-REPO_TYPES: Final = {kind.name: kind for kind in (MODEL, DATASET, SPACE, KERNEL)}
+BUCKET: Final = RepoType("bucket", "buckets", "/buckets/")  # see origin/api/buckets.py
+REPO_TYPES: Final = {kind.name: kind for kind in (MODEL, DATASET, SPACE, KERNEL, BUCKET)}
 REPO_TYPES_BY_PLURAL: Final = {kind.plural: kind for kind in REPO_TYPES.values()}
 
 

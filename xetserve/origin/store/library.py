@@ -14,7 +14,7 @@ from xetserve.base.atomic_file import open_private
 from xetserve.errors import ConfigError, IntegrityError, RequestError
 from xetserve.http.ranges import Span
 from xetserve.origin.store.blobs import TemporaryFiles, make_folder, make_private_folder, publish
-from xetserve.origin.store.commits import REPO_TYPES, Commit, CommitInfo, Entry
+from xetserve.origin.store.commits import BUCKET, REPO_TYPES, Commit, CommitInfo, Entry, RepoType
 from xetserve.origin.store.files import FileStore
 from xetserve.origin.store.git_ids import hash_object, make_pointer
 from xetserve.origin.store.ingest import Ingest
@@ -190,7 +190,7 @@ class Library:
             entries = []
             for path in await asyncio.to_thread(_list_files, folder):
                 name = path.relative_to(folder).as_posix()
-                entries.append(await self._import_file(path, name, ingest, blobs))
+                entries.append(await self._import_file(path, name, ingest, blobs, kind))
             await ingest.publish()
             async with repo.lock:
                 head = await repo.get_commit(MAIN)
@@ -205,12 +205,14 @@ class Library:
             await self.discard_blobs(blobs)
 
     async def _import_file(
-        self, path: Path, name: str, ingest: Ingest, blobs: list[StagedBlob]
+        self, path: Path, name: str, ingest: Ingest, blobs: list[StagedBlob], kind: RepoType
     ) -> Entry:
         async with aiofiles.open(path, "rb", buffering=0) as file:
             size = (await asyncio.to_thread(path.stat)).st_size
             sample = await file.read(SAMPLE_SIZE)
-            if size <= MAX_PLAIN_SIZE and not is_large_file(name, size, sample):
+            # No file of a bucket is in git.
+            is_large = kind is BUCKET or is_large_file(name, size, sample)
+            if size <= MAX_PLAIN_SIZE and not is_large:
                 blob = await self.stage_blob(sample + await file.readall())
                 blobs.append(blob)
                 return Entry(name, blob.size, blob.oid)

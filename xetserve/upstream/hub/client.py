@@ -10,7 +10,6 @@ import copy
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from urllib.parse import quote
 
 from xetserve.errors import FormatError, UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
@@ -30,7 +29,7 @@ from xetserve.upstream.hub.cached_entries import (
     unpack_entry,
     unpack_holder,
 )
-from xetserve.upstream.hub.entry import FileEntry, RepoRef
+from xetserve.upstream.hub.entry import BUCKET, FileEntry, RepoRef, describe_bucket_file
 from xetserve.upstream.hub.link import HubLink
 from xetserve.upstream.hub.read_tokens import CasToken, ReadTokens, choose_token_url
 from xetserve.upstream.requests import retrying
@@ -101,7 +100,7 @@ class HubClient:
         """Look up a file.
 
         Args:
-            revision: branch, tag, commit id or refs/pr/N, not encoded.
+            revision: branch, tag, commit id or refs/pr/N, not encoded; "" in a bucket.
             path: decoded, with "/" between folders.
             token: the client's Hub token.
 
@@ -109,13 +108,14 @@ class HubClient:
             UpstreamDenied, UpstreamMissing, UpstreamBusy: as the Hub answers.
             UpstreamError: the Hub fails.
         """
-        target = f"{repo.url_prefix}/resolve/{quote(revision, safe='')}/{quote(path, safe='/')}"
-        url = self._link.make_url(target)
+        url = self._link.make_url(repo.make_file_path(revision, path))
 
         async def ask(patient: bool) -> FileEntry:
             policy = self._policy if patient else self._one_try
             return await retrying(lambda: self._link.head(url, token), policy, "hub")
 
+        if repo.kind == BUCKET:  # a name may mean another file at any time
+            return describe_bucket_file(await ask(True))
         if self.metadata is None:
             return await ask(True)
 

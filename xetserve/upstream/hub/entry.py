@@ -5,7 +5,7 @@ Source: huggingface_hub file_download.py.
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -13,9 +13,10 @@ from xetserve.errors import UpstreamDenied, UpstreamError, UpstreamMissing
 from xetserve.http.messages import Headers
 from xetserve.net.url import Url
 from xetserve.upstream.requests import error_for_status
-from xetserve.xet.hashes import parse_hash
+from xetserve.xet.hashes import format_hash, parse_hash
 
 KINDS: Final = ("model", "dataset", "space", "kernel")  # of repositories
+BUCKET: Final = "bucket"  # files without revisions: a kind of its own, in few places
 KINDS_BY_PLURAL: Final = {f"{kind}s": kind for kind in KINDS}  # as paths name them
 _LINK: Final = re.compile(r'<([^<>]*)>\s*;\s*rel="?([^",;]+)"?')
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -23,7 +24,7 @@ _SIZE: Final = re.compile(r"[0-9]{1,18}")
 
 
 class RepoRef(NamedTuple):
-    """A repository: its kind, one of KINDS, and id, usually owner/name."""
+    """A repository: its kind, one of KINDS or BUCKET, and id, usually owner/name."""
 
     kind: str
     id: str
@@ -43,6 +44,16 @@ class RepoRef(NamedTuple):
     def api_prefix(self) -> str:
         """The start of the repository's API URLs."""
         return f"/api/{self.kind}s/{quote(self.id, safe='/')}"
+
+    def make_file_path(self, revision: str, path: str) -> str:
+        """Return the path of a file's URL, encoded; a bucket has no revisions."""
+        at = "" if self.kind == BUCKET else f"{quote(revision, safe='')}/"
+        return f"{self.url_prefix}/resolve/{at}{quote(path, safe='/')}"
+
+    def make_token_path(self, revision: str) -> str:
+        """Return the path of the URL of read tokens, encoded."""
+        at = "" if self.kind == BUCKET else f"/{quote(revision, safe='')}"
+        return f"{self.api_prefix}/xet-read-token{at}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,15 @@ def make_entry(url: Url, headers: Headers, length: int | None) -> FileEntry:
         token_url=links.get("xet-auth") or headers.get("x-xet-refresh-route"),
         url=url,
     )
+
+
+def describe_bucket_file(entry: FileEntry) -> FileEntry:
+    """Return the entry of a file in a bucket: the Xet hash alone says what it holds.
+
+    Of buckets, the Hub's ETag may be the Xet hash, or something else that looks like a sha256.
+    """
+    etag = None if entry.file_hash is None else format_hash(entry.file_hash)
+    return replace(entry, etag=etag, sha256=None, commit=None)
 
 
 def _strip_etag(value: str | None) -> str | None:

@@ -8,7 +8,6 @@ import re
 import time
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote
 
 from xetserve.base.json_text import parse_json
 from xetserve.base.lru_dict import LruDict
@@ -109,7 +108,7 @@ def choose_token_url(link: HubLink, repo: RepoRef, revision: str, token_url: str
         url = link.find_on_hub(make_url(token_url, "the Hub's token URL"))
         if url is not None:
             return url
-    return link.make_url(f"{repo.api_prefix}/xet-read-token/{quote(revision, safe='')}")
+    return link.make_url(repo.make_token_path(revision))
 
 
 async def _ask(link: HubLink, url: Url, token: str | None) -> CasToken:
