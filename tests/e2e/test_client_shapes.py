@@ -2,8 +2,10 @@
 Rust step by step.
 """
 
+import asyncio
 import hashlib
 import json
+import re
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import closing
@@ -26,7 +28,10 @@ from tests.e2e.client_site import (
 from tests.e2e.clients import Connection, Reply
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import TOKEN
+from tests.peers import ScriptedPeer, answering, http_answer
 
+DOCUMENT = ("Content-Type", "application/json")
+MOUNT = ("User-Agent", "hf-mount/0.9.2; fs/nfs")
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
 
@@ -78,6 +83,25 @@ SHAPES = [
     Shape("hf-xet 1.8.0", f"GET {B}/xet-write-token", 404, 403),
     Shape("hf-mount 0.9.2", f"GET {B}/xet-read-token", 404, 200,
           fields=(("User-Agent", "hf-mount/0.9.2; fs/nfs"),)),
+    Shape("hf-mount 0.9.2", f"GET /api/models/{MODEL}", 200, 200, None, (MOUNT,)),
+    Shape("hf-mount 0.9.2", f"GET /api/models/{MODEL}/xet-read-token/main", 404, 200, None,
+          (MOUNT,)),
+    # Uploads
+    Shape("hf 2.4.0", "POST /api/repos/create", 403, 403, b'{"name": "x"}', (DOCUMENT,)),
+    Shape("hf 2.4.0", f"POST /api/models/{MODEL}/preupload/main", 403, 403, b"{}", (DOCUMENT,)),
+    Shape("hf 2.4.0", f"POST /api/models/{MODEL}/commit/main", 403, 403, b"{}", (DOCUMENT,)),
+    Shape("hf 2.4.0", f"POST /api/models/{MODEL}/branch/b", 403, 403, b"{}", (DOCUMENT,)),
+    Shape("hf 2.4.0", "POST /api/buckets/o/n/batch", 403, 403, b"{}", (DOCUMENT,)),
+    Shape("hf 2.4.0", "POST /api/buckets/o/n", 403, 403, b"{}", (DOCUMENT,)),
+    Shape("huggingface_hub 0.36.2", f"POST /{MODEL}.git/info/lfs/objects/batch", 403, 403,
+          b'{"operation": "upload", "objects": []}', (DOCUMENT,)),
+    Shape("git 2.39.5", f"GET /{MODEL}/info/refs?service=git-receive-pack", 403, 403),
+    # Links
+    Shape("curl", f"GET /{MODEL}/blob/main/README.md", 307, 307),
+    Shape("curl", f"GET /{MODEL}", 404, 404),
+    Shape("curl", f"GET /{MODEL}/tree/main", 404, 404),
+    Shape("curl", f"GET /download/models/{MODEL}/README.md", 200, 200),
+    Shape("curl", f"GET /download/{MODEL}/README.md?revison=main", 400, 400),
 ]  # fmt: skip
 
 LLAMA = [("User-Agent", "llama-cpp/b9999-0123abc"), ("Accept", "application/json")]
@@ -177,6 +201,64 @@ class TestLlama:
         first = connection.ask(target, [("User-Agent", "curl/8")])
         assert 'rel="next"' in first.headers["link"]
         assert json.loads(first.body) == tree[: len(json.loads(first.body))]
+        connection.close()
+
+
+# Requests about what the origin does not have: a scripted Hub answers them.
+PASSED = [
+    ("huggingface_hub 2.4.0", "POST /oauth/device", b"client_id=c"),
+    ("huggingface_hub 2.4.0", "POST /oauth/token", b"grant_type=refresh_token&refresh_token=r"),
+    ("huggingface_hub 2.4.0", "GET /api/jobs/o/5/logs", None),
+    ("huggingface_hub 2.4.0", "GET /api/jobs/o/5/metrics", None),
+    ("huggingface_hub 2.4.0", "GET /api/spaces/o/n/logs/run", None),
+    ("huggingface_hub 2.4.0", "GET /api/buckets/o/n/events?since=2026-01-01T00:00:00Z", None),
+    ("git 2.39.5", "GET /o/n/info/refs?service=git-upload-pack", None),
+    ("git 2.39.5", "POST /datasets/o/n.git/git-upload-pack", b"0014command=ls-refs\n0000"),
+]
+
+
+async def test_requests_that_go_to_the_hub(launcher: Launcher) -> None:
+    async with ScriptedPeer(answering(http_answer(200, b"{}"))) as hub:
+        server = await asyncio.to_thread(launcher.start, *serve_arguments(hub.base))
+
+        def ask() -> list[int]:
+            with closing(Connection(server.url)) as connection:
+                return [
+                    connection.ask(target, [("User-Agent", client)], method, body=body).status
+                    for client, (method, target), body in (
+                        (client, request.split(" "), body) for client, request, body in PASSED
+                    )
+                ]
+
+        assert await asyncio.to_thread(ask) == [200] * len(PASSED)
+        asked = [request for request in hub.requests if request.path != "/"]
+    assert [f"{each.method} {each.target}" for each in asked] == [row[1] for row in PASSED]
+    assert [each.body or None for each in asked] == [row[2] for row in PASSED]
+    for each, (client, _, _) in zip(asked, PASSED, strict=True):
+        assert re.fullmatch(rf"xetserve/[0-9.]+ {client}", each.get("user-agent") or "")
+
+
+class TestMount:
+    """hf-mount's hub_api.rs and setup.rs: all files natively, whatever their size."""
+
+    def test_a_server_for_all_kinds_of_clients(self, client_site: ClientSite) -> None:
+        connection = Connection(client_site.server.url)
+        for agent, is_told in ((MOUNT, True), (("User-Agent", "hf_hub/2.4.0"), False)):
+            tree = connection.ask(f"/api/models/{MODEL}/tree/main?expand=true", [agent])
+            hashes = {entry["path"]: entry.get("xetHash") for entry in json.loads(tree.body)}
+            assert (hashes[LARGE] is not None) is is_told
+            head = connection.ask(f"/{MODEL}/resolve/main/{LARGE}", [agent], "HEAD")
+            assert (head.status, head.headers.get("x-xet-hash")) == (200, hashes[LARGE])
+        tree = connection.ask(f"/api/models/{MODEL}/tree/main", [MOUNT])
+        (name,) = [e["xetHash"] for e in json.loads(tree.body) if e["path"] == LARGE]
+        reply = connection.ask(f"/api/models/{MODEL}/xet-read-token/main", [MOUNT])
+        access = json.loads(reply.body)
+        assert access["casUrl"].startswith(client_site.server.url)
+        terms = connection.ask(f"/v1/reconstructions/{name}", [MOUNT], token=access["accessToken"])
+        assert terms.status == 200
+        assert sum(t["unpacked_length"] for t in json.loads(terms.body)["terms"]) == len(
+            client_site.files[LARGE]
+        )
         connection.close()
 
 

@@ -710,6 +710,8 @@ async def test_an_answer_that_would_be_too_large(
         (XetMode(NATIVE, 7), "curl/8", -1),
         (XetMode(AUTO, 7), "unknown/None; hf_hub/2.4.0; python/3.11.7", 7),
         (XetMode(AUTO, 7), "unknown/None; hf_hub/0.36.2", 7),
+        (XetMode(AUTO, 7), "hf-mount/0.9.2; fs/nfs", -1),
+        (XetMode(), "hf-mount/0.9.2; fs/nfs", None),
         (XetMode(AUTO), "x; hf_xet/1.8.0", 50 * 10**9),
         (XetMode(AUTO, 0), "hf-xet", 0),
         (XetMode(AUTO, 7), "curl/8", None),

@@ -19,6 +19,9 @@ AUTO: Final = "auto"
 # Bytes above which huggingface_hub refuses plain HTTP downloads (MAX_HTTP_DOWNLOAD_SIZE).
 CLIENT_LIMIT: Final = 50 * 1000**3
 ALL_FILES: Final = -1
+# hf-mount reads parts of files as they are needed. Over plain HTTP it fetches each file as a whole
+# when it is opened, within 60 s.
+_LAZY: Final = re.compile(r"\bhf-mount/", re.IGNORECASE)
 _ABLE: Final = re.compile(r"\bhf_hub/|\bhf[-_]xet\b", re.IGNORECASE)
 
 
@@ -27,7 +30,7 @@ class XetMode:
     """The way in which clients that know Xet are served.
 
     name: PLAIN: like all other clients. NATIVE: as by a Hub with its own CAS. AUTO: natively for
-        large files only.
+        large files only, hf-mount for all.
     native_from: bytes; with AUTO, larger files are offered natively.
     """
 
@@ -39,9 +42,10 @@ class XetMode:
 
         None: it is told of no file.
         """
-        if self.name == NATIVE:
+        agent = request.headers.get("user-agent") or ""
+        if self.name == NATIVE or (self.name == AUTO and _LAZY.search(agent)):
             return ALL_FILES
-        is_able = wants_file_info(request) or _ABLE.search(request.headers.get("user-agent") or "")
+        is_able = wants_file_info(request) or _ABLE.search(agent)
         return self.native_from if self.name == AUTO and is_able else None
 
     @property
