@@ -122,6 +122,8 @@ def test_another_type_is_400(kind: str) -> None:
         ("?revision=" + "c" * 40, "c" * 40),
         ("?revision=v1.0-rc%2B1", "v1.0-rc+1"),
         ("?revision=%C3%A4", "ä"),
+        ("?revision=~parquet", "~parquet"),
+        ("?revision=%7Educkdb", "~duckdb"),
     ],
 )
 def test_get_revision(query: str, revision: str) -> None:
@@ -130,8 +132,9 @@ def test_get_revision(query: str, revision: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "..", "a..b", "/a", "a/", "-x", ".x", "a%20b", "a%0Ab", "a%00", "a~1", "a^", "a:b", "a?",
-     "a*", "a[", "a%5C", "%7F", "x" * 256, "a%C2%A0b", "%FF", "%C0%AE", "%zz", "%", "a%2"],
+    ["", "..", "a..b", "/a", "a/", "-x", ".x", "a%20b", "a%0Ab", "a%00", "a~1", "~", "~~a",
+     "a^", "a:b", "a?", "a*", "a[", "a%5C", "%7F", "x" * 256, "a%C2%A0b", "%FF", "%C0%AE", "%zz",
+     "%", "a%2"],
 )  # fmt: skip
 def test_a_revision_that_git_would_not_allow_is_400(value: str) -> None:
     with pytest.raises(RequestError) as caught:

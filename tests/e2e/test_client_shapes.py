@@ -68,6 +68,9 @@ SHAPES = [
     Shape("huggingface_hub 2.4.0", f"POST {K}/paths-info/main", 200, 200,
           b"paths=build&expand=True", (FORM,)),
     Shape("huggingface_hub 2.4.0", f"GET {K}/commits/main", 200, 200),
+    # The origin has no converted revisions here: the request passes, and the answer names it.
+    Shape("DuckDB 1.5", f"HEAD /{MODEL}/resolve/~parquet/default/train/0.parquet", 404, 404),
+    Shape("polars 1.40", f"GET /api/models/{MODEL}/tree/~parquet?recursive=true", 404, 404),
     Shape("huggingface_hub 2.4.0", "GET /api/buckets/me?search=b", 200, 200, fields=(HF,)),
     Shape("huggingface_hub 2.4.0", f"GET {B}", 200, 200, fields=(HF,)),
     Shape("huggingface_hub 2.4.0", f"GET {B}/tree?recursive=true", 200, 200, fields=(HF,)),

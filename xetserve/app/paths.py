@@ -17,7 +17,8 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN: Final = re.compile(r"[!-$&-.0-~]*")  # ASCII that needs no decoding
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
-_REVISION: Final = re.compile(r"[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")  # \ufffd: was not UTF-8
+# The Hub calls refs/convert/parquet ~parquet, too. \ufffd: it was not UTF-8.
+_REVISION: Final = re.compile(r"~?[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")
 _MAX_NAME_SIZE: Final = 40  # characters of a query parameter that are looked at
 _MAX_PATH_SIZE: Final = 4096  # bytes, encoded; servers take URLs of 8 KiB
 
@@ -140,5 +141,7 @@ def check_revision(revision: str) -> str:
     """
     is_odd = ".." in revision or revision.startswith(("/", "-", ".")) or revision.endswith("/")
     if is_odd or not _REVISION.fullmatch(revision):
-        raise RequestError(400, "revision must be a branch, a tag, a commit id or refs/pr/N")
+        raise RequestError(
+            400, "revision must be a branch, a tag, a commit id, refs/pr/N or ~parquet"
+        )
     return revision

@@ -48,6 +48,8 @@ def read_path(path: str) -> object:
         ("/api/resolve-cache/spaces/o/n/main/a", "space", "o/n", "main", "a"),
         (f"/api/resolve-cache/kernels/o/n/{COMMIT}/a", "kernel", "o/n", COMMIT, "a"),
         ("/kernels/o/n/resolve/v1/build/a.py", "kernel", "o/n", "v1", "build/a.py"),
+        ("/datasets/o/n/resolve/~parquet/d/0.parquet", "dataset", "o/n", "~parquet", "d/0.parquet"),
+        ("/datasets/n/resolve/%7Educkdb/a", "dataset", "n", "~duckdb", "a"),
     ],
 )
 def test_a_file_is_found(path: str, kind: str, repo: str, revision: str, file: str) -> None:

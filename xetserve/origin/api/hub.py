@@ -116,7 +116,11 @@ class HubApi:
                 if ref.startswith(prefix)
             ]
 
-        value = {"branches": under("refs/heads/"), "converts": [], "tags": under("refs/tags/")}
+        value = {
+            "branches": under("refs/heads/"),
+            "converts": under("refs/convert/"),
+            "tags": under("refs/tags/"),
+        }
         if is_true(request.query.get("include_prs")):
             value["pullRequests"] = under("refs/pr/")
         return json_response(200, value)

@@ -89,7 +89,8 @@ class Repo:
 
     def find_ref(self, revision: str) -> str | None:
         """Return the full name of the ref that a revision names."""
-        for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
+        convert = revision.replace("~", "refs/convert/", 1)  # no ref has a ~ in its name
+        for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}", convert):
             if name in self.refs:
                 return name
         return None
