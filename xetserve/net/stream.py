@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from xetserve.base.buffers import Buffer
-from xetserve.base.waiters import wake
+from xetserve.base.waiters import TimedWait, wake
 from xetserve.errors import BrokenStream
 from xetserve.net.min_rate import RateFloor
 
@@ -56,6 +56,8 @@ class ByteStream(asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self._receiver: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._receiving = TimedWait()
+        self._sending = TimedWait()
         self._closed: asyncio.Future[None] | None = None
         self._write_paused = False
 
@@ -102,6 +104,8 @@ class ByteStream(asyncio.BufferedProtocol):
         self._lost = True
         self._error = exc
         self._target = None
+        self._receiving.close()
+        self._sending.close()
         for waiter in (self._receiver, self._drained, self._closed):
             wake(waiter)
         if self.on_lost is not None:
@@ -210,14 +214,13 @@ class ByteStream(asyncio.BufferedProtocol):
         return True
 
     async def _wait_for_data(self, timeout: float | None) -> None:
-        self._receiver = asyncio.get_running_loop().create_future()
+        self._receiver = receiver = asyncio.get_running_loop().create_future()
         self._resume()
         try:
             if timeout is None:
-                await self._receiver
+                await receiver
             else:
-                async with asyncio.timeout(timeout):
-                    await self._receiver
+                await self._receiving.wait(receiver, timeout)
         finally:
             self._receiver = None
 
@@ -256,10 +259,12 @@ class ByteStream(asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         while self._write_paused and not self._lost:
             unsent, started = self._count_unsent(), loop.time()
-            self._drained = loop.create_future()
+            self._drained = drained = loop.create_future()
             try:
-                async with asyncio.timeout(timeout):
-                    await self._drained
+                if timeout is None:
+                    await drained
+                else:
+                    await self._sending.wait(drained, timeout)
             except TimeoutError:
                 # A slow peer may continue; only a peer that read nothing has timed out.
                 if self._count_unsent() >= unsent:

@@ -50,6 +50,14 @@ class Block:
             else:
                 runs.append(_LeaseRun(lease, chunk))
 
+    def add_records(self, data: memoryview, lease: Lease, start: int, end: int) -> None:
+        """Add the records of the chunks [start, end), which lie in the fetch's slab."""
+        self.buffers.append(data)
+        self.size += len(data)
+        run = _LeaseRun(lease, start)
+        run.end = end
+        self._lent.append(run)
+
     def settle(self) -> None:
         """Release the packed chunks that the block holds decoded."""
         _release(self._used)
@@ -219,6 +227,7 @@ class BlockReader(ABC):
         if not self._is_open:
             return
         self._is_open = False
+        self._stall_deadline.close()
         self.outage.close()
         if self._block is not None:
             # Not released: the client may still have parts of it in its socket.

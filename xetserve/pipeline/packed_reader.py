@@ -42,7 +42,7 @@ with the digest in the grant (PackedReader.can_prove).
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from blake3 import blake3
@@ -60,9 +60,10 @@ from xetserve.pipeline.window_reader import MAX_REJECTS
 from xetserve.xet.grants import DIGEST_SIZE, Grant, GrantedRange, TermUse
 from xetserve.xet.hashes import HASH_SIZE
 from xetserve.xet.reconstruction import ChunkRange, FetchInfo
-from xetserve.xet.xorb import make_chunk_header
 
 PLACES_AT_ONCE: Final = 1000  # of one chunk, some milliseconds; then others have their turn
+NOTED_AT_ONCE: Final = 16  # chunks
+PACKED_BLOCK: Final = 256 * 1024  # bytes of records that are sent at once: they are held anyway
 STORE_TIMEOUT: Final = 2.0  # seconds; a disk that is slower only delays clients
 
 
@@ -77,10 +78,16 @@ class _Places:
         self._coming = list(reversed(uses))
         self._open: list[tuple[TermUse, int]] = []  # and the decoded bytes of it that have passed
 
-    def find(self, chunk: int) -> Iterator[int]:
-        """Yield the positions of the next chunk in the file, in bytes."""
+    def find(self, chunk: int) -> Iterable[int]:
+        """Return the positions of the next chunk in the file, in bytes."""
         while self._coming and self._coming[-1].chunks.start == chunk:
             self._open.append((self._coming.pop(), 0))
+        if len(self._open) == 1 and not self._open[0][0].gaps:  # as in most files
+            use, done = self._open[0]
+            return (use.position + done,)
+        return self._iter_positions()
+
+    def _iter_positions(self) -> Iterator[int]:
         for use, done in self._open:
             for position in use.iter_positions():
                 yield position + done
@@ -105,6 +112,21 @@ class _Places:
             if not is_last:
                 still_open.append((use, done))
         self._open = still_open
+
+
+class _Run:
+    """Records that follow each other in a slab, and their chunks; both half-open."""
+
+    __slots__ = ("end", "first", "last", "slab", "start")
+
+    def __init__(self, slab: memoryview, start: int, chunk: int) -> None:
+        self.slab = slab
+        self.start = self.end = start
+        self.first = self.last = chunk
+
+    def add_to(self, block: Block, lease: Lease) -> None:
+        """Add the records to a block."""
+        block.add_records(self.slab[self.start : self.end], lease, self.first, self.last)
 
 
 class PackedReader(BlockReader):
@@ -150,6 +172,7 @@ class PackedReader(BlockReader):
         self._traffic = FileTraffic()
         self._chunk, self._position = granted.chunks.start, granted.byte_range.start  # the next
         self._num_rejects = 0  # of the next chunk
+        self._noted_end = 0  # the verifier knows that the chunks up to here are used
         self._digest = blake3()  # of the chunks that terms use
         self._expected_digest = ""  # where it is all that proves the range
         self._spare_url = False  # whether the fetch is another's, so that our URL was not tried
@@ -308,25 +331,33 @@ class PackedReader(BlockReader):
     async def _fill_block(self, block: Block, lease: Lease) -> None:
         """Add chunks to a block until it is large enough, or the next chunk has not arrived."""
         fetch = lease.fetch
+        wanted = max(self._pacer.block_size, PACKED_BLOCK)
+        run: _Run | None = None
         while self._chunk < self._info.chunks.end:
             chunk = self._chunk
             if not fetch.has(chunk):
-                if block.size:
-                    return  # what is here leaves first
-                await self._stall_deadline.wait(fetch.wait(chunk))
+                if run is not None:
+                    break  # what is here leaves first
+                await fetch.wait(chunk, self._stall_deadline)
             if not await self._verify(lease, chunk):
                 continue
-            record = fetch.get_record(chunk)
-            size = record.header.record_size
+            slab, start, end = fetch.find_records(chunk)
+            self._go_on(end - start)
             if chunk < self._sent[0]:
                 lease.release(chunk)
-                self._go_on(size)
                 continue
-            block.buffers.append(make_chunk_header(record.header))
-            block.add(record.payload, size, lease, chunk, is_lent=True)
-            self._go_on(size)
-            if block.size >= self._pacer.block_size and self._position < self._info.byte_range.end:
-                return
+            if run is None or run.slab is not slab or run.end != start:
+                if run is not None:
+                    run.add_to(block, lease)
+                run = _Run(slab, start, chunk)
+            run.end, run.last = end, chunk + 1
+            if (
+                block.size + end - run.start >= wanted
+                and self._position < self._info.byte_range.end
+            ):
+                break
+        if run is not None:
+            run.add_to(block, lease)
 
     def _go_on(self, size: int) -> None:
         """Advance behind a record of size bytes.
@@ -376,7 +407,9 @@ class PackedReader(BlockReader):
             lease.fetch.reject(chunk, exc)
             return False
         self._num_rejects = 0
-        self._verifier.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, chunk + 1))
+        if chunk >= self._noted_end:
+            self._noted_end = min(chunk + NOTED_AT_ONCE, self._info.chunks.end)
+            self._verifier.note_chunks(self._grant.xorb_hash, ChunkRange(chunk, self._noted_end))
         for number, at in enumerate(self._places.find(chunk), 1):
             self._verifier.add(at, size, chunk_hash)
             if number % PLACES_AT_ONCE == 0:

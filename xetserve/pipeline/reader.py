@@ -219,7 +219,7 @@ class FileReader(BlockReader):
         if not lease.fetch.is_started:
             lease.fetch.start(self._pacer.hold_limit, streams=True, must=True)
         self._pump()
-        await self._stall_deadline.wait(lease.fetch.wait(chunk))
+        await lease.fetch.wait(chunk, self._stall_deadline)
 
     # Looking ahead.
 

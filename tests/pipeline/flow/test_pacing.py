@@ -134,7 +134,7 @@ def test_a_client_slower_than_one_connection_of_a_far_upstream_gets_long_windows
     pacer = Pacer()
     play(pacer, rate=5e6, starved=0.6, far=FAR, count=3)  # as long as windows are short
     assert pacer.ahead_limit > MIN_HOLD
-    play(pacer, rate=7e6, blocked=0.9, far=FAR, count=12)
+    play(pacer, rate=6e6, blocked=0.9, far=FAR, count=12)
     assert (pacer.ahead_limit, pacer.window_size) == (MIN_HOLD, 64 * MIB)
     play(pacer, rate=11e6, blocked=0.3, far=FAR, count=1)
     assert pacer.window_size < 2 * MIB  # in parallel: one connection is too slow for it

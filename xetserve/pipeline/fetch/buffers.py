@@ -20,12 +20,18 @@ class ReceiveSlab:
 
 
 class ArrivedChunk:
-    """A chunk that has arrived: packed in a slab, or decoded already for somebody else."""
+    """A chunk that has arrived: packed in a slab, or decoded already for somebody else.
 
-    __slots__ = ("chunk_hash", "decoded", "origin", "record", "slab")
+    end: of its record in the slab.
+    """
 
-    def __init__(self, record: ChunkRecord, slab: ReceiveSlab, origin: Provenance | None) -> None:
+    __slots__ = ("chunk_hash", "decoded", "end", "origin", "record", "slab")
+
+    def __init__(
+        self, record: ChunkRecord, slab: ReceiveSlab, end: int, origin: Provenance | None
+    ) -> None:
         self.record = record
+        self.end = end
         self.origin = origin
         self.slab: ReceiveSlab | None = slab
         self.decoded: Buffer | None = None

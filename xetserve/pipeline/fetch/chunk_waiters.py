@@ -5,6 +5,7 @@ from collections import deque
 from typing import Final
 
 from xetserve.base.waiters import wake
+from xetserve.pipeline.flow.stall_deadline import StallDeadline
 
 WOKEN_AT_ONCE: Final = 16  # in one turn of the event loop
 
@@ -23,12 +24,19 @@ class ChunkWaiters:
     def __bool__(self) -> bool:
         return bool(self._waiting or self._waking)
 
-    async def wait(self) -> None:
-        """Wait until data has arrived."""
+    async def wait(self, deadline: StallDeadline | None = None) -> None:
+        """Wait until data has arrived.
+
+        Raises:
+            UpstreamTimeout: the deadline has passed.
+        """
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(waiter)
         try:
-            await waiter
+            if deadline is None:
+                await waiter
+            else:
+                await deadline.wait(waiter)
         finally:
             self._waiting.discard(waiter)
 

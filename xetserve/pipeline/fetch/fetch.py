@@ -27,6 +27,7 @@ from xetserve.pipeline.fetch.held_buffers import HeldBuffers
 from xetserve.pipeline.fetch.receive import Receiver
 from xetserve.pipeline.flow.budget import ByteBudget
 from xetserve.pipeline.flow.pacing import HostSpeed, Stopwatch
+from xetserve.pipeline.flow.stall_deadline import StallDeadline
 from xetserve.pipeline.plan.window_plan import Step
 from xetserve.pipeline.tally import Tally
 from xetserve.upstream.cas.source import CasSource, Provenance
@@ -252,10 +253,11 @@ class Fetch:
         """Return whether a chunk is in memory."""
         return chunk in self._entries
 
-    async def wait(self, chunk: int) -> None:
+    async def wait(self, chunk: int, deadline: StallDeadline | None = None) -> None:
         """Wait for a chunk.
 
         Raises:
+            UpstreamTimeout: the deadline has passed.
             UpstreamError: the chunk cannot be received.
             IntegrityError: the fetch range does not hold it.
         """
@@ -265,7 +267,7 @@ class Fetch:
             if self._task is None or self._task.done():
                 raise IntegrityError(f"chunk {chunk} is missing from its fetch range")
             self._held_buffers.hurry()  # the next record gets room, since somebody waits
-            await self._waiters.wait()
+            await self._waiters.wait(deadline)
 
     def get_header(self, chunk: int) -> ChunkHeader:
         """Return the header of a chunk that is in memory."""
@@ -307,11 +309,14 @@ class Fetch:
             return None
         return ChunkRecord(entry.record.header, memoryview(bytes(entry.record.payload)))
 
-    def get_record(self, chunk: int) -> ChunkRecord:
-        """Return a chunk's record, which points into a slab and is valid until the chunk is
-        released. Only for users that need packed records.
+    def find_records(self, chunk: int) -> tuple[memoryview, int, int]:
+        """Return where the record of a chunk lies, with its header: a slab, start and end.
+
+        It is valid until the chunk is released. Only for users that need packed records.
         """
-        return self._entries[chunk].record
+        entry = self._entries[chunk]
+        assert entry.slab is not None
+        return entry.slab.view, entry.end - entry.record.header.record_size, entry.end
 
     def get_known_hash(self, chunk: int) -> bytes | None:
         """Return the chunk hash if a user has decoded and hashed the chunk already."""

@@ -66,8 +66,9 @@ class Receiver:
         # A record that came from two places is no proof of either.
         origin = came_from if not self._has_begun or self._origin is came_from else None
         arrived = []
-        for record in self._reader.scan(slab.view, self._filled):
-            arrived.append(ArrivedChunk(record, slab, origin))
+        reader = self._reader
+        for record in reader.scan(slab.view, self._filled):
+            arrived.append(ArrivedChunk(record, slab, reader.position, origin))
             origin = came_from
         self._origin = origin
         return arrived

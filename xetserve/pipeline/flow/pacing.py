@@ -23,8 +23,8 @@ Once such a client is the slow one (it blocks), ahead_limit shrinks. If one conn
 the client, a window then lasts WINDOW_SECONDS and is streamed, as from a near upstream.
 
 With a near upstream the response does not wait: ahead_limit stays at 512 KiB, and one fetch at a
-time is enough. Then window_size is 64 MiB: the client takes 80 MB in WINDOW_SECONDS. A window that
-is larger than hold_limit is streamed, so it costs no more memory, and there are few questions to
+time is enough. Then window_size is 128 MiB: the client takes 136 MB in WINDOW_SECONDS. A larger
+window than hold_limit is streamed, so it costs no more memory, and there are few questions to
 the CAS.
 
 Pure: the caller passes the time.
@@ -45,7 +45,7 @@ JUDGED_SECONDS: Final = 0.1  # over a shorter time, the measurement is noise
 MEMORY_SECONDS: Final = 1.0  # the time constant of the client's rate
 HOLD_SECONDS: Final = 0.125  # the client takes hold_limit bytes in this time
 BLOCK_SECONDS: Final = 0.005  # the client takes block_size bytes in this time
-WINDOW_SECONDS: Final = 10.0  # the client takes a window in this time
+WINDOW_SECONDS: Final = 17.0  # the client takes a window in this time
 WINDOW_GROWTH: Final = 4  # a window has at most this multiple of what the client has taken
 WINDOWS_STORED: Final = 4  # windows that fit into the largest entry of the cache
 MIN_WINDOW_SECONDS: Final = 0.015  # a window lasts this long at least, since it costs a request
@@ -158,7 +158,11 @@ class Pacer:
         """Return whether one connection may be too slow for the client."""
         if host_speed.get_fetch_seconds(MAX_SHARED_WINDOW) <= SLOW_FETCH_SECONDS:
             return False
-        return self.ahead_limit > MIN_HOLD or self._rate > host_speed.bandwidth * ONE_IS_ENOUGH
+        return self.ahead_limit > MIN_HOLD or not self._is_slow_for(host_speed)
+
+    def _is_slow_for(self, host_speed: "HostSpeed") -> bool:
+        """Return whether the client takes less than one connection gives."""
+        return self._rate <= host_speed.bandwidth * ONE_IS_ENOUGH
 
     def _judge(self, share: int, host_speed: "HostSpeed") -> None:
         """Adjust ahead_limit to the time that the last windows have waited."""
@@ -173,7 +177,7 @@ class Pacer:
             wanted = int(GROWTH * rate * host_speed.get_fetch_seconds(window))
             self.ahead_limit = max(int(self.ahead_limit * SHRINKING), wanted)
         elif blocked > BLOCKED:
-            self.ahead_limit //= 2
+            self.ahead_limit = 0 if self._is_slow_for(host_speed) else self.ahead_limit // 2
 
 
 class HostSpeed:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
 
+from xetserve.base.waiters import TimedWait
 from xetserve.errors import UpstreamTimeout
 from xetserve.pipeline.flow.pacing import Pacer
 
@@ -22,6 +22,7 @@ class StallDeadline:
         self._patience = max(gap_timeout, outage_patience)
         self._pacer = pacer
         self._deadline = 0.0
+        self._waiting = TimedWait()
 
     def renew(self, now: float) -> None:
         """Set the deadline anew; now: seconds of the monotonic clock."""
@@ -35,16 +36,22 @@ class StallDeadline:
         """Return the seconds that are left at a time of the monotonic clock."""
         return self._deadline - now
 
-    async def wait(self, waiting: Awaitable[None]) -> None:
+    def close(self) -> None:
+        """Drop the timer, at the end of the response."""
+        self._waiting.close()
+
+    async def wait(self, waiter: asyncio.Future[None]) -> None:
         """Wait for the upstream until the deadline.
+
+        Args:
+            waiter: belongs to the caller, and is done once the upstream has answered.
 
         Raises:
             UpstreamTimeout: the deadline has passed.
         """
         before = time.monotonic()
         try:
-            async with asyncio.timeout(self._deadline - before):
-                await waiting
+            await self._waiting.wait(waiter, self._deadline - before)
         except TimeoutError:
             raise UpstreamTimeout(f"no data from upstream for {self._limit:g} seconds") from None
         self._pacer.note_starved(time.monotonic() - before)
