@@ -189,6 +189,8 @@ CASES: Final = [
         5,
         of_job("xetserve_config_last_reload_successful", "0 0 1x60"),
     ),
+    Case("XetserveUpgradeFailed", True, 5, of_job("xetserve_last_upgrade_successful", "1 1 0x60")),
+    Case("XetserveUpgradeFailed", False, 5, of_job("xetserve_last_upgrade_successful", "0 1x60")),
     # The clock of these cases starts at 0: less than 7 days are left after 100 minutes.
     Case(
         "XetserveCertificateExpires",

@@ -19,6 +19,7 @@ from xetserve.config.parsers import split_tokens
 from xetserve.config.schema import ORIGIN_SECTIONS, Config, check_together
 from xetserve.errors import ConfigError
 from xetserve.http.messages import Handler
+from xetserve.ops.socket_activation import take_sockets
 from xetserve.origin.app import Origin
 from xetserve.origin.store.library import Library
 from xetserve.upstream.hub.entry import BUCKET, RepoRef
@@ -43,7 +44,7 @@ def run_origin(options: argparse.Namespace, config: Config) -> int:
         raise ConfigError("an origin needs a folder: `xetserve origin DIR`, or dir in [origin]")
     check_together(config)
     live = Live(read_tokens(config, options.more_tokens), load)
-    endpoints = open_endpoints(config, os.environ, with_tls=False)
+    endpoints = open_endpoints(config, take_sockets(os.environ), os.environ, with_tls=False)
     name = f"origin on {config.origin.dir}"
     readiness = Readiness()
     making = _origin(options, live, endpoints.describe_exposed(), readiness)

@@ -47,6 +47,11 @@ TLS_EXPIRY = SharedGauge(
     "xetserve_tls_certificate_expiry_seconds",
     "Unix time at which the TLS certificate of new connections expires.",
 )
+UPGRADED = SharedGauge(
+    REGISTRY,
+    "xetserve_last_upgrade_successful",
+    "0: the last SIGUSR2 started no server that took over, and this one goes on; else 1.",
+)
 WORKERS = Gauge(REGISTRY, "xetserve_workers", "Running worker processes.")
 WORKER_RESTARTS = Counter(
     REGISTRY, "xetserve_worker_restarts_total", "Workers started to replace a dead one."

@@ -376,11 +376,17 @@ async def _answer_probe(handler: Handler, status: int, reason: str, request: Req
     return await handler(request)
 
 
-def bind_sockets(hosts: str, port: int) -> list[socket.socket]:
+def bind_sockets(
+    hosts: str, port: int, kept: list[socket.socket] | None = None
+) -> list[socket.socket]:
     """Bind TCP sockets for addresses and names, which are separated by commas.
 
     An address that 0.0.0.0 or :: in the list includes gets no socket of its own. The socket of ::
     is for IPv4 too, unless the list has an IPv4 address. Port 0 chooses one free port for all.
+
+    Args:
+        kept: sockets of a former server. One that has a wanted address, with any port for port 0,
+            is taken out of the list instead of a new one.
 
     Raises:
         OSError: an address is in use or is not an address of this machine, or a name is unknown;
@@ -389,7 +395,7 @@ def bind_sockets(hosts: str, port: int) -> list[socket.socket]:
     addresses = _find_addresses(hosts, port)
     for left in reversed(range(MAX_BINDS)):
         try:
-            return _bind_all(addresses, port)
+            return _bind_all(addresses, port, kept or [])
         except OSError as exc:
             # The port that was free at the first address may be in use at the next one.
             if port or exc.errno != errno.EADDRINUSE or not left:
@@ -413,17 +419,24 @@ def _find_addresses(hosts: str, port: int) -> list[tuple[int, Any]]:
     return [each for each in found if each[0] not in general or each[1][0] in _GENERAL]
 
 
-def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.socket]:
+def _bind_all(
+    addresses: Sequence[tuple[int, Any]], port: int, kept: list[socket.socket]
+) -> list[socket.socket]:
     has_four = any(family == socket.AF_INET for family, _ in addresses)
     sockets: list[socket.socket] = []
     for family, (host, _, *scope) in addresses:
+        is_six_only = family == socket.AF_INET6 and (has_four or host != "::")
+        if (found := _find_bound(kept, family, host, port, is_six_only=is_six_only)) is not None:
+            kept.remove(found)
+            sockets.append(found)
+            port = found.getsockname()[1]
+            continue
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                is_six_only = has_four or host != "::"
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_six_only)
             sock.bind((host, port, *scope))
         except OSError as exc:
@@ -433,3 +446,19 @@ def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.so
             raise
         port = sock.getsockname()[1]
     return sockets
+
+
+def _find_bound(
+    kept: list[socket.socket], family: int, host: str, port: int, *, is_six_only: bool
+) -> socket.socket | None:
+    """Return the first of the sockets that has an address; port 0 is any port."""
+    for sock in kept:
+        if sock.family != family or sock.getsockname()[0] != host:
+            continue
+        if family == socket.AF_INET6:
+            option = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            if option != is_six_only:
+                continue
+        if port in (0, sock.getsockname()[1]):
+            return sock
+    return None

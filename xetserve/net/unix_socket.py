@@ -52,6 +52,15 @@ def bind_unix_socket(path: Path, mode: int) -> UnixSocket:
     return UnixSocket(sock, path, _identify(path))
 
 
+def find_unix_socket(socks: list[socket.socket], path: Path) -> UnixSocket | None:
+    """Return the socket that was bound at a path, if its file is still there."""
+    for sock in socks:
+        with contextlib.suppress(OSError):
+            if sock.getsockname() == os.fspath(path):
+                return UnixSocket(sock, path, _identify(path))
+    return None
+
+
 def _remove_stale(path: Path) -> None:
     try:
         mode = path.lstat().st_mode

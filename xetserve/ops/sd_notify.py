@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 MAX_OWED: Final = 16  # states that wait to be sent again
 MAX_STATUS: Final = 256  # characters
+ROOM_TIMEOUT: Final = 5.0  # seconds
 
 _NO_ROOM: Final = (BlockingIOError, InterruptedError)
 
@@ -45,6 +46,9 @@ class Notifier:
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._sock.setblocking(False)
         self.watchdog = watchdog if self._sock is not None else None
+        # For a new main process, see name_successor.
+        usec = {} if watchdog is None else {"WATCHDOG_USEC": str(int(watchdog * 1e6))}
+        self.variables = {"NOTIFY_SOCKET": address, **usec} if address else {}
 
     @property
     def is_active(self) -> bool:
@@ -60,6 +64,17 @@ class Notifier:
         self._tell(
             "RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
         )
+
+    def name_successor(self, pid: int) -> None:
+        """Send that another process is the main process from now on.
+
+        systemd accepts no message of this process afterwards, so call close. It must not miss this
+        one, so a full socket is waited for.
+        """
+        if self._sock is not None:
+            self._sock.settimeout(ROOM_TIMEOUT)
+            self._tell("READY=1", f"MAINPID={pid}")
+            self._sock.setblocking(False)
 
     def stopping(self, why: str) -> None:
         """Send that the server stops, with a short reason."""
@@ -106,7 +121,8 @@ class Notifier:
 def take_notifier(environ: MutableMapping[str, str]) -> Notifier:
     """Return the notifier for the variables in the environment.
 
-    The variables are removed, so that child processes do not notify the manager.
+    The variables are removed, so that child processes do not notify the manager. The notifier keeps
+    what a successor needs.
     """
     address, usec, pid = (environ.pop(name, "").strip() for name in VARIABLES)
     is_meant = not pid or pid == str(os.getpid())

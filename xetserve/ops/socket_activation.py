@@ -5,7 +5,8 @@ clients in its queue outlive each process that has it. Start a second server wit
 and send SIGTERM to the first one when the second one listens.
 
 LISTEN_FDS is the number of sockets; the first one has descriptor 3. LISTEN_PID, if it is set, is
-the process that they are for. LISTEN_FDNAMES has their names, separated by colons.
+the process that they are for. LISTEN_FDNAMES has their names, separated by colons. One of them may
+be CHANNEL, which does not listen: see ops.generations.
 """
 
 import os
@@ -18,6 +19,7 @@ from xetserve.errors import ConfigError
 
 FIRST_DESCRIPTOR: Final = 3
 MAX_SOCKETS: Final = 64
+CHANNEL: Final = "xetserve-upgrade"
 VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
@@ -39,7 +41,8 @@ def take_sockets(
         first: descriptor of the first socket.
 
     Raises:
-        ConfigError: a variable is invalid, or a descriptor is not a listening stream socket.
+        ConfigError: a variable is invalid, or a descriptor is not a listening stream socket (for
+            CHANNEL, a stream socket).
     """
     values = [environ.pop(name, "") for name in VARIABLES]
     count, pid, names = values
@@ -53,21 +56,20 @@ def take_sockets(
     if len(labels) != int(count):
         raise ConfigError(f"LISTEN_FDNAMES has {len(labels)} names for {count} sockets")
     return [
-        Inherited(label, _take(descriptor))
+        Inherited(label, _take(descriptor, listens=label != CHANNEL))
         for descriptor, label in enumerate(labels[: int(count)], first)
     ]
 
 
-def _take(descriptor: int) -> socket.socket:
+def _take(descriptor: int, *, listens: bool) -> socket.socket:
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError as exc:
         raise ConfigError(
             f"inherited descriptor {descriptor} is not a socket: {exc.strerror}"
         ) from None
-    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
-        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-    ):
+    does_listen = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    if sock.type != socket.SOCK_STREAM or does_listen != listens:
         sock.detach()
         raise ConfigError(f"inherited descriptor {descriptor} is not a listening stream socket")
     os.set_inheritable(descriptor, False)

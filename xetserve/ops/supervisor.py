@@ -30,14 +30,15 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from xetserve.errors import ConfigError
-from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY
+from xetserve.ops.generations import Predecessor, Successor, Upgrade
+from xetserve.ops.lifecycle import ACCEPT, CUT, DRAIN, LEAVE, READY
 from xetserve.ops.logs import label_process, write_error
 from xetserve.ops.watchdog import START_GRACE, Watchdog
 
 logger = logging.getLogger(__name__)
 
 STOPPING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-SIGNALS: Final = (*STOPPING_SIGNALS, signal.SIGHUP)
+SIGNALS: Final = (*STOPPING_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
 
 SETTLED_AFTER: Final = 60.0  # seconds of life after which a worker's crash count restarts at 0
 FIRST_DELAY: Final = 0.5
@@ -63,6 +64,7 @@ class _Worker:
     started_at: float = 0.0
     start_at: float | None = None  # when to start a process; None: do not start one
     num_crashes: int = 0  # in a row
+    is_held: bool = False  # it waits for ACCEPT when it is ready
 
 
 class Supervisor:
@@ -79,6 +81,8 @@ class Supervisor:
             that are started later inherit its changes.
         watch: watches the workers, and decides on an idle exit.
         describe_drain: returns what the log says at the first signal.
+        predecessor: the server whose sockets these are. While it waits, no worker accepts clients.
+        upgrade: is begun at SIGUSR2; None: SIGUSR2 has no effect.
     """
 
     def __init__(
@@ -93,6 +97,8 @@ class Supervisor:
         watch: Watchdog | None = None,
         on_start: Callable[[int], None] = lambda number: None,
         describe_drain: Callable[[], str] = lambda: "draining",
+        predecessor: Predecessor | None = None,
+        upgrade: Upgrade | None = None,
     ) -> None:
         self._workers = [_Worker(number) for number in range(1, num_workers + 1)]
         self._sockets = sockets
@@ -104,6 +110,8 @@ class Supervisor:
         self._look_at: float | None = None  # time of the next check; None: not all were ready yet
         self._on_start = on_start
         self._describe_drain = describe_drain
+        self._predecessor = predecessor
+        self._upgrade = upgrade
         self._has_begun = False  # a worker was ready at some time
         self._is_up = False  # all workers were ready at the same time
         self._is_stopping = False
@@ -133,14 +141,21 @@ class Supervisor:
                 if not any(w.channel or w.start_at is not None for w in self._workers):
                     return self._status
                 for key, _ in self._selector.select(self._next_timeout()):
-                    if key.data is None:
-                        self._on_signals(self._signals.recv(4096))
-                    else:
-                        self._on_channel(key.data)
+                    match key.data:
+                        case None:
+                            self._on_signals(self._signals.recv(4096))
+                        case Predecessor():
+                            self._on_predecessor(key.data)
+                        case Successor():
+                            pass  # _proceed looks at it
+                        case _:
+                            self._on_channel(key.data)
+                self._proceed()
                 if self._kill_at is not None and time.monotonic() >= self._kill_at:
                     self._kill_all()
                 self._look()
         finally:
+            self._give_up_upgrade()
             signal.set_wakeup_fd(-1)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -151,6 +166,8 @@ class Supervisor:
     def _next_timeout(self) -> float | None:
         times = [w.start_at for w in self._workers if w.start_at is not None]
         times += [at for at in (self._kill_at, self._look_at) if at is not None]
+        if self._successor is not None:
+            times.append(self._successor.deadline)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     # Starting
@@ -165,6 +182,7 @@ class Supervisor:
 
     def _start(self, worker: _Worker) -> None:
         self._watch.heartbeats.begin(worker.number - 1, START_GRACE)
+        worker.is_held = self._is_held
         try:
             worker.pid, worker.channel = self._fork(worker)
         except OSError as exc:
@@ -202,10 +220,13 @@ class Supervisor:
             self._selector.close()
             for sock in (ours, self._signals, self._signal_writer):
                 sock.close()
-            for other in self._workers:
-                if other.channel is not None:
+            if self._predecessor is not None:
+                self._predecessor.close()
+            for other in (*self._workers, self._successor):
+                if other is not None and other.channel is not None:
                     other.channel.close()
             # SIGHUP stays blocked until the worker handles it: a reload may happen meanwhile.
+            # SIGUSR2 stays blocked for ever: it is for the supervisor.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
             label_process(f"worker {worker.number}")
             self._watch.heartbeats.own = worker.number - 1
@@ -233,6 +254,8 @@ class Supervisor:
         elif READY in data:
             worker.is_ready = self._has_begun = True
             logger.debug("worker %d (pid %d) is ready", worker.number, worker.pid)
+            if worker.is_held and not self._is_held:
+                self._send(worker, ACCEPT)
             self._on_worker_ready()
 
     def _on_worker_ready(self) -> None:
@@ -243,8 +266,18 @@ class Supervisor:
                 worker.start_at = 0.0
         if all(worker.is_ready for worker in self._workers):
             self._is_up = True
-            self._look_at = 0.0
-            self._on_ready()
+            if self._predecessor is not None and self._is_held:
+                self._selector.register(
+                    self._predecessor.channel, selectors.EVENT_READ, self._predecessor
+                )
+                self._predecessor.report_ready()
+            else:
+                self._begin()
+
+    def _begin(self) -> None:
+        """Report that clients are accepted."""
+        self._look_at = 0.0
+        self._on_ready()
 
     def _on_end(self, worker: _Worker) -> None:
         assert worker.channel is not None
@@ -277,6 +310,55 @@ class Supervisor:
         when = f"in {delay:g} s" if delay else "now"
         logger.error("worker %d %s; starting it again %s", worker.number, what, when)
 
+    # Generations
+
+    @property
+    def _is_held(self) -> bool:
+        """Return whether another server still accepts the clients."""
+        return self._predecessor is not None and self._predecessor.is_waiting
+
+    @property
+    def _successor(self) -> Successor | None:
+        return None if self._upgrade is None else self._upgrade.successor
+
+    def _on_predecessor(self, predecessor: Predecessor) -> None:
+        lives = predecessor.read()
+        if lives and predecessor.is_waiting:
+            return
+        self._selector.unregister(predecessor.channel)
+        if not lives:
+            logger.error("the server before this one ended without handing over: ending")
+            self._end_all(CUT, 0.0)
+        elif not self._is_stopping:
+            for worker in self._workers:
+                self._send(worker, ACCEPT)
+            self._begin()
+
+    def _begin_upgrade(self) -> None:
+        if self._upgrade is not None and self._upgrade.begin():
+            assert self._successor is not None
+            self._selector.register(self._successor.channel, selectors.EVENT_READ, self._successor)
+
+    def _proceed(self) -> None:
+        """Look at the new server that is starting, if there is one."""
+        successor = self._successor
+        if self._upgrade is None or successor is None or self._upgrade.proceed():
+            return
+        self._selector.unregister(successor.channel)
+        if self._upgrade.is_done:
+            self._look_at = None
+            self._end_all(LEAVE, self._drain_timeout)
+        else:
+            successor.channel.close()
+
+    def _give_up_upgrade(self) -> None:
+        successor = self._successor
+        if self._upgrade is not None:
+            self._upgrade.give_up()
+        if successor is not None:
+            self._selector.unregister(successor.channel)
+            successor.channel.close()
+
     # Stopping
 
     def _on_signals(self, numbers: bytes) -> None:
@@ -285,6 +367,8 @@ class Supervisor:
                 if self._on_reload():
                     logger.info("SIGHUP: sent to the workers")
                     self._signal_all(signal.SIGHUP)
+            elif number == signal.SIGUSR2:
+                self._begin_upgrade()
             elif number in STOPPING_SIGNALS:
                 self._stop(_signal_name(number))
 
@@ -293,7 +377,8 @@ class Supervisor:
             return
         interval = self._watch.interval
         self._look_at = None if interval is None else time.monotonic() + interval
-        if interval is not None and self._watch.look() and not self._is_stopping:
+        is_idle = interval is not None and self._watch.look()
+        if is_idle and not self._is_stopping and self._successor is None:
             logger.info("no client is connected: exiting until the next one")
             self._watch.stopping("idle")
             self._end_all(LEAVE, self._drain_timeout)
@@ -301,6 +386,8 @@ class Supervisor:
     def _stop(self, name: str) -> None:
         logger.info("%s: %s", name, "cutting" if self._is_told else self._describe_drain())
         if self._is_told:
+            if self._predecessor is not None:
+                self._predecessor.close()
             self._end_all(CUT, 0.0)
             return
         self._is_told = True
@@ -309,14 +396,18 @@ class Supervisor:
 
     def _end_all(self, order: bytes, grace: float) -> None:
         self._is_stopping = True
+        self._give_up_upgrade()
         self._kill_at = time.monotonic() + grace + STOP_GRACE
         for sock in self._sockets:
             sock.close()
         for worker in self._workers:
             worker.start_at = None
-            if worker.channel is not None:
-                with contextlib.suppress(OSError):  # it has just died: _on_channel reads that next
-                    worker.channel.send(order)
+            self._send(worker, order)
+
+    def _send(self, worker: _Worker, order: bytes) -> None:
+        if worker.channel is not None:
+            with contextlib.suppress(OSError):  # it has just died: _on_channel reads that next
+                worker.channel.send(order)
 
     def _kill_all(self) -> None:
         self._kill_at = None

@@ -118,6 +118,23 @@ class Watchdog:
         self._state = f"{why}; "
         self._notifier.stopping(why)
 
+    def name_successor(self, pid: int) -> None:
+        """Notify the manager of a new main process, which has clients from now on."""
+        self._notifier.name_successor(pid)
+
+    def close(self) -> None:
+        """Notify the manager of nothing more: it knows another main process."""
+        self._notifier.close()
+
+    def note(self, what: str) -> None:
+        """Begin the status line with a text, until the server stops."""
+        self._state = f"{what}; "
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables by which a successor notifies the manager."""
+        return self._notifier.variables
+
     @contextmanager
     def reloading(self) -> Iterator[None]:
         """Notify the manager of the start and the end of a reload."""

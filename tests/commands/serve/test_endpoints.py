@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.peers import Certificates, make_certificates
-from xetserve.commands.serve import endpoints
 from xetserve.commands.serve.endpoints import Endpoints, check_idle_exit, open_endpoints
 from xetserve.config.load import load_config
 from xetserve.errors import ConfigError
@@ -29,6 +28,7 @@ class Opener:
     """Opens endpoints, and closes them at the end."""
 
     def __init__(self) -> None:
+        self.inherited: list[Inherited] = []
         self.opened: list[Endpoints] = []
 
     def __call__(
@@ -39,7 +39,9 @@ class Opener:
         environ: dict[str, str] | None = None,
     ) -> Endpoints:
         config = load_config({"host": "127.0.0.1", "port": "0", **settings}, {})
-        self.opened.append(open_endpoints(config, environ or {}, with_tls=with_tls))
+        inherited = list(self.inherited)
+        opened = open_endpoints(config, inherited, environ or {}, with_tls=with_tls)
+        self.opened.append(opened)
         return self.opened[-1]
 
 
@@ -68,7 +70,7 @@ async def where(found: Endpoints, index: int) -> str | None:
 def test_plain_http_on_a_port(open_by: Opener) -> None:
     found = open_by({})
     (one,) = found.all
-    assert (one.tls, one.handler, found.tls, found.unix) == (None, None, None, None)
+    assert (one.tls, one.handler, found.tls, found.files) == (None, None, None, [])
     assert found.describe() == f"http://127.0.0.1:{port_of(one.sock)}"
 
 
@@ -113,9 +115,7 @@ def test_a_unix_socket_alone(open_by: Opener, tls: dict[str, str], tmp_path: Pat
 
 
 @pytest.fixture
-def inherited(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[dict[str, socket.socket]]:
+def inherited(open_by: Opener, tmp_path: Path) -> Iterator[dict[str, socket.socket]]:
     """Sockets that were handed over: one for each use, and a Unix one."""
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(str(tmp_path / "inherited"))
@@ -125,8 +125,7 @@ def inherited(
         "redirect": socket.create_server(("127.0.0.1", 0)),
         "unix": unix,
     }
-    given = [Inherited(name, sock) for name, sock in socks.items()]
-    monkeypatch.setattr(endpoints, "take_sockets", lambda environ: given)
+    open_by.inherited = [Inherited(name, sock) for name, sock in socks.items()]
     yield socks
     for sock in socks.values():
         sock.close()
@@ -199,6 +198,74 @@ def test_a_path_that_is_taken_is_named(open_by: Opener, tmp_path: Path) -> None:
         ConfigError, match=r"cannot listen on .*/file: the path exists and is not a socket"
     ):
         open_by({"port": "off", "unix_socket": str(tmp_path / "file")})
+
+
+def test_a_failed_start_leaves_no_file(open_by: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{port_of(taken)}"
+        with pytest.raises(ConfigError, match=r"in use: .* another --status-listen"):
+            open_by({"unix_socket": str(path), "status_listen": address})
+    assert not path.exists()
+
+
+# What a former generation has bound
+
+EVERYTHING = {"redirect_port": "0", "status_listen": "127.0.0.1:0"}
+
+
+def test_the_sockets_of_a_former_generation_are_used(
+    open_by: Opener, tls: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    settings = {**tls, **EVERYTHING, "unix_socket": str(path)}
+    first = open_by(settings)
+    first.sockets[0].listen()
+    open_by.inherited = first.named
+    second = open_by(settings)
+    assert second.sockets == first.sockets
+    assert [each.tls is not None for each in second.all] == [True, False, False, False]
+    assert second.all[3].for_operators
+    assert sorted(map(str, second.named)) == sorted(map(str, first.named))
+    assert second.bound == second.all, "nobody else would start it for their clients"
+
+    # Until it takes over, the file belongs to the first one; then to the second one.
+    second.remove_files()
+    assert path.exists()
+    second.take_over()
+    first.leave_to_successor()
+    first.remove_files()
+    assert path.exists()
+    second.remove_files()
+    assert not path.exists()
+
+
+def test_only_addresses_that_the_settings_name_still_are_used(
+    open_by: Opener, tls: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    first = open_by({**tls, **EVERYTHING, "unix_socket": str(path)})
+    open_by.inherited = first.named
+    others = {"host": "0.0.0.0", "unix_socket": str(tmp_path / "other")}
+    second = open_by({**tls, **EVERYTHING, **others, "port": "off"})
+    assert [sock in first.sockets for sock in second.sockets] == [False, False, True]
+    assert [sock.fileno() < 0 for sock in first.sockets] == [True, True, False, False]
+    assert path.exists()
+    second.take_over()
+    assert not path.exists()
+    assert first.sockets[2].fileno() < 0
+    assert (tmp_path / "other").exists()
+
+
+def test_a_unix_socket_whose_file_is_gone_is_bound_anew(open_by: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    settings = {"port": "off", "unix_socket": str(path)}
+    first = open_by(settings)
+    path.unlink()
+    open_by.inherited = first.named
+    second = open_by(settings)
+    assert second.sockets != first.sockets
+    assert path.exists()
 
 
 # Ending when it is idle

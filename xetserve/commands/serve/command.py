@@ -21,7 +21,7 @@ from xetserve.app.status.service import StatusService
 from xetserve.app.status.snapshot import PLACE_SIZE, Snapshot
 from xetserve.base.request_id import REQUEST_ID
 from xetserve.commands.serve.endpoints import open_endpoints
-from xetserve.commands.serve.process import run_handler
+from xetserve.commands.serve.process import Generations, run_handler
 from xetserve.commands.serve.reload import Live
 from xetserve.commands.serve.wiring import (
     Opened,
@@ -47,10 +47,12 @@ from xetserve.metrics.instruments import CELLS_SIZE
 from xetserve.net.loop_turns import Turns
 from xetserve.ops.cpu_count import count_cores
 from xetserve.ops.file_limits import share_files
+from xetserve.ops.generations import find_predecessor
 from xetserve.ops.lifecycle import raise_file_limit
 from xetserve.ops.malloc_trim import find_heap, keep_trimmed
 from xetserve.ops.process_stats import ProcessStats, beat
 from xetserve.ops.shared_memory import SharedMemory
+from xetserve.ops.socket_activation import take_sockets
 from xetserve.pipeline.cache.store import prepare_folder
 from xetserve.pipeline.verify import worker_bus
 from xetserve.pipeline.verify.worker_bus import WorkerBus
@@ -79,15 +81,22 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
         check_together(loaded)
         return read_secrets(loaded).for_worker(num_workers)
 
-    file = find_file(options.config, os.environ)
-    live = Live(read_secrets(config).for_worker(num_workers), load, file)
-    endpoints = open_endpoints(config, os.environ, with_tls=True)
+    inherited = take_sockets(os.environ)
+    predecessor = find_predecessor(inherited)
+    with_secrets = read_secrets(config).for_worker(num_workers)
+    endpoints = open_endpoints(config, inherited, os.environ, with_tls=True)
+    if predecessor is not None:
+        predecessor.detach()  # before anything remembers the number of this process
+    live = Live(with_secrets, load, find_file(options.config, os.environ))
     readiness = Readiness(
         has_certificate=endpoints.has_certificate, can_do_without=_find_dispensable(config)
     )
     # Created before the workers are forked, so that all of them share these values.
     keys = [derive_key(each) for each in config.hub.native_secret.split(",") if each]
-    sealer = Sealer(*(keys or [secrets.token_bytes(KEY_SIZE)]))
+    own_key = b""
+    if not keys:
+        own_key = (predecessor and predecessor.key) or secrets.token_bytes(KEY_SIZE)
+    sealer = Sealer(*(keys or [own_key]))
     instance = f"xetserve-{secrets.token_hex(6)}"
     shared_memory = SharedMemory(num_workers, PLACE_SIZE)
     ledgers = SharedMemory(num_workers, worker_bus.PLACE_SIZE) if num_workers > 1 else None
@@ -104,7 +113,15 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
     )
     name = f"hub {config.hub.hub_url}"
     return run_handler(
-        making, live, endpoints, name, num_workers, readiness, shared_memory, turns=turns
+        making,
+        live,
+        endpoints,
+        name,
+        num_workers,
+        readiness,
+        shared_memory,
+        turns=turns,
+        generations=Generations(own_key, predecessor),
     )
 
 

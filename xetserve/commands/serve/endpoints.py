@@ -2,13 +2,14 @@
 
 import errno
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from xetserve.app.middleware.https import Redirect
+from xetserve.config.load import flag_of
 from xetserve.config.parsers import OFF
 from xetserve.config.schema import Config
 from xetserve.errors import ConfigError
@@ -16,10 +17,13 @@ from xetserve.http.hosts import HostPolicy
 from xetserve.net.listener import bind_sockets, is_loopback
 from xetserve.net.preamble import Endpoint
 from xetserve.net.tls import VERSIONS, ServerTls
-from xetserve.net.unix_socket import UnixSocket, bind_unix_socket
-from xetserve.ops.socket_activation import take_sockets
+from xetserve.net.unix_socket import UnixSocket, bind_unix_socket, find_unix_socket
+from xetserve.ops.socket_activation import Inherited
 
 REDIRECT_NAME = "redirect"  # the name of an inherited socket for redirects
+# The names of sockets that a former generation of the server has bound begin so; then comes the
+# name of the setting that they are for.
+OWN: Final = "own."
 
 _ADVICE: Final = {
     errno.EADDRINUSE: "`ss -ltnp` shows the process that has it; stop it, or choose another {}",
@@ -34,14 +38,20 @@ class Endpoints:
     """All listening sockets of a server.
 
     tls: the TLS settings of new connections; None: no TLS.
-    unix: the Unix socket that this process created; None: there is none.
-    bound: endpoints that this process bound; the others are inherited.
+    files: the Unix sockets whose files this server removes at its end.
+    files_of_former: those that belong to a former generation, until this one takes over.
+    unused: Unix sockets of a former generation that the settings do not name any more.
+    bound: endpoints that this server bound, in any generation; a service manager has the others.
+    named: all sockets with the names by which a successor finds them.
     """
 
     all: list[Endpoint]
     tls: ServerTls | None = None
-    unix: UnixSocket | None = None
+    files: list[UnixSocket] = field(default_factory=list)
+    files_of_former: list[UnixSocket] = field(default_factory=list)
+    unused: list[UnixSocket] = field(default_factory=list)
     bound: list[Endpoint] = field(default_factory=list)
+    named: list[Inherited] = field(default_factory=list)
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -61,18 +71,30 @@ class Endpoints:
         return self.tls is None or self.tls.context is not None
 
     def remove_files(self) -> None:
-        """Remove the file of the Unix socket."""
-        if self.unix is not None:
-            self.unix.remove()
+        """Remove the files of the Unix sockets, at the end."""
+        for each in self.files:
+            each.remove()
+
+    def take_over(self) -> None:
+        """Own the files of the former generation, which accepts no more clients."""
+        self.files.extend(self.files_of_former)
+        for each in self.unused:
+            each.remove()
+            each.sock.close()
+
+    def leave_to_successor(self) -> None:
+        """Leave the files to the next generation, which has taken over."""
+        self.files.clear()
 
 
 def open_endpoints(
-    config: Config, environ: MutableMapping[str, str], *, with_tls: bool
+    config: Config, inherited: list[Inherited], environ: Mapping[str, str], *, with_tls: bool
 ) -> Endpoints:
-    """Take the inherited sockets, and bind further sockets that the settings name.
+    """Use the inherited sockets, and bind further sockets that the settings name.
 
-    Inherited sockets replace host and port. An inherited socket with the name "redirect" replaces
-    redirect_port.
+    Inherited sockets of a service manager replace host and port; one with the name "redirect"
+    replaces redirect_port. Those that a former generation has bound are used where the settings
+    still name their address.
 
     Args:
         with_tls: use the TLS settings.
@@ -83,7 +105,12 @@ def open_endpoints(
     """
     server = config.server
     tls = make_tls(config, environ) if with_tls else None
-    inherited = take_sockets(environ)
+    given = [each for each in inherited if not each.name.startswith(OWN)]
+    kept: dict[str, list[socket.socket]] = {}
+    for name, sock in inherited:
+        if name.startswith(OWN):
+            kept.setdefault(name.removeprefix(OWN), []).append(sock)
+    named = list(given)
     with ExitStack() as failing:
 
         def keep(socks: list[socket.socket]) -> list[socket.socket]:
@@ -91,15 +118,20 @@ def open_endpoints(
                 failing.callback(sock.close)
             return socks
 
-        sockets = [each.sock for each in inherited if each.name != REDIRECT_NAME or tls is None]
-        redirects = [each.sock for each in inherited if each.sock not in sockets]
+        def bind(host: str, port: int, setting: str) -> list[socket.socket]:
+            socks = keep(_bind(host, port, setting, kept.get(setting, [])))
+            named.extend(Inherited(OWN + setting, sock) for sock in socks)
+            return socks
+
+        sockets = [each.sock for each in given if each.name != REDIRECT_NAME or tls is None]
+        redirects = [each.sock for each in given if each.sock not in sockets]
         keep(sockets + redirects)
         if not sockets and server.port != OFF:
-            sockets = keep(_bind(server.host, server.port, "--port"))
+            sockets = bind(server.host, server.port, "port")
         # A Unix socket needs no TLS: its data does not leave the machine.
         found = [Endpoint(sock, None if sock.family == socket.AF_UNIX else tls) for sock in sockets]
         if tls is not None and config.tls.redirect_port != OFF and not redirects:
-            redirects = keep(_bind(server.host, config.tls.redirect_port, "--redirect-port"))
+            redirects = bind(server.host, config.tls.redirect_port, "redirect_port")
         if tls is not None and config.tls.acme_webroot and not redirects:
             raise ConfigError(
                 "acme_webroot needs redirect_port, or a socket of the service manager with the "
@@ -108,18 +140,39 @@ def open_endpoints(
         if redirects and tls is not None:
             redirect = _make_redirect(config, tls, found)
             found += [Endpoint(sock, handler=redirect.handle) for sock in redirects]
-        unix: UnixSocket | None = None
+        files: list[UnixSocket] = []
+        files_of_former: list[UnixSocket] = []
         if server.unix_socket:
-            unix = _bind_unix(Path(server.unix_socket), int(server.unix_socket_mode, 8))
+            path = Path(server.unix_socket)
+            former = kept.get("unix_socket", [])
+            unix = find_unix_socket(former, path)
+            if unix is not None:
+                former.remove(unix.sock)
+                files_of_former.append(unix)
+            else:
+                unix = _bind_unix(path, int(server.unix_socket_mode, 8))
+                failing.callback(unix.sock.close)
+                failing.callback(unix.remove)
+                files.append(unix)
             found.append(Endpoint(unix.sock))
+            named.append(Inherited(f"{OWN}unix_socket", unix.sock))
         if config.status.status_listen:
             host, _, port = config.status.status_listen.rpartition(":")
-            own = keep(_bind(host.strip("[]"), int(port), "--status-listen"))
+            own = bind(host.strip("[]"), int(port), "status_listen")
             found += [Endpoint(sock, for_operators=True) for sock in own]
         failing.pop_all()
-    handed_over = {each.sock for each in inherited}
+    unused = []
+    for setting, socks in kept.items():
+        for sock in socks:
+            if setting == "unix_socket" and (
+                unix := find_unix_socket([sock], Path(sock.getsockname()))
+            ):
+                unused.append(unix)
+            else:
+                sock.close()
+    handed_over = {each.sock for each in given}
     bound = [each for each in found if each.sock not in handed_over]
-    return Endpoints(found, tls, unix, bound)
+    return Endpoints(found, tls, files, files_of_former, unused, bound, named)
 
 
 def check_idle_exit(config: Config, endpoints: Endpoints) -> None:
@@ -167,15 +220,15 @@ def _make_redirect(config: Config, tls: ServerTls, found: list[Endpoint]) -> Red
     return Redirect(target, webroot, hosts, lambda: tls.context is not None)
 
 
-def _bind(hosts: str, port: int, flag: str) -> list[socket.socket]:
+def _bind(hosts: str, port: int, setting: str, kept: list[socket.socket]) -> list[socket.socket]:
     try:
-        return bind_sockets(hosts, port)
+        return bind_sockets(hosts, port, kept)
     except OSError as exc:
         host = str(exc.filename)
         host = f"[{host}]" if ":" in host else host
         reason = exc.strerror or str(exc)
         if advice := _ADVICE.get(exc.errno or 0):
-            reason += f": {advice.format(flag)}"
+            reason += f": {advice.format(flag_of(setting))}"
         raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from None
 
 

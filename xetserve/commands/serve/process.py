@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import NamedTuple
 
 from xetserve import __version__
 from xetserve.app.middleware.accounting import count_answer
@@ -35,6 +36,13 @@ from xetserve.net.loop_turns import Turns
 from xetserve.net.server_connection import ConnectionLimits
 from xetserve.ops.access_log import AccessLog, make_access_log
 from xetserve.ops.file_limits import share_files
+from xetserve.ops.generations import (
+    Predecessor,
+    Successor,
+    Upgrade,
+    UpgradeState,
+    find_command,
+)
 from xetserve.ops.lifecycle import raise_file_limit, run_loop, serve_until_signal
 from xetserve.ops.logs import set_log_format, set_log_level
 from xetserve.ops.loop_lag import watching_loop
@@ -44,6 +52,17 @@ from xetserve.ops.supervisor import Supervisor
 from xetserve.ops.watchdog import Figures, Watchdog
 
 logger = logging.getLogger("xetserve")
+
+
+class Generations(NamedTuple):
+    """What a server needs to be upgraded.
+
+    key: for the signatures of data URLs, if a successor has to use the same; else empty.
+    predecessor: the server that this one replaces, if there is one.
+    """
+
+    key: bytes = b""
+    predecessor: Predecessor | None = None
 
 
 def run_handler(
@@ -57,6 +76,7 @@ def run_handler(
     *,
     body_budget: int | None = None,
     turns: Turns | None = None,
+    generations: Generations | None = None,
 ) -> int:
     """Serve a handler until a signal; return the exit status.
 
@@ -67,6 +87,7 @@ def run_handler(
             create memory for metrics only.
         body_budget: bytes of request bodies that a process may hold; None: use the setting.
         turns: the scheduler of the event loop, if the handler uses it too.
+        generations: None: SIGUSR2 is not handled.
     """
     if links := find_service_links(os.environ):
         logger.info(
@@ -75,7 +96,8 @@ def run_handler(
             min(links),
         )
     shared_memory = shared_memory or SharedMemory(num_workers, CELLS_SIZE)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until its handler exists
+    # Until their handlers exist.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, signal.SIGUSR2])
     server = live.config.server
     check_idle_exit(live.config, endpoints)
     notifier = take_notifier(os.environ)
@@ -92,6 +114,9 @@ def run_handler(
     live.on_change(set_up_log)
 
     def report_ready() -> None:
+        if upgrade is not None:
+            upgrade.is_allowed = True
+        endpoints.take_over()
         logger.info("xetserve %s: %s, listening on %s", __version__, name, endpoints.describe())
         watch.ready()
 
@@ -108,6 +133,12 @@ def run_handler(
         requests = "1 active request" if num == 1 else f"{num} active requests"
         seconds = server.drain_delay + server.drain_timeout
         return f"draining: {requests} may take {seconds:g} s; a second signal cuts them"
+
+    predecessor: Predecessor | None = None
+    upgrade: Upgrade | None = None
+    if generations is not None:
+        predecessor = generations.predecessor
+        upgrade = _make_upgrade(endpoints, watch, generations.key, describe_drain)
 
     async def serve(channel: socket.socket | None) -> None:
         async with making as handler, _following(live), watching_loop():
@@ -150,6 +181,8 @@ def run_handler(
                 on_reload=reload if channel is None else live.reload,
                 channel=channel,
                 watch=watch,
+                predecessor=predecessor,
+                upgrade=upgrade if channel is None else None,
             )
 
     def take_place(number: int) -> None:
@@ -163,7 +196,10 @@ def run_handler(
     try:
         if num_workers == 1:
             take_place(1)
-            return work(None)
+            status = work(None)
+            if predecessor is not None:
+                predecessor.wait_for_end(server.drain_timeout)
+            return status
         supervisor = Supervisor(
             num_workers,
             endpoints.sockets,
@@ -174,10 +210,40 @@ def run_handler(
             watch=watch,
             on_start=take_place,
             describe_drain=describe_drain,
+            predecessor=predecessor,
+            upgrade=upgrade,
         )
-        return supervisor.run()
+        status = supervisor.run()
+        if predecessor is not None:
+            predecessor.wait_for_end(server.drain_timeout)
+        return status
     finally:
         endpoints.remove_files()
+
+
+def _make_upgrade(
+    endpoints: Endpoints, watch: Watchdog, key: bytes, describe_drain: Callable[[], str]
+) -> Upgrade:
+    state = UpgradeState()
+    state.show()
+
+    def start() -> Successor:
+        environ = {**os.environ, **watch.variables}
+        return Successor(find_command(), endpoints.named, environ, key)
+
+    def on_failure(reason: str) -> None:
+        state.record(has_failed=True)
+        watch.note(f"the upgrade has failed: {reason}")
+        watch.ready()  # of this process, in case that the other one was named already
+
+    def on_take_over() -> None:
+        endpoints.leave_to_successor()
+        watch.close()
+        logger.info(describe_drain())
+
+    return Upgrade(
+        start, on_failure=on_failure, on_ready=watch.name_successor, on_take_over=on_take_over
+    )
 
 
 def make_figures(shared_memory: SharedMemory) -> Callable[[], Figures]:
