@@ -65,6 +65,28 @@ def test_what_a_port_speaks(
     assert (done.returncode, done.stdout) == (0, f"{base}/ready answers 200: ready\n")
 
 
+def test_a_server_without_its_first_certificate(
+    start: Start, certificates: Certificates, tmp_path: Path
+) -> None:
+    pair = Certificates(certificates.ca, tmp_path / "chain.pem", tmp_path / "key.pem")
+    challenges = ("--acme-webroot", str(tmp_path), "--redirect-port", "0")
+    flags = (*tls_flags(pair), *challenges, "--tls-check-interval", "0.02")
+    server = start(*flags)
+    address = f"127.0.0.1:{port_of(server)}"
+    done = probe("--port", port_of(server), *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"http://{address}/health answers 200: ok")
+    done = probe("--ready", "--port", port_of(server), *flags)
+    reason = "503: unready: there is no TLS certificate yet"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"xetserve: http://{address}/ready answers {reason}\n"
+    pair.key.write_bytes(certificates.key.read_bytes())
+    pair.chain.write_bytes(certificates.chain.read_bytes())
+    wait_until(lambda: "TLS certificate loaded" in server.log)
+    done = probe("--ready", "--port", port_of(server), *flags)
+    assert done.stdout == f"https://{address}/ready answers 200: ready\n"
+
+
 @pytest.mark.parametrize("trusted", ["", "unix", "192.0.2.1"])
 def test_the_unix_socket(start: Start, tmp_path: Path, trusted: str) -> None:
     proxies = ("--trusted-proxies", trusted, "--proxy-protocol", "on") if trusted else ()

@@ -20,6 +20,7 @@ from xetserve.deploy.local_server import HEALTH, READY, Address, Answer, ask, fo
 from xetserve.errors import ConfigError
 
 COMMAND_LINE: Final = Path("/proc/1/cmdline")
+TLS_NEEDED: Final = 400  # status of plain HTTP on a port that speaks TLS
 _SECTIONS: Final = ("server", "tls", "proxies")  # those that say how a server listens
 # Every address -> one of this machine. A container without IPv6 has a :: but no ::1.
 _LOCAL: Final = {"0.0.0.0": "127.0.0.1", "::": "localhost"}
@@ -46,7 +47,9 @@ def run_probe(options: argparse.Namespace, command_line: Path = COMMAND_LINE) ->
     answer, reason = None, ""
     try:
         address = find_address(loaded.config)
-        answer = ask(address, path, timeout)
+        address, answer = _ask(
+            address, path, timeout, may_wait=bool(loaded.config.tls.acme_webroot)
+        )
         sentence = f"{address.url}{path} answers {describe_answer(answer)}"
     except ConfigError as exc:
         address, reason = Address("127.0.0.1", 0), str(exc)
@@ -64,6 +67,27 @@ def run_probe(options: argparse.Namespace, command_line: Path = COMMAND_LINE) ->
     else:
         sys.stderr.write(f"xetserve: {sentence}\n")
     return 0 if is_good else 1
+
+
+def _ask(address: Address, path: str, timeout: float, *, may_wait: bool) -> tuple[Address, Answer]:
+    """Send a GET; return the response, and the address with what the server speaks there.
+
+    Args:
+        may_wait: whether the server may wait for its first certificate: it speaks plain HTTP then.
+
+    Raises:
+        OSError: there is no response.
+    """
+    try:
+        return address, ask(address, path, timeout)
+    except OSError as exc:
+        if not (address.tls and may_wait) or isinstance(exc, TimeoutError):
+            raise
+        plain = address._replace(tls=False)
+        answer = ask(plain, path, timeout)
+        if answer.status == TLS_NEEDED:  # the first error is the right one
+            raise
+        return plain, answer
 
 
 def find_address(config: Config) -> Address:
