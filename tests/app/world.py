@@ -56,6 +56,7 @@ class World:
     hub: ScriptedPeer = field(init=False)
     cas: ScriptedPeer = field(init=False)
     data: ScriptedPeer = field(init=False)
+    datasets: ScriptedPeer | None = None  # datasets-server; the test starts it
     budget: ByteBudget = field(default_factory=lambda: ByteBudget(1 << 24))
     bodies: BodyBudget = field(default_factory=BodyBudget)
     metadata: AnswerCache | None = None
@@ -141,6 +142,14 @@ class World:
                 limits=ReadLimits(stall_timeout=PATIENCE, gap_timeout=PATIENCE),
             ),
             "hash/repo",
+            datasets_server=self._make_datasets_server(pool),
+        )
+
+    def _make_datasets_server(self, pool: ConnectionPool) -> HubClient | None:
+        if self.datasets is None:
+            return None
+        return HubClient(
+            pool, self.datasets.base, timeout=PATIENCE, policy=POLICY, instance="xetserve-test"
         )
 
 

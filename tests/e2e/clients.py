@@ -79,7 +79,9 @@ class Connection:
         Args:
             token: another one than the connection's; None: none.
         """
-        self._inner.putrequest(method, path, skip_accept_encoding=True)
+        fields = list(fields)
+        has_host = any(name.lower() == "host" for name, _ in fields)
+        self._inner.putrequest(method, path, skip_host=has_host, skip_accept_encoding=True)
         token = self._token if token == "" else token
         if token is not None:
             fields = (("Authorization", f"Bearer {token}"), *fields)

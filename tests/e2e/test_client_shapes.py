@@ -215,19 +215,29 @@ PASSED = [
     ("huggingface_hub 2.4.0", "GET /api/jobs/o/5/metrics", None),
     ("huggingface_hub 2.4.0", "GET /api/spaces/o/n/logs/run", None),
     ("huggingface_hub 2.4.0", "GET /api/buckets/o/n/events?since=2026-01-01T00:00:00Z", None),
+    *(
+        ("datasets 5.2.0", f"GET /{name}?dataset=o/n", None)
+        for name in ("parquet", "info", "splits", "is-valid", "size", "rows")
+    ),
     ("git 2.39.5", "GET /o/n/info/refs?service=git-upload-pack", None),
     ("git 2.39.5", "POST /datasets/o/n.git/git-upload-pack", b"0014command=ls-refs\n0000"),
 ]
 
 
+def fields_of(client: str) -> list[tuple[str, str]]:
+    host = [("Host", "datasets-server.files.test")] if client.startswith("datasets ") else []
+    return [("User-Agent", client), *host]
+
+
 async def test_requests_that_go_to_the_hub(launcher: Launcher) -> None:
     async with ScriptedPeer(answering(http_answer(200, b"{}"))) as hub:
-        server = await asyncio.to_thread(launcher.start, *serve_arguments(hub.base))
+        flags = ("--datasets-server", hub.base)
+        server = await asyncio.to_thread(launcher.start, *serve_arguments(hub.base, *flags))
 
         def ask() -> list[int]:
             with closing(Connection(server.url)) as connection:
                 return [
-                    connection.ask(target, [("User-Agent", client)], method, body=body).status
+                    connection.ask(target, fields_of(client), method, body=body).status
                     for client, (method, target), body in (
                         (client, request.split(" "), body) for client, request, body in PASSED
                     )

@@ -29,6 +29,10 @@ POLICY = HostPolicy.parse("models.example,*.lab.example")
         pytest.param("127.0.0.1.evil.example", False, id="only begins like an address"),
         pytest.param("2130706433", False, id="a number"),
         pytest.param(":80", False, id="a port alone"),
+        pytest.param("Datasets-Server.models.example:80", True, id="with the label for datasets"),
+        pytest.param("datasets-server.localhost", True, id="localhost with that label"),
+        pytest.param("datasets-server.evil.example", False, id="that label is no name"),
+        pytest.param("datasets-server.", False, id="that label alone"),
     ],
 )
 def test_which_names_are_known(host: str, is_known: bool) -> None:

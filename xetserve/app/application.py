@@ -6,6 +6,7 @@ from xetserve.app.auth import MISSING_TOKEN, fingerprint, get_token, unauthorize
 from xetserve.app.download.service import FileService, Upstreams
 from xetserve.app.errors import from_error
 from xetserve.app.hub.api import HubService
+from xetserve.app.hub.datasets_server import DatasetsServer
 from xetserve.app.hub.writes import AUTO
 from xetserve.app.hub.xet_mode import XetMode
 from xetserve.app.native.cas_api import CasService
@@ -61,6 +62,11 @@ class Application:
         self.routes = make_routes(
             status or StatusService(), hub, cas, files, allow_anonymous=allow_anonymous
         )
+        self._datasets: DatasetsServer | None = None
+        if upstreams.datasets_server is not None:
+            self._datasets = DatasetsServer(
+                upstreams.datasets_server, upstreams.engine.limits, upstreams.hub.bases
+            )
         self._compression = compression
         self._cors = cors or CorsPolicy()
         self._hosts = hosts or HostPolicy()
@@ -85,7 +91,9 @@ class Application:
             return self._cors.answer_options(request)
         if self._hub.is_own(request.headers):
             raise RequestError(508, "this server is its own Hub: its hub_url leads back to it")
-        route, path = self.routes.match(request.raw_path)
+        is_for_datasets = self._datasets is not None and self._datasets.serves(request)
+        routes = self._datasets.routes if self._datasets and is_for_datasets else self.routes
+        route, path = routes.match(request.raw_path)
         request.record.route = route.name
         if request.for_operators and route.name not in STATUS_ROUTES:
             raise RequestError(404, "this address has the figures of the server, and no files")

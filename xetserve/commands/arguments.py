@@ -95,8 +95,8 @@ def add_flags_of_pull(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     # The other settings are about clients, which a pull has none of.
-    of_clients = ("allow_anonymous", "hash_repo", "repo_management", "xet_mode", "native_from",
-                  "offline")  # fmt: skip
+    of_clients = ("datasets_server", "allow_anonymous", "hash_repo", "repo_management", "xet_mode",
+                  "native_from", "offline")  # fmt: skip
     sections = ("hub", "memory", "cache", "log")
     add_flags(parser, sections, without=(*of_clients, "body_budget", "access_log"))
 

@@ -101,6 +101,15 @@ def parse_url(text: str) -> str:
     return url.rstrip("/")
 
 
+def parse_datasets_server(text: str) -> str:
+    """Parse where the Hub's datasets-server is: auto, off, or a URL as parse_url does."""
+    value = text.strip().lower()
+    try:
+        return value if value in ("auto", "off") else parse_url(text)
+    except ValueError as exc:
+        raise ValueError(f"{exc}; or auto or off") from None
+
+
 def parse_optional_url(text: str) -> str:
     """Parse a base URL as parse_url does; empty: none."""
     return parse_url(text) if text.strip() else ""

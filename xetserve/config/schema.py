@@ -24,6 +24,7 @@ from xetserve.config.parsers import (
     parse_compression,
     parse_cors,
     parse_count,
+    parse_datasets_server,
     parse_file,
     parse_folder,
     parse_head_size,
@@ -273,6 +274,15 @@ class HubConfig:
         parse_url,
         "XETSERVE_HUB_URL",
         "URL of the Hub; the server does not read HF_ENDPOINT, which is a setting of clients",
+        metavar="URL",
+    )
+    datasets_server: str = _setting(
+        "auto",
+        parse_datasets_server,
+        "XETSERVE_DATASETS_SERVER",
+        "URL of the Hub's host for parts of datasets; requests for datasets-server. before the "
+        "name of this server go there, with the client's token. auto: that of huggingface.co if "
+        "hub_url is https://huggingface.co, else off",
         metavar="URL",
     )
     allow_anonymous: bool = _setting(

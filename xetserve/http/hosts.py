@@ -17,6 +17,8 @@ from xetserve.http.messages import Request
 
 # Health checks use any host name; their responses hold nothing confidential.
 PROBES: Final = frozenset({"/health", "/healthz", "/ready"})
+# Clients put this before the host of HF_ENDPOINT to ask the Hub's service for parts of datasets.
+DATASETS_LABEL: Final = "datasets-server."
 _PORT: Final = re.compile(r":[0-9]*\Z")
 
 
@@ -44,10 +46,12 @@ class HostPolicy:
             raise RequestError(421, "this host name is not in the setting [http] hosts")
 
     def knows(self, host: str) -> bool:
-        """Return whether a Host field, with or without a port, names this server."""
+        """Return whether a Host field, with or without a port and DATASETS_LABEL, names this
+        server.
+        """
         if not self.names:
             return True
-        name = _PORT.sub("", host).lower().removesuffix(".")
+        name = _PORT.sub("", host).lower().removesuffix(".").removeprefix(DATASETS_LABEL)
         if name == "localhost" or _is_address(name):
             return True
         return any(

@@ -38,12 +38,14 @@ class Upstreams:
     hash_repo: owner/name of the repository whose read token is used for files that are requested by
         hash alone.
     blob_cache: the disk cache of plain files; None: there is no disk cache.
+    datasets_server: asks the Hub's host for parts of datasets; None: there is none.
     """
 
     hub: HubClient
     engine: Engine
     hash_repo: str
     blob_cache: BlobCache | None = None
+    datasets_server: HubClient | None = None
 
 
 class FileService:

@@ -36,12 +36,14 @@ from xetserve.upstream.cas.client import CasClient
 from xetserve.upstream.cas.reconstruction_budget import FREE_READ_SIZE, ReconstructionBudget
 from xetserve.upstream.cas.source import CasSource
 from xetserve.upstream.hub.client import HubClient
+from xetserve.upstream.hub.link import PUBLIC_HUB
 from xetserve.upstream.retry import RetryPolicy
 from xetserve.xet.compression import describe_slowness
 from xetserve.xet.signing import Sealer
 
 logger = logging.getLogger("xetserve")
 
+PUBLIC_DATASETS_SERVER: Final = "https://datasets-server.huggingface.co"
 CONNECT_TIMEOUT: Final = 5.0  # seconds
 DISK_FACTOR: Final = 16  # size of the answer store on disk, as a multiple of metadata_size
 
@@ -177,6 +179,7 @@ async def open_upstreams(
             engine,
             hash_repo=config.hub.hash_repo,
             blob_cache=None if cache is None else BlobCache(cache),
+            datasets_server=_make_datasets_server(config.hub, pool, policy, instance),
         )
         try:
             yield Opened(upstreams, cache, pool)
@@ -187,6 +190,19 @@ async def open_upstreams(
             await cache.aclose()
         await metadata.aclose()
         await pool.aclose()
+
+
+def _make_datasets_server(
+    settings: HubConfig, pool: ConnectionPool, policy: RetryPolicy, instance: str
+) -> HubClient | None:
+    """Make the client of datasets-server from the setting of that name; None: it is off."""
+    url = settings.datasets_server
+    if url == "auto":  # another Hub has no such host, or it is not known
+        is_public = parse_url(settings.hub_url).origin == PUBLIC_HUB
+        url = PUBLIC_DATASETS_SERVER if is_public else "off"
+    if url == "off":
+        return None
+    return HubClient(pool, url, timeout=settings.upstream_timeout, policy=policy, instance=instance)
 
 
 def make_reach(hub: HubConfig) -> AddressPolicy:
