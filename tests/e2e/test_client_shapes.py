@@ -70,6 +70,14 @@ SHAPES = [
     Shape("huggingface_hub 2.4.0", f"GET {K}/commits/main", 200, 200),
     # The origin has no converted revisions here: the request passes, and the answer names it.
     Shape("DuckDB 1.5", f"HEAD /{MODEL}/resolve/~parquet/default/train/0.parquet", 404, 404),
+    Shape("polars 1.40", f"HEAD /{MODEL.replace('/', '%2F')}/resolve/main/quants/model-Q8_0.gguf",
+          200, 200),
+    Shape("r-polars 1.4", f"GET /{MODEL.replace('/', '%2F')}/resolve/main/README.md", 200, 200),
+    Shape("huggingface_hub 2.4.0",
+          f"GET /api/resolve-cache/models/{MODEL}/{{commit}}/deep%2Fer%2Fw%C3%B6rter.txt",
+          200, 200),
+    Shape("JavaScript", f"GET /{MODEL}/resolve/main/quants%2Fmodel-Q8_0.gguf", 200, 200),
+    Shape("polars 1.40", f"GET /api/models/{MODEL.replace('/', '%2F')}/tree/main", 200, 200),
     Shape("polars 1.40", f"GET /api/models/{MODEL}/tree/~parquet?recursive=true", 404, 404),
     Shape("huggingface_hub 2.4.0", "GET /api/buckets/me?search=b", 200, 200, fields=(HF,)),
     Shape("huggingface_hub 2.4.0", f"GET {B}", 200, 200, fields=(HF,)),
@@ -156,7 +164,8 @@ def test_a_shape(
 
 def find_commit(connection: Connection, target: str) -> str:
     """Return the commit of the main branch of the repository in a target."""
-    kind, owner, name, *_ = target.removeprefix("/api").split("/")[1:]
+    path = target.removeprefix("/api").removeprefix("/resolve-cache")
+    kind, owner, name, *_ = path.split("/")[1:]
     return str(json.loads(connection.ask(f"/api/{kind}/{owner}/{name}").body)["sha"])
 
 

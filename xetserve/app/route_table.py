@@ -6,7 +6,8 @@ A pattern is a path with placeholders. They stand for segments as they were sent
     {hash+}            one segment of at least one character
     {commit}           one segment of 40 hex digits
     {path...}          all that is left, one segment or more
-    {id}               owner/name or a name alone: the values "owner" and "name", or "name"
+    {id}               owner/name or a name alone: the values "owner" and "name", or "name",
+                       which may be owner%2Fname
     {models|spaces}    one of these words: the value "kind"
     [models/|spaces/]  likewise, or nothing
     /api/.../refs      a question to the Hub about its verb "refs"; /api/...: about any other one
@@ -219,6 +220,8 @@ class _Segment(NamedTuple):
             return segment if segment in self.words else None
         if not segment.endswith(self.suffix) or (self.is_filled and not segment):
             return None
+        if self.name == "owner" and "%2F" in segment.upper():
+            return None  # the whole id is in the segment
         if self.name == "commit" and not _COMMIT.fullmatch(segment):
             return None
         return segment.removesuffix(self.suffix)

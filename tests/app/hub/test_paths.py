@@ -50,6 +50,14 @@ def read_path(path: str) -> object:
         ("/kernels/o/n/resolve/v1/build/a.py", "kernel", "o/n", "v1", "build/a.py"),
         ("/datasets/o/n/resolve/~parquet/d/0.parquet", "dataset", "o/n", "~parquet", "d/0.parquet"),
         ("/datasets/n/resolve/%7Educkdb/a", "dataset", "n", "~duckdb", "a"),
+        ("/o/n/resolve/main/a%2Fb", "model", "o/n", "main", "a/b"),
+        ("/o/n/resolve/refs%2Fpr%2F1/d%2fa%20b/c", "model", "o/n", "refs/pr/1", "d/a b/c"),
+        ("/o/n/resolve/refs/pr/1/d%2Fa", "model", "o/n", "refs/pr/1", "d/a"),
+        (f"/api/resolve-cache/models/o/n/{COMMIT}/a%2Fb", "model", "o/n", COMMIT, "a/b"),
+        (f"/api/resolve-cache/models/o%2Fn/{COMMIT}/a", "model", "o/n", COMMIT, "a"),
+        ("/datasets/o%2Fn/resolve/main/x.parquet", "dataset", "o/n", "main", "x.parquet"),
+        ("/o%2Fn/resolve/main/x", "model", "o/n", "main", "x"),
+        ("/o%2fn/resolve/resolve/main/x", "model", "o/n", "resolve", "main/x"),
     ],
 )
 def test_a_file_is_found(path: str, kind: str, repo: str, revision: str, file: str) -> None:
@@ -73,7 +81,13 @@ def test_other_paths(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/o/n/resolve/main/a%2Fb", 400),
+        ("/o/n/resolve/main/a%2F..%2Fb", 400),
+        ("/o/n/resolve/main/%2E%2E%2Fb", 400),
+        ("/o/n/resolve/main/a%2F", 404),
+        ("/o/n/resolve/main/%2Fa", 404),
+        ("/a%2Fo%2Fn/resolve/main/a", 404),
+        ("/o%2F..%2Fn/resolve/main/a", 400),
+        ("/o/a%2Fn/resolve/main/a", 404),
         ("/o/n/resolve/main/../a", 400),
         ("/o/n/resolve/..%2F..%2Fapi/a", 400),
         ("/o/n/resolve/a%2F..%2Fb/a", 400),

@@ -1,6 +1,7 @@
 """Parse paths of the Hub. Ids may lack an owner, and revisions have slashes, encoded or not."""
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -54,7 +55,7 @@ def read_file_path(path: MatchedPath) -> ResolvePath:
     # Clients may also send refs/pr/1 and refs/convert/parquet with unencoded slashes.
     size = 3 if rest[0] == "refs" and len(rest) > 3 else 1
     revision = decode_segment("/".join(rest[:size]), may_have_slash=True)
-    file_path = join_file_path([decode_segment(part) for part in rest[size:]])
+    file_path = _read_folders(rest[size:])
     repo = _read_repo(path)
     return ResolvePath(repo, check_revision(revision), file_path)
 
@@ -65,9 +66,8 @@ def read_bucket_path(path: MatchedPath) -> ResolvePath:
     Raises:
         RequestError: 400, 404, 414, one of them is not valid.
     """
-    parts = [decode_segment(part, may_have_slash=True) for part in path.values["path"].split("/")]
     repo = parse_hub_repo([path.decode(part)[0] for part in ("owner", "name")], BUCKET)
-    return ResolvePath(repo, "", join_file_path("/".join(parts).split("/")))
+    return ResolvePath(repo, "", _read_folders(path.values["path"].split("/")))
 
 
 def read_object_path(path: MatchedPath) -> ObjectPath:
@@ -103,14 +103,28 @@ def read_hub_path(path: MatchedPath) -> str:
     return path.raw
 
 
+def _read_folders(parts: Sequence[str]) -> str:
+    """Return the path of a file; an encoded slash separates folders as another one does.
+
+    Raises:
+        RequestError: 400, a part is malformed; 404, 414, see join_file_path.
+    """
+    decoded = [decode_segment(part, may_have_slash=True) for part in parts]
+    return join_file_path("/".join(decoded).split("/"))
+
+
 def _read_repo(path: MatchedPath) -> RepoRef:
     """Parse the repository of a path: an optional kind (default: model), an optional owner, a name.
 
     Raises:
         RequestError: 400, a segment is malformed; 404, the id is not valid.
     """
-    parts = [path.decode(part)[0] for part in ("owner", "name") if part in path.values]
-    return parse_hub_repo(parts, KINDS_BY_PLURAL[path.values.get("kind", "models")])
+    parts = [path.values[part] for part in ("owner", "name") if part in path.values]
+    # A name alone may be owner%2Fname, as polars writes it.
+    decoded = [decode_segment(part, may_have_slash=True) for part in parts]
+    return parse_hub_repo(
+        "/".join(decoded).split("/"), KINDS_BY_PLURAL[path.values.get("kind", "models")]
+    )
 
 
 class ApiPath(NamedTuple):
