@@ -4,6 +4,7 @@ XetserveError
   ConfigError           a setting is wrong; the operator must correct it
   RequestError          the client must change the request; has an HTTP status
   FormatError           bytes that are not valid Xet, JSON or encoded content
+    OtherVersion        a stored file of another version of xetserve
   IntegrityError        valid data whose hash or length is not the expected one
   BrokenStream          the connection to a peer broke
   UpstreamError         the Hub, the CAS or a data host failed; status 502
@@ -51,6 +52,10 @@ class RequestError(XetserveError):
 
 class FormatError(XetserveError):
     """Bytes are not valid Xet, JSON or encoded content."""
+
+
+class OtherVersion(FormatError):
+    """Another version of xetserve wrote a file; it may be intact."""
 
 
 class IntegrityError(XetserveError):

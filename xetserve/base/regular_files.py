@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 MAX_LOGGED: Final = 1000  # paths that are not logged again
 
 _logged: Final[LruDict[str, None]] = LruDict(max_num=MAX_LOGGED)
+_skips: dict[str, str] | None = None  # see collecting_skips
 
 
 class NotRegular(FileNotFoundError):
@@ -54,10 +56,24 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 def pass_over(path: str | Path, reason: OSError | str) -> None:
     """Log that something in a folder is skipped, once for each path."""
+    text = reason if isinstance(reason, str) else reason.strerror or str(reason)
+    if _skips is not None:
+        _skips[str(path)] = text
+        return
     if str(path) not in _logged:
-        text = reason if isinstance(reason, str) else reason.strerror or str(reason)
         logger.warning("passed over in a folder of the cache: %s: %s", path, text)
     _logged.put(str(path), None)
+
+
+@contextlib.contextmanager
+def collecting_skips() -> Iterator[dict[str, str]]:
+    """Collect what is skipped in the block, path -> reason, instead of logging it."""
+    global _skips
+    _skips = {}
+    try:
+        yield _skips
+    finally:
+        _skips = None
 
 
 def scan(folder: str | Path) -> list[os.DirEntry[str]]:

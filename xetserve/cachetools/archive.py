@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from xetserve.errors import XetserveError
-from xetserve.pipeline.cache.blob_file import BlobKey, check_plain
+from xetserve.pipeline.cache.blob_file import check_stored
 from xetserve.pipeline.cache.layout import LARGE, PLAIN, Stored
 from xetserve.pipeline.verify.ledger_file import parse_ledger
 from xetserve.xet.hashes import parse_hash
@@ -70,7 +70,7 @@ class Counted(NamedTuple):
 def make_file_check(subfolder: str, stored: Stored) -> Callable[[int], object]:
     """Return a function that checks an open file of a subfolder; it raises FormatError."""
     if subfolder in (PLAIN, LARGE):
-        return lambda fd: check_plain(fd, BlobKey.parse(subfolder, stored.name, stored.size))
+        return lambda fd: check_stored(fd, subfolder, stored.name)
     file_hash = parse_hash(stored.name.partition(".")[0])
     return lambda fd: parse_ledger(os.pread(fd, stored.size + 1, 0), file_hash)
 

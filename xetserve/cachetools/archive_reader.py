@@ -24,10 +24,11 @@ from xetserve.cachetools.archive import (
     forget_members,
     make_file_check,
 )
-from xetserve.cachetools.verify import check_entry, is_whole_xorb, read_index
+from xetserve.cachetools.verify import check_entry, is_whole_xorb
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache.blob_file import MAX_SMALL_SIZE
 from xetserve.pipeline.cache.entry import EntryKey, Standing
+from xetserve.pipeline.cache.indexes import read_index
 from xetserve.pipeline.cache.layout import (
     LARGE,
     META,
@@ -222,7 +223,10 @@ class Importer:
         _check_size(member, min(MAX_ENTRY_SIZE, store.max_entry_size))
         folder = make_xorb_path(store.folder, xorb_hash)
         present = list_entries(folder)
-        if any(found.contains(chunks) for _, found in present):
+        if any(
+            found.contains(chunks) and not store.is_of_other_version(stored, xorb_hash, found)
+            for stored, found in present
+        ):
             return False
         if len(present) >= MAX_XORB_ENTRIES:
             raise FormatError(f"more than {MAX_XORB_ENTRIES} entries of one xorb")

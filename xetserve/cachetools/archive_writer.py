@@ -21,9 +21,10 @@ from xetserve.cachetools.archive import (
     make_file_check,
 )
 from xetserve.cachetools.select import Selection
-from xetserve.cachetools.verify import check_entry, read_index
+from xetserve.cachetools.verify import check_entry
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache.entry import is_unproven
+from xetserve.pipeline.cache.indexes import read_index
 from xetserve.pipeline.cache.layout import (
     META,
     PLAIN,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from xetserve.base.regular_files import open_regular, pass_over
-from xetserve.errors import FormatError, UpstreamError, UpstreamMissing, XetserveError
+from xetserve.errors import FormatError, OtherVersion, UpstreamError, UpstreamMissing, XetserveError
 from xetserve.pipeline.cache.blob_file import BlobKey
 from xetserve.pipeline.cache.layout import LEDGERS, META, iter_answers, list_entries, make_xorb_path
 from xetserve.upstream.answers.folder import MAX_FILE_SIZE
@@ -156,7 +156,7 @@ def _read_stored(file: Path, path: str) -> Stored | None:
     try:
         with open(open_regular(file), "rb") as opened:
             return unpack_file(path, opened.read(MAX_FILE_SIZE + 1))
-    except FileNotFoundError:
+    except (FileNotFoundError, OtherVersion):
         return None
     except OSError as exc:
         pass_over(file, exc)

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from xetserve.base.regular_files import open_regular
-from xetserve.errors import FormatError
-from xetserve.pipeline.cache.blob_file import BlobKey, check_plain
-from xetserve.pipeline.cache.entry import EntryIndex, Standing, index_size, is_unproven, parse_index
+from xetserve.base.format_version import check_version
+from xetserve.base.regular_files import open_regular, pass_over
+from xetserve.errors import FormatError, OtherVersion
+from xetserve.pipeline.cache import blob_file, entry
+from xetserve.pipeline.cache.blob_file import check_stored
+from xetserve.pipeline.cache.entry import EntryIndex, Standing, is_unproven
+from xetserve.pipeline.cache.indexes import read_index
 from xetserve.pipeline.cache.layout import (
     LARGE,
     LEDGERS,
@@ -27,7 +30,9 @@ from xetserve.pipeline.cache.layout import (
     list_entries,
 )
 from xetserve.pipeline.cache.store import CacheStore
+from xetserve.pipeline.verify import ledger_file
 from xetserve.pipeline.verify.ledger_file import parse_ledger
+from xetserve.upstream.answers import stored_file
 from xetserve.xet.hashes import MerkleTree, hash_chunk, parse_hash
 from xetserve.xet.reconstruction import ChunkRange
 from xetserve.xet.xorb import iter_records
@@ -71,6 +76,8 @@ class Contents:
     plain: Tally = field(default_factory=Tally)
     meta: Tally = field(default_factory=Tally)
     writing: Tally = field(default_factory=Tally)
+    # Of all these, files in a format of another version; see count_contents.
+    other_versions: Tally = field(default_factory=Tally)
 
     @property
     def size(self) -> int:
@@ -78,40 +85,62 @@ class Contents:
         return self.entries.cost + self.ledgers.cost + self.plain.cost + self.writing.cost
 
 
-def count_contents(folder: Path) -> Contents:
-    """Count all files."""
+def count_contents(folder: Path, *, reads_versions: bool = False) -> Contents:
+    """Count all files.
+
+    Args:
+        reads_versions: read the mark of every file; otherwise other_versions stays empty.
+    """
     contents = Contents()
+
+    def look(stored: Stored, *magics: bytes, at_end: bool) -> None:
+        if reads_versions and _is_of_other_version(stored, magics, at_end=at_end):
+            contents.other_versions.add(stored)
+
     for _, path in iter_xorbs(folder):
         found = list_entries(path)
         contents.num_xorbs += bool(found)
         for stored, _ in found:
             contents.entries.add(stored)
+            look(stored, entry.MAGIC, at_end=True)
             if is_unproven(stored.path):
                 contents.unproven.add(stored)
             if Standing.of(stored.path) is Standing.IMPORTED:
                 contents.imported.add(stored)
     for stored in iter_subfolder(folder, LEDGERS):
         contents.ledgers.add(stored)
+        look(stored, ledger_file.MAGIC, at_end=False)
     for subfolder in (PLAIN, LARGE):
         for stored in iter_subfolder(folder, subfolder):
             contents.plain.add(stored)
+            if subfolder == LARGE:
+                look(stored, blob_file.MAGIC, at_end=True)
     for stored in iter_tree(folder / META):
         contents.meta.add(stored)
+        look(stored, stored_file.MAGIC, stored_file.OLD_MAGIC, at_end=False)
     for stored in iter_tree(folder / "tmp"):
         contents.writing.add(stored)
     return contents
 
 
-def read_index(fd: int, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
-    """Read the index of an open entry.
-
-    Raises:
-        FormatError: it is damaged, or belongs to another entry.
-    """
-    size, wanted = os.fstat(fd).st_size, index_size(chunks)
-    if wanted > size:  # a name may claim any size, and a read allocates the size that it asks for
-        raise FormatError(f"{size} bytes, fewer than the size of its index")
-    return parse_index(os.pread(fd, wanted, size - wanted), xorb_hash, chunks, size)
+def _is_of_other_version(stored: Stored, magics: Sequence[bytes], *, at_end: bool) -> bool:
+    """Return whether the mark of a file is none of these, but one of another version."""
+    size = len(magics[0])
+    try:
+        fd = open_regular(stored.path)
+        try:
+            found = os.pread(fd, size, max(0, stored.size - size) if at_end else 0)
+        finally:
+            os.close(fd)
+        if found not in magics:
+            check_version(found, magics[0])
+    except OtherVersion:
+        return True
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        pass_over(stored.path, exc)
+    return False
 
 
 def check_entry(
@@ -158,6 +187,7 @@ class Report:
 
     unproven: paths below the folder of entries that are well-formed, but not proven.
     damaged: path below the folder -> the damage.
+    other_versions: path below the folder -> the version of its format.
     """
 
     num_entries: int = 0
@@ -168,6 +198,7 @@ class Report:
     size: int = 0
     unproven: list[str] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
+    other_versions: dict[str, str] = field(default_factory=dict)
 
 
 class Checker:
@@ -203,8 +234,7 @@ class Checker:
         for subfolder in (PLAIN, LARGE):
 
             def check(fd: int, stored: Stored, subfolder: str = subfolder) -> object:
-                key = BlobKey.parse(subfolder, stored.name, stored.size)
-                check_plain(fd, key, self._on_bytes)
+                check_stored(fd, subfolder, stored.name, self._on_bytes)
                 return True
 
             for stored in iter_subfolder(folder, subfolder):
@@ -212,7 +242,7 @@ class Checker:
         return report
 
     def _check(self, stored: Stored, check: Callable[[int, Stored], object]) -> object:
-        """Check one file; None: it is gone or damaged."""
+        """Check one file; None: it is gone, damaged, unreadable or of another version."""
         try:
             fd = open_regular(stored.path)
             try:
@@ -221,8 +251,14 @@ class Checker:
                 os.close(fd)
         except FileNotFoundError:
             return None
+        except OtherVersion as exc:
+            self.report.other_versions[self._name(stored)] = str(exc)
+            return None
         except FormatError as exc:
             self._condemn(stored, str(exc))
+            return None
+        except PermissionError as exc:
+            pass_over(stored.path, exc)
             return None
         except OSError as exc:
             self._condemn(stored, exc.strerror or "it cannot be read")
@@ -230,8 +266,11 @@ class Checker:
         self.report.size += stored.size
         return found
 
+    def _name(self, stored: Stored) -> str:
+        return str(Path(stored.path).relative_to(self._store.folder))
+
     def _condemn(self, stored: Stored, reason: str) -> None:
-        name = str(Path(stored.path).relative_to(self._store.folder))
+        name = self._name(stored)
         self.report.damaged[name] = reason
         self._on_damage(name, reason)
         if self._removes:
@@ -242,7 +281,7 @@ class Checker:
         conflicts: list[tuple[int, Stored, Stored]] = []
         found: list[tuple[Stored, ChunkRange, list[Leaf]]] = []
         num = 0
-        for stored, chunks in sorted(list_entries(path), key=lambda entry: entry[1]):
+        for stored, chunks in sorted(list_entries(path), key=lambda found: found[1]):
 
             def check(fd: int, _: Stored, chunks: ChunkRange = chunks) -> list[Leaf]:
                 return check_entry(fd, read_index(fd, xorb_hash, chunks), self._on_bytes)
@@ -284,7 +323,7 @@ class Checker:
         self, stored: Stored, chunks: ChunkRange, leaves: list[Leaf], right: dict[int, Leaf]
     ) -> None:
         """Mark an entry whose chunks are all proven, or list it as unproven."""
-        name = str(Path(stored.path).relative_to(self._store.folder))
+        name = self._name(stored)
         if name in self.report.damaged:
             return
         if not all(right.get(chunk) == leaf for chunk, leaf in enumerate(leaves, chunks.start)):

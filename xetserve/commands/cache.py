@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import BinaryIO, Final
 from xetserve import __version__
 from xetserve.base.atomic_file import replace_file
 from xetserve.base.permissions import describe_os_error, find_owner
+from xetserve.base.regular_files import collecting_skips
 from xetserve.base.sizes import format_size
 from xetserve.cachetools.archive import ArchiveError, Counted
 from xetserve.cachetools.archive_reader import Importer
@@ -88,7 +90,8 @@ def _check_folder(folder: Path) -> None:
 
 
 def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
-    contents = count_contents(store.folder)
+    with collecting_skips() as unread:
+        contents = count_contents(store.folder, reads_versions=True)
     kinds = {
         "entries": contents.entries,
         "unproven": contents.unproven,
@@ -97,6 +100,7 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
         "plain": contents.plain,
         "meta": contents.meta,
         "writing": contents.writing,
+        "other_versions": contents.other_versions,
     }
     if options.json:
         document: dict[str, object] = {
@@ -111,8 +115,8 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
             del value["cost"]
             value["files"], value["bytes"] = value.pop("num"), value.pop("size")
             document[name] = value
-        _print_json(document)
-        return 0
+        _print_json({**document, "unreadable": unread})
+        return _report_unread(unread)
     part = 100 * contents.size / max(1, store.quota.max_size)
     lines = [
         ("folder", str(store.folder)),
@@ -128,6 +132,8 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
         ("Hub's answers", _describe(contents.meta)),
         ("being written", _describe(contents.writing)),
     ]
+    if contents.other_versions.num:
+        lines.append(("other version", f"{_describe(contents.other_versions)}: kept, not used"))
     if contents.entries.oldest is not None and contents.entries.newest is not None:
         now = time.time()
         oldest, newest = (
@@ -136,7 +142,19 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
         )
         lines.append(("used", f"{newest} ago; the least recently used entry {oldest} ago"))
     write_output("".join(f"{name:<14}{show(value)}\n" for name, value in lines))
-    return 0
+    return _report_unread(unread)
+
+
+def _report_unread(unread: Mapping[str, str]) -> int:
+    """Name the files and folders that could not be read; return the exit status."""
+    for path, reason in unread.items():
+        sys.stderr.write(f"{show(path)}: {show(reason)}\n")
+    if not unread:
+        return 0
+    return _fail(
+        f"{len(unread)} files or folders could not be read, so the figures are incomplete: "
+        "run the command as the owner of the cache"
+    )
 
 
 def _describe(tally: Tally) -> str:
@@ -144,6 +162,11 @@ def _describe(tally: Tally) -> str:
 
 
 def _verify(options: argparse.Namespace, store: CacheStore) -> int:
+    with collecting_skips() as unread:
+        return _verify_all(options, store, unread)
+
+
+def _verify_all(options: argparse.Namespace, store: CacheStore, unread: Mapping[str, str]) -> int:
     contents = count_contents(store.folder)
     size = contents.entries.size + contents.ledgers.size + contents.plain.size
     progress = Progress("", 0, size, sys.stderr)
@@ -169,12 +192,17 @@ def _verify(options: argparse.Namespace, store: CacheStore) -> int:
                 "bytes": report.size,
                 "unproven": report.unproven,
                 "damaged": damaged,
+                "other_versions": sorted(report.other_versions),
+                "unreadable": dict(unread),
                 "removed": not options.dry_run,
             }
         )
     else:
         for name in report.unproven:
             sys.stderr.write(f"{show(name)}: unproven\n")
+        others = len(report.other_versions)
+        for version, num in Counter(report.other_versions.values()).items():
+            sys.stderr.write(f"{num} files of another version ({version}): kept, not used\n")
         fate = "not removed" if options.dry_run else "removed"
         write_output(
             f"{report.num_entries} entries of {report.num_xorbs} xorbs, "
@@ -182,9 +210,10 @@ def _verify(options: argparse.Namespace, store: CacheStore) -> int:
             f"{report.num_ledgers} ledgers, {report.num_plain} plain files, "
             f"{format_size(report.size)} read; "
             f"{len(report.unproven)} unproven, {len(report.damaged)} damaged"
-            f"{f' and {fate}' if report.damaged else ''}\n"
+            f"{f' and {fate}' if report.damaged else ''}"
+            f"{f', {others} of another version' if others else ''}\n"
         )
-    return 1 if report.damaged else 0
+    return _report_unread(unread) or (1 if report.damaged else 0)
 
 
 def _collect(options: argparse.Namespace, store: CacheStore) -> int:

@@ -24,6 +24,7 @@ from zlib import crc32
 
 from blake3 import blake3
 
+from xetserve.base.format_version import check_version
 from xetserve.errors import FormatError
 from xetserve.pipeline.cache.layout import LARGE, PLAIN, make_file_path
 from xetserve.upstream.hub.entry import FileEntry
@@ -118,6 +119,25 @@ class BlobKey(NamedTuple):
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
 
+def check_stored(
+    fd: int, subfolder: str, name: str, on_bytes: Callable[[int], object] = lambda _: None
+) -> None:
+    """Check an open file of a subfolder by its name and its whole content.
+
+    Args:
+        on_bytes: see check_plain.
+
+    Raises:
+        OtherVersion: another version wrote the file.
+        FormatError: the content is not that of the name.
+        OSError: the disk fails.
+    """
+    size = os.fstat(fd).st_size
+    if subfolder == LARGE:
+        check_version(os.pread(fd, len(MAGIC), max(0, size - len(MAGIC))), MAGIC)
+    check_plain(fd, BlobKey.parse(subfolder, name, size), on_bytes)
+
+
 def check_plain(fd: int, key: BlobKey, on_bytes: Callable[[int], object] = lambda _: None) -> None:
     """Check an open file against its key, by its whole content.
 
@@ -153,10 +173,12 @@ def check_trailer(fd: int, key: BlobKey) -> None:
     """Check that an open file is the large one of a key, without reading its content.
 
     Raises:
+        OtherVersion: another version wrote the file.
         FormatError: the file is truncated, or another one.
         OSError: the disk fails.
     """
     size = os.fstat(fd).st_size
+    check_version(os.pread(fd, len(MAGIC), max(0, size - len(MAGIC))), MAGIC)
     end = os.pread(fd, _TRAILER_SIZE, key.stored_size - _TRAILER_SIZE)
     if size != key.stored_size or end != _make_trailer(key):
         raise FormatError(f"{size} bytes that are not {key.name}, complete")

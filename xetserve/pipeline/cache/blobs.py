@@ -17,7 +17,7 @@ from typing import Self
 
 from xetserve.base.buffers import Buffer
 from xetserve.base.regular_files import open_regular
-from xetserve.errors import FormatError, UpstreamError
+from xetserve.errors import FormatError, OtherVersion, UpstreamError
 from xetserve.metrics.catalogue import CACHE_BYTES, CACHE_DAMAGED, CACHE_HITS, CACHE_MISSES
 from xetserve.pipeline.cache.blob_file import (
     BlobKey,
@@ -123,10 +123,20 @@ class BlobCache:
     async def has(self, key: BlobKey) -> bool:
         """Return whether a file is stored, without reading its content."""
         try:
-            path = key.get_path(self._store.folder)
-            return await self.cache.disk_workers.run(os.path.getsize, path) == key.stored_size
+            return await self.cache.disk_workers.run(self._has, key)
         except (OSError, ValueError):
             return False
+
+    def _has(self, key: BlobKey) -> bool:
+        fd = open_regular(key.get_path(self._store.folder))
+        try:
+            if key.is_large:
+                check_trailer(fd, key)
+            return os.fstat(fd).st_size == key.stored_size
+        except FormatError:
+            return False
+        finally:
+            os.close(fd)
 
     async def open(self, key: BlobKey, start: int, end: int) -> StoredBlob | None:
         """Open bytes [start, end) of a file; None if it is not stored.
@@ -153,7 +163,10 @@ class BlobCache:
         return StoredBlob(self, key, fd, start, end)
 
     def _open(self, key: BlobKey) -> int | None:
-        """Open and check a file; None if it is not stored or damaged. Runs in a thread."""
+        """Open and check a file; None if this version has not stored it, or it is damaged.
+
+        Runs in a thread.
+        """
         path = key.get_path(self._store.folder)
         try:
             fd = open_regular(path)
@@ -166,6 +179,9 @@ class BlobCache:
                 check_plain(fd, key)
             if abs(time.time() - os.fstat(fd).st_mtime) > TOUCH_AGE:
                 self._store.touch(path)
+        except OtherVersion:  # it is replaced when the file is fetched
+            os.close(fd)
+            return None
         except FormatError as exc:
             os.close(fd)
             self._remove(key, exc)

@@ -12,7 +12,8 @@
 
 Numbers are little-endian. The size of a file is known before its first byte is written, so a
 truncated file is found at once. Any other damage is found when a record is read, since its check is
-compared before it is used.
+compared before it is used. The digit of MAGIC is the version of the format; whatever else changes,
+MAGIC stays at the end, see base/format_version.py.
 
 An entry does not say which client, file or URL it came from. Pure: bytes in, values out.
 """
@@ -27,6 +28,7 @@ from zlib import crc32
 
 from blake3 import blake3
 
+from xetserve.base.format_version import check_version
 from xetserve.errors import FormatError
 from xetserve.xet.reconstruction import ByteRange, ChunkRange
 from xetserve.xet.xorb import CHUNK_HEADER_SIZE, parse_chunk_header
@@ -197,8 +199,10 @@ def parse_index(data: bytes, xorb_hash: bytes, chunks: ChunkRange, file_size: in
         file_size: bytes of the whole file.
 
     Raises:
+        OtherVersion: another version wrote the entry.
         FormatError: the index is damaged, or belongs to another entry.
     """
+    check_version(data[-len(MAGIC) :], MAGIC)
     if len(data) != index_size(chunks):
         raise FormatError(f"an index of {len(data)} bytes, expected {index_size(chunks)}")
     trailer = _TRAILER.unpack_from(data, len(data) - TRAILER_SIZE)

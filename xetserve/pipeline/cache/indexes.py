@@ -4,10 +4,11 @@ import os
 import threading
 from typing import Final
 
+from xetserve.base.format_version import check_version
 from xetserve.base.lru_dict import LruDict
 from xetserve.base.regular_files import open_regular
 from xetserve.errors import FormatError
-from xetserve.pipeline.cache.entry import EntryIndex, Standing, index_size, parse_index
+from xetserve.pipeline.cache.entry import MAGIC, EntryIndex, Standing, index_size, parse_index
 from xetserve.pipeline.cache.layout import Stored
 from xetserve.xet.reconstruction import ChunkRange
 
@@ -28,6 +29,7 @@ class IndexCache:
         """Return the index of an entry of a xorb.
 
         Raises:
+            OtherVersion: another version wrote the entry.
             FormatError: the entry is damaged or truncated.
             OSError: the entry is gone, or the disk fails.
         """
@@ -37,12 +39,11 @@ class IndexCache:
                 if index.key.file_size != stored.size:
                     raise FormatError("the file is truncated")
                 return index
-        size = index_size(chunks)
-        if size > stored.size:
-            raise FormatError(f"a file of {stored.size} bytes, expected at least {size}")
-        with open(open_entry(stored.path), "rb", buffering=0) as file:
-            file.seek(stored.size - size)
-            index = parse_index(file.read(size) or b"", xorb_hash, chunks, stored.size)
+        fd = open_entry(stored.path)
+        try:
+            index = read_index(fd, xorb_hash, chunks)
+        finally:
+            os.close(fd)
         with self._lock:
             self._indexes.put(stored.path, index, index.nbytes)
         return index
@@ -51,6 +52,21 @@ class IndexCache:
         """Drop the index of a file that is removed."""
         with self._lock:
             self._indexes.pop(path)
+
+
+def read_index(fd: int, xorb_hash: bytes, chunks: ChunkRange) -> EntryIndex:
+    """Read the index of an open entry.
+
+    Raises:
+        OtherVersion: another version wrote the entry.
+        FormatError: it is damaged, or belongs to another entry.
+        OSError: the disk fails.
+    """
+    size, wanted = os.fstat(fd).st_size, index_size(chunks)
+    if wanted > size:  # a name may claim any size, and a read allocates the size that it asks for
+        check_version(os.pread(fd, len(MAGIC), max(0, size - len(MAGIC))), MAGIC)
+        raise FormatError(f"{size} bytes, fewer than the size of its index")
+    return parse_index(os.pread(fd, wanted, size - wanted), xorb_hash, chunks, size)
 
 
 def open_entry(path: str, flags: int = os.O_RDONLY) -> int:

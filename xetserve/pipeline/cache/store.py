@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from xetserve.base.atomic_file import make_folders
 from xetserve.base.permissions import advise_on_folder, describe_os_error
 from xetserve.base.regular_files import open_regular
-from xetserve.errors import ConfigError, FormatError
+from xetserve.errors import ConfigError, FormatError, OtherVersion
 from xetserve.pipeline.cache.compare import has_proven_copies
 from xetserve.pipeline.cache.entry import EntryIndex, EntryKey, Standing, make_entry_name
 from xetserve.pipeline.cache.indexes import IndexCache
@@ -171,6 +171,9 @@ class CacheStore:
                     raise FormatError("packed in another way")
                 if end == key.chunks.end and index.position_of(end) != key.byte_range.end:
                     raise FormatError("packed in another way")
+            except OtherVersion:
+                usable.remove((stored, chunks))
+                continue
             except FormatError:
                 usable.remove((stored, chunks))
                 num_damaged += self.remove(stored.path)
@@ -238,13 +241,25 @@ class CacheStore:
         return has_proven_copies(self._indexes, entries, xorb_hash, path, gaps)
 
     def remove_chunks(self, xorb_hash: bytes, chunks: ChunkRange) -> int:
-        """Remove all entries that hold any of these chunks; return their number."""
+        """Remove all entries of this version that hold any of these chunks; return their number."""
         paths = [
             stored.path
             for stored, found in list_entries(self._get_folder(xorb_hash))
-            if found.start < chunks.end and chunks.start < found.end
+            if found.start < chunks.end
+            and chunks.start < found.end
+            and not self.is_of_other_version(stored, xorb_hash, found)
         ]
         return sum(map(self.remove, paths))
+
+    def is_of_other_version(self, stored: Stored, xorb_hash: bytes, chunks: ChunkRange) -> bool:
+        """Return whether another version wrote an entry, so that it counts as missing."""
+        try:
+            self._indexes.get(stored, xorb_hash, chunks)
+        except OtherVersion:
+            return True
+        except (FormatError, OSError):
+            pass
+        return False
 
     def _get_folder(self, xorb_hash: bytes) -> str:
         return make_xorb_path(self.folder, xorb_hash)
@@ -296,7 +311,7 @@ class CacheStore:
 
         Entries that it contains are removed. If another entry contains it, or the xorb has too many
         entries, the file itself is removed. Imported entries matter here only for another imported
-        one.
+        one, and entries of other versions not at all.
 
         Returns:
             the path; None if the file was removed.
@@ -311,7 +326,8 @@ class CacheStore:
         is_own = standing is not Standing.IMPORTED
         for old, chunks in stored:
             counts = not is_own or Standing.of(old.path) is not Standing.IMPORTED
-            if counts and chunks.contains(key.chunks):
+            is_covered = counts and chunks.contains(key.chunks)
+            if is_covered and not self.is_of_other_version(old, key.xorb_hash, chunks):
                 self.discard(temporary)
                 return None
         folder = self._get_folder(key.xorb_hash)
@@ -323,7 +339,8 @@ class CacheStore:
             rename_temporary(temporary, target)
         for old, chunks in stored:
             may_go = is_own or Standing.of(old.path) is Standing.IMPORTED
-            if may_go and key.chunks.contains(chunks):
+            is_spare = may_go and key.chunks.contains(chunks)
+            if is_spare and not self.is_of_other_version(old, key.xorb_hash, chunks):
                 self.remove(old.path)
         return target
 

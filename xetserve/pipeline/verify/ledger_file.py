@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from xetserve.base.format_version import check_version
 from xetserve.errors import FormatError
 from xetserve.xet.hashes import HASH_SIZE, MerkleTree
 from xetserve.xet.xorb import MAX_CHUNK_SIZE
@@ -85,6 +86,7 @@ def parse_ledger(
         on_turn: called every FOLDED_AT_ONCE chunks, to yield to other threads.
 
     Raises:
+        OtherVersion: another version wrote the ledger.
         FormatError: the ledger is damaged, or belongs to another file.
     """
     chunks = unpack_ledger(data, file_hash)
@@ -103,8 +105,10 @@ def unpack_ledger(data: bytes, file_hash: bytes) -> ChunkList:
     """Parse a ledger file from a trusted source, without proving it again.
 
     Raises:
+        OtherVersion: another version wrote the ledger.
         FormatError: the ledger is damaged, or belongs to another file.
     """
+    check_version(data[: len(MAGIC)], MAGIC)
     if len(data) < ledger_file_size(0):
         raise FormatError(f"a ledger of {len(data)} bytes, expected at least {ledger_file_size(0)}")
     magic, found_hash, count = _HEAD.unpack_from(data)

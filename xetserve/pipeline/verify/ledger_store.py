@@ -12,12 +12,13 @@ import time
 from typing import Final
 
 from xetserve.base.regular_files import open_regular
-from xetserve.errors import FormatError
+from xetserve.errors import FormatError, OtherVersion
 from xetserve.metrics.catalogue import CACHE_DAMAGED
 from xetserve.pipeline.cache.disk_cache import DiskCache
 from xetserve.pipeline.cache.layout import LEDGERS, make_file_path
 from xetserve.pipeline.verify.ledger import MAX_FILE_MEMORY, Ledger
 from xetserve.pipeline.verify.ledger_file import (
+    MAGIC,
     ChunkList,
     ledger_file_size,
     pack_ledger,
@@ -72,7 +73,7 @@ class LedgerStore:
                 data = file.read() or b""
             # Folding is Python code and holds the interpreter lock; sleeping lets the loop run.
             chunks = parse_ledger(data, file_hash, lambda: time.sleep(0))
-        except FileNotFoundError:
+        except (FileNotFoundError, OtherVersion):
             return None
         except FormatError as exc:
             logger.info("cache: ledger of %s: %s", format_hash(file_hash), exc)
@@ -80,6 +81,14 @@ class LedgerStore:
             return None
         self._store.touch(path)
         return chunks
+
+    def _is_kept(self, file_hash: bytes) -> bool:
+        """Return whether this version has stored a ledger of a file; runs in a thread."""
+        try:
+            with open(open_regular(self._get_path(file_hash)), "rb", buffering=0) as file:
+                return file.read(len(MAGIC)) == MAGIC
+        except FileNotFoundError:
+            return False
 
     def keep(self, ledger: Ledger) -> None:
         """Store a proven ledger in the background, unless it is stored already."""
@@ -93,7 +102,7 @@ class LedgerStore:
     async def _keep(self, file_hash: bytes, chunks: ChunkList) -> None:
         disk_workers = self._cache.disk_workers
         try:
-            if await disk_workers.run(os.path.exists, self._get_path(file_hash)):
+            if await disk_workers.run(self._is_kept, file_hash):
                 return
             temporary = await disk_workers.create(ledger_file_size(len(chunks.starts)))
             if temporary is None:

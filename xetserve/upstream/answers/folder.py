@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 
 from xetserve.base.atomic_file import give_to_owner, make_folders, replace_file
 from xetserve.base.regular_files import is_folder, open_regular, scan
+from xetserve.errors import OtherVersion
 from xetserve.metrics.catalogue import METADATA_DAMAGED
 from xetserve.upstream.answers.question import Subject
 from xetserve.upstream.answers.scope import ANONYMOUS
@@ -60,8 +61,8 @@ class AnswerFolder:
         self._size: int | None = None  # not counted yet
 
     def read(self, path: str, *, is_imported: bool = False, lead: float = 0.0) -> Stored | None:
-        """Return the answer stored at a path; None: there is none, or it was damaged and is
-        removed.
+        """Return the answer stored at a path; None: there is none, or another version wrote it, or
+        it was damaged and is removed.
 
         Args:
             is_imported: read an imported answer.
@@ -80,7 +81,10 @@ class AnswerFolder:
                         os.utime(file.fileno(), (now, now))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        stored = unpack_file(path, data)
+        try:
+            stored = unpack_file(path, data)
+        except OtherVersion:
+            return None
         if stored is None:
             METADATA_DAMAGED.add()
             with contextlib.suppress(OSError):

@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
+from xetserve.base.format_version import check_version
+
 MAGIC: Final = b"xsmeta2\n"
 OLD_MAGIC: Final = b"xsmeta1\n"
 CHECK_SIZE: Final = 16  # bytes
@@ -36,8 +38,14 @@ class Stored(NamedTuple):
 
 
 def unpack_file(path: str, data: bytes) -> Stored | None:
-    """Parse the file stored at a path; None: it is damaged, or was stored at another path."""
+    """Parse the file stored at a path; None: it is damaged, or was stored at another path.
+
+    Raises:
+        OtherVersion: another version wrote it, and this one cannot read it.
+    """
     magic, rest = data[: len(MAGIC)], data[len(MAGIC) + CHECK_SIZE :]
+    if magic != OLD_MAGIC:
+        check_version(magic, MAGIC)
     if magic not in (MAGIC, OLD_MAGIC) or not data.startswith(magic + _make_check(path, rest)):
         return None
     try:
