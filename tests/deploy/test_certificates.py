@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.fake_engine import FakeEngine
 from tests.deploy.fake_machine import OK, FakeMachine, FakeSystemd
 from xetserve.deploy.certificates import (
     HOOK,
@@ -12,10 +13,12 @@ from xetserve.deploy.certificates import (
     Pair,
     add_certbot,
     add_pair,
+    add_pair_to_container,
     add_removal,
     read_shared,
 )
-from xetserve.deploy.local_server import Address
+from xetserve.deploy.containers import ContainerTarget, Shape
+from xetserve.deploy.local_server import Address, Speech
 from xetserve.deploy.machine import DeployError, Done
 from xetserve.deploy.package import Package
 from xetserve.deploy.steps import Plan, carry_out
@@ -250,3 +253,52 @@ def test_everything_can_be_removed(world: World, purge: bool) -> None:
     assert left == []
     assert (CERT in world.machine.files) is not purge
     assert ("/var/lib/xetserve-acme" in world.machine.files) is not purge
+
+
+# Containers
+
+
+@pytest.mark.parametrize("engine_name", ["docker", "podman"])
+def test_a_container_reads_the_pair_from_its_configuration(engine_name: str) -> None:
+    machine = FakeMachine()
+    machine.make_folder(Path("/etc"), 0o755, None)
+    engine = FakeEngine(machine)
+
+    def apply(pair: Pair | None = None) -> list[str]:
+        shape = Shape(image="x:1")
+        target = ContainerTarget(
+            machine,
+            engine_name,
+            shape,
+            template=b"# toml",
+            env_template=b"# env",
+            gets_pair=pair is not None,
+        )
+        plan = target.plan_apply(None)
+        if pair is not None:
+            add_pair_to_container(plan, machine, target, pair)
+        said: list[str] = []
+        carry_out(plan, machine, said.append)
+        return said
+
+    apply()
+    before = dict(machine.files)
+    engine.broken = {"x:1"}
+    with pytest.raises(DeployError, match=r"rolled back|rollback failed"):
+        apply(PAIR)
+    assert machine.files == before
+    engine.broken = set()
+    engine.speech = Speech(tls=True)
+    apply(PAIR)
+    folder = "/etc/xetserve/deployed-tls"
+    assert machine.files[f"{folder}/cert.pem"] == b"certificate"
+    assert machine.rights[f"{folder}/key.pem"] == (0o640, "1000")
+    assert machine.rights[folder] == (0o750, "1000")
+    arguments = engine.containers["xetserve"].arguments
+    for name, file in (("CERT", "cert"), ("KEY", "key")):
+        assert f"XETSERVE_TLS_{name}={folder}/{file}.pem" in arguments
+    # An upgrade keeps TLS, and another pair is taken by the server itself.
+    assert apply() == apply(PAIR) == []
+    (line,) = apply(Pair(b"certificate 2", b"key"))
+    assert line.startswith(f"write {folder}/cert.pem")
+    assert engine.containers["xetserve"].arguments == arguments

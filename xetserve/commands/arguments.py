@@ -288,7 +288,7 @@ def add_flags_of_deploy(parser: argparse.ArgumentParser) -> None:
 
 def _add_flags_of_certificates(action: argparse.ArgumentParser) -> None:
     group = action.add_argument_group(
-        "HTTPS, with systemd", "A pair of files, or a certificate that certbot gets and renews."
+        "HTTPS", "A pair of files, or with systemd a certificate that certbot gets and renews."
     )
     group.add_argument(
         "--tls-cert", metavar="FILE", help="PEM file with the certificate and its chain"

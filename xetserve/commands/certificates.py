@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from xetserve.base.certificate import read_validity
-from xetserve.deploy.certificates import Certbot, Pair, add_certbot, add_pair, add_removal
+from xetserve.deploy.certificates import (
+    Certbot,
+    Pair,
+    add_certbot,
+    add_pair,
+    add_pair_to_container,
+    add_removal,
+)
 from xetserve.deploy.containers import ContainerTarget
 from xetserve.deploy.machine import Machine
 from xetserve.deploy.steps import Plan
@@ -45,11 +52,13 @@ def add_certificates(
     if pair is not None and certbot is not None:
         raise ConfigError("--tls-cert and --certbot exclude each other: give only one")
     if isinstance(target, ContainerTarget):
-        raise ConfigError(
-            "flags for certificates are for --target systemd: for a container, put the pair into "
-            "its configuration folder, and set tls_cert and tls_key"
-        )
-    if pair is not None:
+        if pair is None:
+            raise ConfigError(
+                "--certbot is for --target systemd: for a container, run certbot on the host, and "
+                "give the pair with --tls-cert and --tls-key"
+            )
+        add_pair_to_container(plan, machine, target, pair)
+    elif pair is not None:
         add_pair(plan, machine, target, pair)
     elif certbot is not None:
         add_certbot(plan, machine, target, certbot)

@@ -202,6 +202,7 @@ def _make_target(
         env_template=make_env_template().encode(),
         timeout=timeout,
         summarize=summarize_settings,
+        gets_pair=bool(getattr(options, "tls_cert", None)),
     )
 
 

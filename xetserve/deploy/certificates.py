@@ -1,4 +1,4 @@
-"""The certificate of a deployed systemd service: a pair of files, or one that certbot gets.
+"""The certificate of a deployed service: a pair of files, or with systemd one that certbot gets.
 
     /etc/credstore/xetserve.tls_cert, .tls_key     the pair, a credential of each start
     /run/xetserve/xetserve.tls_cert, .tls_key      a later pair, for the service that runs
@@ -7,15 +7,18 @@
     /etc/systemd/system/xetserve.service.d/20-certbot.conf   settings, for certbot
     /var/lib/xetserve-acme                         where certbot answers challenges
 
+A container reads the pair from its configuration folder: see PAIR_FOLDER.
+
 The functions here add to a plan that installs, keeps or removes the service.
 """
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from xetserve.deploy.containers import PAIR_FILES, USER, ContainerTarget
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import SHARED, find_clone
 from xetserve.deploy.service_settings import CREDENTIALS
@@ -107,19 +110,10 @@ def add_pair(
     """
     paths = paths or Paths()
     _check_environment(machine, paths)
-    wanted = {STORE / CERTIFICATE: pair.certificate, STORE / KEY: pair.key}
-    before = {path: machine.read(path) for path in wanted}
-    if before == wanted:
+    files = [File(STORE / CERTIFICATE, pair.certificate, 0o600), File(STORE / KEY, pair.key, 0o600)]
+    restoring = _add_files(plan, machine, Folder(STORE, 0o700), files)
+    if not restoring:
         return
-    writing: list[Step] = [] if machine.exists(STORE) else [Folder(STORE, 0o700)]
-    writing += [
-        File(path, content, 0o600) for path, content in wanted.items() if before[path] != content
-    ]
-    restoring = [_restore(path, content, 0o600) for path, content in before.items()]
-    # Before all else: the new version checks its settings together with the pair.
-    plan.steps[:0] = writing
-    plan.switch += len(writing)
-    plan.cleanup += restoring
     if not _is(machine, "is-active", SERVICE):
         plan.undo[:0] = restoring
         return
@@ -130,6 +124,40 @@ def add_pair(
         giving = [Command(("systemctl", "restart", SERVICE))]
     plan.steps += [*giving, target.make_check()]
     plan.undo[:0] = [*restoring, giving[-1]]
+
+
+def add_pair_to_container(
+    plan: Plan, machine: Machine, target: ContainerTarget, pair: Pair
+) -> None:
+    """Add what puts a pair where the container reads it; nothing, if it is there.
+
+    The target knows of it, and turns TLS on. A server that has TLS takes another pair by itself.
+    """
+    folder = Folder(target.pair_folder, 0o750, USER)
+    files = [
+        File(folder.path / name, content, 0o640, USER)
+        for name, content in zip(PAIR_FILES.values(), pair, strict=True)
+    ]
+    plan.undo += _add_files(plan, machine, folder, files)
+
+
+def _add_files(plan: Plan, machine: Machine, folder: Folder, files: list[File]) -> list[Step]:
+    """Add the files that differ from what is there; return the steps that undo it.
+
+    They come before all else: a new version checks its settings together with them.
+    """
+    changed = [file for file in files if machine.read(file.path) != file.content]
+    if not changed:
+        return []
+    made = [] if machine.exists(folder.path) else [folder]
+    plan.steps[:0] = [*made, *changed]
+    plan.switch += len(made) + len(changed)
+    restoring: list[Step] = [
+        *(_restore(file, machine.read(file.path)) for file in changed),
+        *(Remove(each.path) for each in made),
+    ]
+    plan.cleanup += restoring
+    return restoring
 
 
 def add_certbot(
@@ -177,7 +205,7 @@ def add_certbot(
         if not is_on:
             undo.append(Command(("systemctl", "disable", "--now", REDIRECT), may_fail=True))
         undo += [
-            *(_restore(file.path, machine.read(file.path), file.mode) for file in changed),
+            *(_restore(file, machine.read(file.path)) for file in changed),
             Command(("systemctl", "daemon-reload")),
         ]
         if was_empty:
@@ -236,8 +264,8 @@ def _check_environment(machine: Machine, paths: Paths) -> None:
             )
 
 
-def _restore(path: Path, content: bytes | None, mode: int) -> Step:
-    return Remove(path) if content is None else File(path, content, mode)
+def _restore(file: File, content: bytes | None) -> Step:
+    return Remove(file.path) if content is None else replace(file, content=content)
 
 
 def _is(machine: Machine, question: str, unit: str) -> bool:

@@ -41,6 +41,9 @@ ENGINES: Final = ("docker", "podman")
 USER: Final = "1000"  # user and group in the image; the group may read the configuration
 CACHE: Final = "/var/cache/xetserve"  # path in the container, as the next one
 CONFIG: Final = "/etc/xetserve/xetserve.toml"
+# A pair that deploy was given, in the configuration folder. Whether it is there decides about TLS.
+PAIR_FOLDER: Final = "deployed-tls"
+PAIR_FILES: Final = {"XETSERVE_TLS_CERT": "cert.pem", "XETSERVE_TLS_KEY": "key.pem"}
 CHECK: Final = ("config", "check", "--config", CONFIG)
 STOP_TIMEOUT: Final = 45  # seconds; longer than the default drain_timeout
 SPEC_LABEL: Final = "io.xetserve.spec"
@@ -184,6 +187,7 @@ class ContainerTarget:
         template, env_template: the content of new configuration files.
         timeout: seconds that a start may take.
         summarize: summarizes a settings file.
+        gets_pair: whether the plan will put a certificate and its key into pair_folder.
     """
 
     def __init__(
@@ -196,6 +200,7 @@ class ContainerTarget:
         env_template: bytes,
         timeout: float = 30.0,
         summarize: Callable[[bytes], Summary] = summarize_bytes,
+        gets_pair: bool = False,
     ) -> None:
         _, self._port = shape.address
         self._machine = machine
@@ -210,6 +215,8 @@ class ContainerTarget:
             shape.config_folder / f".{shape.name}.applied",
             summarize,
         )
+        self.pair_folder = shape.config_folder / PAIR_FOLDER
+        self._has_pair = gets_pair or machine.exists(self.pair_folder)
         self._next = f"{shape.name}-next"
         self._previous = f"{shape.name}-previous"
 
@@ -474,6 +481,12 @@ class ContainerTarget:
             *("--env", f"XETSERVE_CACHE_DIR={CACHE}"),
             *("--volume", f"{shape.name}-cache:{CACHE}"),
             *("--volume", f"{shape.config_folder}:/etc/xetserve:ro"),
+            *(
+                word
+                for variable, file in PAIR_FILES.items()
+                if self._has_pair
+                for word in ("--env", f"{variable}=/etc/xetserve/{PAIR_FOLDER}/{file}")
+            ),
         )
 
     def _flags_of_service(self) -> tuple[str, ...]:
