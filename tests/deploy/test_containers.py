@@ -9,6 +9,7 @@ from tests.deploy.fake_engine import FakeEngine
 from tests.deploy.fake_machine import FakeMachine
 from xetserve.deploy.applied_settings import Summary
 from xetserve.deploy.containers import ContainerTarget, Shape, find_engine, find_flags
+from xetserve.deploy.image_build import find_revision
 from xetserve.deploy.local_server import Speech
 from xetserve.deploy.machine import DeployError, Done
 from xetserve.deploy.package import Package
@@ -228,6 +229,18 @@ def test_an_image_can_be_made_anew(machine: FakeMachine, engine: FakeEngine, ima
     (done,) = [line for line in machine.commands if line.startswith(expected)]
     assert ("--no-cache" in done) == (not image)
     assert "docker stop --time=45 xetserve" in machine.commands
+
+
+def test_the_revision_of_an_image(machine: FakeMachine, engine: FakeEngine) -> None:
+    done = [Done(0, "c0ffee-dirty\n", ""), Done(128, "", "fatal: detected dubious ownership")]
+    machine.handlers.insert(0, lambda command: done.pop(0) if command[0] == "git" else None)
+    assert find_revision(machine, "/src") == "unknown"  # no git
+    machine.programs.add("git")
+    do(make(machine).plan_apply(ONE), machine)
+    (build,) = [line for line in machine.commands if "docker build" in line]
+    assert " --build-arg REVISION=c0ffee-dirty " in build
+    assert find_revision(machine, "/src") == "unknown"
+    assert make(machine).plan_apply(ONE).steps == []  # without a look at the commit
 
 
 def summarize(content: bytes) -> Summary:

@@ -38,6 +38,16 @@ def inspect_image(machine: Machine, engine: str, name: str) -> Image | None:
         raise DeployError(f"{engine} image inspect {name} returned unexpected output") from None
 
 
+def find_revision(machine: Machine, source: str) -> str:
+    """Return the commit of a source folder, with -dirty if files differ; or "unknown"."""
+    if machine.which("git") is None:
+        return "unknown"
+    # The configuration in the folder may name a program as a monitor of files: not for us.
+    git = ("git", "-C", source, "-c", "core.fsmonitor=false")
+    done = machine.run((*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"))
+    return done.out.strip() if done.status == 0 else "unknown"
+
+
 class Recipe:
     """A Dockerfile with build arguments (NAME=VALUE), for an engine."""
 
@@ -76,6 +86,8 @@ class Recipe:
             for base in self._bases
             if inspect_image(machine, self._engine, base) is None
         ]
+        # Not a part of the recipe: another commit with the same files needs no build.
+        flags += ("--build-arg", f"REVISION={find_revision(machine, source)}")
         command = (self._engine, "build", *flags, "--label", f"{RECIPE_LABEL}={self._hash}")
         return [*pulls, _Build(self._engine, command, self._bases, source)]
 
