@@ -118,6 +118,16 @@ def plan() -> str:
     return f"{len(said.splitlines())} lines"
 
 
+def broken_first() -> str:
+    """a first version that does not start leaves nothing"""
+    said = deploy("apply", "--from", wheel(BROKEN), "--timeout", "15", status=1)
+    assert "rolled back to the state without xetserve" in said, said
+    # Made by systemd for any service with a dynamic user.
+    left = find_files() - before - {"/var/cache/private", "/var/lib/private"}
+    assert not left, left
+    return ""
+
+
 def apply() -> str:
     """apply: from nothing to a service that answers; what it says is what plan said"""
     planned = [
@@ -147,6 +157,27 @@ def configuration() -> str:
     return (
         Path(f"/proc/{checks.main_pid()}/status").read_text().split("Groups:\t")[1].split("\n")[0]
     )
+
+
+def settings() -> str:
+    """settings that a reload can change are reloaded, and others restart the service"""
+    pid, text = checks.main_pid(), CONFIG.read_text()
+    CONFIG.write_text(text + "[server]\nwrite_timeout = 77\n")
+    said = deploy("apply", "--from", wheel(FIRST))
+    assert "# settings changed: reload\n" in said, said
+    assert checks.main_pid() == pid
+    assert "reloaded; changed: write_timeout" in checks.sh("journalctl", "-u", SERVICE)
+    assert deploy("apply", "--from", wheel(FIRST)).strip() == "nothing to change"
+    CONFIG.write_text(text + "[server]\ndrain_delay = 1\n")
+    with load() as running:
+        said = deploy("apply", "--from", wheel(FIRST))
+    assert "# settings changed: restart" in said, said
+    assert checks.main_pid() != pid
+    found = json.loads(deploy("apply", "--from", wheel(FIRST), "--json"))
+    assert found["changed"] is False
+    CONFIG.write_text(text)
+    deploy("apply", "--from", wheel(FIRST))
+    return f"{running.num_served} requests, longest wait {running.longest:.2f} s"
 
 
 def sandbox() -> str:
@@ -267,8 +298,10 @@ def remove() -> str:
 CHECKS = (
     prepare,
     plan,
+    broken_first,
     apply,
     configuration,
+    settings,
     sandbox,
     upgrade,
     broken_upgrade,

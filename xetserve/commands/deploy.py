@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, machine: Machine) -> int:
     plan.notes = [*notes, *plan.notes]
     for note in plan.notes:
         report.say(f"# {note}")
-    is_empty = not plan.steps and not plan.after
+    is_empty = not plan.steps
     if options.action == "plan":
         if is_empty or options.json:
             report.finish(_NOTHING if is_empty else "planned", plan, target)
@@ -73,6 +73,7 @@ def _run(options: argparse.Namespace, machine: Machine) -> int:
         return 0
     is_to_run = options.action != "remove"
     if is_empty:
+        carry_out(plan, machine, lambda _: None)  # it may record which settings are in use
         report.finish(_NOTHING, plan, target, target.ask_ready() if options.json else None)
         return 0
     if os.geteuid() != 0 and isinstance(target, SystemdTarget):

@@ -75,10 +75,8 @@ class AppliedSettings:
         changed = [self.machine.get_change_time(each) for each in self._files]
         if max((each for each in changed if each is not None), default=0.0) < started:
             return Change.NOTHING
-        now = self.summarize_now(template)
-        try:
-            before = Summary(*json.loads(self.machine.read(self.state) or b""))
-        except (ValueError, TypeError):
+        now, before = self.summarize_now(template), self._read_record()
+        if before is None:
             return Change.RELOAD
         if now == before:
             return Change.NOTHING
@@ -87,6 +85,16 @@ class AppliedSettings:
     @property
     def _files(self) -> list[Path]:
         return [self.path, *([self.environment] if self.environment else [])]
+
+    def record_if_new(self) -> list[_Record]:
+        """Return the step that records settings which the service has read when it started."""
+        return [] if self._read_record() == self.summarize_now() else [_Record(self)]
+
+    def _read_record(self) -> Summary | None:
+        try:
+            return Summary(*json.loads(self.machine.read(self.state) or b""))
+        except (ValueError, TypeError):
+            return None
 
     def record(self) -> _Record:
         """Return a step that records the settings as applied."""

@@ -248,6 +248,7 @@ class ContainerTarget:
             plan.cleanup, plan.after = restored, self._start_unit() if unit else []
             plan.switch = len(plan.steps)
             if change is Change.NOTHING:
+                plan.after += self._applied.record_if_new()
                 return plan
             plan.notes.append(change.value)
             if change is Change.RELOAD:

@@ -167,6 +167,7 @@ class SystemdTarget:
         if not (units or links or has_failed) and is_on:
             change = self._applied.find_change(self._template, self._find_start())
             if change is Change.NOTHING:
+                plan.after += self._applied.record_if_new()
                 return plan
             plan.after = [self._applied.record()]
             if not self._is("is-active", SERVICE):  # it reads them when it starts
@@ -191,6 +192,8 @@ class SystemdTarget:
         new = self._find_new(folder)
         plan.undo = self._undo(current, units, is_new=bool(installing), folder=new)
         plan.undo += restored
+        # The service makes it.
+        plan.undo += [Remove(path) for path in paths.caches if not machine.exists(path)]
         keep = {wanted, current}
         plan.after = [
             self._applied.record(),
