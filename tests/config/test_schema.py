@@ -16,6 +16,7 @@ from xetserve.config.parsers import (
     parse_address,
     parse_age,
     parse_audience,
+    parse_base_path,
     parse_body_budget,
     parse_bool,
     parse_compression,
@@ -71,6 +72,7 @@ every_flag = pytest.mark.parametrize(
 
 # A value other than the default for each parser: text, and what it becomes.
 OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
+    parse_base_path: ("/hf/", "/hf"),
     parse_listen_hosts: ("192.0.2.1, [::1]", "192.0.2.1,::1"),
     parse_port: ("9999", 9999),
     parse_workers: ("auto", 0),
@@ -109,6 +111,7 @@ OTHER_VALUES: dict[Callable[[str], Any], tuple[str, Any]] = {
     parse_address: (" [::1]:9100", "[::1]:9100"),
 }
 BAD_VALUES: dict[Callable[[str], Any], str] = {
+    parse_base_path: "hf",
     parse_listen_hosts: "0.0.0.0:80",
     parse_port: "70000",
     parse_workers: "0",
@@ -700,6 +703,8 @@ def test_a_random_secret_is_taken(size: int) -> None:
 @pytest.mark.parametrize(
     ("parse", "text", "expected"),
     [
+        pytest.param(parse_base_path, " /a.b/c_d~1/ ", "/a.b/c_d~1", id="base path"),
+        pytest.param(parse_base_path, "/", "", id="base path, the root"),
         pytest.param(parse_listen_hosts, " ::,localhost ", "::,localhost", id="listen hosts"),
         pytest.param(parse_listen_hosts, "fe80::1%eth0", "fe80::1%eth0", id="listen host, zone"),
         pytest.param(parse_port, "0", 0, id="port 0"),
@@ -787,6 +792,12 @@ def test_a_value_is_read(parse: Callable[[str], Any], text: str, expected: Any) 
         pytest.param(parse_age, "-1", id="negative age"),
         pytest.param(parse_age, "1.5h", id="age with decimals"),
         pytest.param(parse_age, "1w", id="weeks"),
+        pytest.param(parse_base_path, "hf", id="base path without a slash"),
+        pytest.param(parse_base_path, "//hf", id="base path, two slashes"),
+        pytest.param(parse_base_path, "/a/../b", id="base path, dots"),
+        pytest.param(parse_base_path, "/a b", id="base path, a blank"),
+        pytest.param(parse_base_path, "/a%20b", id="base path, an escape"),
+        pytest.param(parse_base_path, "/" + "a" * 255, id="base path, too long"),
         pytest.param(parse_listen_hosts, "", id="no listen host"),
         pytest.param(parse_listen_hosts, "127.0.0.1,", id="an empty listen host"),
         pytest.param(parse_listen_hosts, "127.0.0.1 ::1", id="listen hosts without a comma"),

@@ -113,6 +113,25 @@ def test_a_whole_repository_and_a_single_file(
     assert any("hf_hub/" in entry["user_agent"] for entry in asked)
 
 
+def test_a_tree_of_a_commit_is_asked_for_once(
+    place: Place, launcher: Launcher, tmp_path: Path
+) -> None:
+    """A hundred machines that begin with the same commit, with answers that are old at once."""
+    server = launcher.start(*serve_arguments(place.control.url, "--metadata-ttl", "0.001"))
+    script = """
+        repo, out = sys.argv[1:]
+        commit = HfApi().model_info(repo).sha
+        for number in range(100):
+            snapshot_download(repo, revision=commit, cache_dir=f"{out}/{number}",
+                              allow_patterns="*.json")
+    """
+    run_script(sys.executable, server.url, tmp_path / "home", script, REPO, str(tmp_path / "out"))
+    asked = [entry["path"] for entry in place.control.requests()]
+    assert len([path for path in asked if "/tree/" in path]) == 1
+    assert len([path for path in asked if path.endswith("/auth-check")]) > 90
+    assert len(list((tmp_path / "out").glob("*/*/snapshots/*/config.json"))) == 100
+
+
 def test_the_command_line_client(place: Place, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     run_hf(place.server.url, tmp_path / "home", "download", REPO, "--local-dir", out)

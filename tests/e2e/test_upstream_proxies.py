@@ -5,21 +5,17 @@ and take requests.
 """
 
 import re
-import socket
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import Launcher, clean_environment, need_program, sha256_of
-from tests.e2e.balancers import find_port
+from tests.conftest import Launcher, sha256_of
 from tests.e2e.clients import curl, run
 from tests.e2e.conftest import REPO, Site, serve_arguments
+from tests.e2e.listeners import Programs
 from tests.peers import Certificates
-from tests.waiting import wait_until
 
 NAMES = ["big.bin", "text/corpus.bin", "config.json"]
 LOGIN = "me:word"
@@ -35,8 +31,8 @@ http {{
     server {{
         listen 127.0.0.1:{port} ssl;
         listen [::1]:{port} ssl;
-        ssl_certificate {certificates.chain};
-        ssl_certificate_key {certificates.key};
+        ssl_certificate {chain};
+        ssl_certificate_key {key};
         location / {{
             proxy_pass {origin};
             proxy_set_header Host {authority};
@@ -55,8 +51,8 @@ debug = info
 [proxy]
 accept = 127.0.0.1:{port}
 connect = 127.0.0.1:{inner}
-cert = {certificates.chain}
-key = {certificates.key}
+cert = {chain}
+key = {key}
 """
 DANTE = """logoutput: stderr
 internal: 127.0.0.1 port = {port}
@@ -68,64 +64,24 @@ socks pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 log: connect }}
 """
 
 
-@dataclass
-class Programs:
-    """Programs that listen on a port each, and what they log."""
+class Proxies(Programs):
+    """Proxies of each kind. Each method returns the URL of one."""
 
-    folder: Path
-    certificates: Certificates
-    running: list[tuple[subprocess.Popen[bytes], Path]] = field(default_factory=list)
-
-    def start(
-        self,
-        name: str,
-        arguments: Callable[[int, Path], list[str]],
-        config: str = "",
-        **values: str,
-    ) -> int:
-        """Start a program; return its port.
-
-        Args:
-            arguments: makes them of the port and the path of the configuration.
-        """
-        port = find_port()
-        folder = self.folder / f"{name}-{port}"
-        folder.mkdir()
-        file, log = folder / "configuration", folder / "log"
-        known = {"folder": folder, "certificates": self.certificates}
-        file.write_text(config.format(port=port, **known, **values))
-        with log.open("wb") as output:
-            popen = subprocess.Popen(
-                [need_program(name), *arguments(port, file)],
-                stdout=output,
-                stderr=output,
-                env=clean_environment(),
-            )
-        self.running.append((popen, log))
-
-        def is_open() -> bool:
-            assert popen.poll() is None, log.read_text()
-            with socket.socket() as sock:
-                return sock.connect_ex(("127.0.0.1", port)) == 0
-
-        wait_until(is_open)
-        return port
-
-    @property
-    def log(self) -> str:
-        return "".join(log.read_text("utf-8", "replace") for _, log in self.running)
+    def __init__(self, folder: Path, certificates: Certificates) -> None:
+        super().__init__(folder)
+        self.pair = {"chain": str(certificates.chain), "key": str(certificates.key)}
 
     def start_tinyproxy(self) -> int:
         return self.start("tinyproxy", lambda _, file: ["-d", "-c", str(file)], TINYPROXY)
-
-    # Each returns the URL of the proxy.
 
     def start_http(self) -> str:
         return f"http://{LOGIN}@127.0.0.1:{self.start_tinyproxy()}"
 
     def start_https(self) -> str:
         inner = self.start_tinyproxy()
-        port = self.start("stunnel4", lambda _, file: [str(file)], STUNNEL, inner=str(inner))
+        port = self.start(
+            "stunnel4", lambda _, file: [str(file)], STUNNEL, inner=str(inner), **self.pair
+        )
         return f"https://{LOGIN}@localhost:{port}"
 
     def start_socks5(self) -> str:
@@ -137,21 +93,15 @@ class Programs:
 
         return f"socks5h://{LOGIN}@127.0.0.1:{self.start('microsocks', arguments)}"
 
-    def stop(self) -> None:
-        for popen, _ in reversed(self.running):
-            popen.terminate()
-        for popen, _ in self.running:
-            popen.wait()
-
 
 @pytest.fixture
-def programs(tmp_path: Path, certificates: Certificates) -> Iterator[Programs]:
-    made = Programs(tmp_path, certificates)
+def programs(tmp_path: Path, certificates: Certificates) -> Iterator[Proxies]:
+    made = Proxies(tmp_path, certificates)
     yield made
     made.stop()
 
 
-def start_hub(programs: Programs, site: Site) -> str:
+def start_hub(programs: Proxies, site: Site) -> str:
     """Serve the origin over TLS, at a name; it names itself as it is reached without TLS."""
     origin = site.origin.url
     port = programs.start(
@@ -160,6 +110,7 @@ def start_hub(programs: Programs, site: Site) -> str:
         NGINX,
         origin=origin,
         authority=urlsplit(origin).netloc,
+        **programs.pair,
     )
     return f"https://localhost:{port}"
 
@@ -177,7 +128,7 @@ KINDS = {
 def test_a_download(
     site: Site,
     launcher: Launcher,
-    programs: Programs,
+    programs: Proxies,
     certificates: Certificates,
     tmp_path: Path,
     kind: str,
@@ -204,7 +155,7 @@ def test_a_download(
 
 
 def test_a_wrong_password_is_said(
-    site: Site, launcher: Launcher, programs: Programs, tmp_path: Path
+    site: Site, launcher: Launcher, programs: Proxies, tmp_path: Path
 ) -> None:
     proxy = programs.start_socks5h().replace(LOGIN, "me:wrong")
     server = launcher.start(*serve_arguments(site.origin.url), all_proxy=proxy, NO_PROXY="")

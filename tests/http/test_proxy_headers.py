@@ -198,6 +198,39 @@ def test_a_port_counts_for_a_host_without_one(
     assert ask(fields, kind=FORWARDED)[2] == "own"
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("/hf", "/hf"),
+        ("/hf/", "/hf"),
+        ("/a/b.c", "/a/b.c"),
+        ("/outer, /inner", "/inner"),
+        ("/", ""),
+        ("", ""),
+        ("hf", ""),
+        ("//evil.test", ""),
+        ("/a/../b", ""),
+        ("/a/./b", ""),
+        ("/.well-known", "/.well-known"),
+        ("/a%2f", ""),
+        ('/"><script>', ""),
+        ("/a?b", ""),
+        ("/" + "a" * 255, ""),
+        ("https://evil.test/a", ""),
+    ],
+)
+def test_a_prefix_stands_before_the_paths_of_links(value: str, expected: str) -> None:
+    fields = [("host", "own"), ("x-forwarded-prefix", value), ("x-forwarded-for", "203.0.113.7")]
+    for kind, peer, found in (
+        (X_FORWARDED, PROXY, expected),
+        (FORWARDED, PROXY, ""),
+        (X_FORWARDED, "203.0.113.99", ""),
+    ):
+        request = Request("GET", "/a", Headers(fields), peer=peer)
+        Forwarding(TrustedProxies(TRUSTED), kind).apply(request)
+        assert (request.target, request.base_url) == ("/a", f"http://own{found}")
+
+
 # Forwarded
 
 FORWARDED_CASES = {

@@ -110,6 +110,14 @@ def parse_datasets_server(text: str) -> str:
         raise ValueError(f"{exc}; or auto or off") from None
 
 
+def parse_base_path(text: str) -> str:
+    """Parse a path that begins with a slash; drop one at its end. Empty: none."""
+    path = text.strip().rstrip("/")
+    if not re.fullmatch(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*", path) or len(path) > 255:
+        raise ValueError("must be a path such as /hf, of letters, digits and . _ ~ -")
+    return path
+
+
 def parse_optional_url(text: str) -> str:
     """Parse a base URL as parse_url does; empty: none."""
     return parse_url(text) if text.strip() else ""

@@ -19,6 +19,7 @@ from xetserve.config.parsers import (
     parse_access_log,
     parse_address,
     parse_audience,
+    parse_base_path,
     parse_body_budget,
     parse_bool,
     parse_compression,
@@ -253,7 +254,7 @@ class ProxiesConfig:
         parse_proxy_headers,
         "XETSERVE_PROXY_HEADERS",
         "header fields that trusted proxies set: x-forwarded (X-Forwarded-For, -Proto, -Host, "
-        "-Port), forwarded (RFC 7239) or off",
+        "-Port, -Prefix), forwarded (RFC 7239) or off",
         metavar="KIND",
     )
     proxy_protocol: bool = _setting(
@@ -432,6 +433,14 @@ class HttpConfig:
         "accepted host names, separated by commas (*.name: all subdomains); others get 421. "
         "Addresses and localhost are always accepted. Empty: any name",
         metavar="NAMES",
+    )
+    base_path: str = _setting(
+        "",
+        parse_base_path,
+        "XETSERVE_BASE_PATH",
+        "path that the server's URLs begin with, such as /hf, behind a proxy that has other "
+        "services, too",
+        metavar="PATH",
     )
     compression: str = _setting(
         "auto",

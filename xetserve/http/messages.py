@@ -137,6 +137,8 @@ class Request:
     peer: the client's address, for logs; "" on a Unix socket.
     client: the client key for limits: the address, in IPv6 its /64; "" on a Unix socket.
     secure: whether the client uses TLS.
+    prefix: what the client's paths begin with, and target does not: "" or a path without a slash at
+        its end.
     record: the outcome, filled in while the request is served.
     for_operators: whether it came to the address for operators.
     """
@@ -150,6 +152,7 @@ class Request:
     peer: str = ""
     client: str = ""
     secure: bool = False
+    prefix: str = ""
     record: Record = field(default_factory=Record)
     for_operators: bool = False
 
@@ -175,8 +178,8 @@ class Request:
 
     @property
     def base_url(self) -> str:
-        """Return the client's URL of this server: scheme and host, no slash at the end."""
-        return f"{'https' if self.secure else 'http'}://{self.host}"
+        """Return the client's URL of this server: scheme, host, prefix, no slash at the end."""
+        return f"{'https' if self.secure else 'http'}://{self.host}{self.prefix}"
 
 
 class Body(Protocol):

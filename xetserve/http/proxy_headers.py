@@ -1,9 +1,10 @@
-"""Clients behind proxies: read X-Forwarded-For, -Proto, -Host and -Port, or Forwarded (RFC 7239).
+"""Clients behind proxies: read X-Forwarded-For, -Proto, -Host, -Port and -Prefix, or Forwarded.
 
 Any client can send these fields, so an entry counts only if a trusted proxy wrote it. Each proxy
 appends the address of its peer. The list is therefore read from its end, past the trusted proxies,
 to the first address that is not a trusted proxy: that is the client. The operator sets which of the
-two kinds is read. A proxy that writes one kind passes on the other as the client sent it.
+two kinds is read (Forwarded: RFC 7239). A proxy that writes one kind passes on the other as the
+client sent it.
 """
 
 import re
@@ -34,6 +35,7 @@ _PAIR: Final = re.compile(
     r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z-]++)))?+"""
     r"""[ \t]*+(?P<end>[;,]|$)"""
 )
+_PREFIX: Final = re.compile(r"(?=.{0,255}\Z)(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*")
 # An address in these fields, with or without a port.
 _NODE: Final = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9A-Za-z._-]{1,16})?"
@@ -77,6 +79,7 @@ class _Hop:
     proto: str = ""
     host: str = ""
     port: str = ""
+    prefix: str = ""
 
 
 class Forwarding:
@@ -91,7 +94,7 @@ class Forwarding:
         self._read = _read_forwarded if kind == FORWARDED else _read_x_forwarded
 
     def apply(self, request: Request) -> None:
-        """Set the request's peer, secure and host to the values that trusted proxies sent.
+        """Set the request's peer, secure, host and prefix to what trusted proxies sent.
 
         A port counts only for a host without one: many proxies send the port on which they
         listen, which another proxy or a container may map to a different one.
@@ -100,9 +103,10 @@ class Forwarding:
         """
         if request.peer not in self._trusted:
             return
-        proto = host = port = ""
+        proto = host = port = prefix = ""
         for hop in self._read(request.headers):
             proto, host, port = hop.proto or proto, hop.host or host, hop.port or port
+            prefix = hop.prefix or prefix
             address = normalize_address(hop.address)
             if not address:  # "unknown", an obfuscated name, or malformed: the list ends here
                 break
@@ -111,6 +115,9 @@ class Forwarding:
                 break
         if proto.lower() in ("http", "https"):
             request.secure = proto.lower() == "https"
+        prefix = prefix.rstrip("/")
+        if is_prefix(prefix):
+            request.prefix = prefix
         if not is_host(host) or host.startswith(":"):
             host = ""
         own = request.headers.get("host") or ""
@@ -118,6 +125,14 @@ class Forwarding:
         if host != own:
             others = [field for field in request.headers if field[0].lower() != "host"]
             request.headers = Headers([("host", host), *others])
+
+
+def is_prefix(text: str) -> bool:
+    """Return whether text may stand before the paths of this server: "/a/b", or "".
+
+    Its characters need no escape and no quotes, wherever a link is written.
+    """
+    return _PREFIX.fullmatch(text) is not None
 
 
 def _add_port(host: str, port: str, *, secure: bool) -> str:
@@ -152,19 +167,21 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 def _read_x_forwarded(headers: Headers) -> list[_Hop]:
     """Return the hops, the nearest proxy's entry first.
 
-    Often only one of several proxies sets X-Forwarded-Proto, -Host and -Port, so those lists may be
-    shorter than the list of addresses.
+    Often only one of several proxies sets the other fields, so their lists may be shorter than the
+    list of addresses.
     """
     addresses = _list(headers, "x-forwarded-for")
     protos = _list(headers, "x-forwarded-proto")
     hosts = _list(headers, "x-forwarded-host")
     ports = _list(headers, "x-forwarded-port")
+    prefixes = _list(headers, "x-forwarded-prefix")
 
     def at(values: list[str], index: int) -> str:
         return values[index] if index < len(values) else ""
 
-    count = max(len(addresses), 1 if protos or hosts or ports else 0)
-    return [_Hop(at(addresses, i), at(protos, i), at(hosts, i), at(ports, i)) for i in range(count)]
+    others = (protos, hosts, ports, prefixes)
+    count = max(len(addresses), 1 if any(others) else 0)
+    return [_Hop(at(addresses, i), *(at(values, i) for values in others)) for i in range(count)]
 
 
 def _list(headers: Headers, name: str) -> list[str]:

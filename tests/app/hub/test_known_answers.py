@@ -231,6 +231,23 @@ class TestApi:
                 await ask(client, TREE)
         assert world.asked == [f"GET {TREE}", "GET /api/models/o/n/auth-check"]
 
+    async def test_clients_share_a_tree_of_a_commit(self) -> None:
+        world = hub(http_answer(200, b"[]", JSON), ttl=30)
+        tree = f"/api/models/o/n/tree/{COMMIT}"
+        async with world.run() as client:
+            for query in ("recursive=True&expand=False", "recursive=true&expand=false",
+                          "recursive=true"):  # fmt: skip
+                await ask(client, f"{tree}?{query}")
+                world.now += 31
+            await ask(client, f"{tree}?recursive=true&expand=true")
+            world.now += 31
+            await ask(client, f"{tree}?recursive=true&expand=true")
+        assert world.asked == [
+            f"GET {tree}?recursive=True&expand=False",
+            *["GET /api/models/o/n/auth-check"] * 2,
+            *[f"GET {tree}?recursive=true&expand=true"] * 2,
+        ]
+
     async def test_when_the_hub_is_in_trouble(self) -> None:
         answers = [http_answer(200, b"[]", JSON)]
         world = hub(

@@ -3,7 +3,12 @@
 import pytest
 
 from tests.routes import TABLE
-from xetserve.app.hub.paths import find_api_verb, find_kept_question, is_lasting_question
+from xetserve.app.hub.paths import (
+    find_api_verb,
+    find_kept_question,
+    is_lasting_question,
+    normalize_tree,
+)
 from xetserve.errors import RequestError
 from xetserve.upstream.hub.client import RepoRef
 
@@ -248,6 +253,13 @@ def test_which_answers_may_be_kept(path: str, expected: RepoRef | None) -> None:
         (f"/api/models/o/n/tree/{'c' * 40}?recursive=True", True),
         (f"/api/models/o/n/tree/{'c' * 40}/folder", True),
         (f"/api/models/o/n/tree/{'c' * 40}?expand=True", False),
+        (f"/api/models/o/n/tree/{'c' * 40}?recursive=True&expand=False", True),
+        (f"/api/kernels/o/n/tree/{'c' * 40}?recursive=true&expand=false&cursor=abc", True),
+        (f"/api/models/o/n/tree/{'c' * 40}?expand=0", True),
+        (f"/api/models/o/n/tree/{'c' * 40}?expand=", False),
+        (f"/api/models/o/n/tree/{'c' * 40}?expand=false&expand=true", False),
+        (f"/api/buckets/o/n/tree/{'c' * 40}", False),
+        ("/api/buckets/o/n/tree", False),
         (f"/api/models/o/n/tree/{'c' * 41}", False),
         ("/api/models/o/n/tree/main", False),
         (f"/api/models/o/n/revision/{'c' * 40}", False),
@@ -259,3 +271,24 @@ def test_which_answers_may_be_kept(path: str, expected: RepoRef | None) -> None:
 )
 def test_which_never_change(target: str, expected: bool) -> None:
     assert is_lasting_question(target) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("?recursive=True&expand=False", "?recursive=true&expand=false"),
+        ("?expand=false&recursive=true", "?recursive=true&expand=false"),
+        ("?recursive=true", "?recursive=true&expand=false"),
+        ("?expand=1", "?recursive=false&expand=true"),
+        ("", ""),
+        ("?recursive=yes", "?recursive=yes"),
+        ("?recursive=true&recursive=true", "?recursive=true&recursive=true"),
+        ("?recursive=true&limit=5", "?recursive=true&limit=5"),
+        ("?recursive=true&cursor=a", "?recursive=true&cursor=a"),
+    ],
+)
+def test_a_tree_has_one_spelling(query: str, expected: str) -> None:
+    for path in ("/api/models/o/n/tree/main", "/api/datasets/n/tree/refs%2Fpr%2F1/a%20b"):
+        assert normalize_tree(path + query) == path + expected
+    for path in ("/api/models/o/n/commits/main", "/api/models", "/api/buckets/o/n/tree"):
+        assert normalize_tree(path + query) == path + query

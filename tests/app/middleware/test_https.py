@@ -34,6 +34,12 @@ async def test_host_and_path_stay(port: int, host: str, expected: str) -> None:
     assert (response.status, location(response)) == (308, expected)
 
 
+async def test_what_a_proxy_has_removed_from_the_path_comes_back() -> None:
+    asked = request("/x")
+    asked.prefix = "/hf"
+    assert location(await Redirect(443).handle(asked)) == "https://a.example/hf/x"
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
 async def test_every_method_is_redirected(method: str) -> None:
     response = await Redirect(443).handle(request(method=method))

@@ -20,8 +20,10 @@ def basic(text: str) -> tuple[str, str]:
     return "Authorization", "Basic " + base64.b64encode(text.encode()).decode()
 
 
-async def log_in(operator: Operator, body: bytes, *, secure: bool = False) -> dict[str, str] | None:
-    request = Request("POST", "/operator", body=FakeBody(body), secure=secure)
+async def log_in(
+    operator: Operator, body: bytes, *, secure: bool = False, prefix: str = ""
+) -> dict[str, str] | None:
+    request = Request("POST", "/operator", body=FakeBody(body), secure=secure, prefix=prefix)
     response = await operator.log_in(request)
     return None if response is None else dict(response.headers)
 
@@ -88,6 +90,12 @@ async def test_over_tls_the_cookie_stays_there() -> None:
     headers = await log_in(Operator(TOKEN), f"token={TOKEN}".encode(), secure=True)
     assert headers is not None
     assert headers["Set-Cookie"].endswith("; Secure")
+
+
+async def test_below_a_path_the_cookie_stays_there() -> None:
+    headers = await log_in(Operator(TOKEN), f"token={TOKEN}".encode(), prefix="/hf")
+    assert headers is not None
+    assert "; Path=/hf/; " in headers["Set-Cookie"]
 
 
 async def test_the_operator_may_leave() -> None:

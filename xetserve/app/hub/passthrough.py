@@ -18,7 +18,12 @@ from xetserve.app.hub.json_bodies import (
 )
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter, NullFilter
-from xetserve.app.hub.paths import find_kept_question, is_about_bucket, is_lasting_question
+from xetserve.app.hub.paths import (
+    find_kept_question,
+    is_about_bucket,
+    is_lasting_question,
+    normalize_tree,
+)
 from xetserve.app.hub.token_guard import TokenGuard, check_fields
 from xetserve.errors import UpstreamRefused
 from xetserve.http.conditions import Validators, Verdict, check_conditions
@@ -31,6 +36,7 @@ from xetserve.http.relay import (
     select_request_fields,
 )
 from xetserve.pipeline.engine import ReadLimits
+from xetserve.upstream.answers.question import Question
 from xetserve.upstream.answers.scope import get_scope
 from xetserve.upstream.hub.cached_api import (
     ApiAnswers,
@@ -146,19 +152,24 @@ class PassThrough:
         if fields is None:
             raise NotKept
         method = "POST" if request.method == "POST" else "GET"
+        target = normalize_tree(request.target)
 
         def ask(patient: bool) -> Opened:
             sent = [*fields, ("Accept-Encoding", "gzip")]
             return hub.forward(method, request.target, sent, token, body, patient=patient)
 
         async def renew(data: bytes) -> float | None:
-            return (
-                await hub.find_grant(repo, token) if is_lasting_question(request.target) else None
-            )
+            return await hub.find_grant(repo, token) if is_lasting_question(target) else None
 
-        question = make_question(get_scope(token), repo, method, request.target, fields, body)
+        async def find_older(scope: str) -> Question | None:
+            """Return the question in the client's spelling, as older versions stored it."""
+            return make_question(scope, repo, method, request.target, fields, body)
+
+        question = make_question(get_scope(token), repo, method, target, fields, body)
         async with head_timeout(self._limits):
-            known = await self._known.get(question, ask, renew)
+            known = await self._known.get(
+                question, ask, renew, None if target == request.target else find_older
+            )
         request.body.release()
         large = len(known.body) > HELD_SIZE
         if large and self._lent > MAX_LENT and known.stale_age is None:

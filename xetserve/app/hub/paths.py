@@ -30,6 +30,8 @@ _VERBS: Final = {
 }
 _API_KINDS: Final = KINDS_BY_PLURAL | {"buckets": BUCKET}
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_TREE_PARAMETERS: Final = {"recursive": None, "expand": None}.keys()  # in order
+_BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 # Verbs whose answers are cached: those that clients need before a download. Tokens, logs, events
 # and settings are never cached.
 _KEPT_VERBS: Final = ("", "revision", "tree", "paths-info", "refs", "commits")
@@ -196,14 +198,38 @@ def is_about_bucket(raw_path: str) -> bool:
 
 
 def is_lasting_question(target: str) -> bool:
-    """Return whether an answer never changes: a tree of a full commit id, without ?expand."""
+    """Return whether an answer never changes: a tree of a full commit id, without expand=true.
+
+    Only expand=true adds members that change: the last commit, and what a scan has found.
+    """
     path, _, query = target.partition("?")
-    readings = list_api_readings(path)
+    readings = [] if is_about_bucket(path) else list_api_readings(path)
     return (
         bool(readings)
         and all(each.verb == "tree" and _COMMIT.fullmatch(each.rest[0]) for each in readings)
-        and all(name != "expand" for name, _ in parse_qsl(query, keep_blank_values=True))
+        and all(
+            name != "expand" or _BOOLEANS.get(value.lower()) is False
+            for name, value in parse_qsl(query, keep_blank_values=True)
+        )
     )
+
+
+def normalize_tree(target: str) -> str:
+    """Return the target of a list of files in one spelling, so that all clients share the answer.
+
+    huggingface_hub sends recursive=true&expand=false, or True and False, llama.cpp recursive=true.
+    A target that says something else is returned unchanged.
+    """
+    path, _, query = target.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    told = {name: _BOOLEANS.get(value.lower()) for name, value in pairs}
+    is_plain = 0 < len(told) == len(pairs) and told.keys() <= _TREE_PARAMETERS
+    if not is_plain or None in told.values() or is_about_bucket(path):
+        return target
+    if {reading.verb for reading in list_api_readings(path)} != {"tree"}:
+        return target
+    words = (f"{name}={str(told.get(name, False)).lower()}" for name in _TREE_PARAMETERS)
+    return f"{path}?{'&'.join(words)}"
 
 
 def _split_api(raw_path: str) -> tuple[str | None, list[str]]:

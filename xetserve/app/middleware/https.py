@@ -65,7 +65,7 @@ class Redirect:
         if not request.target.startswith("/"):  # OPTIONS *
             raise RequestError(404, "this server answers such requests over HTTPS only")
         # 308 keeps the method (RFC 9110, 15.4.9). It must not be cached: the settings may change.
-        location = f"https://{host}{self._port}{request.target}"
+        location = f"https://{host}{self._port}{request.prefix}{request.target}"
         return Response(308, [("Location", location), ("Cache-Control", "no-store")])
 
     async def _get_challenge(self, webroot: Path, request: Request) -> Response:

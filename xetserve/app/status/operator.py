@@ -97,7 +97,8 @@ class Operator:
 
 def _lead_back(request: Request, value: str, max_age: int) -> Response:
     secure = "; Secure" if request.secure else ""
-    cookie = f"{COOKIE}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}"
+    path = f"{request.prefix}/"
+    cookie = f"{COOKIE}={value}; Path={path}; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}"
     return Response(303, [("Location", "./"), ("Set-Cookie", cookie), _NO_STORE])
 
 

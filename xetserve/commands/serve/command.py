@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xetserve.app.middleware.admission import Admission, AdmissionLimits
+from xetserve.app.middleware.base_path import serve_below
 from xetserve.app.middleware.https import insist_on_https
 from xetserve.app.middleware.traffic_control import TrafficControl
 from xetserve.app.status.active_streams import StreamTable
@@ -179,7 +180,8 @@ async def _application(
         _run_beside(stack, beat([look, figures.sample, opened.upstreams.engine.hear_workers]))
         if heap is not None:
             _run_beside(stack, keep_trimmed(heap, lambda: budget.num_readers))
-        yield insist_on_https(control.handle, lambda: live.config.tls.hsts_max_age)
+        handler = serve_below(control.handle, config.http.base_path)
+        yield insist_on_https(handler, lambda: live.config.tls.hsts_max_age)
 
 
 def _find_dispensable(config: Config) -> frozenset[str]:

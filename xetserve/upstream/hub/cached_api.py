@@ -13,7 +13,7 @@ from xetserve.errors import FormatError, UpstreamError
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Headers
 from xetserve.net.client_connection import ClientResponse
-from xetserve.upstream.answers.cache import AnswerCache, Renew
+from xetserve.upstream.answers.cache import AnswerCache, FindOther, Renew
 from xetserve.upstream.answers.question import Answer, Question, Verdict
 from xetserve.upstream.hub.cached_entries import ABSENT_CODES
 from xetserve.upstream.hub.entry import RepoRef
@@ -69,11 +69,18 @@ class ApiAnswers:
         self._large: LruDict[Question, None] = LruDict(max_num=MAX_LARGE)
         self._collected = 0
 
-    async def get(self, question: Question, open_: Open, renew: Renew | None = None) -> ApiAnswer:
+    async def get(
+        self,
+        question: Question,
+        open_: Open,
+        renew: Renew | None = None,
+        find_other: FindOther | None = None,
+    ) -> ApiAnswer:
         """Return an answer.
 
         Args:
             open_: sends the request; its argument is whether to retry.
+            renew, find_other: as AnswerCache.get.
 
         Raises:
             NotKept: see there.
@@ -88,7 +95,7 @@ class ApiAnswers:
             async with open_(patient) as response:
                 return await self._collect(question, response)
 
-        return unpack_api(await self._metadata.get(question, ask, renew))
+        return unpack_api(await self._metadata.get(question, ask, renew, find_other))
 
     async def _collect(self, question: Question, response: ClientResponse) -> Answer:
         """Receive an answer, if it may be cached."""
