@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import unquote
 
 from xetserve.http.messages import Headers
 
@@ -35,6 +36,8 @@ _REWRITTEN: Final = ("link", "location", "etag")
 _NAMES: Final = {"etag": "ETag", "www-authenticate": "WWW-Authenticate"}
 _XET_RELATIONS: Final = frozenset(("xet-auth", "xet-reconstruction-info"))
 _LINK: Final = re.compile(r'<([^<>]*)>((?:"[^"]*"|[^",<])*)')
+# The path and the query of an absolute URL.
+_LOCATION: Final = re.compile(r"(?:https?:)?//[^/?#]*([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
 
 
@@ -73,13 +76,14 @@ def select_marks(headers: Headers) -> list[tuple[str, str]]:
 
 
 def select_answer_fields(
-    headers: Headers, bases: Sequence[str], base_url: str
+    headers: Headers, bases: Sequence[str], base_url: str, path: str = ""
 ) -> list[tuple[str, str]]:
     """Return the response fields that are relayed to the client, without those that name Xet.
 
     Args:
         bases: base URLs of the upstream, without a slash at the end.
         base_url: this server's base URL, which replaces them in Location and Link.
+        path: the path of the request; links to its other pages lead here, whatever host they name.
     """
     named = {name.strip().lower() for name in ",".join(headers.get_all("connection")).split(",")}
     fields = []
@@ -98,16 +102,16 @@ def select_answer_fields(
     location = headers.get("location")
     if location is not None:
         fields.append(("Location", move_url(location, bases, base_url)))
-    links = rewrite_links(", ".join(headers.get_all("link")), bases, base_url)
+    links = rewrite_links(", ".join(headers.get_all("link")), bases, base_url, path)
     return [*fields, ("Link", links)] if links else fields
 
 
-def rewrite_links(value: str, bases: Sequence[str], base_url: str) -> str:
+def rewrite_links(value: str, bases: Sequence[str], base_url: str, path: str = "") -> str:
     """Move the links of a Link field (RFC 8288) to base_url; drop those for Xet clients."""
     kept = []
     for url, parameters in _LINK.findall(value):
         if _XET_RELATIONS.isdisjoint(_find_relations(parameters)):
-            kept.append(f"<{move_url(url, bases, base_url)}>{parameters.rstrip()}")
+            kept.append(f"<{move_page(url, path, bases, base_url)}>{parameters.rstrip()}")
     return ", ".join(kept)
 
 
@@ -127,4 +131,28 @@ def move_url(url: str, bases: Sequence[str], base_url: str) -> str:
     for base in bases:
         if url.startswith(base) and url[len(base) : len(base) + 1] in ("", "/", "?", "#"):
             return base_url + url[len(base) :]
+    return url
+
+
+def move_page(url: str, path: str, bases: Sequence[str], base_url: str) -> str:
+    """Return the URL of a page of a list with base_url in place of the upstream.
+
+    The upstream may write another name of itself into it, a default port, or none at all. The page
+    is the upstream's if its path is the one that was asked for.
+
+    Args:
+        path: of the request, encoded; "": none was asked for.
+    """
+    moved = move_url(url, bases, base_url)
+    if moved != url or not path:
+        return moved
+    if url.startswith("?"):
+        return f"{base_url}{path}{url}"
+    found = _LOCATION.fullmatch(url)
+    if found is None:
+        return url
+    for base in bases:
+        prefix = base.partition("://")[2].partition("/")[1:]
+        if unquote(found[1]) == "".join(prefix) + unquote(path):
+            return f"{base_url}{path}{found[2]}"
     return url

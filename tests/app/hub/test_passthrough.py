@@ -171,6 +171,44 @@ class TestAnswers:
                 _, headers, _ = await ask(client, path)
                 assert headers["link"] == '<http://files.test/api/x?cursor=abc>; rel="next"'
 
+    @pytest.mark.parametrize(
+        "base",
+        ["http://localhost:{port}", "http://hub.internal", "https://huggingface.co:443", "//hub:80",
+         "HTTPS://Hub.Test:8443", ""],
+    )  # fmt: skip
+    async def test_the_next_page_is_ours_whatever_host_it_names(self, base: str) -> None:
+        path = "/api/models/o/n/tree/refs%2Fpr%2F1"
+
+        def answer(request: Received) -> Answer:
+            named = base.format(port=world.hub.port)
+            return http_answer(
+                200, b"[]", JSON, f'Link: <{named}{path}?recursive=true&cursor=a>; rel="next"'
+            )
+
+        world = hub(answer)
+        async with world.run() as client:
+            _, headers, _ = await ask(client, f"{path}?recursive=true")
+            ours = "" if base == "" else "http://files.test"
+            assert headers["link"] == f'<{ours}{path}?recursive=true&cursor=a>; rel="next"'
+            # The path of something else stays what it is.
+            _, headers, _ = await ask(client, "/api/models/o/n/refs")
+            if base == "http://hub.internal":
+                assert headers["link"].startswith("<http://hub.internal/")
+
+    async def test_pages_are_joined_whatever_host_they_name(self) -> None:
+        path = "/api/models/o/n/tree/main"
+
+        def answer(request: Received) -> Answer:
+            more = [f'Link: <http://other.test{path}?cursor=a>; rel="next"']
+            is_last = "cursor" in request.target
+            return http_answer(200, b"[2]" if is_last else b"[1]", JSON, *([] if is_last else more))
+
+        world = hub(answer)
+        async with world.run() as client:
+            agent = "User-Agent: llama-cpp/b1"
+            status, headers, body = await ask(client, f"{path}?recursive=true", agent)
+        assert (status, json.loads(body), "link" in headers) == (200, [1, 2], False)
+
     async def test_fields(self) -> None:
         world = hub(
             http_answer(

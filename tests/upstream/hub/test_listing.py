@@ -39,6 +39,7 @@ class Hub:
         self.peer = ScriptedPeer(answering(self.answer))
         self.now = 0.0
         self.is_missing = False
+        self.other_name = ""
         self.files = LargeFiles(lambda: self.now)
 
     def answer(self, request: Received) -> Answer:
@@ -47,7 +48,8 @@ class Hub:
         number = int(request.target.partition("cursor=")[2] or 0)
         fields = []
         if number + 1 < len(self.pages):
-            fields.append(f'Link: <{self.peer.base}{TREE}&cursor={number + 1}>; rel="next"')
+            base = self.other_name or self.peer.base
+            fields.append(f'Link: <{base}{TREE}&cursor={number + 1}>; rel="next"')
         return http_answer(200, make_page(self.pages[number]), *fields)
 
     async def find(
@@ -67,6 +69,13 @@ class Hub:
     @property
     def targets(self) -> list[str]:
         return [request.target for request in self.peer.requests]
+
+
+async def test_pages_may_name_the_hub_otherwise() -> None:
+    hub = Hub([1], [2])
+    hub.other_name = "http://hub.internal:80"
+    async with hub.peer:
+        assert await hub.find(2) == ["d/2 ü"]
 
 
 async def test_pages_are_read_as_far_as_needed_and_once() -> None:

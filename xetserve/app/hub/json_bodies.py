@@ -43,7 +43,12 @@ class Page(NamedTuple):
     @property
     def following(self) -> str | None:
         """The URL of the next page; None: this is the last one."""
-        return find_link(", ".join(self.headers.get_all("link")), "next")
+        return find_following(self.headers)
+
+
+def find_following(headers: Headers) -> str | None:
+    """Return the URL of the page that follows an answer; None: it is the last one."""
+    return find_link(", ".join(headers.get_all("link")), "next")
 
 
 async def read_pieces(page: Page, timeout: float, buffer_size: int = _BUFFER_SIZE) -> Pieces:
@@ -75,31 +80,38 @@ async def read_pieces(page: Page, timeout: float, buffer_size: int = _BUFFER_SIZ
         await page.opened.__aexit__(None, None, None)
 
 
-async def join_pages(
-    page: Page, timeout: float, open_page: Callable[[str], Awaitable[Page]]
-) -> Pieces:
+class Part(NamedTuple):
+    """A page of a list that is joined.
+
+    pieces: its body, decoded. following: the URL of the next page; None: this is the last one.
+    """
+
+    pieces: Pieces
+    following: str | None
+
+
+async def join_pages(part: Part, open_part: Callable[[str], Awaitable[Part]]) -> Pieces:
     """Yield all pages of a list as one array.
 
     Args:
-        open_page: fetches the page at a URL.
+        open_part: fetches the page at a URL.
 
     Raises:
         UpstreamError: a page is not an array, or there are more than MAX_PAGES.
     """
     joiner = ArrayJoiner()
     for _ in range(MAX_PAGES):
-        async with aclosing(read_pieces(page, timeout)) as pieces:
+        async with aclosing(part.pieces) as pieces:
             try:
                 async for piece in pieces:
                     yield joiner.feed(piece)
                 yield joiner.end_page()
             except FormatError as exc:
                 raise UpstreamError(f"the Hub: {exc}") from exc
-        following = page.following
-        if following is None:
+        if part.following is None:
             yield joiner.finish()
             return
-        page = await open_page(following)
+        part = await open_part(part.following)
     raise UpstreamError(f"the Hub's list has more than {MAX_PAGES} pages")
 
 

@@ -1,6 +1,6 @@
 """Forward API requests to the Hub and return its answers, with our URLs in place of the Hub's."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, Protocol
 
@@ -11,7 +11,9 @@ from xetserve.app.errors import add_note, note_missing_token
 from xetserve.app.hub import event_streams
 from xetserve.app.hub.json_bodies import (
     Page,
+    Part,
     Pieces,
+    find_following,
     join_pages,
     make_blocks,
     read_pieces,
@@ -28,10 +30,9 @@ from xetserve.app.hub.token_guard import TokenGuard, check_fields
 from xetserve.errors import UpstreamRefused
 from xetserve.http.conditions import Validators, Verdict, check_conditions
 from xetserve.http.cors import add_vary
-from xetserve.http.messages import Block, Headers, Request, Response
+from xetserve.http.messages import Headers, Request, Response
 from xetserve.http.relay import (
-    find_link,
-    move_url,
+    move_page,
     select_answer_fields,
     select_request_fields,
 )
@@ -39,6 +40,7 @@ from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.answers.question import Question
 from xetserve.upstream.answers.scope import get_scope
 from xetserve.upstream.hub.cached_api import (
+    ApiAnswer,
     ApiAnswers,
     NotKept,
     Opened,
@@ -46,6 +48,8 @@ from xetserve.upstream.hub.cached_api import (
     select_kept_fields,
 )
 from xetserve.upstream.hub.client import HubClient
+
+Get = Callable[[str], Awaitable[ApiAnswer]]
 
 MAX_QUESTION_SIZE: Final = 1024 * 1024  # bytes of a request body: a list of some ten thousand paths
 HELD_SIZE: Final = 256 * 1024  # bytes; a smaller answer is sent as a whole, with its length
@@ -120,8 +124,10 @@ class PassThrough:
             members = _make_filter(request, page.headers, native_above)
             if joins_pages and status == 200 and page.following is not None:
                 # These fields describe the first page only.
-                headers = [field for field in headers if field[0] not in ("Link", "ETag")]
-                pieces = self._join(hub, page, fields, token)
+                headers = _drop_page_fields(headers)
+                part = Part(read_pieces(page, self._limits.gap_timeout), page.following)
+                get = self._make_get(request, hub, token)
+                pieces = self._join(request, hub, part, get, token)
             else:
                 pieces = read_pieces(page, self._limits.gap_timeout)
             return Response(
@@ -145,95 +151,134 @@ class PassThrough:
                 cache.
             UpstreamError: the Hub fails or does not answer.
         """
-        repo = find_kept_question(request.raw_path)
-        if self._known is None or repo is None:
-            raise NotKept
-        fields = select_kept_fields(select_request_fields(request.headers))
-        if fields is None:
-            raise NotKept
-        method = "POST" if request.method == "POST" else "GET"
-        target = normalize_tree(request.target)
-
-        def ask(patient: bool) -> Opened:
-            sent = [*fields, ("Accept-Encoding", "gzip")]
-            return hub.forward(method, request.target, sent, token, body, patient=patient)
-
-        async def renew(data: bytes) -> float | None:
-            return await hub.find_grant(repo, token) if is_lasting_question(target) else None
-
-        async def find_older(scope: str) -> Question | None:
-            """Return the question in the client's spelling, as older versions stored it."""
-            return make_question(scope, repo, method, request.target, fields, body)
-
-        question = make_question(get_scope(token), repo, method, target, fields, body)
-        async with head_timeout(self._limits):
-            known = await self._known.get(
-                question, ask, renew, None if target == request.target else find_older
-            )
+        get = self._make_get(request, hub, token, body)
+        known = await get(request.target)
         request.body.release()
         large = len(known.body) > HELD_SIZE
-        if large and self._lent > MAX_LENT and known.stale_age is None:
-            raise NotKept
-        if joins_pages and find_link(", ".join(known.headers.get_all("link")), "next") is not None:
-            raise NotKept
+        self._check_room(known)
         headers = _make_fields(hub, request, known)
         if known.stale_age is not None:
             headers.append((STALE_FIELD, str(known.stale_age)))
+        following = find_following(known.headers) if known.status == 200 else None
+        if joins_pages and following is not None:
+            headers = _drop_page_fields(headers)
+            if request.method == "HEAD":
+                return Response(200, headers, no_blocks())
+            pieces = self._join(request, hub, Part(self._lend(known.body), following), get, token)
+            members = _make_filter(request, known.headers, native_above)
+            return Response(200, headers, await hold_body(make_blocks(pieces, members), HELD_SIZE))
         if known.status == 200 and _has_it(request, known.headers):
             return Response(304, [field for field in headers if field[0] != "Content-Type"])
         if request.method == "HEAD":
             return Response(known.status, headers, no_blocks())
         members = _make_filter(request, known.headers, native_above)
         if large:
-            blocks = self._lend_blocks(known.body, members)
+            blocks = make_blocks(self._lend(known.body), members)
             return Response(known.status, headers, await start_body(blocks))
         content = bytes(known.body)
         if members is not None:
             content = members.feed(content) + members.finish()
         return Response(known.status, headers, content)
 
-    async def _lend_blocks(
-        self, body: memoryview, members: MemberFilter | EntryFilter | None
-    ) -> AsyncGenerator[Block, None]:
-        """Yield a cached answer in blocks; its memory counts as lent until the iterator ends."""
+    def _check_room(self, known: ApiAnswer) -> None:
+        """Check that a cached answer may be sent, beside those that clients are reading.
+
+        Raises:
+            NotKept: it is large, and they are many.
+        """
+        if len(known.body) > HELD_SIZE and self._lent > MAX_LENT and known.stale_age is None:
+            raise NotKept
+
+    async def _lend(self, body: memoryview) -> Pieces:
+        """Yield a cached answer; its memory counts as lent until the iterator ends."""
         self._lent += len(body)
         try:
             for at in range(0, len(body), _BUFFER_SIZE):
-                piece = bytes(body[at : at + _BUFFER_SIZE])
-                yield [piece if members is None else members.feed(piece)]
-            if members is not None:
-                yield [members.finish()]
+                yield bytes(body[at : at + _BUFFER_SIZE])
         finally:
             self._lent -= len(body)
 
+    def _make_get(
+        self, request: Request, hub: HubClient, token: str | None, body: bytes = b""
+    ) -> Get:
+        """Return a function that gets the answer to the request, or to its next page, by target.
+
+        It raises NotKept if answers to such requests are not cached, and UpstreamError.
+        """
+
+        async def get(target: str) -> ApiAnswer:
+            repo = find_kept_question(request.raw_path)
+            fields = select_kept_fields(select_request_fields(request.headers))
+            if self._known is None or repo is None or fields is None:
+                raise NotKept
+            method = "POST" if request.method == "POST" else "GET"
+            spelling = normalize_tree(target)
+            is_lasting = is_lasting_question(target)
+
+            def ask(patient: bool) -> Opened:
+                sent = [*fields, ("Accept-Encoding", "gzip")]
+                return hub.forward(method, target, sent, token, body, patient=patient)
+
+            async def renew(data: bytes) -> float | None:
+                return await hub.find_grant(repo, token) if is_lasting else None
+
+            async def find_older(scope: str) -> Question | None:
+                """Return the question in the client's spelling, as older versions stored it."""
+                return make_question(scope, repo, method, target, fields, body)
+
+            question = make_question(get_scope(token), repo, method, spelling, fields, body)
+            async with head_timeout(self._limits):
+                return await self._known.get(
+                    question, ask, renew, None if spelling == target else find_older
+                )
+
+        return get
+
     def _join(
-        self, hub: HubClient, page: Page, fields: list[tuple[str, str]], token: str | None
+        self, request: Request, hub: HubClient, part: Part, get: Get, token: str | None
     ) -> Pieces:
-        """Join the pages of a list; requests for further pages have the fields of the first one.
+        """Join the pages of a list: cached ones, and others with the fields of the request.
 
         Conditions (If-...) are left out, since they are about the first page.
         """
-        fields = [field for field in fields if not field[0].startswith("If-")]
+        selected = select_request_fields(request.headers)
+        fields = [field for field in selected if not field[0].startswith("If-")]
+        fields.append(("Accept-Encoding", "gzip"))
 
-        async def open_page(url: str) -> Page:
-            target = move_url(url, hub.bases, "")
+        async def open_part(url: str) -> Part:
+            target = move_page(url, request.raw_path, hub.bases, "")
             if not target.startswith("/"):
                 raise UpstreamRefused("the Hub's list continues on another host")
+            with suppress(NotKept):
+                known = await get(target)
+                self._check_room(known)
+                _check_page(known.status)
+                return Part(self._lend(known.body), find_following(known.headers))
             async with head_timeout(self._limits):
-                following = await _open(hub.forward("GET", target, fields, token))
-            if following.status != 200:
-                await following.opened.__aexit__(None, None, None)
-                raise UpstreamRefused(
-                    f"the Hub answered {following.status} in the middle of a list"
-                )
-            return following
+                page = await _open(hub.forward("GET", target, fields, token))
+            try:
+                _check_page(page.status)
+            except UpstreamRefused:
+                await page.opened.__aexit__(None, None, None)
+                raise
+            return Part(read_pieces(page, self._limits.gap_timeout), page.following)
 
-        return join_pages(page, self._limits.gap_timeout, open_page)
+        return join_pages(part, open_part)
+
+
+def _check_page(status: int) -> None:
+    if status != 200:
+        raise UpstreamRefused(f"the Hub answered {status} in the middle of a list")
+
+
+def _drop_page_fields(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the fields of a joined list, without those that describe the first page only."""
+    return [field for field in headers if field[0] not in ("Link", "ETag")]
 
 
 def make_answer_fields(hub: HubClient, request: Request, headers: Headers) -> list[tuple[str, str]]:
     """Return the header fields of the Hub's answer that go to the client."""
-    fields = select_answer_fields(headers, hub.bases, request.base_url)
+    fields = select_answer_fields(headers, hub.bases, request.base_url, request.raw_path)
     fields.append(hub.make_via(headers))
     vary = [name.strip() for value in headers.get_all("vary") for name in value.split(",")]
     fields = [field for field in fields if field[0] != "Vary"]

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from xetserve.base.json_text import parse_json
 from xetserve.base.lru_dict import LruDict
 from xetserve.errors import FormatError, UpstreamError, UpstreamRefused
-from xetserve.http.relay import find_link, move_url
+from xetserve.http.relay import find_link, move_page
 from xetserve.upstream.hub.client import HubClient, RepoRef
 
 MAX_FILES: Final = 20_000  # files of one listing; a longer one is not read to its end
@@ -121,7 +121,8 @@ class LargeFiles:
         document, headers = await hub.ask(target, token, _MAX_PAGE_SIZE)
         found = _read_entries(document)
         link = find_link(", ".join(headers.get_all("link")), "next")
-        following = None if link is None else move_url(link, hub.bases, "")
+        path = target.partition("?")[0]
+        following = None if link is None else move_page(link, path, hub.bases, "")
         if following is not None and (not following.startswith("/") or following == target):
             # The listing stays at this page, so that the next look-up fails in the same way.
             raise UpstreamRefused("the Hub's listing continues on another host")
