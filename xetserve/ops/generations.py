@@ -115,12 +115,12 @@ class Successor:
 
     def release(self) -> bool:
         """Let it accept clients; return False if it has ended."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._group, os.WNOHANG)
         try:
-            return self.channel.send(_GO) == len(_GO)
+            self.channel.send(_GO)
         except OSError:
             return False
+        os.waitpid(self._group, os.WNOHANG)
+        return True
 
     def kill(self) -> str:
         """Kill all of its processes; return how the first one ended, "" if it had only forked.
