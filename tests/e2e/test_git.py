@@ -157,6 +157,17 @@ def test_a_private_repository_of_somebody_else(
     )
 
 
+def test_a_clone_of_the_public_hub_comes_here(git_site: GitSite, tmp_path: Path) -> None:
+    hub, here, folder = "https://huggingface.co/", f"{git_site.server.url}/", tmp_path / "folder"
+    folder.mkdir()
+    git(folder, "config", "--global", f"url.{here}.insteadOf", hub)  # into the settings of HOME
+    git(folder, "config", "--global", f"url.{hub}.pushInsteadOf", hub)
+    git(folder, "clone", "--quiet", "--depth=1", f"{hub}{MODEL}", "clone")
+    urls = git(folder, "-C", "clone", "remote", "--verbose").stdout
+    assert f"{here}{MODEL} (fetch)" in urls
+    assert f"{hub}{MODEL} (push)" in urls
+
+
 def test_a_fetch_after_a_clone(git_site: GitSite, repositories: Path, tmp_path: Path) -> None:
     url = f"{git_site.server.url}/datasets/tester/data"
     git(tmp_path, "clone", "--quiet", url, "clone")
