@@ -25,10 +25,10 @@ from tests.steps import (
     make_attacks,
 )
 from xetserve.app.auth import get_token
-from xetserve.app.hub.api import cannot_page
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter, NullFilter
 from xetserve.app.hub.json_join import ArrayJoiner
+from xetserve.app.hub.llama_cpp import is_llama_cpp
 from xetserve.app.hub.paths import (
     find_api_verb,
     find_kept_question,
@@ -205,7 +205,7 @@ def read_head(value: str, field: str) -> None:
     check_conditions(headers, Validators(('"e"',), 5), 10.0)
     allows_range(headers, '"e"', 5, 10.0)
     wants_html(headers)
-    cannot_page(headers)
+    is_llama_cpp(headers)
     XetMode(AUTO).find_limit(request)
     Operator("secret").is_operator(request)
     _find_request_id(request)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher, Process
-from tests.e2e.client_site import MANY, NUM_MANY, ClientSite
-from tests.e2e.clients import Connection
+from tests.e2e.client_site import MANY, MODEL, NUM_MANY, ClientSite
+from tests.e2e.clients import Connection, Reply
 from tests.e2e.commands import run_command
 from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import run_script
@@ -84,3 +84,32 @@ def test_a_pull_follows_them(
         )
         paths = set(json.loads(printed))
     assert len(paths) >= NUM_MANY
+
+
+@pytest.mark.parametrize("agent", ["ollama/0.31.1 (amd64 linux) Go/go1.26", "llama-cpp/b4000"])
+def test_a_manifest_is_there_offline(
+    client_site: ClientSite, launcher: Launcher, tmp_path: Path, agent: str
+) -> None:
+    cache = tmp_path / "cache"
+    fields = [
+        ("User-Agent", agent),
+        ("Accept", "application/vnd.docker.distribution.manifest.v2+json"),
+    ]
+
+    def ask_manifest(server: Process, method: str = "GET") -> Reply:
+        with closing(Connection(server.url)) as connection:
+            return connection.ask(f"/v2/{MODEL}/manifests/Q4_K_M", fields, method, token=None)
+
+    server = start_server(client_site, launcher, cache)
+    manifest = ask_manifest(server)
+    assert manifest.status == 200
+    assert json.loads(manifest.body)["layers"]
+    assert ask_manifest(server).body == manifest.body
+    asked = [each["path"] for each in client_site.control.requests()]
+    assert len([path for path in asked if "/manifests/" in path]) == 1
+    wait_until(lambda: not any((cache / "tmp").iterdir()))
+    offline = start_server(client_site, launcher, cache, XETSERVE_OFFLINE="1")
+    again = ask_manifest(offline)
+    assert (again.status, again.body) == (200, manifest.body)
+    assert again.headers["content-type"] == manifest.headers["content-type"]
+    assert ask_manifest(offline, "HEAD").status == 200

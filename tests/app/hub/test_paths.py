@@ -238,6 +238,8 @@ def test_what_is_asked_about_a_repository(path: str, verb: str) -> None:
         ("/api/models/o/n/refs", RepoRef("model", "o/n")),
         ("/api/whoami-v2", None),
         ("/api/others/o/n", None),
+        ("/v2/o/n/manifests/Q4_K_M", RepoRef("model", "o/n")),
+        ("/v2/o/n/blobs/sha256:00", None),
         ("/api/buckets/o/n", None),
         ("/api/buckets/o/n/tree/a", None),
         ("/o/n/resolve/main/a", None),

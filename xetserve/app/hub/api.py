@@ -10,6 +10,7 @@ from xetserve.app.download.service import FileService
 from xetserve.app.hub.by_sha256 import ObjectService
 from xetserve.app.hub.git_http import GitApi
 from xetserve.app.hub.git_lfs import LfsApi
+from xetserve.app.hub.llama_cpp import is_llama_cpp
 from xetserve.app.hub.ollama import OllamaService
 from xetserve.app.hub.passthrough import EXACT, PassThrough
 from xetserve.app.hub.paths import is_about_bucket
@@ -20,7 +21,7 @@ from xetserve.app.native.cas_api import CasService, ask_for_token
 from xetserve.app.paths import ResolvePath
 from xetserve.app.route_table import Call
 from xetserve.errors import RequestError
-from xetserve.http.messages import Headers, Request, Response
+from xetserve.http.messages import Request, Response
 from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import HubClient
 
@@ -29,13 +30,6 @@ _INERT: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; sandbox"),
 )
-# Clients that read only the first page of a list.
-_WITHOUT_PAGES: Final = ("llama-cpp", "llama.cpp")
-
-
-def cannot_page(headers: Headers) -> bool:
-    """Return whether a client needs a list in one page."""
-    return (headers.get("user-agent") or "").lower().startswith(_WITHOUT_PAGES)
 
 
 class HubService:
@@ -110,7 +104,7 @@ class HubService:
             call.request,
             call.token,
             native_above=self._find_limit(call.request),
-            joins_pages=cannot_page(call.request.headers),
+            joins_pages=is_llama_cpp(call.request.headers),
         )
 
     async def answer_command(self, call: Call[str]) -> Response:

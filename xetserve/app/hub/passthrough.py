@@ -20,6 +20,7 @@ from xetserve.app.hub.json_bodies import (
 )
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter, NullFilter
+from xetserve.app.hub.llama_cpp import is_llama_cpp
 from xetserve.app.hub.paths import (
     find_kept_question,
     is_about_bucket,
@@ -213,6 +214,8 @@ class PassThrough:
                 raise NotKept
             method = "POST" if request.method == "POST" else "GET"
             spelling = normalize_tree(target)
+            if target.startswith("/v2/") and is_llama_cpp(request.headers):
+                spelling += "#llama.cpp"  # its manifests are others
             is_lasting = is_lasting_question(target)
 
             def ask(patient: bool) -> Opened:

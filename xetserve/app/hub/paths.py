@@ -30,6 +30,7 @@ _VERBS: Final = {
 }
 _API_KINDS: Final = KINDS_BY_PLURAL | {"buckets": BUCKET}
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_MANIFEST: Final = re.compile(r"/v2/([^/]+)/([^/]+)/manifests/[^/]+")
 _TREE_PARAMETERS: Final = {"recursive": None, "expand": None}.keys()  # in order
 _BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 # Verbs whose answers are cached: those that clients need before a download. Tokens, logs, events
@@ -182,10 +183,14 @@ def find_api_verb(raw_path: str) -> str:
 
 
 def find_kept_question(raw_path: str) -> RepoRef | None:
-    """Return the repository of an API path whose answer may be cached; None: it may not.
+    """Return the repository of a path whose answer may be cached; None: it may not.
 
-    Buckets change without a commit, so nothing about their names is cached.
+    Besides some of the API, these are the manifests for ollama. Buckets change without a commit, so
+    nothing about their names is cached.
     """
+    manifest = _MANIFEST.fullmatch(raw_path)
+    if manifest is not None:
+        return RepoRef("model", "/".join(decode_segment(part) for part in manifest.groups()))
     readings = [] if is_about_bucket(raw_path) else list_api_readings(raw_path)
     if not readings or any(reading.verb not in _KEPT_VERBS for reading in readings):
         return None
