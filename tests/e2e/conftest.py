@@ -207,6 +207,23 @@ def serve_arguments(hub_url: str, *extra: str) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="session")
+def _patient_server(
+    _running_site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
+    launched = Launcher(tmp_path_factory.mktemp("patient"))
+    flags = ("--upstream-timeout", "40", *_variant_flags(_running_site.cache))
+    yield launched.start(*serve_arguments(_running_site.origin.url, *flags))
+    launched.stop_all()
+
+
+@pytest.fixture
+def patient_site(site: Site, _patient_server: Process) -> Iterator[Site]:
+    """The site with a server whose limits a busy machine does not reach."""
+    yield replace(site, server=_patient_server)
+    assert "Traceback" not in _patient_server.log
+
+
 def tls_flags(certificates: Certificates) -> tuple[str, ...]:
     """Return the flags of a server that has these certificates."""
     return ("--tls-cert", str(certificates.chain), "--tls-key", str(certificates.key))

@@ -123,8 +123,9 @@ def test_hf_xet_never_ends_with_a_wrong_file(start: Start, tmp_path: Path, has_c
         flip(site, at)
         site.control.reset_requests()
         download_failing(site, tmp_path / str(number), NAME)
-    # It was for several workers to find out.
-    assert served_by(site, re.compile(r'\[worker (\d+)\].* "GET /xorbs/')) == {"1", "2", "3"}
+    # It was for several workers to find out. hf-xet may have as few connections as it likes, so one
+    # of the workers may have got none.
+    assert len(served_by(site, re.compile(r'\[worker (\d+)\].* "GET /xorbs/'))) > 1
     assert re.search("all parts together are not file|two different chunks", site.server.log)
     # Nothing wrong is left anywhere: who begins anew has the right file, and so has everybody.
     site.control.set_faults()

@@ -75,8 +75,9 @@ def surveyed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_little_is_fetched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Windows grow with the pace, which is the machine's, and so does what is fetched before much is
-    # known.
+    # The pace is the machine's. Windows grow with it, and a response that waits a lot guesses where
+    # the next ones begin: both have more fetched before much is known.
+    monkeypatch.setattr(pacing, "STARVED", 2.0)
     monkeypatch.setattr(pacing, "MAX_WINDOW", MIB)
     monkeypatch.setattr(pacing, "MAX_SHARED_WINDOW", MIB)
     file = scattered_file(1, 120)
