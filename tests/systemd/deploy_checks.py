@@ -316,7 +316,10 @@ FIRST, SECOND, BROKEN = sys.argv[1:4]
 
 def main() -> int:
     begun = time.monotonic()
-    checks.sh("systemctl", "is-system-running", "--wait", may_fail=True)
+    # At first there is nobody to ask.
+    state = ("systemctl", "is-system-running")
+    states = ("running", "degraded")
+    checks.until(lambda: checks.sh(*state, may_fail=True) in states, "the end of the boot")
     shutil.rmtree("/root/tool", ignore_errors=True)
     for check in CHECKS:
         start = time.monotonic()
