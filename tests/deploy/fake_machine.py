@@ -180,7 +180,7 @@ class FakeSystemd:
                     self.running = None
                     return Done(1, "", "Job for xetserve.service failed")
                 self.running, self.started = name, time.monotonic()
-            case ("systemctl", "show", "--property=ExecMainStartTimestampMonotonic", *_):
+            case ("systemctl", "show", name, *_) if name.endswith("TimestampMonotonic"):
                 return Done(0, f"{self.started * 1e6:.0f}\n", "")
             case ("systemctl", "show", *_):
                 return Done(0, "[::]:8080 (Stream)\n" if self.is_listening else "\n", "")

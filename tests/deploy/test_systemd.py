@@ -14,6 +14,7 @@ from xetserve.deploy.machine import DeployError, Done
 from xetserve.deploy.package import Package
 from xetserve.deploy.steps import Plan, carry_out
 from xetserve.deploy.systemd import GROUP, SystemdTarget, find_addresses, find_systemd
+from xetserve.deploy.take_over import TakeOver
 
 UNITS = {"xetserve.service": b"service 1", "xetserve.socket": b"socket 1"}
 ONE = Package("1.0", "1.0-aaaa", "/x/one.whl", UNITS, b"locked")
@@ -225,6 +226,46 @@ def test_an_upgrade_restarts_behind_the_socket(
     lines = machine.commands
     check = "/opt/xetserve/versions/2.0-bbbb/bin/xetserve config check --config " + CONFIG
     assert lines.index(check) < lines.index("systemctl daemon-reload")
+
+
+def test_an_upgrade_with_the_same_units_does_not_wait(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    folder = Path("/opt/xetserve/versions")
+    plan = target.plan_apply(THREE)
+    assert TakeOver("xetserve.service", folder / "3.0-cccc") in plan.steps
+    assert TakeOver("xetserve.service", folder / "1.0-aaaa", may_restart=True) in plan.undo
+    do(plan, machine)
+    assert systemd.running == "3.0-cccc"
+    rollback = target.plan_rollback()
+    assert TakeOver("xetserve.service", folder / "1.0-aaaa") in rollback.steps
+    do(rollback, machine)
+    assert systemd.running == "1.0-aaaa"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("/etc/xetserve/xetserve.env", id="environment"),
+        pytest.param("/etc/credstore/xetserve.native_secret", id="credential"),
+        pytest.param("/opt/xetserve/sleeping", id="it does not run"),
+    ],
+)
+def test_what_comes_from_systemd_needs_a_restart(
+    machine: FakeMachine, systemd: FakeSystemd, target: SystemdTarget, path: str
+) -> None:
+    do(target.plan_apply(ONE), machine)
+    machine.make_folder(Path("/etc/credstore"), 0o700, None)
+    machine.write(Path(path), b"new", 0o600, None)
+    if "sleeping" in path:
+        systemd.running = None
+    plan = target.plan_apply(THREE)
+    assert not any(isinstance(step, TakeOver) for step in plan.steps)
+    machine.commands.clear()
+    do(plan, machine)
+    assert "systemctl restart xetserve.service" in machine.commands
+    assert systemd.running == "3.0-cccc"
 
 
 def test_the_configuration_is_checked_with_the_credentials_of_the_service(

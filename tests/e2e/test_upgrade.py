@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -455,7 +456,10 @@ def test_the_manager_hears_of_the_main_process_only(
     program.upgrade_failing()
     while (heard := manager.read()) != (old, f"READY=1\nMAINPID={old}"):
         assert heard[0] == old
-    while "the upgrade has failed: the new server ended with status 3; 1 conn" not in heard[1]:
+    failed = (
+        r"STATUS=the upgrade at \d\d:\d\d:\d\d has failed: the new server ended with status 3; 1 c"
+    )
+    while not re.match(failed, heard[1]):
         heard = manager.read()
     program.install("2")
     program.upgrade()

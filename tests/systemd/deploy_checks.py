@@ -95,9 +95,10 @@ def prepare() -> str:
     checks.sh(*pip, wheel(FIRST))
     folder = Path("/srv/files")
     folder.mkdir(parents=True)
-    content = random.Random(1).randbytes(5000)
-    (folder / "small.txt").write_bytes(content)
-    checks.digests["small.txt"] = hashlib.sha256(content).hexdigest()
+    for name, size in (("small.txt", 5000), ("big.bin", 48 * checks.MIB)):
+        content = random.Random(size).randbytes(size)
+        (folder / name).write_bytes(content)
+        checks.digests[name] = hashlib.sha256(content).hexdigest()
     unit = f"""[Service]
 ExecStart={TOOL} origin /srv/origin --host 127.0.0.1 --port 9090 \
 --import {checks.REPO}={folder} --token {checks.TOKEN}=tester
@@ -192,19 +193,42 @@ def sandbox() -> str:
 
 
 def upgrade() -> str:
-    """an upgrade under load loses no request"""
-    with load() as running:
+    """an upgrade under load loses no request, and nobody waits for a slow download"""
+    with load() as running, checks.SlowDownload() as slow:
+        pid = checks.main_pid()
         said = deploy("apply", "--from", wheel(SECOND))
         assert running_version() == SECOND, said
+        assert "without waiting (SIGUSR2)" in said, said
+        running.go_on()
+        assert checks.main_pid() != pid
+        assert Path(f"/proc/{pid}").exists(), "its download has not ended"
+        slow.finish()
+    checks.until(lambda: not Path(f"/proc/{pid}").exists(), "the end of the old server")
+    assert checks.show("NRestarts") == "0"
     return f"{running.num_served} requests, longest wait {running.longest:.2f} s"
 
 
+def stop() -> str:
+    """the server that took over is stopped like any other one: it drains, and is not killed"""
+    with checks.SlowDownload() as slow:
+        checks.sh("systemctl", "stop", "--no-block", SERVICE)
+        checks.until(lambda: checks.show("StatusText").startswith("draining"), "draining")
+        slow.finish()
+    checks.until(lambda: checks.show("ActiveState") == "inactive", "the end")
+    assert checks.show("Result") == "success"
+    assert running_version() == SECOND
+    return ""
+
+
 def broken_upgrade() -> str:
-    """a broken one is taken back by itself, and loses no request either"""
-    with load() as running:
+    """a broken one changes nothing, and loses no request either"""
+    with load() as running, checks.SlowDownload() as slow:
+        pid = checks.main_pid()
         said = deploy("apply", "--from", wheel(BROKEN), "--timeout", "15", status=1)
+        assert "has failed: the new server ended with status 1" in said, said
         assert "rolled back to versions/" + SECOND in said, said
-        assert running_version() == SECOND
+        assert (running_version(), checks.main_pid()) == (SECOND, pid)
+        slow.finish()
     assert not list(Path("/opt/xetserve/versions").glob(f"{BROKEN}*"))
     assert deploy("apply", "--from", wheel(SECOND)).strip() == "nothing to change"
     return f"{running.num_served} requests, longest wait {running.longest:.2f} s"
@@ -304,6 +328,7 @@ CHECKS = (
     settings,
     sandbox,
     upgrade,
+    stop,
     broken_upgrade,
     bad_configuration,
     rollback,

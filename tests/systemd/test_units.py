@@ -118,12 +118,12 @@ def test_web_pages_read_nothing_by_default(environ: dict[str, str]) -> None:
     assert environ["XETSERVE_CORS"] == "off"
 
 
-def test_memory_is_what_the_server_may_need_and_a_tenth(
+def test_memory_is_what_two_servers_may_need_during_an_upgrade_and_a_tenth(
     settings: dict[str, list[str]], environ: dict[str, str]
 ) -> None:
     config = load_config({}, environ)
     budgets = config.memory.memory_budget + config.memory.body_budget
-    bound = BASE + budgets + config.limits.max_connections * PER_CONNECTION
+    bound = 2 * (BASE + budgets) + config.limits.max_connections * PER_CONNECTION
     assert 1.1 * bound <= parse_size(settings["MemoryMax"][0]) <= 1.25 * bound
 
 

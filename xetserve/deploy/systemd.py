@@ -40,6 +40,7 @@ from xetserve.deploy.steps import (
     describe_state,
     undo_making,
 )
+from xetserve.deploy.take_over import TakeOver
 
 SERVICE: Final = "xetserve.service"
 SOCKET: Final = "xetserve.socket"
@@ -187,7 +188,7 @@ class SystemdTarget:
             plan.steps.append(Command(("systemctl", "daemon-reload")))
         if not is_on:
             plan.steps.append(Command(("systemctl", "enable", SERVICE, SOCKET)))
-        plan.steps += self._restart(is_socket_changed=_touches(units, SOCKET))
+        plan.steps += self._replace(units, current, folder, is_on=is_on)
         plan.steps.append(self._check(package.version))
         new = self._find_new(folder)
         plan.undo = self._undo(current, units, is_new=bool(installing), folder=new)
@@ -231,7 +232,7 @@ class SystemdTarget:
         plan.steps = [*changed, *self._switch(previous, current)]
         if changed:
             plan.steps.append(Command(("systemctl", "daemon-reload")))
-        plan.steps += self._restart(is_socket_changed=_touches(changed, SOCKET))
+        plan.steps += self._replace(changed, current, paths.opt / previous, is_on=True)
         plan.steps.append(self._check(None))
         plan.undo = self._undo(current, changed, is_new=False, folder=paths.opt / previous)
         return plan
@@ -382,6 +383,27 @@ class SystemdTarget:
             steps.append(Link(opt / "bin", "current/bin"))
         return steps
 
+    def _replace(
+        self, units: Sequence[Step], current: str | None, wanted: Path, *, is_on: bool
+    ) -> list[Step]:
+        """Return the steps from one version to another one, without a wait if that is possible.
+
+        A changed unit, environment file or credential needs a restart: a successor has inherited
+        what the running server got from systemd.
+        """
+        is_same = current is not None and self._paths.opt / current == wanted
+        if units or is_same or not is_on or not self._is("is-active", SERVICE):
+            return self._restart(is_socket_changed=_touches(units, SOCKET))
+        started = self._find_start("ActiveEnterTimestampMonotonic")
+        given = [self._paths.environment]
+        for folder in CREDENTIALS:
+            names = self._machine.list_folder(folder)
+            given += [folder / name for name in names if name.startswith("xetserve.")]
+        times = [self._machine.get_change_time(each) for each in given]
+        if any(time is not None and time >= started for time in times):
+            return self._restart(is_socket_changed=False)
+        return [TakeOver(SERVICE, wanted)]
+
     def _restart(self, *, is_socket_changed: bool) -> list[Step]:
         """Return the steps for a restart.
 
@@ -425,7 +447,10 @@ class SystemdTarget:
         steps += [self._restore(step.path) for step in changed if isinstance(step, File)]
         if changed:
             steps.append(Command(("systemctl", "daemon-reload")))
-        steps += self._restart(is_socket_changed=_touches(changed, SOCKET))
+        if changed or not self._is("is-active", SERVICE):
+            steps += self._restart(is_socket_changed=_touches(changed, SOCKET))
+        else:
+            steps.append(TakeOver(SERVICE, paths.opt / current, may_restart=True))
         return [*steps, self._check(None), *gone]
 
     def _restore(self, path: Path) -> Step:
@@ -443,9 +468,13 @@ class SystemdTarget:
         addresses = find_addresses(machine, self._find_speech())
         return choose_answer(machine.ask(address, path) for address in addresses)
 
-    def _find_start(self) -> float:
-        """Return when the service was started, in seconds as of time.time(); 0: it never was."""
-        shown = ("--property=ExecMainStartTimestampMonotonic", "--value")
+    def _find_start(self, name: str = "ExecMainStartTimestampMonotonic") -> float:
+        """Return when the server was started, in seconds as of time.time(); 0: it never was.
+
+        Args:
+            name: the property of the service that says so.
+        """
+        shown = (f"--property={name}", "--value")
         microseconds = self._machine.run(("systemctl", "show", *shown, SERVICE)).out.strip()
         if not microseconds.isdigit() or microseconds == "0":
             return 0.0

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -233,7 +234,8 @@ def _make_upgrade(
 
     def on_failure(reason: str) -> None:
         state.record(has_failed=True)
-        watch.note(f"the upgrade has failed: {reason}")
+        # `xetserve deploy` reads it, and sees by the time that it is another one.
+        watch.note(f"the upgrade at {time.strftime('%H:%M:%S')} has failed: {reason}")
         watch.ready()  # of this process, in case that the other one was named already
 
     def on_take_over() -> None:
