@@ -67,6 +67,23 @@ def test_an_upgrade_stays_where_the_service_is(machine: FakeMachine, engine: Fak
     assert plan(machine, "apply", "--image", "x:2.0").steps == []
 
 
+def test_an_apply_from_an_installed_package_keeps_the_image(
+    machine: FakeMachine, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has nothing to build from, and settings or flags may have changed."""
+    monkeypatch.setattr(module, "find_clone", lambda: None)
+    with pytest.raises(DeployError, match=r"name a clone \(--from DIR\) or an image"):
+        plan(machine, "apply", "--target", "docker")
+    apply(machine, *LOOPBACK)
+    assert plan(machine, "apply").steps == []
+    machine.write(Path("/etc/xetserve/xetserve.toml"), b"[limits]\nidle_timeout = 5", 0o640, None)
+    apply(machine)
+    assert "docker kill --signal=HUP xetserve" in machine.commands
+    apply(machine, "--memory", "1g")
+    assert "--memory=1g" in engine.containers["xetserve"].arguments
+    assert engine.containers["xetserve"].image == "x:1.0"
+
+
 def test_a_flag_that_changes_something_is_shown(machine: FakeMachine, engine: FakeEngine) -> None:
     apply(machine, *LOOPBACK, "--network", "mine", "--build-arg", "BASE=a")
     flags = (

@@ -139,7 +139,7 @@ def apply() -> str:
     seconds = time.monotonic() - start
     assert said[: len(planned)] == planned, said
     assert said[len(planned)].startswith("done: the service is ready"), said
-    assert "  settings  /etc/xetserve/xetserve.toml; after a change: xetserve deploy apply" in said
+    assert "/etc/xetserve/xetserve.toml; after a change: /opt/xetserve/bin/xetserve " in said[-2]
     assert running_version() == FIRST
     mode = CONFIG.stat()
     assert (mode.st_mode & 0o777, mode.st_uid) == (0o640, 0)

@@ -248,6 +248,8 @@ def make_plan(options: argparse.Namespace, target: SystemdTarget | ContainerTarg
         raise ConfigError("--image and --from exclude each other: give only one")
     if source is None and not options.image:
         source = find_clone()
+        if source is None and (plan := target.plan_same_image()) is not None:
+            return plan
         if source is None:
             raise DeployError(
                 "an image is built from a source folder, and this xetserve runs from an installed "

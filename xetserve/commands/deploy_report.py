@@ -59,7 +59,7 @@ class Report:
         self.say(sentence)
         if answer is not None:
             self.say(f"  URL       {answer.url}")
-            self.say(f"  settings  {target.settings}; after a change: xetserve deploy apply")
+            self.say(f"  settings  {target.settings}; after a change: {target.command}")
             self.say(f"  logs      {logs}")
 
 

@@ -301,6 +301,20 @@ class ContainerTarget:
         plan.after += [self._applied.record(), *self._start_unit()]
         return plan
 
+    def plan_same_image(self) -> Plan | None:
+        """Return a plan that keeps the image of now, for other settings; None: no service."""
+        current = self._inspect(self._shape.name)
+        if current is None:
+            return None
+        self._shape = replace(self._shape, image=current["Config"]["Image"])
+        return self.plan_apply(None)
+
+    @property
+    def command(self) -> str:
+        """Return the command that applies changed settings."""
+        name = self._shape.name
+        return f"xetserve deploy apply{'' if name == 'xetserve' else f' --name {name}'}"
+
     def plan_rollback(self) -> Plan:
         """Return a plan that runs the previous container again.
 

@@ -288,6 +288,11 @@ class SystemdTarget:
         return self._ask(self._machine, READY) if self._is("is-active", SOCKET) else None
 
     @property
+    def command(self) -> str:
+        """Return the command that applies changed settings to the version of now."""
+        return f"{self._paths.opt}/bin/xetserve deploy apply"
+
+    @property
     def settings(self) -> Path:
         """Return the path of the settings file."""
         return self._paths.config
