@@ -23,8 +23,9 @@ from xetserve.upstream.hub.client import HubClient
 
 PATHS: Final = ("/parquet", "/info", "/splits", "/is-valid", "/size", "/rows")
 _WITH_URLS: Final = "/parquet"  # its answers name files of the Hub
-_MAX_BLANKS: Final = 4
-_LABEL: Final = re.compile(rf"://{re.escape(DATASETS_LABEL)}", re.IGNORECASE)
+_MEMBER: Final = re.compile(rb'"url"\s{0,4}:\s{0,4}"')
+_MEMBER_SIZE: Final = len('"url":"') + 4 + 4  # of the longest match
+_LABEL: Final = re.compile(r"://datasets-server\.", re.IGNORECASE)
 
 
 class DatasetsServer:
@@ -76,13 +77,10 @@ class UrlMover:
     """
 
     def __init__(self, bases: Sequence[str], base_url: str) -> None:
-        either = "|".join(map(re.escape, bases))
-        self._pattern = re.compile(
-            rf'("url"\s{{0,{_MAX_BLANKS}}}:\s{{0,{_MAX_BLANKS}}}")(?:{either})(?=/)'.encode()
-        )
+        self._bases = [base.encode() for base in bases]
         self._new = base_url.encode()
-        # The size of the longest match, with the slash behind it.
-        self._held_size = len('"url":"/') + 2 * _MAX_BLANKS + max(map(len, bases))
+        # The size of the longest match, with a base and the slash behind it.
+        self._held_size = _MEMBER_SIZE + max(map(len, bases)) + 1
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -90,9 +88,13 @@ class UrlMover:
         text = self._held + data
         done = 0
         out = []
-        for match in self._pattern.finditer(text):
-            out += [text[done : match.end(1)], self._new]
-            done = match.end()
+        for match in _MEMBER.finditer(text):
+            at = match.end()
+            for base in self._bases:
+                if text.startswith(base + b"/", at):
+                    out += [text[done:at], self._new]
+                    done = at + len(base)
+                    break
         end = max(done, len(text) - self._held_size)
         self._held = text[end:]
         return b"".join((*out, text[done:end]))
