@@ -28,7 +28,7 @@ from tests.waiting import PATIENCE, until
 from xetserve.errors import BrokenStream, ConfigError, UpstreamRefused, UpstreamUntrusted
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection
-from xetserve.net.connect import SlowAddresses, open_connection
+from xetserve.net.connect import AddressBook, open_connection
 from xetserve.net.proxies import ProxyRules
 from xetserve.net.tls import check_ca_files, make_client_context
 from xetserve.net.url import Origin, Url, parse_url
@@ -140,23 +140,47 @@ class TestAddresses:
         monkeypatch.setattr("xetserve.net.connect.ATTEMPT_DELAY", 0.02)
         async with ScriptedPeer(answering(OK)) as peer:
             loop = fake_resolver(monkeypatch, ["::5", "127.0.0.1"], silent={"::5"})
-            url, slow = parse_url(f"http://many.test:{peer.port}/"), SlowAddresses()
-            await leave(await open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, slow=slow))
+            url, book = parse_url(f"http://many.test:{peer.port}/"), AddressBook()
+            await leave(await open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, book=book))
             assert loop.tried == ["::5", "127.0.0.1"]
             assert loop.cancelled == ["::5"]
-            await leave(await open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, slow=slow))
+            await leave(await open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, book=book))
             assert loop.tried == ["::5", "127.0.0.1", "127.0.0.1"]
+
+    async def test_a_silent_resolver_has_one_question_for_each_host(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A lookup keeps a thread until the resolver gives up, also when nobody waits any more."""
+        async with ScriptedPeer(answering(OK)) as peer:
+            loop = fake_resolver(monkeypatch, ["127.0.0.1"])
+            loop.resolver = asyncio.Event()
+            origin, book = parse_url(f"http://many.test:{peer.port}/").origin, AddressBook()
+            for _ in range(2):
+                impatient = [
+                    open_connection(origin, DIRECT, NO_TRUST, 0.01, book=book) for _ in range(50)
+                ]
+                ends = await asyncio.gather(*impatient, return_exceptions=True)
+                assert {type(end) for end in ends} == {TimeoutError}
+            patient = asyncio.ensure_future(
+                open_connection(origin, DIRECT, NO_TRUST, PATIENCE, book=book)
+            )
+            await asyncio.sleep(0)
+            assert loop.num_lookups == 1
+            loop.resolver.set()
+            await leave(await patient)
+            await leave(await open_connection(origin, DIRECT, NO_TRUST, PATIENCE, book=book))
+            assert loop.num_lookups == 2  # the answer is not kept: that is the resolver's part
 
     async def test_a_slow_address_is_forgotten_after_a_while(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        slow = SlowAddresses()
-        slow.note(["::5"], 80)
-        assert slow.sort(["::5", "127.0.0.1", "127.0.0.2"], 80) == ["127.0.0.1", "127.0.0.2", "::5"]
-        assert slow.sort(["::5", "127.0.0.1"], 81) == ["::5", "127.0.0.1"]
+        book = AddressBook()
+        book.note_slow(["::5"], 80)
+        assert book.sort(["::5", "127.0.0.1", "127.0.0.2"], 80) == ["127.0.0.1", "127.0.0.2", "::5"]
+        assert book.sort(["::5", "127.0.0.1"], 81) == ["::5", "127.0.0.1"]
         monkeypatch.setattr("xetserve.net.connect.SLOW_TIME", 0.0)
-        slow.note(["::5"], 80)
-        assert slow.sort(["::5", "127.0.0.1"], 80) == ["::5", "127.0.0.1"]
+        book.note_slow(["::5"], 80)
+        assert book.sort(["::5", "127.0.0.1"], 80) == ["::5", "127.0.0.1"]
 
     async def test_a_slow_address_may_still_be_the_first_to_answer(
         self, monkeypatch: pytest.MonkeyPatch
@@ -165,14 +189,14 @@ class TestAddresses:
         async with ScriptedPeer(answering(OK)) as peer:
             loop = fake_resolver(monkeypatch, ["127.0.0.1", "::5"], silent={"::5"})
             loop.gates["127.0.0.1"] = asyncio.Event()
-            url, slow = parse_url(f"http://many.test:{peer.port}/"), SlowAddresses()
-            opening = open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, slow=slow)
+            url, book = parse_url(f"http://many.test:{peer.port}/"), AddressBook()
+            opening = open_connection(url.origin, DIRECT, NO_TRUST, PATIENCE, book=book)
             task = asyncio.ensure_future(opening)
             await until(lambda: loop.tried == ["127.0.0.1", "::5"])
             loop.gates["127.0.0.1"].set()
             await leave(await task)
             assert loop.cancelled == ["::5"]
-            assert slow.sort(["127.0.0.1", "::5"], peer.port) == ["127.0.0.1", "::5"]
+            assert book.sort(["127.0.0.1", "::5"], peer.port) == ["127.0.0.1", "::5"]
 
     async def test_who_leaves_cancels_all_attempts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("xetserve.net.connect.ATTEMPT_DELAY", 0.02)
@@ -222,12 +246,17 @@ class FakeLoop:
         self._silent = silent
         self.tried: list[str] = []
         self.cancelled: list[str] = []
+        self.num_lookups = 0
+        self.resolver: asyncio.Event | None = None  # what lookups wait for
         self.gates: dict[str, asyncio.Event] = {}  # what an address waits for before it answers
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
     async def getaddrinfo(self, host: str, port: int, *, type: int) -> list[tuple[Any, ...]]:
+        self.num_lookups += 1
+        if self.resolver is not None:
+            await self.resolver.wait()
         return [(0, type, 6, "", (address, port)) for address in self._addresses]
 
     async def create_connection(self, make: Callable[[], Any], host: str, port: int) -> Any:

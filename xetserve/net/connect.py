@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import h11
@@ -32,24 +33,59 @@ SLOW_TIME: Final = 600.0  # seconds in which an address that did not answer is t
 MAX_SLOW: Final = 1000  # such addresses
 
 
-class SlowAddresses:
-    """Addresses that did not answer while another address of their host did.
+class AddressBook:
+    """What connections learn about addresses: lookups under way, and addresses that are slow.
 
-    They are tried last for a while, so that a dead address delays one connection, not each.
+    A lookup occupies one of a few threads until the resolver gives up, whether somebody waits for
+    it or not. So there is one at a time for each host: else those of many requests would wait for
+    each other while the resolver is silent, and long after it answers again.
+
+    Addresses that did not answer while another address of their host did are tried last for a
+    while, so that a dead address delays one connection, not each.
     """
 
     def __init__(self) -> None:
-        self._until: LruDict[tuple[str, int], float] = LruDict(max_num=MAX_SLOW)
+        self._lookups: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
+        self._slow_until: LruDict[tuple[str, int], float] = LruDict(max_num=MAX_SLOW)
+
+    async def look_up(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host, of IPv6 and IPv4 alternately.
+
+        Raises:
+            UnicodeError: host is not a host name.
+            OSError: it has no address.
+        """
+        lookup = self._lookups.get((host, port))
+        if lookup is None:
+            lookup = asyncio.get_running_loop().create_task(_look_up(host, port))
+            self._lookups[host, port] = lookup
+            lookup.add_done_callback(partial(self._forget, (host, port)))
+        await asyncio.wait((lookup,))  # a cancelled caller leaves it to the others
+        return lookup.result()
+
+    def _forget(self, key: tuple[str, int], lookup: asyncio.Task[list[str]]) -> None:
+        del self._lookups[key]
+        if not lookup.cancelled():
+            lookup.exception()  # it may be that nobody waits any more
 
     def sort(self, addresses: Iterable[str], port: int) -> list[str]:
         """Return the addresses in their order, but the slow ones last."""
         now = time.monotonic()
-        return sorted(addresses, key=lambda each: (self._until.peek((each, port)) or 0.0) > now)
 
-    def note(self, slow: Iterable[str], port: int) -> None:
+        def is_slow(address: str) -> bool:
+            return (self._slow_until.peek((address, port)) or 0.0) > now
+
+        return sorted(addresses, key=is_slow)
+
+    def note_slow(self, addresses: Iterable[str], port: int) -> None:
         """Record addresses that were tried before the one that answered."""
-        for address in slow:
-            self._until.put((address, port), time.monotonic() + SLOW_TIME)
+        for address in addresses:
+            self._slow_until.put((address, port), time.monotonic() + SLOW_TIME)
+
+
+async def _look_up(host: str, port: int) -> list[str]:
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+    return _interleave([info[4][0] for info in infos])
 
 
 async def open_connection(
@@ -58,7 +94,7 @@ async def open_connection(
     tls: ssl.SSLContext,
     timeout: float,
     reach: AddressPolicy | None = None,
-    slow: SlowAddresses | None = None,
+    book: AddressBook | None = None,
 ) -> ClientConnection:
     """Connect to an origin, through a proxy if the rules name one.
 
@@ -68,7 +104,7 @@ async def open_connection(
     Args:
         timeout: seconds for the whole connection setup.
         reach: the policy for addresses; None: all are allowed.
-        slow: addresses to try last; what this connection finds out is added.
+        book: what earlier connections have learned; this one adds to it.
 
     Raises:
         UpstreamRefused: the policy does not allow the address, or the proxy's URL is wrong.
@@ -78,7 +114,7 @@ async def open_connection(
         TimeoutError: the connection was not ready in time.
     """
     proxy = rules.find(origin)
-    slow = slow or SlowAddresses()
+    book = book or AddressBook()
     stream: ByteStream | None = None
     try:
         async with asyncio.timeout(timeout):
@@ -86,9 +122,9 @@ async def open_connection(
                 reach = None
             with _naming_errors(origin.host):
                 if proxy is None:
-                    stream = await _connect(origin.host, origin.port, reach, slow)
+                    stream = await _connect(origin.host, origin.port, reach, book)
                 else:
-                    stream = await _connect_through(proxy, origin, tls, timeout, reach, slow)
+                    stream = await _connect_through(proxy, origin, tls, timeout, reach, book)
                 if origin.scheme == "https":
                     await _start_tls(stream, tls, origin.host)
     except BaseException:
@@ -131,10 +167,11 @@ def _is_for_want_of_files(error: OSError) -> bool:
 
 
 async def _connect(
-    host: str, port: int, reach: AddressPolicy | None, slow: SlowAddresses
+    host: str, port: int, reach: AddressPolicy | None, book: AddressBook
 ) -> ByteStream:
     """Connect to the first of the host's allowed addresses that answers."""
-    return await _race(slow.sort(await _find_addresses(host, port, reach), port), port, slow)
+    addresses = await _find_addresses(host, port, reach, book)
+    return await _race(book.sort(addresses, port), port, book)
 
 
 async def _connect_through(
@@ -143,7 +180,7 @@ async def _connect_through(
     tls: ssl.SSLContext,
     timeout: float,
     reach: AddressPolicy | None,
-    slow: SlowAddresses,
+    book: AddressBook,
 ) -> ByteStream:
     """Connect to a proxy, and through it to the origin unless it takes requests for http URLs.
 
@@ -154,14 +191,14 @@ async def _connect_through(
     """
     hosts = [origin.host]
     if proxy.kind == SOCKS_LOCAL:
-        hosts = await _find_addresses(origin.host, origin.port, reach)
+        hosts = await _find_addresses(origin.host, origin.port, reach, book)
     elif reach is not None:
         literal = find_literal(origin.host)
         if literal and not await reach.allows(literal):
             raise _refuse(origin.host, literal)
     while True:
         with _naming_errors(f"the proxy {proxy.host}"):
-            stream = await _connect(proxy.host, proxy.port, None, slow)
+            stream = await _connect(proxy.host, proxy.port, None, book)
         try:
             if proxy.kind == HTTPS:
                 with _naming_errors(f"the proxy {proxy.host}"):
@@ -177,7 +214,9 @@ async def _connect_through(
                 raise
 
 
-async def _find_addresses(host: str, port: int, reach: AddressPolicy | None) -> list[str]:
+async def _find_addresses(
+    host: str, port: int, reach: AddressPolicy | None, book: AddressBook
+) -> list[str]:
     """Return the allowed addresses of a host, of IPv6 and IPv4 alternately.
 
     Raises:
@@ -185,12 +224,10 @@ async def _find_addresses(host: str, port: int, reach: AddressPolicy | None) -> 
         BrokenStream: host is not a host name.
         OSError: it has no address.
     """
-    loop = asyncio.get_running_loop()
     try:
-        infos = await loop.getaddrinfo(host, port, type=1)
+        found = await book.look_up(host, port)
     except UnicodeError:  # a label of the name is empty or too long
         raise BrokenStream(f"cannot connect to {host}: not a host name") from None
-    found = _interleave([info[4][0] for info in infos])
     addresses = [each for each in found if reach is None or await reach.allows(each)]
     if found and not addresses:
         raise _refuse(host, found[0])
@@ -199,7 +236,7 @@ async def _find_addresses(host: str, port: int, reach: AddressPolicy | None) -> 
     return addresses
 
 
-async def _race(addresses: list[str], port: int, slow: SlowAddresses) -> ByteStream:
+async def _race(addresses: list[str], port: int, book: AddressBook) -> ByteStream:
     """Connect to the address that answers first (RFC 8305, 5).
 
     The next address is tried when the last one has failed, or has not answered within
@@ -240,7 +277,7 @@ async def _race(addresses: list[str], port: int, slow: SlowAddresses) -> ByteStr
                     winner, stream = streams[0]
                     for _, other in streams[1:]:
                         other.abort()
-                    slow.note(addresses[: addresses.index(winner)], port)
+                    book.note_slow(addresses[: addresses.index(winner)], port)
                     return stream
                 if not is_last:
                     break

@@ -11,7 +11,7 @@ from typing import Final
 from xetserve.errors import BrokenStream, OutOfFiles, UpstreamOffline
 from xetserve.net.address_policy import AddressPolicy
 from xetserve.net.client_connection import ClientConnection, ClientResponse, RequestContent
-from xetserve.net.connect import SlowAddresses, open_connection
+from xetserve.net.connect import AddressBook, open_connection
 from xetserve.net.proxies import ProxyRules
 from xetserve.net.url import Origin, Url
 
@@ -46,7 +46,7 @@ class ConnectionPool:
         self._tls = tls
         self._proxies = proxies
         self._connect_timeout = connect_timeout
-        self._slow = SlowAddresses()
+        self._addresses = AddressBook()
         self._idle: dict[Origin, list[ClientConnection]] = {}
         # Expiry timers, one for each origin with idle connections.
         self._timers: dict[Origin, asyncio.TimerHandle] = {}
@@ -132,7 +132,7 @@ class ConnectionPool:
             self._tls,
             self._connect_timeout,
             self._reach,
-            self._slow,
+            self._addresses,
         )
         try:
             return await open_connection(*arguments)
