@@ -133,5 +133,6 @@ def test_a_folder_that_cannot_be_read_is_a_failure(folder: Path, action: str) ->
     assert done.returncode == 1
     assert f"{folder}/ledgers: Permission denied" in done.stderr
     assert "could not be read, so the figures are incomplete" in done.stderr
+    assert f"chown -R --reference={folder} {folder}\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout

@@ -116,7 +116,7 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
             value["files"], value["bytes"] = value.pop("num"), value.pop("size")
             document[name] = value
         _print_json({**document, "unreadable": unread})
-        return _report_unread(unread)
+        return _report_unread(store.folder, unread)
     part = 100 * contents.size / max(1, store.quota.max_size)
     lines = [
         ("folder", str(store.folder)),
@@ -142,18 +142,18 @@ def _print_stats(options: argparse.Namespace, store: CacheStore) -> int:
         )
         lines.append(("used", f"{newest} ago; the least recently used entry {oldest} ago"))
     write_output("".join(f"{name:<14}{show(value)}\n" for name, value in lines))
-    return _report_unread(unread)
+    return _report_unread(store.folder, unread)
 
 
-def _report_unread(unread: Mapping[str, str]) -> int:
+def _report_unread(folder: Path, unread: Mapping[str, str]) -> int:
     """Name the files and folders that could not be read; return the exit status."""
     for path, reason in unread.items():
         sys.stderr.write(f"{show(path)}: {show(reason)}\n")
     if not unread:
         return 0
     return _fail(
-        f"{len(unread)} files or folders could not be read, so the figures are incomplete: "
-        "run the command as the owner of the cache"
+        f"what is named above could not be read, so the figures are incomplete. Run the command as "
+        f"the owner of the cache, or give it all files: chown -R --reference={folder} {folder}"
     )
 
 
@@ -213,7 +213,7 @@ def _verify_all(options: argparse.Namespace, store: CacheStore, unread: Mapping[
             f"{f' and {fate}' if report.damaged else ''}"
             f"{f', {others} of another version' if others else ''}\n"
         )
-    return _report_unread(unread) or (1 if report.damaged else 0)
+    return _report_unread(store.folder, unread) or (1 if report.damaged else 0)
 
 
 def _collect(options: argparse.Namespace, store: CacheStore) -> int:
