@@ -66,6 +66,10 @@ class FakeEngine:
         if command[0] == "systemctl":
             return None
         match command[1:]:
+            case ("container", "inspect", "--format", "{{.Image}}", name):
+                if name not in self.containers:
+                    return NO
+                return Done(0, f"sha256:{self.containers[name].number}\n", "")
             case ("container", "inspect", name):
                 if name not in self.containers:
                     return NO
@@ -87,7 +91,7 @@ class FakeEngine:
                 return Done(0, f"sha256:{self.images[image]} {labels}\n", "")
             case ("image", "ls", *_):
                 return Done(0, "\n".join(self.labelled), "")
-            case ("image", "rm", "--force", image):
+            case ("image", "rm", *_, image):
                 number = self.images.pop(image, image)
                 self.labelled.pop(number, None)
                 self.images = {k: v for k, v in self.images.items() if v != number}

@@ -289,6 +289,7 @@ def test_an_upgrade_and_back_and_forth(machine: FakeMachine, engine: FakeEngine)
     for package in (TWO, THREE):
         do(target.plan_apply(package), machine)
     two, three = "xetserve:2.0-bbbb", "xetserve:3.0-cccc"
+    assert set(engine.images) == {two, three}  # the first one is not needed any more
     assert shown(engine) == {"xetserve": (three, True), "xetserve-previous": (two, False)}
     do(target.plan_rollback(), machine)
     assert shown(engine) == {"xetserve": (two, True), "xetserve-previous": (three, False)}

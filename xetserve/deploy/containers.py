@@ -20,7 +20,7 @@ from xetserve.deploy.applied_settings import (
     Summary,
     summarize_bytes,
 )
-from xetserve.deploy.image_build import Recipe, inspect_image
+from xetserve.deploy.image_build import Recipe, RemoveOldImages, inspect_image
 from xetserve.deploy.local_server import READY, Address, Answer, choose_answer, parse_probe
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import Package
@@ -299,6 +299,9 @@ class ContainerTarget:
                 self._command("rename", self._next, name),
             ]
         plan.after += [self._applied.record(), *self._start_unit()]
+        if current is not None:
+            label = f"{OWNER_LABEL}={name}"
+            plan.after.append(RemoveOldImages(self._engine, label, (name, self._previous)))
         return plan
 
     def plan_same_image(self) -> Plan | None:

@@ -110,3 +110,29 @@ class _Build:
         found = (inspect_image(machine, self.engine, base) for base in self.bases)
         numbers = " ".join("unknown" if each is None else each.number for each in found)
         Command((*self.command, "--label", f"{BASES_LABEL}={numbers}", self.source)).do(machine)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveOldImages:
+    """Remove the images that were built for a service and that its containers do not have."""
+
+    engine: str
+    label: str
+    containers: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return one line about the step."""
+        return f"remove built images that are not those of {' and '.join(self.containers)}"
+
+    def do(self, machine: Machine) -> None:
+        """Carry out the step; the engine itself refuses to remove an image in use."""
+        listing = ("image", "ls", "--no-trunc", "--format", "{{.ID}}")
+        built = machine.run((self.engine, *listing, "--filter", f"label={self.label}")).out.split()
+        used = set()
+        for name in self.containers:
+            done = machine.run(
+                (self.engine, "container", "inspect", "--format", "{{.Image}}", name)
+            )
+            used.add(done.out.strip().removeprefix("sha256:"))
+        for number in sorted({each.removeprefix("sha256:") for each in built} - used):
+            machine.run((self.engine, "image", "rm", number))
