@@ -91,7 +91,7 @@ class Site:
         with self._stack:
             port, self._secure_port = _find_free_port(), _find_free_port()
             self.nginx_url = f"http://127.0.0.1:{port}"
-            self.ca_file = _make_certificates(self.folder)
+            self.ca_file = make_certificates(self.folder)
             self.origin = self.start_origin("origin.log", "--data-url", self.nginx_url)
             self.nginx = self._start_nginx(port)
             self._stack = self._stack.pop_all()
@@ -271,7 +271,7 @@ def count_requests(origin: Child, part: str) -> int:
         return sum(part in item["path"] for item in json.load(response))
 
 
-def _make_certificates(folder: Path) -> Path:
+def make_certificates(folder: Path) -> Path:
     """Make a CA and its certificate for 127.0.0.1, valid for years; return the CA's file."""
     if not (folder / "server.pem").exists():
         (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")

@@ -1,4 +1,4 @@
-"""A soak test: `python -m bench.soak --minutes 20 [-- SERVE FLAGS]`.
+"""A soak test: `python -m bench.soak --minutes 20 [--tls] [-- SERVE FLAGS]`.
 
 Many clients download whole files and ranges of mixed sizes, disconnect early and come back, while
 the upstream injects faults in turns. Every received byte is compared with the source. At the end
@@ -7,17 +7,22 @@ the server must be idle: with as many open files as before, and memory within it
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import random
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from bench.site import make_certificates
 from xetserve.errors import BrokenStream
 from xetserve.net.pool import ConnectionPool
 from xetserve.net.proxies import ProxyRules
@@ -57,10 +62,52 @@ def make_files(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def start(*arguments: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+class TlsRelay:
+    """A data host with TLS: it passes connections on to the origin, and its resets back.
+
+    target: host and port of the origin, to be set before the first connection.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.target = ("", 0)
+        self.ca_file = make_certificates(folder)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(folder / "server.pem", folder / "server.key")
+
+    async def start(self) -> str:
+        """Listen; return the URL."""
+        server = await asyncio.start_server(self._relay, "127.0.0.1", 0, ssl=self._context)
+        return f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        origin_reader, origin_writer = await asyncio.open_connection(*self.target)
+        tasks = [
+            asyncio.ensure_future(self._copy(reader, origin_writer)),
+            asyncio.ensure_future(self._copy(origin_reader, writer)),
+        ]
+        with contextlib.suppress(asyncio.CancelledError):  # at the end of the soak
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        origin_writer.transport.abort()
+        writer.transport.abort()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(256 * 1024):
+                writer.write(data)
+                await writer.drain()
+
+
+def start(
+    *arguments: str, log: Path, environment: dict[str, str] | None = None
+) -> tuple[subprocess.Popen[bytes], str]:
     """Start a xetserve command; return its process and its URL once it listens."""
+    command = [sys.executable, "-m", "xetserve", *arguments]
     with log.open("wb") as errors:
-        process = subprocess.Popen([sys.executable, "-m", "xetserve", *arguments], stderr=errors)
+        process = subprocess.Popen(
+            command, stderr=errors, env={**os.environ, **(environment or {})}
+        )
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         if match := re.search(r"listening on (http://\S+?:\d+)", log.read_text()):
@@ -156,17 +203,29 @@ async def misbehave(origin_url: str, until: float) -> None:
     await pool.aclose()
 
 
-async def run(minutes: float, num_clients: int, flags: list[str], folder: Path) -> bool:
-    """Run the soak; return whether all checks passed."""
+async def run(
+    minutes: float, num_clients: int, flags: list[str], folder: Path, *, tls: bool
+) -> bool:
+    """Run the soak; return whether all checks passed.
+
+    Args:
+        tls: whether the data host speaks TLS.
+    """
     files = make_files(folder / "files")
+    relay = TlsRelay(folder) if tls else None
+    data_flags = () if relay is None else ("--data-url", await relay.start())
     origin, origin_url = start(
         *("origin", str(folder / "origin"), "--host", "127.0.0.1", "--port", "0"),
-        *("--import", f"{REPO}={folder / 'files'}", "--test-controls"),
+        *("--import", f"{REPO}={folder / 'files'}", "--test-controls", *data_flags),
         log=folder / "origin.log",
     )
+    if relay is not None:
+        parts = urlsplit(origin_url)
+        relay.target = (parts.hostname or "", parts.port or 0)
     server, url = start(
         *("serve", "--host", "127.0.0.1", "--port", "0", "--hub-url", origin_url, *flags),
         log=folder / "server.log",
+        environment={} if relay is None else {"SSL_CERT_FILE": str(relay.ca_file)},
     )
     try:
         soak = Soak(url, files)
@@ -197,11 +256,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--tls", action="store_true", help="the data comes over HTTPS")
     parser.add_argument("flags", nargs="*", help="flags for `xetserve serve`, after --")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="xetserve-soak-"))
     try:
-        return 0 if asyncio.run(run(options.minutes, options.clients, options.flags, folder)) else 1
+        work = run(options.minutes, options.clients, options.flags, folder, tls=options.tls)
+        return 0 if asyncio.run(work) else 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

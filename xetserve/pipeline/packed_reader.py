@@ -53,6 +53,7 @@ from xetserve.pipeline.blocks import Block, BlockReader, OnClose
 from xetserve.pipeline.fetch.leases import Lease
 from xetserve.pipeline.fetch.table import FetchTable
 from xetserve.pipeline.flow.followers import FileTraffic
+from xetserve.pipeline.flow.pacing import MAX_BLOCK, MIN_BLOCK
 from xetserve.pipeline.plan.window_plan import Step, check_fetch_range
 from xetserve.pipeline.proven_store import ProvenRecords, ProvenStore
 from xetserve.pipeline.verify.verifier import Verifier
@@ -64,6 +65,7 @@ from xetserve.xet.reconstruction import ChunkRange, FetchInfo
 PLACES_AT_ONCE: Final = 1000  # of one chunk, some milliseconds; then others have their turn
 NOTED_AT_ONCE: Final = 16  # chunks
 PACKED_BLOCK: Final = 256 * 1024  # bytes of records that are sent at once: they are held anyway
+STORED_BLOCKS: Final = 4  # read from the store at once if the client is fast
 STORE_TIMEOUT: Final = 2.0  # seconds; a disk that is slower only delays clients
 
 
@@ -304,7 +306,7 @@ class PackedReader(BlockReader):
         fetched instead.
         """
         try:
-            data, num_chunks = await records.read(self._pacer.block_size, STORE_TIMEOUT)
+            data, num_chunks = await records.read(self._stored_size, STORE_TIMEOUT)
         except (FormatError, OSError):
             self._close_records()
             self._sent = (self._chunk, self._position)
@@ -320,6 +322,12 @@ class PackedReader(BlockReader):
         if self._chunk == self._info.chunks.end:
             self._is_proven_stored = True
         return block
+
+    @property
+    def _stored_size(self) -> int:
+        """The bytes to read at once: more than of chunks that are decoded, as they cost less."""
+        size = self._pacer.block_size
+        return size if size == MIN_BLOCK else min(STORED_BLOCKS * size, MAX_BLOCK)
 
     def _close_records(self) -> None:
         records, self._records = self._records, None
