@@ -22,7 +22,13 @@ class Container:
     started: str = "0001-01-01T00:00:00Z"
 
     @property
+    def is_published(self) -> bool:
+        return "--publish" in self.arguments
+
+    @property
     def address(self) -> tuple[str, int]:
+        if not self.is_published:
+            return "", 0
         host, _, port = self.arguments[self.arguments.index("--publish") + 1][:-5].rpartition(":")
         return host or "127.0.0.1", int(port)
 
@@ -31,7 +37,8 @@ class Container:
 class FakeEngine:
     """Containers, images and volumes; one that runs answers where it is published.
 
-    broken: images whose containers do not get ready.
+    broken: images whose containers do not get ready; with ends, they exit instead.
+    is_trial_fine: broken ones are not when no port is published.
     speech: what the servers speak on the published port.
     has_probe: whether their version has the command `probe`.
     enabled: units of systemd that are.
@@ -45,6 +52,8 @@ class FakeEngine:
     labelled: dict[str, str] = field(default_factory=dict)  # id -> label
     volumes: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
+    ends: bool = False
+    is_trial_fine: bool = False
     is_config_bad: bool = False
     speech: Speech = field(default_factory=Speech)
     has_probe: bool = True
@@ -80,6 +89,7 @@ class FakeEngine:
                         "Running": found.is_running,
                         "StartedAt": found.started,
                         "Status": "running" if found.is_running else "exited",
+                        "ExitCode": 0 if found.is_running else 3,
                     },
                     "Config": {"Labels": found.labels, "Image": found.image},
                 }
@@ -121,9 +131,14 @@ class FakeEngine:
             case ("exec", name, "xetserve", "probe", "--json", *ready):
                 return self._probe(name, "/ready" if ready else "/health")
             case ("start", name):
-                assert not any(each.is_running for each in self.containers.values())  # the port
-                self.containers[name].is_running = True
+                started = self.containers[name]
+                others = [each for each in self.containers.values() if each.is_running]
+                if started.is_published:
+                    assert not any(each.is_published for each in others)
+                started.is_running = not (self.ends and self._is_broken(started))
                 self.containers[name].started = datetime.now(UTC).isoformat()
+            case ("logs", *_):
+                return Done(0, "xetserve: said\n", "")
             case ("stop", *_, name):
                 self.containers[name].is_running = False
             case ("exec", _, "xetserve", "config", "check", *_) if self.is_config_bad:
@@ -151,7 +166,11 @@ class FakeEngine:
         version = container.image.rpartition(":")[2].split("-")[0]
         if path == "/health":
             return 200, json.dumps({"version": version}).encode()
-        return (503 if container.image in self.broken else 200), b"{}"
+        return (503 if self._is_broken(container) else 200), b"{}"
+
+    def _is_broken(self, container: Container) -> bool:
+        is_fine = self.is_trial_fine and not container.is_published
+        return container.image in self.broken and not is_fine
 
     def _respond(self, address: Address, path: str) -> tuple[int, bytes] | None:
         for container in self.containers.values():

@@ -136,6 +136,7 @@ def test_each_container_is_asked_where_it_is_published(
 ) -> None:
     do(make(machine).plan_apply(ONE), machine)
     engine.broken.add("xetserve:2.0-bbbb")
+    engine.is_trial_fine = True
     with pytest.raises(DeployError, match=r"9090/ready answers 503; rolled back to image"):
         do(make(machine, publish="9090").plan_apply(TWO), machine)
     engine.broken.clear()
@@ -303,6 +304,7 @@ def test_a_broken_upgrade_goes_back_by_itself(machine: FakeMachine, engine: Fake
     do(target.plan_apply(TWO), machine)
     before = shown(engine)
     engine.broken.add("xetserve:3.0-cccc")
+    engine.is_trial_fine = True
     with pytest.raises(DeployError, match=r"answers 503; rolled back to image xetserve:2\.0-bbbb"):
         do(target.plan_apply(THREE), machine)
     assert shown(engine) == before
@@ -310,6 +312,41 @@ def test_a_broken_upgrade_goes_back_by_itself(machine: FakeMachine, engine: Fake
     assert lines.index("docker logs --tail=10 xetserve-next") < lines.index(
         "docker rm --force xetserve-next"
     )
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_broken_version_is_tried_beside_the_running_one(
+    machine: FakeMachine, engine: FakeEngine, ends: bool
+) -> None:
+    target = make(machine)
+    do(target.plan_apply(ONE), machine)
+    before = shown(engine)
+    engine.broken.add("xetserve:2.0-bbbb")
+    engine.ends = ends
+    number, machine.waited = len(machine.commands), 0.0
+    reason = r"xetserve-trial has exited with status 3: xetserve: said" if ends else "answers 503"
+    with pytest.raises(DeployError, match=f"{reason}; nothing has changed for clients"):
+        do(target.plan_apply(TWO), machine)
+    assert (machine.waited == 0) == ends, "one that has ended is not waited for"
+    assert shown(engine) == before
+    done = machine.commands[number:]
+    assert not any(line.startswith("docker stop") for line in done)
+    (create,) = [line for line in done if "create --name xetserve-trial" in line]
+    assert "--publish" not in create
+    assert "--restart" not in create
+    assert "--volume xetserve-cache:/var/cache/xetserve" in create
+
+
+def test_what_cannot_be_tried(machine: FakeMachine, engine: FakeEngine) -> None:
+    """A first version stops nothing, and on the network of the host, the ports are taken."""
+    plan = make(machine).plan_apply(ONE)
+    assert not any("trial" in step.describe() for step in plan.steps)
+    do(plan, machine)
+    shape = Shape(network="host")
+    target = ContainerTarget(machine, "docker", shape, template=b"", env_template=b"")
+    assert not any("trial" in step.describe() for step in target.plan_apply(TWO).steps)
+    do(make(machine).plan_apply(TWO), machine)
+    assert set(shown(engine)) == {"xetserve", "xetserve-previous"}
 
 
 def test_a_broken_rollback_too(machine: FakeMachine, engine: FakeEngine) -> None:

@@ -3,6 +3,10 @@
 NAME is the running container, NAME-previous the stopped container of the previous version, and
 NAME-next the new container before the switch. Only one container can publish the port, so clients
 are refused from the end of the old container's drain until the new one listens.
+
+So the new version is tried before the old one stops: NAME-trial is a container without the port,
+with the same settings and the same cache. On the network of the host it cannot be tried: it would
+need the same ports.
 """
 
 import hashlib
@@ -219,6 +223,7 @@ class ContainerTarget:
         self._has_pair = gets_pair or machine.exists(self.pair_folder)
         self._next = f"{shape.name}-next"
         self._previous = f"{shape.name}-previous"
+        self._trial = f"{shape.name}-trial"
 
     def plan_apply(self, package: Package | None) -> Plan:
         """Return a plan that runs the shape's image, or an image built from a package."""
@@ -281,9 +286,12 @@ class ContainerTarget:
                 *self._serve(),
             )
         )
+        version = package.version if package is not None else None
+        if current is not None and current["State"].get("Running"):
+            plan.steps += self._try(image, version)
+            restored.insert(0, self._command("rm", "--force", self._trial, may_fail=True))
         plan.cleanup = [self._command("rm", "--force", self._next, may_fail=True), *restored]
         plan.switch = len(plan.steps)
-        version = package.version if package is not None else None
         self._take_over(plan, self._next, current is not None, version)
         plan.undo.insert(0, self._command("rm", "--force", self._next, may_fail=True))
         plan.undo += restored
@@ -340,7 +348,7 @@ class ContainerTarget:
     def plan_remove(self, *, purge: bool) -> Plan:
         """Return a plan that removes the containers; with purge also configuration and cache."""
         shape = self._shape
-        names = [shape.name, self._next, self._previous]
+        names = [shape.name, self._next, self._previous, self._trial]
         plan = Plan()
         if self._machine.exists(self._unit):
             plan.steps.append(Command(("systemctl", "disable", "--now", self._unit.name)))
@@ -524,6 +532,51 @@ class ContainerTarget:
             f"{shape.publish}:8080",
         )
 
+    def _try(self, image: str, version: str | None) -> list[Step]:
+        """Return steps that run an image beside the service, and remove its container again."""
+        if self._shape.network == "host":
+            return []
+        trial = self._trial
+        network = (f"--network={self._shape.network}",) if self._shape.network else ()
+        flags = (*self._flags(), *network, "--env", "XETSERVE_PORT=8080")
+
+        def ask(_: Machine, path: str) -> Answer | None:
+            probed = self._probe(trial, path)
+            if probed is None:  # it is too old to be tried
+                return Answer("", 200, json.dumps({"version": version}).encode())
+            return probed[0]
+
+        probe = Check(
+            ask,
+            version,
+            self._timeout,
+            find_end=lambda _: self._find_end(trial),
+            what=f"{trial}, which no client reaches,",
+        )
+        return [
+            self._command(
+                "rm", "--force", trial, may_fail=True
+            ),  # an earlier apply was interrupted
+            self._command("create", "--name", trial, *flags, image, *self._serve()),
+            self._command("start", trial),
+            probe,
+            self._command("rm", "--force", trial),
+        ]
+
+    def _find_end(self, name: str) -> str:
+        """Return why a container will not answer: it has exited; "": it runs."""
+        found = self._inspect(name)
+        if found is None:
+            return f"{name} is gone"
+        state = found["State"]
+        is_new = name in (self._trial, self._next)
+        has_ended = state.get("Restarting") or (is_new and found.get("RestartCount"))
+        if not has_ended and (state.get("Running") or state.get("Status") == "created"):
+            return ""
+        done = self._run("logs", "--tail=3", name)
+        lines = " / ".join((done.out + done.errors).split("\n")).strip(" /")
+        return f"{name} has exited with status {state.get('ExitCode', '?')}: {lines or 'no log'}"
+
     @staticmethod
     def _serve() -> tuple[str, ...]:
         return ("serve", "--config", CONFIG)
@@ -555,7 +608,12 @@ class ContainerTarget:
         return self._command("stop", f"--time={STOP_TIMEOUT}", name)
 
     def _check(self, name: str, version: str | None) -> Check:
-        return Check(lambda _, path: self._ask(name, path), version, self._timeout)
+        return Check(
+            lambda _, path: self._ask(name, path),
+            version,
+            self._timeout,
+            find_end=lambda _: self._find_end(name),
+        )
 
     def _ask(self, name: str, path: str) -> Answer | None:
         """Send a GET to the server in a container; return None without a response.
@@ -563,12 +621,8 @@ class ContainerTarget:
         The server's own settings say what it speaks, so a probe in the container asks first. Then
         the published port is asked, as clients would, unless only a proxy may connect there.
         """
-        is_ready = ("--ready",) if path == READY else ()
-        done = self._run("exec", name, "xetserve", "probe", "--json", *is_ready)
-        probed = parse_probe(done.out)
+        probed = self._probe(name, path)
         if probed is None:
-            if done.status != UNKNOWN_COMMAND:  # the container does not run
-                return None
             addresses = [Address(*self._find_address(name), tls) for tls in (False, True)]
             return choose_answer(self._machine.ask(each, path) for each in addresses)
         answer, needs_header = probed
@@ -578,6 +632,18 @@ class ContainerTarget:
         if needs_header:
             return answer._replace(url=address.url)
         return self._machine.ask(address, path)
+
+    def _probe(self, name: str, path: str) -> tuple[Answer | None, bool] | None:
+        """Ask the server in a container there; None: its version has no command for that.
+
+        Returns its answer, if any, and whether it needs a PROXY header.
+        """
+        is_ready = ("--ready",) if path == READY else ()
+        done = self._run("exec", name, "xetserve", "probe", "--json", *is_ready)
+        probed = parse_probe(done.out)
+        if probed is None and done.status != UNKNOWN_COMMAND:  # the container does not run
+            return None, False
+        return probed
 
     def _find_address(self, name: str) -> tuple[str, int]:
         """Return where a container is published; the one before may be elsewhere than the new."""

@@ -183,17 +183,21 @@ class Check:
     version: None: any version.
     timeout: seconds.
     may_wait: whether a server that has to wait for its first certificate is ready.
+    find_end: returns why the server will never answer, because it has ended; "": it may.
+    what: what is waited for.
     """
 
     ask: Callable[[Machine, str], Answer | None]
     version: str | None
     timeout: float
     may_wait: bool = True
+    find_end: Callable[[Machine], str] = lambda _: ""
+    what: str = "the server"
 
     def describe(self) -> str:
         """Return one line about the step."""
         version = f" in version {self.version}" if self.version else ""
-        return f"wait until the server is ready{version}, at most {self.timeout:g} s"
+        return f"wait until {self.what} is ready{version}, at most {self.timeout:g} s"
 
     def do(self, machine: Machine) -> None:
         """Carry out the step."""
@@ -209,6 +213,8 @@ class Check:
                     reason = f"{answer.url} is version {version}"
                 else:
                     reason = f"{answer.url}{READY} answers {answer.status}"
+            if end := self.find_end(machine):
+                raise DeployError(end)
             if waited >= self.timeout:
                 raise DeployError(f"not ready after {self.timeout:g} s: {reason}")
             machine.wait(POLL)
