@@ -37,6 +37,7 @@ OLD_CLIENT = ("huggingface_hub==0.36.2", "hf-xet==1.2.0")
 DATA_CLIENT = ("datasets==5.2.0", "huggingface_hub==2.4.0")
 NODE_CLIENT = "@huggingface/hub@2.17.5"
 KERNELS_CLIENT = "kernels==0.17.2"
+POLARS = ("polars==2.1.0", "polars-runtime-32==2.1.0")
 
 
 @dataclass
@@ -96,11 +97,21 @@ def data_client(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def kernels_client(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder for PYTHONPATH with the client for kernels; it finds the rest beside the tests."""
-    folder = str(tmp_path_factory.mktemp("kernels-client"))
+    return install_alone(tmp_path_factory.mktemp("kernels-client"), KERNELS_CLIENT)
+
+
+@pytest.fixture(scope="session")
+def polars_client(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder for PYTHONPATH with polars."""
+    return install_alone(tmp_path_factory.mktemp("polars-client"), *POLARS)
+
+
+def install_alone(folder: Path, *packages: str) -> str:
+    """Install packages without their dependencies into a folder, and return it."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    install = [*pip, "install", "--no-deps", "--target", folder, KERNELS_CLIENT]
+    install = [*pip, "install", "--no-deps", "--target", str(folder), *packages]
     subprocess.run(install, check=True, timeout=110, capture_output=True)
-    return folder
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -111,3 +111,33 @@ def test_a_converted_revision_is_pulled(place: Place, tmp_path: Path) -> None:
     with closing(Connection(server.url)) as connection:
         reply = connection.ask(f"/datasets/{SET}/resolve/~parquet/{TABLE}")
         assert (reply.status, reply.body) == (200, CONTENT)
+
+
+def test_polars_reads_parts_of_a_table(
+    launcher: Launcher, polars_client: str, tmp_path: Path
+) -> None:
+    """polars writes an id as one segment; its hf:// URLs lead to the public Hub only."""
+    table = tmp_path / "files" / TABLE
+    table.parent.mkdir(parents=True)
+    write = """
+        import polars
+        frame = polars.DataFrame({"number": range(400_000)})
+        frame.write_parquet(sys.argv[1], row_group_size=20_000)
+    """
+    run_script(sys.executable, "http://none", tmp_path, write, str(table), PYTHONPATH=polars_client)
+    asyncio.run(make_origin(tmp_path / "origin", tmp_path / "files"))
+    origin = start_origin(launcher, tmp_path / "origin")
+    server = launcher.start(*serve_arguments(origin.url))
+    target = f"/datasets/{SET.replace('/', '%2F')}/resolve/~parquet/{TABLE}"
+    read = """
+        import polars
+        frame = polars.scan_parquet(sys.argv[1]).filter(polars.col("number") > 399_990)
+        print(frame.collect()["number"].to_list())
+    """
+    printed = run_script(
+        *(sys.executable, "http://none", tmp_path, read, server.url + target),
+        PYTHONPATH=polars_client,
+    )
+    assert json.loads(printed) == list(range(399_991, 400_000))
+    assert f"GET {target}" in server.log
+    assert "Traceback" not in server.log
