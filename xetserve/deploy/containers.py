@@ -566,8 +566,8 @@ class ContainerTarget:
     def _find_end(self, name: str) -> str:
         """Return why a container will not answer: it has exited; "": it runs."""
         found = self._inspect(name)
-        if found is None:
-            return f"{name} is gone"
+        if found is None:  # the engine is busy, or somebody has removed it
+            return ""
         state = found["State"]
         is_new = name in (self._trial, self._next)
         has_ended = state.get("Restarting") or (is_new and found.get("RestartCount"))
