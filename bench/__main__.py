@@ -103,7 +103,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--against",
         metavar="REV",
         help="build this revision in a separate environment, and measure it in turn with the "
-        "current one: production, throughput, far, cache, fragments",
+        "current one: production, throughput, ttfb, far, cache, fragments",
     )
     parser.add_argument("--fresh", action="store_true", help="prepare all files again")
     parser.add_argument(
