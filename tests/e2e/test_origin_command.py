@@ -228,7 +228,8 @@ def test_a_gated_repository(
     not_listed = f"{restricted} and you are not in the authorized list. Ask its owner for access."
     assert mine == granted == [5, 102_400]
     assert refused == [["GatedRepoError", 403, not_listed]] * 2
-    assert anonymous == [["GatedRepoError", 401, f"{restricted}. Please log in."]] * 2
+    note = " (no token came with the request)" if is_served else ""
+    assert anonymous == [["GatedRepoError", 401, f"{restricted}. Please log in.{note}"]] * 2
     assert (accepted, gated, num_files) == (["other"], "manual", 2)
 
 
