@@ -44,6 +44,10 @@ class FakeMachine:
     def exists(self, path: Path) -> bool:
         return str(path) in self.files or self._resolve(path) in self.files
 
+    def get_mode(self, path: Path) -> int | None:
+        found = self.rights.get(self._resolve(path))
+        return None if found is None or not self.exists(path) else found[0]
+
     def get_change_time(self, path: Path) -> float | None:
         return self.times.get(self._resolve(path)) if self.exists(path) else None
 

@@ -141,6 +141,14 @@ def test_a_service_with_tls_gets_another_pair_without_a_restart(world: World) ->
     assert world.machine.rights["/etc/xetserve/certbot-hook"] == (0o755, None)
 
 
+def test_a_key_that_others_may_read_is_written_anew(world: World) -> None:
+    world.install()
+    world.run(world.plan_pair())
+    world.machine.rights[KEY] = (0o644, None)
+    world.run(world.plan_pair())
+    assert world.machine.rights[KEY] == (0o600, None)
+
+
 def test_a_pair_that_does_not_work_is_taken_back(world: World) -> None:
     world.install()
     world.run(world.plan_pair())

@@ -52,6 +52,10 @@ class TestRules:
             pytest.param(
                 {"all": "socks://p:9/"}, "http://h/", ("socks5h", "p", 9, None), id="as in GNOME"
             ),
+            pytest.param(
+                {"https": "socks5h://:@p"}, "https://h/", ("socks5h", "p", 1080, None),
+                id="a login without a name is none",
+            ),
             pytest.param({"https": "http://p:1", "no": "*"}, "https://h/", None, id="never"),
             pytest.param({"https": "http://p:1", "no": "h"}, "https://h/", None, id="not for h"),
             pytest.param(

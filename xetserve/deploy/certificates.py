@@ -146,7 +146,7 @@ def _add_files(plan: Plan, machine: Machine, folder: Folder, files: list[File]) 
 
     They come before all else: a new version checks its settings together with them.
     """
-    changed = [file for file in files if machine.read(file.path) != file.content]
+    changed = [file for file in files if not file.is_done(machine)]
     if not changed:
         return []
     made = [] if machine.exists(folder.path) else [folder]
@@ -183,7 +183,7 @@ def add_certbot(
         File(paths.units / REDIRECT, read_shared(REDIRECT)),
         File(drop_in, _DROP_IN.encode()),
     ]
-    changed = [file for file in files if machine.read(file.path) != file.content]
+    changed = [file for file in files if not file.is_done(machine)]
     is_on = _is(machine, "is-enabled", REDIRECT) and _is(machine, "is-active", REDIRECT)
     has_pair = all(map(machine.exists, (STORE / CERTIFICATE, STORE / KEY, certbot.lineage)))
     if not changed and is_on and has_pair:

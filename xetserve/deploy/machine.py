@@ -5,6 +5,7 @@ import grp
 import os
 import secrets
 import shutil
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -38,6 +39,10 @@ class Machine(Protocol):
 
     def exists(self, path: Path) -> bool:
         """Return whether the path exists; a broken link counts."""
+        ...
+
+    def get_mode(self, path: Path) -> int | None:
+        """Return the permission bits of a file; None: it does not exist."""
         ...
 
     def get_change_time(self, path: Path) -> float | None:
@@ -106,6 +111,13 @@ class RealMachine:
             return os.path.lexists(path)
         except OSError as exc:
             raise DeployError(f"cannot examine {path}: {exc.strerror}") from None
+
+    def get_mode(self, path: Path) -> int | None:
+        """Return the permission bits of a file; None: it does not exist."""
+        try:
+            return stat.S_IMODE(path.stat().st_mode)
+        except OSError:
+            return None
 
     def get_change_time(self, path: Path) -> float | None:
         """Return when a file was changed or put there; None: it does not exist."""

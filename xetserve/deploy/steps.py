@@ -59,6 +59,11 @@ class File:
         """Return one line about the step."""
         return f"write {self.path} ({_rights(self.mode, self.group)}, {len(self.content)} bytes)"
 
+    def is_done(self, machine: Machine) -> bool:
+        """Return whether the file is there with this content and mode."""
+        has_mode = machine.get_mode(self.path) == self.mode
+        return has_mode and machine.read(self.path) == self.content
+
     def do(self, machine: Machine) -> None:
         """Carry out the step."""
         machine.write(self.path, self.content, self.mode, self.group)

@@ -1,8 +1,9 @@
 """Forward proxies: which one leads to an origin, by the variables that curl reads.
 
 HTTPS_PROXY, HTTP_PROXY and ALL_PROXY name a proxy for each scheme of the origin, and NO_PROXY the
-origins without one. They are read as curl reads them (CURLOPT_PROXY, CURLOPT_NOPROXY), and an entry
-of NO_PROXY may have a port besides, as in Go and Python.
+origins without one. They are read as curl reads them (CURLOPT_PROXY, CURLOPT_NOPROXY), with three
+differences: HTTP_PROXY counts in upper case, too; an HTTP proxy without a port has 8080; and an
+entry of NO_PROXY may have a port, as in Go and Python.
 """
 
 import base64
@@ -93,7 +94,7 @@ class ProxyRules:
             )
         kind, default = _KINDS[parts.scheme]
         login = None
-        if parts.username is not None:
+        if parts.username:
             login = (unquote(parts.username), unquote(parts.password or ""))
         proxy = Proxy(kind, host, port or default, login)
         if proxy.is_socks and any(len(each.encode()) > _MAX_LOGIN for each in login or ()):
@@ -119,8 +120,8 @@ class Exceptions:
         for entry in text.replace(",", " ").split():
             if not self._add(entry, None):
                 host, _, port = entry.rpartition(":")
-                if not (host and port.isascii() and port.isdigit() and self._add(host, int(port))):
-                    continue
+                if host and port.isascii() and port.isdigit():
+                    self._add(host, int(port))
 
     def _add(self, host: str, port: int | None) -> bool:
         """Add an entry; return False if it is none, or has a port."""

@@ -1,6 +1,7 @@
 """Who is served now, on a clock that the test turns."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -204,6 +205,15 @@ async def test_a_refused_request_uses_up_nothing() -> None:
     for _ in range(10):
         assert (await admission.handle(ask(token="hf_a"))).status == 429
     assert (await admission.handle(ask(token="hf_b"))).status == 200
+
+
+async def test_a_token_counts_in_whatever_form_it_comes() -> None:
+    """git sends the token as the password of a user."""
+    admission = Controlled(ok, replace(RATE, token_requests=1), clock=Clock())
+    basic = base64.b64encode(b"user:hf_a").decode()
+    request = Request("GET", "/x", Headers([("Authorization", f"Basic {basic}")]), client="::1")
+    assert [(await admission.handle(request)).status for _ in range(2)] == [200, 429]
+    assert (await admission.handle(ask(token="hf_a"))).status == 429
 
 
 async def test_what_is_no_token_is_limited_by_its_address() -> None:

@@ -131,7 +131,7 @@ class Admitted:
 def _keys(request: Request) -> tuple[str | None, str | None]:
     """Return the keys of the request's token and address; None: it has none."""
     try:
-        token = get_token(request, required=False)
+        token = get_token(request, required=False, takes_basic=True)
     except RequestError:  # the handler refuses it
         token = None
     return None if token is None else fingerprint(token, 16), request.client or None

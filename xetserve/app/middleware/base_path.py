@@ -22,7 +22,7 @@ def serve_below(handler: Handler, base_path: str) -> Handler:
         if not request.prefix:
             path, mark, query = request.target.partition("?")
             if path == base_path:  # the page has relative links, so it needs the slash
-                location = f"{request.base_url}{base_path}/{mark}{query}"
+                location = f"{base_path}/{mark}{query}"  # to no host: hosts is checked later
                 return Response(308, [("Location", location), ("Cache-Control", "no-store")])
             if path.startswith(f"{base_path}/"):
                 request.target = path.removeprefix(base_path) + mark + query
