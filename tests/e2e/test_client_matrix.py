@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import clean_environment, need_program
+from tests.conftest import Launcher, clean_environment, need_program
 from tests.e2e.client_site import LARGE, MODEL, SECRET, ClientSite
 from tests.e2e.clients import CLIENTS, run
+from tests.e2e.conftest import serve_arguments
 from tests.e2e.hub import OTHER_TOKEN, TOKEN, read_tree, run_script, upload
 
 TABLE = "tester/table"
@@ -90,7 +91,10 @@ class TestJavaScript:
         assert not found["xet"]
         assert {MODEL, SECRET} <= set(found["models"])
 
-    def test_repositories(self, client_site: ClientSite, node_client: Path) -> None:
+    def test_repositories(
+        self, client_site: ClientSite, node_client: Path, launcher: Launcher
+    ) -> None:
+        server = launcher.start(*serve_arguments(client_site.origin.url, "--repo-management", "on"))
         script = """
             const repo = {type: "dataset", name: "tester/by-node"};
             const params = {repo, hubUrl, accessToken};
@@ -100,8 +104,8 @@ class TestJavaScript:
             await hub.deleteRepo(params);
             console.log(JSON.stringify([made.repoUrl, ...seen, await hub.repoExists(params)]));
         """
-        printed = run_node(node_client, script, client_site.server.url, TOKEN, OTHER_TOKEN)
-        url = f"{client_site.server.url}/datasets/tester/by-node"
+        printed = run_node(node_client, script, server.url, TOKEN, OTHER_TOKEN)
+        url = f"{server.url}/datasets/tester/by-node"
         assert json.loads(printed) == [url, True, False, False]
 
 
