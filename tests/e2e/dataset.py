@@ -37,7 +37,7 @@ def make_dataset(folder: Path) -> list[str]:
         "damage/raw.bin": source.randbytes(MIB),
         "damage/lz4.bin": " ".join(source.choices(words[::-1], k=250_000)).encode(),
         "damage/bg4.bin": array("f", (source.gauss(0, 3) for _ in range(250_000))).tobytes(),
-        "damage/large.bin": source.randbytes(5 * MIB),
+        "large-noise.bin": source.randbytes(5 * MIB),
         "config.json": b'{"model_type": "test"}\n',
     }
     for name, content in files.items():

@@ -222,7 +222,7 @@ def test_a_client_that_was_cut_goes_on_with_no_part(
     """aria2 goes on with whatever is there, and asks for the missing bytes as a part."""
     arguments = serve_arguments(site.origin.url, "--workers", workers)
     site = replace(site, server=launcher.start(*arguments, code=SHORT_MINUTE))
-    name = "damage/large.bin"
+    name = "large-noise.bin"
     content = (site.uploaded.folder / name).read_bytes()
     xorb, _, offset, size = find_record(site, Scheme.NONE, name)
     site.control.set_faults(flip_byte={"xorb": xorb, "offset": offset + size // 2, "first": 1})
