@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from xetserve.app.errors import CHALLENGE, from_error
+from xetserve.app.errors import CHALLENGE, HUB_CLIENT_DELAY, from_error
 from xetserve.errors import (
     BrokenStream,
     ConfigError,
@@ -16,6 +16,7 @@ from xetserve.errors import (
     UpstreamDenied,
     UpstreamError,
     UpstreamMissing,
+    UpstreamOffline,
     UpstreamRefused,
     UpstreamTimeout,
     UrlExpired,
@@ -59,6 +60,47 @@ def test_from_error(error: XetserveError, status: int, headers: list[tuple[str, 
     assert response.headers == [("Content-Type", "application/json"), *headers]
     assert isinstance(response.body, bytes)
     assert json.loads(response.body)["error"].endswith("m")
+
+
+HUB_CLIENT = {"user-agent": "unknown/None; hf_hub/2.4.0; python/3.11.7"}
+LATER = [("Retry-After", str(HUB_CLIENT_DELAY))]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "headers"),
+    [
+        pytest.param(UpstreamError("m"), 429, LATER, id="502"),
+        pytest.param(UpstreamTimeout("m"), 429, LATER, id="504"),
+        pytest.param(UpstreamBusy("m"), 429, LATER, id="503"),
+        pytest.param(UpstreamBusy("m", retry_after=1), 429, [("Retry-After", "1")], id="later"),
+        pytest.param(UpstreamRefused("m"), 502, [], id="refused"),
+        pytest.param(UpstreamOffline("m"), 504, [], id="offline"),
+        pytest.param(UpstreamMissing("m"), 404, [], id="404"),
+        pytest.param(IntegrityError("m"), 502, [], id="integrity"),
+    ],
+)
+@pytest.mark.parametrize("span", [{}, {"range": "bytes=100-"}])
+def test_huggingface_hub_waits_for_what_may_pass(
+    error: XetserveError, status: int, headers: list[tuple[str, str]], span: dict[str, str]
+) -> None:
+    fields = Headers({**HUB_CLIENT, **span}.items())
+    response = from_error(error, Request("GET", "/o/n/resolve/main/a", fields))
+    assert response.status == status
+    assert response.headers == [("Content-Type", "application/json"), *headers]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "changed"),
+    [
+        ("HEAD", "/o/n/resolve/main/a", {}),
+        ("GET", "/api/models/o/n", {}),
+        ("GET", "/o/n/resolve/main/a", {"range": "bytes=100-200"}),
+        ("GET", "/o/n/resolve/main/a", {"user-agent": "curl/8.5.0"}),
+    ],
+)
+def test_others_are_told_of_the_failure(method: str, path: str, changed: dict[str, str]) -> None:
+    fields = Headers({**HUB_CLIENT, **changed}.items())
+    assert from_error(UpstreamTimeout("m"), Request(method, path, fields)).status == 504
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,59 @@ def test_a_download_survives_an_outage_of_one_upstream(
     stand.assert_told()
 
 
+# Names lead to this machine, until a file appears; then no name has an address.
+RESOLVER = """
+import pathlib, socket
+import xetserve.app.errors, xetserve.net.connect
+
+async def look_up(host, port):
+    if pathlib.Path({flag!r}).exists():
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    return ["127.0.0.1"]
+
+xetserve.net.connect._look_up = look_up
+xetserve.app.errors.HUB_CLIENT_DELAY = 1
+"""
+
+
+@pytest.mark.parametrize("client", ["curl", "huggingface_hub"])
+def test_a_download_survives_an_outage_of_the_resolver(
+    uploaded: Uploaded, launcher: Launcher, tmp_path: Path, client: str
+) -> None:
+    """curl waits; huggingface_hub leaves, resumes, and is told when to try again."""
+    flag, folder = tmp_path / "no-names", tmp_path / "client"
+    folder.mkdir()
+    origin = start_origin(launcher, uploaded.origin_folder)
+    flags = ("--upstream-timeout", "1", "--upstream-networks", "127.0.0.0/8")
+    arguments = serve_arguments(f"http://hub.test:{port_of(origin)}", *flags)
+    server = launcher.start(*arguments, code=RESOLVER.format(flag=str(flag)))
+    stand = Stand(launcher, uploaded, origin, server)
+    stand.set_faults()
+
+    def get() -> Path:
+        if client == "curl":
+            assert download(server, folder / "out") == "200"
+            return folder / "out"
+        script = "print(hf_hub_download(sys.argv[1], sys.argv[2]))"
+        impatience = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+        what = (script, REPO, NAME)
+        return Path(run_script(sys.executable, server.url, folder, *what, **impatience))
+
+    with ThreadPoolExecutor() as threads:
+        target = threads.submit(get)
+        route = "download" if client == "curl" else "resolve"
+        wait_until(lambda: count_sent(server, route) > 0)
+        flag.touch()
+        stand.have_outage()
+        stand.set_faults()
+        wait_until(lambda: lines_about(server, "Temporary failure in name resolution"))
+        if client == "huggingface_hub":
+            wait_until(lambda: lines_about(server, f'/{NAME}" 429 '))
+        flag.unlink()
+        assert sha256_of(target.result()) == uploaded.digests[NAME]
+    assert lines_about(server, "the upstream fails, trying again for")
+
+
 def test_the_parts_of_one_body_survive_an_outage(
     uploaded: Uploaded, launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -172,11 +225,13 @@ def test_native_ranges_survive_an_outage(
     assert not lines_about(stand.server, ": cut after ")
 
 
-def count_sent(server: Process) -> float:
-    """The body bytes of xorbs that a server has sent."""
+def count_sent(server: Process, route: str = "xorb") -> float:
+    """The body bytes of a route that a server has sent."""
     with closing(Connection(server.url, None)) as connection:
         text = connection.ask("/metrics").body.decode()
-    found = re.search(r'^xetserve_sent_bytes_total\{route="xorb"\} (\S+)$', text, re.MULTILINE)
+    found = re.search(
+        rf'^xetserve_sent_bytes_total\{{route="{route}"\}} (\S+)$', text, re.MULTILINE
+    )
     return 0.0 if found is None else float(found[1])
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from xetserve.base.log_limit import LOG_LIMIT
 from xetserve.errors import (
@@ -22,6 +24,10 @@ logger = logging.getLogger(__name__)
 CHALLENGE = ("WWW-Authenticate", 'Bearer realm="xetserve"')
 # The Hub's codes of refusals that may be for want of a token.
 _FOR_TOKENS = ("RepoNotFound", "GatedRepo")
+# huggingface_hub tries 5 times more: for about 160 s, with tries of 8 s.
+HUB_CLIENT_DELAY: Final = 20  # seconds, for Retry-After
+_HUB_CLIENT: Final = re.compile(r"\bhf_hub/")
+_TO_THE_END: Final = re.compile(r"bytes=[0-9]+-")
 
 
 def note_missing_token(request: Request, status: int, code: str | None) -> str:
@@ -40,6 +46,22 @@ def add_note(fields: Iterable[tuple[str, str]], note: str) -> list[tuple[str, st
         (name, value + note if name.lower() == "x-error-message" else value)
         for name, value in fields
     ]
+
+
+def is_hub_client_download(request: Request) -> bool:
+    """Return whether huggingface_hub downloads a file over plain HTTP, or the rest of one.
+
+    It leaves after 10 s without a byte, and asks again: for the rest, or for the whole file if it
+    has less than 10 MB. If the answer then is 502, 503 or 504, the download fails. The only status
+    for which it waits is 429, so trouble that may pass has to have that one.
+    """
+    span = request.headers.get("range")
+    return (
+        request.method == "GET"
+        and "/resolve/" in request.raw_path
+        and (span is None or _TO_THE_END.fullmatch(span) is not None)
+        and _HUB_CLIENT.search(request.headers.get("user-agent") or "") is not None
+    )
 
 
 def from_error(error: XetserveError, request: Request, advice: str = "") -> Response:
@@ -68,6 +90,10 @@ def from_error(error: XetserveError, request: Request, advice: str = "") -> Resp
         if isinstance(error, UpstreamDenied) and error.status == 401:
             headers.append(CHALLENGE)
         status = 502 if error.status == 416 else error.status
+        if is_failure and error.retriable and is_hub_client_download(request):
+            status = 429
+            if not any(name == "Retry-After" for name, _ in headers):
+                headers.append(("Retry-After", str(HUB_CLIENT_DELAY)))
         return error_response(status, f"{error}{note}{advice}", headers)
     if isinstance(error, IntegrityError | FormatError):
         text = "request %s: damaged data: %s"

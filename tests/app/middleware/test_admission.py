@@ -125,6 +125,19 @@ async def test_a_request_counts_until_its_body_is_closed(
     assert (await admission.handle(ask())).status == 200
 
 
+async def test_huggingface_hub_waits_for_its_turn() -> None:
+    """It gives up a download that is answered with 503, and waits if the status is 429."""
+
+    async def handle(request: Request) -> Response:
+        return Response(200, [], Body(1))
+
+    admission = Controlled(handle, AdmissionLimits(max_active=1))
+    assert (await admission.handle(ask())).status == 200
+    fields = Headers([("User-Agent", "unknown/None; hf_hub/2.4.0")])
+    refused = await admission.handle(Request("GET", "/o/n/resolve/main/a", fields))
+    assert (refused.status, retry_after(refused)) == (429, "1")
+
+
 async def test_an_answer_in_memory_counts_until_it_is_made() -> None:
     admission = Controlled(ok, AdmissionLimits(max_active=1))
     for _ in range(3):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from xetserve.app.auth import fingerprint, get_token
+from xetserve.app.errors import is_hub_client_download
 from xetserve.app.middleware.token_bucket import Bucket, BucketTable
 from xetserve.errors import RequestError
 from xetserve.http.messages import Request, Response, error_response
@@ -80,9 +81,11 @@ class Admission:
     def admit(self, request: Request) -> "Admitted | Response":
         """Return an admitted request, which counts until it leaves, or a refusal."""
         if self._max_active and self.num_active >= self._max_active:
-            return _refuse("active", 503, "the server has reached its limit of active requests", 1)
+            text = "the server has reached its limit of active requests"
+            return _refuse("active", _choose_status(request), text, 1)
         if self._max_with_files and self.num_active >= self._max_with_files:
-            return _refuse("files", 503, "the server has no free file descriptors", 1)
+            text = "the server has no free file descriptors"
+            return _refuse("files", _choose_status(request), text, 1)
         keys = _keys(request)
         now = self.clock()
         buckets = _buckets(self._requests, keys, now)
@@ -145,6 +148,10 @@ def _buckets(
         for table, key in zip(tables, keys, strict=True)
         if table is not None and key is not None
     ]
+
+
+def _choose_status(request: Request) -> int:
+    return 429 if is_hub_client_download(request) else 503
 
 
 def _refuse(limit: str, status: int, message: str, wait: float) -> Response:
