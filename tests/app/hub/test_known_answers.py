@@ -81,7 +81,7 @@ class TestApi:
         ("answer", "status"),
         [
             (http_answer(200, b"{}", JSON, "X-Xet-Access-Token: secret"), 502),
-            (http_answer(200, b'{"accessToken": "secret", "exp": 1}', JSON), 200),
+            (http_answer(200, b"{}", JSON, "X-Xet-Cas-Url: secret"), 502),
             (
                 http_answer(
                     200, gzip.compress(b'{"casUrl":"secret"}'), JSON, "Content-Encoding: gzip"
@@ -102,6 +102,15 @@ class TestApi:
                 assert status == 200 or b"secret" not in body
                 assert len(world.asked) == number
         assert world.metadata.size == 0
+
+    async def test_a_card_with_the_names_of_a_token_is_asked_once(self) -> None:
+        card = {"id": "o/n", "cardData": {"casUrl": "hi", "accessToken": "there"}}
+        world = hub(http_answer(200, json.dumps(card).encode(), JSON))
+        async with world.run() as client:
+            for _ in range(3):
+                status, _, body = await ask(client, "/api/models/o/n")
+                assert (status, json.loads(body)) == (200, card)
+        assert len(world.asked) == 1
 
     @pytest.mark.parametrize(
         "path",

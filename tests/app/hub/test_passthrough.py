@@ -252,7 +252,7 @@ class TestAnswers:
         ("text", "fields"),
         [
             ('{"a": "b", "casUrl" : "https://cas.test", "accessToken": "t"}', ()),
-            ('{"a":{"casUrl":"https://cas.test"}}', ()),
+            ('{"a":{}, "casUrl":"https://cas.test"}', ()),
             ("{}", ("X-Xet-Access-Token: t",)),
             ("{}", ("X-Xet-Cas-Url: https://cas.test",)),
         ],
@@ -271,6 +271,22 @@ class TestAnswers:
                         status, _, body = await ask(client, path, method=method)
                         assert status == 502
                         assert b"cas.test" not in body
+
+    async def test_a_token_without_a_content_type_does_not_leave(self) -> None:
+        world = hub(http_answer(200, b'{"casUrl": "https://cas.test"}'))
+        async with world.run() as client:
+            assert (await ask(client, "/api/x/o/n/token"))[0] == 502
+
+    @pytest.mark.parametrize(
+        "path", ["/api/models", "/api/models?search=x", "/api/spaces", "/api/x", "/api/models/o/n"]
+    )
+    async def test_a_card_with_such_names_stays(self, path: str) -> None:
+        card = {"casUrl": "hi", "accessToken": "there"}
+        for count in (1, 20_000):
+            text = json.dumps([{"id": "a/b", "cardData": card}] * count).encode()
+            async with hub(http_answer(200, text, JSON)).run() as client:
+                status, _, found = await ask(client, path)
+                assert (status, found) == (200, text)
 
     async def test_a_token_of_another_kind_stays(self) -> None:
         text = b'{"auth": {"accessToken": {"role": "read"}}, "card": "say \\"casUrl\\": 1"}'

@@ -8,11 +8,11 @@ from xetserve.app.download.hub_answer import HubAnswer
 from xetserve.app.hub.json_entry_filter import EntryFilter
 from xetserve.app.hub.json_filter import MemberFilter
 from xetserve.app.hub.json_join import ArrayJoiner
-from xetserve.app.hub.token_guard import TokenGuard
 from xetserve.errors import BrokenStream, FormatError, UpstreamError, UpstreamTimeout
 from xetserve.http.encoding import StreamDecoder
 from xetserve.http.messages import Block, Headers
 from xetserve.http.relay import find_link
+from xetserve.upstream.hub.token_guard import TokenGuard
 from xetserve.upstream.slices import Slices
 
 MAX_PAGES: Final = 1000  # of a list that is joined: the Hub puts 1,000 entries on a page

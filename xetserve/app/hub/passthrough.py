@@ -27,7 +27,6 @@ from xetserve.app.hub.paths import (
     is_lasting_question,
     normalize_tree,
 )
-from xetserve.app.hub.token_guard import TokenGuard, check_fields
 from xetserve.errors import UpstreamRefused
 from xetserve.http.conditions import Validators, Verdict, check_conditions
 from xetserve.http.cors import add_vary
@@ -49,6 +48,7 @@ from xetserve.upstream.hub.cached_api import (
     select_kept_fields,
 )
 from xetserve.upstream.hub.client import HubClient
+from xetserve.upstream.hub.token_guard import TokenGuard, check_fields, may_be_json
 
 Get = Callable[[str], Awaitable[ApiAnswer]]
 
@@ -306,7 +306,7 @@ async def _guard(page: Page) -> TokenGuard | None:
     except UpstreamRefused:
         await page.opened.__aexit__(None, None, None)
         raise
-    return TokenGuard() if _is_json(page.headers) else None
+    return TokenGuard() if may_be_json(page.headers) else None
 
 
 class _Answer(Protocol):

@@ -12,13 +12,13 @@ from typing import Final
 
 from xetserve.app.download.service import head_timeout
 from xetserve.app.hub.passthrough import make_answer_fields
-from xetserve.app.hub.token_guard import TokenGuard, check_fields
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError, UpstreamBusy
 from xetserve.http.messages import Request, Response, json_response
 from xetserve.http.relay import move_url, select_request_fields
 from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import HubClient
+from xetserve.upstream.hub.token_guard import TokenGuard, check_fields, may_be_json
 from xetserve.upstream.requests import read_document
 
 # Values of the setting repo_management.
@@ -145,7 +145,7 @@ class Commands:
         # Caches must not store the result of a command.
         headers = [field for field in headers if field[0] != "Cache-Control"]
         headers.append(("Cache-Control", "no-store"))
-        if "json" in (answer.headers.get("content-type") or ""):
+        if may_be_json(answer.headers):
             TokenGuard().check(content)
             content = _move_member(content, hub.bases, request.base_url)
         return Response(answer.status, headers, content)

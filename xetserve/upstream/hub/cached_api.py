@@ -17,6 +17,7 @@ from xetserve.upstream.answers.cache import AnswerCache, FindOther, Renew
 from xetserve.upstream.answers.question import Answer, Question, Verdict
 from xetserve.upstream.hub.cached_entries import ABSENT_CODES
 from xetserve.upstream.hub.entry import RepoRef
+from xetserve.upstream.hub.token_guard import TokenGuard, has_token_fields, may_be_json
 from xetserve.upstream.requests import naming_errors
 from xetserve.upstream.slices import Slices
 
@@ -31,9 +32,6 @@ _NOT_KEPT: Final = frozenset(
     ("connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding",
      "set-cookie", "date", "via", "trailer")
 )  # fmt: skip
-# An answer with one of these holds a token for the CAS, whatever its path is.
-_TOKEN_FIELD: Final = "x-xet-access-token"
-_TOKEN_MEMBERS: Final = (b'"accessToken"', b'"casUrl"')
 
 # Paths that clients request before they download.
 _PARAMETERS: Final = frozenset(("recursive", "expand", "blobs", "limit", "cursor"))
@@ -100,15 +98,16 @@ class ApiAnswers:
     async def _collect(self, question: Question, response: ClientResponse) -> Answer:
         """Receive an answer, if it may be cached."""
         status, headers = response.status, response.headers
-        if status not in (200, 401, 403, 404, 410) or not _is_json(headers):
+        if status not in (200, 401, 403, 404, 410) or not may_be_json(headers):
             raise NotKept
-        if _TOKEN_FIELD in headers:
+        if has_token_fields(headers):
             self._large.put(question, None)
             raise NotKept
         body = bytearray()
         decoder = StreamDecoder(headers.get("content-encoding"))
         buffer = bytearray(_BUFFER_SIZE)
         slices = Slices()
+        guard = TokenGuard()
         try:
             with naming_errors("the Hub"):
                 while count := await response.receive_into(memoryview(buffer), self._timeout):
@@ -116,15 +115,12 @@ class ApiAnswers:
                         await slices.add(len(piece))
                         self._collected += len(piece)
                         body += piece
-                        if len(body) > MAX_ANSWER_SIZE:
+                        if len(body) > MAX_ANSWER_SIZE or guard.finds_token(piece):
                             self._large.put(question, None)
                             raise NotKept
                         if self._collected > MAX_COLLECTED:
                             raise NotKept
             decoder.finish()
-            if any(member in body for member in _TOKEN_MEMBERS):
-                self._large.put(question, None)
-                raise NotKept
         except FormatError as exc:
             raise UpstreamError(f"the Hub: {exc}") from exc
         finally:
@@ -207,11 +203,6 @@ def _is_minor(question: Question) -> bool:
     query = target.partition("\0")[0].partition("?")[2]
     names = {part.partition("=")[0].removesuffix("[]") for part in query.split("&") if part}
     return method != "GET" or question.repo.endswith("/") or not names <= _PARAMETERS
-
-
-def _is_json(headers: Headers) -> bool:
-    # A refusal may have no body, and so no type.
-    return "json" in (headers.get("content-type") or "json").lower()
 
 
 def _judge(status: int, headers: Headers) -> Verdict:
