@@ -8,14 +8,17 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import Process
+from tests.conftest import Process, sha256_of
+from tests.e2e.clients import CUT, curl, run
 from tests.e2e.conftest import REPO, TOKEN, Site
+from tests.e2e.dataset import MIB
 from tests.e2e.generations import (
     BIG,
     IMPATIENT,
@@ -225,6 +228,127 @@ def test_tokens_of_native_clients_stay_valid(make: Make) -> None:
         assert send(f"/v1/reconstructions/{file_hash}", token).status == 200
         assert send(f"/v1/reconstructions/{file_hash}", f"{token}x").status == 401
         program.upgrade()
+    program.stop()
+
+
+# Damaged data while both generations live
+
+
+def damage_start(site: Site) -> None:
+    """Have the origin invert a byte in the first megabyte of the large file."""
+    needle = (site.uploaded.folder / BIG).read_bytes()[300_000:300_064]
+    for path in sorted((site.uploaded.origin_folder / "xorbs").iterdir()):
+        offset = path.read_bytes().find(needle) if len(path.name) == 64 else -1
+        if offset >= 0:
+            site.control.set_faults(flip_byte={"xorb": path.name, "offset": offset})
+            return
+    raise AssertionError("the bytes are packed")
+
+
+@WORKERS
+def test_curl_does_not_complete_at_the_new_one_what_the_old_one_cuts(
+    site: Site, make: Make, tmp_path: Path, workers: str
+) -> None:
+    program = make(workers=workers)
+    program.start("1")
+    url = f"{program.url}{PATH}"
+    out = tmp_path / "out"
+    damage_start(site)
+    with subprocess.Popen(curl(url, Path("-")), stdout=subprocess.PIPE) as slow:
+        assert slow.stdout is not None
+        begun = slow.stdout.read(MIB)
+        old = program.upgrade()
+        assert program.is_alive(old)
+        out.write_bytes(begun + slow.stdout.read())
+        assert slow.wait(PATIENCE) in CUT
+    site.control.set_faults()
+    assert out.stat().st_size > 60 * MIB
+    done = run(curl(url, out, "-C", "-", "--write-out", "%{stderr}%{http_code}"))
+    assert (done.returncode, done.stderr[-3:]) == (22, "409")
+    assert run(curl(url, out)).returncode == 0, "from the beginning it is right"
+    assert sha256_of(out) == site.uploaded.digests[BIG]
+    # Everybody hears of a cut of the generation before the last, too.
+    program.upgrade()
+    part = run(curl(url, tmp_path / "part", "-r", f"{MIB}-"))
+    assert part.returncode == 22
+    program.stop()
+
+
+@WORKERS
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_parts_from_both_generations_do_not_make_a_wrong_file(
+    site: Site, make: Make, workers: str, first: str
+) -> None:
+    """As aria2 gets them, over several connections."""
+    program = make(workers=workers)
+    program.start("1")
+    connect = Connector(port_of(program))
+    size = (site.uploaded.folder / BIG).stat().st_size
+    damage_start(site)
+    one = Part(connect(), 0, size // 2)
+    one.read(MIB)
+    old = program.upgrade()
+    other = Part(connect(), size // 2, size)
+    other.read(MIB)
+    assert program.is_alive(old)
+    parts = [one, other] if first == "old" else [other, one]
+    assert parts[0].read(size)
+    assert not parts[1].read(size), "together they are wrong"
+    for part in parts:
+        part.leave()
+    program.stop()
+
+
+class Part:
+    """A client that reads a part of the large file, half-open, step by step."""
+
+    def __init__(self, connection: http.client.HTTPConnection, start: int, end: int) -> None:
+        self._connection = connection
+        self._left = end - start
+        fields = {"Authorization": f"Bearer {TOKEN}", "Range": f"bytes={start}-{end - 1}"}
+        connection.request("GET", PATH, headers=fields)
+        self._answer = connection.getresponse()
+        assert self._answer.status == 206
+
+    def read(self, size: int) -> bool:
+        """Read up to size bytes; return whether the answer was not cut."""
+        try:
+            self._left -= len(self._answer.read(min(size, self._left)))
+        except (http.client.IncompleteRead, ConnectionResetError):
+            return False
+        return True
+
+    def leave(self) -> None:
+        self._answer.close()
+        self._connection.close()
+
+
+@WORKERS
+def test_data_urls_of_native_clients_stay_valid(make: Make, workers: str) -> None:
+    """Even if the file is not proven: both generations know which parts were sent."""
+    program = make(xet_mode="native", workers=workers)
+    program.start("1")
+
+    def send(
+        path: str, method: str = "GET", **fields: str
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = Connector(port_of(program))()
+        connection.request(method, path, headers={"Connection": "close", **fields})
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, answer.headers, body
+
+    user = f"Bearer {TOKEN}"
+    resolved = send(f"/{REPO}/resolve/main/{SMALL_XET}", "HEAD", Authorization=user)
+    told = send(f"/api/models/{REPO}/xet-read-token/main", Authorization=user)
+    token = f"Bearer {json.loads(told[2])['accessToken']}"
+    path = f"/v1/reconstructions/{resolved[1]['X-Xet-Hash']}"
+    (info, *_), *_ = json.loads(send(path, Authorization=token)[2])["fetch_info"].values()
+    program.upgrade()
+    url, span = urlsplit(info["url"]), info["url_range"]
+    target, wanted = f"{url.path}?{url.query}", f"bytes={span['start']}-{span['end']}"
+    assert send(target, Range=wanted)[0] == 206
     program.stop()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.waiting import wait_until
 from xetserve.ops.generations import (
+    Handover,
     Predecessor,
     Successor,
     Upgrade,
@@ -20,6 +21,7 @@ from xetserve.ops.generations import (
 from xetserve.ops.socket_activation import CHANNEL, Inherited
 
 KEY = b"k" * 32
+HANDOVER = Handover(KEY, "xetserve-1")
 # What a new generation does first: it takes what it was handed.
 BEGIN = """
 import os, sys, time
@@ -55,7 +57,7 @@ class Upgraded:
 
     def _start(self) -> Successor:
         given = [Inherited("http", self._sock)]
-        self.started.append(Successor(self._command, given, os.environ, KEY))
+        self.started.append(Successor(self._command, given, os.environ, HANDOVER))
         return self.started[-1]
 
     def _on_ready(self, pid: int) -> None:
@@ -99,7 +101,7 @@ predecessor.report_ready()
 while predecessor.is_waiting and predecessor.read():
     time.sleep(0.01)
 (name, sock), = inherited
-text = (name, sock.getsockname(), predecessor.key)
+text = (name, sock.getsockname(), *predecessor.handover)
 open({str(out)!r}, "w").write(repr(text))
 predecessor.wait_for_end(60)
 """)
@@ -107,7 +109,7 @@ predecessor.wait_for_end(60)
     assert upgraded.heard == ["ready", "taken over"]
     assert upgraded.upgrade.is_done
     wait_until(lambda: out.exists() and out.read_text().endswith(")"))
-    assert out.read_text() == repr(("http", listening.getsockname(), KEY))
+    assert out.read_text() == repr(("http", listening.getsockname(), *HANDOVER))
     # It ends when the old one does, whose end of the channel is closed then.
     upgraded.close()
     wait_until(lambda: not Path(f"/proc/{upgraded.pid}").exists())
@@ -199,7 +201,7 @@ def test_the_channel_is_no_socket_for_clients(listening: socket.socket) -> None:
         predecessor = find_predecessor(inherited)
         assert isinstance(predecessor, Predecessor)
         assert inherited == [Inherited("http", listening)]
-        assert predecessor.key == KEY
+        assert predecessor.handover.key == KEY
         assert find_predecessor(inherited) is None
         assert predecessor.read()
         assert predecessor.is_waiting
@@ -210,7 +212,7 @@ def test_the_old_one_that_ends_is_seen() -> None:
     ours, theirs = socket.socketpair()
     ours.send(b"\n")
     predecessor = Predecessor(theirs)
-    assert predecessor.key == b""
+    assert predecessor.handover == Handover()
     ours.close()
     assert not predecessor.read()
     predecessor.wait_for_end(60)  # it is over, and nothing was handed over
@@ -272,3 +274,19 @@ sys.exit(7)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     assert out.read_text() == f"[{int(signal.SIGUSR2)}]"
+
+
+def test_memory_is_handed_over() -> None:
+    ours, theirs = socket.socketpair()
+    memory = os.memfd_create("test")
+    os.write(memory, b"marks")
+    with ours:
+        socket.send_fds(ours, [b":xetserve-1\n"], [memory])
+        os.close(memory)
+        predecessor = Predecessor(theirs)
+        taken = predecessor.handover.memory
+        assert taken is not None
+        assert os.pread(taken, 10, 0) == b"marks"
+        assert not os.get_inheritable(taken)
+        os.close(taken)
+        predecessor.close()

@@ -6,8 +6,8 @@ matched to the new settings. One more descriptor is a channel between both:
 
     old generation                              new generation
 
-    starts the program, writes the key   ---->  reads its settings, opens its cache,
-                                                starts its workers
+    starts the program, hands over       ---->  reads its settings, opens its cache,
+    its keys and its shared memory              starts its workers
                                          <----  "PID": all of it is ready to accept clients
     names the service manager its new
     main process; "go"                   ---->  accepts clients
@@ -36,7 +36,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from xetserve.metrics.catalogue import UPGRADED
 from xetserve.ops.socket_activation import CHANNEL, FIRST_DESCRIPTOR, Inherited
@@ -60,13 +60,26 @@ def find_command() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:]]
 
 
+class Handover(NamedTuple):
+    """What a generation hands to the next one, besides its sockets.
+
+    key: for the signatures of data URLs; empty: each generation has its own.
+    instance: the name of the server, which all generations share; empty: there is none.
+    memory: descriptor of the memory that all generations share; None: there is none.
+    """
+
+    key: bytes = b""
+    instance: str = ""
+    memory: int | None = None
+
+
 class Successor:
     """The new generation, as its predecessor sees it until the outcome is known.
 
     Args:
         sockets: the listening sockets with their names.
         environ: its environment, without the variables for sockets.
-        key: for the signatures of data URLs; empty: it has its own.
+        handover: what it is given besides.
 
     Attributes:
         patience: seconds that it may take until it is ready.
@@ -82,8 +95,9 @@ class Successor:
         command: list[str],
         sockets: Sequence[Inherited],
         environ: Mapping[str, str],
-        key: bytes = b"",
+        handover: Handover | None = None,
     ) -> None:
+        handover = handover or Handover()
         self.channel, theirs = socket.socketpair()
         self.channel.setblocking(False)
         self.patience = TIMEOUT
@@ -92,7 +106,9 @@ class Successor:
         self._received = b""
         given = [(CHANNEL, theirs), *sockets]
         try:
-            self.channel.send(key.hex().encode() + b"\n")
+            line = f"{handover.key.hex()}:{handover.instance}\n".encode()
+            memory = [] if handover.memory is None else [handover.memory]
+            socket.send_fds(self.channel, [line], memory)
             self._group = _spawn(command, given, environ)
         except OSError:
             self.channel.close()
@@ -211,7 +227,8 @@ class Upgrade:
         self.is_allowed = False
         self.is_done = False
         self.successor: Successor | None = None
-        self._line: socket.socket | None = None  # its end tells the successor of ours
+        # Stays open after the take-over: the successor reads its end when this process ends.
+        self._channel: socket.socket | None = None
 
     def begin(self) -> bool:
         """Start a successor; return False if that is refused or fails."""
@@ -256,7 +273,7 @@ class Upgrade:
         if not successor.release():
             return False
         self.successor = None
-        self._line = successor.channel
+        self._channel = successor.channel
         self.is_done = True
         self._on_take_over()
         logger.info("the new server, process %d, has taken over", successor.pid)
@@ -280,7 +297,7 @@ class Predecessor:
     """The old generation, as its successor sees it.
 
     Attributes:
-        key: for the signatures of data URLs; empty: there is none.
+        handover: what it has handed over.
         is_waiting: whether the old generation still accepts the clients.
     """
 
@@ -290,10 +307,15 @@ class Predecessor:
         # The interpreter closes its sockets some time before a failed start ends with its status.
         self._open_until_the_end = os.dup(channel.fileno())
         self.is_waiting = True
-        line = b""
+        line, descriptors = b"", list[int]()
         with contextlib.suppress(OSError):
-            line = channel.recv(MAX_LINE)
-        self.key = bytes.fromhex(line.decode("ascii", "replace").strip() or "")
+            line, descriptors, _, _ = socket.recv_fds(channel, MAX_LINE, 1)
+        for each in descriptors:
+            os.set_inheritable(each, False)
+        key, _, instance = line.decode("ascii", "replace").strip().partition(":")
+        self.handover = Handover(
+            bytes.fromhex(key), instance, descriptors[0] if descriptors else None
+        )
         channel.setblocking(False)
 
     def detach(self) -> None:
@@ -303,13 +325,13 @@ class Predecessor:
 
     def report_ready(self) -> None:
         """Report that this generation can accept clients."""
-        with contextlib.suppress(OSError):  # read tells of its end
+        with contextlib.suppress(OSError):  # if the old generation has ended, read returns False
             self.channel.send(b"%d\n" % os.getpid())
 
     def read(self) -> bool:
         """Read from the channel; return False if the old generation has ended.
 
-        Its word ends is_waiting.
+        Its message "go" ends is_waiting.
         """
         try:
             data = self.channel.recv(MAX_LINE)

@@ -7,7 +7,6 @@ from xetserve.app.hub.paths import (
     find_api_verb,
     find_kept_question,
     is_lasting_question,
-    list_api_readings,
     normalize_tree,
 )
 from xetserve.errors import RequestError
@@ -149,32 +148,6 @@ def test_a_registry_path() -> None:
         "/v2/o/n/tags/0",
     ):
         assert name_route(path) != "registry"
-
-
-@pytest.mark.parametrize("prefix", ["/api/models", "/api/datasets", "/api/spaces", "/api/kernels"])
-@pytest.mark.parametrize(
-    "rest",
-    ["a%2Fb%2Fcommit%2Fmain/paths-info/x", f"acme%2Fn%2Ftree%2F{COMMIT}", "a%2F", "%2Fb/tree/main",
-     "a/b%2Fc", "a/b%2ftree%2Fmain", "a%2Fb%2Fc", "a%2F%2Fb"],
-)  # fmt: skip
-def test_an_id_has_one_slash_at_most(prefix: str, rest: str) -> None:
-    assert name_route(f"{prefix}/{rest}") == "api"
-    with pytest.raises(RequestError) as caught:
-        read_path(f"{prefix}/{rest}")
-    assert caught.value.status == 400
-
-
-@pytest.mark.parametrize(
-    ("path", "verb"),
-    [("", ""), ("/tree/main", "tree"), ("/tree/tree/x", "tree"), ("/revision/tree", "revision"),
-     ("/xet-read-token", "xet-read-token"), ("/xet-write-token/main", "xet-write-token"),
-     ("/commit/main", "commit"), ("/paths-info/main", "paths-info"), ("/other", "")],
-)  # fmt: skip
-def test_an_id_in_one_segment(path: str, verb: str) -> None:
-    for owner in ("o", "tree"):
-        raw = f"/api/models/{owner}%2Fn{path}"
-        assert find_api_verb(raw) == verb
-        assert {reading.repo.id for reading in list_api_readings(raw)} <= {f"{owner}/n"}
 
 
 NAMES = ["tree", "resolve", "raw", "xet-read-token", "revision", "paths-info", "refs", "commits"]

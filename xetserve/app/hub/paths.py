@@ -96,10 +96,8 @@ def read_hub_path(path: MatchedPath) -> str:
     """Check a path, and return it unchanged for the Hub.
 
     Raises:
-        RequestError: 400, it is ambiguous: other servers may read it differently; or the id of a
-            repository in it is malformed.
+        RequestError: 400, it is ambiguous: other servers may read it differently.
     """
-    _split_api(path.raw)
     parts = path.raw[1:].split("/")
     if not all(parts[:-1]):
         raise RequestError(400, "the path has two slashes in a row")
@@ -152,9 +150,6 @@ def list_api_readings(raw_path: str) -> list[ApiPath]:
     have several readings. For example, /api/models/acme/tree/xet-read-token/main requests a token
     for acme/tree, or the folder main in the branch xet-read-token of acme. The list is empty if the
     path is not about repositories.
-
-    Raises:
-        RequestError: 400, a segment or the id is malformed.
     """
     kind, rest = _split_api(raw_path)
     if kind is None:
@@ -163,8 +158,7 @@ def list_api_readings(raw_path: str) -> list[ApiPath]:
         verb = rest[2].lower() if len(rest) > 2 else ""
         return [ApiPath(RepoRef(kind, "/".join(rest[:2])), verb, tuple(rest[3:]))]
     readings = []
-    whole = 1 if "/" in "".join(rest[:1]) else 2  # segments of an id with an owner
-    for size in (2, 1)[2 - whole :]:
+    for size in (2, 1):
         if len(rest) > size:
             verb, behind = rest[size].lower(), rest[size + 1 :]
             if behind[:1] == ["refs"] and len(behind) > 2:
@@ -173,10 +167,10 @@ def list_api_readings(raw_path: str) -> list[ApiPath]:
             if least <= len(behind) <= most:
                 repo = RepoRef(kind, "/".join(rest[:size]))
                 readings.append(ApiPath(repo, verb, tuple(behind)))
-    if len(rest) <= whole:
+    if len(rest) <= 2:
         readings.append(ApiPath(RepoRef(kind, "/".join(rest)), "", ()))
-    if len(rest) == whole + 1 and rest[whole].lower() in _TOKENS:  # without a revision
-        readings.append(ApiPath(RepoRef(kind, "/".join(rest[:whole])), rest[whole].lower(), ()))
+    if len(rest) == 3 and rest[2].lower() in _TOKENS:  # without a revision
+        readings.append(ApiPath(RepoRef(kind, "/".join(rest[:2])), rest[2].lower(), ()))
     return readings
 
 
@@ -244,24 +238,11 @@ def normalize_tree(target: str) -> str:
 
 
 def _split_api(raw_path: str) -> tuple[str | None, list[str]]:
-    """Return the kind of repository, None for another path, and the decoded segments after it.
-
-    The id may be one segment, owner%2Fname. Buckets have no such ids.
-
-    Raises:
-        RequestError: 400, a segment or the id is malformed.
-    """
+    """Return the kind of repository, None for another path, and the decoded segments after it."""
     parts = raw_path[1:].split("/")
     if parts[0] != "api":
         return None, []
     rest = [decode_segment(part, may_have_slash=True) for part in parts[2:]]
     while rest and not rest[-1]:
         rest.pop()
-    kind = _API_KINDS.get("".join(parts[1:2]))
-    if kind in KINDS_BY_PLURAL.values() and rest:
-        owner, *name = rest[0].split("/")
-        if len(name) > 1 or (name and not (owner and name[0])) or "/" in "".join(rest[1:2]):
-            raise RequestError(
-                400, "the id of a repository in the path must be OWNER/NAME, OWNER%2FNAME or NAME"
-            )
-    return kind, rest
+    return _API_KINDS.get("".join(parts[1:2])), rest

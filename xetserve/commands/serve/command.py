@@ -48,7 +48,8 @@ from xetserve.metrics.instruments import CELLS_SIZE
 from xetserve.net.loop_turns import Turns
 from xetserve.ops.cpu_count import count_cores
 from xetserve.ops.file_limits import share_files
-from xetserve.ops.generations import find_predecessor
+from xetserve.ops.generations import Handover, find_predecessor
+from xetserve.ops.inherited_memory import InheritedMemory
 from xetserve.ops.lifecycle import raise_file_limit
 from xetserve.ops.malloc_trim import find_heap, keep_trimmed
 from xetserve.ops.process_stats import ProcessStats, beat
@@ -93,14 +94,17 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
         has_certificate=endpoints.has_certificate, can_do_without=_find_dispensable(config)
     )
     # Created before the workers are forked, so that all of them share these values.
+    former = Handover() if predecessor is None else predecessor.handover
     keys = [derive_key(each) for each in config.hub.native_secret.split(",") if each]
     own_key = b""
     if not keys:
-        own_key = (predecessor and predecessor.key) or secrets.token_bytes(KEY_SIZE)
+        own_key = former.key or secrets.token_bytes(KEY_SIZE)
     sealer = Sealer(*(keys or [own_key]))
-    instance = f"xetserve-{secrets.token_hex(6)}"
+    instance = former.instance or f"xetserve-{secrets.token_hex(6)}"
     shared_memory = SharedMemory(num_workers, PLACE_SIZE)
-    ledgers = SharedMemory(num_workers, worker_bus.PLACE_SIZE) if num_workers > 1 else None
+    # Workers of the former generation may still cut answers, and must see the chunks of this one.
+    ledgers = InheritedMemory(worker_bus.PLACE_SIZE, worker_bus.LAYOUT, former.memory)
+    ledgers.claim(num_workers)
     turns = Turns()
     making = _application(
         live,
@@ -122,7 +126,7 @@ def run_serve(options: argparse.Namespace, config: Config) -> int:
         readiness,
         shared_memory,
         turns=turns,
-        generations=Generations(own_key, predecessor),
+        generations=Generations(Handover(own_key, instance, ledgers.descriptor), predecessor),
     )
 
 
@@ -131,7 +135,7 @@ async def _application(
     live: Live,
     readiness: Readiness,
     shared_memory: SharedMemory,
-    ledgers: SharedMemory | None,
+    ledgers: InheritedMemory,
     *,
     instance: str,
     num_workers: int,
@@ -140,7 +144,7 @@ async def _application(
 ) -> AsyncIterator[Handler]:
     """Build the application with its upstreams; close all of it afterwards."""
     config = live.config
-    worker_bus = None if ledgers is None else WorkerBus(ledgers.places, shared_memory.number)
+    worker_bus = WorkerBus(ledgers, ledgers.take(shared_memory.number))
     async with (
         open_upstreams(
             config,

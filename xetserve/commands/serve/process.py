@@ -38,6 +38,7 @@ from xetserve.net.server_connection import ConnectionLimits
 from xetserve.ops.access_log import AccessLog, make_access_log
 from xetserve.ops.file_limits import share_files
 from xetserve.ops.generations import (
+    Handover,
     Predecessor,
     Successor,
     Upgrade,
@@ -58,11 +59,11 @@ logger = logging.getLogger("xetserve")
 class Generations(NamedTuple):
     """What a server needs to be upgraded.
 
-    key: for the signatures of data URLs, if a successor has to use the same; else empty.
+    handover: to the successor.
     predecessor: the server that this one replaces, if there is one.
     """
 
-    key: bytes = b""
+    handover: Handover = Handover()
     predecessor: Predecessor | None = None
 
 
@@ -139,7 +140,7 @@ def run_handler(
     upgrade: Upgrade | None = None
     if generations is not None:
         predecessor = generations.predecessor
-        upgrade = _make_upgrade(endpoints, watch, generations.key, describe_drain)
+        upgrade = _make_upgrade(endpoints, watch, generations.handover, describe_drain)
 
     async def serve(channel: socket.socket | None) -> None:
         async with making as handler, _following(live), watching_loop():
@@ -223,14 +224,14 @@ def run_handler(
 
 
 def _make_upgrade(
-    endpoints: Endpoints, watch: Watchdog, key: bytes, describe_drain: Callable[[], str]
+    endpoints: Endpoints, watch: Watchdog, handover: Handover, describe_drain: Callable[[], str]
 ) -> Upgrade:
     state = UpgradeState()
     state.show()
 
     def start() -> Successor:
         environ = {**os.environ, **watch.variables}
-        return Successor(find_command(), endpoints.named, environ, key)
+        return Successor(find_command(), endpoints.named, environ, handover)
 
     def on_failure(reason: str) -> None:
         state.record(has_failed=True)

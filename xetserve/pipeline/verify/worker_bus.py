@@ -61,6 +61,8 @@ logger = logging.getLogger(__name__)
 MARKS_SIZE: Final = ring_size(1000 * (16 + MARK_SIZE + 4))
 SEEN_SIZE: Final = ring_size(4 << 20)  # about 100,000 chunks: some seconds at full speed
 LISTS_SIZE: Final = ring_size(8 << 20)  # about 200,000 chunks; the longest ledger fits
+# Change it with the form of the rings or records: generations of a server share the memory.
+LAYOUT: Final = 1
 PLACE_SIZE: Final = MARKS_SIZE + SEEN_SIZE + LISTS_SIZE  # bytes of a worker's place
 MAX_LISTS: Final = 8192  # lists whose positions are known
 
@@ -69,16 +71,20 @@ class WorkerBus:
     """The connection of one worker to the bus.
 
     Args:
-        places: PLACE_SIZE bytes for each worker, initially zeros.
+        places: PLACE_SIZE bytes for each worker, initially zeros. Further places may be added at
+            the end; they are read, too.
         own: the index of this worker's place.
     """
 
     def __init__(self, places: Sequence[memoryview], own: int) -> None:
-        marks, seen, lists = zip(*map(_divide, places), strict=True)
-        self._marks = _Rings(marks, own)
-        self._seen = _Rings(seen, own)
-        self._own_lists = RingWriter(lists[own])
-        self._list_readers = [RingReader(memory) for memory in lists]
+        marks, seen, lists = _divide(places[own])
+        self._places = places
+        self._own = own
+        self._num_places = 0  # that are read
+        self._marks = _Rings(marks)
+        self._seen = _Rings(seen)
+        self._own_lists = RingWriter(lists)
+        self._list_readers: list[RingReader] = []
         self._lists: LruDict[bytes, tuple[RingReader, int]] = LruDict(max_num=MAX_LISTS)
 
     @property
@@ -97,6 +103,7 @@ class WorkerBus:
 
     def receive_marks(self) -> Iterator[Mark]:
         """Yield the new marks of other workers; the first time also those of the predecessor."""
+        self._find_places()
         for data in self._marks.receive():
             try:
                 yield parse_mark(data)
@@ -105,6 +112,7 @@ class WorkerBus:
 
     def receive_chunks(self) -> Iterator[SeenChunks]:
         """Yield the new chunks of other workers; the first time also those of the predecessor."""
+        self._find_places()
         for data in self._seen.receive():
             try:
                 yield parse_seen(data)
@@ -130,7 +138,17 @@ class WorkerBus:
             logger.error("shared ledgers: %s", exc)
             return None
 
+    def _find_places(self) -> None:
+        for at in range(self._num_places, len(self._places)):
+            marks, seen, lists = _divide(self._places[at])
+            if at != self._own:
+                self._marks.add(marks)
+                self._seen.add(seen)
+            self._list_readers.append(RingReader(lists))
+            self._num_places = at + 1
+
     def _find(self, file_hash: bytes) -> memoryview | None:
+        self._find_places()
         for reader in self._list_readers:
             for record in reader.read():
                 self._lists.put(read_file_hash(record.data), (reader, record.position))
@@ -148,20 +166,25 @@ class WorkerBus:
 class _Rings:
     """The rings of one kind: this worker writes its own and reads those of the others."""
 
-    def __init__(self, memories: Sequence[memoryview], own: int) -> None:
-        self.own = RingWriter(memories[own])
-        self._others = [RingReader(memory) for at, memory in enumerate(memories) if at != own]
-        self._all = self._readers = [RingReader(memories[own]), *self._others]
+    def __init__(self, own: memoryview) -> None:
+        self.own = RingWriter(own)
+        self._of_former = RingReader(own)
+        self._has_read_own = False
+        self._others: list[RingReader] = []
+
+    def add(self, memory: memoryview) -> None:
+        self._others.append(RingReader(memory))
 
     def receive(self) -> Iterator[memoryview]:
-        readers, self._readers = self._readers, self._others
+        readers = self._others if self._has_read_own else [self._of_former, *self._others]
+        self._has_read_own = True
         for reader in readers:
             for record in reader.read():
                 yield record.data
 
     @property
     def num_missed(self) -> int:
-        return sum(reader.num_lost for reader in self._all)
+        return self._of_former.num_lost + sum(reader.num_lost for reader in self._others)
 
 
 def _divide(place: memoryview) -> tuple[memoryview, memoryview, memoryview]:
