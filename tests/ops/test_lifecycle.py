@@ -15,7 +15,16 @@ from tests.waiting import PATIENCE, until
 from xetserve.http.messages import Request, Response
 from xetserve.net.listener import Listener, bind_sockets
 from xetserve.net.server_connection import ConnectionLimits
-from xetserve.ops.lifecycle import CUT, DRAIN, LEAVE, READY, raise_file_limit, serve_until_signal
+from xetserve.ops.lifecycle import (
+    ACCEPT,
+    CUT,
+    DRAIN,
+    LEAVE,
+    READY,
+    _following_orders,
+    raise_file_limit,
+    serve_until_signal,
+)
 from xetserve.ops.watchdog import Watchdog
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -335,6 +344,21 @@ async def test_a_worker_says_that_it_is_ready(
         assert await loop.sock_recv(channel[0], 16) == READY
         channel[0].send(DRAIN)
         await task
+
+
+async def test_two_orders_to_accept_are_no_order_to_drain(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    """A worker in the place of a dead one may read two at once."""
+    drain, cut, accept = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    channel[0].send(ACCEPT + ACCEPT)
+    with _following_orders(channel[1], drain, cut, accept, lambda: None):
+        async with asyncio.timeout(PATIENCE):
+            await accept.wait()
+            assert not drain.is_set()
+            channel[0].send(ACCEPT + DRAIN)
+            await drain.wait()
+    assert not cut.is_set()
 
 
 DRAINING = [

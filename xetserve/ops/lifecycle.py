@@ -246,7 +246,7 @@ def _follow_predecessor(
     """
     loop = asyncio.get_running_loop()
 
-    def on_word() -> None:
+    def on_message() -> None:
         lives = predecessor.read()
         if lives and predecessor.is_waiting:
             return
@@ -257,7 +257,7 @@ def _follow_predecessor(
             logger.error("the server before this one ended without handing over: ending")
             drain.set()
 
-    loop.add_reader(predecessor.channel, on_word)
+    loop.add_reader(predecessor.channel, on_message)
     predecessor.report_ready()
 
 
@@ -290,11 +290,10 @@ def _following_orders(
         if not order:
             loop.remove_reader(channel)
             logger.warning("the supervisor has died: draining")
-        if order == ACCEPT:
-            accept.set()
-            return
         if ACCEPT in order:
             accept.set()
+        if order and not order.strip(ACCEPT):  # nothing else, however often
+            return
         if LEAVE in order:
             leave()
         drain.set()

@@ -255,7 +255,7 @@ class Supervisor:
             worker.is_ready = self._has_begun = True
             logger.debug("worker %d (pid %d) is ready", worker.number, worker.pid)
             if worker.is_held and not self._is_held:
-                self._send(worker, ACCEPT)
+                self._let_accept(worker)
             self._on_worker_ready()
 
     def _on_worker_ready(self) -> None:
@@ -331,8 +331,12 @@ class Supervisor:
             self._end_all(CUT, 0.0)
         elif not self._is_stopping:
             for worker in self._workers:
-                self._send(worker, ACCEPT)
+                self._let_accept(worker)
             self._begin()
+
+    def _let_accept(self, worker: _Worker) -> None:
+        worker.is_held = False
+        self._send(worker, ACCEPT)
 
     def _begin_upgrade(self) -> None:
         if self._upgrade is not None and self._upgrade.begin():
