@@ -110,6 +110,8 @@ predecessor.wait_for_end(60)
     assert upgraded.upgrade.is_done
     wait_until(lambda: out.exists() and out.read_text().endswith(")"))
     assert out.read_text() == repr(("http", listening.getsockname(), *HANDOVER))
+    with pytest.raises(ChildProcessError):  # the first process, which has forked, is no zombie
+        os.waitpid(upgraded.started[0]._group, os.WNOHANG)
     # It ends when the old one does, whose end of the channel is closed then.
     upgraded.close()
     wait_until(lambda: not Path(f"/proc/{upgraded.pid}").exists())
@@ -274,6 +276,25 @@ sys.exit(7)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     assert out.read_text() == f"[{int(signal.SIGUSR2)}]"
+
+
+def test_the_first_process_leaves_no_zombie(start: Start, tmp_path: Path) -> None:
+    """It has forked, but has not got round to its end when the new one is ready."""
+    ready = tmp_path / "ready"
+    upgraded = start(f"""
+if os.fork():
+    time.sleep(3600)
+predecessor.report_ready()
+open({str(ready)!r}, "w")
+predecessor.wait_for_end(60)
+while predecessor.read():
+    time.sleep(0.01)
+""")
+    upgraded.run()
+    assert upgraded.heard == ["ready", "taken over"]
+    assert ready.exists() or upgraded.pid
+    with pytest.raises(ChildProcessError):
+        os.waitpid(upgraded.started[0]._group, os.WNOHANG)
 
 
 def test_memory_is_handed_over() -> None:

@@ -135,7 +135,11 @@ class Successor:
             self.channel.send(_GO)
         except OSError:
             return False
-        os.waitpid(self._group, os.WNOHANG)
+        if self.pid != self._group:
+            # The first process has only forked (Predecessor.detach). Kill it in case that it has
+            # not got round to its end yet, so that this call never waits and leaves no zombie.
+            os.kill(self._group, signal.SIGKILL)
+            os.waitpid(self._group, 0)
         return True
 
     def kill(self) -> str:
