@@ -43,6 +43,14 @@ async def test_what_the_hub_is_asked_for_refs() -> None:
     }
 
 
+async def test_only_the_checked_service_is_asked_for() -> None:
+    world = World({"hub": http_answer(200, b"001e#", ADVERTISED)})
+    path = "/o/n/info/refs?service=git-receive-pack&x=1&service=git-upload-pack"
+    async with world.run() as client:
+        assert (await ask(client, path))[0] == 200
+    assert [request.target for request in world.hub.requests] == [REFS]
+
+
 async def test_a_small_request_is_sent_again() -> None:
     answers: list[Answer] = [RESET, http_answer(503), http_answer(200, b"PACK", RESULT)]
     world = World({"hub": lambda request: answers.pop(0)})

@@ -67,7 +67,9 @@ class GitApi:
             raise RequestError(403, _PUSH_REFUSED)
         if service != _UPLOAD_PACK:
             raise RequestError(400, f"the only service is {_UPLOAD_PACK}: use git 1.6.6 or later")
-        return await self._pass_on(call, b"")
+        # Made from what was checked: another server may read another one of several values.
+        target = f"{call.request.raw_path}?service={_UPLOAD_PACK}"
+        return await self._pass_on(call, target, b"")
 
     async def answer_pack(self, call: Call[ObjectPath]) -> Response:
         """Answer a command of a fetch.
@@ -76,7 +78,7 @@ class GitApi:
             RequestError: the body is malformed or too slow.
             UpstreamError: the Hub fails or does not answer.
         """
-        return await self._pass_on(call, await _read_start(call.request))
+        return await self._pass_on(call, call.request.raw_path, await _read_start(call.request))
 
     async def refuse_push(self, call: Call[ObjectPath]) -> Response:
         """Refuse a push.
@@ -87,7 +89,7 @@ class GitApi:
         raise RequestError(403, _PUSH_REFUSED)
 
     async def _pass_on(
-        self, call: Call[ObjectPath], body: bytes | AsyncIterator[bytes]
+        self, call: Call[ObjectPath], target: str, body: bytes | AsyncIterator[bytes]
     ) -> Response:
         request = call.request
         request.record.repo = call.target.repo.id
@@ -100,7 +102,7 @@ class GitApi:
         ]
         # git follows redirects by itself: so it learns the new name of a repository.
         opened = hub.forward(
-            request.method, request.target, fields, call.token, body, follows_redirects=False
+            request.method, target, fields, call.token, body, follows_redirects=False
         )
         if isinstance(body, bytes):
             async with head_timeout(self._limits, TIMEOUT):
