@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from tests.peers import STALL, Answer, ScriptedPeer, Wire, answering, http_answer, turn
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 from xetserve.errors import BrokenStream, UpstreamError
 from xetserve.net.client_connection import ClientConnection, ClientResponse
 from xetserve.net.stream import ByteStream
@@ -76,6 +76,41 @@ class TestRequests:
             (request,) = peer.requests
             assert (request.method, request.body) == (method, body)
             assert request.get("content-length") == str(len(body))
+
+    @pytest.mark.parametrize("has_answer", [True, False])
+    @pytest.mark.parametrize("num_more", [0, 3])
+    async def test_an_answer_before_the_end_of_a_streamed_body(
+        self, has_answer: bool, num_more: int
+    ) -> None:
+        has_come = asyncio.Event()
+
+        async def play(wire: Wire) -> None:
+            await wire.reader.readuntil(b"first")
+            if has_answer:
+                await wire.send(http_answer(413, b"too large"))
+                await has_come.wait()
+            wire.reset()
+
+        async with ScriptedPeer(play) as peer, connection_to(peer) as connection:
+
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"first"
+                if has_answer:
+                    await until(lambda: not connection.stream.is_quiet)
+                    has_come.set()
+                await until(lambda: connection.stream._lost)
+                for _ in range(num_more):
+                    yield b"more"
+
+            asked = connection.request("POST", peer.url(), (), pieces(), PATIENCE)
+            if not has_answer:
+                with pytest.raises(BrokenStream, match="connection reset"):
+                    await asked
+                return
+            response = await asked
+            assert response.status == 413
+            assert await response.read(100, PATIENCE) == b"too large"
+            assert not connection.is_reusable
 
     async def test_several_on_one_connection(self) -> None:
         answers: list[Answer] = [

@@ -198,6 +198,18 @@ async def test_a_post_on_a_kept_connection_that_has_gone_is_not_repeated(
         assert len(peer.requests) == 2
 
 
+async def test_a_streamed_body_goes_out_on_a_fresh_connection(pool: ConnectionPool) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"abc"
+
+    async with ScriptedPeer(answering(OK)) as peer:
+        await get(pool, peer)
+        assert pool.num_idle == 1
+        async with pool.request("POST", peer.url(), body=pieces(), timeout=PATIENCE) as response:
+            assert await response.read(1000, PATIENCE) == b"ok"
+        assert len(peer.wires) == 2
+
+
 async def test_a_fresh_connection_that_breaks_is_not_retried(pool: ConnectionPool) -> None:
     async with ScriptedPeer(answering(CLOSE)) as peer:
         with pytest.raises(BrokenStream):

@@ -7,6 +7,7 @@ parses it.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 import h11
@@ -148,9 +149,7 @@ class ClientConnection:
             await self._send(connection, events if body else [start, events[-1]], timeout)
         else:
             await self._send(connection, [start], timeout)
-            async for piece in body:
-                await self._send(connection, [h11.Data(data=piece)], timeout)
-            await self._send(connection, [h11.EndOfMessage()], timeout)
+            await self._send_pieces(connection, body, timeout)
         head = await read_head(connection, self.stream, self._inbox, timeout)
         return self._start_body(method, head)
 
@@ -160,6 +159,22 @@ class ClientConnection:
         """Send parts of a request together."""
         parts = [connection.send(event) for event in events]
         await self.stream.send_all([part for part in parts if part], timeout)
+
+    async def _send_pieces(
+        self, connection: h11.Connection, body: AsyncIterator[bytes], timeout: float | None
+    ) -> None:
+        """Send a streamed body, or as much of it as the peer takes.
+
+        If the connection breaks, an answer may have come before, such as 401 or 413. Without one,
+        reading it raises the same error.
+        """
+        async for piece in body:
+            with suppress(BrokenStream):
+                await self._send(connection, [h11.Data(data=piece)], timeout)
+                continue
+            return
+        with suppress(BrokenStream):
+            await self._send(connection, [h11.EndOfMessage()], timeout)
 
     def _start_body(self, method: str, head: h11.Response) -> ClientResponse:
         headers = Headers.from_raw(head.headers)

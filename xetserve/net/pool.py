@@ -109,8 +109,10 @@ class ConnectionPool:
         body: RequestContent,
         timeout: float,
     ) -> tuple[ClientConnection, ClientResponse]:
+        # The server may just be closing an idle connection, and a streamed body is sent only once.
+        may_reuse = isinstance(body, bytes)
         while True:
-            connection = self._take_idle(url.origin)
+            connection = self._take_idle(url.origin) if may_reuse else None
             is_fresh = connection is None
             if connection is None:
                 connection = await self._open(url.origin)
