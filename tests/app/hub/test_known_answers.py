@@ -76,6 +76,16 @@ class TestApi:
                 assert status == 200
         assert len(world.asked) == 3
 
+    async def test_the_manifest_of_another_client_is_none_for_llama_cpp(self) -> None:
+        answers: list[Answer] = [http_answer(200, b"{}", JSON), http_answer(503)]
+        world = hub(lambda _: answers.pop(0) if len(answers) > 1 else answers[0], stale_for=1000)
+        path = "/v2/o/n/manifests/Q4"
+        async with world.run() as client:
+            assert (await ask(client, path, "User-Agent: ollama/1"))[0] == 200
+            world.now += 500
+            assert (await ask(client, path, "User-Agent: llama-cpp/1"))[0] == 503
+            assert (await ask(client, path, "User-Agent: ollama/1"))[0] == 200
+
     @pytest.mark.parametrize("path", ["/api/models/acme/tree/main", "/api/models/o/n"])
     @pytest.mark.parametrize(
         ("answer", "status"),

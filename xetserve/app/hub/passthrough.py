@@ -214,6 +214,7 @@ class PassThrough:
                 raise NotKept
             method = "POST" if request.method == "POST" else "GET"
             spelling = normalize_tree(target)
+            was_stored = spelling != target  # by older versions, as the client wrote it
             if target.startswith("/v2/") and is_llama_cpp(request.headers):
                 spelling += "#llama.cpp"  # its manifests are others
             is_lasting = is_lasting_question(target)
@@ -232,7 +233,7 @@ class PassThrough:
             question = make_question(get_scope(token), repo, method, spelling, fields, body)
             async with head_timeout(self._limits):
                 return await self._known.get(
-                    question, ask, renew, None if spelling == target else find_older
+                    question, ask, renew, find_older if was_stored else None
                 )
 
         return get
