@@ -147,6 +147,7 @@ async def test_a_client_that_does_not_read_stops_the_hub() -> None:
         ("/api/models/o/n/tree/main", "application/json", False),
         ("/api/spaces/o/logs", None, False),
         ("/api/jobs/o/5", None, False),
+        ("/o/buckets/a/b/logs", None, False),
     ],
 )
 def test_which_answers_may_be_streams(path: str, accept: str | None, expected: bool) -> None:

@@ -32,7 +32,7 @@ def may_stream(request: Request) -> bool:
     if MEDIA_TYPE in (request.headers.get("accept") or "").lower():
         return True
     parts = request.raw_path.split("/")
-    return len(parts) > 5 and parts[2] in _KINDS and parts[5] in _VERBS
+    return len(parts) > 5 and parts[1] == "api" and parts[2] in _KINDS and parts[5] in _VERBS
 
 
 def is_stream(headers: Headers) -> bool:
