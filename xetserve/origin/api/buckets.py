@@ -18,6 +18,7 @@ from xetserve.http.messages import Request, Response, json_response
 from xetserve.origin.api.auth import Gatekeeper
 from xetserve.origin.api.hub import (
     HubApi,
+    check_paths,
     find_commit,
     format_time,
     is_true,
@@ -50,7 +51,7 @@ class BucketsApi:
                 return await self._list_files(request, repo, "/".join(prefix))
             case "POST", [owner, name, "paths-info"]:
                 repo = await self._open(request, owner, name)
-                paths = (await read_json(request)).get("paths", [])
+                paths = check_paths(await read_json(request))
                 commit = await find_commit(repo, "main")
                 found = [commit.entries[path] for path in paths if path in commit.entries]
                 return json_response(200, [_describe_file(entry, commit) for entry in found])

@@ -329,17 +329,26 @@ def _parse_cursor(text: str | None) -> str | None:
         raise hub_error(400, "the cursor is not one of ours") from None
 
 
+def check_paths(value: dict[str, Any]) -> list[str]:
+    """Return the paths that a request's JSON object names; one alone may be a string.
+
+    Raises:
+        RequestError: 400, they are no strings.
+    """
+    paths = value.get("paths", [])
+    paths = [paths] if isinstance(paths, str) else paths
+    if not (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
+        raise hub_error(400, "paths must be a list of strings")
+    return paths
+
+
 def _parse_paths(body: bytes) -> tuple[Iterable[str], bool]:
     if body.lstrip().startswith(b"{"):
         try:
             value = parse_json(body)
         except FormatError:
             raise hub_error(400, "the request body is not JSON") from None
-        paths = value.get("paths", [])
-        paths = [paths] if isinstance(paths, str) else paths
-        if not (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
-            raise hub_error(400, "paths must be a list of strings")
-        return paths, value.get("expand") is True
+        return check_paths(value), value.get("expand") is True
     pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
     expand = any(name == "expand" and is_true(text) for name, text in pairs)
     return [text for name, text in pairs if name == "paths"], expand
