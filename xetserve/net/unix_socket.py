@@ -18,6 +18,11 @@ class UnixSocket(NamedTuple):
     path: Path
     identity: tuple[int, int, int]
 
+    @property
+    def label(self) -> str:
+        """Return the identity as text, for find_unix_socket in another process."""
+        return "-".join(map(str, self.identity))
+
     def remove(self) -> None:
         """Remove the file, unless another server has replaced it."""
         with contextlib.suppress(OSError):  # the file is gone, or the folder is read-only now
@@ -52,12 +57,17 @@ def bind_unix_socket(path: Path, mode: int) -> UnixSocket:
     return UnixSocket(sock, path, _identify(path))
 
 
-def find_unix_socket(socks: list[socket.socket], path: Path) -> UnixSocket | None:
-    """Return the socket that was bound at a path, if its file is still there."""
-    for sock in socks:
-        with contextlib.suppress(OSError):
-            if sock.getsockname() == os.fspath(path):
-                return UnixSocket(sock, path, _identify(path))
+def find_unix_socket(sock: socket.socket, label: str) -> UnixSocket | None:
+    """Return an inherited socket with its file; None if the file is gone or another server's.
+
+    Args:
+        label: of the socket, from the process that has bound it.
+    """
+    path = Path(sock.getsockname())
+    with contextlib.suppress(OSError):
+        found = UnixSocket(sock, path, _identify(path))
+        if found.label == label:
+            return found
     return None
 
 

@@ -268,6 +268,27 @@ def test_a_unix_socket_whose_file_is_gone_is_bound_anew(open_by: Opener, tmp_pat
     assert path.exists()
 
 
+def test_a_unix_socket_of_another_server_is_not_taken_for_the_own_one(
+    open_by: Opener, tmp_path: Path
+) -> None:
+    """Another server has replaced the file, so nobody connects to the inherited socket."""
+    path = tmp_path / "socket"
+    settings = {"port": "off", "unix_socket": str(path)}
+    first = open_by(settings)
+    path.unlink()
+    another = open_by(settings)
+    (name, sock), *_ = first.named
+    open_by.inherited = [Inherited(name, sock.dup())]
+    with pytest.raises(ConfigError, match=r"cannot listen on .*socket: Address already in use"):
+        open_by(settings)
+    open_by.inherited = first.named
+    elsewhere = open_by({"port": "off", "unix_socket": str(tmp_path / "elsewhere")})
+    elsewhere.take_over()
+    assert path.exists(), "it is not ours to remove"
+    another.remove_files()
+    assert not path.exists()
+
+
 # Ending when it is idle
 
 

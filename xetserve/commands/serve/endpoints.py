@@ -5,6 +5,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,9 @@ from xetserve.ops.socket_activation import Inherited
 
 REDIRECT_NAME = "redirect"  # the name of an inherited socket for redirects
 # The names of sockets that a former generation of the server has bound begin so; then comes the
-# name of the setting that they are for.
+# name of the setting that they are for; behind UNIX comes the label of the Unix socket.
 OWN: Final = "own."
+UNIX: Final = f"{OWN}unix_socket/"
 
 _ADVICE: Final = {
     errno.EADDRINUSE: "`ss -ltnp` shows the process that has it; stop it, or choose another {}",
@@ -107,8 +109,15 @@ def open_endpoints(
     tls = make_tls(config, environ) if with_tls else None
     given = [each for each in inherited if not each.name.startswith(OWN)]
     kept: dict[str, list[socket.socket]] = {}
+    former_unix: list[UnixSocket] = []
     for name, sock in inherited:
-        if name.startswith(OWN):
+        if name.startswith(UNIX):
+            former = find_unix_socket(sock, name.removeprefix(UNIX))
+            if former is None:
+                sock.close()
+            else:
+                former_unix.append(former)
+        elif name.startswith(OWN):
             kept.setdefault(name.removeprefix(OWN), []).append(sock)
     named = list(given)
     with ExitStack() as failing:
@@ -144,32 +153,24 @@ def open_endpoints(
         files_of_former: list[UnixSocket] = []
         if server.unix_socket:
             path = Path(server.unix_socket)
-            former = kept.get("unix_socket", [])
-            unix = find_unix_socket(former, path)
-            if unix is not None:
-                former.remove(unix.sock)
-                files_of_former.append(unix)
+            files_of_former += [each for each in former_unix if each.path == path]
+            if files_of_former:
+                unix = files_of_former[0]
             else:
                 unix = _bind_unix(path, int(server.unix_socket_mode, 8))
                 failing.callback(unix.sock.close)
                 failing.callback(unix.remove)
                 files.append(unix)
             found.append(Endpoint(unix.sock))
-            named.append(Inherited(f"{OWN}unix_socket", unix.sock))
+            named.append(Inherited(UNIX + unix.label, unix.sock))
         if config.status.status_listen:
             host, _, port = config.status.status_listen.rpartition(":")
             own = bind(host.strip("[]"), int(port), "status_listen")
             found += [Endpoint(sock, for_operators=True) for sock in own]
         failing.pop_all()
-    unused = []
-    for setting, socks in kept.items():
-        for sock in socks:
-            if setting == "unix_socket" and (
-                unix := find_unix_socket([sock], Path(sock.getsockname()))
-            ):
-                unused.append(unix)
-            else:
-                sock.close()
+    unused = [each for each in former_unix if each not in files_of_former]
+    for sock in chain.from_iterable(kept.values()):
+        sock.close()
     handed_over = {each.sock for each in given}
     bound = [each for each in found if each.sock not in handed_over]
     return Endpoints(found, tls, files, files_of_former, unused, bound, named)
