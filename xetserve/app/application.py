@@ -93,7 +93,7 @@ class Application:
             raise RequestError(508, "this server is its own Hub: its hub_url leads back to it")
         is_for_datasets = self._datasets is not None and self._datasets.serves(request)
         routes = self._datasets.routes if self._datasets and is_for_datasets else self.routes
-        route, path = routes.match(request.raw_path)
+        route, path = routes.match(request.raw_path, request.prefix)
         request.record.route = route.name
         if request.for_operators and route.name not in STATUS_ROUTES:
             raise RequestError(404, "this address has the figures of the server, and no files")

@@ -28,6 +28,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from xetserve.app.paths import decode_segment, split_path
 from xetserve.errors import RequestError, XetserveError
 from xetserve.http.messages import Request, Response
+from xetserve.upstream.hub.entry import KINDS_BY_PLURAL
 
 T = TypeVar("T")
 
@@ -119,14 +120,15 @@ class RouteTable:
 
     Args:
         find_verb: returns the verb of a path below /api/, "" if it has no known verb.
-        advise: returns what may be meant by the decoded segments of a path that has no route.
+        advise: returns what may be meant by a path that has no route, and may begin with the id
+            of a repository; from its decoded segments, and what clients' paths begin with.
     """
 
     def __init__(
         self,
         routes: Sequence[Route[Any]],
         find_verb: Callable[[str], str],
-        advise: Callable[[Sequence[str]], str] = lambda _: "",
+        advise: Callable[[Sequence[str], str], str] = lambda _, __: "",
     ) -> None:
         self.routes = tuple(routes)
         self._find_verb = find_verb
@@ -147,8 +149,11 @@ class RouteTable:
         }
         self._others = [each for each in readings if not each.segments[0].words]
 
-    def match(self, raw_path: str) -> tuple[Route[Any], MatchedPath]:
+    def match(self, raw_path: str, prefix: str = "") -> tuple[Route[Any], MatchedPath]:
         """Return the route of a path.
+
+        Args:
+            prefix: what clients' paths begin with, see Request; for the words of an error.
 
         Raises:
             RequestError: 404, the path has no route; 400, the path is malformed, too.
@@ -165,9 +170,11 @@ class RouteTable:
                 verb = ""
             route = self._questions.get(verb) or self._questions[""]
             return route, MatchedPath(raw_path, {})
-        advice = self._advise(split_path(raw_path))
+        decoded = split_path(raw_path)
+        may_be_id = segments[0] not in self._by_first or segments[0] in KINDS_BY_PLURAL
+        advice = self._advise(decoded, prefix) if may_be_id else ""
         raise RequestError(
-            404, f"there is nothing at this path; {advice}/ lists the paths of this server"
+            404, f"there is nothing at this path; {advice}{prefix}/ lists the paths of this server"
         )
 
 

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from tests.app.world import CONTENT, World, ask
+from tests.routes import TABLE, RecordingApplication
 from xetserve.app.hub.links import advise
+from xetserve.errors import RequestError
+from xetserve.http.messages import Headers, Request
 
 
 @pytest.mark.parametrize(
@@ -63,10 +66,38 @@ def test_what_works_in_place_of_a_page(path: str, files: str, folder: str) -> No
 
 @pytest.mark.parametrize(
     "path",
-    ["", "api", "api/models", "a/b/c", "-o/n", "datasets", "v2/x", "o/n/%\x00", "download/o/n"],
-)
+    ["download-hash", "download", "a/b/c", "-o/n", "datasets", "v2/x", "v1/x", "o/n/%25",
+     "download/o/n", "buckets/o", "buckets", "buckets/o/n", "xorbs/x/y", "oauth/x", "health/x"],
+)  # fmt: skip
 def test_paths_of_nothing(path: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        TABLE.match(f"/{path}", "/hf")
+    assert caught.value.status == 404
+    assert str(caught.value) == (
+        "there is nothing at this path; /hf/ lists the paths of this server"
+    )
+
+
+@pytest.mark.parametrize("path", ["", "a/b/c", "-o/n", "datasets", "o/n/%\x00"])
+def test_segments_of_nothing(path: str) -> None:
     assert advise(path.split("/")) == ""
+
+
+def test_advised_paths_are_those_of_clients() -> None:
+    with pytest.raises(RequestError) as caught:
+        TABLE.match("/o/n/tree/main", "/hf")
+    text = str(caught.value)
+    assert "at /hf/o/n/resolve/" in text
+    assert "and /hf/api/models/o/n/tree/main lists" in text
+    assert text.endswith("; /hf/ lists the paths of this server")
+
+
+async def test_an_error_names_paths_below_the_base_path() -> None:
+    recording = RecordingApplication()
+    recording._app.routes = TABLE
+    request = Request("GET", "/o/n/tree/main", Headers([("host", "h")]), prefix="/hf")
+    response = await recording._app.handle(request)
+    assert b"at /hf/o/n/resolve/" in response.body  # type: ignore[operator]
 
 
 async def test_a_page_is_404_with_advice() -> None:

@@ -12,7 +12,6 @@ from xetserve.http.messages import Response
 from xetserve.upstream.hub.entry import KINDS_BY_PLURAL
 
 _PAGES: Final = ("tree", "blob", "resolve", "raw", "commits", "discussions", "viewer")
-_NOT_OWNERS: Final = ("api", "download", "download-hash", "v1", "v2", "xorbs", "oauth")
 _MAX_SIZE: Final = 200  # characters of a revision and a folder that are repeated
 
 
@@ -35,15 +34,19 @@ async def redirect_link(call: Call[str]) -> Response:
     return Response(307, [("Location", location), ("Cache-Control", "no-cache")])
 
 
-def advise(segments: Sequence[str]) -> str:
+def advise(segments: Sequence[str], prefix: str = "") -> str:
     """Return what works in place of a page about a repository; "": the path is not of one.
 
     For example, the path /o/n/tree/dev/d is the page of a folder, whose list is at
     /api/models/o/n/tree/dev/d.
+
+    Args:
+        segments: decoded; the first one starts no route.
+        prefix: what clients' paths begin with.
     """
     kind = KINDS_BY_PLURAL.get(segments[0], "model")
     rest = [segment for segment in segments[segments[0] in KINDS_BY_PLURAL :] if segment]
-    if not rest or segments[0] in _NOT_OWNERS:
+    if not rest:
         return ""
     has_owner = len(rest) > 1 and (rest[1] not in _PAGES or "".join(rest[2:3]) in _PAGES)
     repo_id, page, revision = rest[: 1 + has_owner], rest[1 + has_owner :][:1], "main"
@@ -55,7 +58,8 @@ def advise(segments: Sequence[str]) -> str:
         repo = parse_hub_repo(repo_id, kind)
     except RequestError:
         return ""
+    files, listing = f"{prefix}{repo.url_prefix}/resolve", f"{prefix}{repo.api_prefix}/tree"
     return (
-        f"if {repo.id} is a repository, its files are at {repo.url_prefix}/resolve/REVISION/PATH, "
-        f"and {repo.api_prefix}/tree/{quote(revision[:_MAX_SIZE])} lists them; "
+        f"if {repo.id} is a repository, its files are at {files}/REVISION/PATH, "
+        f"and {listing}/{quote(revision[:_MAX_SIZE])} lists them; "
     )
