@@ -649,10 +649,10 @@ class TestSlowClients:
             assert (await answer)[0] == 408
 
     async def test_a_body_at_the_rate_that_is_asked_for_may_take_its_time(self) -> None:
-        limits = ConnectionLimits(body_timeout=0.1, min_body_rate=1000, linger_timeout=LINGER)
+        limits = ConnectionLimits(body_timeout=0.1, min_body_rate=50, linger_timeout=LINGER)
         async with serving(echo, limits) as listener, connected(listener.port) as client:
             await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n")
-            # 200 bytes buy 0.2 s: ten waits of 0.03 s are less than that and body_timeout.
+            # 200 bytes buy 4 s: ten waits of 0.03 s are less than that, and more than body_timeout.
             for _ in range(10):
                 await client.send(bytes(200))
                 await asyncio.sleep(0.03)
