@@ -18,7 +18,7 @@ from xetserve.pipeline.verify.ledger_file import ChunkList
 from xetserve.pipeline.verify.ledgers import Ledgers
 from xetserve.pipeline.verify.ring_log import ring_size
 from xetserve.pipeline.verify.worker_bus import PLACE_SIZE, WorkerBus
-from xetserve.pipeline.verify.worker_records import SeenChunks, SeenCollector
+from xetserve.pipeline.verify.worker_records import MarkKind, SeenChunks, SeenCollector
 from xetserve.xet.reconstruction import ChunkRange
 
 XORB = b"x" * 32
@@ -85,7 +85,7 @@ def test_parts_that_several_have_seen_prove_the_file(workers: Workers) -> None:
 @given(st.lists(st.integers(0, 2), min_size=len(CHUNKS), max_size=len(CHUNKS)), st.randoms())
 def test_whoever_looks_last_knows_all(owners: list[int], source: random.Random) -> None:
     """Each tells before it looks, in any order: the last one can judge, and finds what is wrong."""
-    workers = Workers(3, bus_module.MARKS_SIZE + bus_module.SEEN_SIZE + ring_size(1 << 16))
+    workers = Workers(3, 2 * bus_module.MARKS_SIZE + bus_module.SEEN_SIZE + ring_size(1 << 16))
     bad = source.choice(CHUNKS)
     parts: list[list[Chunk]] = [[], [], []]
     for chunk, owner in zip(CHUNKS, owners, strict=True):
@@ -167,6 +167,20 @@ def test_a_cut_is_known_to_all(workers: Workers) -> None:
         assert workers.start(number).was_cut(FILE_HASH, now)
     second.note_cut(FILE_HASH, now + 5)
     assert first.was_cut_since(FILE_HASH, now + 5)
+
+
+def test_a_cut_outlasts_any_number_of_dropped_ledgers(workers: Workers) -> None:
+    """A worker or a server that begins within the hour has to know of it."""
+    first, now = workers.all[0], time.monotonic()
+    first.note_cut(FILE_HASH, now)
+    first.note_client_cut(FILE_HASH, "client", now)
+    for _ in range(3000):
+        first._mark(FILE_HASH, time.monotonic_ns(), MarkKind.LOST)
+    for number in (0, 1):
+        late = workers.start(number)
+        assert late.was_cut(FILE_HASH, now)
+        assert late.was_client_cut(FILE_HASH, "client", now)
+        assert late.was_lost_since(FILE_HASH, now)
 
 
 def test_a_file_that_was_cut_is_suspect_until_it_is_proven(workers: Workers) -> None:
@@ -364,7 +378,7 @@ def test_damage_to_what_is_shared_is_no_damage_to_files(workers: Workers) -> Non
         workers.see(1, CHUNKS[:100])
         for place in workers.places:
             for _ in range(200):
-                place[source.randrange(bus_module.MARKS_SIZE + 5000)] = source.randrange(256)
+                place[source.randrange(2 * bus_module.MARKS_SIZE + 5000)] = source.randrange(256)
         for number in range(3):
             ledger = workers.look(number)
             for chunk in CHUNKS:

@@ -22,9 +22,11 @@ of the first half is flipped.
 The bus also lets all workers check each chunk of a file that one of them has proven.
 tests/e2e/test_shared_ledger.py and tests/pipeline/verify/test_shared_proof.py fail without the bus.
 
-How: each worker has a place in shared memory that only it writes, with three rings (ring_log.py):
+How: each worker has a place in shared memory that only it writes, with four rings (ring_log.py):
 
-    marks   files whose answers were cut, and files whose chunks were forgotten
+    cuts    files whose answers were cut, and files whose chunks were forgotten
+    marks   files whose chunks were dropped, and files that are being proven: they may be many, and
+            must not overwrite cuts, which matter for an hour to a worker that starts meanwhile
     seen    chunks of files that are not proven (worker_records.py)
     lists   the chunks of proven files (ledger_file.py)
 
@@ -35,6 +37,7 @@ allocates the memory as it is used: at most PLACE_SIZE a worker.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, pairwise
 from typing import Final
 
 from xetserve.base.lru_dict import LruDict
@@ -49,6 +52,7 @@ from xetserve.pipeline.verify.ring_log import RingReader, RingWriter, ring_size
 from xetserve.pipeline.verify.worker_records import (
     MARK_SIZE,
     Mark,
+    MarkKind,
     SeenChunks,
     pack_mark,
     pack_seen,
@@ -63,7 +67,8 @@ SEEN_SIZE: Final = ring_size(4 << 20)  # about 100,000 chunks: some seconds at f
 LISTS_SIZE: Final = ring_size(8 << 20)  # about 200,000 chunks; the longest ledger fits
 # Change it with the form of the rings or records: generations of a server share the memory.
 LAYOUT: Final = 1
-PLACE_SIZE: Final = MARKS_SIZE + SEEN_SIZE + LISTS_SIZE  # bytes of a worker's place
+_FREQUENT: Final = (MarkKind.LOST, MarkKind.PROVING)
+PLACE_SIZE: Final = 2 * MARKS_SIZE + SEEN_SIZE + LISTS_SIZE  # bytes of a worker's place
 MAX_LISTS: Final = 8192  # lists whose positions are known
 
 
@@ -77,10 +82,11 @@ class WorkerBus:
     """
 
     def __init__(self, places: Sequence[memoryview], own: int) -> None:
-        marks, seen, lists = _divide(places[own])
+        cuts, marks, seen, lists = _divide(places[own])
         self._places = places
         self._own = own
         self._num_places = 0  # that are read
+        self._cuts = _Rings(cuts)
         self._marks = _Rings(marks)
         self._seen = _Rings(seen)
         self._own_lists = RingWriter(lists)
@@ -90,11 +96,12 @@ class WorkerBus:
     @property
     def num_missed(self) -> int:
         """How often marks or chunks were overwritten before this worker has read them."""
-        return self._marks.num_missed + self._seen.num_missed
+        return sum(rings.num_missed for rings in (self._cuts, self._marks, self._seen))
 
     def send_mark(self, mark: Mark) -> None:
         """Send a mark to the other workers."""
-        self._marks.own.append(pack_mark(mark))
+        rings = self._marks if mark.kind in _FREQUENT else self._cuts
+        rings.own.append(pack_mark(mark))
 
     def send_chunks(self, runs: Iterable[SeenChunks]) -> None:
         """Send chunks of files to the other workers."""
@@ -104,7 +111,7 @@ class WorkerBus:
     def receive_marks(self) -> Iterator[Mark]:
         """Yield the new marks of other workers; the first time also those of the predecessor."""
         self._find_places()
-        for data in self._marks.receive():
+        for data in chain(self._cuts.receive(), self._marks.receive()):
             try:
                 yield parse_mark(data)
             except FormatError as exc:
@@ -140,8 +147,9 @@ class WorkerBus:
 
     def _find_places(self) -> None:
         for at in range(self._num_places, len(self._places)):
-            marks, seen, lists = _divide(self._places[at])
+            cuts, marks, seen, lists = _divide(self._places[at])
             if at != self._own:
+                self._cuts.add(cuts)
                 self._marks.add(marks)
                 self._seen.add(seen)
             self._list_readers.append(RingReader(lists))
@@ -187,6 +195,6 @@ class _Rings:
         return self._of_former.num_lost + sum(reader.num_lost for reader in self._others)
 
 
-def _divide(place: memoryview) -> tuple[memoryview, memoryview, memoryview]:
-    middle = MARKS_SIZE + SEEN_SIZE
-    return place[:MARKS_SIZE], place[MARKS_SIZE:middle], place[middle:PLACE_SIZE]
+def _divide(place: memoryview) -> list[memoryview]:
+    sizes = (MARKS_SIZE, MARKS_SIZE, SEEN_SIZE, LISTS_SIZE)
+    return [place[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
