@@ -11,6 +11,8 @@ from math import log2
 from typing import Final
 from urllib.parse import urlsplit
 
+from xetserve.base.path_prefix import PATH_PREFIX
+
 MIN_BUDGET: Final = 8 * 1024 * 1024  # bytes
 MIN_SECRET_LENGTH: Final = 32  # characters: 128 bits in hex digits
 MIN_PASSWORD_LENGTH: Final = 16
@@ -113,7 +115,7 @@ def parse_datasets_server(text: str) -> str:
 def parse_base_path(text: str) -> str:
     """Parse a path that begins with a slash; drop one at its end. Empty: none."""
     path = text.strip().rstrip("/")
-    if not re.fullmatch(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*", path) or len(path) > 255:
+    if not PATH_PREFIX.fullmatch(path):
         raise ValueError("must be a path such as /hf, of letters, digits and . _ ~ -")
     return path
 

@@ -19,6 +19,7 @@ from ipaddress import (
 )
 from typing import Final
 
+from xetserve.base.path_prefix import PATH_PREFIX
 from xetserve.http.messages import Headers, Request
 from xetserve.http.request import has_port, is_host
 
@@ -35,7 +36,6 @@ _PAIR: Final = re.compile(
     r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z-]++)))?+"""
     r"""[ \t]*+(?P<end>[;,]|$)"""
 )
-_PREFIX: Final = re.compile(r"(?=.{0,255}\Z)(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*")
 # An address in these fields, with or without a port.
 _NODE: Final = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9A-Za-z._-]{1,16})?"
@@ -132,7 +132,7 @@ def is_prefix(text: str) -> bool:
 
     Its characters need no escape and no quotes, wherever a link is written.
     """
-    return _PREFIX.fullmatch(text) is not None
+    return PATH_PREFIX.fullmatch(text) is not None
 
 
 def _add_port(host: str, port: str, *, secure: bool) -> str:
