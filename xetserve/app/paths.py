@@ -16,7 +16,7 @@ from xetserve.upstream.hub.entry import KINDS, RepoRef
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PLAIN: Final = re.compile(r"[!-$&-.0-~]*")  # ASCII that needs no decoding
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+REPO_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 # The Hub calls refs/convert/parquet ~parquet, too. \ufffd: it was not UTF-8.
 _REVISION: Final = re.compile(r"~?[^\s\x00-\x1f\x7f~^:?*\[\\\ufffd]{1,255}")
 _MAX_NAME_SIZE: Final = 40  # characters of a query parameter that are looked at
@@ -106,7 +106,7 @@ def parse_repo(repo_id: str, kind: str) -> RepoRef:
     if kind not in KINDS:
         raise RequestError(400, f"type must be one of {', '.join(KINDS)}")
     parts = repo_id.split("/")
-    if len(parts) != 2 or not all(_REPO_PART.fullmatch(part) for part in parts):
+    if len(parts) != 2 or not all(REPO_PART.fullmatch(part) for part in parts):
         raise RequestError(400, "the repository must be owner/name")
     return RepoRef(kind, repo_id)
 
@@ -117,7 +117,7 @@ def parse_hub_repo(parts: Sequence[str], kind: str) -> RepoRef:
     Raises:
         RequestError: 404, the id is not valid.
     """
-    if len(parts) > 2 or not all(_REPO_PART.fullmatch(part) for part in parts):
+    if len(parts) > 2 or not all(REPO_PART.fullmatch(part) for part in parts):
         raise RequestError(404, "no repository has such a name: it must be OWNER/NAME or NAME")
     return RepoRef(kind, "/".join(parts))
 

@@ -108,7 +108,7 @@ class Route(Generic[T]):
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """The methods for Allow."""
+        """Return the methods for Allow."""
         return (*self.methods.split(), "OPTIONS")
 
 

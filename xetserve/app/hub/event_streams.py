@@ -6,13 +6,11 @@ client holds one connection to this server, and this server one to the Hub.
 Source: huggingface_hub hf_api.py, _stream_sse_events, and _bucket_live_follow.py.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Final
 
 from xetserve.app.download.body import start_body
-from xetserve.app.hub.json_bodies import Page, read_pieces
-from xetserve.http.messages import Block, Headers, Request, Response
+from xetserve.app.hub.json_bodies import Page, stream_blocks
+from xetserve.http.messages import Headers, Request, Response
 
 MEDIA_TYPE: Final = "text/event-stream"
 # Seconds until the Hub must send a head. Servers may send it with the first event or comment only,
@@ -46,16 +44,5 @@ async def make_stream(page: Page, headers: list[tuple[str, str]]) -> Response:
     # nginx would collect events until its buffer is full.
     if not any(name.lower() == "x-accel-buffering" for name, _ in headers):
         headers.append(("X-Accel-Buffering", "no"))
-    return Response(page.status, headers, await start_body(_make_blocks(page)), is_live=True)
-
-
-async def _make_blocks(page: Page) -> AsyncGenerator[Block, None]:
-    """Yield an empty block at once, then what the Hub sends."""
-    async with aclosing(read_pieces(page, QUIET_TIMEOUT, _BUFFER_SIZE)) as pieces:
-        try:
-            yield []
-            async for piece in pieces:
-                yield [piece]
-        finally:
-            # Closing pieces does not do this if none was asked for.
-            await page.opened.__aexit__(None, None, None)
+    blocks = stream_blocks(page, QUIET_TIMEOUT, _BUFFER_SIZE)
+    return Response(page.status, headers, await start_body(blocks), is_live=True)

@@ -12,21 +12,20 @@ pack may have gigabytes. Errors are plain text, because git prints nothing else 
 Source: git, Documentation/gitprotocol-http.txt and http.c.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from typing import Final
 
 from xetserve.app.download.body import start_body
 from xetserve.app.download.service import head_timeout
 from xetserve.app.errors import from_error
-from xetserve.app.hub.json_bodies import Page, read_pieces
+from xetserve.app.hub.json_bodies import Page, stream_blocks
 from xetserve.app.hub.passthrough import make_answer_fields
 from xetserve.app.hub.paths import ObjectPath
 from xetserve.app.hub.writes import UPLOADS_REFUSED
 from xetserve.app.route_table import Call
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError, XetserveError
-from xetserve.http.messages import Block, Headers, Request, Response
+from xetserve.http.messages import Headers, Request, Response
 from xetserve.http.relay import select_request_fields
 from xetserve.pipeline.engine import ReadLimits
 from xetserve.upstream.hub.client import HubClient
@@ -37,7 +36,6 @@ from xetserve.upstream.requests import read_document
 TIMEOUT: Final = 60.0
 WHOLE_SIZE: Final = 16 * 1024  # bytes; a smaller request is read first, and can be sent again
 _MAX_ERROR_SIZE: Final = 64 * 1024
-_BUFFER_SIZE: Final = 64 * 1024
 _UPLOAD_PACK: Final = "git-upload-pack"
 _FIELDS: Final = ("Git-Protocol", "Content-Encoding")
 _CHALLENGE: Final = ("WWW-Authenticate", 'Basic realm="xetserve"')
@@ -117,7 +115,7 @@ class GitApi:
                 await opened.__aexit__(None, None, None)
             return _make_refusal(answer.status, answer.headers, document, headers)
         length = None if "content-encoding" in answer.headers else answer.content_length
-        blocks = _make_blocks(Page(opened, answer))
+        blocks = stream_blocks(Page(opened, answer), TIMEOUT)
         return Response(answer.status, headers, await start_body(blocks), length=length)
 
 
@@ -136,18 +134,6 @@ async def _chain(start: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[by
     yield start
     async for piece in pieces:
         yield piece
-
-
-async def _make_blocks(page: Page) -> AsyncGenerator[Block, None]:
-    """Yield an empty block at once, then what the Hub sends; close the page in the end."""
-    async with aclosing(read_pieces(page, TIMEOUT, _BUFFER_SIZE)) as pieces:
-        try:
-            yield []
-            async for piece in pieces:
-                yield [piece]
-        finally:
-            # Closing pieces does not do this if none was asked for.
-            await page.opened.__aexit__(None, None, None)
 
 
 def _make_refusal(

@@ -32,17 +32,17 @@ class Page(NamedTuple):
 
     @property
     def status(self) -> int:
-        """The answer's status."""
+        """Return the answer's status."""
         return self.source.status
 
     @property
     def headers(self) -> Headers:
-        """The answer's fields."""
+        """Return the answer's fields."""
         return self.source.headers
 
     @property
     def following(self) -> str | None:
-        """The URL of the next page; None: this is the last one."""
+        """Return the URL of the next page; None: this is the last one."""
         return find_following(self.headers)
 
 
@@ -78,6 +78,23 @@ async def read_pieces(page: Page, timeout: float, buffer_size: int = _BUFFER_SIZ
         raise UpstreamError(f"the Hub: {exc}") from exc
     finally:
         await page.opened.__aexit__(None, None, None)
+
+
+async def stream_blocks(
+    page: Page, timeout: float, buffer_size: int = _BUFFER_SIZE
+) -> AsyncGenerator[Block, None]:
+    """Yield an empty block at once, then a decoded body as it comes; close the page in the end.
+
+    Args, Raises: as read_pieces.
+    """
+    async with aclosing(read_pieces(page, timeout, buffer_size)) as pieces:
+        try:
+            yield []
+            async for piece in pieces:
+                yield [piece]
+        finally:
+            # Closing pieces does not do this if none was asked for.
+            await page.opened.__aexit__(None, None, None)
 
 
 class Part(NamedTuple):

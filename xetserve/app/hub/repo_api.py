@@ -8,10 +8,10 @@
 All requests need a token. The client gets the Hub's answer.
 """
 
-import re
 from typing import Any, Final
 
 from xetserve.app.hub.writes import Commands
+from xetserve.app.paths import REPO_PART
 from xetserve.app.route_table import Call
 from xetserve.base.json_text import parse_json
 from xetserve.errors import FormatError, RequestError
@@ -19,7 +19,6 @@ from xetserve.http.messages import Request, Response
 from xetserve.upstream.hub.entry import KINDS, RepoRef
 
 MAX_BODY_SIZE: Final = 4 * 1024  # bytes; a name has at most 193 characters
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 # The members of each method's body, and whether they are required.
 _MEMBERS: Final[dict[str, dict[str, bool]]] = {
     "POST": {"type": True, "name": True, "private": False},
@@ -131,7 +130,7 @@ def _check_id(value: object, member: str, form: str, sizes: tuple[int, ...]) -> 
 def _is_name(part: str) -> bool:
     """Return whether a name has the form of the Hub's names; the Hub decides in the end."""
     return (
-        _NAME.fullmatch(part) is not None
+        REPO_PART.fullmatch(part) is not None
         and "--" not in part
         and ".." not in part
         and not part.endswith((".git", ".ipynb", "-", "."))
