@@ -17,7 +17,8 @@ from xetserve.deploy.certificates import (
     add_removal,
     read_shared,
 )
-from xetserve.deploy.containers import ContainerTarget, Shape
+from xetserve.deploy.container_shape import Shape
+from xetserve.deploy.containers import ContainerTarget
 from xetserve.deploy.local_server import Address, Speech
 from xetserve.deploy.machine import DeployError, Done
 from xetserve.deploy.package import Package

@@ -8,7 +8,8 @@ import pytest
 from tests.deploy.fake_engine import FakeEngine
 from tests.deploy.fake_machine import FakeMachine
 from xetserve.deploy.applied_settings import Summary
-from xetserve.deploy.containers import ContainerTarget, Shape, find_engine, find_flags
+from xetserve.deploy.container_shape import Shape, find_engine, find_flags
+from xetserve.deploy.containers import ContainerTarget
 from xetserve.deploy.image_build import find_revision
 from xetserve.deploy.local_server import Speech
 from xetserve.deploy.machine import DeployError, Done

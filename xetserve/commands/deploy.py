@@ -18,7 +18,8 @@ from xetserve.commands.output import write_output
 from xetserve.commands.service_settings import find_speech, summarize_settings
 from xetserve.config.parsers import parse_count, parse_seconds
 from xetserve.config.template import make_env_template, make_toml_template
-from xetserve.deploy.containers import ContainerTarget, Shape, find_engine, find_flags
+from xetserve.deploy.container_shape import Shape, find_engine, find_flags
+from xetserve.deploy.containers import ContainerTarget
 from xetserve.deploy.machine import DeployError, Machine, PlanningMachine, RealMachine
 from xetserve.deploy.package import find_clone, read_own_package, read_package
 from xetserve.deploy.steps import Plan, carry_out

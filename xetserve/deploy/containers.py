@@ -11,9 +11,8 @@ need the same ports.
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +23,19 @@ from xetserve.deploy.applied_settings import (
     Summary,
     summarize_bytes,
 )
+from xetserve.deploy.container_shape import (
+    FLAGS_LABEL,
+    SPEC_LABEL,
+    Shape,
+    get_labels,
+    inspect_container,
+    parse_flags,
+)
 from xetserve.deploy.image_build import Recipe, RemoveOldImages, inspect_image
 from xetserve.deploy.local_server import READY, Address, Answer, choose_answer, parse_probe
 from xetserve.deploy.machine import DeployError, Machine
 from xetserve.deploy.package import Package
+from xetserve.deploy.podman_unit import PodmanUnit
 from xetserve.deploy.steps import (
     Check,
     CheckVacant,
@@ -50,138 +58,8 @@ PAIR_FOLDER: Final = "deployed-tls"
 PAIR_FILES: Final = {"XETSERVE_TLS_CERT": "cert.pem", "XETSERVE_TLS_KEY": "key.pem"}
 CHECK: Final = ("config", "check", "--config", CONFIG)
 STOP_TIMEOUT: Final = 45  # seconds; longer than the default drain_timeout
-SPEC_LABEL: Final = "io.xetserve.spec"
-FLAGS_LABEL: Final = "io.xetserve.deploy.flags"  # what an upgrade without flags keeps
 OWNER_LABEL: Final = "io.xetserve.deploy"
 UNKNOWN_COMMAND: Final = 2  # exit status of a version that has no `probe`
-# As Podman's own podman-restart.service, for one container.
-UNIT: Final = """\
-# Written by xetserve deploy.
-[Unit]
-Description=xetserve in the Podman container {name}
-Wants=network-online.target
-After=network-online.target
-RequiresMountsFor={folder} %t/containers
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart={program} start {name}
-ExecStop={program} stop --time=45 {name}
-
-[Install]
-WantedBy=multi-user.target
-"""
-_PUBLISH: Final = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|\d{1,3}(?:\.\d{1,3}){3}):)?(\d{1,5})")
-
-
-def find_engine(machine: Machine, engine: str) -> str | None:
-    """Return the reason why an engine cannot be used; None: it can."""
-    if machine.which(engine) is None:
-        return f"{engine} is not installed"
-    form = "{{.Server.Version}}" if engine == "docker" else "{{.Client.Version}}"
-    done = machine.run((engine, "version", "--format", form))
-    if done.status:
-        lines = (done.errors.strip() or done.out.strip() or "it gave no reason").splitlines()
-        return f"{engine} does not work: {lines[-1]}"
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The properties of the container.
-
-    publish: [ADDRESS:]PORT on this machine.
-    network: of the engine; None: its default bridge.
-    memory: the limit, in the engine's notation.
-    image: an existing image; empty: build one from a source folder.
-    is_new: build or pull the image again.
-    """
-
-    name: str = "xetserve"
-    config_folder: Path = Path("/etc/xetserve")
-    publish: str = "8080"
-    network: str | None = None
-    memory: str = "512m"
-    image: str = ""
-    build_arguments: tuple[str, ...] = ()
-    is_new: bool = False
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Return host and port at which this machine reaches the container.
-
-        Raises:
-            DeployError: publish is not [ADDRESS:]PORT.
-        """
-        match = _PUBLISH.fullmatch(self.publish)
-        if match is None or not 0 < int(match[2]) < 65536:
-            raise DeployError(f"--publish must be PORT or ADDRESS:PORT, not {self.publish!r}")
-        host = match[1] or "127.0.0.1"
-        return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]")), int(match[2])
-
-    def format_flags(self) -> str:
-        """Return the properties that parse_flags reads, as a label."""
-        return json.dumps(
-            {
-                "publish": self.publish,
-                "network": self.network,
-                "memory": self.memory,
-                "config_folder": str(self.config_folder),
-                "build_arguments": self.build_arguments,
-            }
-        )
-
-
-def parse_flags(label: str) -> dict[str, Any]:
-    """Read the properties of a Shape from a label.
-
-    Raises:
-        DeployError: it is not from format_flags.
-    """
-    try:
-        found = dict(json.loads(label))
-        found["config_folder"] = Path(found["config_folder"])
-        found["build_arguments"] = tuple(found["build_arguments"])
-        replace(Shape(), **found)
-    except (ValueError, KeyError, TypeError):
-        raise DeployError(f"the label {FLAGS_LABEL} is not of this version: {label}") from None
-    return found
-
-
-def inspect_container(machine: Machine, engine: str, name: str) -> dict[str, Any] | None:
-    """Return what an engine knows about a container; None: there is none.
-
-    Raises:
-        DeployError: the engine's answer is not understood.
-    """
-    done = machine.run((engine, "container", "inspect", name))
-    if done.status:
-        return None
-    try:
-        found: dict[str, Any] = json.loads(done.out)[0]
-        found["State"], found["Config"]
-    except (ValueError, LookupError, TypeError):
-        raise DeployError(f"{engine} inspect {name} returned unexpected output") from None
-    return found
-
-
-def find_flags(machine: Machine, engine: str, name: str) -> dict[str, Any] | None:
-    """Return the properties of a service's container that its deployment recorded.
-
-    None: the service is not deployed; empty: an older version has deployed it, and recorded none.
-    """
-    for each in (name, f"{name}-previous"):
-        labels = _get_labels(inspect_container(machine, engine, each))
-        if FLAGS_LABEL in labels:
-            return parse_flags(labels[FLAGS_LABEL])
-        if SPEC_LABEL in labels:
-            return {}
-    return None
-
-
-def _get_labels(found: dict[str, Any] | None) -> dict[str, str]:
-    return {} if found is None else found["Config"].get("Labels") or {}
 
 
 class ContainerTarget:
@@ -221,6 +99,7 @@ class ContainerTarget:
         )
         self.pair_folder = shape.config_folder / PAIR_FOLDER
         self._has_pair = gets_pair or machine.exists(self.pair_folder)
+        self._unit = PodmanUnit(machine, engine, shape.name, shape.config_folder)
         self._next = f"{shape.name}-next"
         self._previous = f"{shape.name}-previous"
         self._trial = f"{shape.name}-trial"
@@ -234,9 +113,9 @@ class ContainerTarget:
         plan.steps += building
         if building and self._find_image(image) is None:
             restored.append(self._command("image", "rm", "--force", image, may_fail=True))
-        unit = self._make_unit(plan.notes)
+        unit = self._unit.make(plan.notes)
         plan.steps += unit
-        restored += self._undo_unit(unit)
+        restored += self._unit.undo(unit)
         environment = self._machine.read(self._env_file)
         spec = self._make_spec(image, self._env_template if environment is None else environment)
         labels = {SPEC_LABEL: spec, FLAGS_LABEL: self._shape.format_flags()}
@@ -245,12 +124,12 @@ class ContainerTarget:
             current is not None
             and not building
             and current["State"].get("Running")
-            and labels.items() <= _get_labels(current).items()
+            and labels.items() <= get_labels(current).items()
             and _strip(current.get("Image")) == self._find_image(image)
         ):
             started = _parse_time(current["State"].get("StartedAt"))
             change = self._applied.find_change(self._template, started)
-            plan.cleanup, plan.after = restored, self._start_unit() if unit else []
+            plan.cleanup, plan.after = restored, self._unit.start() if unit else []
             plan.switch = len(plan.steps)
             if change is Change.NOTHING:
                 plan.after += self._applied.record_if_new()
@@ -306,7 +185,7 @@ class ContainerTarget:
                 self._command("rename", name, self._previous),
                 self._command("rename", self._next, name),
             ]
-        plan.after += [self._applied.record(), *self._start_unit()]
+        plan.after += [self._applied.record(), *self._unit.start()]
         if current is not None:
             label = f"{OWNER_LABEL}={name}"
             plan.after.append(RemoveOldImages(self._engine, label, (name, self._previous)))
@@ -350,9 +229,7 @@ class ContainerTarget:
         shape = self._shape
         names = [shape.name, self._next, self._previous, self._trial]
         plan = Plan()
-        if self._machine.exists(self._unit):
-            plan.steps.append(Command(("systemctl", "disable", "--now", self._unit.name)))
-            plan.steps += [Remove(self._unit), Command(("systemctl", "daemon-reload"))]
+        plan.steps += self._unit.remove()
         for name in names:
             if (found := self._inspect(name)) is not None:
                 if found["State"].get("Running"):
@@ -407,50 +284,6 @@ class ContainerTarget:
     @property
     def _env_file(self) -> Path:
         return self._shape.config_folder / "xetserve.env"
-
-    @property
-    def _unit(self) -> Path:
-        return Path("/etc/systemd/system") / f"container-{self._shape.name}.service"
-
-    @property
-    def _has_units(self) -> bool:
-        """Return whether a unit starts the container with the machine; Docker's daemon does it."""
-        return self._engine == "podman" and self._machine.exists(Path("/run/systemd/system"))
-
-    def _make_unit(self, notes: list[str]) -> list[Step]:
-        """Return the steps that have the container started with the machine, if there are any.
-
-        Podman has no daemon that does it, and its Quadlet would make the container anew each time.
-        """
-        if not self._has_units:
-            if self._engine == "podman":
-                notes.append("there is no systemd to start the container after a reboot")
-            return []
-        program = self._machine.which(self._engine) or f"/usr/bin/{self._engine}"
-        content = UNIT.format(
-            name=self._shape.name, program=program, folder=self._shape.config_folder
-        ).encode()
-        steps: list[Step] = []
-        if self._machine.read(self._unit) != content:
-            steps = [File(self._unit, content), Command(("systemctl", "daemon-reload"))]
-        enabled = ("systemctl", "is-enabled", "--quiet", self._unit.name)
-        if self._machine.run(enabled).status:
-            steps.append(Command(("systemctl", "enable", self._unit.name)))
-        return steps
-
-    def _start_unit(self) -> list[Step]:
-        """Return the step that has the unit stop the container when the machine shuts down."""
-        return [Command(("systemctl", "start", self._unit.name))] if self._has_units else []
-
-    def _undo_unit(self, steps: list[Step]) -> list[Step]:
-        """Return the steps that undo those of _make_unit where the unit was not there before."""
-        if not steps or self._machine.exists(self._unit):
-            return []
-        return [
-            Command(("systemctl", "disable", self._unit.name), may_fail=True),
-            Remove(self._unit),
-            Command(("systemctl", "daemon-reload"), may_fail=True),
-        ]
 
     def _make_configuration(self) -> list[Step]:
         folder = self._shape.config_folder
@@ -647,7 +480,7 @@ class ContainerTarget:
 
     def _find_address(self, name: str) -> tuple[str, int]:
         """Return where a container is published; the one before may be elsewhere than the new."""
-        label = _get_labels(self._inspect(name)).get(FLAGS_LABEL)
+        label = get_labels(self._inspect(name)).get(FLAGS_LABEL)
         return (replace(self._shape, **parse_flags(label)) if label else self._shape).address
 
     def _command(self, *arguments: str, may_fail: bool = False) -> Command:
