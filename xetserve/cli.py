@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _dying_of_interrupts() -> Iterator[None]:
-    """Let SIGINT end the process while the block runs, without an exception in an import."""
+    """Make SIGINT end the process while the block runs, without an exception in an import."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield  # SIGINT is ignored in a background job, or handled by who calls us
         return

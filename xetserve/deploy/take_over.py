@@ -26,7 +26,7 @@ class _Main(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """Have the running server replaced by the one on the disk.
+    """Replace the running server by the one on the disk.
 
     folder: the environment of the version that is wanted; nothing is done if it runs already.
     may_restart: restart the service if that fails, to come back to a version that worked.

@@ -130,7 +130,7 @@ class Successor:
         return bool(data) and len(self._received) < MAX_LINE
 
     def release(self) -> bool:
-        """Let it accept clients; return False if it has ended."""
+        """Tell it to accept clients; return False if it has ended."""
         try:
             self.channel.send(_GO)
         except OSError:
@@ -194,7 +194,7 @@ class UpgradeState:
         self._has_failed[0] = has_failed
 
     def show(self) -> None:
-        """Let the metrics of this process, and of those forked from it, show the state."""
+        """Show the state in the metrics of this process, and of those forked from it."""
         UPGRADED.source = lambda: {(): 0 if self._has_failed[0] else 1}
 
 

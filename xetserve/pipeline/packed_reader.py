@@ -431,7 +431,7 @@ class PackedReader(BlockReader):
 
 
 def _hash_chunk(lease: Lease, chunk: int) -> tuple[int, bytes]:
-    """Give decoded size and hash of a chunk that is here; what others have decoded already is not
+    """Return decoded size and hash of a chunk that is here; what others have decoded already is not
     decoded again.
 
     Raises:

@@ -148,7 +148,7 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 def _die_with_parent() -> None:
-    """Let the kernel send SIGTERM to this new process when its parent dies."""
+    """Make the kernel send SIGTERM to this new process when its parent dies."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 

@@ -52,7 +52,7 @@ class ReloadState:
         self._failed[0] = 1
 
     def show(self) -> None:
-        """Let the metrics of this process, and of those forked from it, show the state."""
+        """Show the state in the metrics of this process, and of those forked from it."""
         CONFIG_RELOADED.source = lambda: {(): 0 if self._failed[0] else 1}
         CONFIG_RELOAD_TIME.source = lambda: {(): round(self._time[0], 3)}
         CONFIG_INFO.source = lambda: {(self._digest.hex() if any(self._digest) else "",): 1}

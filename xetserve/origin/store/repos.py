@@ -193,7 +193,7 @@ class Repo:
         )
 
     def set_ref(self, ref: str, commit_id: str) -> Awaitable[None]:
-        """Let a ref point to a commit. The lock must be held."""
+        """Point a ref to a commit. The lock must be held."""
         return asyncio.to_thread(self._set_ref, ref, commit_id)
 
     def delete_ref(self, ref: str) -> Awaitable[None]:
