@@ -1,6 +1,7 @@
 """The dashboard and the alerts in Prometheus itself, which asks real servers."""
 
 import json
+import socket
 import subprocess
 import urllib.parse
 from collections.abc import Iterator
@@ -77,9 +78,11 @@ def prometheus(
         *serve_arguments(_running_site.origin.url, "--config", str(settings)),
         *("--metadata-ttl", "60"),
     )
-    port, nobody = find_port(), find_port()
+    port = find_port()
     answers = urllib.parse.urlsplit(server.url).netloc
-    silent = f"127.0.0.1:{nobody}"
+    reserved = socket.socket()  # bound, so that no other server takes the port, and not listening
+    reserved.bind(("127.0.0.1", 0))
+    silent = f"127.0.0.1:{reserved.getsockname()[1]}"
     (tmp_path / "prometheus.yml").write_text(
         yaml.safe_dump(
             {
@@ -125,6 +128,7 @@ def prometheus(
         popen.terminate()
         popen.wait()
         launched.stop_all()
+        reserved.close()
 
 
 def test_every_panel_shows_a_real_server(prometheus: Prometheus) -> None:
