@@ -54,6 +54,13 @@ class Prometheus:
         assert answer["status"] == "success", (parameters, answer)
         return answer["data"]
 
+    def count_answers(self) -> float:
+        """Return how often the server that answers was asked within five minutes."""
+        ((_, count),) = self.query(
+            f'count_over_time(xetserve_workers{{instance="{self.answers}"}}[5m])'
+        )
+        return count
+
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Evaluate an expression of the dashboard, for all jobs and instances."""
         for variable, value in {
@@ -122,7 +129,9 @@ def prometheus(
         for _ in range(2):  # from the origin, and from the cache
             assert connection.ask(path_of("big.bin"), token=TOKEN).status == 200
         connection.close()
-        wait_until(lambda: running.query('rate(xetserve_sent_bytes_total{route="download"}[1m])'))
+        # Rates need each series twice; requests are counted at their end, one after the other.
+        seen = running.count_answers()
+        wait_until(lambda: running.count_answers() >= seen + 3)
         yield running
     finally:
         popen.terminate()
