@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -495,13 +495,21 @@ CHECKS: list[tuple[Callable[..., str], tuple[int, ...]]] = [
 ]
 
 
-def main() -> int:
+def run_checks(
+    checks: Sequence[tuple[Callable[..., object], tuple[int, ...]]],
+    prepare: Callable[[], object],
+) -> int:
+    """Run checks, each with its arguments, once the boot is over; gives the status of the process.
+
+    Args:
+        prepare: called before the first check.
+    """
     begun = time.monotonic()
     # At first there is nobody to ask.
     state = ("systemctl", "is-system-running")
     until(lambda: sh(*state, may_fail=True) in ("running", "degraded"), "the end of the boot")
-    sh("systemctl", "start", SOCKET)
-    for check, arguments in CHECKS:
+    prepare()
+    for check, arguments in checks:
         start = time.monotonic()
         workers_text = f" ({arguments[0]} workers)" if arguments else ""
         title = f"{check.__name__}{workers_text}: {check.__doc__}"
@@ -524,8 +532,12 @@ def main() -> int:
             f"ok - {title} [{seconds:.1f} s]\n" + (f"     {result}\n" if result else "")
         )
         sys.stdout.flush()
-    sys.stdout.write(f"all {len(CHECKS)} checks passed in {time.monotonic() - begun:.0f} s\n")
+    sys.stdout.write(f"all {len(checks)} checks passed in {time.monotonic() - begun:.0f} s\n")
     return 0
+
+
+def main() -> int:
+    return run_checks(CHECKS, lambda: sh("systemctl", "start", SOCKET))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ service, upgraded, broken, removed.
 """
 
 import hashlib
-import http.client
 import json
 import os
 import random
@@ -340,28 +339,10 @@ FIRST, SECOND, BROKEN = sys.argv[1:4]
 
 
 def main() -> int:
-    begun = time.monotonic()
-    # At first there is nobody to ask.
-    state = ("systemctl", "is-system-running")
-    states = ("running", "degraded")
-    checks.until(lambda: checks.sh(*state, may_fail=True) in states, "the end of the boot")
-    shutil.rmtree("/root/tool", ignore_errors=True)
-    for check in CHECKS:
-        start = time.monotonic()
-        title = f"{check.__name__}: {check.__doc__}"
-        try:
-            result = check()
-        except (AssertionError, OSError, http.client.HTTPException, ValueError) as exc:
-            sys.stdout.write(f"not ok - {title}\n  {exc!r}\n")
-            said = checks.sh("journalctl", "--no-pager", may_fail=True).splitlines()
-            lines = [line for line in said if "xetserve.access:" not in line]
-            sys.stdout.write("\n".join(lines[-60:]) + "\n")
-            return 1
-        sys.stdout.write(f"ok - {title} [{time.monotonic() - start:.1f} s]\n")
-        sys.stdout.write(f"     {result}\n" if result else "")
-        sys.stdout.flush()
-    sys.stdout.write(f"all {len(CHECKS)} checks passed in {time.monotonic() - begun:.0f} s\n")
-    return 0
+    status: int = checks.run_checks(
+        [(check, ()) for check in CHECKS], lambda: shutil.rmtree("/root/tool", ignore_errors=True)
+    )
+    return status
 
 
 if __name__ == "__main__":

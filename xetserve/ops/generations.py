@@ -130,7 +130,7 @@ class Successor:
         return bool(data) and len(self._received) < MAX_LINE
 
     def release(self) -> bool:
-        """Tell it to accept clients; return False if it has ended."""
+        """Send that it may accept clients; return False if it has ended."""
         try:
             self.channel.send(_GO)
         except OSError:
@@ -257,7 +257,7 @@ class Upgrade:
         return True
 
     def proceed(self) -> bool:
-        """Look at the successor; return whether it is starting still."""
+        """Check the state of the successor; return whether it is starting still."""
         successor = self.successor
         if successor is None:
             return False

@@ -344,7 +344,7 @@ class Supervisor:
             self._selector.register(self._successor.channel, selectors.EVENT_READ, self._successor)
 
     def _proceed(self) -> None:
-        """Look at the new server that is starting, if there is one."""
+        """Check the state of the new server that is starting, if there is one."""
         successor = self._successor
         if self._upgrade is None or successor is None or self._upgrade.proceed():
             return
